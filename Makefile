@@ -1,0 +1,185 @@
+# `make` lists the targets.  Everything that is made goes to .venv and .build, which git ignores.
+
+# Which interpreter; each has an environment of its own under .venv.
+PYTHON = python3
+# More for pytest, or for the benchmarks: make test ARGS="-k wait -x"
+ARGS =
+# Which of them: make bench BENCHMARKS=threads ARGS="--json figures.json"
+BENCHMARKS = threads processes
+
+SHELL = /bin/bash
+.SHELLFLAGS = -euo pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-builtin-rules
+
+# The style checks and the type checker, pinned: their next version must not fail a commit that changed nothing.
+TOOLS = ruff==0.17.6 clang-format==23.1.5 mypy==2.4.1
+
+WITH_EXTRAS = .[test,bench,demo]
+
+# 311, or 315d for a debug build.
+ABI := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI").split("-")[1])' 2>/dev/null || echo none)
+VENV = .venv/$(ABI)
+BIN = $(VENV)/bin
+
+C_FILES := $(wildcard csrc/*.c)
+CORE_FILES := $(wildcard csrc/core/*.c)
+H_FILES := $(wildcard csrc/*.h csrc/core/*.h)
+C_TEST_FILES := $(wildcard tests/c/test_*.c tests/c/stress_*.c tests/c/fuzz_*.c)
+STYLED_C_FILES := $(C_FILES) $(CORE_FILES) $(H_FILES) $(wildcard tests/c/*.c tests/c/*.h)
+PACKAGE_FILES := setup.py pyproject.toml $(C_FILES) $(CORE_FILES) $(H_FILES) $(shell find pyconc -name '*.py' -o -name '*.pyi')
+
+.PHONY: help
+help:
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F ': +' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@echo "PYTHON=... picks the interpreter, ARGS=... is handed on to pytest or the benchmarks."
+
+# --- Environments -----------------------------------------------------------------------------------------------------
+
+define no_python
+pyconc needs Python 3.10 or newer, and '$(PYTHON)' is not one: install it (Debian: apt install python3 python3-dev python3-venv) or name another with PYTHON=.
+endef
+define no_venv
+'$(PYTHON)' cannot make virtual environments: install its venv module (Debian: apt install python3-venv).
+endef
+
+# $(call pip_install,ENVIRONMENT,VARIABLES,WHAT).  What setup.py says of a machine that cannot build pyconc comes out
+# alone; anything else that goes wrong, with all that pip said.
+define pip_install
+@$(2) $(1)/bin/python -m pip install --quiet $(3) >$(1)/pip.log 2>&1 || { \
+	sed -n 's/^ *\(pyconc \(needs\|runs\|cannot\) .*\)/\1/p' $(1)/pip.log | grep -m 1 . || cat $(1)/pip.log; exit 1; } >&2
+endef
+
+.venv/%/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { echo "$(no_python)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(no_venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv/$*
+
+$(VENV)/installed: $(BIN)/python $(PACKAGE_FILES)
+	@echo "installing pyconc and what its tests need in $(VENV)"
+	$(call pip_install,$(VENV),,$(WITH_EXTRAS))
+	@touch $@
+
+$(VENV)/tools: $(BIN)/python Makefile
+	$(call pip_install,$(VENV),,$(TOOLS))
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/installed  ## install pyconc and what its tests need in .venv
+
+# --- What users and developers run ------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: install  ## run the examples, then compare with the standard library
+	@$(BIN)/python examples/demo.py $(ARGS)
+
+.PHONY: test
+test: install  ## run the test suite
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: bench
+bench: install  ## run the benchmarks
+	@status=0; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || status=$$?; done; exit $$status
+
+.PHONY: check
+check:  ## everything that CI runs, on every interpreter that is here
+	@bash .ci/run
+
+# --- C ----------------------------------------------------------------------------------------------------------------
+
+CC = gcc
+WARNINGS = -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wvla -Wconversion -Werror
+
+.PHONY: strict
+strict:  ## compile every file of csrc under strict warnings
+	@echo "strict warnings, Python $(ABI)"
+	@includes=$$($(PYTHON) -c 'import sysconfig; print(*{"-isystem " + sysconfig.get_path(p) for p in ("include", "platinclude")})'); \
+	for file in $(CORE_FILES); do \
+		for assertions in "" -DNDEBUG; do $(CC) $(WARNINGS) -Wpedantic $$assertions -O2 -c $$file -o /dev/null; done; \
+	done; \
+	for file in $(C_FILES); do \
+		for assertions in "" -DNDEBUG; do \
+			$(CC) $(WARNINGS) $$assertions -O2 -fPIC -Icsrc -fno-canonical-system-headers $$includes -c $$file -o /dev/null; \
+		done; \
+	done
+
+SANITIZE_plain = -O2
+SANITIZE_asan = -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_tsan = -O1 -fsanitize=thread
+# TSan wants its addresses where they always are; a sandbox may forbid to ask for that, and then may not need it.
+RUN_tsan = $(shell setarch -R true 2>/dev/null && echo setarch -R)
+
+# The core's tests, one program per file, built with the core itself and no interpreter.
+define c_variant
+.build/c/$(1)/%: tests/c/%.c $(CORE_FILES) $(H_FILES) $(wildcard tests/c/*.h)
+	@mkdir -p $$(@D)
+	@$$(CC) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -Itests/c $$< $$(CORE_FILES) -pthread -o $$@
+
+.PHONY: run-c-$(1)
+run-c-$(1): $(patsubst tests/c/%.c,.build/c/$(1)/%,$(C_TEST_FILES))
+	@: $$(or $$^,$$(error there are no tests in tests/c))
+	@for program in $$^; do echo "$(1): $$$${program##*/}"; timeout --signal=ABRT 600 $$(RUN_$(1)) $$$$program; done
+endef
+$(foreach variant,plain asan tsan,$(eval $(call c_variant,$(variant))))
+
+.PHONY: ctest asan tsan
+ctest: run-c-plain  ## the core's own tests
+asan: run-c-asan  ## the core's own tests under the address and undefined-behaviour sanitizers
+tsan: run-c-tsan  ## the core's own tests under the thread sanitizer
+
+# The suite again, with the extension under ASan and UBSan; Python's allocator stands aside so that ASan sees each block.
+# What ASan says goes to files, because a test may keep what its child writes; a file is a failure, whosever it is.
+# UBSan writes to stderr, which pytest leaves alone with --capture=sys.  Workers that tests end by SIGSEGV are to end by
+# it; anywhere else that signal fails the test, with faulthandler's stacks.
+ASAN_VENV = $(VENV)-asan
+ASAN_LOGS = $(CURDIR)/.build/sanitizers
+ASAN_ENV = LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0:log_path=$(ASAN_LOGS)/asan \
+	UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1
+
+$(ASAN_VENV)/installed: $(ASAN_VENV)/bin/python $(PACKAGE_FILES)
+	$(call pip_install,$(ASAN_VENV),CFLAGS="-g $(SANITIZE_asan)",.[test])
+	@touch $@
+
+.PHONY: test-asan
+test-asan: $(ASAN_VENV)/installed  ## the test suite with the extension under the sanitizers
+	@rm -rf $(ASAN_LOGS) && mkdir -p $(ASAN_LOGS)
+	@status=0; $(ASAN_ENV) $(ASAN_VENV)/bin/pytest --capture=sys $(ARGS) || status=$$?; \
+	for report in $(ASAN_LOGS)/*; do [ ! -e "$$report" ] || { cat "$$report"; status=1; }; done; exit $$status
+
+# --- Style, types, the interpreter's own tests ------------------------------------------------------------------------
+
+.PHONY: lint
+lint: $(VENV)/tools  ## check the style of Python and C
+	@$(BIN)/ruff check --no-cache .
+	@$(BIN)/ruff format --no-cache --check .
+	@$(BIN)/clang-format --dry-run -Werror $(STYLED_C_FILES)
+
+.PHONY: format
+format: $(VENV)/tools  ## put Python and C in order
+	@$(BIN)/ruff check --no-cache --fix-only --quiet .
+	@$(BIN)/ruff format --no-cache .
+	@$(BIN)/clang-format -i $(STYLED_C_FILES)
+
+.PHONY: stubs
+stubs: $(VENV)/tools install  ## check the stubs against the built module, and the types of the package and the examples
+	@$(BIN)/stubtest pyconc._core pyconc.aiomultiprocess.pool \
+		pyconc.coroutine_pool pyconc.process_pool pyconc.thread_pool pyconc.waiting
+	@$(BIN)/mypy --cache-dir=/dev/null
+
+.PHONY: upstream
+upstream: install  ## the interpreter's own executor tests, run against pyconc
+	@$(BIN)/python tests/upstream/run.py $(ARGS)
+
+# --- Releases ---------------------------------------------------------------------------------------------------------
+
+.PHONY: dist
+dist: $(BIN)/python  ## build the source distribution and a wheel in dist/
+	$(call pip_install,$(VENV),,build)
+	@$(BIN)/python -m build --outdir dist .
+
+.PHONY: clean
+clean:  ## remove everything that make made
+	@rm -rf .venv .build build dist .hypothesis pyconc.egg-info pyconc/*.so
+	@find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,28 @@
+"""Large arrays for the workers of a pool, in a module that workers of every kind can import."""
+
+import functools
+import os
+import time
+
+try:
+    import numpy
+except ImportError as error:
+    numpy = None
+    WITHOUT_NUMPY = f"numpy's arrays, bytearrays are sent instead: {error}"
+
+
+@functools.cache
+def array_of(size_bytes):
+    """An array that each process makes once: filling it is not what is measured."""
+    return bytearray(size_bytes) if numpy is None else numpy.zeros(size_bytes, numpy.uint8) + 1
+
+
+def first_byte(array):
+    return array[0]
+
+
+def worker_with_array(size_bytes):
+    """Which worker this is, once it has its array; it takes long enough for another to take the next such task."""
+    array_of(size_bytes)
+    time.sleep(0.005)
+    return os.getpid()

@@ -1,0 +1,390 @@
+"""How much cheaper are processes with pyconc than with the standard library, and with others?
+
+Every row does the same work with both executors in one run, two workers each, all of them started before the clock
+is; the function returns its argument unless the row says otherwise.  Each row states what pyconc must reach.  For
+map, pyconc is given no chunk size; the standard library is given 100, or whichever it is fastest with in that round:
+then a call costs little more than itself, and the most that can be asked is not to be slower.
+
+A second table does a few of these things with every other pool of processes that can be imported here, with what they
+choose when they are told nothing, and in chunks of 100.
+
+Waking a process costs what waking a thread does, see threads.py, and just as much depends on what else the machine
+does: look at the number of disturbed rounds.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import gc
+import glob
+import importlib
+import importlib.metadata
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import arrays
+import harness
+from arrays import array_of, first_byte, worker_with_array
+from harness import US, WORKERS, Contest, at_most, identity, times_less, under
+
+if arrays.numpy is None:
+    harness.SKIPPED.append(arrays.WITHOUT_NUMPY)
+
+MB = 10**6
+# What a program might choose for its calls if it knew what they cost.
+CHUNK_SIZES = [10, 100, 1_000, 10_000]
+# multiprocessing lists the default first.
+START_METHOD = multiprocessing.get_all_start_methods()[0]
+
+
+# --- Started pools ----------------------------------------------------------------------------------------------------
+
+
+def wait_for_workers(submit, result="result", size_bytes=0):
+    """Returns when all workers of a pool have started; `submit` gives what has a method `result`."""
+    seen = set()
+    for _ in range(1000):
+        pending = [submit(worker_with_array, size_bytes) for _ in range(WORKERS)]
+        seen.update(getattr(each, result)() for each in pending)
+        if len(seen) >= WORKERS:
+            return
+    raise RuntimeError(f"the pool has {len(seen)} of {WORKERS} workers")
+
+
+@contextlib.contextmanager
+def start(futures, size_bytes=0):
+    with futures.ProcessPoolExecutor(WORKERS) as pool:
+        wait_for_workers(pool.submit, size_bytes=size_bytes)
+        yield pool
+
+
+on_pool = functools.partial(harness.on_pool, start)
+on_loop = functools.partial(harness.on_loop, start)
+
+
+# --- Small tasks ------------------------------------------------------------------------------------------------------
+
+burst = on_pool(harness.burst)
+round_trips = on_pool(harness.round_trips)
+gather = on_loop(harness.gather)
+await_one_at_a_time = on_loop(harness.await_one_at_a_time)
+
+
+@on_pool
+def map_automatic(pool, size):
+    return list(pool.map(identity, range(size)))
+
+
+@on_pool
+def map_in_hundreds(pool, size):
+    return list(pool.map(identity, range(size), chunksize=100))
+
+
+def map_with_best_chunks(futures, size):
+    def in_chunks(chunk_size, pool, size):
+        return list(pool.map(identity, range(size), chunksize=chunk_size))
+
+    with start(futures) as pool:
+        in_chunks(CHUNK_SIZES[-1], pool, size)
+        return min(harness.timed(functools.partial(in_chunks, chunk_size), pool, size) for chunk_size in CHUNK_SIZES)
+
+
+# --- Large ones -------------------------------------------------------------------------------------------------------
+
+
+def as_argument(array, pool, size):
+    for _ in range(size):
+        pool.submit(first_byte, array).result()
+
+
+def as_result(array, pool, size):
+    for _ in range(size):
+        first_byte(pool.submit(array_of, len(array)).result())
+
+
+def transfers(work, size_bytes, futures, size):
+    """Milliseconds for each array, one at a time."""
+    start_with_array = functools.partial(start, size_bytes=size_bytes)
+    measure = harness.on_pool(start_with_array, functools.partial(work, array_of(size_bytes)))
+    return measure(futures, size) / 1000
+
+
+# --- Programs of their own: each prints one figure --------------------------------------------------------------------
+
+# A program of the smallest kind, so that the pools are what it measures, and not what a worker has to import again.
+POOLS = f"""
+import importlib, statistics, sys
+from time import perf_counter
+
+futures, count = importlib.import_module(sys.argv[1]), int(sys.argv[2])
+
+def milliseconds():
+    started = perf_counter()
+    with futures.ProcessPoolExecutor({WORKERS}) as pool:
+        pool.submit(abs, -1).result()
+    return (perf_counter() - started) * 1000
+
+first, *later = [milliseconds() for _ in range(1 + count)]
+print(statistics.median(later) if later else first)
+"""
+
+
+def first_pool(futures, size):
+    """Milliseconds to make a program's first pool, take its first result, and shut it down."""
+    figures = [harness.in_a_fresh_process("-c", POOLS, futures.__name__, 0) for _ in range(size)]
+    return statistics.median(figures)
+
+
+def later_pools(futures, size):
+    return harness.in_a_fresh_process("-c", POOLS, futures.__name__, size)
+
+
+def alone(figure):
+    """Makes a row of a figure that needs a process of its own; see `main`."""
+
+    def measure(futures, size):
+        return harness.in_a_fresh_process(__file__, "--alone", figure.__name__, futures.__name__, size)
+
+    return measure
+
+
+def held_bytes():
+    """The memory of this process and all that it has started: their own pages, and those of any memfd, each once."""
+    own = 0
+    mapped = []
+    files = {}
+    for pid in (os.getpid(), *harness.descendants()):
+        fields = harness.status_fields(f"/proc/{pid}/status")
+        anonymous, shared = (1024 * int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssShmem"))
+        own += anonymous
+        mapped.append(shared)
+        for path in glob.glob(f"/proc/{pid}/fd/*"):
+            with contextlib.suppress(OSError):
+                if os.readlink(path).startswith("/memfd:"):
+                    found = os.stat(path)
+                    files[found.st_dev, found.st_ino] = 512 * found.st_blocks
+    # A memfd that is mapped may have been closed; then all that can be seen of it is what somebody has touched.
+    return own + max(sum(files.values()), *mapped)
+
+
+IN_FLIGHT = 20
+
+
+def held_after_transfers(futures, size):
+    """Megabytes held after so many arrays of 1 MB have gone to a worker and back, above what was held before."""
+    array = array_of(MB)
+    with start(futures) as pool:
+        before = held_bytes()
+        for _ in range(max(1, size // IN_FLIGHT)):
+            for future in [pool.submit(identity, array) for _ in range(IN_FLIGHT)]:
+                future.result()
+        del future
+        gc.collect()
+        time.sleep(0.5)  # What the last tasks left behind is freed in the other processes.
+        return (held_bytes() - before) / MB
+
+
+def idle_figures():
+    """For each thread of a pool's processes, this one's main thread excepted: its voluntary switches and its ticks."""
+    figures = {}
+    for pid in (os.getpid(), *harness.descendants()):
+        for path in glob.glob(f"/proc/{pid}/task/*"):
+            if path != f"/proc/{pid}/task/{os.getpid()}":
+                switches = harness.status_fields(f"{path}/status").get("voluntary_ctxt_switches", "0")
+                figures[path] = int(switches), sum(harness.stat_fields(f"{path}/stat")[11:13])
+    return figures
+
+
+def while_idle(futures, size):
+    """The sums of what `idle_figures` counts, in so many seconds in which nobody asks anything of the pool."""
+    with start(futures):
+        time.sleep(1)  # What the last task set in motion comes to rest.
+        before = idle_figures()
+        time.sleep(size)
+        after = idle_figures()
+    grown = [[now - then for now, then in zip(after[path], before.get(path, (0, 0)), strict=True)] for path in after]
+    return [sum(column) for column in zip(*grown, strict=True)]
+
+
+def idle_wakeups(futures, size):
+    return while_idle(futures, size)[0]
+
+
+def idle_milliseconds(futures, size):
+    return while_idle(futures, size)[1] * 1000 / os.sysconf("SC_CLK_TCK")
+
+
+# --- Other pools ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of pool says what all of them can do."""
+
+    # What is imported, and then how a pool is made of it.
+    module: str
+    make: Callable
+    # submit(pool, function, argument) gives what has a method `result`.
+    submit: Callable = lambda pool, function, argument: pool.submit(function, argument)
+    result: str = "result"
+    # map(pool, function, items, **chunks) returns when all results are there; `chunks` is what it calls their size.
+    map: Callable = lambda pool, *args, **chunks: list(pool.map(*args, **chunks))
+    chunks: str = "chunksize"
+
+    def measure(self, work, size):
+        """Microseconds per task of `work(kind, pool, size)`, as `harness.on_pool` measures it."""
+        with self.make(importlib.import_module(self.module)) as pool:
+            wait_for_workers(functools.partial(self.submit, pool), self.result)
+            work(self, pool, max(1, size // 10))
+            return harness.timed(functools.partial(work, self), pool, size)
+
+
+def apply_async(pool, function, argument):
+    return pool.apply_async(function, (argument,))
+
+
+executor = functools.partial(Kind, make=lambda module: module.ProcessPoolExecutor(WORKERS))
+
+RIVALS = {
+    "multiprocessing": Kind(
+        "multiprocessing",
+        lambda module: module.Pool(WORKERS),
+        apply_async,
+        "get",
+        lambda pool, *args, **chunks: pool.map(*args, **chunks),
+    ),
+    "pebble": Kind(
+        "pebble",
+        lambda module: module.ProcessPool(WORKERS),
+        lambda pool, function, argument: pool.schedule(function, (argument,)),
+        map=lambda pool, *args, **chunks: list(pool.map(*args, **chunks).result()),
+    ),
+    "loky": executor("loky"),
+    "mpire": Kind(
+        "mpire",
+        lambda module: module.WorkerPool(WORKERS, keep_alive=True),
+        apply_async,
+        "get",
+        lambda pool, *args, **chunks: pool.map(*args, **chunks),
+        "chunk_size",
+    ),
+}
+
+
+def rival_burst(kind, pool, size):
+    pending = [kind.submit(pool, identity, i) for i in range(size)]
+    return [getattr(each, kind.result)() for each in pending]
+
+
+def rival_round_trips(kind, pool, size):
+    return [getattr(kind.submit(pool, identity, i), kind.result)() for i in range(size)]
+
+
+def rival_map_in_hundreds(kind, pool, size):
+    return kind.map(pool, identity, range(size), **{kind.chunks: 100})
+
+
+def rival_map_automatic(kind, pool, size):
+    return kind.map(pool, identity, range(size))
+
+
+# --- The tables -------------------------------------------------------------------------------------------------------
+
+
+def make_rows(candidate, quick):
+    row = harness.row_maker(candidate, quick)
+    # With the standard library on both sides both must do the same.
+    is_standard = candidate is concurrent.futures
+    automatic = map_in_hundreds if is_standard else map_automatic
+    best = map_with_best_chunks if is_standard else map_automatic
+    rows = [
+        row("submit a burst, take all results", US, 5_000, burst, times_less(30)),
+        row("submit().result() one at a time", US, 1_000, round_trips, times_less(20)),
+        row("map of small calls, in chunks of 100", US, 50_000, automatic, times_less(5), baseline=map_in_hundreds),
+        row("map of small calls, in the best chunks", US, 50_000, best, times_less(1), baseline=map_with_best_chunks),
+    ]
+    for name, new_loop in harness.LOOPS.items():
+        at_once, one_at_a_time = (functools.partial(work, new_loop) for work in (gather, await_one_at_a_time))
+        rows += [
+            row(f"{name}: gather of run_in_executor", US, 4_000, at_once, times_less(12)),
+            row(f"{name}: await run_in_executor one at a time", US, 1_000, one_at_a_time, times_less(8)),
+        ]
+    for megabytes, goal in [(1, times_less(1)), (10, times_less(1)), (100, times_less(12))]:
+        for work, name in [(as_argument, "argument"), (as_result, "result")]:
+            send = functools.partial(transfers, work, harness.scaled(megabytes * MB, quick))
+            rows.append(row(f"an array of {megabytes} MB as {name}", "ms/task", max(2, 100 // megabytes), send, goal))
+    # Where the standard library forks the program itself, nothing can start in less.
+    start_goal = times_less(1 if START_METHOD == "fork" else 3)
+    return [
+        *rows,
+        row("a program's first pool, one result, shut down", "ms/pool", 3, first_pool, start_goal),
+        row("a program's next pool, one result, shut down", "ms/pool", 20, later_pools, start_goal),
+        *(
+            row(name, unit, size, alone(figure), goal, alone=True, warm_up=0, most_rounds=1)
+            for name, unit, size, figure, goal in [
+                # Less than what is in flight at once: what was held for that has to go back.
+                ("held after arrays of 1 MB, 10,000 there and back", "MB", 10_000, held_after_transfers, under(32)),
+                ("idle for 5 s: wakeups in all processes", "times", 5, idle_wakeups, at_most(0)),
+                ("idle for 5 s: CPU used by all processes", "ms", 5, idle_milliseconds, at_most(0)),
+            ]
+        ),
+    ]
+
+
+def make_contests(candidate, rivals, quick):
+    kinds = {
+        "concurrent.futures": executor("concurrent.futures"),
+        **rivals,
+        "pyconc": executor(candidate.__name__),
+    }
+    return [
+        Contest(
+            f"rivals: {name}",
+            US,
+            {
+                kind_name: functools.partial(kind.measure, work, harness.scaled(size, quick))
+                for kind_name, kind in kinds.items()
+            },
+        )
+        for name, size, work in [
+            ("burst", 2_000, rival_burst),
+            ("round trip", 500, rival_round_trips),
+            ("map in chunks of 100", 20_000, rival_map_in_hundreds),
+            ("map, automatic", 5_000, rival_map_automatic),
+        ]
+    ]
+
+
+def importable_rivals():
+    found = {}
+    for name, kind in RIVALS.items():
+        try:
+            importlib.import_module(kind.module)
+        except ImportError as error:
+            harness.SKIPPED.append(f"the rival {name}: {error}")
+        else:
+            found[name] = kind
+    return found
+
+
+def main():
+    if sys.argv[1:2] == ["--alone"]:
+        figure, futures, size = sys.argv[2:]
+        print(globals()[figure](importlib.import_module(futures), int(size)))
+        return 0
+    arguments = harness.parse_arguments(__doc__, rounds=5)
+    candidate = harness.load_candidate(arguments)
+    rivals = importable_rivals()
+    facts = {"start": START_METHOD, "numpy": arrays.numpy and arrays.numpy.__version__}
+    facts |= {name: importlib.metadata.version(name) for name in rivals if name != "multiprocessing"}
+    contests = make_contests(candidate, rivals, arguments.quick)
+    return harness.run(make_rows(candidate, arguments.quick), arguments, contests, facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+// futex: sleep on a 32-bit word until another thread changes it.
+//
+// The only unit that asks the kernel for it.  No function touches Python; a caller that holds the
+// GIL releases it before it sleeps.  The plain functions are for words of this process, the shared
+// ones for words in memory that several processes have mapped; a word is used with one kind only.
+// No Python.
+#ifndef PYCONC_FUTEX_H
+#define PYCONC_FUTEX_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum {
+    FUTEX_OK = 0,            // Woken, or *word had changed already, or for no reason: look again.
+    FUTEX_TIMED_OUT = -1,    // The deadline has passed.
+    FUTEX_INTERRUPTED = -2,  // A signal handler ran in this thread.
+};
+
+#define FUTEX_NO_DEADLINE INT64_MAX
+
+// Sleeps while *word == expected, at most until deadline_ns on the clock of clock_now_ns().
+int futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
+
+// Wakes up to `count` threads that sleep on the word.  The word may be gone by now: whoever it
+// belonged to may have seen the change without sleeping, and the kernel only compares addresses.
+void futex_wake(_Atomic uint32_t *word, int count);
+
+void futex_wake_all(_Atomic uint32_t *word);
+
+// The same between processes.
+int futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
+void futex_wake_shared(_Atomic uint32_t *word, int count);
+
+#endif

@@ -1,0 +1,118 @@
+#define _GNU_SOURCE
+#include "park.h"
+
+#include <sched.h>
+
+#include "clock.h"
+
+// A wait this short would have been served by a full spin.
+#define SPIN_PAYS_NS (2 * (int64_t)PARK_SPIN_MAX_NS)
+// A spin shorter than this catches nothing: better none.
+#define SPIN_MIN_NS 2000
+// How many looks at the word between two looks at the clock.
+#define LOOKS 32
+// After this long, whoever is to change the word may be waiting for the CPU that we spin on.
+#define YIELD_AFTER_NS 2000
+
+static uint32_t
+cpu_count(void)
+{
+    cpu_set_t cpus;
+    if (sched_getaffinity(0, sizeof(cpus), &cpus) != 0) {
+        return 2;  // More CPUs than the set can name.
+    }
+    return (uint32_t)CPU_COUNT(&cpus);
+}
+
+void
+park_spot_init(park_spot *spot, uint32_t most_spinning)
+{
+    uint32_t spare = cpu_count() - 1;
+    spot->most_spinning = most_spinning < spare ? most_spinning : spare;
+    atomic_init(&spot->spin_ns, PARK_SPIN_MAX_NS);
+    atomic_init(&spot->spinning, 0);
+}
+
+static bool
+look(const _Atomic uint32_t *word, uint32_t expected)
+{
+    for (int i = 0; i < LOOKS; i++) {
+        // A1: pairs with the release store of whoever changes the word.
+        if (atomic_load_explicit(word, memory_order_acquire) != expected) {
+            return true;
+        }
+        park_relax();
+    }
+    return false;
+}
+
+bool
+park_spin_for(const _Atomic uint32_t *word, uint32_t expected, int64_t limit_ns)
+{
+    // The shortest waits do not even read the clock.
+    if (look(word, expected)) {
+        return true;
+    }
+    int64_t start = clock_now_ns();
+    int64_t spun_ns = 0;
+    while (spun_ns < limit_ns) {
+        if (look(word, expected)) {
+            return true;
+        }
+        spun_ns = clock_now_ns() - start;
+        if (spun_ns > YIELD_AFTER_NS) {
+            sched_yield();
+        }
+    }
+    return false;
+}
+
+bool
+park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
+{
+    int64_t limit_ns = atomic_load_explicit(&spot->spin_ns, memory_order_relaxed);
+    bool changed = false;
+    if (deadline_ns != FUTEX_NO_DEADLINE) {
+        int64_t left_ns = deadline_ns - clock_now_ns();
+        limit_ns = left_ns < limit_ns ? left_ns : limit_ns;
+    }
+    if (limit_ns <= 0) {
+        return false;
+    }
+    uint32_t others = atomic_fetch_add_explicit(&spot->spinning, 1, memory_order_relaxed);
+    if (others < spot->most_spinning) {
+        changed = park_spin_for(word, expected, limit_ns);
+    }
+    atomic_fetch_sub_explicit(&spot->spinning, 1, memory_order_relaxed);
+    return changed;
+}
+
+void
+park_learn(park_spot *spot, int64_t waited_ns)
+{
+    // Two threads may learn at once and one lesson may be lost; the next wait teaches it again.
+    uint32_t spin_ns = atomic_load_explicit(&spot->spin_ns, memory_order_relaxed);
+    if (waited_ns <= SPIN_PAYS_NS) {
+        spin_ns = PARK_SPIN_MAX_NS;
+    }
+    else {
+        spin_ns = spin_ns / 2 < SPIN_MIN_NS ? 0 : spin_ns / 2;
+    }
+    atomic_store_explicit(&spot->spin_ns, spin_ns, memory_order_relaxed);
+}
+
+int
+park_sleep(park_spot *spot, _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
+{
+    int rc = FUTEX_OK;
+    int64_t start = clock_now_ns();
+    while (rc == FUTEX_OK && atomic_load_explicit(word, memory_order_acquire) == expected) {
+        rc = futex_wait(word, expected, deadline_ns);
+    }
+    int64_t waited_ns = clock_now_ns() - start;
+    // A wait that was cut short does not tell how long it would have been.
+    if (rc == FUTEX_OK || waited_ns > SPIN_PAYS_NS) {
+        park_learn(spot, waited_ns);
+    }
+    return rc;
+}

@@ -1,0 +1,64 @@
+// park: wait until a word changes, spinning a little before sleeping.
+//
+// A sleeping thread costs about 20 microseconds to wake, a spinning one nothing, so a short spin
+// turns a round trip between two threads from tens of microseconds into one.  A spin that ends
+// without the change is CPU time thrown away.  Each place that waits therefore has a park_spot,
+// which remembers how long its waits lasted: after short waits it spins for up to PARK_SPIN_MAX_NS,
+// after long ones it halves the spin until there is none.  On one CPU nobody spins.
+//
+// A signal handler that runs while its thread spins interrupts nothing; whoever cares looks between
+// the spin and the sleep.
+//
+// Any thread may call everything here at any time.  No Python.
+#ifndef PYCONC_PARK_H
+#define PYCONC_PARK_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "futex.h"
+
+#define PARK_SPIN_MAX_NS 50000
+
+typedef struct park_spot {
+    _Atomic uint32_t spin_ns;   // how long the next wait may spin; a hint, so relaxed everywhere
+    _Atomic uint32_t spinning;  // threads that spin here now; relaxed: only a limit
+    uint32_t most_spinning;     // constant
+} park_spot;
+
+// At most `most_spinning` threads spin here at once, and never as many as there are CPUs.
+void park_spot_init(park_spot *spot, uint32_t most_spinning);
+
+// Whether a wait here would spin now.
+static inline bool
+park_may_spin(park_spot *spot)
+{
+    return atomic_load_explicit(&spot->spin_ns, memory_order_relaxed) != 0;
+}
+
+// Spins until *word != expected, as long as the spot allows but not past the deadline.  True if the
+// word changed.
+bool park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
+
+// Sleeps until *word != expected or the deadline, and learns from it; returns as futex_wait().
+int park_sleep(park_spot *spot, _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
+
+// Tells the spot how long a wait lasted in all, for those who sleep in another way.
+void park_learn(park_spot *spot, int64_t waited_ns);
+
+// Tells the CPU that this is a spin.
+static inline void
+park_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+// Spins until *word != expected, for at most limit_ns.  True if the word changed.
+bool park_spin_for(const _Atomic uint32_t *word, uint32_t expected, int64_t limit_ns);
+
+#endif

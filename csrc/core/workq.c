@@ -1,0 +1,236 @@
+#include "workq.h"
+
+#include <stddef.h>
+
+#include "clock.h"
+
+static void
+forget_workers(workq *q)
+{
+    pthread_mutex_init(&q->lock, NULL);
+    atomic_store_explicit(&q->workers, 0, memory_order_relaxed);
+    q->idle = q->spinning = q->searching = q->sleeping = q->chosen = 0;
+    park_spot_init(&q->spot, 1);
+}
+
+void
+workq_init(workq *q, uint32_t max_workers)
+{
+    node_list_init(&q->nodes);
+    q->max_workers = max_workers;
+    q->closed = false;
+    atomic_init(&q->length, 0);
+    atomic_init(&q->signal, 0);
+    forget_workers(q);
+}
+
+void
+workq_fini(workq *q)
+{
+    pthread_mutex_destroy(&q->lock);
+}
+
+void
+workq_after_fork(workq *q)
+{
+    forget_workers(q);
+}
+
+// Only holders of the lock change a count, so the load is relaxed; so is the store, because readers
+// without the lock only take it for a hint.
+static void
+add(_Atomic uint32_t *count, int change)
+{
+    uint32_t value = atomic_load_explicit(count, memory_order_relaxed);
+    atomic_store_explicit(count, value + (uint32_t)change, memory_order_relaxed);
+}
+
+static void
+change_signal(workq *q)
+{
+    // R1: pairs with A1 in park_spin_for().  The lock orders the writers.
+    uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
+    atomic_store_explicit(&q->signal, signal + 1, memory_order_release);
+}
+
+// With the lock held and work in the queue: true if the caller must wake a sleeper with
+// futex_wake() once it has released the lock.
+static bool
+choose_sleeper(workq *q)
+{
+    if (q->spinning > 0) {
+        change_signal(q);
+        return false;
+    }
+    if (q->searching > 0 || q->sleeping == 0) {
+        return false;
+    }
+    q->sleeping--;
+    q->chosen++;
+    q->searching++;
+    change_signal(q);
+    return true;
+}
+
+int
+workq_push(workq *q, list_node *node)
+{
+    bool wake;
+    int rc = WORKQ_OK;
+
+    pthread_mutex_lock(&q->lock);
+    if (q->closed) {
+        pthread_mutex_unlock(&q->lock);
+        return WORKQ_CLOSED;
+    }
+    node_list_append(&q->nodes, node);
+    add(&q->length, 1);
+    wake = choose_sleeper(q);
+    if (workq_length(q) > q->idle && workq_workers(q) < q->max_workers) {
+        rc = WORKQ_SHORT;
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (wake) {
+        futex_wake(&q->signal, 1);
+    }
+    return rc;
+}
+
+bool
+workq_reserve_worker(workq *q)
+{
+    pthread_mutex_lock(&q->lock);
+    bool wanted = workq_length(q) > q->idle && workq_workers(q) < q->max_workers
+                  && (!q->closed || workq_workers(q) == 0);
+    if (wanted) {
+        add(&q->workers, 1);
+        q->idle++;
+    }
+    pthread_mutex_unlock(&q->lock);
+    return wanted;
+}
+
+list_node *
+workq_pop(workq *q, workq_worker *worker)
+{
+    bool wake = false;
+    pthread_mutex_lock(&q->lock);
+    if (worker->searching) {
+        worker->searching = false;
+        q->searching--;
+    }
+    list_node *node = node_list_pop(&q->nodes);
+    if (node != NULL) {
+        add(&q->length, -1);
+        if (worker->idle) {
+            worker->idle = false;
+            q->idle--;
+        }
+        if (!node_list_is_empty(&q->nodes)) {
+            wake = choose_sleeper(q);
+        }
+    }
+    else if (!worker->idle) {
+        worker->idle = true;
+        q->idle++;
+    }
+    pthread_mutex_unlock(&q->lock);
+    if (wake) {
+        futex_wake(&q->signal, 1);
+    }
+    return node;
+}
+
+// Sleeps until chosen.  Called and left with the lock held.
+static void
+sleep_until_chosen(workq *q, workq_worker *worker)
+{
+    int64_t start = clock_now_ns();
+    q->sleeping++;
+    for (;;) {
+        uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
+        pthread_mutex_unlock(&q->lock);
+        futex_wait(&q->signal, signal, FUTEX_NO_DEADLINE);
+        pthread_mutex_lock(&q->lock);
+        // Wakeups are tokens, not addresses: who comes back first takes one.
+        if (q->chosen > 0) {
+            q->chosen--;
+            worker->searching = true;
+            break;
+        }
+    }
+    park_learn(&q->spot, clock_now_ns() - start);
+}
+
+int
+workq_wait(workq *q, workq_worker *worker)
+{
+    pthread_mutex_lock(&q->lock);
+    while (node_list_is_empty(&q->nodes) && !q->closed) {
+        if (worker->searching) {
+            worker->searching = false;
+            q->searching--;
+        }
+        if (q->spinning == 0) {
+            uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
+            q->spinning++;
+            pthread_mutex_unlock(&q->lock);
+            park_spin(&q->spot, &q->signal, signal, FUTEX_NO_DEADLINE);
+            pthread_mutex_lock(&q->lock);
+            q->spinning--;
+            if (!node_list_is_empty(&q->nodes) || q->closed) {
+                break;
+            }
+        }
+        sleep_until_chosen(q, worker);
+    }
+    if (!worker->searching) {
+        worker->searching = true;
+        q->searching++;
+    }
+    int rc = !node_list_is_empty(&q->nodes) ? WORKQ_OK : WORKQ_CLOSED;
+    pthread_mutex_unlock(&q->lock);
+    return rc;
+}
+
+void
+workq_leave(workq *q, workq_worker *worker)
+{
+    pthread_mutex_lock(&q->lock);
+    if (worker->searching) {
+        q->searching--;
+    }
+    if (worker->idle) {
+        q->idle--;
+    }
+    add(&q->workers, -1);
+    // A searcher that leaves may have been the only one on its way to what is queued.
+    bool wake = !node_list_is_empty(&q->nodes) && choose_sleeper(q);
+    pthread_mutex_unlock(&q->lock);
+    if (wake) {
+        futex_wake(&q->signal, 1);
+    }
+}
+
+void
+workq_close(workq *q)
+{
+    pthread_mutex_lock(&q->lock);
+    q->closed = true;
+    q->chosen += q->sleeping;
+    q->searching += q->sleeping;
+    q->sleeping = 0;
+    change_signal(q);
+    pthread_mutex_unlock(&q->lock);
+    futex_wake_all(&q->signal);
+}
+
+list_node *
+workq_take_all(workq *q)
+{
+    pthread_mutex_lock(&q->lock);
+    list_node *all = node_list_take(&q->nodes);
+    atomic_store_explicit(&q->length, 0, memory_order_relaxed);
+    pthread_mutex_unlock(&q->lock);
+    return all;
+}

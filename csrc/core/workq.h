@@ -1,0 +1,109 @@
+// workq: a first-in-first-out queue of work and the workers that wait for it.
+//
+// Nodes are intrusive: they live in whatever is queued, so a push never allocates.  One mutex
+// guards the queue and the books about its workers; it is held for a few instructions and never
+// across a system call.
+//
+//            workq_reserve_worker            workq_pop: a node
+//   (none) ------------------------> idle ----------------------> busy
+//      ^                              |  ^                          |
+//      '------------------------------'  '--------------------------'
+//          workq_leave: closed, empty         workq_pop: nothing
+//
+// An idle worker is starting, spinning, asleep, or *searching*: on its way to workq_pop() because
+// it saw work.  A push wakes a sleeper only if nobody spins and nobody searches.  Whoever pops and
+// leaves work behind applies the same rule, so sleepers are woken one after the other for as long
+// as there is work for them, and a burst that one worker can clear wakes no other.  That is why no
+// wakeup is lost: work is never left behind without a searcher, a spinner, or everybody awake.
+//
+// A push is refused once the queue is closed; what was pushed before is still popped (the push and
+// the close are ordered by the mutex).  No Python.
+#ifndef PYCONC_WORKQ_H
+#define PYCONC_WORKQ_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "node_list.h"
+#include "park.h"
+
+enum {
+    WORKQ_OK = 0,
+    WORKQ_SHORT = 1,    // Done, but no idle worker is left for it and one more may be started.
+    WORKQ_CLOSED = -1,  // Refused: the queue is closed.
+};
+
+typedef struct workq {
+    pthread_mutex_t lock;
+    // All below: guarded by lock; the atomics are also read without it.
+    node_list nodes;
+    _Atomic uint32_t length;
+    uint32_t max_workers;
+    _Atomic uint32_t workers;  // reserved or running
+    uint32_t idle;             // of these, not holding a node
+    uint32_t spinning;         // of the idle: looking at signal
+    uint32_t searching;        // of the idle: on their way to workq_pop()
+    uint32_t sleeping;         // of the idle: asleep and not chosen to wake
+    uint32_t chosen;           // taken from sleeping by a waker, not yet back from the futex
+    bool closed;
+    _Atomic uint32_t signal;  // changes whenever a spinner or a sleeper has to look again
+    park_spot spot;           // where idle workers spin; one at most
+} workq;
+
+// One per worker thread, on its stack, zeroed but for idle = true.  Owner thread only.
+typedef struct workq_worker {
+    bool idle;
+    bool searching;
+} workq_worker;
+
+#define WORKQ_WORKER_INIT {.idle = true, .searching = false}
+
+void workq_init(workq *q, uint32_t max_workers);
+void workq_fini(workq *q);
+
+// WORKQ_OK or WORKQ_SHORT: the queue owns the node, which may be popped before this returns.
+// WORKQ_CLOSED: it is still the caller's.
+int workq_push(workq *q, list_node *node);
+
+// True if a worker should be started: work outnumbers the idle ones, and max_workers allows one more.
+// A closed queue wants one only if it has none.  The new worker counts as idle from here on; whoever
+// got true starts it or calls workq_leave().
+bool workq_reserve_worker(workq *q);
+
+// The worker's turn.  NULL when there is nothing: the worker is idle and calls workq_wait().
+list_node *workq_pop(workq *q, workq_worker *worker);
+
+// Blocks an idle worker until there is work (WORKQ_OK) or never will be (WORKQ_CLOSED).
+int workq_wait(workq *q, workq_worker *worker);
+
+// The worker ends, or the reserved one never began.
+void workq_leave(workq *q, workq_worker *worker);
+
+// Refuses all pushes from now on, and wakes every worker.
+void workq_close(workq *q);
+
+// Takes everything that is queued, in order.
+list_node *workq_take_all(workq *q);
+
+static inline uint32_t
+workq_length(workq *q)
+{
+    // Relaxed: a count that is out of date the moment it is read.
+    return atomic_load_explicit(&q->length, memory_order_relaxed);
+}
+
+// Number of workers reserved or running.
+static inline uint32_t
+workq_workers(workq *q)
+{
+    return atomic_load_explicit(&q->workers, memory_order_relaxed);  // as above
+}
+
+// In the child of a fork: the workers are gone and the mutex may have been held by one of them.
+// The queue is as it was (its list changes only in threads that hold the interpreter's lock, which
+// the forking thread held); the books start afresh.
+void workq_after_fork(workq *q);
+
+#endif

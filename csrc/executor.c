@@ -1,0 +1,233 @@
+#include "executor.h"
+
+#include "future.h"
+#include "loop_bridge.h"
+#include "process_queue.h"
+#include "task_queue.h"
+
+typedef struct ExecutorObject {
+    PyObject_HEAD
+    module_state *module;  // borrowed from the type
+    queue_head *tasks;     // set once, by __init__
+} ExecutorObject;
+
+// Starts workers until there are enough, or as many as the system allows.  0, or -1 with an exception,
+// which may also be a signal handler's; then the task is queued all the same if anybody can run it.
+static int
+start_workers(ExecutorObject *self)
+{
+    PyObject *result =
+        PyObject_CallMethodNoArgs((PyObject *)self, self->module->str__start_workers);
+    Py_XDECREF(result);
+    if (result != NULL) {
+        return 0;
+    }
+    if (!self->tasks->kind->has_workers(self->tasks)) {
+        // Nobody would ever run what is queued, here or by others whose start failed as well.
+        PyObject *exception = PyErr_GetRaisedException();
+        if (self->tasks->kind->fail_queued(self->tasks, NULL, NULL) < 0) {
+            PyErr_WriteUnraisable((PyObject *)self);
+        }
+        PyErr_SetRaisedException(exception);
+    }
+    return -1;
+}
+
+// Makes sure that there is a queue that takes tasks.  0, or -1 with an exception.
+static int
+prepare(ExecutorObject *self)
+{
+    if (self->tasks == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the executor's __init__() was not called");
+        return -1;
+    }
+    if (self->tasks->abandoned) {
+        PyObject *renewed = PyObject_CallMethodNoArgs((PyObject *)self, self->module->str__renew);
+        if (renewed == NULL) {
+            return -1;
+        }
+        Py_DECREF(renewed);
+    }
+    return 0;
+}
+
+// Has args[0](args[1:], kwnames) called for a destination, which is returned.  Takes bridge and destination.
+static PyObject *
+submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+            LoopBridgeObject *bridge, PyObject *destination)
+{
+    int rc;
+    task *t = self->tasks->kind->make_task(self->tasks, args, nargs, kwnames, destination, bridge);
+    if (t == NULL) {
+        goto fail;
+    }
+    rc = self->tasks->kind->push(self->tasks, t);  // unless closed, the queue owns t
+    if (rc == WORKQ_CLOSED) {
+        PyObject *exception = PyErr_GetRaisedException();
+        task_free(t);
+        PyErr_SetRaisedException(exception);
+        goto fail;
+    }
+    if (rc == WORKQ_SHORT && start_workers(self) < 0) {
+        goto fail;
+    }
+    if (bridge != NULL && loop_bridge_attend(bridge, (PyObject *)self->tasks) < 0) {
+        goto fail;
+    }
+    Py_XDECREF((PyObject *)bridge);
+    return destination;
+
+fail:
+    Py_XDECREF((PyObject *)bridge);
+    Py_DECREF(destination);
+    return NULL;
+}
+
+PyDoc_STRVAR(submit_doc,
+"submit($self, fn, /, *args, **kwargs)\n--\n\n"
+"Have a worker call fn(*args, **kwargs); return the Future of that call.\n\n"
+"Any thread may submit, a signal handler too. Raises RuntimeError after shutdown() and\n"
+"BrokenExecutor when the executor is broken. Called by an asyncio loop's run_in_executor, it\n"
+"returns a future of that loop.");
+
+static PyObject *
+executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    LoopBridgeObject *bridge = NULL;
+    PyObject *destination = NULL;
+
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "submit() missing 1 required positional argument: 'fn'");
+        return NULL;
+    }
+    if (prepare(self) < 0) {
+        return NULL;
+    }
+    int rc = loop_bridge_for_caller(self->module, self->tasks->kind->routed, &bridge, &destination);
+    if (rc == 0) {
+        destination = future_new(self->module);
+    }
+    if (rc < 0 || destination == NULL) {
+        return NULL;
+    }
+    return submit_call(self, args, nargs, kwnames, bridge, destination);
+}
+
+PyDoc_STRVAR(submit_to_loop_doc,
+"_submit_to_loop($self, loop, fn, /, *args, **kwargs)\n--\n\n"
+"As submit(), but return a future of an asyncio loop, which must be the running one; NotImplemented if\n"
+"that loop takes no attributes.");
+
+static PyObject *
+executor_submit_to_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    LoopBridgeObject *bridge;
+    PyObject *destination;
+
+    if (nargs < 2) {
+        PyErr_SetString(PyExc_TypeError, "_submit_to_loop() takes a loop and a function");
+        return NULL;
+    }
+    if (prepare(self) < 0) {
+        return NULL;
+    }
+    int rc = loop_bridge_for_loop(self->module, args[0], self->tasks->kind->routed, &bridge, &destination);
+    if (rc < 0) {
+        return NULL;
+    }
+    if (rc == 0) {
+        Py_RETURN_NOTIMPLEMENTED;
+    }
+    return submit_call(self, args + 1, nargs - 1, kwnames, bridge, destination);
+}
+
+static int
+executor_set_tasks(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    if (value == NULL
+        || !(PyObject_TypeCheck(value, self->module->task_queue_type)
+             || PyObject_TypeCheck(value, self->module->process_queue_type))) {
+        PyErr_SetString(PyExc_TypeError, "must be a TaskQueue or a ProcessQueue");
+        return -1;
+    }
+    Py_XSETREF(self->tasks, (queue_head *)Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+executor_get_tasks(PyObject *op, void *Py_UNUSED(closure))
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    if (self->tasks == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "_tasks");
+        return NULL;
+    }
+    return Py_NewRef((PyObject *)self->tasks);
+}
+
+static PyObject *
+executor_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    // By way of object, which refuses abstract classes; it takes no arguments.
+    PyObject *nothing = PyTuple_New(0);
+    if (nothing == NULL) {
+        return NULL;
+    }
+    ExecutorObject *self = (ExecutorObject *)PyBaseObject_Type.tp_new(type, nothing, NULL);
+    Py_DECREF(nothing);
+    if (self != NULL) {
+        self->module = module_state_of(type);
+    }
+    return (PyObject *)self;
+}
+
+static void
+executor_dealloc(PyObject *op)
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (self->tasks != NULL) {
+        // Nobody can submit any more, so nobody will read why not.
+        self->tasks->kind->close(self->tasks, PyExc_RuntimeError, Py_None);
+        Py_DECREF(self->tasks);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef executor_methods[] = {
+    {"submit", (PyCFunction)(void (*)(void))executor_submit, METH_FASTCALL | METH_KEYWORDS,
+     submit_doc},
+    {"_submit_to_loop", (PyCFunction)(void (*)(void))executor_submit_to_loop, METH_FASTCALL | METH_KEYWORDS,
+     submit_to_loop_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef executor_getset[] = {
+    {"_tasks", executor_get_tasks, executor_set_tasks,
+     PyDoc_STR("The queue of this executor."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(executor_doc,
+"Executor()\n--\n\n"
+"The C part of pyconc's executors.");
+
+static PyType_Slot executor_slots[] = {
+    {Py_tp_doc, (void *)executor_doc},
+    {Py_tp_new, executor_tp_new},
+    {Py_tp_dealloc, executor_dealloc},
+    {Py_tp_methods, executor_methods},
+    {Py_tp_getset, executor_getset},
+    {0, NULL},
+};
+
+PyType_Spec executor_spec = {
+    .name = "pyconc._core.Executor",
+    .basicsize = sizeof(ExecutorObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = executor_slots,
+};

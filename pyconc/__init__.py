@@ -1,0 +1,68 @@
+"""Native executors for asyncio and concurrent.futures: change an import line, keep the program."""
+
+from concurrent.futures import (
+    ALL_COMPLETED,
+    FIRST_COMPLETED,
+    FIRST_EXCEPTION,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    InvalidStateError,
+    TimeoutError,
+)
+from concurrent.futures.thread import BrokenThreadPool
+from importlib import import_module as _import_module
+
+from pyconc._core import Future
+from pyconc.patching import install, uninstall
+from pyconc.thread_pool import ThreadPoolExecutor
+from pyconc.waiting import as_completed, wait
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "BrokenExecutor",
+    "BrokenProcessPool",
+    "BrokenThreadPool",
+    "CancelledError",
+    "CoroutinePool",
+    "Executor",
+    "Future",
+    "InvalidStateError",
+    "ProcessPoolExecutor",
+    "TaskUnpicklable",
+    "ThreadPoolExecutor",
+    "TimeoutError",
+    "WorkerDied",
+    "as_completed",
+    "install",
+    "uninstall",
+    "wait",
+]
+
+# Imported when first asked for: a program without asyncio or processes does not pay for them.
+_LAZY = {
+    "BrokenProcessPool": ("pyconc.process_pool", "BrokenProcessPool"),
+    "CoroutinePool": ("pyconc.coroutine_pool", "CoroutinePool"),
+    "ProcessPoolExecutor": ("pyconc.process_pool", "ProcessPoolExecutor"),
+    "TaskUnpicklable": ("pyconc.process_pool", "TaskUnpicklable"),
+    "WorkerDied": ("pyconc.process_pool", "WorkerDied"),
+    "aiomultiprocess": ("pyconc.aiomultiprocess", None),
+    "asyncio": ("pyconc.asyncio", None),
+    "concurrent": ("pyconc.concurrent", None),
+}
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    value = _import_module(module)
+    return value if attribute is None else getattr(value, attribute)
+
+
+def __dir__():
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,49 @@
+from concurrent.futures import ALL_COMPLETED as ALL_COMPLETED
+from concurrent.futures import FIRST_COMPLETED as FIRST_COMPLETED
+from concurrent.futures import FIRST_EXCEPTION as FIRST_EXCEPTION
+from concurrent.futures import BrokenExecutor as BrokenExecutor
+from concurrent.futures import CancelledError as CancelledError
+from concurrent.futures import Executor as Executor
+from concurrent.futures import InvalidStateError as InvalidStateError
+from concurrent.futures import TimeoutError as TimeoutError
+from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
+from concurrent.futures.thread import BrokenThreadPool as BrokenThreadPool
+
+from pyconc import aiomultiprocess as aiomultiprocess
+from pyconc import asyncio as asyncio
+from pyconc import concurrent as concurrent
+from pyconc._core import Future as Future
+from pyconc.coroutine_pool import CoroutinePool as CoroutinePool
+from pyconc.patching import install as install
+from pyconc.patching import uninstall as uninstall
+from pyconc.process_pool import ProcessPoolExecutor as ProcessPoolExecutor
+from pyconc.process_pool import TaskUnpicklable as TaskUnpicklable
+from pyconc.process_pool import WorkerDied as WorkerDied
+from pyconc.thread_pool import ThreadPoolExecutor as ThreadPoolExecutor
+from pyconc.waiting import as_completed as as_completed
+from pyconc.waiting import wait as wait
+
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "BrokenExecutor",
+    "BrokenProcessPool",
+    "BrokenThreadPool",
+    "CancelledError",
+    "CoroutinePool",
+    "Executor",
+    "Future",
+    "InvalidStateError",
+    "ProcessPoolExecutor",
+    "TaskUnpicklable",
+    "ThreadPoolExecutor",
+    "TimeoutError",
+    "WorkerDied",
+    "as_completed",
+    "install",
+    "uninstall",
+    "wait",
+]
+
+__version__: str

@@ -1,0 +1,115 @@
+"""The command line: `python -m pyconc run script.py [argument ...]`, or `run -m module [argument ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import functools
+import os
+import pkgutil
+import runpy
+import sys
+from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+from types import ModuleType
+
+import pyconc
+
+TYPE_CHECKING = False  # typing takes longer to import than this package
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Any
+
+_PROG = "python -m pyconc"
+
+
+def _run_module(name: str, arguments: list[str]) -> None:
+    """Does what `python -m name arguments...` does."""
+    _new_main()
+    sys.argv[:] = [name, *arguments]
+    runpy._run_module_as_main(name)  # type: ignore[attr-defined]
+
+
+def _run_path(path: str, arguments: list[str]) -> None:
+    """Does what `python path arguments...` does, for a script and for a folder or zip file with a __main__.py."""
+    main = _new_main()
+    sys.argv[:] = [path, *arguments]
+    in_front = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))  # of sys.path, the current folder is
+    name = os.path.abspath(path)
+    if pkgutil.get_importer(name) is not None:
+        sys.path[: int(in_front)] = [name]
+        runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
+        return
+    if in_front:
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
+    make_loader = SourcelessFileLoader if path.endswith(".pyc") else SourceFileLoader
+    loader = make_loader("__main__", name)
+    main.__dict__.update(__file__=name, __loader__=loader)
+    try:
+        data = loader.get_data(name)
+    except OSError as error:
+        sys.stderr.write(f"{_PROG}: can't open file {name!r}: {error.strerror}\n")
+        sys.exit(2)
+    if isinstance(loader, SourcelessFileLoader):
+        code = loader.get_code("__main__")
+    else:
+        code = compile(data, name, "exec", dont_inherit=True)
+    exec(code, main.__dict__)  # type: ignore[arg-type]
+
+
+def _new_main() -> ModuleType:
+    """Makes an empty `__main__`.
+
+    runpy's public functions would put the old one back when the program's last line is done, but its threads may go on
+    and pickle what is defined there.
+    """
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__dict__["__builtins__"] = builtins
+    return main
+
+
+def _show_from_program_on(
+    show: Callable[[type[BaseException], BaseException, TracebackType | None], Any],
+    kind: type[BaseException],
+    error: BaseException,
+    traceback: TracebackType | None,
+) -> None:
+    """An excepthook that leaves out the frames between the interpreter and the program: ours and runpy's."""
+    ours = {code.co_filename for code in (main.__code__, runpy.run_module.__code__)}
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in ours:
+        traceback = traceback.tb_next
+    show(kind, error.with_traceback(traceback), traceback)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(_PROG, description="Native executors for asyncio and concurrent.futures.")
+    parser.add_argument("--version", action="version", version=f"pyconc {pyconc.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    run = commands.add_parser(
+        "run",
+        usage=f"{_PROG} run [-h] (script | -m module) [argument ...]",
+        help="run a program with pyconc's executors in place of the standard ones",
+        description="Runs a program as `python` would, after pyconc.install(): what it and the libraries it uses get "
+        "for concurrent.futures.ThreadPoolExecutor and ProcessPoolExecutor, and the default executors of event loops, "
+        "are pyconc's.",
+    )
+    run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run, and its arguments")
+    run.add_argument("script", nargs=argparse.REMAINDER, help="a script to run, and its arguments")
+    options = parser.parse_args()
+    target = options.module or options.script
+    if not target:
+        run.error("a script or -m module is required")
+
+    pyconc.install()
+    try:
+        (_run_module if options.module else _run_path)(target[0], target[1:])
+    except SystemExit:
+        raise
+    except BaseException:
+        # Set only now, so that the program never sees a hook that is not its own.
+        sys.excepthook = functools.partial(_show_from_program_on, sys.excepthook)
+        raise
+
+
+if __name__ == "__main__":
+    main()

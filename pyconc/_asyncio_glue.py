@@ -1,0 +1,83 @@
+"""What the loop bridge has to know of asyncio; imported when the first event loop meets an executor."""
+
+import weakref
+from asyncio import base_events, events, futures
+from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
+from types import BuiltinFunctionType, CodeType, FunctionType
+
+_COROUTINE = CO_COROUTINE | CO_ITERABLE_COROUTINE
+
+
+def describe():
+    """Return what csrc/module.c keeps; code objects it cannot find are None, and then match nothing.
+
+    (code of BaseEventLoop.run_in_executor, code of ours, code of the closure that wrap_future() hangs on a future,
+    index of the closure's cells dest_loop and destination, convert_exception, asyncio's _get_running_loop, adopt_loop)
+    """
+    standard = getattr(base_events.BaseEventLoop.run_in_executor, "__code__", None)
+    call_set_state = _nested_code(getattr(futures, "_chain_future", None), "_call_set_state")
+    cells = call_set_state.co_freevars if call_set_state else ()
+    if "dest_loop" not in cells or "destination" not in cells:
+        call_set_state, cells = None, ("dest_loop", "destination")
+    return (
+        standard,
+        _nested_code(_run_in_executor_of, "run_in_executor"),
+        call_set_state,
+        cells.index("dest_loop"),
+        cells.index("destination"),
+        convert_exception,
+        events._get_running_loop,
+        adopt_loop,
+    )
+
+
+def _nested_code(function, name):
+    code = getattr(function, "__code__", None)
+    for constant in code.co_consts if code else ():
+        if isinstance(constant, CodeType) and constant.co_name == name:
+            return constant
+    return None
+
+
+def adopt_loop(loop):
+    """Give a loop whose run_in_executor is compiled, as uvloop's is, one that submit() can recognise as its caller.
+
+    It is an attribute of this loop only. What a loop class written in Python says is left alone.
+    """
+    compiled = getattr(type(loop), "run_in_executor", None)
+    if compiled is not None and not isinstance(compiled, FunctionType) and "run_in_executor" not in vars(loop):
+        loop.run_in_executor = _run_in_executor_of(weakref.ref(loop))
+
+
+def _run_in_executor_of(reference):
+    def run_in_executor(executor, func, *args):
+        """Do what the loop's own does, for executors and functions that need none of its checks."""
+        self = reference()
+        if self is None:
+            raise RuntimeError("Event loop is closed")
+        if executor is None or self.is_closed() or not _is_plain(func):
+            return type(self).run_in_executor(self, executor, func, *args)
+        future = executor.submit(func, *args)
+        # What submit() made for us is the loop's own already.
+        return future if isinstance(future, futures.Future) else futures.wrap_future(future, loop=self)
+
+    return run_in_executor
+
+
+def _is_plain(func):
+    """Whether a callable is certainly not a coroutine function, without asking inspect, which takes a microsecond."""
+    if type(func) is FunctionType:
+        return not func.__code__.co_flags & _COROUTINE and not func.__dict__
+    return type(func) is BuiltinFunctionType
+
+
+def convert_exception(exception):
+    """Return what an asyncio future is to raise for an exception that a task raised, as asyncio converts it.
+
+    Older asyncios cannot set a StopIteration, and leave who awaits it hanging; newer ones raise RuntimeError.
+    """
+    if isinstance(exception, StopIteration):
+        error = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")
+        error.__cause__ = error.__context__ = exception
+        return error
+    return futures._convert_future_exc(exception)

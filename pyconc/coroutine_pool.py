@@ -1,0 +1,368 @@
+"""CoroutinePool: coroutines in many processes, many at a time in each."""
+
+import asyncio
+import collections
+import inspect
+from concurrent import futures
+from functools import partial
+
+from pyconc import _core, _loop_worker
+from pyconc._pickling import TaskUnpicklable, WorkerDied
+from pyconc.process_pool import ProcessExecutor, default_workers
+
+__all__ = ["CoroutinePool", "TaskUnpicklable", "WorkerDied"]
+
+# How many coroutines a worker runs at a time, unless it is told.
+CONCURRENCY = 256
+
+# How many items a stream's generator is ahead of its consumer, unless it is told.
+STREAM_BUFFER = 64
+
+_END = object()
+
+
+class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
+    """An executor whose workers are processes that run an event loop each, and many coroutines at once on it.
+
+    max_workers: the most processes to run at once; default: the CPUs this process may use (affinity, cgroup quota).
+    concurrency: the most coroutines that one worker runs at a time; more wait.
+    mp_context, initializer, initargs, on_worker_death: as for ProcessPoolExecutor. A dead worker fails the coroutines
+    that it ran, with WorkerDied. The initializer, which is no coroutine, finds the loop set as the current one.
+    max_tasks_per_child: a worker is replaced after so many calls.
+    loop_factory: makes a worker's event loop; default: asyncio.new_event_loop.
+
+    Cancelling what run() or submit() returned, also by asyncio.timeout(), cancels the coroutine: in the worker it sees
+    CancelledError, and may clean up; the caller does not wait for that, but shutdown() does. `async with` waits for
+    what runs; if the block is left by an exception, it is cancelled first. Streams end with the block. submit(), which
+    returns a concurrent.futures.Future, and shutdown() may be called from any thread; the others where a loop runs.
+
+    Workers ignore Ctrl-C and end with this process, however it ends. At interpreter exit, what was submitted is
+    finished first, unless the program was ended by KeyboardInterrupt. After os.fork() the child finds the pool empty
+    and usable; futures that were pending are finished with BrokenProcessPool there.
+    """
+
+    def __init__(
+        self,
+        max_workers=None,
+        *,
+        concurrency=CONCURRENCY,
+        mp_context=None,
+        initializer=None,
+        initargs=(),
+        max_tasks_per_child=None,
+        loop_factory=None,
+        on_worker_death="replace",
+    ):
+        if max_workers is None:
+            max_workers = default_workers()
+        for name, count in (("max_workers", max_workers), ("concurrency", concurrency)):
+            _check_count(name, count)
+        if max_tasks_per_child is not None:
+            _check_count("max_tasks_per_child", max_tasks_per_child)
+        for name, function in (("initializer", initializer), ("loop_factory", loop_factory)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} must be a callable")
+            if inspect.iscoroutinefunction(function):
+                raise TypeError(f"{name} must not be a coroutine function")
+        self._max_workers = max_workers
+        self._concurrency = concurrency
+        setup = (initializer, initargs, loop_factory)
+        limits = (max_tasks_per_child, concurrency)
+        self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death)
+
+    def run(self, async_fn, /, *args, **kwargs):
+        """Have a worker run async_fn(*args, **kwargs); return a future of the running event loop.
+
+        Raises RuntimeError after shutdown(), and BrokenProcessPool when the pool is broken.
+        """
+        loop = asyncio.get_running_loop()
+        future = self._submit_to_loop(loop, async_fn, *args, **kwargs)
+        if future is NotImplemented:
+            future = asyncio.wrap_future(self.submit(async_fn, *args, **kwargs), loop=loop)
+        return future
+
+    def map(self, async_fn, *iterables, ordered=True, buffersize=None):
+        """Return an async iterator over async_fn's results for the items of iterables, which may be async ones.
+
+        ordered: in the order of the items; otherwise as they are completed. buffersize: how many calls may be ahead of
+        the results taken; default: enough for all workers. The iterables are read no further than that. Leaving the
+        loop, once the iterator is closed, or an exception, cancels what still runs: use contextlib.aclosing().
+        """
+        if not iterables:
+            raise TypeError("map() takes at least one iterable")
+        if buffersize is None:
+            buffersize = 2 * self._max_workers * self._concurrency
+        else:
+            _check_count("buffersize", buffersize)
+        if any(hasattr(iterable, "__aiter__") for iterable in iterables):
+            return self._map_of_async(async_fn, _zip_async(iterables), ordered, buffersize)
+        source = zip(*iterables)
+        if ordered:
+            return self._map_in_order(async_fn, source, buffersize)
+        return self._map_as_completed(async_fn, source, buffersize)
+
+    async def _map_in_order(self, async_fn, source, buffersize):
+        window = collections.deque()
+        try:
+            while True:
+                while source is not None and len(window) < buffersize:
+                    args = next(source, None)
+                    if args is None:
+                        source = None
+                        break
+                    window.append(self.run(async_fn, *args))
+                if not window:
+                    return
+                yield await window.popleft()
+        finally:
+            _cancel_all(window)
+
+    async def _map_as_completed(self, async_fn, source, buffersize):
+        running, done = set(), asyncio.Queue()
+        try:
+            while True:
+                while source is not None and len(running) < buffersize:
+                    args = next(source, None)
+                    if args is None:
+                        source = None
+                        break
+                    future = self.run(async_fn, *args)
+                    running.add(future)
+                    future.add_done_callback(done.put_nowait)
+                if not running:
+                    return
+                future = await done.get()
+                running.discard(future)
+                yield future.result()
+        finally:
+            _cancel_all(running)
+
+    async def _map_of_async(self, async_fn, source, ordered, buffersize):
+        """The same for a source that keeps us waiting: a task of its own reads it."""
+        room = asyncio.Semaphore(buffersize)
+        running, arrived = set(), asyncio.Queue()
+
+        async def feed():
+            try:
+                async for args in source:
+                    await room.acquire()
+                    future = self.run(async_fn, *args)
+                    running.add(future)
+                    if ordered:
+                        arrived.put_nowait(future)
+                    else:
+                        future.add_done_callback(arrived.put_nowait)
+                    del future
+                    await room.acquire()  # before the source is asked for more
+                    room.release()
+            finally:
+                await source.aclose()
+
+        feeder = asyncio.ensure_future(feed())
+        feeder.add_done_callback(lambda _: arrived.put_nowait(_END))
+        try:
+            has_ended = False
+            while running or not has_ended:
+                future = await arrived.get()
+                if future is _END:
+                    has_ended = True
+                    feeder.result()  # raises what the source did
+                    continue
+                result = await future
+                running.discard(future)
+                room.release()
+                yield result
+        finally:
+            feeder.cancel()
+            _cancel_all(running)
+            await asyncio.wait([feeder])
+
+    def stream(self, async_fn, /, *args, buffersize=STREAM_BUFFER, **kwargs):
+        """Have a worker iterate over the async generator async_fn(*args, **kwargs); return an async iterator of items.
+
+        buffersize: how many items the generator may be ahead. Leaving the `async for` loop, or aclose(), stops the
+        generator in its worker, where it is closed as any other. What it raises is raised here, after the items before
+        it. If an item cannot be pickled, that ends the stream.
+        """
+        _check_count("buffersize", buffersize)
+        return _Stream(self, async_fn, args, kwargs, buffersize)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """Refuse calls from now on, and let the workers end when all that was submitted is done.
+
+        wait: return only when all workers have ended; that ends streams, whose consumers get RuntimeError.
+        cancel_futures: cancel the calls that no worker has begun. May be called several times, from any thread, and
+        from a signal handler.
+        """
+        if wait:
+            self._end_streams("the pool was shut down")
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def cancel_all(self):
+        """Cancel every call: those that wait, and those that run, which see CancelledError; and end streams."""
+        self._tasks.cancel_queued()
+        self._tasks.cancel_taken()
+        self._end_streams("the pool's calls were cancelled")
+
+    def _end_streams(self, why):
+        for stream in list(self._crew.streams):
+            stream.end(why)
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        if exc_val is not None:
+            self.cancel_all()
+        return super().__exit__(exc_type, exc_val, exc_tb)
+
+    async def __aexit__(self, *exc_info):
+        """Shut down, and wait for what runs while the event loop goes on; after an exception, cancel it first."""
+        if exc_info[1] is not None:
+            self.cancel_all()
+        self._end_streams("the pool was shut down")  # Here, and not in the thread that waits.
+        await super().__aexit__(*exc_info)
+
+
+class _Stream:
+    """The consumer's end of an async generator in a worker.  While it is open, a closed pool's workers stay.
+
+    It is for the thread of its loop, but for end(), which any thread may call.
+    """
+
+    def __init__(self, pool, async_fn, args, kwargs, buffersize):
+        self._holds = []
+        self._opening = pool.run(_loop_worker.open_stream, async_fn, args, kwargs, buffersize)
+        self._address = None  # the worker's number and generation, and the stream's number, once they are known
+        self._fetching = None  # the call that brings the next items; who waits for it may be cancelled and come back
+        self._items = collections.deque()
+        self._why_ended = None  # what a consumer is told of a stream that the pool has ended
+        self._queue = pool._tasks
+        self._queue.hold(1)
+        self._holds.append(self._queue)  # as long as it is open; popped by whoever ends it
+        pool._crew.streams.add(self)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        while not self._items:
+            if self._why_ended is not None:
+                raise RuntimeError(self._why_ended)
+            if not self._holds:
+                raise StopAsyncIteration
+            await self._fetch()
+        return self._items.popleft()
+
+    async def _fetch(self):
+        await self._open()
+        if not self._holds:
+            return  # It was ended meanwhile.
+        if self._fetching is None:
+            self._fetching = self._call(asyncio.get_running_loop(), _loop_worker.next_items)
+            self._fetching.add_done_callback(_retrieve)
+        fetching = self._fetching
+        try:
+            items, is_open = await asyncio.shield(fetching)
+        except BaseException:
+            if fetching.done() and (fetching.cancelled() or fetching.exception() is not None):
+                self._release()  # and not if only who waits was cancelled
+            raise
+        if self._fetching is fetching:
+            self._fetching = None
+            self._items.extend(items)
+        if not is_open:
+            self._release()
+
+    async def _open(self):
+        if self._address is not None:
+            return
+        opening = self._opening
+        try:
+            self._address = await asyncio.shield(opening)
+        except BaseException:
+            if opening.done() and (opening.cancelled() or opening.exception() is not None):
+                self._release()  # as above
+            raise
+
+    async def aclose(self):
+        """Stop the generator; return when it has cleaned up. What it raises meanwhile is raised here."""
+        self._items.clear()
+        if not self._holds:
+            return
+        try:
+            await self._open()
+            if self._holds:
+                await self._call(asyncio.get_running_loop(), _loop_worker.close_stream)
+        finally:
+            self._release()
+
+    def end(self, why):
+        """Stop the generator without waiting; a consumer is told why."""
+        if self._holds:
+            self._why_ended = why
+            self._stop()
+
+    def __del__(self):
+        if self._holds:
+            self._stop()
+
+    def _stop(self):
+        try:
+            if self._address is not None:
+                self._call(None, _loop_worker.close_stream)
+            else:
+                # It is not known yet where it is.
+                close = partial(_close_late, self._queue)
+                self._opening.get_loop().call_soon_threadsafe(self._opening.add_done_callback, close)
+        except RuntimeError:
+            pass  # The pool has been killed, or the loop is closed; workers that leave close what nobody reads.
+        finally:
+            self._release()
+
+    def _call(self, loop, function):
+        *worker, number = self._address
+        return self._queue.submit_to_worker(*worker, loop, function, number)
+
+    def _release(self):
+        try:
+            queue = self._holds.pop()
+        except IndexError:
+            return
+        queue.hold(-1)
+
+
+def _close_late(queue, opening):
+    if not opening.cancelled() and opening.exception() is None:
+        *worker, number = opening.result()
+        try:
+            queue.submit_to_worker(*worker, None, _loop_worker.close_stream, number)
+        except RuntimeError:
+            pass  # as above
+
+
+def _retrieve(future):
+    if not future.cancelled():
+        future.exception()
+
+
+def _check_count(name, count):
+    if not isinstance(count, int):
+        raise TypeError(f"{name} must be an integer, not {type(count).__name__}")
+    if count < 1:
+        raise ValueError(f"{name} must be greater than 0")
+
+
+def _cancel_all(pending):
+    for future in pending:
+        future.cancel()
+
+
+async def _zip_async(iterables):
+    """Yield tuples as zip() does, of iterables of both kinds."""
+    iterators = [iterable.__aiter__() if hasattr(iterable, "__aiter__") else iter(iterable) for iterable in iterables]
+    while True:
+        items = []
+        for iterator in iterators:
+            try:
+                items.append(await iterator.__anext__() if hasattr(iterator, "__anext__") else next(iterator))
+            except (StopIteration, StopAsyncIteration):
+                return
+        yield tuple(items)

@@ -1,0 +1,285 @@
+"""ProcessPoolExecutor: the standard class's names and rules over the queue in C and workers that a template forks."""
+
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import weakref
+from concurrent.futures import process
+from concurrent.futures.process import BrokenProcessPool
+
+from pyconc import _core, _map
+from pyconc._async_with import AsyncWith
+from pyconc._crew import Crew
+from pyconc._pickling import TaskUnpicklable, WorkerDied
+from pyconc.patching import ExecutorType
+
+__all__ = ["ProcessPoolExecutor", "TaskUnpicklable", "WorkerDied"]
+
+# Every executor of this process, for the child of a fork.
+_executors: "weakref.WeakSet[ProcessPoolExecutor]" = weakref.WeakSet()
+
+
+def default_workers():
+    """Return the number of CPUs that this process may use: by affinity, and by its cgroup's quota."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = _cgroup_cpus()
+    return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
+
+
+def _cgroup_cpus(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
+    """Return how many CPUs' time the process's cgroup grants, or None."""
+    try:
+        with open(own) as file:
+            groups = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return None
+    limits = []
+    for _, controllers, path in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # In a container the path may be the host's, of which only the end is mounted here: then the root counts.
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for depth in range(len(parts) + 1):
+            folder = os.path.join(root, *(["cpu"] if controllers else []), *parts[:depth])
+            limits.append(_read_quota(folder, version=1 if controllers else 2))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _read_quota(folder, version):
+    try:
+        if version == 2:
+            with open(os.path.join(folder, "cpu.max")) as file:
+                quota, period = file.read().split()
+        else:
+            with open(os.path.join(folder, "cpu.cfs_quota_us")) as file:
+                quota = file.read()
+            with open(os.path.join(folder, "cpu.cfs_period_us")) as file:
+                period = file.read()
+        quota, period = int(quota), int(period)
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+    return quota / period if quota > 0 and period > 0 else None
+
+
+class _NoQueue:
+    """In place of the standard executor's queues, for those who look."""
+
+    def close(self):
+        pass
+
+    def join_thread(self):
+        pass
+
+
+def _is_interrupt(error):
+    """Whether a `with` block is left because of Ctrl-C, which reaches the tasks of asyncio.run() as a cancellation."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and isinstance(error, asyncio.CancelledError):
+        # While a loop runs, its runner handles the signal and counts; afterwards it cancels what is left.
+        runner = getattr(getattr(signal.getsignal(signal.SIGINT), "func", None), "__self__", None)
+        if getattr(runner, "_interrupt_count", 0):
+            return True
+        while error is not None and not isinstance(error, KeyboardInterrupt):
+            error = error.__context__
+    return isinstance(error, KeyboardInterrupt)
+
+
+_names = itertools.count()
+
+
+class ProcessExecutor(AsyncWith):
+    """What every executor does that has worker processes: it keeps a crew of them, until it is shut down.
+
+    Its __init__ sets up what _renew() needs, and then calls _begin().
+    """
+
+    def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death):
+        """Begin; setup, limits: as for _worker.main()."""
+        if on_worker_death not in ("replace", "break"):
+            raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
+        self._plan = (max_workers, context, setup, limits, on_worker_death, f"{prefix}-{next(_names)}")
+        self._on_worker_death = on_worker_death
+        self._shutdown_thread = False
+        self._renew()
+        _executors.add(self)
+
+    def _renew(self):
+        """Begin with no workers and no tasks."""
+        self._crew = Crew(*self._plan)
+        self._tasks = self._crew.queue
+        self._processes = self._crew.processes
+        if self._shutdown_thread:
+            self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
+
+    def _start_workers(self):
+        if process._global_shutdown:
+            self._tasks.close(RuntimeError, "cannot schedule new futures after interpreter shutdown")
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        self._crew.start_workers()
+
+    @property
+    def _executor_manager_thread(self):
+        return self._crew.thread
+
+    @property
+    def _broken(self):
+        return self._crew.broken or False
+
+    @property
+    def _force_shutting_down(self):
+        """Whether workers that end are not replaced any more, because they are being ended."""
+        return self._crew.forced
+
+    @_force_shutting_down.setter
+    def _force_shutting_down(self, forced):
+        self._crew.forced = forced
+        self._crew.replaces = self._crew.replaces and not forced
+
+    @property
+    def _work_queue(self):
+        """The tasks that wait, for those who look: qsize() and empty()."""
+        return self._tasks
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """Refuse tasks from now on, and let the workers end when what is queued is done.
+
+        wait: return only when all workers have ended. cancel_futures: cancel what no worker has taken. May be called
+        several times, from any thread, and from a signal handler.
+        """
+        crew = self._crew
+        self._shutdown_thread = True
+        if not crew.broken:
+            self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
+        if cancel_futures:
+            crew.cancels = True
+            self._tasks.cancel_queued()
+        with crew.locked():
+            if crew.thread is None and not crew.ended:
+                if self._tasks.outstanding() == 0:
+                    crew.finish()  # nothing was ever submitted
+                else:
+                    crew.start_workers()  # another thread has submitted, but is not further than that
+        if wait:
+            crew.wait()
+        self._processes = None
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        if _is_interrupt(exc_val):
+            self.kill_workers()
+        self.shutdown(wait=True)
+        return False
+
+    async def __aexit__(self, *exc_info):
+        """Shut down, and wait for the workers while the event loop goes on."""
+        if _is_interrupt(exc_info[1]):
+            self.kill_workers()
+        await super().__aexit__(*exc_info)
+
+    def terminate_workers(self):
+        """Send SIGTERM to the workers and shut down without waiting; what has not finished fails."""
+        return self._force_shutdown(operation="terminate")
+
+    def kill_workers(self):
+        """Send SIGKILL to the workers and shut down without waiting; what has not finished fails."""
+        return self._force_shutdown(operation="kill")
+
+    def _force_shutdown(self, operation):
+        if operation not in ("terminate", "kill"):
+            raise ValueError(f"Unsupported operation: {operation!r}")
+        self._force_shutting_down = True
+        self.shutdown(wait=False, cancel_futures=True)
+        self._crew.kill(operation)
+
+
+class ProcessPoolExecutor(_core.Executor, ProcessExecutor, process.ProcessPoolExecutor, metaclass=ExecutorType):
+    """A concurrent.futures.ProcessPoolExecutor whose tasks and data travel through shared memory.
+
+    max_workers: the most processes to run at once; default: the CPUs this process may use (affinity, cgroup quota).
+    mp_context: how multiprocessing is to start workers: fork, forkserver or spawn. Default: a small process with one
+    thread is forked from this one, or started anew if this one has threads, and workers are forked from it.
+    initializer, initargs: called in each worker before its first task. If it raises, the executor is broken. What
+    cannot be pickled, such as a lock, reaches workers by a fork only: with threads, submit() raises what pickling did,
+    unless fork is multiprocessing's start method.
+    max_tasks_per_child: a worker is replaced after so many tasks; not with a context that forks.
+    on_worker_death: "replace" fails the task that a dead worker ran, with WorkerDied, and starts another worker;
+    "break" is the standard library's way: the executor is broken and every task fails with BrokenProcessPool.
+
+    Arguments and results are pickled; large buffers (numpy arrays, bytearrays in pickle.PickleBuffer) are copied once,
+    into memory that the receiver owns. Use it with `with`, with `async with`, and in loop.run_in_executor. All methods
+    may be called from any thread, and from signal handlers.
+
+    Workers ignore Ctrl-C and end with this process, however it ends. At interpreter exit, queued tasks are finished
+    first, unless the program was ended by KeyboardInterrupt. After os.fork() the child finds the executor empty and
+    usable; futures that were pending are finished with BrokenProcessPool there.
+    """
+
+    def __init__(
+        self,
+        max_workers=None,
+        mp_context=None,
+        initializer=None,
+        initargs=(),
+        *,
+        max_tasks_per_child=None,
+        on_worker_death="replace",
+    ):
+        if max_workers is None:
+            max_workers = default_workers()
+        elif max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+            if mp_context is not None and mp_context.get_start_method(allow_none=False) == "fork":
+                raise ValueError(
+                    "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a "
+                    "different mp_context."
+                )
+        self._max_workers = max_workers
+        self._mp_context = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
+        self._safe_to_dynamically_spawn_children = self._mp_context.get_start_method(allow_none=False) != "fork"
+        self._initializer = initializer
+        self._initargs = initargs
+        self._max_tasks_per_child = max_tasks_per_child
+        self._shutdown_lock = threading.Lock()
+        self._call_queue = self._result_queue = _NoQueue()
+        setup = (initializer, initargs, None)
+        limits = (max_tasks_per_child, None)
+        self._begin("ProcessPoolExecutor", math.ceil(max_workers), mp_context, setup, limits, on_worker_death)
+
+    def map(self, fn, *iterables, timeout=None, chunksize=None, buffersize=None):
+        """Return an iterator over fn's results, in the order of the iterables' items.
+
+        chunksize: how many calls to send at a time; None lets the executor choose, from the time that calls take.
+        buffersize: so many chunks, or without a chunksize so many calls, may be ahead of the results taken; None takes
+        all of the iterables at once. timeout: seconds from this call until the last result; TimeoutError after that.
+        Closing the iterator, or an exception from it, cancels what has not started.
+        """
+        return _map.map_chunks(self, fn, iterables, timeout, chunksize, buffersize)
+
+
+def _after_fork_in_child():
+    lost = BrokenProcessPool("the process was forked while the call was pending; only the parent runs it")
+    for executor in list(_executors):
+        crew = executor._crew
+        crew.lock = threading.RLock()
+        crew.ended = True
+        crew.thread, thread = None, crew.thread
+        crew.queue.after_fork(lost)
+        crew.events.close()
+        if crew.template is not None:
+            crew.template.forget()
+        if thread is not None:
+            process._threads_wakeups.pop(thread, None)
+        executor._processes = {}
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,80 @@
+import concurrent.futures
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
+from multiprocessing.context import BaseContext
+from typing import Any, Literal, TypeVar, overload
+
+from typing_extensions import Self, TypeVarTuple, Unpack
+
+from pyconc import _core
+from pyconc.patching import ExecutorType
+
+__all__ = ["ProcessPoolExecutor", "TaskUnpicklable", "WorkerDied"]
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+class WorkerDied(BrokenProcessPool):
+    pid: int | None
+    exitcode: int | None
+    signal: str | None
+    task: Any
+    def __init__(
+        self,
+        message: str,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        signal: str | None = None,
+        task: Any = None,
+    ) -> None: ...
+
+class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError): ...
+
+class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor, metaclass=ExecutorType):
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[[], object] | None = None,
+        initargs: tuple[()] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        on_worker_death: Literal["replace", "break"] = "replace",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        *,
+        initializer: Callable[[Unpack[_Ts]], object],
+        initargs: tuple[Unpack[_Ts]],
+        max_tasks_per_child: int | None = None,
+        on_worker_death: Literal["replace", "break"] = "replace",
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        max_workers: int | None,
+        mp_context: BaseContext | None,
+        initializer: Callable[[Unpack[_Ts]], object],
+        initargs: tuple[Unpack[_Ts]],
+        *,
+        max_tasks_per_child: int | None = None,
+        on_worker_death: Literal["replace", "break"] = "replace",
+    ) -> None: ...
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
+    def terminate_workers(self) -> None: ...
+    def kill_workers(self) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...

@@ -1,0 +1,11 @@
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures._base import DoneAndNotDoneFutures
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+def wait(
+    fs: Iterable[Future[_T]], timeout: float | None = None, return_when: str = "ALL_COMPLETED"
+) -> DoneAndNotDoneFutures[_T]: ...
+def as_completed(fs: Iterable[Future[_T]], timeout: float | None = None) -> Iterator[Future[_T]]: ...

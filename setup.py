@@ -1,0 +1,54 @@
+"""Builds pyconc._core.  Everything else about the package is in pyproject.toml."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from glob import glob
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildCore(build_ext):
+    """Says in one sentence what is missing, instead of letting the compiler say it in a hundred."""
+
+    def build_extensions(self):
+        if not sys.platform.startswith("linux") or sys.implementation.name != "cpython":
+            sys.exit("pyconc runs on Linux with CPython only.")
+        compiler = self.compiler.compiler
+        if shutil.which(compiler[0]) is None:
+            sys.exit(f"pyconc needs the C compiler {compiler[0]!r}: install it (Debian: apt install gcc libc6-dev).")
+        if not any(os.path.exists(os.path.join(folder, "Python.h")) for folder in self.include_dirs):
+            python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+            sys.exit(f"pyconc needs Python.h of {python}: install its headers (Debian: apt install {python}-dev).")
+        includes = [f"-I{folder}" for folder in self.include_dirs]
+        probe = subprocess.run(
+            [*compiler, "-std=c11", *includes, "-fsyntax-only", "-x", "c", "-"],
+            input="#include <Python.h>\n#include <stdatomic.h>\n#include <linux/futex.h>\n",
+            capture_output=True,
+            text=True,
+        )
+        if probe.returncode != 0:
+            complaint = next((line for line in probe.stderr.splitlines() if "error" in line), "no error was named")
+            sys.exit(f"pyconc cannot be compiled here (Debian: apt install gcc libc6-dev): {complaint}")
+        super().build_extensions()
+
+
+core = Extension(
+    "pyconc._core",
+    sources=sorted(glob("csrc/*.c") + glob("csrc/core/*.c")),
+    depends=sorted(glob("csrc/*.h") + glob("csrc/core/*.h")),
+    include_dirs=["csrc"],
+    extra_compile_args=["-std=c11", "-fvisibility=hidden", "-pthread"],
+    extra_link_args=["-pthread"],
+)
+
+# Builds for several interpreters may run side by side from one tree, so each has folders of its own, and nothing of an
+# earlier build finds its way into a later wheel.  Only an sdist needs its .egg-info beside the sources.
+with tempfile.TemporaryDirectory(prefix="pyconc-build-") as scratch:
+    options = {"build": {"build_base": scratch}}
+    if "sdist" not in sys.argv:
+        options["egg_info"] = {"egg_base": scratch}
+    setup(ext_modules=[core], cmdclass={"build_ext": BuildCore}, options=options)

@@ -1,0 +1,294 @@
+// What another process wrote is checked before it is used: here it wrote anything at all.
+//
+// Each round makes a region, a board and some blocks, writes over a few words of what is shared, and
+// then does what a process does with it.  Nothing may be touched outside, nothing may go on for ever,
+// and what is handed out must be sound.
+//
+//     fuzz_shm [rounds [seed]]        or FUZZ_SHM_ROUNDS and FUZZ_SEED
+#define _GNU_SOURCE
+#include "check_shm.h"
+
+#include <sys/mman.h>
+
+#include "core/shm_arena.h"
+#include "core/shm_board.h"
+
+#define MOST_BYTES (UINT64_C(1) << 17)
+
+// Over all rounds: what was refused, and what was not.
+static uint64_t joined, not_joined, collected, corrupt_ones, found, not_found, attached, not_attached;
+
+// A number that is likely to hurt.
+static uint64_t
+number(uint64_t *seed)
+{
+    uint64_t one = check_random(seed);
+    switch (check_random(seed) % 6) {
+    case 0:
+        return one;
+    case 1:
+        return one % 16;
+    case 2:
+        return UINT64_C(1) << one % 64;
+    case 3:
+        return UINT64_MAX - one % 128;
+    case 4:
+        return one % 64 * SHM_PAGE;
+    default:
+        return one % UINT32_MAX;
+    }
+}
+
+// Writes over a word of 32 or 64 bits, or a bit of it.
+static void
+spoil(unsigned char *memory, uint64_t bytes, uint64_t *seed)
+{
+    uint64_t size = check_chance(seed, 2) ? 4 : 8;
+    uint64_t at = check_random(seed) % (bytes / size) * size;
+    uint64_t value = 0;
+    memcpy(&value, memory + at, size);
+    value = check_chance(seed, 2) ? value ^ UINT64_C(1) << check_random(seed) % (8 * size) : number(seed);
+    memcpy(memory + at, &value, size);
+}
+
+static void
+spoil_some(unsigned char *memory, uint64_t bytes, uint64_t *seed)
+{
+    for (uint64_t i = 1 + check_random(seed) % 8; i > 0; i--) {
+        // The beginning is where most of what is read lies.
+        spoil(memory, check_chance(seed, 2) && bytes > 512 ? 512 : bytes, seed);
+    }
+}
+
+// ---- the board ----
+
+static void
+check_inside(const void *part, uint64_t size, unsigned char *memory, uint64_t bytes)
+{
+    const unsigned char *start = part;
+    CHECK(start >= memory && size <= bytes && start <= memory + (bytes - size));
+}
+
+static void
+check_record(shm_board *board, shm_record *record)
+{
+    CHECK(record >= board->records && record < board->records + board->record_count);
+    CHECK_EQ((uint64_t)((unsigned char *)record - (unsigned char *)board->records) % SHM_RECORD_BYTES, 0);
+}
+
+static void
+work_on(shm_board *board, uint64_t *seed)
+{
+    if (board->worker_count == 0) {
+        return;
+    }
+    uint32_t worker = (uint32_t)(check_random(seed) % board->worker_count);
+    // What is ready is so at some position in the line, so there is no more of it than that.
+    for (uint32_t i = 0; i < 4; i++) {
+        shm_record *record = shm_board_claim(board, worker);
+        if (record != NULL) {
+            check_record(board, record);
+            CHECK(shm_board_is_taken(record));
+            shm_record_next(record);
+            shm_board_finish(board, worker, record);
+        }
+    }
+}
+
+static void
+fuzz_join(unsigned char *memory, uint64_t bytes, uint64_t *seed)
+{
+    shm_board board;
+    uint64_t claimed = check_chance(seed, 8) ? check_random(seed) % bytes : bytes;
+    if (shm_board_join(&board, memory, claimed, -1) != SHM_OK) {
+        not_joined++;
+        return;
+    }
+    joined++;
+    CHECK(board.record_count > 0 && (board.record_count & (board.record_count - 1)) == 0);
+    check_inside(board.bells, (uint64_t)board.worker_count * 4, memory, claimed);
+    check_inside(board.line, (uint64_t)board.record_count * 8, memory, claimed);
+    check_inside(board.done, (uint64_t)board.worker_count * board.record_count * 4, memory, claimed);
+    check_inside(board.records, (uint64_t)board.record_count * SHM_RECORD_BYTES, memory, claimed);
+    work_on(&board, seed);
+    shm_board_leave(&board);
+}
+
+static void
+check_free_records(shm_board *board)
+{
+    bool is_free[64] = {false};
+    CHECK(board->free_count <= board->record_count && board->record_count <= 64);
+    for (uint32_t i = 0; i < board->free_count; i++) {
+        CHECK(board->free_records[i] < board->record_count);
+        CHECK(!is_free[board->free_records[i]]);
+        is_free[board->free_records[i]] = true;
+    }
+}
+
+static void
+act_as_parent(shm_board *board, uint64_t *seed)
+{
+    uint32_t worker = (uint32_t)(check_random(seed) % board->worker_count);
+    shm_record *record;
+    bool corrupt = false;
+    while ((record = shm_board_collect(board, worker, &corrupt)) != NULL) {
+        check_record(board, record);
+        shm_board_put_back(board, record);
+        collected++;
+    }
+    corrupt_ones += corrupt;
+    if ((record = shm_board_draw(board)) != NULL) {
+        check_record(board, record);
+        shm_record_set_range(record, 5);
+        shm_board_post(board, record);
+        if (check_chance(seed, 2)) {
+            CHECK(shm_board_withdraw(board, record));
+            shm_board_put_back(board, record);
+        }
+    }
+    shm_record_split(&board->records[check_random(seed) % board->record_count], (uint32_t)number(seed));
+    shm_board_has_ready(board);
+    shm_board_call(board);
+    CHECK(shm_board_idle_workers(board) <= board->worker_count);
+    if (check_chance(seed, 4)) {
+        while ((record = shm_board_bury(board, worker)) != NULL) {
+            check_record(board, record);
+            shm_board_put_back(board, record);
+        }
+    }
+    check_free_records(board);
+}
+
+static void
+fuzz_board(unsigned char *memory, uint64_t *seed)
+{
+    shm_board board;
+    uint32_t records = UINT32_C(1) << check_random(seed) % 7;
+    uint32_t workers = 1 + (uint32_t)(check_random(seed) % 5);
+    uint64_t bytes = shm_board_size(records, workers);
+    CHECK(bytes <= MOST_BYTES);
+    memset(memory, 0, bytes);
+    CHECK_EQ(shm_board_make(&board, memory, records, workers, -1), SHM_OK);
+    for (int i = 0; i < 8; i++) {
+        act_as_parent(&board, seed);
+        work_on(&board, seed);
+        if (check_chance(seed, 2)) {
+            spoil_some(memory, bytes, seed);
+        }
+    }
+    shm_board_leave(&board);
+    fuzz_join(memory, bytes, seed);
+}
+
+// ---- regions and arenas ----
+
+static void
+check_block(shm_region *region, shm_block *block, uint64_t bytes)
+{
+    if (block == NULL) {
+        not_found++;
+        return;
+    }
+    found++;
+    CHECK(block->capacity >= bytes);
+    CHECK(block->offset % SHM_PAGE == 0);
+    CHECK(shm_region_contains(region, block->offset, sizeof(*block)));
+    CHECK(shm_region_contains(region, block->offset + sizeof(*block), block->capacity));
+}
+
+static void
+fuzz_arena(shm_region *region, uint64_t *seed)
+{
+    shm_arena parent, worker;
+    uint64_t root;
+    shm_block *blocks[8];
+    CHECK_EQ(shm_region_extend(region, SHM_PAGE, &root), SHM_OK);
+    _Atomic uint64_t *first = (_Atomic uint64_t *)(region->base + root);
+    CHECK_EQ(shm_arena_open(&parent, region, first, SHM_PARENT), SHM_OK);
+    CHECK_EQ(shm_arena_open(&worker, region, first, SHM_WORKER(0)), SHM_OK);
+    for (int i = 0; i < 8; i++) {
+        CHECK_EQ(shm_arena_claim(&worker, check_random(seed) % (6 * SHM_PAGE), &blocks[i]), SHM_OK);
+        if (check_chance(seed, 2)) {
+            shm_block_release(blocks[i], worker.me);
+        }
+    }
+    uint64_t offset = blocks[check_random(seed) % 8]->offset;
+    shm_arena_close(&worker);
+    for (int i = 0; i < 4; i++) {
+        spoil_some((unsigned char *)blocks[check_random(seed) % 8], sizeof(shm_block), seed);
+        uint64_t bytes = number(seed);
+        check_block(region, shm_arena_at(region, offset, bytes), bytes);
+        check_block(region, shm_arena_at(region, number(seed), 0), 0);
+    }
+    if (check_chance(seed, 8)) {
+        atomic_store(first, number(seed));
+    }
+    // What was adopted is used, so that sizes that are not true would be touched.
+    CHECK_EQ(shm_arena_adopt(&parent, SHM_WORKER(0)), SHM_OK);
+    for (int i = 0; i < 8; i++) {
+        shm_block *block;
+        uint64_t bytes = check_random(seed) % (6 * SHM_PAGE);
+        CHECK_EQ(shm_arena_claim(&parent, bytes, &block), SHM_OK);
+        CHECK(shm_region_contains(region, block->offset, sizeof(*block) + bytes));
+        memset(block->payload, 0xff, bytes);
+    }
+    shm_arena_trim(&parent);
+    shm_arena_close(&parent);
+}
+
+static void
+fuzz_attach(shm_region *region, uint64_t *seed)
+{
+    shm_region other;
+    for (uint64_t i = check_random(seed) % 4; i > 0; i--) {
+        spoil(region->base, 24, seed);
+    }
+    int fd = dup(region->fd);
+    if (shm_region_attach(&other, fd) != SHM_OK) {
+        not_attached++;
+        close(fd);
+        return;
+    }
+    attached++;
+    uint64_t offset = number(seed);
+    uint64_t bytes = number(seed);
+    if (shm_region_contains(&other, offset, bytes)) {
+        CHECK(offset >= SHM_PAGE && offset + bytes >= offset);
+        CHECK(offset + bytes <= other.reserved_bytes);
+    }
+    shm_region_close(&other);
+}
+
+int
+main(int argc, char **argv)
+{
+    uint64_t rounds = check_number(argc, argv, 1, "FUZZ_SHM_ROUNDS", 50000);
+    uint64_t seed = check_number(argc, argv, 2, "FUZZ_SEED", 1);
+    printf("fuzz_shm %llu %llu\n", (unsigned long long)rounds, (unsigned long long)seed);
+    fflush(stdout);
+    check_guard("fuzz_shm");
+    unsigned char *memory = aligned_alloc(64, MOST_BYTES);
+    CHECK(memory != NULL);
+    for (uint64_t round = 0; round < rounds; round++) {
+        if (round % 1000 == 0) {
+            check_guard("fuzz_shm");
+        }
+        fuzz_board(memory, &seed);
+        if (round % 10 == 0) {
+            shm_region region;
+            check_create(&region);
+            fuzz_arena(&region, &seed);
+            fuzz_attach(&region, &seed);
+            shm_region_close(&region);
+        }
+    }
+    free(memory);
+    printf("ok: %llu of %llu boards joined, %llu records collected and %llu corrupt, "
+           "%llu of %llu blocks found, %llu of %llu regions attached\n",
+           (unsigned long long)joined, (unsigned long long)(joined + not_joined),
+           (unsigned long long)collected, (unsigned long long)corrupt_ones, (unsigned long long)found,
+           (unsigned long long)(found + not_found), (unsigned long long)attached,
+           (unsigned long long)(attached + not_attached));
+    return EXIT_SUCCESS;
+}

@@ -1,0 +1,43 @@
+"""Every test runs under a hang guard (pytest's, see pyproject.toml) and must leave nothing behind."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+import support
+
+try:
+    import pyconc._core  # noqa: F401
+except ImportError as error:
+    pytest.exit(f"pyconc is not installed for this interpreter ({error}): run `make test`", returncode=3)
+
+try:
+    from hypothesis import settings
+except ImportError:
+    pass  # the tests that need it skip themselves
+else:
+    # No deadline: a busy machine is not a bug.  In CI a run can be repeated as it was.
+    settings.register_profile("pyconc", deadline=None, database=None, print_blob=True, derandomize="CI" in os.environ)
+    settings.load_profile("pyconc")
+
+
+# Shells let programs in the background ignore Ctrl-C, and what they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _kept_for_life() -> None:
+    """Makes what a library opens once per process, so that no test is blamed for it."""
+    try:
+        import uvloop
+    except ImportError:
+        return
+    uvloop.new_event_loop().close()  # libuv's signal pipe
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(_kept_for_life: None) -> Iterator[None]:
+    with support.nothing_left():
+        yield

@@ -1,0 +1,197 @@
+"""Coroutines that tests have worker processes run: importable there without the test framework.
+
+Those that wait do so at a gate, a socket of the test's own: it learns who has come, and how they left.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+
+import jobs
+
+
+async def identity(*args):
+    return args[0] if len(args) == 1 else args
+
+
+async def double(value):
+    return 2 * value
+
+
+async def after_a_turn(value):
+    await asyncio.sleep(0)
+    return value
+
+
+async def pid():
+    return os.getpid()
+
+
+async def fail(error):
+    await asyncio.sleep(0)
+    raise error
+
+
+async def die(how):
+    jobs.die(how)
+
+
+async def leave(code):
+    raise SystemExit(code)
+
+
+async def loop_module():
+    return type(asyncio.get_running_loop()).__module__
+
+
+async def lock():
+    return threading.Lock()
+
+
+def no_coroutine():
+    return 7
+
+
+@contextlib.asynccontextmanager
+async def _at(address, text):
+    reader, writer = await asyncio.open_unix_connection(address)
+    try:
+        writer.write(b"%s %d\n" % (text, os.getpid()))
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def wait_at(address, value=None):
+    """Say "started", wait for a byte; say "cancelled" if that is how it ends."""
+    async with _at(address, b"started") as (reader, writer):
+        try:
+            await reader.readexactly(1)
+        except asyncio.CancelledError:
+            writer.write(b"cancelled %d\n" % os.getpid())
+            await writer.drain()
+            raise
+    return value
+
+
+async def wait_at_whatever_comes(address):
+    """The same, and refuse to be cancelled."""
+    try:
+        return await wait_at(address)
+    except asyncio.CancelledError:
+        return "refused"
+
+
+def busy_at(address):
+    """Keep the worker's loop busy until a byte comes."""
+    return jobs.AtGate(address, 60)()
+
+
+async def compute_at(address):
+    return busy_at(address)
+
+
+async def count_to(stop, address=None):
+    """Yield numbers; say "closed" when that ends, in whatever way."""
+    try:
+        for number in range(stop):
+            yield number
+    finally:
+        if address is not None:
+            async with _at(address, b"closed") as (_, writer):
+                await writer.drain()
+
+
+async def count_and_fail(stop, error):
+    for number in range(stop):
+        yield number
+        await asyncio.sleep(0)
+    raise error
+
+
+def fail_to_begin():
+    raise OSError("no beginning")
+
+
+def no_loop():
+    raise OSError("no loop")
+
+
+_begun = _ended = 0
+
+
+async def storm(value):
+    """Take a few turns of the loop, and keep count of those that do."""
+    global _begun, _ended
+    _begun += 1
+    try:
+        for _ in range(value % 50):
+            await asyncio.sleep(0)
+        return value
+    finally:
+        _ended += 1
+
+
+async def tally():
+    """Return how many have begun and ended in this worker, which must not take all of its like at once."""
+    await asyncio.sleep(0)
+    return os.getpid(), _begun, _ended
+
+
+async def never_ends():
+    await asyncio.get_running_loop().create_future()
+
+
+async def refuse_for_ever():
+    while True:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.get_running_loop().create_future()
+
+
+async def wait_if(item, address):
+    return await wait_at(address, item) if item == "wait" else item
+
+
+async def divide_by(number):
+    return 1 / number
+
+
+def remember_loop():
+    global _loop
+    _loop = asyncio.get_event_loop()
+
+
+async def is_remembered_loop():
+    return _loop is asyncio.get_running_loop()
+
+
+_items = 0
+
+
+async def count_items(stop):
+    global _items
+    for number in range(stop):
+        _items += 1
+        yield number
+
+
+async def how_many_items():
+    return _items
+
+
+async def yield_locks():
+    yield 1
+    yield threading.Lock()
+
+
+async def wait_then_count(address):
+    await wait_at(address)
+    for number in range(3):
+        yield number
+
+
+async def count_slowly(stop):
+    for number in range(stop):
+        await asyncio.sleep(0.003)  # as a source on a network would
+        yield number

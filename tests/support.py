@@ -1,0 +1,334 @@
+"""What tests share: waiting for a condition, running whole programs, and seeing what is left behind.
+
+Nothing here sleeps in order to let something happen.  A test waits for a condition; the limits below only turn a
+hang into a failure that shows where every thread stood, and are far above what the slowest machine needs.
+"""
+
+import contextlib
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+HANG_LIMIT = 15.0  # Seconds after which a wait, or a program started by a test, is taken to hang.
+
+# Under `make test-asan` every allocation is the sanitizer's: slow, padded, and kept for a while when it is freed.
+SANITIZED = os.environ.get("PYTHONMALLOC") == "malloc"
+
+# Interpreters that check themselves are several times as slow, and several times more so at their exit.
+DEBUG_BUILD = hasattr(sys, "gettotalrefcount")
+
+# How often a test does what it does a thousand times elsewhere.
+THOUSAND = 250 if DEBUG_BUILD or SANITIZED else 1000
+
+
+# --- Waiting ----------------------------------------------------------------------------------------------------------
+
+
+def wait_until(condition: Callable[[], object], what: str = "the condition", limit: float = HANG_LIMIT) -> None:
+    """Returns once `condition()` is true; fails the test, naming `what`, when that takes longer than a hang would.
+
+    For what has no event to wait on, such as a thread that the kernel has yet to bury.
+    """
+    deadline = time.monotonic() + limit
+    pause = 0.0
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {limit:g} s in vain for {what}")
+        time.sleep(pause)
+        pause = min(pause + 0.0005, 0.02)
+
+
+# --- Programs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A program that ended."""
+
+    command: list[str]
+    returncode: int
+    stdout: str
+    stderr: str
+
+    def __str__(self) -> str:
+        code = self.returncode
+        end = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        stdout, stderr = (textwrap.indent(text.rstrip() or "(nothing)", "  ") for text in (self.stdout, self.stderr))
+        return f"{' '.join(self.command)}\nended with {end}\nstdout:\n{stdout}\nstderr:\n{stderr}"
+
+
+def _kill_session(process: "subprocess.Popen[str]") -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def start_script(
+    script: str | Path,
+    *args: object,
+    python: str = sys.executable,
+    env: dict[str, str] | None = None,
+    flags: tuple[str, ...] = (),
+    stdin: int | None = subprocess.DEVNULL,
+) -> Iterator[subprocess.Popen[str]]:
+    """Starts a program, given as source text or as a path, in an empty folder and a session of its own.
+
+    Yields its `Popen`, with text pipes for stdout and stderr; what is left of its session afterwards is killed.
+    """
+    with tempfile.TemporaryDirectory(prefix="pyconc-test-") as folder:
+        if isinstance(script, str):
+            path = Path(folder, "script.py")
+            path.write_text(textwrap.dedent(script))
+        else:
+            path = script.resolve()
+        process = subprocess.Popen(
+            [python, "-X", "faulthandler", *flags, str(path), *map(str, args)],
+            cwd=folder,
+            env={**os.environ, **(env or {})},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                _kill_session(process)
+
+
+def finish(process: "subprocess.Popen[str]", limit: float = HANG_LIMIT) -> Finished:
+    """Waits for a program to end.  One that hangs is made to show the stacks of its threads, and fails the test."""
+    try:
+        stdout, stderr = process.communicate(timeout=limit)
+        hung = False
+    except subprocess.TimeoutExpired:
+        hung = True
+        process.send_signal(signal.SIGABRT)  # faulthandler answers with all stacks
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            pass
+        _kill_session(process)  # and whoever else holds its pipes
+        stdout, stderr = process.communicate()
+    finished = Finished([str(word) for word in process.args], process.returncode, stdout, stderr)
+    if hung:
+        pytest.fail(f"hung for {limit:g} s: {finished}", pytrace=False)
+    return finished
+
+
+def await_line(process: "subprocess.Popen[str]", stream: IO[str] | None, text: str, limit: float = HANG_LIMIT) -> str:
+    """Reads what a program writes to a pipe up to the line with `text`, and returns that line.
+
+    Fails the test when the program ends without it.  One that hangs is made to show its stacks, and ends by that.
+    What the program has written behind the line already is here for the next call, but not for finish().
+    """
+    assert stream is not None
+    hangs = threading.Timer(limit, process.send_signal, [signal.SIGABRT])
+    hangs.start()
+    seen = []
+    try:
+        for line in iter(stream.readline, ""):
+            if text in line:
+                return line
+            seen.append(line)
+    finally:
+        hangs.cancel()
+        hangs.join()
+    pytest.fail(f"no line with {text!r} after {seen}: {finish(process, limit)}", pytrace=False)
+
+
+def wait_until_asleep(process: "subprocess.Popen[str]", limit: float = HANG_LIMIT) -> None:
+    """Returns once all threads of a program sleep at the same time, so that none of them is about to wake another.
+
+    Who sends a signal has to wait for that: one that arrives between a thread's last look at the interpreter's flags
+    and the system call that it sleeps in is noticed only when the next one comes, and no wait in Python can help it.
+    """
+
+    def switches() -> dict[str, str] | None:
+        counts = {}
+        for tid in os.listdir(f"/proc/{process.pid}/task"):
+            lines = _read(f"/proc/{process.pid}/task/{tid}/status").splitlines()
+            status = dict(line.split(":", 1) for line in lines)
+            if "S" not in status.get("State", "?").split()[:1]:
+                return None
+            counts[tid] = status["voluntary_ctxt_switches"]
+        return counts
+
+    def asleep() -> bool:
+        # Threads are looked at one by one.  Who has not run between two looks has slept from the first to the second.
+        before = switches()
+        return before is not None and switches() == before
+
+    wait_until(asleep, "all threads of the program to sleep", limit)
+
+
+def run_script(
+    script: str | Path,
+    *args: object,
+    python: str = sys.executable,
+    env: dict[str, str] | None = None,
+    flags: tuple[str, ...] = (),
+    limit: float = HANG_LIMIT,
+    check: bool = True,
+) -> Finished:
+    """Runs a program to its end and returns what it said.  With `check`, a program that fails fails the test."""
+    with start_script(script, *args, python=python, env=env, flags=flags) as process:
+        finished = finish(process, limit)
+    if check and finished.returncode != 0:
+        pytest.fail(str(finished), pytrace=False)
+    return finished
+
+
+# --- What is left behind ----------------------------------------------------------------------------------------------
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().replace("\0", " ").strip()
+    except OSError:
+        return ""  # it ended meanwhile
+
+
+def threads() -> dict[str, str]:
+    """The process's threads as the kernel sees them, Python's or not: what each is, by its number."""
+    names = {tid: _read(f"/proc/self/task/{tid}/comm") for tid in os.listdir("/proc/self/task")}
+    # libuv keeps its own for the life of the process.
+    return {f"thread {tid}": name for tid, name in names.items() if name != "libuv-worker"}
+
+
+def children() -> dict[str, str]:
+    """Child processes, zombies included: the command of each."""
+    tasks = os.listdir("/proc/self/task")
+    pids = {pid for task in tasks for pid in _read(f"/proc/self/task/{task}/children").split()}
+    return {f"process {pid}": _read(f"/proc/{pid}/cmdline") or "a zombie" for pid in pids}
+
+
+def files() -> dict[str, str]:
+    """Open file descriptors: what each refers to.  One that was closed and opened anew for something else is new."""
+    with os.scandir("/proc/self/fd") as entries:
+        names = [entry.name for entry in entries]
+    found = {}
+    for name in names:
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+        found[f"file {name} -> {target}"] = target
+    return found
+
+
+def shared_memory() -> dict[str, str]:
+    """Named objects in /dev/shm, but for those that another process has mapped: the folder is the whole machine's.
+
+    And but for loky's, which the benchmarks may use at the same time: they have a name before anybody has mapped them.
+    """
+    names = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if not name.startswith("sem.loky-")}
+    for pid in os.listdir("/proc") if names else []:
+        if pid.isdecimal() and int(pid) != os.getpid():
+            names -= set(re.findall(r"/dev/shm/\S+", _read(f"/proc/{pid}/maps")))
+    return dict.fromkeys(names, "shared memory")
+
+
+def _stop_helpers() -> None:
+    # multiprocessing keeps these processes for later; they are not what a test left behind.
+    for module, name in [("resource_tracker", "_resource_tracker"), ("forkserver", "_forkserver")]:
+        loaded = sys.modules.get(f"multiprocessing.{module}")
+        if loaded is not None:
+            getattr(loaded, name)._stop()
+
+
+def resources() -> dict[str, str]:
+    """Everything that a test must give back."""
+    return threads() | children() | files() | shared_memory()
+
+
+@contextlib.contextmanager
+def nothing_left(limit: float = 20.0) -> Iterator[None]:
+    """Fails the test when the body leaves a thread, a process, a file or a shared object behind.
+
+    What goes with its last reference is given the collector's help, and what is ending is given time to end.
+    """
+    before = resources()
+    yield
+    if resources().keys() <= before.keys():
+        return
+    _stop_helpers()
+    deadline = time.monotonic() + limit
+    pause = 0.001
+    while left := {name: what for name, what in resources().items() if name not in before}:
+        if time.monotonic() > deadline:
+            pytest.fail("left behind: " + ", ".join(f"{name} ({what})" for name, what in left.items()), pytrace=False)
+        gc.collect()
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+
+
+# --- Leaks ------------------------------------------------------------------------------------------------------------
+
+
+def rss_bytes() -> int:
+    """The memory that the process has resident now."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _counts() -> dict[str, int]:
+    gc.collect()
+    counts = {"blocks": sys.getallocatedblocks(), "tracked objects": len(gc.get_objects())}
+    if DEBUG_BUILD:
+        counts["references"] = sys.gettotalrefcount()
+    return counts
+
+
+def check_no_leak(action: Callable[[], object], *, repeat: int = 200, rounds: int = 5) -> None:
+    """Fails the test when every round of `repeat` calls leaves at least one block, object or reference per call.
+
+    Caches fill in the first rounds, and another thread may hold something as one round ends; a leak shows in all.
+    `action` must wait for its own consequences: what its threads still hold when it returns counts as left.
+    """
+    for _ in range(repeat):
+        action()
+    growths: dict[str, list[int]] = {}
+    before = _counts()
+    for _ in range(rounds):
+        for _ in range(repeat):
+            action()
+        after = _counts()
+        for name, count in after.items():
+            growths.setdefault(name, []).append(count - before[name])
+        before = after
+    for name, growth in growths.items():
+        if min(growth) >= repeat:
+            pytest.fail(f"{repeat} calls leave {growth} {name}, round by round")
+
+
+def check_flat_memory(action: Callable[[], object], *, rounds: int = 10, limit_bytes: int = 4 << 20) -> None:
+    """Fails the test when memory, settled after the first half of the rounds, grows by `limit_bytes` in the other."""
+    if SANITIZED:
+        pytest.skip("a sanitizer keeps what is freed")
+    for _ in range(rounds // 2):
+        action()
+    gc.collect()
+    settled = rss_bytes()
+    for _ in range(rounds - rounds // 2):
+        action()
+    gc.collect()
+    growth = rss_bytes() - settled
+    if growth >= limit_bytes:
+        pytest.fail(f"memory grew by {growth:,} bytes in {rounds - rounds // 2} rounds")

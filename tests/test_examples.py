@@ -1,0 +1,83 @@
+"""The examples run anywhere, say what they did, and are ordinary programs but for their imports."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from support import DEBUG_BUILD, HANG_LIMIT, run_script
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "demo")
+
+STANDARD = {
+    "from pyconc import asyncio": "import asyncio",
+    "from pyconc.concurrent.futures import": "from concurrent.futures import",
+    "from pyconc.aiomultiprocess import": "from aiomultiprocess import",
+}
+
+
+LIMIT = 4 * HANG_LIMIT  # A crawl has three processes beside its own, and a sanitizer may slow them all.
+NEEDS = {"crawl": "aiohttp", "many_files": "aiofiles"}
+
+README = EXAMPLES.parent / "README.md"
+
+
+def needs(name):
+    if name == "crawl" and DEBUG_BUILD:
+        pytest.skip("multidict, which aiohttp needs, crashes in debug builds")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+
+
+def test_there_are_examples():
+    assert len(NAMES) >= 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_runs_and_says_what_it_did(name):
+    needs(name)
+    finished = run_script(EXAMPLES / f"{name}.py", flags=("-W", "error"), limit=LIMIT)
+    assert re.search(r"\d m?s\b", finished.stdout), "it says how long it took"
+    assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_is_an_ordinary_program_but_for_its_imports(name):
+    needs(name)
+    if name == "crawl" and sys.version_info >= (3, 14):
+        pytest.skip("aiomultiprocess uses what Python 3.14 deprecates")
+    text = (EXAMPLES / f"{name}.py").read_text()
+    for ours, standard in STANDARD.items():
+        text = re.sub(f"^{ours}", standard, text, flags=re.MULTILINE)
+    assert not re.search(r"^(import|from) pyconc", text, re.MULTILINE)
+    finished = run_script(text, flags=("-W", "error"), limit=LIMIT)
+    assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_can_be_imported(name):
+    needs(name)
+    finished = run_script(f"import {name}", env={"PYTHONPATH": str(EXAMPLES)})
+    assert (finished.stdout, finished.stderr) == ("", "")
+
+
+@pytest.mark.parametrize(("number", "output"), [(0, "499500\n"), (1, "9\n328350\n3\n2\n1\n")])
+def test_the_readmes_programs_run(number, output):
+    programs = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(programs) == 2
+    assert run_script(programs[number], flags=("-W", "error")).stdout == output
+
+
+@pytest.mark.skipif(DEBUG_BUILD, reason="it runs the crawl, whose multidict crashes in debug builds")
+def test_the_demo_runs_them_all_and_ends_with_a_table():
+    finished = run_script(EXAMPLES / "demo.py", "--quick", limit=LIMIT)
+    assert finished.stderr == ""
+    for name in NAMES:
+        assert f"{name}.py" in finished.stdout
+    table = finished.stdout.partition("work ")[2].splitlines()
+    assert table[0].split() == ["standard", "pyconc", "ratio"]
+    assert len(table) >= 6
+    for line in table[1:]:
+        standard, ours, ratio = map(float, re.fullmatch(r".*? ([\d.]+) µs +([\d.]+) µs +([\d.]+)x", line).groups())
+        assert ratio == pytest.approx(standard / ours, abs=0.06, rel=0.06)

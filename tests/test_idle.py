@@ -1,0 +1,110 @@
+"""An idle pool costs nothing: neither its threads nor its processes wake up or use the CPU."""
+
+from pathlib import Path
+
+import pytest
+from support import run_script
+
+# Reads, for each thread of some processes, how often it has slept and for how many ticks it has run; None if one runs.
+FIGURES = """
+import os, time, pyconc
+
+def figures(pids):
+    found = {}
+    for pid in pids:
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{tid}/status") as status:
+                fields = dict(line.split(":", 1) for line in status)
+            with open(f"/proc/{pid}/task/{tid}/stat") as stat:
+                ticks = stat.read().rpartition(")")[2].split()[11:13]
+            if int(tid) == os.getpid():
+                continue  # the thread that looks
+            if fields["State"].split()[0] != "S":
+                return None
+            found[tid] = (int(fields["voluntary_ctxt_switches"]), *map(int, ticks))
+    return found
+
+def check_idle(*pids):
+    # The program is the measurement: five seconds in which nothing may happen.
+    before = None
+    while before is None:
+        before = figures(pids)
+    time.sleep(5)
+    after = figures(pids)
+    assert after == before, (before, after)
+    return len(before)
+"""
+
+
+def test_idle_threads_sleep():
+    finished = run_script(
+        FIGURES
+        + """
+pool = pyconc.ThreadPoolExecutor(4)
+barrier = __import__("threading").Barrier(4)
+for future in [pool.submit(barrier.wait) for _ in range(4)]:
+    future.result()
+print(check_idle(os.getpid()), "threads are idle")
+"""
+    )
+    assert finished.stdout == "4 threads are idle\n"
+
+
+@pytest.mark.parametrize("threads", ["threads", "no threads"])
+def test_idle_processes_sleep(threads):
+    finished = run_script(
+        FIGURES
+        + """
+import pathlib, sys, threading
+if sys.argv[1] == "threads":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+pool = pyconc.ProcessPoolExecutor(4)
+for path in [pathlib.Path(f"gate{number}") for number in range(4)]:
+    os.mkfifo(path)
+futures = [pool.submit(path.read_bytes) for path in pathlib.Path().glob("gate*")]  # each keeps a worker busy
+for path in pathlib.Path().glob("gate*"):
+    path.write_bytes(b"")
+assert [future.result() for future in futures] == [b""] * 4
+assert list(pool.map(abs, range(100))) == list(range(100))
+# The thread that collects is this process's; then there are the template and the workers.
+print(check_idle(os.getpid(), pool._crew.template.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
+""",
+        threads,
+    )
+    assert finished.stdout == "6 sleep\n"
+
+
+@pytest.mark.parametrize("state", ["idle", "full", "waiting"])
+def test_workers_with_event_loops_sleep(state):
+    finished = run_script(
+        FIGURES
+        + """
+import asyncio, sys
+sys.path.insert(0, sys.argv[1])
+import coroutines
+state = sys.argv[2]
+
+async def main():
+    if state == "full":
+        pool = pyconc.CoroutinePool(1, concurrency=1)
+        refusing = pool.submit(coroutines.refuse_for_ever)
+        while not refusing.running():
+            pass
+        assert refusing.cancel()  # its worker is rung, and has no room for anything that it could look for
+    else:
+        pool = pyconc.CoroutinePool(2)
+        if state == "waiting":
+            running = [pool.run(coroutines.never_ends) for _ in range(2)]
+        await asyncio.gather(*[pool.run(coroutines.after_a_turn, number) for number in range(100)])
+    try:
+        count = check_idle(pool._crew.template.pid, *pool._processes) - len(pool._processes)
+        print(count, "template sleeps", flush=True)
+    finally:
+        pool.kill_workers()
+
+asyncio.run(main())
+""",
+        Path(__file__).parent,
+        state,
+    )
+    assert finished.stdout == "1 template sleeps\n"

@@ -1,0 +1,827 @@
+"""One task's misfortune is one future's exception: what cannot travel, who dies, signals, shortage, and their mixtures.
+
+Under the test runner an executor's template is a fresh interpreter, because the runner has a thread; programs run with
+support.run_script get one that was forked.
+"""
+
+import gc
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import jobs
+import pytest
+from gates import ProcessGate, block_workers
+from loops import on_every_loop
+from support import HANG_LIMIT, finish, run_script, shared_memory, start_script, wait_until
+
+import pyconc
+from pyconc import TaskUnpicklable, WorkerDied
+
+# --- What cannot travel -----------------------------------------------------------------------------------------------
+
+REFUSES = "refuses to be pickled"
+REFUSED = LookupError("refuses to be rebuilt")
+
+ARGUMENTS = {
+    "cannot be pickled": (jobs.Unpicklable(), LookupError, REFUSES, None),
+    "cannot be unpickled": (jobs.Rebuilt(jobs.fail, REFUSED), TaskUnpicklable, "refuses to be rebuilt", LookupError),
+    "has an __init__ that refuses": (jobs.FussyError(1, 2), TaskUnpicklable, "'two'", TypeError),
+    "calls sys.exit()": (jobs.Rebuilt(sys.exit, 7), TaskUnpicklable, "SystemExit: 7", SystemExit),
+    "interrupts": (jobs.Rebuilt(jobs.raise_new, KeyboardInterrupt), TaskUnpicklable, "Interrupt", KeyboardInterrupt),
+    "ends the worker": (jobs.Rebuilt(jobs.die, "exit"), WorkerDied, "exit code 7", None),
+    "crashes the worker": (jobs.Rebuilt(jobs.die, signal.SIGSEGV), WorkerDied, "SIGSEGV", None),
+}
+
+RESULTS = {
+    "cannot be pickled": ((jobs.Unpicklable,), LookupError, REFUSES, None),
+    "cannot be unpickled": ((jobs.Rebuilt, jobs.fail, REFUSED), TaskUnpicklable, "refuses to be rebuilt", LookupError),
+    "has an __init__ that refuses": ((jobs.FussyError, 1, 2), TaskUnpicklable, "'two'", TypeError),
+    "calls sys.exit()": ((jobs.Rebuilt, sys.exit, 7), TaskUnpicklable, "SystemExit: 7", SystemExit),
+    "ends the worker as it is pickled": ((jobs.DiesWhenPickled, "exit"), WorkerDied, "exit code 7", None),
+    "crashes the worker as it is pickled": ((jobs.DiesWhenPickled, signal.SIGSEGV), WorkerDied, "SIGSEGV", None),
+}
+
+EXCEPTIONS = {
+    "cannot be pickled": ((jobs.UnpicklableError,), TaskUnpicklable, f"jobs.UnpicklableError.*{REFUSES}"),
+    "cannot be unpickled": (
+        (jobs.RebuiltError, jobs.fail, REFUSED),
+        TaskUnpicklable,
+        r"jobs.RebuiltError: calls fail\(\).*refuses to be rebuilt",
+    ),
+    "has an __init__ that refuses": ((jobs.FussyError, 1, 2), TaskUnpicklable, "jobs.FussyError: 1 and 2.*'two'"),
+    "calls sys.exit()": ((jobs.RebuiltError, sys.exit, 7), TaskUnpicklable, r"calls exit\(\).*SystemExit: 7"),
+    "becomes something else": ((jobs.RebuiltError, int), TaskUnpicklable, r"calls int\(\).*gives a int"),
+    "ends the worker as it is pickled": ((jobs.DyingError, "exit"), WorkerDied, "exit code 7"),
+    "crashes the worker as it is pickled": ((jobs.DyingError, signal.SIGSEGV), WorkerDied, "SIGSEGV"),
+}
+
+
+def failure_beside_others(pool, fn, *args):
+    """Submits a call among healthy ones, before and behind it; returns its exception when they have all succeeded."""
+    before = [pool.submit(jobs.identity, number) for number in range(20)]
+    future = pool.submit(fn, *args)
+    behind = [pool.submit(jobs.identity, number) for number in range(20)]
+    error = future.exception(HANG_LIMIT)
+    assert [future.result(HANG_LIMIT) for future in before + behind] == list(range(20)) * 2
+    assert pool.submit(jobs.identity, "alive").result(HANG_LIMIT) == "alive"
+    return error
+
+
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_an_argument_harms_only_its_own_call(what):
+    argument, kind, text, cause = ARGUMENTS[what]
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        error = failure_beside_others(pool, jobs.identity, argument)
+        again = failure_beside_others(pool, jobs.identity, [argument])
+    for one in (error, again):
+        assert type(one) is kind
+        assert text in str(one)
+        assert cause is None or type(one.__cause__) is cause
+
+
+@pytest.mark.parametrize("what", RESULTS)
+def test_a_result_harms_only_its_own_call(what):
+    args, kind, text, cause = RESULTS[what]
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        error = failure_beside_others(pool, jobs.make, *args)
+    assert type(error) is kind
+    assert text in str(error)
+    assert cause is None or type(error.__cause__) is cause
+
+
+@pytest.mark.parametrize("what", EXCEPTIONS)
+def test_an_exception_harms_only_its_own_call(what):
+    args, kind, pattern = EXCEPTIONS[what]
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        error = failure_beside_others(pool, jobs.raise_new, *args)
+    with pytest.raises(kind, match=pattern):
+        raise error
+    if kind is TaskUnpicklable:
+        # Where the worker raised it can still be read.
+        assert "in raise_new" in str(error.__cause__)
+        assert isinstance(error, BrokenProcessPool)
+
+
+def test_what_cannot_be_pickled_never_leaves_the_caller():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        future = pool.submit(jobs.identity, jobs.Unpicklable())
+        assert future.done()
+        assert not pool._processes
+
+
+@pytest.mark.parametrize("where", ["argument", "result"])
+def test_map_gives_what_comes_before_a_call_that_fails(where):
+    if where == "argument":
+        fn, good, bad = jobs.identity, 3, jobs.Unpicklable()
+    else:
+        fn, good, bad = jobs.evaluate, "3", "__import__('jobs').Unpicklable()"
+    results = []
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        with pytest.raises(LookupError, match=REFUSES):
+            for result in pool.map(fn, [good] * 300 + [bad] + [good] * 50):
+                results.append(result)
+        assert list(pool.map(fn, [good] * 50)) == [3] * 50
+    assert results == [3] * 300
+
+
+def test_exceptions_that_end_programs_end_no_worker():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pid = pool.submit(os.getpid).result()
+        for kind in (SystemExit, KeyboardInterrupt, GeneratorExit, BaseException):
+            assert type(pool.submit(jobs.raise_new, kind, 3).exception()) is kind
+        assert pool.submit(os.getpid).result() == pid
+
+
+# --- Who dies ---------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_four_busy_workers_is_killed():
+    with pyconc.ProcessPoolExecutor(4) as pool, ProcessGate() as gate:
+        futures = block_workers(pool, gate, 4)
+        queued = [pool.submit(jobs.identity, number) for number in range(100)]
+        victim = sorted(pool._processes)[1]
+        os.kill(victim, signal.SIGKILL)
+        (lost,) = pyconc.wait(futures, return_when="FIRST_COMPLETED").done
+        with pytest.raises(WorkerDied, match=f"worker process {victim} was ended by SIGKILL"):
+            lost.result()
+        # The others still stand at the gate, and the new worker has what is queued to itself.
+        assert [future.result(HANG_LIMIT) for future in queued] == list(range(100))
+        assert [future.done() for future in futures].count(False) == 3
+        gate.open()
+        assert [future.exception(HANG_LIMIT) for future in futures if future is not lost] == [None] * 3
+
+
+def test_a_callback_of_a_lost_task_may_submit_it_again():
+    with pyconc.ProcessPoolExecutor(1) as pool, ProcessGate() as gate:
+        again = []
+        (future,) = block_workers(pool, gate)
+        future.add_done_callback(lambda future: again.append(pool.submit(jobs.identity, "again")))
+        os.kill(*pool._processes, signal.SIGKILL)
+        assert isinstance(future.exception(HANG_LIMIT), WorkerDied)
+        wait_until(lambda: again)
+        assert again[0].result(HANG_LIMIT) == "again"
+
+
+def test_a_worker_that_was_stopped_is_killed():
+    with pyconc.ProcessPoolExecutor(2) as pool, ProcessGate() as gate:
+        stopped, free = block_workers(pool, gate, 2)
+        victim, _ = pool._processes
+        os.kill(victim, signal.SIGSTOP)
+        with open(f"/proc/{victim}/stat") as stat:
+            wait_until(lambda: stat.seek(0) or stat.read().rpartition(")")[2].split()[0] == "T", "it to stop")
+        gate.open()
+        (done,) = pyconc.wait([stopped, free], return_when="FIRST_COMPLETED").done
+        assert [pool.submit(jobs.identity, number).result(HANG_LIMIT) for number in range(50)] == list(range(50))
+        os.kill(victim, signal.SIGKILL)
+        (lost,) = {stopped, free} - {done}
+        assert lost.exception(HANG_LIMIT).pid == victim
+        assert done.exception() is None
+
+
+def test_a_worker_that_is_killed_while_idle_is_missed_by_nobody():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        for number in range(5):
+            assert pool.submit(jobs.identity, number).result(HANG_LIMIT) == number
+            (victim,) = pool._processes
+            os.kill(victim, signal.SIGKILL)
+            # The task is submitted before, while or after the death is noticed.
+            assert pool.submit(jobs.identity, number).result(HANG_LIMIT) == number
+            wait_until(lambda victim=victim: victim not in pool._processes, "the dead worker to be buried")
+
+
+def test_the_death_of_the_template_costs_only_what_was_running():
+    with pyconc.ProcessPoolExecutor(2) as pool, ProcessGate() as gate:
+        running = block_workers(pool, gate, 2)
+        queued = [pool.submit(jobs.identity, number) for number in range(20)]
+        os.kill(pool._crew.template.pid, signal.SIGKILL)
+        for future in running:
+            assert isinstance(future.exception(HANG_LIMIT), WorkerDied)
+            assert future.exception().signal == "SIGKILL"
+        assert [future.result(HANG_LIMIT) for future in queued] == list(range(20))
+        assert pool.submit(jobs.identity, 1).result(HANG_LIMIT) == 1
+
+
+def test_a_template_that_dies_while_nothing_runs_is_started_anew():
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        for number in range(3):
+            with ProcessGate() as gate:
+                block_workers(pool, gate, 2)  # a template started at least one of them
+            template = pool._crew.template
+            clones = {pid for pid, worker in pool._processes.items() if worker.is_cloned_from(template)}
+            os.kill(template.pid, signal.SIGKILL)
+            wait_until(lambda template=template: pool._crew.template is not template)
+            wait_until(lambda clones=clones: not clones & set(pool._processes))  # the kernel ends them a moment later
+            assert pool.submit(jobs.identity, number).result(HANG_LIMIT) == number
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_context_of_multiprocessing_survives_deaths_too(method):
+    script = """
+    import multiprocessing, os, signal, sys, pyconc
+    if __name__ == "__main__":
+        with pyconc.ProcessPoolExecutor(2, multiprocessing.get_context(sys.argv[1])) as pool:
+            for _ in range(2):
+                kill = pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL)
+                futures = [pool.submit(abs, -number) for number in range(20)]
+                # One worker may kill the other, which may be idle or run one of these.
+                died = [future for future in [kill, *futures] if future.exception() is not None]
+                assert len(died) <= 1
+                for future in died:
+                    assert future.exception().signal == "SIGKILL", future.exception()
+                assert all(future.result() == n for n, future in enumerate(futures) if future not in died)
+        print("went on")
+    """
+    assert run_script(script, method).stdout == "went on\n"
+
+
+def test_an_initializer_that_raises_breaks_the_executor():
+    with pyconc.ProcessPoolExecutor(2, initializer=jobs.fail, initargs=(LookupError("no"),)) as pool:
+        futures = [pool.submit(jobs.identity, number) for number in range(3)]
+        for future in futures:
+            assert isinstance(future.exception(HANG_LIMIT), BrokenProcessPool)
+        with pytest.raises(BrokenExecutor, match="initializer failed"):
+            pool.submit(int)
+
+
+def test_an_initializer_that_dies_again_and_again_breaks_the_executor():
+    with pyconc.ProcessPoolExecutor(2, initializer=jobs.die, initargs=("exit",)) as pool:
+        error = pool.submit(int).exception(HANG_LIMIT)
+        assert isinstance(error, BrokenProcessPool)
+        assert "exit code 7" in str(error.__cause__)
+        with pytest.raises(BrokenProcessPool):
+            wait_until(lambda: pool.submit(int).exception(HANG_LIMIT) is None)
+
+
+def test_an_initializer_that_cannot_be_unpickled_breaks_the_executor():
+    argument = jobs.Rebuilt(jobs.fail, LookupError("in the initializer's argument"))
+    with pyconc.ProcessPoolExecutor(1, initializer=jobs.identity, initargs=(argument,)) as pool:
+        assert isinstance(pool.submit(int).exception(HANG_LIMIT), BrokenProcessPool)
+
+
+def test_an_initializer_that_dies_once_costs_nothing(tmp_path):
+    with pyconc.ProcessPoolExecutor(1, initializer=jobs.die_once, initargs=(str(tmp_path / "died"),)) as pool:
+        assert pool.submit(jobs.identity, 1).result(HANG_LIMIT) == 1
+
+
+# --- Who is killed with everything ------------------------------------------------------------------------------------
+
+BUSY = """
+import asyncio, multiprocessing, os, sys, threading
+import pyconc
+
+def spin():
+    os.write(1, b"started\\n")
+    while True:
+        pass
+
+def start(method="default"):
+    context = None if method == "default" else multiprocessing.get_context(method)
+    pool = pyconc.ProcessPoolExecutor(2, context)
+    return pool, [pool.submit(spin) for _ in range(3)]
+
+async def spin_in_executor(pool):
+    loop = asyncio.get_running_loop()
+    futures = [loop.run_in_executor(pool, spin) for _ in range(3)]
+    loop.call_soon(os.write, 1, b"waiting\\n")
+    await asyncio.gather(*futures)
+"""
+
+
+def wait_busy(process):
+    """Returns when both workers of a program spin."""
+    assert [process.stdout.readline() for _ in range(2)] == ["started\n"] * 2
+
+
+def session_of(process):
+    """The processes that a program has started and that still run, itself among them."""
+    found = []
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as stat:
+                state, _, _, session = stat.read().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue  # it has ended meanwhile
+        if int(session) == process.pid and state != "Z":
+            found.append(int(name))
+    return found
+
+
+@pytest.mark.parametrize("method", ["default", "threaded", "fork", "forkserver", "spawn"])
+def test_workers_end_with_a_program_that_is_killed(method):
+    before = shared_memory().keys()
+    script = """
+    if __name__ == "__main__":
+        if sys.argv[1] == "threaded":
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        pool, futures = start("default" if sys.argv[1] == "threaded" else sys.argv[1])
+        futures[0].result()
+    """
+    with start_script(BUSY + textwrap.dedent(script), method) as process:
+        wait_busy(process)
+        assert len(session_of(process)) >= 3
+        process.kill()
+        wait_until(lambda: not session_of(process), "the workers to end with their parent", limit=30)
+        if method not in ("forkserver", "spawn"):
+            # The resource tracker of multiprocessing looks after its own names, and needs a moment more.
+            wait_until(lambda: shared_memory().keys() <= before, "all names to be gone")
+
+
+INTERRUPTED = {
+    "result": """
+        pool, futures = start()
+        futures[0].result()
+    """,
+    "wait": """
+        pool, futures = start()
+        pyconc.wait(futures)
+    """,
+    "map": """
+        pool = pyconc.ProcessPoolExecutor(2)
+        list(pool.map(lambda _: spin(), range(100)))
+    """,
+    "with": """
+        pool, futures = start()
+        with pool:
+            futures[0].result()
+    """,
+    "leaving with": """
+        with start()[0]:
+            pass
+    """,
+    "shutdown": """
+        pool, futures = start()
+        pool.shutdown()
+    """,
+    "threads": """
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+        pool, futures = start()
+        futures[0].result()
+    """,
+    "asyncio": """
+        asyncio.run(spin_in_executor(pyconc.ProcessPoolExecutor(2)))
+    """,
+    "with in asyncio": """
+        async def main():
+            with pyconc.ProcessPoolExecutor(2) as pool:
+                await spin_in_executor(pool)
+        asyncio.run(main())
+    """,
+    "async with": """
+        async def main():
+            async with pyconc.ProcessPoolExecutor(2) as pool:
+                await spin_in_executor(pool)
+        asyncio.run(main())
+    """,
+    "with in a task of asyncio": """
+        async def other():
+            with pyconc.ProcessPoolExecutor(2) as pool:
+                await spin_in_executor(pool)
+        async def main():
+            task = asyncio.create_task(other())
+            await asyncio.Event().wait()
+        asyncio.run(main())
+    """,
+    "exit": """
+        class LastBell:
+            def wakeup(self):
+                os.write(1, b"exit\\n")
+            def join(self):
+                pass
+        from concurrent.futures import process
+        pool, futures = start()
+        bell = LastBell()
+        process._threads_wakeups[bell] = bell  # behind the pool's: next the exit handler waits for the pool
+    """,
+    "exit handlers": """
+        pool, futures = start()
+        threading._register_atexit(threading.Event().wait)  # first of all: the pool's has no chance
+    """,
+}
+
+
+@pytest.mark.parametrize("where", INTERRUPTED)
+def test_one_ctrl_c_ends_a_busy_program(where):
+    with start_script(BUSY + textwrap.dedent(INTERRUPTED[where])) as process:
+        expected = {"started\n"}
+        if where == "exit":
+            expected.add("exit\n")
+        elif "spin_in_executor" in INTERRUPTED[where]:
+            expected.add("waiting\n")  # before that the program would leave futures behind that nobody awaits
+        assert {process.stdout.readline() for _ in range(len(expected) + 1)} == expected
+        os.killpg(process.pid, signal.SIGINT)
+        finished = finish(process, limit=30)
+        wait_until(lambda: not session_of(process), "the workers to end", limit=30)
+    # One traceback: of the exception, or of what it came from and then of the exception.
+    assert finished.stderr.count("Traceback") == (2 if "CancelledError" in finished.stderr else 1), finished
+    assert len(re.findall("^KeyboardInterrupt", finished.stderr, re.MULTILINE)) == 1, finished
+    assert finished.stdout == ""
+
+
+INTERRUPTS_ITS_UNPICKLING = """
+import asyncio, os, signal, sys, threading, pyconc
+signal.signal(signal.SIGINT, signal.default_int_handler)
+parent = os.getpid()
+interrupted = []
+def rebuild(data):
+    if os.getpid() == parent and threading.current_thread() is threading.main_thread() and not interrupted:
+        interrupted.append(data)
+        signal.raise_signal(signal.SIGINT)
+    return len(data)
+class Result:
+    def __init__(self, size):
+        self.size = size
+    def __reduce__(self):
+        return rebuild, (bytes(self.size),)
+class Argument:
+    def __init__(self, value):
+        self.value = value
+    def __reduce__(self):
+        rebuild(b"")
+        return int, (self.value,)
+def until_interrupted(call):
+    # The thread that waits mostly does what is to be interrupted itself, unless it has found that not to pay.
+    interrupted.clear()
+    while not interrupted:
+        with pyconc.ProcessPoolExecutor(1) as pool:
+            for _ in range(20):
+                call(pool)
+                if interrupted:
+                    break
+            assert pool.submit(abs, -1).result() == 1
+"""
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_ctrl_c_while_a_result_is_unpickled_loses_neither(size):
+    finished = run_script(
+        INTERRUPTS_ITS_UNPICKLING
+        + """
+size = int(sys.argv[1])
+def wait(pool):
+    future = pool.submit(Result, size)
+    try:
+        assert future.result() == size
+    except KeyboardInterrupt:
+        assert interrupted and future.result() == size
+    else:
+        assert not interrupted
+async def wait_in_loop(pool):
+    try:
+        assert await asyncio.get_running_loop().run_in_executor(pool, Result, size) == size
+    except KeyboardInterrupt:
+        assert interrupted
+    else:
+        assert not interrupted
+def wait_for_last(pool):
+    with pyconc.ProcessPoolExecutor(1) as closed:
+        assert closed.submit(abs, -1).result() == 1
+        future = closed.submit(Result, size)
+        closed.shutdown(wait=False)
+        try:
+            assert future.result() == size
+        except KeyboardInterrupt:
+            assert interrupted and future.result() == size
+until_interrupted(wait)
+until_interrupted(wait_for_last)
+loop = asyncio.new_event_loop()
+until_interrupted(lambda pool: loop.run_until_complete(wait_in_loop(pool)))
+loop.close()
+""",
+        size,
+    )
+    assert finished.stderr == ""
+
+
+def test_ctrl_c_while_map_sends_more_is_not_lost():
+    finished = run_script(
+        INTERRUPTS_ITS_UNPICKLING
+        + """
+def take(pool):
+    interrupted.append("not yet")
+    results = pool.map(abs, [Argument(value) for value in range(2_000)])
+    interrupted.clear()
+    try:
+        assert list(results) == list(range(2_000))
+    except KeyboardInterrupt:
+        assert interrupted
+    else:
+        assert not interrupted
+until_interrupted(take)
+"""
+    )
+    assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("threads", ["threads", "no threads"])
+def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads):
+    finished = run_script(
+        """
+        import os, signal, sys, threading, pyconc
+
+        class Interrupted(Exception):
+            pass
+
+        def interrupt(*_):
+            raise Interrupted
+
+        signal.signal(signal.SIGALRM, interrupt)
+        if sys.argv[1] == "threads":
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        interrupted = 0
+        for number in range(100):
+            pool = pyconc.ProcessPoolExecutor(3)
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 50e-6 * (number + 1))
+                try:
+                    for _ in range(3):
+                        pool.submit(abs, -1)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            except Interrupted:
+                interrupted += 1
+            assert list(pool.map(abs, range(100))) == list(range(100))
+            assert pool.submit(abs, -1).result() == 1
+            pool.shutdown()
+            with open("/proc/thread-self/children") as children:
+                for pid in children.read().split():
+                    with open(f"/proc/{pid}/cmdline") as command, open(f"/proc/{pid}/status") as status:
+                        raise AssertionError(("a process is left", number, command.read(), status.read()))
+        print(interrupted > 10)
+        """,
+        threads,
+        limit=60,
+    )
+    assert finished.stdout == "True\n"
+
+
+def test_a_program_that_handles_ctrl_c_goes_on_with_its_workers():
+    script = """
+    def add(one, other):
+        return one + other
+    pool = pyconc.ProcessPoolExecutor(2)
+    assert pool.submit(add, 1, 2).result() == 3
+    try:
+        print("started\\nstarted", flush=True)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print(pool.submit(add, 3, 4).result(), flush=True)
+    """
+    with start_script(BUSY + textwrap.dedent(script)) as process:
+        wait_busy(process)
+        os.killpg(process.pid, signal.SIGINT)
+        assert finish(process).stdout == "7\n"
+
+
+# --- Ends that are not faults -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [False, True])
+@pytest.mark.parametrize("way", ["end", "dropped", "shutdown", "exit", "exception"])
+def test_queued_work_is_finished_at_exit(way, threads):
+    script = """
+    import os, sys, threading, pyconc
+    way, threads = sys.argv[1], sys.argv[2] == "True"
+    if threads:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    pool = pyconc.ProcessPoolExecutor(2)
+    for number in range(200):
+        pool.submit(os.write, 1, b"done\\n")
+    if way == "dropped":
+        del pool
+    elif way == "shutdown":
+        pool.shutdown(wait=False)
+    elif way == "exit":
+        sys.exit(3)
+    elif way == "exception":
+        raise LookupError("at the end")
+    """
+    finished = run_script(script, way, threads, check=False)
+    assert finished.returncode == {"exit": 3, "exception": 1}.get(way, 0)
+    assert finished.stdout == "done\n" * 200
+    assert finished.stderr.count("\n") == (4 if way == "exception" else 0), finished
+
+
+def test_an_executor_that_is_dropped_finishes_what_is_queued():
+    pool = pyconc.ProcessPoolExecutor(2)
+    with ProcessGate() as gate:
+        futures = block_workers(pool, gate, 2) + [pool.submit(jobs.identity, number) for number in range(2000)]
+        thread = pool._crew.thread
+        del pool
+        gc.collect()
+        assert not futures[-1].done()
+    assert [future.result(HANG_LIMIT) for future in futures[2:]] == list(range(2000))
+    thread.join()
+
+
+def test_workers_leave_when_their_executor_is_dropped():
+    pool = pyconc.ProcessPoolExecutor(2)
+    assert pool.submit(jobs.identity, 1).result() == 1
+    thread = pool._crew.thread
+    del pool
+    gc.collect()
+    thread.join(HANG_LIMIT)
+    assert not thread.is_alive()
+
+
+# --- Shortage ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_that_does_not_fit_into_memory_fails_alone():
+    # A memory file obeys the limit of a file's size; without the signal, growth beyond it is an error.
+    run_script(
+        """
+        import resource, signal, pyconc
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
+        with pyconc.ProcessPoolExecutor(2) as pool:
+            for _ in range(3):
+                others = [pool.submit(abs, -number) for number in range(20)]
+                too_large = pool.submit(len, bytes(64 << 20))
+                result = pool.submit(bytes, 64 << 20)
+                assert isinstance(too_large.exception(), MemoryError), too_large.exception()
+                assert isinstance(result.exception(), MemoryError), result.exception()
+                assert pool.submit(len, bytes(1 << 20)).result() == 1 << 20
+                assert len(pool.submit(bytes, 1 << 20).result()) == 1 << 20
+                assert [future.result() for future in others] == list(range(20))
+            for kind in (bytes, bytearray):
+                try:
+                    list(pool.map(kind, [10, 64 << 20, 10]))
+                except MemoryError:
+                    pass
+                else:
+                    raise AssertionError("it cannot fit")
+            assert pool.submit(int).result() == 0
+        """
+    )
+
+
+@pytest.mark.parametrize("size", ["missing", "tiny"])
+def test_dev_shm_is_not_needed(size, tmp_path):
+    mount = "size=1m" if size == "tiny" else "size=4k,mode=000"
+    unshare = ["unshare", "--mount", "--map-root-user", "--propagation", "private"]
+    check = subprocess.run([*unshare, "mount", "-t", "tmpfs", "-o", mount, "tmpfs", "/dev/shm"], capture_output=True)
+    if check.returncode != 0:
+        pytest.skip(f"no mount namespaces here: {check.stderr.decode().strip()}")
+    script = """
+    import pyconc
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        assert len(pool.submit(bytes, 64 << 20).result()) == 64 << 20
+        assert pool.submit(len, bytearray(64 << 20)).result() == 64 << 20
+        assert list(pool.map(abs, range(-3, 0))) == [3, 2, 1]
+    print("works")
+    """
+    command = f'mount -t tmpfs -o {mount} tmpfs /dev/shm && exec {shlex.quote(sys.executable)} -c "$0"'
+    finished = subprocess.run(
+        [*unshare, "sh", "-c", command, textwrap.dedent(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANG_LIMIT,
+    )
+    assert (finished.stdout, finished.stderr) == ("works\n", "")
+
+
+def test_more_tasks_than_the_board_has_records():
+    with pyconc.ProcessPoolExecutor(2) as pool, ProcessGate() as gate:
+        block_workers(pool, gate, 2)
+        futures = [pool.submit(jobs.identity, number) for number in range(5000)]
+        for future in futures[::3]:
+            assert future.cancel()
+        gate.open()
+        kept = [(number, future) for number, future in enumerate(futures) if number % 3]
+        assert all(future.result(HANG_LIMIT) == number for number, future in kept)
+        assert all(future.cancelled() for future in futures[::3])
+
+
+# --- Loops, callbacks, handlers, destructors --------------------------------------------------------------------------
+
+
+@on_every_loop
+def test_a_loop_is_closed_a_hundred_times_with_tasks_under_way(new_loop):
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        for number in range(100):
+            loop = new_loop()
+            calls = [loop.run_in_executor(pool, jobs.identity, number) for number in range(20)]
+            if number % 2:
+                loop.run_until_complete(calls[3])
+            loop.close()
+            del calls
+        assert pool.submit(jobs.identity, 1).result(HANG_LIMIT) == 1
+
+
+def test_a_callback_that_raises_harms_nobody_else(caplog):
+    with pyconc.ProcessPoolExecutor(1) as pool, ProcessGate() as gate:
+        block_workers(pool, gate)
+        futures = [pool.submit(jobs.identity, number) for number in range(5)]
+        futures[1].add_done_callback(lambda future: 1 / 0)
+        futures[2].add_done_callback(lambda future: sys.exit("in a callback"))
+        gate.open()
+        assert [future.result(HANG_LIMIT) for future in futures] == list(range(5))
+        assert pool.submit(jobs.identity, 1).result(HANG_LIMIT) == 1
+    assert len(caplog.records) == 2
+    caplog.clear()  # the tracebacks hold the executor
+
+
+def test_shutdown_in_a_callback():
+    pool = pyconc.ProcessPoolExecutor(1)
+    with ProcessGate() as gate:
+        (future,) = block_workers(pool, gate)
+        queued = [pool.submit(jobs.identity, number) for number in range(5)]
+        called = threading.Event()
+        future.add_done_callback(lambda future: (pool.shutdown(wait=False), called.set()))
+        gate.open()
+        assert called.wait(HANG_LIMIT)
+        assert [future.result(HANG_LIMIT) for future in queued] == list(range(5))
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(int)
+    pool.shutdown()
+
+
+def test_shutdown_in_a_callback_of_a_task_whose_worker_died():
+    pool = pyconc.ProcessPoolExecutor(1)
+    with ProcessGate() as gate:
+        (future,) = block_workers(pool, gate)
+        queued = pool.submit(jobs.identity, 1)
+        future.add_done_callback(lambda future: pool.shutdown(wait=False, cancel_futures=True))
+        os.kill(*pool._processes, signal.SIGKILL)
+        assert isinstance(future.exception(HANG_LIMIT), WorkerDied)
+        wait_until(queued.done)
+        assert queued.cancelled()
+    pool.shutdown()
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_a_signal_handler_submits_while_the_program_does(threads):
+    # The executors are new, so that signals also strike while workers are being started.
+    finished = run_script(
+        """
+        import signal, sys, threading, pyconc
+        if sys.argv[1] == "True":
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        inside = []
+        def handle(*_):
+            inside.append(pool.submit(abs, -1))
+        signal.signal(signal.SIGALRM, handle)
+        for number in range(int(sys.argv[2])):
+            with pyconc.ProcessPoolExecutor(4) as pool:
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 7 / 1000, 0.0003)
+                futures = [pool.submit(abs, -number) for number in range(50)]
+                assert [future.result() for future in futures] == list(range(50))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                assert {future.result() for future in inside} <= {1}
+        assert inside
+        print("went on")
+        """,
+        threads,
+        5 if threads else 40,
+        limit=60,
+    )
+    assert finished.stdout == "went on\n"
+
+
+def test_destructors_submit():
+    seen = []
+
+    class Dies:
+        def __del__(self):
+            seen.append(pool.submit(jobs.identity, "from a destructor"))
+
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        for _ in range(200):
+            cycle = [Dies()]
+            cycle.append(cycle)
+            del cycle
+            pool.submit(jobs.identity, [[]]).add_done_callback(lambda future: gc.collect(0))
+        gc.collect()
+        wait_until(lambda: len(seen) == 200)
+        assert {future.result(HANG_LIMIT) for future in seen} == {"from a destructor"}
+
+
+def test_a_worker_whose_parent_was_quicker_to_end_ends_too():
+    """The parent may be killed before its child has asked to be told of that."""
+    run_script(
+        """
+import os
+from pyconc import _core
+read, write = os.pipe()
+if os.fork() == 0:
+    parent = os.getpid()
+    if os.fork() == 0:
+        while os.getppid() == parent:
+            os.sched_yield()
+        _core.die_with_parent(parent)
+        os.write(write, b"alive")
+    os._exit(0)
+os.close(write)
+assert os.read(read, 5) == b""
+"""
+    )

@@ -1,0 +1,127 @@
+"""The project's own rules, as far as they can be seen in the text of its files."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+C_FILES = sorted(path for folder in ("csrc", "csrc/core") for path in (ROOT / folder).glob("*.[ch]"))
+CORE_FILES = [path for path in C_FILES if path.parent.name == "core"]
+C_TEST_FILES = sorted((ROOT / "tests/c").glob("*.[ch]"))
+PYTHON_FILES = sorted(
+    path for folder in ("pyconc", "tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")
+)
+OTHER_FILES = [ROOT / name for name in ("setup.py", "pyproject.toml", "Makefile", ".ci/run", "README.md", "CHANGES.md")]
+ALL_FILES = [*C_FILES, *C_TEST_FILES, *PYTHON_FILES, *OTHER_FILES, ROOT / "CONTRIBUTING.md", ROOT / ".clang-format"]
+
+pytestmark = pytest.mark.skipif(not C_FILES, reason="the tests were taken away from the sources")
+
+
+def without_comments(text: str) -> str:
+    """C with its comments and string literals blanked, its lines kept."""
+    pattern = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+    return pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+
+
+def lines_with(pattern: str, files: list[Path], *, code: Callable[[str], str] = without_comments) -> list[str]:
+    """The lines of these files in which the pattern occurs, each with its place."""
+    found = []
+    for path in files:
+        for number, line in enumerate(code(path.read_text()).splitlines(), 1):
+            if re.search(pattern, line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
+    return found
+
+
+def included(path: Path) -> Iterator[str]:
+    for match in re.finditer(r'^#\s*include\s+([<"][^>"]+[>"])', path.read_text(), re.MULTILINE):
+        yield match[1]
+
+
+def test_the_rules_have_something_to_look_at():
+    assert C_FILES
+    assert CORE_FILES
+    assert PYTHON_FILES
+
+
+def test_core_knows_nothing_of_python():
+    assert not lines_with(r"\b_?Py[A-Z_]\w*|PyObject|Python\.h", CORE_FILES)
+
+
+def test_arrows_point_down():
+    """core includes core, by name; what is above includes anything of ours."""
+    for path in CORE_FILES:
+        for name in included(path):
+            if name.startswith('"'):
+                assert (path.parent / name.strip('"')).is_file(), f"{path.name} includes {name}"
+    for path in C_FILES:
+        for name in included(path):
+            if name.startswith('"'):
+                header = name.strip('"')
+                assert (ROOT / "csrc" / header).is_file() or (path.parent / header).is_file(), f"{path.name}: {name}"
+
+
+def test_a_source_file_includes_its_header_first():
+    for path in C_FILES:
+        if path.suffix == ".c" and path.with_suffix(".h").exists():
+            first = next(name for name in included(path))
+            assert first.strip('"').rpartition("/")[2] == path.with_suffix(".h").name, path.name
+
+
+def test_headers_are_guarded_by_their_name():
+    for path in C_FILES:
+        if path.suffix == ".h":
+            guard = f"PYCONC_{path.stem.upper()}_H"
+            text = path.read_text()
+            assert re.search(rf"^#ifndef {guard}\n#define {guard}\n", text, re.MULTILINE), path.name
+            assert re.search(r"^#endif[^\n]*\n\Z", text, re.MULTILINE), path.name
+
+
+def test_no_volatile():
+    assert not lines_with(r"\bvolatile\b", C_FILES)
+
+
+def test_atomics_name_their_order():
+    """TSan cannot follow a bare fence, and a reader cannot see what an implicit order was meant to do."""
+    operations = r"\batomic_(?:load|store|exchange|compare_exchange_(?:weak|strong)|fetch_\w+|flag_\w+|thread_fence)\b"
+    assert not lines_with(rf"{operations}(?<!_explicit)\s*\(", C_FILES)
+    assert not lines_with(r"\batomic_(?:thread|signal)_fence\b|\b__(?:sync|atomic)_\w+", C_FILES)
+
+
+def test_sequential_consistency_says_why():
+    """Each use stands beside a comment: on its line, or just above the statement."""
+    for path in C_FILES:
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if "memory_order_seq_cst" in line:
+                assert any("//" in near for near in lines[max(0, number - 4) : number + 1]), f"{path.name}:{number + 1}"
+
+
+def test_only_the_module_init_is_visible():
+    assert not lines_with(r"__attribute__\s*\(\(\s*visibility", C_FILES)
+    assert len(lines_with(r"^PyMODINIT_FUNC\s*$|^PyMODINIT_FUNC\s+\w+", C_FILES)) in (1, 2)  # prototype, definition
+
+
+def test_lines_fit_the_page():
+    for files, width in [([*C_FILES, *C_TEST_FILES], 110), (PYTHON_FILES, 120)]:
+        assert not lines_with(rf"^.{{{width + 1},}}$", files, code=str)
+
+
+def test_no_spaces_at_the_end_and_no_tabs():
+    assert not lines_with(r"[ \t]+$|^ *\t", [*C_FILES, *C_TEST_FILES, *PYTHON_FILES], code=str)
+
+
+def test_no_path_of_a_machine():
+    """Folders of whoever wrote it, and where their tools and packages came from."""
+    pattern = r"/(?:root|home/\w+|work|farm|opt)/|\.pyenv/versions/\d|\.cache/extra|https?://(?:localhost|127\.)"
+    files = [path for path in ALL_FILES if path.exists() and path != Path(__file__)]
+    assert not lines_with(pattern, files, code=str)
+
+
+def test_nothing_sleeps_in_order_to_wait():
+    """Product code has no timer to look for work; tests wait on conditions (support.wait_until)."""
+    package = [path for path in PYTHON_FILES if path.is_relative_to(ROOT / "pyconc")]
+    assert not lines_with(r"\btime\.sleep\(|\basyncio\.sleep\((?!0\))", package, code=str)
+    assert not lines_with(r"\b(?:usleep|nanosleep|clock_nanosleep|sleep)\s*\(", C_FILES)

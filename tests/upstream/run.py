@@ -1,0 +1,76 @@
+"""Runs the interpreter's own executor and asyncio tests against the pyconc that is installed for it.
+
+    python run.py [PATTERN ...]      with the interpreter of an environment that pyconc is installed in
+
+They run in a scratch environment in which every interpreter that starts, the tests' children included, begins by
+importing inject.py.  The functions that wait for futures are tested twice: the standard library's on pyconc's
+futures, and pyconc's own.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import IO
+
+import pyconc
+
+# Tests of the functions that wait.  Futures of processes are the same however the processes are started.
+WAITING = [
+    pool + test for pool in ("ThreadPool", "InterpreterPool", "ProcessPoolFork") for test in ("Wait", "AsCompleted")
+]
+
+PROCESSES = ["ProcessPool", "FailingInitializerResources"]
+
+HERE = Path(__file__).parent.resolve()
+
+
+def make_environment(folder: Path) -> Path:
+    """An environment with pyconc, and nothing else, injected into its interpreters; returns the interpreter."""
+    venv.create(folder, symlinks=True)
+    python = folder / "bin" / "python"
+    show = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = Path(subprocess.check_output([python, "-c", show], text=True).strip())
+    (packages / "pyconc").symlink_to(Path(pyconc.__file__).parent, target_is_directory=True)
+    shutil.copy(HERE / "inject.py", packages / "pyconc_inject.py")
+    (packages / "pyconc.pth").write_text("import pyconc_inject\n")
+    return python
+
+
+def main() -> int:
+    patterns = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="pyconc-upstream-") as scratch:
+        python = make_environment(Path(scratch, "environment"))
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+        def start(output: IO[str], title: str, *arguments: str, **more: str) -> "subprocess.Popen[bytes]":
+            print(f"== {title}, Python {sys.version.split()[0]}", file=output, flush=True)
+            command = [python, HERE / "suite.py", *arguments]
+            return subprocess.Popen(command, cwd=scratch, env={**env, **more}, stdout=output, stderr=subprocess.STDOUT)
+
+        if patterns:
+            return start(sys.stdout, "the interpreter's own tests", *patterns).wait()
+
+        # At the same time, because they mostly sleep.
+        with open(Path(scratch, "processes"), "w+") as processes, open(Path(scratch, "waiting"), "w+") as waiting:
+            parts = {
+                sys.stdout: start(
+                    sys.stdout, "the interpreter's own tests", *[f"--without={name}" for name in PROCESSES]
+                ),
+                processes: start(processes, "those of processes", *PROCESSES),
+                waiting: start(waiting, "with pyconc.wait and as_completed", *WAITING, PYCONC_NATIVE_WAIT="1"),
+            }
+            failed = 0
+            for output, part in parts.items():
+                failed |= part.wait()
+                if output is not sys.stdout:
+                    output.seek(0)
+                    shutil.copyfileobj(output, sys.stdout)
+            return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

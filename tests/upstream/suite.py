@@ -1,0 +1,151 @@
+"""Runs the interpreter's own tests of executors; the other half of run.py, which gives it an interpreter to do that in.
+
+python suite.py [--stock] [--without PATTERN] [PATTERN ...]     only tests whose names contain one of the patterns
+"""
+
+import argparse
+import concurrent.futures
+import faulthandler
+import importlib
+import importlib.util
+import sys
+import unittest
+from collections.abc import Iterator
+
+import test.support
+from skips import reason_to_skip
+from test.support.script_helper import assert_python_ok
+
+EXECUTOR_TESTS = ["test_thread_pool", "test_process_pool", "test_future", "test_wait", "test_as_completed", "test_init"]
+EXECUTOR_TESTS += ["test_shutdown", "test_deadlock"]
+EXECUTOR_TESTS += ["test_interpreter_pool"]  # 3.14: must not mind that the class it derives from has been replaced
+ASYNCIO_TESTS = ["test_threads", "test_base_events", "test_events", "test_futures", "test_tasks", "test_runners"]
+ASYNCIO_TESTS += ["test_timeouts", "test_waitfor", "test_taskgroups"]  # where the interpreter has them
+
+HANG_LIMIT = 900
+
+
+# Every executor and way to start it that the tests use in children.
+CALLS = [("ThreadPoolExecutor", "1"), ("ProcessPoolExecutor", "1")]
+CALLS += [("ProcessPoolExecutor", f"1, get_context({method!r})") for method in ("fork", "forkserver", "spawn")]
+
+CHILD = """
+from concurrent.futures import {name}
+from multiprocessing import get_context
+
+if __name__ == "__main__":
+    with {name}({start}) as pool:
+        future = pool.submit(int)
+        result = future.result()
+    print(type(pool).__module__.split(".")[0], type(future).__module__.split(".")[0], type(pool).__name__, result)
+"""
+
+BREAKING = """
+import os
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(1) as pool:
+        pool.submit(os._exit, 1).exception()
+        try:
+            pool.submit(int)
+        except BrokenProcessPool:
+            print("broken")
+"""
+
+
+class InjectionTests(unittest.TestCase):
+    """That everything after this really runs pyconc: here, and in the interpreters that the tests start."""
+
+    def test_this_process(self) -> None:
+        import pyconc
+
+        self.assertIs(concurrent.futures.ThreadPoolExecutor, pyconc.ThreadPoolExecutor)
+        self.assertIs(concurrent.futures.ProcessPoolExecutor, pyconc.ProcessPoolExecutor)
+        self.assertIs(concurrent.futures.Future, pyconc.Future)
+        self.assertIs(concurrent.futures._base.Future, pyconc.Future)
+        for module in test_modules("test.test_concurrent_futures", [*EXECUTOR_TESTS, "util"]):
+            for name, value in vars(module).items():
+                if name == "Future":
+                    self.assertIs(value, pyconc.Future)
+                elif name.startswith("ThreadPool") and hasattr(value, "executor_type"):
+                    self.assertIs(value.executor_type, pyconc.ThreadPoolExecutor)
+                elif name.startswith("ProcessPool") and hasattr(value, "executor_type"):
+                    self.assertIs(value.executor_type, pyconc.ProcessPoolExecutor)
+                elif name.endswith("_FUTURE"):
+                    self.assertIsInstance(value, pyconc.Future)
+
+    def test_isolated_children(self) -> None:
+        # The same helper, and so the same `python -I`, that the interpreter's tests start their children with.
+        for name, start in CALLS:
+            _, out, _ = assert_python_ok("-c", CHILD.format(name=name, start=start))
+            self.assertEqual(out.split(), [b"pyconc", b"pyconc", name.encode(), b"0"])
+
+    def test_a_dead_worker_breaks_the_executor(self) -> None:
+        # Here and in the children: pyconc does that only when asked to.
+        with concurrent.futures.ProcessPoolExecutor(1) as executor:
+            self.assertEqual(executor._on_worker_death, "break")
+        _, out, _ = assert_python_ok("-c", BREAKING)
+        self.assertEqual(out.split(), [b"broken"])
+
+
+def test_modules(package: str, names: list[str]) -> Iterator[object]:
+    """The test modules of that package that this interpreter has; before 3.12 the executors' were one file."""
+    if importlib.util.find_spec(package) is None:
+        print(f"this interpreter came without {package}")
+    elif importlib.util.find_spec(package).submodule_search_locations is None:
+        yield importlib.import_module(package)
+    else:
+        for name in names:
+            if importlib.util.find_spec(f"{package}.{name}") is not None:
+                yield importlib.import_module(f"{package}.{name}")
+
+
+def tests_of(suite: unittest.TestSuite) -> Iterator[unittest.TestCase]:
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from tests_of(item)
+        else:
+            yield item
+
+
+def load(patterns: list[str], without: list[str], stock: bool) -> unittest.TestSuite:
+    loaded = unittest.TestSuite()
+    packages = [("test.test_concurrent_futures", EXECUTOR_TESTS), ("test.test_asyncio", ASYNCIO_TESTS)]
+    if not stock:
+        packages.append(("instead", []))
+    for package, names in packages:
+        for module in test_modules(package, names):
+            for case in tests_of(unittest.defaultTestLoader.loadTestsFromModule(module)):
+                name = case.id()
+                if patterns and not any(pattern in name for pattern in patterns):
+                    continue
+                if any(pattern in name for pattern in without):
+                    continue
+                if reason := reason_to_skip(name):
+                    setattr(case, name.rpartition(".")[2], unittest.skip(reason)(lambda: None))
+                loaded.addTest(case)
+    return loaded
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--stock", action="store_true", help="the standard library, for comparison")
+    parser.add_argument("--without", metavar="PATTERN", action="append", default=[], help="leave those out")
+    parser.add_argument("patterns", nargs="*")
+    options = parser.parse_args()
+
+    faulthandler.dump_traceback_later(HANG_LIMIT, exit=True)
+    suite = unittest.TestSuite()
+    if not options.stock:
+        suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(InjectionTests))
+    suite.addTests(load(options.patterns, options.without, options.stock))
+    result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
+    if test.support.environment_altered:
+        print("a test left threads or processes behind; its name is above, beside the warning")
+        return 1
+    return 0 if result.wasSuccessful() and result.testsRun > 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
