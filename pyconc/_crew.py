@@ -87,7 +87,8 @@ class Crew:
 
     @contextlib.contextmanager
     def locked(self):
-        with self.lock:
+        # A signal handler that raises is kept away from the lock: it could be left taken.
+        with Deferral(), self.lock:
             yield
         if self.wait_owed == threading.get_ident() and not self.lock._is_owned():
             self.wait_owed = None
@@ -160,8 +161,7 @@ class Crew:
         """Start workers until there are as many as tasks, and the thread that collects from them."""
         if self.ended or (self.thread is not None and not self.free_numbers):
             return
-        # An interruption is kept away from the lock, too: it could be left taken.
-        with Deferral(), self.locked():
+        with self.locked():
             if self.ended or self.starting:
                 return
             self.starting = True
@@ -180,7 +180,7 @@ class Crew:
 
     def start_all(self):
         """Start as many workers as there may be, before there is anything to do."""
-        with Deferral(), self.locked():
+        with self.locked():
             while self.free_numbers:
                 self.queue.add_worker(1)
                 self._start_reserved()

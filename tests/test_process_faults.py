@@ -426,6 +426,35 @@ def test_one_ctrl_c_ends_a_busy_program(where):
     assert finished.stdout == ""
 
 
+INTERRUPTS_ITS_SHUTDOWN = """
+import itertools, signal, threading, pyconc
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+pool = pyconc.ProcessPoolExecutor(1)
+assert pool.submit(abs, -1).result() == 1
+last = None  # a traceback keeps what it went through from being closed
+interrupted = 0
+for microseconds in itertools.cycle(range(1, 80)):
+    try:
+        signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
+        pool.shutdown(wait=False)
+        while True:
+            pass
+    except KeyboardInterrupt as error:
+        last = error
+        interrupted += error.__traceback__.tb_next is not None
+    other = threading.Thread(target=pool.shutdown)
+    other.start()
+    other.join()
+    if interrupted == 2000:
+        break
+"""
+
+
+def test_ctrl_c_in_shutdown_leaves_no_lock_taken():
+    finished = run_script(INTERRUPTS_ITS_SHUTDOWN)
+    assert finished.returncode == 0 and finished.stderr == "", finished
+
+
 INTERRUPTS_ITS_UNPICKLING = """
 import asyncio, os, signal, sys, threading, pyconc
 signal.signal(signal.SIGINT, signal.default_int_handler)
