@@ -82,7 +82,7 @@ class Crew:
             self.queue.decide_by_value(_always)  # until it is known what the workers have
             if _is_single_threaded():
                 # Now, because the program may have threads by the time it first submits.
-                with contextlib.suppress(OSError), self._job() as job:
+                with Deferral(), contextlib.suppress(OSError), self._job() as job:
                     self._fork_template(job)
 
     @contextlib.contextmanager
