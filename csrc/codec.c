@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "plain.h"
+
 #define PROTOCOL 5
 // A larger pickle of a callable is not worth a place in every message.
 #define CALLABLE_BYTES_MAX 16384
@@ -204,8 +206,19 @@ pack(packer *p, pickled *made, parcel *packed)
 static int
 pack_object(packer *p, PyObject *object, parcel *packed)
 {
+    unsigned char plain[PLAIN_BYTES_MAX];
+    size_t plain_bytes = object == NULL ? 0 : plain_write(object, plain, sizeof(plain));
     pickled made = {NULL, NULL};
-    if (object == NULL || pickle_object(p, object, &made) < 0 || pack(p, &made, packed) < 0) {
+    int rc = object == NULL ? -1 : 0;
+    if (plain_bytes > 0) {
+        packed->head.flags |= WIRE_PLAIN;
+        made.stream = PyBytes_FromStringAndSize((char *)plain, (Py_ssize_t)plain_bytes);
+        rc = made.stream == NULL ? -1 : 0;
+    }
+    else if (rc == 0) {
+        rc = pickle_object(p, object, &made);
+    }
+    if (rc < 0 || pack(p, &made, packed) < 0) {
         parcel_drop(packed, p->region, false);
         return -1;
     }
@@ -566,7 +579,13 @@ codec_unpack(module_state *state, const wire *message, BlockObject *whole, conte
         PyErr_NoMemory();
         goto done;
     }
-    stream = view_of(whole, start + message->callable_bytes, message->stream_bytes - message->callable_bytes);
+    start += message->callable_bytes;
+    uint64_t size = message->stream_bytes - message->callable_bytes;
+    if (message->flags & WIRE_PLAIN) {
+        found->value = plain_read(start, size);
+        goto done;
+    }
+    stream = view_of(whole, start, size);
     if (stream != NULL && (buffers == NULL || PyList_GET_SIZE(buffers) == 0)) {
         found->value = PyObject_CallOneArg(state->pickle_loads, stream);
     }

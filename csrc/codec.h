@@ -1,8 +1,9 @@
 // codec: calls and outcomes to bytes and back.
 //
-// A *parcel* is a pickle on its way: its bytes, or the block that they have been copied to.  Pickle
-// protocol 5 hands out large buffers instead of copying them into the stream; they go into a block,
-// one memcpy each, and are looked at there by whatever is made of them on the other side.
+// A *parcel* is an object on its way: its bytes, or the block that they have been copied to.  Mostly they
+// are a pickle; small plain values have an encoding of their own, see plain.h.  Pickle protocol 5 hands out
+// large buffers instead of copying them into the stream; they go into a block, one memcpy each, and are
+// looked at there by whatever is made of them on the other side.
 //
 //     message     wire header | stream                         what fits into a record
 //     block       sizes of the buffers | stream | buffers...   everything else
@@ -36,6 +37,7 @@ enum {
     WIRE_KWARGS = 1,   // see WIRE_CALL
     WIRE_STAR = 2,     // of a chunk: each item is a tuple of arguments, not one argument
     WIRE_BOUNDED = 4,  // of a chunk: comes back unfinished rather than take long
+    WIRE_PLAIN = 8,    // the stream, but for the callable, is no pickle but what plain.h says
 };
 
 typedef struct wire {

@@ -114,33 +114,41 @@ executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
     return submit_call(self, args, nargs, kwnames, bridge, destination);
 }
 
-PyDoc_STRVAR(submit_to_loop_doc,
-"_submit_to_loop($self, loop, fn, /, *args, **kwargs)\n--\n\n"
-"As submit(), but return a future of an asyncio loop, which must be the running one; NotImplemented if\n"
-"that loop takes no attributes.");
+PyDoc_STRVAR(run_in_loop_doc,
+"_run_in_loop($self, fn, /, *args, **kwargs)\n--\n\n"
+"Have a worker call fn(*args, **kwargs); return a future of the running event loop.\n\n"
+"Raises RuntimeError without such a loop and after shutdown(), and BrokenExecutor when the executor is\n"
+"broken.");
 
 static PyObject *
-executor_submit_to_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = (ExecutorObject *)op;
-    LoopBridgeObject *bridge;
+    LoopBridgeObject *bridge = NULL;
     PyObject *destination;
 
-    if (nargs < 2) {
-        PyErr_SetString(PyExc_TypeError, "_submit_to_loop() takes a loop and a function");
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "missing 1 required positional argument: the function");
         return NULL;
     }
     if (prepare(self) < 0) {
         return NULL;
     }
-    int rc = loop_bridge_for_loop(self->module, args[0], self->tasks->kind->routed, &bridge, &destination);
-    if (rc < 0) {
-        return NULL;
+    int rc = loop_bridge_for_running_loop(self->module, self->tasks->kind->routed, &bridge, &destination);
+    if (rc != 0) {
+        return rc < 0 ? NULL : submit_call(self, args, nargs, kwnames, bridge, destination);
     }
-    if (rc == 0) {
-        Py_RETURN_NOTIMPLEMENTED;
+    // A loop that takes no attributes: asyncio's own way.
+    destination = future_new(self->module);
+    PyObject *future = NULL;
+    if (destination != NULL) {
+        future = submit_call(self, args, nargs, kwnames, NULL, destination);
     }
-    return submit_call(self, args + 1, nargs - 1, kwnames, bridge, destination);
+    PyObject *asyncio = future == NULL ? NULL : PyImport_ImportModule("asyncio");
+    PyObject *wrapped = asyncio == NULL ? NULL : PyObject_CallMethod(asyncio, "wrap_future", "O", future);
+    Py_XDECREF(asyncio);
+    Py_XDECREF(future);
+    return wrapped;
 }
 
 static int
@@ -201,8 +209,8 @@ executor_dealloc(PyObject *op)
 static PyMethodDef executor_methods[] = {
     {"submit", (PyCFunction)(void (*)(void))executor_submit, METH_FASTCALL | METH_KEYWORDS,
      submit_doc},
-    {"_submit_to_loop", (PyCFunction)(void (*)(void))executor_submit_to_loop, METH_FASTCALL | METH_KEYWORDS,
-     submit_to_loop_doc},
+    {"_run_in_loop", (PyCFunction)(void (*)(void))executor_run_in_loop, METH_FASTCALL | METH_KEYWORDS,
+     run_in_loop_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -77,6 +77,16 @@ is_code(module_state *state, PyCodeObject *code, PyObject **known, PyObject *nam
     return (PyObject *)code == *known;
 }
 
+// The loop that the calling thread runs, or None; NULL with an exception.
+static PyObject *
+running_loop(module_state *state)
+{
+    if (state->get_running_loop == NULL && module_meet_asyncio(state) < 0) {
+        return NULL;
+    }
+    return PyObject_CallNoArgs(state->get_running_loop);
+}
+
 int
 loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, LoopBridgeObject **bridge,
                      PyObject **future)
@@ -93,6 +103,18 @@ loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, LoopBridg
             rc = -1;
         }
     }
+    return rc;
+}
+
+int
+loop_bridge_for_running_loop(module_state *state, bool routed, LoopBridgeObject **bridge, PyObject **future)
+{
+    PyObject *loop = running_loop(state);
+    if (loop == Py_None) {
+        PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+    }
+    int rc = loop == NULL || loop == Py_None ? -1 : loop_bridge_for_loop(state, loop, routed, bridge, future);
+    Py_XDECREF(loop);
     return rc;
 }
 
@@ -181,10 +203,7 @@ drop_tasks(LoopBridgeObject *self)
 static int
 is_running_here(LoopBridgeObject *self, PyObject *loop)
 {
-    if (self->module->get_running_loop == NULL && module_meet_asyncio(self->module) < 0) {
-        return -1;
-    }
-    PyObject *running = PyObject_CallNoArgs(self->module->get_running_loop);
+    PyObject *running = running_loop(self->module);
     Py_XDECREF(running);  // only its identity matters
     return running == NULL ? -1 : running == loop;
 }

@@ -57,6 +57,10 @@ int loop_bridge_for_caller(module_state *state, bool routed, LoopBridgeObject **
 int loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, LoopBridgeObject **bridge,
                          PyObject **future);
 
+// The same for the running loop; without one, -1 with RuntimeError.
+int loop_bridge_for_running_loop(module_state *state, bool routed, LoopBridgeObject **bridge,
+                                 PyObject **future);
+
 // If the callback is the closure of asyncio's wrap_future(): the bridge of its loop and the asyncio
 // future it will complete, both new references.  1 found, 0 not, -1 exception.
 int loop_bridge_for_callback(module_state *state, PyObject *callback, LoopBridgeObject **bridge,

@@ -14,6 +14,7 @@
 #include "future.h"
 #include "loop_bridge.h"
 #include "loop_future.h"
+#include "plain.h"
 #include "process_queue.h"
 #include "region.h"
 #include "task_queue.h"
@@ -246,11 +247,42 @@ core_die_with_pipe(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(plain_dumps_doc,
+"plain_dumps(value, /)\n--\n\n"
+"Return the bytes in which a small plain value travels between processes, or None: it is pickled.");
+
+static PyObject *
+core_plain_dumps(PyObject *Py_UNUSED(module), PyObject *value)
+{
+    unsigned char bytes[PLAIN_BYTES_MAX];
+    size_t size = plain_write(value, bytes, sizeof(bytes));
+    if (size == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyBytes_FromStringAndSize((char *)bytes, (Py_ssize_t)size);
+}
+
+PyDoc_STRVAR(plain_loads_doc,
+"plain_loads(bytes, /)\n--\n\n"
+"Return the value that plain_dumps() made bytes of. Raises ValueError if that cannot be.");
+
+static PyObject *
+core_plain_loads(PyObject *Py_UNUSED(module), PyObject *bytes)
+{
+    if (!PyBytes_Check(bytes)) {
+        PyErr_SetString(PyExc_TypeError, "plain_loads() takes bytes");
+        return NULL;
+    }
+    return plain_read((unsigned char *)PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+}
+
 static PyMethodDef core_methods[] = {
     {"after_fork", core_after_fork, METH_NOARGS, after_fork_doc},
     {"die_with_parent", core_die_with_parent, METH_O, die_with_parent_doc},
     {"die_with_pipe", core_die_with_pipe, METH_O, die_with_pipe_doc},
     {"fork", core_fork, METH_NOARGS, fork_doc},
+    {"plain_dumps", core_plain_dumps, METH_O, plain_dumps_doc},
+    {"plain_loads", core_plain_loads, METH_O, plain_loads_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -6,7 +6,8 @@
 //     executor.c        submit(): a call becomes a task
 //     task_queue.c      tasks waiting, threads running them
 //     process_queue.c   tasks on their way to processes and back;  worker.c: the other end
-//     codec.c           calls and outcomes to bytes and back;  region.c: memory that is shared
+//     codec.c           calls and outcomes to bytes and back;  plain.c: the small ones;
+//     region.c          memory that is shared
 //     task.c            a call, its arguments and its destination
 //     future.c  loop_bridge.c      the two kinds of destination
 //     loop_future.c     a loop's future whose cancellation withdraws its task
@@ -61,7 +62,7 @@
     X(append)                                                                            \
     X(call_soon)                                                                         \
         X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) \
-            X(is_closed) X(run_in_executor) X(self) X(set_exception) X(set_result)
+            X(is_closed) X(result) X(run_in_executor) X(self) X(set_exception) X(set_result)
 
 // Names of future_state's values, interned and in its order.
 #define MODULE_STATE_NAMES(X) \

@@ -240,8 +240,11 @@ describe_call(WorkerObject *self, shm_record *record)
     call c;
     PyObject *described = NULL;
     if (read_call(self, record, &c) == 0) {
-        described = Py_BuildValue("nOOO", (Py_ssize_t)(record - self->board.records), c.callable, c.args,
-                                  c.kwargs == NULL ? Py_None : c.kwargs);
+        PyObject *handle = PyLong_FromSsize_t(record - self->board.records);
+        described = handle == NULL ? NULL
+                                   : PyTuple_Pack(4, handle, c.callable, c.args,
+                                                  c.kwargs == NULL ? Py_None : c.kwargs);
+        Py_XDECREF(handle);
         call_clear(&c);
     }
     if (described == NULL) {
@@ -350,15 +353,15 @@ worker_identify(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 PyDoc_STRVAR(finish_doc,
-"finish($self, handle, result, exception, /)\n--\n\n"
-"Send the outcome of a call: exception, unless that is None, or result.");
+"finish($self, handle, task, /)\n--\n\n"
+"Send the outcome of a call: that of an asyncio.Task which is done, or an exception.");
 
 static PyObject *
 worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     WorkerObject *self = (WorkerObject *)op;
-    if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "finish() takes 3 arguments");
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "finish() takes 2 arguments");
         return NULL;
     }
     unsigned long number = PyLong_AsUnsignedLong(args[0]);
@@ -373,13 +376,17 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         Py_RETURN_NONE;
     }
     parcel outcome;
-    if (args[2] != Py_None) {
-        PyErr_SetRaisedException(Py_NewRef(args[2]));
+    PyObject *result = NULL;
+    if (PyExceptionInstance_Check(args[1])) {
+        PyErr_SetRaisedException(Py_NewRef(args[1]));
+    }
+    else {
+        result = PyObject_CallMethodNoArgs(args[1], self->module->str_result);
+    }
+    if (result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0) {
         pack_failure(self, "pack_exception", &outcome);
     }
-    else if (codec_pack_outcome(&self->packs, WIRE_RESULT, args[1], &outcome) < 0) {
-        pack_failure(self, "pack_exception", &outcome);
-    }
+    Py_XDECREF(result);
     finish_record(self, &self->board.records[number], &outcome);
     Py_RETURN_NONE;
 }

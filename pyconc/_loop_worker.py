@@ -82,6 +82,7 @@ class LoopWorker:
     def _pump(self):
         """Take what there is room for, and listen for more."""
         start = time.monotonic_ns()
+        self._is_eager = _HAS_EAGER_TASKS and self._loop.get_task_factory() is None
         wanted, calls = self._worker.take(max(self._room(), 0))
         for item in wanted:
             if isinstance(item, tuple):
@@ -115,40 +116,28 @@ class LoopWorker:
     def _start(self, handle, function, args, kwargs):
         try:
             awaitable = function(*args, **kwargs) if kwargs else function(*args)
-            task = self._make_task(awaitable, function)
+            if self._is_eager and type(awaitable) is CoroutineType:
+                # One that never waits is done before this returns.
+                task = asyncio.Task(awaitable, loop=self._loop, eager_start=True)
+            elif inspect.isawaitable(awaitable):
+                task = asyncio.ensure_future(awaitable, loop=self._loop)
+            else:
+                raise TypeError(f"{function!r} returned {type(awaitable).__name__}, which cannot be awaited")
         except BaseException as error:
-            self._worker.finish(handle, None, error)
+            self._worker.finish(handle, error)
             return
         if task.done():
-            self._finish(handle, task)
+            self._worker.finish(handle, task)
         else:
             self._running[handle] = task
             task.add_done_callback(partial(self._task_done, handle))
 
-    def _make_task(self, awaitable, function):
-        if type(awaitable) is CoroutineType:
-            # A coroutine that never waits is done before this returns.
-            if _HAS_EAGER_TASKS and self._loop.get_task_factory() is None:
-                return asyncio.Task(awaitable, loop=self._loop, eager_start=True)
-            return self._loop.create_task(awaitable)
-        if not inspect.isawaitable(awaitable):
-            raise TypeError(f"{function!r} returned {type(awaitable).__name__}, which cannot be awaited")
-        return asyncio.ensure_future(awaitable, loop=self._loop)
-
     def _task_done(self, handle, task):
         was_full = self._room() <= 0
         del self._running[handle]
-        self._finish(handle, task)
+        self._worker.finish(handle, task)
         if was_full or not self._running:
             self._pump()
-
-    def _finish(self, handle, task):
-        try:
-            result = task.result()
-        except BaseException as error:
-            self._worker.finish(handle, None, error)
-        else:
-            self._worker.finish(handle, result, None)
 
 
 # ---- streams ----

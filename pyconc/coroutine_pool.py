@@ -70,16 +70,8 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         limits = (max_tasks_per_child, concurrency)
         self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death)
 
-    def run(self, async_fn, /, *args, **kwargs):
-        """Have a worker run async_fn(*args, **kwargs); return a future of the running event loop.
-
-        Raises RuntimeError after shutdown(), and BrokenProcessPool when the pool is broken.
-        """
-        loop = asyncio.get_running_loop()
-        future = self._submit_to_loop(loop, async_fn, *args, **kwargs)
-        if future is NotImplemented:
-            future = asyncio.wrap_future(self.submit(async_fn, *args, **kwargs), loop=loop)
-        return future
+    # run(fn, /, *args, **kwargs)
+    run = _core.Executor._run_in_loop
 
     def map(self, async_fn, *iterables, ordered=True, buffersize=None):
         """Return an async iterator over async_fn's results for the items of iterables, which may be async ones.

@@ -58,6 +58,26 @@ if __name__ == "__main__":
     ]
 
 
+def test_the_items_of_a_map_may_use_the_pool_themselves():
+    async def main():
+        async with Pool(2) as pool:
+            inner = []
+
+            def items(count):
+                for i in range(count):
+                    inner.append(pool.map(coroutines.double, [i]))
+                    yield i
+                if count == 3:
+                    raise LookupError
+
+            assert await pool.map(coroutines.double, items(2)) == [0, 2]
+            with pytest.raises(LookupError):
+                pool.map(coroutines.double, items(3))
+            assert [await results for results in inner] == [[0], [2], [0], [2], [4]]
+
+    asyncio.run(main())
+
+
 def test_a_pool_needs_no_main_guard():
     finished = run_script(
         """

@@ -118,6 +118,22 @@ def test_run_returns_what_the_coroutine_does(new_loop):
     run_on(new_loop, main())
 
 
+def test_run_works_on_a_loop_that_takes_no_attributes():
+    class SealedLoop(asyncio.SelectorEventLoop):
+        def __setattr__(self, name, value):
+            if "pyconc" in name:
+                raise AttributeError(name)
+            super().__setattr__(name, value)
+
+    async def main():
+        async with CoroutinePool(1) as pool:
+            assert await pool.run(coroutines.identity, 1) == 1
+            with pytest.raises(ValueError, match="told to"):
+                await pool.run(coroutines.fail, ValueError("told to"))
+
+    run_on(SealedLoop, main())
+
+
 @on_every_loop
 def test_workers_run_the_loop_that_the_factory_makes(new_loop):
     uvloop = pytest.importorskip("uvloop")

@@ -452,7 +452,8 @@ for microseconds in itertools.cycle(range(1, 80)):
 
 def test_ctrl_c_in_shutdown_leaves_no_lock_taken():
     finished = run_script(INTERRUPTS_ITS_SHUTDOWN)
-    assert finished.returncode == 0 and finished.stderr == "", finished
+    assert finished.returncode == 0, finished
+    assert finished.stderr == "", finished
 
 
 INTERRUPTS_ITS_UNPICKLING = """

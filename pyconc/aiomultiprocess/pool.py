@@ -87,9 +87,11 @@ class Pool:
         self.last_id = 0
         self._pools = {}  # queue: CoroutinePool
         self._futures = {}  # task: future
-        # With the default and one queue there is nothing to ask.
         self._asks_scheduler = type(self.scheduler) is not RoundRobin
         self._start()
+        # With one queue, the default scheduler and no handler there is nothing to choose: what runs a call, or None.
+        chooses = self.queue_count > 1 or self._asks_scheduler or exception_handler is not None
+        self._run = None if chooses else next(iter(self._pools.values())).run
 
     def _start(self):
         if self.exception_handler is None:
@@ -176,7 +178,7 @@ class Pool:
     def map(self, func, iterable):
         """Run a coroutine for each item."""
         self._check_running()
-        return PoolResult(self, self._queue_all(func, ((item,) for item in iterable)))
+        return PoolResult(self, self._queue_all(func, zip(iterable)))
 
     def starmap(self, func, iterable):
         """Run a coroutine for each sequence of arguments."""
@@ -184,15 +186,18 @@ class Pool:
         return PoolResult(self, self._queue_all(func, iterable))
 
     def _queue_all(self, func, calls):
-        if self.queue_count > 1 or self._asks_scheduler or self.exception_handler is not None:
+        if self._run is None:
             return [self.queue_work(func, args, {}) for args in calls]
-        # There is nothing to choose: the same, faster.
-        run = next(iter(self._pools.values())).run
-        first = self.last_id + 1
-        for task_id, args in enumerate(calls, first):
-            self._futures[task_id] = run(func, *args)
-            self.last_id = task_id
-        return range(first, self.last_id + 1)
+        run, futures = self._run, []
+        try:
+            for args in calls:
+                futures.append(run(func, *args))
+        finally:
+            first = self.last_id + 1
+            self.last_id += len(futures)
+            task_ids = range(first, first + len(futures))
+            self._futures.update(zip(task_ids, futures))
+        return task_ids
 
     def _check_running(self):
         if not self.running:
