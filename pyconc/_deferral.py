@@ -1,7 +1,6 @@
 """Signal handlers that wait: what must not be left half done, such as the start of a process, is not interrupted."""
 
 import _signal
-import contextlib
 import threading
 
 # Where handlers come from that only wake a loop.  They stay: to set a handler undoes signal.siginterrupt().
@@ -28,51 +27,67 @@ class Deferral:
         if _current is None and threading.current_thread() is threading.main_thread():
             try:
                 _current = self
-                # Ctrl-C first, so that it is the last one to be restored.
-                for number in (_signal.SIGINT, *range(1, _signal.NSIG)):
-                    handler = _signal.getsignal(number)
-                    if callable(handler) and number not in self._handlers and not _is_harmless(handler):
-                        self._handlers[number] = handler
-                        self._installed.append(number)
-                        _signal.signal(number, self._note)
+                self._install()
             except BaseException:
-                self._restore()
+                self._end()
                 raise
         return self
 
     def __exit__(self, *exc):
         if _current is self:
-            try:
-                self._restore()
-            finally:
-                self._call_noted()
+            self._end()
+
+    # Loops are in functions of their own: an exception from a signal handler that is called where a loop jumps back
+    # passes by the `except` and the `finally` around that loop.
+
+    def _install(self):
+        # Ctrl-C first, so that it is the last one to be restored.
+        for number in (_signal.SIGINT, *range(1, _signal.NSIG)):
+            handler = _signal.getsignal(number)
+            if callable(handler) and number not in self._handlers and not _is_harmless(handler):
+                self._handlers[number] = handler
+                self._installed.append(number)
+                _signal.signal(number, self._note)
 
     def _note(self, number, frame):
-        if self._lets_through:
+        if self._lets_through or _current is not self:
             self._handlers[number](number, frame)
         else:
             self._noted.append((number, frame))
 
+    def _end(self):
+        """Give the program its handlers back, and call those whose signals have come."""
+        try:
+            self._restore()
+        finally:
+            self._call_noted()
+
     def _restore(self):
         global _current
+        _current = None
         try:
-            while self._installed:
-                number = self._installed[-1]
-                _signal.signal(number, self._handlers[number])
-                self._installed.pop()
+            self._put_back()
         finally:
-            if self._installed:
+            if self._installed:  # A handler has raised.
                 self._restore()
-            _current = None
+
+    def _put_back(self):
+        while self._installed:
+            number = self._installed[-1]
+            _signal.signal(number, self._handlers[number])
+            self._installed.pop()
 
     def _call_noted(self):
+        try:
+            self._call_noted_once()
+        finally:
+            if self._noted:  # One of them has raised.
+                self._call_noted()
+
+    def _call_noted_once(self):
         while self._noted:
             number, frame = self._noted.pop(0)
-            try:
-                self._handlers[number](number, frame)
-            except BaseException:
-                self._call_noted()
-                raise
+            self._handlers[number](number, frame)
 
 
 def _is_harmless(handler):
@@ -86,16 +101,14 @@ def end_in_child():
         _current._restore()
 
 
-@contextlib.contextmanager
-def let_through():
-    """Call handlers at once in a part of such a block that may be interrupted."""
+def call_interruptibly(function, *args):
+    """Within such a block: call a function that may be interrupted, and handlers at once meanwhile."""
     deferral = _current if threading.current_thread() is threading.main_thread() else None
     if deferral is None:
-        yield
-        return
+        return function(*args)
     deferral._lets_through = True
     try:
         deferral._call_noted()
-        yield
+        return function(*args)
     finally:
         deferral._lets_through = False

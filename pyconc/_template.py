@@ -89,8 +89,7 @@ class Template:
     def wait_ready(self):
         """Wait until it can fork.  Raises TemplateDied.  The only part of starting a worker that may be interrupted."""
         while not self._ready:
-            with _deferral.let_through():
-                connection.wait([self._connection])
+            _deferral.call_interruptibly(connection.wait, [self._connection])
             self.read_news()
 
     def start_worker(self, number, name):
