@@ -21,7 +21,9 @@ from types import CoroutineType
 _BATCH_MAX = 256
 _BATCH_NS = 1_000_000
 
-_HAS_EAGER_TASKS = sys.version_info >= (3, 12)
+# A task that never waits is done when it has been made; before Python 3.12 it has not even begun.
+_IS_EAGER = sys.version_info >= (3, 12)
+_Task = partial(asyncio.Task, eager_start=True) if _IS_EAGER else asyncio.Task
 
 
 class LoopWorker:
@@ -33,6 +35,7 @@ class LoopWorker:
         self._concurrency = concurrency
         self._left = max_tasks  # how many calls may still be taken, or None
         self._running = {}  # handle: task
+        self._begun = []  # (handle, task) of those that are to be looked at after their first step
         self._batch = 1
         self.streams = {}  # number: Stream
         self._loop = (loop_factory or asyncio.new_event_loop)()
@@ -82,7 +85,7 @@ class LoopWorker:
     def _pump(self):
         """Take what there is room for, and listen for more."""
         start = time.monotonic_ns()
-        self._is_eager = _HAS_EAGER_TASKS and self._loop.get_task_factory() is None
+        self._has_factory = self._loop.get_task_factory() is not None
         wanted, calls = self._worker.take(max(self._room(), 0))
         for item in wanted:
             if isinstance(item, tuple):
@@ -94,6 +97,8 @@ class LoopWorker:
         for call in calls:
             self._start(*call)
         del wanted, calls
+        if self._begun:
+            self._loop.call_soon(self._look_at_begun)
         if time.monotonic_ns() - start > _BATCH_NS:
             self._batch = 1
         else:
@@ -116,13 +121,12 @@ class LoopWorker:
     def _start(self, handle, function, args, kwargs):
         try:
             awaitable = function(*args, **kwargs) if kwargs else function(*args)
-            if self._is_eager and type(awaitable) is CoroutineType:
-                # One that never waits is done before this returns.
-                task = asyncio.Task(awaitable, loop=self._loop, eager_start=True)
-            elif inspect.isawaitable(awaitable):
-                task = asyncio.ensure_future(awaitable, loop=self._loop)
+            if type(awaitable) is not CoroutineType:
+                task = self._make_future(awaitable, function)
+            elif self._has_factory:
+                task = self._loop.create_task(awaitable)
             else:
-                raise TypeError(f"{function!r} returned {type(awaitable).__name__}, which cannot be awaited")
+                task = _Task(awaitable, loop=self._loop)
         except BaseException as error:
             self._worker.finish(handle, error)
             return
@@ -130,7 +134,28 @@ class LoopWorker:
             self._worker.finish(handle, task)
         else:
             self._running[handle] = task
-            task.add_done_callback(partial(self._task_done, handle))
+            if _IS_EAGER:
+                task.add_done_callback(partial(self._task_done, handle))
+            else:
+                self._begun.append((handle, task))
+
+    def _make_future(self, awaitable, function):
+        if not inspect.isawaitable(awaitable):
+            raise TypeError(f"{function!r} returned {type(awaitable).__name__}, which cannot be awaited")
+        return asyncio.ensure_future(awaitable, loop=self._loop)
+
+    def _look_at_begun(self):
+        """After the first step of tasks that were not eager: most never wait, and have no need of a callback."""
+        was_full = self._room() <= 0
+        begun, self._begun = self._begun, []
+        for handle, task in begun:
+            if task.done():
+                del self._running[handle]
+                self._worker.finish(handle, task)
+            else:
+                task.add_done_callback(partial(self._task_done, handle))
+        if was_full or not self._running:
+            self._pump()
 
     def _task_done(self, handle, task):
         was_full = self._room() <= 0
