@@ -50,9 +50,10 @@ class Crew:
         """setup, limits: as for _worker.main()."""
         concurrency = limits[1]
         if concurrency is None:
-            self.queue = _core.ProcessQueue(max_workers)
+            # More of them serve long bursts better, but a short-lived pool waits for their memory.
+            self.queue = _core.ProcessQueue(max_workers, _records_for(min(32 * max_workers, 512)))
         else:
-            self.queue = _core.ProcessQueue(max_workers, _records_for(max_workers * concurrency), True)
+            self.queue = _core.ProcessQueue(max_workers, _records_for(max(max_workers * concurrency, 512)), True)
         self.max_workers = max_workers
         self.context = context  # None: workers come from a template
         self.setup = setup
@@ -427,7 +428,7 @@ def _has_cloudpickle():
 
 def _records_for(tasks):
     """Return how many records a board needs that so many tasks occupy: as many again, so that none waits for one."""
-    return 1 << max(10, (2 * tasks - 1).bit_length())
+    return 1 << (2 * tasks - 1).bit_length()
 
 
 def _always(value):
@@ -482,6 +483,8 @@ def _describe(task):
 
 def _is_single_threaded():
     """Whether a fork is safe: no threads but this one, and collecting threads, which hold no locks while this runs."""
+    if os.stat("/proc/self/task").st_nlink == 3:
+        return True  # "." and ".." and one thread: quicker than a list of them
     for _ in range(_ENDING_LOOKS):
         # A thread that has been joined may be there a moment longer; before Python 3.13 it mostly is.
         others = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}

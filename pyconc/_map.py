@@ -99,6 +99,7 @@ class _Map:
         self.under_way = 0
         self.largest = 0  # chunk so far; 0 if there is no reason to be careful
         self.call_ns = crew.call_ns.get(fn)  # what a call takes, and took in earlier maps
+        self.calls = 0 if self.call_ns is None else 1  # that it is known from; what earlier maps knew is not worth more
         self.exhausted = False
         self.closed = False  # the consumer wants no more
         self.begun = False  # what is refused before is refused to the caller of map()
@@ -242,9 +243,10 @@ class _Map:
 
     def learn(self, calls, elapsed_ns):
         if calls > 0:
-            latest = elapsed_ns / calls
-            # What a call takes changes: the latest chunk counts as much as all before it.
-            self.call_ns = latest if self.call_ns is None else (self.call_ns + latest) / 2
+            # What a call takes changes: the latest chunk counts as much as all before it, or more if it has more calls.
+            before = min(self.calls, calls)
+            self.call_ns = (before * (self.call_ns or 0) + elapsed_ns) / (before + calls)
+            self.calls += calls
             self.crew.call_ns.learn(self.fn, self.call_ns)
 
     def share(self):
