@@ -28,6 +28,8 @@ LEAST_NS = 100_000
 SHARES = 4
 # How many chunks are under way for each worker, so that none waits for the next.
 AHEAD = 3
+# How many calls are too few to outweigh what is known.
+FEW_CALLS = 4
 # How much larger than the largest so far the next chunk may be: one quick call does not mean that all are.
 GROWTH = 256
 
@@ -243,8 +245,9 @@ class _Map:
 
     def learn(self, calls, elapsed_ns):
         if calls > 0:
-            # What a call takes changes: the latest chunk counts as much as all before it, or more if it has more calls.
-            before = min(self.calls, calls)
+            # What a call takes changes: the latest chunk counts as much as all before it, or more if it has more calls,
+            # but not one or two calls alone.
+            before = min(self.calls, max(calls, FEW_CALLS))
             self.call_ns = (before * (self.call_ns or 0) + elapsed_ns) / (before + calls)
             self.calls += calls
             self.crew.call_ns.learn(self.fn, self.call_ns)
