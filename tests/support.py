@@ -288,7 +288,12 @@ def rss_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+# The interpreter's cache of attributes keeps the names that pickle looks up, up to 4096 of them.
+_clear_caches = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
+
+
 def _counts() -> dict[str, int]:
+    _clear_caches()
     gc.collect()
     counts = {"blocks": sys.getallocatedblocks(), "tracked objects": len(gc.get_objects())}
     if DEBUG_BUILD:
