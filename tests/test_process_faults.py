@@ -596,6 +596,35 @@ def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads):
     assert finished.stdout == "True\n"
 
 
+def test_a_pool_whose_creation_is_interrupted_leaves_nothing():
+    finished = run_script(
+        """
+        import gc, os, signal, pyconc
+        from pyconc import _core
+
+        def interrupted_fork(fork=_core.fork):
+            pid = fork()
+            if pid:
+                signal.raise_signal(signal.SIGINT)
+            return pid
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        fds = os.listdir("/proc/self/fd")
+        _core.fork = interrupted_fork
+        try:
+            pyconc.ProcessPoolExecutor(2)
+        except KeyboardInterrupt:
+            print("interrupted")
+        gc.collect()
+        assert os.listdir("/proc/self/fd") == fds
+        with open("/proc/thread-self/children") as children:
+            print("children:", children.read())
+        """
+    )
+    assert finished.stdout == "interrupted\nchildren: \n"
+    assert finished.stderr == ""
+
+
 def test_a_program_that_handles_ctrl_c_goes_on_with_its_workers():
     script = """
     def add(one, other):

@@ -219,23 +219,6 @@ def test_a_blocked_task_holds_up_no_other():
                 blocked.result()
 
 
-def test_tasks_that_only_run_c_let_others_run():
-    # Such tasks never come to the point where the interpreter lets other threads run by itself.
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
-    try:
-        with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
-            block_workers(pool, gate)
-            futures = [pool.submit(abs, 1) for _ in range(300_000)]
-            turns = 0
-            gate.open()
-            while not futures[-1].done():
-                turns += 1
-            assert turns > 10
-    finally:
-        sys.setswitchinterval(interval)
-
-
 def test_asynchronous_exceptions_reach_a_worker_that_only_runs_c():
     run_script(
         """
