@@ -9,6 +9,7 @@ import select
 import signal
 import sys
 import threading
+import time
 import warnings
 import weakref
 from concurrent.futures import process
@@ -23,8 +24,14 @@ from pyconc._template import TemplateDied
 # The threads that collect, of all executors.
 _collectors: "weakref.WeakSet[_Collector]" = weakref.WeakSet()
 
+# The native ids, as text, of such threads that are over, as long as the kernel may still list them.
+_ended: "set[str]" = set()
+
 # How often to look whether a thread that Python knows no more has ended; where other libraries have threads, in vain.
 _ENDING_LOOKS = 20
+# And how long, in seconds, if it is one that has collected: such a thread is about to go, but on a busy machine may be
+# there for long.
+_ENDING_SECONDS = 1.0
 
 # So many workers may die in a row while nothing gets done, and then the executor is broken.
 _FALSE_STARTS = 3
@@ -358,6 +365,14 @@ class _Collector(threading.Thread):
         # At exit the standard library wakes and joins whatever stands here.
         process._threads_wakeups[self] = _ExitBell(crew)
 
+    def run(self):
+        try:
+            super().run()
+        finally:
+            if len(_ended) > 20:
+                _ended.intersection_update(os.listdir("/proc/self/task"))
+            _ended.add(str(self.native_id))
+
     def join(self, timeout=None):
         try:
             super().join(timeout)
@@ -485,14 +500,25 @@ def _is_single_threaded():
     """Whether a fork is safe: no threads but this one, and collecting threads, which hold no locks while this runs."""
     if os.stat("/proc/self/task").st_nlink == 3:
         return True  # "." and ".." and one thread: quicker than a list of them
-    for _ in range(_ENDING_LOOKS):
+    looks = 0
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while True:
         # A thread that has been joined may be there a moment longer; before Python 3.13 it mostly is.
-        others = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
+        listed = set(os.listdir("/proc/self/task"))
+        _ended.intersection_update(listed)
+        others = listed - {str(threading.get_native_id())}
         others.difference_update(str(thread.native_id) for thread in list(_collectors))
-        if not others or threading.active_count() > 1 + sum(thread.is_alive() for thread in list(_collectors)):
-            break
+        if not others:
+            return True
+        if not others <= _ended:
+            looks += 1
+        if (
+            looks == _ENDING_LOOKS
+            or time.monotonic() > deadline
+            or threading.active_count() > 1 + sum(thread.is_alive() for thread in list(_collectors))
+        ):
+            return False
         os.sched_yield()
-    return not others
 
 
 def _warn_of_fork():

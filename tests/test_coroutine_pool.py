@@ -455,7 +455,7 @@ for pid in pids:
 
 
 def test_one_ctrl_c_ends_a_program():
-    run_script(
+    finished = run_script(
         """
 import asyncio, os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -472,6 +472,8 @@ except KeyboardInterrupt:
 """,
         os.path.dirname(__file__),
     )
+    assert finished.stdout == "interrupted\n"
+    assert finished.stderr == ""
 
 
 def test_the_loop_may_be_closed_while_coroutines_run():

@@ -798,6 +798,45 @@ assert os.read(told[0], 9) == b"."
     )
 
 
+@pytest.mark.parametrize("whose", ["collector", "library", "stuck"])
+def test_a_fork_waits_for_a_collecting_thread_that_is_about_to_go(whose):
+    """As long as the kernel may list it; for a thread that is a library's but a moment, and for none for ever."""
+    finished = run_script(
+        """
+        import _thread, os, sys, threading
+        from pyconc import _crew
+        whose = sys.argv[1]
+        started, end = _thread.allocate_lock(), _thread.allocate_lock()
+        started.acquire()
+        end.acquire()
+        def run():
+            if whose != "library":
+                _crew._ended.add(str(threading.get_native_id()))
+            started.release()
+            end.acquire()
+        _thread.start_new_thread(run, ())  # the threading module does not know it
+        started.acquire()
+        looks = 0
+        def look(sched_yield=os.sched_yield):
+            global looks
+            looks += 1
+            if looks == 1000 and whose == "collector":
+                end.release()
+            sched_yield()
+        os.sched_yield = look
+        if whose == "stuck":
+            _crew._ENDING_SECONDS = 0.05
+        print(_crew._is_single_threaded(), looks >= 1000, len(_crew._ended))
+        """,
+        whose,
+    )
+    answer, looks, listed = finished.stdout.split()
+    assert answer == str(whose == "collector")
+    if whose != "stuck":
+        assert looks == answer
+    assert listed == "01"[whose == "stuck"]
+
+
 def test_workers_leave_whoever_takes_the_last_result():
     run_script(
         """
