@@ -31,6 +31,11 @@ def fail(error):
     raise error
 
 
+def fail_at(gate, error):
+    gate()
+    raise error
+
+
 def die(how):
     """Ends the process: by a signal's number, by exit() with a string's number, by os._exit()."""
     if how == "exit":

@@ -244,10 +244,14 @@ def test_a_context_of_multiprocessing_survives_deaths_too(method):
 
 
 def test_an_initializer_that_raises_breaks_the_executor():
-    with pyconc.ProcessPoolExecutor(2, initializer=jobs.fail, initargs=(LookupError("no"),)) as pool:
-        futures = [pool.submit(jobs.identity, number) for number in range(3)]
-        for future in futures:
-            assert isinstance(future.exception(HANG_LIMIT), BrokenProcessPool)
+    with ProcessGate() as gate:
+        pool = pyconc.ProcessPoolExecutor(2, initializer=jobs.fail_at, initargs=(gate, LookupError("no")))
+        with pool:
+            futures = [pool.submit(jobs.identity, number) for number in range(3)]
+            gate.wait_started(2)
+            gate.open()
+            for future in futures:
+                assert isinstance(future.exception(HANG_LIMIT), BrokenProcessPool)
         with pytest.raises(BrokenExecutor, match="initializer failed"):
             pool.submit(int)
 
