@@ -183,8 +183,10 @@ def test_arrays_outlive_their_executor():
 def test_arrays_outlive_a_killed_worker():
     with pyconc.ProcessPoolExecutor(2) as pool:
         array = pool.submit(jobs.make_array, 1 << 20).result(HANG_LIMIT)
-        for pid in list(pool._processes):
+        killed = set(pool._processes)
+        for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not killed & set(pool._processes), "the dead to be buried")
         # What the next worker has is other memory.
         others = [pool.submit(jobs.make_array, 1 << 20).result(HANG_LIMIT) for _ in range(10)]
         for other in others:

@@ -143,6 +143,12 @@ def test_exceptions_that_end_programs_end_no_worker():
 # --- Who dies ---------------------------------------------------------------------------------------------------------
 
 
+def state_of(pid):
+    """A process's state, as one letter of the kernel's."""
+    with open(f"/proc/{pid}/stat") as stat:
+        return stat.read().rpartition(")")[2].split()[0]
+
+
 def test_one_of_four_busy_workers_is_killed():
     with pyconc.ProcessPoolExecutor(4) as pool, ProcessGate() as gate:
         futures = block_workers(pool, gate, 4)
@@ -175,8 +181,7 @@ def test_a_worker_that_was_stopped_is_killed():
         stopped, free = block_workers(pool, gate, 2)
         victim, _ = pool._processes
         os.kill(victim, signal.SIGSTOP)
-        with open(f"/proc/{victim}/stat") as stat:
-            wait_until(lambda: stat.seek(0) or stat.read().rpartition(")")[2].split()[0] == "T", "it to stop")
+        wait_until(lambda: state_of(victim) == "T", "it to stop")
         gate.open()
         (done,) = pyconc.wait([stopped, free], return_when="FIRST_COMPLETED").done
         assert [pool.submit(jobs.identity, number).result(HANG_LIMIT) for number in range(50)] == list(range(50))
@@ -191,6 +196,7 @@ def test_a_worker_that_is_killed_while_idle_is_missed_by_nobody():
         for number in range(5):
             assert pool.submit(jobs.identity, number).result(HANG_LIMIT) == number
             (victim,) = pool._processes
+            wait_until(lambda victim=victim: state_of(victim) == "S", "the worker to sleep")  # or it may take one more
             os.kill(victim, signal.SIGKILL)
             # The task is submitted before, while or after the death is noticed.
             assert pool.submit(jobs.identity, number).result(HANG_LIMIT) == number
