@@ -1,5 +1,6 @@
 """The workers of one process executor: started, watched, buried, replaced; and the thread that collects from them."""
 
+import collections
 import contextlib
 import functools
 import importlib.util
@@ -24,8 +25,8 @@ from pyconc._template import TemplateDied
 # The threads that collect, of all executors.
 _collectors: "weakref.WeakSet[_Collector]" = weakref.WeakSet()
 
-# The native ids, as text, of such threads that are over, as long as the kernel may still list them.
-_ended: "set[str]" = set()
+# The native ids, as text, of the latest such threads that are over: the kernel may still list them.  GIL.
+_ended: "collections.deque[str]" = collections.deque(maxlen=20)
 
 # How often to look whether a thread that Python knows no more has ended; where other libraries have threads, in vain.
 _ENDING_LOOKS = 20
@@ -369,9 +370,7 @@ class _Collector(threading.Thread):
         try:
             super().run()
         finally:
-            if len(_ended) > 20:
-                _ended.intersection_update(os.listdir("/proc/self/task"))
-            _ended.add(str(self.native_id))
+            _ended.append(str(self.native_id))
 
     def join(self, timeout=None):
         try:
@@ -504,19 +503,18 @@ def _is_single_threaded():
     deadline = time.monotonic() + _ENDING_SECONDS
     while True:
         # A thread that has been joined may be there a moment longer; before Python 3.13 it mostly is.
-        listed = set(os.listdir("/proc/self/task"))
-        _ended.intersection_update(listed)
-        others = listed - {str(threading.get_native_id())}
+        others = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
         others.difference_update(str(thread.native_id) for thread in list(_collectors))
         if not others:
             return True
-        if not others <= _ended:
+        if threading.active_count() > 1 + sum(thread.is_alive() for thread in list(_collectors)):
+            return False
+        if not others.issubset(_ended):
             looks += 1
-        if (
-            looks == _ENDING_LOOKS
-            or time.monotonic() > deadline
-            or threading.active_count() > 1 + sum(thread.is_alive() for thread in list(_collectors))
-        ):
+            if looks == _ENDING_LOOKS:
+                return False
+        elif time.monotonic() > deadline:
+            _ended.clear()  # who is there for so long is another thread, with the same number
             return False
         os.sched_yield()
 

@@ -258,8 +258,8 @@ def test_an_initializer_that_raises_breaks_the_executor():
             gate.open()
             for future in futures:
                 assert isinstance(future.exception(HANG_LIMIT), BrokenProcessPool)
-        with pytest.raises(BrokenExecutor, match="initializer failed"):
-            pool.submit(int)
+            with pytest.raises(BrokenExecutor, match="initializer failed"):
+                pool.submit(int)
 
 
 def test_an_initializer_that_dies_again_and_again_breaks_the_executor():
