@@ -23,9 +23,9 @@ ABI := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("S
 VENV = .venv/$(ABI)
 BIN = $(VENV)/bin
 
-C_FILES := $(wildcard csrc/*.c)
+C_FILES := $(wildcard csrc/*.c $(addprefix csrc/,$(addsuffix /*.c,base futures loops threads processes)))
 CORE_FILES := $(wildcard csrc/core/*.c)
-H_FILES := $(wildcard csrc/*.h csrc/core/*.h)
+H_FILES := $(wildcard csrc/*.h csrc/*/*.h)
 C_TEST_FILES := $(wildcard tests/c/test_*.c tests/c/stress_*.c tests/c/fuzz_*.c)
 STYLED_C_FILES := $(C_FILES) $(CORE_FILES) $(H_FILES) $(wildcard tests/c/*.c tests/c/*.h)
 PACKAGE_FILES := setup.py pyproject.toml $(C_FILES) $(CORE_FILES) $(H_FILES) $(shell find pyconc -name '*.py' -o -name '*.pyi')

@@ -38,8 +38,8 @@ class BuildCore(build_ext):
 
 core = Extension(
     "pyconc._core",
-    sources=sorted(glob("csrc/*.c") + glob("csrc/core/*.c")),
-    depends=sorted(glob("csrc/*.h") + glob("csrc/core/*.h")),
+    sources=sorted(glob("csrc/**/*.c", recursive=True)),
+    depends=sorted(glob("csrc/**/*.h", recursive=True)),
     include_dirs=["csrc"],
     extra_compile_args=["-std=c11", "-fvisibility=hidden", "-pthread"],
     extra_link_args=["-pthread"],

@@ -1,9 +1,9 @@
 #include "executor.h"
 
-#include "future.h"
-#include "loop_bridge.h"
-#include "process_queue.h"
-#include "task_queue.h"
+#include "futures/future.h"
+#include "loops/loop_bridge.h"
+#include "processes/process_queue.h"
+#include "threads/thread_queue.h"
 
 typedef struct ExecutorObject {
     PyObject_HEAD
@@ -41,7 +41,7 @@ prepare(ExecutorObject *self)
         PyErr_SetString(PyExc_RuntimeError, "the executor's __init__() was not called");
         return -1;
     }
-    if (self->tasks->abandoned) {
+    if (self->tasks->inherited) {
         PyObject *renewed = PyObject_CallMethodNoArgs((PyObject *)self, self->module->str__renew);
         if (renewed == NULL) {
             return -1;
@@ -71,7 +71,7 @@ submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObj
     if (rc == WORKQ_SHORT && start_workers(self) < 0) {
         goto fail;
     }
-    if (bridge != NULL && loop_bridge_attend(bridge, (PyObject *)self->tasks) < 0) {
+    if (bridge != NULL && loop_bridge_busy_wait(bridge, (PyObject *)self->tasks) < 0) {
         goto fail;
     }
     Py_XDECREF((PyObject *)bridge);
@@ -156,9 +156,9 @@ executor_set_tasks(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 {
     ExecutorObject *self = (ExecutorObject *)op;
     if (value == NULL
-        || !(PyObject_TypeCheck(value, self->module->task_queue_type)
+        || !(PyObject_TypeCheck(value, self->module->thread_queue_type)
              || PyObject_TypeCheck(value, self->module->process_queue_type))) {
-        PyErr_SetString(PyExc_TypeError, "must be a TaskQueue or a ProcessQueue");
+        PyErr_SetString(PyExc_TypeError, "must be a ThreadQueue or a ProcessQueue");
         return -1;
     }
     Py_XSETREF(self->tasks, (queue_head *)Py_NewRef(value));

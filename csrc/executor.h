@@ -5,7 +5,7 @@
 #ifndef PYCONC_EXECUTOR_H
 #define PYCONC_EXECUTOR_H
 
-#include "task.h"
+#include "base/task.h"
 
 struct queue_head;
 
@@ -25,12 +25,12 @@ typedef struct queue_kind {
     bool (*has_workers)(struct queue_head *queue);
 } queue_kind;
 
-// The front of TaskQueueObject and ProcessQueueObject.
+// The front of ThreadQueueObject and ProcessQueueObject.
 typedef struct queue_head {
     PyObject_HEAD
     module_state *module;  // borrowed from the type
     const queue_kind *kind;
-    bool abandoned;  // GIL; in the child of a fork: the executor needs a new one
+    bool inherited;  // GIL; in the child of a fork: the executor needs a new one
 } queue_head;
 
 extern PyType_Spec executor_spec;

@@ -1,4 +1,4 @@
-#include "module.h"
+#include "base/state.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -8,18 +8,18 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
-#include "chain.h"
+#include "futures/chain.h"
 #include "core/clock.h"
 #include "executor.h"
-#include "future.h"
-#include "loop_bridge.h"
-#include "loop_future.h"
-#include "plain.h"
-#include "process_queue.h"
-#include "region.h"
-#include "task_queue.h"
-#include "waiter.h"
-#include "worker.h"
+#include "futures/future.h"
+#include "loops/loop_bridge.h"
+#include "loops/loop_future.h"
+#include "processes/scalars.h"
+#include "processes/process_queue.h"
+#include "processes/region.h"
+#include "threads/thread_queue.h"
+#include "futures/waiter.h"
+#include "processes/worker.h"
 
 static module_state *
 state_of(PyObject *module)
@@ -171,7 +171,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     module_state *state = state_of(module);
     park_spot_init(&state->result_spot, UINT32_MAX);
-    park_spot_init(&state->attend_spot, UINT32_MAX);
+    park_spot_init(&state->busy_wait_spot, UINT32_MAX);
     Py_RETURN_NONE;
 }
 
@@ -247,33 +247,33 @@ core_die_with_pipe(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(plain_dumps_doc,
-"plain_dumps(value, /)\n--\n\n"
+PyDoc_STRVAR(scalars_dumps_doc,
+"scalars_dumps(value, /)\n--\n\n"
 "Return the bytes in which a small plain value travels between processes, or None: it is pickled.");
 
 static PyObject *
 core_plain_dumps(PyObject *Py_UNUSED(module), PyObject *value)
 {
-    unsigned char bytes[PLAIN_BYTES_MAX];
-    size_t size = plain_write(value, bytes, sizeof(bytes));
+    unsigned char bytes[SCALARS_BYTES_MAX];
+    size_t size = scalars_write(value, bytes, sizeof(bytes));
     if (size == 0) {
         Py_RETURN_NONE;
     }
     return PyBytes_FromStringAndSize((char *)bytes, (Py_ssize_t)size);
 }
 
-PyDoc_STRVAR(plain_loads_doc,
-"plain_loads(bytes, /)\n--\n\n"
-"Return the value that plain_dumps() made bytes of. Raises ValueError if that cannot be.");
+PyDoc_STRVAR(scalars_loads_doc,
+"scalars_loads(bytes, /)\n--\n\n"
+"Return the value that scalars_dumps() made bytes of. Raises ValueError if that cannot be.");
 
 static PyObject *
 core_plain_loads(PyObject *Py_UNUSED(module), PyObject *bytes)
 {
     if (!PyBytes_Check(bytes)) {
-        PyErr_SetString(PyExc_TypeError, "plain_loads() takes bytes");
+        PyErr_SetString(PyExc_TypeError, "scalars_loads() takes bytes");
         return NULL;
     }
-    return plain_read((unsigned char *)PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
+    return scalars_read((unsigned char *)PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
 }
 
 static PyMethodDef core_methods[] = {
@@ -281,8 +281,8 @@ static PyMethodDef core_methods[] = {
     {"die_with_parent", core_die_with_parent, METH_O, die_with_parent_doc},
     {"die_with_pipe", core_die_with_pipe, METH_O, die_with_pipe_doc},
     {"fork", core_fork, METH_NOARGS, fork_doc},
-    {"plain_dumps", core_plain_dumps, METH_O, plain_dumps_doc},
-    {"plain_loads", core_plain_loads, METH_O, plain_loads_doc},
+    {"scalars_dumps", core_plain_dumps, METH_O, scalars_dumps_doc},
+    {"scalars_loads", core_plain_loads, METH_O, scalars_loads_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -372,7 +372,7 @@ add_types(PyObject *module, module_state *state)
     Py_DECREF(base);
     if (rc < 0 || add_type(module, &waiter_spec, NULL, &state->waiter_type) < 0
         || add_type(module, &loop_bridge_spec, NULL, &state->loop_bridge_type) < 0
-        || add_type(module, &task_queue_spec, NULL, &state->task_queue_type) < 0
+        || add_type(module, &thread_queue_spec, NULL, &state->thread_queue_type) < 0
         || add_type(module, &process_queue_spec, NULL, &state->process_queue_type) < 0
         || add_type(module, &executor_spec, NULL, &state->executor_type) < 0
         || add_type(module, &region_spec, NULL, &state->region_type) < 0
@@ -392,7 +392,7 @@ core_exec(PyObject *module)
         return -1;
     }
     park_spot_init(&state->result_spot, UINT32_MAX);
-    park_spot_init(&state->attend_spot, UINT32_MAX);
+    park_spot_init(&state->busy_wait_spot, UINT32_MAX);
     atomic_init(&state->gil.held, 0);
     return 0;
 }

@@ -6,8 +6,8 @@ import inspect
 from concurrent import futures
 from functools import partial
 
-from pyconc import _core, _loop_worker
-from pyconc._pickling import TaskUnpicklable, WorkerDied
+from pyconc import _core
+from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc.process_pool import ProcessExecutor, default_workers
 
 __all__ = ["CoroutinePool", "TaskUnpicklable", "WorkerDied"]
@@ -197,7 +197,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         self._end_streams("the pool's calls were cancelled")
 
     def _end_streams(self, why):
-        for stream in list(self._crew.streams):
+        for stream in list(self._supervisor.streams):
             stream.end(why)
 
     def __exit__(self, exc_type, exc_val, exc_tb):
@@ -221,15 +221,15 @@ class _Stream:
 
     def __init__(self, pool, async_fn, args, kwargs, buffersize):
         self._holds = []
-        self._opening = pool.run(_loop_worker.open_stream, async_fn, args, kwargs, buffersize)
+        self._opening = pool.run(loop_worker.open_stream, async_fn, args, kwargs, buffersize)
         self._address = None  # the worker's number and generation, and the stream's number, once they are known
         self._fetching = None  # the call that brings the next items; who waits for it may be cancelled and come back
         self._items = collections.deque()
         self._why_ended = None  # what a consumer is told of a stream that the pool has ended
         self._queue = pool._tasks
-        self._queue.hold(1)
+        self._queue.keep_open(1)
         self._holds.append(self._queue)  # as long as it is open; popped by whoever ends it
-        pool._crew.streams.add(self)
+        pool._supervisor.streams.add(self)
 
     def __aiter__(self):
         return self
@@ -248,7 +248,7 @@ class _Stream:
         if not self._holds:
             return  # It was ended meanwhile.
         if self._fetching is None:
-            self._fetching = self._call(asyncio.get_running_loop(), _loop_worker.next_items)
+            self._fetching = self._call(asyncio.get_running_loop(), loop_worker.next_items)
             self._fetching.add_done_callback(_retrieve)
         fetching = self._fetching
         try:
@@ -282,7 +282,7 @@ class _Stream:
         try:
             await self._open()
             if self._holds:
-                await self._call(asyncio.get_running_loop(), _loop_worker.close_stream)
+                await self._call(asyncio.get_running_loop(), loop_worker.close_stream)
         finally:
             self._release()
 
@@ -299,7 +299,7 @@ class _Stream:
     def _stop(self):
         try:
             if self._address is not None:
-                self._call(None, _loop_worker.close_stream)
+                self._call(None, loop_worker.close_stream)
             else:
                 # It is not known yet where it is.
                 close = partial(_close_late, self._queue)
@@ -318,14 +318,14 @@ class _Stream:
             queue = self._holds.pop()
         except IndexError:
             return
-        queue.hold(-1)
+        queue.keep_open(-1)
 
 
 def _close_late(queue, opening):
     if not opening.cancelled() and opening.exception() is None:
         *worker, number = opening.result()
         try:
-            queue.submit_to_worker(*worker, None, _loop_worker.close_stream, number)
+            queue.submit_to_worker(*worker, None, loop_worker.close_stream, number)
         except RuntimeError:
             pass  # as above
 

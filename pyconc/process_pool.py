@@ -1,4 +1,4 @@
-"""ProcessPoolExecutor: the standard class's names and rules over the queue in C and workers that a template forks."""
+"""ProcessPoolExecutor: the standard class's names and rules over the queue in C and workers that a zygote forks."""
 
 import itertools
 import math
@@ -11,10 +11,11 @@ import weakref
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
 
-from pyconc import _core, _map
+from pyconc import _core
 from pyconc._async_with import AsyncWith
-from pyconc._crew import Crew
-from pyconc._pickling import TaskUnpicklable, WorkerDied
+from pyconc._process import chunks
+from pyconc._process.pickling import TaskUnpicklable, WorkerDied
+from pyconc._process.supervisor import Supervisor
 from pyconc.patching import ExecutorType
 
 __all__ = ["ProcessPoolExecutor", "TaskUnpicklable", "WorkerDied"]
@@ -92,13 +93,13 @@ _names = itertools.count()
 
 
 class ProcessExecutor(AsyncWith):
-    """What every executor does that has worker processes: it keeps a crew of them, until it is shut down.
+    """What every executor does that has worker processes: it keeps a supervisor of them, until it is shut down.
 
     Its __init__ sets up what _renew() needs, and then calls _begin().
     """
 
     def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death):
-        """Begin; setup, limits: as for _worker.main()."""
+        """Begin; setup, limits: as for worker_main.main()."""
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
         self._plan = (max_workers, context, setup, limits, on_worker_death, f"{prefix}-{next(_names)}")
@@ -109,9 +110,9 @@ class ProcessExecutor(AsyncWith):
 
     def _renew(self):
         """Begin with no workers and no tasks."""
-        self._crew = Crew(*self._plan)
-        self._tasks = self._crew.queue
-        self._processes = self._crew.processes
+        self._supervisor = Supervisor(*self._plan)
+        self._tasks = self._supervisor.queue
+        self._processes = self._supervisor.processes
         if self._shutdown_thread:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
 
@@ -119,25 +120,25 @@ class ProcessExecutor(AsyncWith):
         if process._global_shutdown:
             self._tasks.close(RuntimeError, "cannot schedule new futures after interpreter shutdown")
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        self._crew.start_workers()
+        self._supervisor.start_workers()
 
     @property
     def _executor_manager_thread(self):
-        return self._crew.thread
+        return self._supervisor.thread
 
     @property
     def _broken(self):
-        return self._crew.broken or False
+        return self._supervisor.broken or False
 
     @property
     def _force_shutting_down(self):
         """Whether workers that end are not replaced any more, because they are being ended."""
-        return self._crew.forced
+        return self._supervisor.forced
 
     @_force_shutting_down.setter
     def _force_shutting_down(self, forced):
-        self._crew.forced = forced
-        self._crew.replaces = self._crew.replaces and not forced
+        self._supervisor.forced = forced
+        self._supervisor.replaces = self._supervisor.replaces and not forced
 
     @property
     def _work_queue(self):
@@ -150,21 +151,21 @@ class ProcessExecutor(AsyncWith):
         wait: return only when all workers have ended. cancel_futures: cancel what no worker has taken. May be called
         several times, from any thread, and from a signal handler.
         """
-        crew = self._crew
+        supervisor = self._supervisor
         self._shutdown_thread = True
-        if not crew.broken:
+        if not supervisor.broken:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         if cancel_futures:
-            crew.cancels = True
+            supervisor.cancels = True
             self._tasks.cancel_queued()
-        with crew.locked():
-            if crew.thread is None and not crew.ended:
+        with supervisor.locked():
+            if supervisor.thread is None and not supervisor.ended:
                 if self._tasks.outstanding() == 0:
-                    crew.finish()  # nothing was ever submitted
+                    supervisor.finish()  # nothing was ever submitted
                 else:
-                    crew.start_workers()  # another thread has submitted, but is not further than that
+                    supervisor.start_workers()  # another thread has submitted, but is not further than that
         if wait:
-            crew.wait()
+            supervisor.wait()
         self._processes = None
 
     def __exit__(self, exc_type, exc_val, exc_tb):
@@ -192,7 +193,7 @@ class ProcessExecutor(AsyncWith):
             raise ValueError(f"Unsupported operation: {operation!r}")
         self._force_shutting_down = True
         self.shutdown(wait=False, cancel_futures=True)
-        self._crew.kill(operation)
+        self._supervisor.kill(operation)
 
 
 class ProcessPoolExecutor(_core.Executor, ProcessExecutor, process.ProcessPoolExecutor, metaclass=ExecutorType):
@@ -263,20 +264,20 @@ class ProcessPoolExecutor(_core.Executor, ProcessExecutor, process.ProcessPoolEx
         all of the iterables at once. timeout: seconds from this call until the last result; TimeoutError after that.
         Closing the iterator, or an exception from it, cancels what has not started.
         """
-        return _map.map_chunks(self, fn, iterables, timeout, chunksize, buffersize)
+        return chunks.map_chunks(self, fn, iterables, timeout, chunksize, buffersize)
 
 
 def _after_fork_in_child():
     lost = BrokenProcessPool("the process was forked while the call was pending; only the parent runs it")
     for executor in list(_executors):
-        crew = executor._crew
-        crew.lock = threading.RLock()
-        crew.ended = True
-        crew.thread, thread = None, crew.thread
-        crew.queue.after_fork(lost)
-        crew.events.close()
-        if crew.template is not None:
-            crew.template.forget()
+        supervisor = executor._supervisor
+        supervisor.lock = threading.RLock()
+        supervisor.ended = True
+        supervisor.thread, thread = None, supervisor.thread
+        supervisor.queue.after_fork(lost)
+        supervisor.events.close()
+        if supervisor.zygote is not None:
+            supervisor.zygote.forget()
         if thread is not None:
             process._threads_wakeups.pop(thread, None)
         executor._processes = {}

@@ -34,7 +34,7 @@ class _Started(threading.Event):
         return super().wait() if self.launched else super().is_set()
 
 
-class _WorkQueue(_core.TaskQueue):
+class _WorkQueue(_core.ThreadQueue):
     """The tasks of one executor, and the threads that run them, which may outlive the executor."""
 
     def __init__(self, max_workers):

@@ -66,8 +66,8 @@ for path in pathlib.Path().glob("gate*"):
     path.write_bytes(b"")
 assert [future.result() for future in futures] == [b""] * 4
 assert list(pool.map(abs, range(100))) == list(range(100))
-# The thread that collects is this process's; then there are the template and the workers.
-print(check_idle(os.getpid(), pool._crew.template.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
+# The thread that collects is this process's; then there are the zygote and the workers.
+print(check_idle(os.getpid(), pool._supervisor.zygote.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
 """,
         threads,
     )
@@ -97,8 +97,8 @@ async def main():
             running = [pool.run(coroutines.never_ends) for _ in range(2)]
         await asyncio.gather(*[pool.run(coroutines.after_a_turn, number) for number in range(100)])
     try:
-        count = check_idle(pool._crew.template.pid, *pool._processes) - len(pool._processes)
-        print(count, "template sleeps", flush=True)
+        count = check_idle(pool._supervisor.zygote.pid, *pool._processes) - len(pool._processes)
+        print(count, "zygote sleeps", flush=True)
     finally:
         pool.kill_workers()
 
@@ -107,4 +107,4 @@ asyncio.run(main())
         Path(__file__).parent,
         state,
     )
-    assert finished.stdout == "1 template sleeps\n"
+    assert finished.stdout == "1 zygote sleeps\n"

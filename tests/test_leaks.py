@@ -59,7 +59,7 @@ MAKERS = {
     "Chain": use_chain,
     "Future": use_future,
     "LoopBridge": make_loop_bridge,
-    "TaskQueue": lambda: _core.TaskQueue(1),
+    "ThreadQueue": lambda: _core.ThreadQueue(1),
     "Executor": lambda: _core.Executor(),
     "ProcessQueue": lambda: _core.ProcessQueue(1),
     "Region": lambda: _core.ProcessQueue(1).region,
@@ -241,9 +241,9 @@ def test_a_process_executor_is_gone_when_its_name_is(use):
             gc.disable()
             with pyconc.ProcessPoolExecutor(1) as pool:
                 {use}
-            crew = weakref.ref(pool._crew)
+            supervisor = weakref.ref(pool._supervisor)
             del pool
-            assert crew() is None, gc.get_referrers(crew())
+            assert supervisor() is None, gc.get_referrers(supervisor())
         """
     )
 

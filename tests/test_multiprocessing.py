@@ -1,4 +1,4 @@
-"""What programs expect of processes that multiprocessing starts, and find in workers that a template forks too."""
+"""What programs expect of processes that multiprocessing starts, and find in workers that a zygote forks too."""
 
 import sys
 from multiprocessing import get_context

@@ -126,9 +126,9 @@ def test_random_deaths_of_the_template_too():
     with pyconc.ProcessPoolExecutor(2) as pool:
         for _ in range(max(5, KILLS // 40)):
             futures = [pool.submit(jobs.identity, number) for number in range(100)]
-            template = pool._crew.template
-            if template is not None and template.pid is not None:
-                os.kill(template.pid, signal.SIGKILL)
+            zygote = pool._supervisor.zygote
+            if zygote is not None and zygote.pid is not None:
+                os.kill(zygote.pid, signal.SIGKILL)
             lost = split_outcomes(futures, range(100))
             # It may still be dying: two workers of it can take something with them, and no more.
             lost += split_outcomes([pool.submit(jobs.identity, number) for number in range(100)], range(100))

@@ -1,6 +1,6 @@
 """One task's misfortune is one future's exception: what cannot travel, who dies, signals, shortage, and their mixtures.
 
-Under the test runner an executor's template is a fresh interpreter, because the runner has a thread; programs run with
+Under the test runner an executor's zygote is a fresh interpreter, because the runner has a thread; programs run with
 support.run_script get one that was forked.
 """
 
@@ -207,7 +207,7 @@ def test_the_death_of_the_template_costs_only_what_was_running():
     with pyconc.ProcessPoolExecutor(2) as pool, ProcessGate() as gate:
         running = block_workers(pool, gate, 2)
         queued = [pool.submit(jobs.identity, number) for number in range(20)]
-        os.kill(pool._crew.template.pid, signal.SIGKILL)
+        os.kill(pool._supervisor.zygote.pid, signal.SIGKILL)
         for future in running:
             assert isinstance(future.exception(HANG_LIMIT), WorkerDied)
             assert future.exception().signal == "SIGKILL"
@@ -219,11 +219,11 @@ def test_a_template_that_dies_while_nothing_runs_is_started_anew():
     with pyconc.ProcessPoolExecutor(2) as pool:
         for number in range(3):
             with ProcessGate() as gate:
-                block_workers(pool, gate, 2)  # a template started at least one of them
-            template = pool._crew.template
-            clones = {pid for pid, worker in pool._processes.items() if worker.is_cloned_from(template)}
-            os.kill(template.pid, signal.SIGKILL)
-            wait_until(lambda template=template: pool._crew.template is not template)
+                block_workers(pool, gate, 2)  # a zygote started at least one of them
+            zygote = pool._supervisor.zygote
+            clones = {pid for pid, worker in pool._processes.items() if worker.is_cloned_from(zygote)}
+            os.kill(zygote.pid, signal.SIGKILL)
+            wait_until(lambda zygote=zygote: pool._supervisor.zygote is not zygote)
             wait_until(lambda clones=clones: not clones & set(pool._processes))  # the kernel ends them a moment later
             assert pool.submit(jobs.identity, number).result(HANG_LIMIT) == number
 
@@ -689,7 +689,7 @@ def test_an_executor_that_is_dropped_finishes_what_is_queued():
     pool = pyconc.ProcessPoolExecutor(2)
     with ProcessGate() as gate:
         futures = block_workers(pool, gate, 2) + [pool.submit(jobs.identity, number) for number in range(2000)]
-        thread = pool._crew.thread
+        thread = pool._supervisor.thread
         del pool
         gc.collect()
         assert not futures[-1].done()
@@ -700,7 +700,7 @@ def test_an_executor_that_is_dropped_finishes_what_is_queued():
 def test_workers_leave_when_their_executor_is_dropped():
     pool = pyconc.ProcessPoolExecutor(2)
     assert pool.submit(jobs.identity, 1).result() == 1
-    thread = pool._crew.thread
+    thread = pool._supervisor.thread
     del pool
     gc.collect()
     thread.join(HANG_LIMIT)

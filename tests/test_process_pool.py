@@ -236,7 +236,7 @@ async def test_signal_handlers_of_the_loop_stay_as_they_are(new_loop):
 
 # --- Programs ---------------------------------------------------------------------------------------------------------
 
-# Starts a thread if the test says so: then the template is a fresh interpreter, and otherwise it is forked.
+# Starts a thread if the test says so: then the zygote is a fresh interpreter, and otherwise it is forked.
 THREADS = """
 import os, sys, threading
 if sys.argv[1] == "threads":
@@ -371,7 +371,7 @@ def test_a_callable_is_pickled_once_while_it_stays_the_same(threads):
     finished = run_script(
         THREADS
         + """
-import pyconc._pickling as pickling
+from pyconc._process import pickling
 pickled = []
 plain = pickling._dumps_with_cloudpickle
 pickling._dumps_with_cloudpickle = lambda value: pickled.append(value) or plain(value)
@@ -447,7 +447,7 @@ pool.shutdown()
 
 
 def test_functions_of_a_program_survive_a_template_that_is_not_forked():
-    # The first template has the program's functions, and the second, started beside a thread, has not.
+    # The first zygote has the program's functions, and the second, started beside a thread, has not.
     run_script(
         """
         import os, signal, threading, pyconc
@@ -457,7 +457,7 @@ def test_functions_of_a_program_survive_a_template_that_is_not_forked():
         assert pool.submit(double, 1).result() == 2
         threading.Thread(target=threading.Event().wait, daemon=True).start()
         (first,) = pool._processes
-        for pid in first, pool._crew.template.pid:
+        for pid in first, pool._supervisor.zygote.pid:
             os.kill(pid, signal.SIGKILL)
         while first in pool._processes:
             pass
@@ -595,7 +595,7 @@ def test_a_program_with_threads_is_not_warned_of_forks():
 
 
 def test_executors_one_after_the_other_are_not_warned_of_forks():
-    # The threads that collect for the others are there when the second one forks its template.
+    # The threads that collect for the others are there when the second one forks its zygote.
     finished = run_script(
         """
         import pyconc
@@ -804,14 +804,14 @@ def test_a_fork_waits_for_a_collecting_thread_that_is_about_to_go(whose):
     finished = run_script(
         """
         import _thread, os, sys, threading
-        from pyconc import _crew
+        from pyconc._process import supervisor
         whose = sys.argv[1]
         started, end = _thread.allocate_lock(), _thread.allocate_lock()
         started.acquire()
         end.acquire()
         def run():
             if whose != "library":
-                _crew._ended.append(str(threading.get_native_id()))
+                supervisor._ended.append(str(threading.get_native_id()))
             started.release()
             end.acquire()
         _thread.start_new_thread(run, ())  # the threading module does not know it
@@ -824,12 +824,12 @@ def test_a_fork_waits_for_a_collecting_thread_that_is_about_to_go(whose):
                 end.release()
             sched_yield()
         os.sched_yield = look
-        _crew._ENDING_SECONDS = 0.05 if whose == "stuck" else float(sys.argv[2])
-        print(_crew._is_single_threaded())
+        supervisor._ENDING_SECONDS = 0.05 if whose == "stuck" else float(sys.argv[2])
+        print(supervisor._is_single_threaded())
         if whose != "stuck":
             print(looks >= 1000)
         else:
-            print(_crew._is_single_threaded(), len(_crew._ended))
+            print(supervisor._is_single_threaded(), len(supervisor._ended))
         """,
         whose,
         HANG_LIMIT,

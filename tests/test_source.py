@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-C_FILES = sorted(path for folder in ("csrc", "csrc/core") for path in (ROOT / folder).glob("*.[ch]"))
+C_FILES = sorted((ROOT / "csrc").rglob("*.[ch]"))
 CORE_FILES = [path for path in C_FILES if path.parent.name == "core"]
 C_TEST_FILES = sorted((ROOT / "tests/c").glob("*.[ch]"))
 PYTHON_FILES = sorted(

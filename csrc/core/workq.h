@@ -1,7 +1,7 @@
 // workq: a first-in-first-out queue of work and the workers that wait for it.
 //
 // Nodes are intrusive: they live in whatever is queued, so a push never allocates.  One mutex
-// guards the queue and the books about its workers; it is held for a few instructions and never
+// guards the queue and the counts of its workers; it is held for a few instructions and never
 // across a system call.
 //
 //            workq_reserve_worker            workq_pop: a node
@@ -103,7 +103,7 @@ workq_workers(workq *q)
 
 // In the child of a fork: the workers are gone and the mutex may have been held by one of them.
 // The queue is as it was (its list changes only in threads that hold the interpreter's lock, which
-// the forking thread held); the books start afresh.
+// the forking thread held); the counts start afresh.
 void workq_after_fork(workq *q);
 
 #endif

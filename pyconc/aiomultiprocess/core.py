@@ -15,8 +15,8 @@ from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import Any
 
-from pyconc import _pickling
-from pyconc._pickling import TaskUnpicklable, WorkerDied
+from pyconc._process import pickling
+from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc.aiomultiprocess.types import Unit
 
 __all__ = ["Process", "Worker", "get_context", "not_implemented", "set_context", "set_start_method"]
@@ -231,9 +231,9 @@ class Worker(Process):
             kind, blob = _pack(result)
         except BaseException as error:
             trace = error.__traceback__
-            packed = _pickling.pack_exception(error)  # type: ignore[no-untyped-call]
+            packed = pickling.pack_exception(error)  # type: ignore[no-untyped-call]
             connection.send_bytes(_ERROR)
-            connection.send_bytes(pickle.dumps(packed, _pickling.PROTOCOL))
+            connection.send_bytes(pickle.dumps(packed, pickling.PROTOCOL))
             error.__traceback__ = trace  # which packing has taken away
             raise
         connection.send_bytes(kind)
@@ -287,10 +287,10 @@ class Worker(Process):
         try:
             value = pickle.loads(blob)
             if kind == _ERROR:
-                return _pickling.rebuild_exception(value)  # type: ignore[no-untyped-call]
+                return pickling.rebuild_exception(value)  # type: ignore[no-untyped-call]
             return pickle.loads(value[0], buffers=value[1]) if kind == _WITH_BUFFERS else value
         except Exception as error:
-            return _pickling.outcome_error(error)  # type: ignore[no-untyped-call]
+            return pickling.outcome_error(error)  # type: ignore[no-untyped-call]
 
     def _death(self) -> WorkerDied:
         code, name = self.exitcode, None
@@ -342,11 +342,11 @@ _ERROR = b"packed exception"
 def _pack(result: Any) -> tuple[bytes, bytes]:
     """Return what _receive() receives."""
     try:
-        return _RESULT, pickle.dumps(result, _pickling.PROTOCOL)
+        return _RESULT, pickle.dumps(result, pickling.PROTOCOL)
     except BaseException as first:
         try:
-            packed = _pickling.dumps(result, first)  # type: ignore[no-untyped-call]
-            return _WITH_BUFFERS, pickle.dumps(packed, _pickling.PROTOCOL)
+            packed = pickling.dumps(result, first)  # type: ignore[no-untyped-call]
+            return _WITH_BUFFERS, pickle.dumps(packed, pickling.PROTOCOL)
         except BaseException as error:
             raise TaskUnpicklable(f"the result could not be pickled: {type(error).__name__}: {error}") from error
 

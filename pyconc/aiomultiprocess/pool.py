@@ -6,7 +6,7 @@ import traceback
 from collections.abc import AsyncIterable, Awaitable
 from concurrent.futures.process import BrokenProcessPool
 
-from pyconc._pickling import TaskUnpicklable
+from pyconc._process.pickling import TaskUnpicklable
 from pyconc.aiomultiprocess import core
 from pyconc.aiomultiprocess.scheduler import RoundRobin
 from pyconc.aiomultiprocess.types import ProxyException, TaskID
@@ -115,7 +115,7 @@ class Pool:
             for number in range(self.process_count):
                 self.scheduler.register_process(queues[number % self.queue_count])
             for pool in self._pools.values():
-                pool._crew.start_all()
+                pool._supervisor.start_all()
         except BaseException:
             self.running = False
             self.terminate()

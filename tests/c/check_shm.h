@@ -60,7 +60,7 @@ check_fork_until_done(check_child *child, void (*run)(void *arg), void *arg)
 
 // The child was killed, or is about to be: waits until it is gone.
 static inline void
-check_bury(check_child *child)
+check_reap(check_child *child)
 {
     int status;
     CHECK(waitpid(child->pid, &status, 0) == child->pid);
@@ -72,7 +72,7 @@ static inline void
 check_kill(check_child *child)
 {
     CHECK(kill(child->pid, SIGKILL) == 0);
-    check_bury(child);
+    check_reap(child);
 }
 
 // The child's function ends by itself; whatever it CHECKs must be so.

@@ -1,6 +1,6 @@
 // What another process wrote is checked before it is used: here it wrote anything at all.
 //
-// Each round makes a region, a board and some blocks, writes over a few words of what is shared, and
+// Each round makes a region, a ring and some blocks, writes over a few words of what is shared, and
 // then does what a process does with it.  Nothing may be touched outside, nothing may go on for ever,
 // and what is handed out must be sound.
 //
@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 
 #include "core/shm_arena.h"
-#include "core/shm_board.h"
+#include "core/job_ring.h"
 
 #define MOST_BYTES (UINT64_C(1) << 17)
 
@@ -60,7 +60,7 @@ spoil_some(unsigned char *memory, uint64_t bytes, uint64_t *seed)
     }
 }
 
-// ---- the board ----
+// ---- the ring ----
 
 static void
 check_inside(const void *part, uint64_t size, unsigned char *memory, uint64_t bytes)
@@ -70,27 +70,27 @@ check_inside(const void *part, uint64_t size, unsigned char *memory, uint64_t by
 }
 
 static void
-check_record(shm_board *board, shm_record *record)
+check_record(job_ring *ring, job_slot *slot)
 {
-    CHECK(record >= board->records && record < board->records + board->record_count);
-    CHECK_EQ((uint64_t)((unsigned char *)record - (unsigned char *)board->records) % SHM_RECORD_BYTES, 0);
+    CHECK(slot >= ring->slots && slot < ring->slots + ring->slot_count);
+    CHECK_EQ((uint64_t)((unsigned char *)slot - (unsigned char *)ring->slots) % JOB_SLOT_BYTES, 0);
 }
 
 static void
-work_on(shm_board *board, uint64_t *seed)
+work_on(job_ring *ring, uint64_t *seed)
 {
-    if (board->worker_count == 0) {
+    if (ring->worker_count == 0) {
         return;
     }
-    uint32_t worker = (uint32_t)(check_random(seed) % board->worker_count);
+    uint32_t worker = (uint32_t)(check_random(seed) % ring->worker_count);
     // What is ready is so at some position in the line, so there is no more of it than that.
     for (uint32_t i = 0; i < 4; i++) {
-        shm_record *record = shm_board_claim(board, worker);
-        if (record != NULL) {
-            check_record(board, record);
-            CHECK(shm_board_is_taken(record));
-            shm_record_next(record);
-            shm_board_finish(board, worker, record);
+        job_slot *slot = job_ring_claim(ring, worker);
+        if (slot != NULL) {
+            check_record(ring, slot);
+            CHECK(job_ring_is_taken(slot));
+            job_slot_next(slot);
+            job_ring_complete(ring, worker, slot);
         }
     }
 }
@@ -98,86 +98,86 @@ work_on(shm_board *board, uint64_t *seed)
 static void
 fuzz_join(unsigned char *memory, uint64_t bytes, uint64_t *seed)
 {
-    shm_board board;
+    job_ring ring;
     uint64_t claimed = check_chance(seed, 8) ? check_random(seed) % bytes : bytes;
-    if (shm_board_join(&board, memory, claimed, -1) != SHM_OK) {
+    if (job_ring_attach(&ring, memory, claimed, -1) != SHM_OK) {
         not_joined++;
         return;
     }
     joined++;
-    CHECK(board.record_count > 0 && (board.record_count & (board.record_count - 1)) == 0);
-    check_inside(board.bells, (uint64_t)board.worker_count * 4, memory, claimed);
-    check_inside(board.line, (uint64_t)board.record_count * 8, memory, claimed);
-    check_inside(board.done, (uint64_t)board.worker_count * board.record_count * 4, memory, claimed);
-    check_inside(board.records, (uint64_t)board.record_count * SHM_RECORD_BYTES, memory, claimed);
-    work_on(&board, seed);
-    shm_board_leave(&board);
+    CHECK(ring.slot_count > 0 && (ring.slot_count & (ring.slot_count - 1)) == 0);
+    check_inside(ring.states, (uint64_t)ring.worker_count * 4, memory, claimed);
+    check_inside(ring.submissions, (uint64_t)ring.slot_count * 8, memory, claimed);
+    check_inside(ring.completions, (uint64_t)ring.worker_count * ring.slot_count * 4, memory, claimed);
+    check_inside(ring.slots, (uint64_t)ring.slot_count * JOB_SLOT_BYTES, memory, claimed);
+    work_on(&ring, seed);
+    job_ring_fini(&ring);
 }
 
 static void
-check_free_records(shm_board *board)
+check_free_records(job_ring *ring)
 {
     bool is_free[64] = {false};
-    CHECK(board->free_count <= board->record_count && board->record_count <= 64);
-    for (uint32_t i = 0; i < board->free_count; i++) {
-        CHECK(board->free_records[i] < board->record_count);
-        CHECK(!is_free[board->free_records[i]]);
-        is_free[board->free_records[i]] = true;
+    CHECK(ring->free_count <= ring->slot_count && ring->slot_count <= 64);
+    for (uint32_t i = 0; i < ring->free_count; i++) {
+        CHECK(ring->free_slots[i] < ring->slot_count);
+        CHECK(!is_free[ring->free_slots[i]]);
+        is_free[ring->free_slots[i]] = true;
     }
 }
 
 static void
-act_as_parent(shm_board *board, uint64_t *seed)
+act_as_parent(job_ring *ring, uint64_t *seed)
 {
-    uint32_t worker = (uint32_t)(check_random(seed) % board->worker_count);
-    shm_record *record;
+    uint32_t worker = (uint32_t)(check_random(seed) % ring->worker_count);
+    job_slot *slot;
     bool corrupt = false;
-    while ((record = shm_board_collect(board, worker, &corrupt)) != NULL) {
-        check_record(board, record);
-        shm_board_put_back(board, record);
+    while ((slot = job_ring_pop_completion(ring, worker, &corrupt)) != NULL) {
+        check_record(ring, slot);
+        job_ring_free(ring, slot);
         collected++;
     }
     corrupt_ones += corrupt;
-    if ((record = shm_board_draw(board)) != NULL) {
-        check_record(board, record);
-        shm_record_set_range(record, 5);
-        shm_board_post(board, record);
+    if ((slot = job_ring_alloc(ring)) != NULL) {
+        check_record(ring, slot);
+        job_slot_set_range(slot, 5);
+        job_ring_push(ring, slot);
         if (check_chance(seed, 2)) {
-            CHECK(shm_board_withdraw(board, record));
-            shm_board_put_back(board, record);
+            CHECK(job_ring_withdraw(ring, slot));
+            job_ring_free(ring, slot);
         }
     }
-    shm_record_split(&board->records[check_random(seed) % board->record_count], (uint32_t)number(seed));
-    shm_board_has_ready(board);
-    shm_board_call(board);
-    CHECK(shm_board_idle_workers(board) <= board->worker_count);
+    job_slot_split(&ring->slots[check_random(seed) % ring->slot_count], (uint32_t)number(seed));
+    job_ring_has_ready(ring);
+    job_ring_notify(ring);
+    CHECK(job_ring_idle_workers(ring) <= ring->worker_count);
     if (check_chance(seed, 4)) {
-        while ((record = shm_board_bury(board, worker)) != NULL) {
-            check_record(board, record);
-            shm_board_put_back(board, record);
+        while ((slot = job_ring_reap(ring, worker)) != NULL) {
+            check_record(ring, slot);
+            job_ring_free(ring, slot);
         }
     }
-    check_free_records(board);
+    check_free_records(ring);
 }
 
 static void
-fuzz_board(unsigned char *memory, uint64_t *seed)
+fuzz_ring(unsigned char *memory, uint64_t *seed)
 {
-    shm_board board;
-    uint32_t records = UINT32_C(1) << check_random(seed) % 7;
+    job_ring ring;
+    uint32_t slots = UINT32_C(1) << check_random(seed) % 7;
     uint32_t workers = 1 + (uint32_t)(check_random(seed) % 5);
-    uint64_t bytes = shm_board_size(records, workers);
+    uint64_t bytes = job_ring_size(slots, workers);
     CHECK(bytes <= MOST_BYTES);
     memset(memory, 0, bytes);
-    CHECK_EQ(shm_board_make(&board, memory, records, workers, -1), SHM_OK);
+    CHECK_EQ(job_ring_init(&ring, memory, slots, workers, -1), SHM_OK);
     for (int i = 0; i < 8; i++) {
-        act_as_parent(&board, seed);
-        work_on(&board, seed);
+        act_as_parent(&ring, seed);
+        work_on(&ring, seed);
         if (check_chance(seed, 2)) {
             spoil_some(memory, bytes, seed);
         }
     }
-    shm_board_leave(&board);
+    job_ring_fini(&ring);
     fuzz_join(memory, bytes, seed);
 }
 
@@ -274,7 +274,7 @@ main(int argc, char **argv)
         if (round % 1000 == 0) {
             check_guard("fuzz_shm");
         }
-        fuzz_board(memory, &seed);
+        fuzz_ring(memory, &seed);
         if (round % 10 == 0) {
             shm_region region;
             check_create(&region);
@@ -284,7 +284,7 @@ main(int argc, char **argv)
         }
     }
     free(memory);
-    printf("ok: %llu of %llu boards joined, %llu records collected and %llu corrupt, "
+    printf("ok: %llu of %llu rings joined, %llu slots collected and %llu corrupt, "
            "%llu of %llu blocks found, %llu of %llu regions attached\n",
            (unsigned long long)joined, (unsigned long long)(joined + not_joined),
            (unsigned long long)collected, (unsigned long long)corrupt_ones, (unsigned long long)found,

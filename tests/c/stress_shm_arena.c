@@ -23,7 +23,7 @@
 #define MOST_PAGES (1 << 20)  // of the region that have a word in `users`
 #define INBOX 8
 
-// What one party tells another, as a record would.
+// What one party tells another, as a slot would.
 typedef struct letter {
     uint64_t offset, bytes, mark;
 } letter;
@@ -235,7 +235,7 @@ die_and_be_adopted(party *self, uint64_t *seed)
 static void
 end_round(uint64_t *seed)
 {
-    // Letters are read before anybody is buried, as records are.
+    // Letters are read before anybody is buried, as slots are.
     for (int i = 0; i < PARTIES; i++) {
         do {
             release_all(&parties[0]);

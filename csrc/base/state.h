@@ -1,0 +1,124 @@
+// state: what one import of pyconc._core owns, and the few services that every unit shares.
+//
+// One folder per layer; an arrow points down only:
+//
+//     module.c  executor.c     types are made, names are looked up;  submit(): a call becomes a task
+//     threads/  processes/     queues of tasks, and the workers that run them
+//     futures/  loops/         the two kinds of destination
+//     base/                    this state, and the task: a call, its arguments and its destination
+//     core/                    queues, parking and shared memory, without Python
+//
+// All mutable state here is guarded by the GIL, but for the park_spots and the gil_hint, which are
+// atomic.  The state lives as long as the module, which every type keeps alive.
+#ifndef PYCONC_STATE_H
+#define PYCONC_STATE_H
+
+#include "compat.h"
+#include "core/park.h"
+#include "gil.h"
+
+// clang-format off: lists, laid out by hand.
+
+// The module's own types.
+#define MODULE_TYPES(X)                                                                        \
+    X(block) X(chain) X(executor) X(future) X(loop_bridge) X(process_queue) X(region) X(thread_queue)     \
+    X(waiter) X(worker)
+
+// What it uses of others.
+#define MODULE_OBJECTS(X)                                                                        \
+    X(cancelled_error)     /* concurrent.futures.CancelledError */                               \
+    X(timeout_error)       /* concurrent.futures.TimeoutError */                                 \
+    X(invalid_state_error) /* concurrent.futures.InvalidStateError */                            \
+    X(logger)              /* the logger "concurrent.futures" */                                 \
+    X(condition_type)      /* threading.Condition */                                             \
+    X(checkpoint)          /* a function of one bytecode: serves the eval breaker */             \
+    X(pickle_dumps)                                                                              \
+    X(pickle_loads)                                                                              \
+    X(pickle_protocol)       /* the int 5 */                                                     \
+    X(buffer_callback_names) /* ("buffer_callback",) */                                          \
+    X(buffers_names)         /* ("buffers",) */                                                  \
+    X(loop_names)            /* ("loop",) */                                                     \
+    /* Of asyncio, NULL until it is first seen; what pyconc._asyncio_glue.describe() returns. */ \
+    X(run_in_executor_code)     /* of BaseEventLoop.run_in_executor */                           \
+    X(our_run_in_executor_code) /* of the one that adopt_loop() gives to loops like uvloop's */  \
+    X(call_set_state_code)      /* of the closure that wrap_future() hangs on a future */        \
+    X(convert_exception)        /* concurrent.futures' exceptions to asyncio's */                \
+    X(get_running_loop)                                                                          \
+    X(loop_future_type)         /* see loop_future.c */                                          \
+    X(adopt_loop) /* called with each loop that gets a bridge */
+
+// Names of attributes, interned.
+#define MODULE_STRINGS(X)                                                                \
+    X(_call_set_state)                                                                   \
+    X(_pyconc_bridge)                                                                    \
+    X(_renew)                                                                            \
+    X(_start_workers)                                                                    \
+    X(append)                                                                            \
+    X(call_soon)                                                                         \
+        X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) \
+            X(is_closed) X(result) X(run_in_executor) X(self) X(set_exception) X(set_result)
+
+// Names of future_state's values, interned and in its order.
+#define MODULE_STATE_NAMES(X) \
+    X(PENDING)                \
+    X(RUNNING)                \
+    X(CANCELLED)              \
+    X(CANCELLED_AND_NOTIFIED) X(FINISHED)
+
+// clang-format on
+
+typedef struct module_state {
+#define DECLARE(name) PyTypeObject *name##_type;
+    MODULE_TYPES(DECLARE)
+#undef DECLARE
+#define DECLARE(name) PyObject *name;
+    MODULE_OBJECTS(DECLARE)
+#undef DECLARE
+#define DECLARE(name) PyObject *str_##name;
+    MODULE_STRINGS(DECLARE)
+#undef DECLARE
+    PyObject *state_names[5];
+
+    Py_ssize_t dest_loop_cell;    // where the closure of wrap_future() keeps the loop,
+    Py_ssize_t destination_cell;  //   and the asyncio future
+    Py_ssize_t loop_future_task;  // offset in a loop_future_type of its task
+
+    park_spot result_spot;     // where threads wait for one future or a set of them
+    park_spot busy_wait_spot;  // where a loop's thread gives a short task the time to end
+    gil_hint gil;
+} module_state;
+
+extern struct PyModuleDef core_module;
+
+// The state of the module that defined the type or its base.  Never fails for our types.
+module_state *module_state_of(PyTypeObject *type);
+
+// Learns what pyconc._asyncio_glue knows of asyncio.  0, or -1 with an exception.
+int module_meet_asyncio(module_state *state);
+
+// Logs a message about an exception that nobody can be told of, as concurrent.futures does: at the
+// given level's method, with traceback.  Takes the exception from the caller.
+void module_log(module_state *state, const char *method, const char *message, PyObject *about,
+                PyObject *exception);
+
+// Logs the exception that is set, which escaped from a task's delivery and which nobody here can raise.
+void module_log_escaped(module_state *state);
+
+// Calls a function of one bytecode, so that the interpreter does what it does between bytecodes:
+// hands the GIL to a thread that has waited for a switch interval, delivers asynchronous exceptions.
+void module_checkpoint(module_state *state);
+
+// A worker that runs only C functions never looks whether another thread wants the GIL or a signal
+// waits.  It does so this often at least.
+#define MODULE_CHECKPOINT_NS 100000
+// Since 3.11 every call of a Python function looks; reading the clock would cost more than the rest.
+#define MODULE_CALLS_CHECK (PY_VERSION_HEX >= 0x030B0000)
+
+// Waits, without the GIL, until *word is not 0: FUTEX_OK, FUTEX_TIMED_OUT, or FUTEX_INTERRUPTED with the
+// exception that a signal handler raised.
+int module_wait(module_state *state, _Atomic uint32_t *word, int64_t deadline_ns);
+
+// Turns a timeout in seconds, or None, into a deadline for futex_wait().  0, or -1 with an exception.
+int module_deadline(PyObject *timeout, int64_t *deadline_ns);
+
+#endif

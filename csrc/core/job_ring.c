@@ -1,0 +1,752 @@
+#define _GNU_SOURCE
+#include "job_ring.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "clock.h"
+
+// ---- layout ----
+
+// Claim words: the state in the two lowest bits; above them a position for READY, a worker for TAKEN.
+enum {
+    CLAIM_FREE,
+    CLAIM_READY,
+    CLAIM_TAKEN
+};
+#define CLAIM_BITS 2
+#define CLAIM_STATE(claim) ((claim) & 3u)
+
+enum worker_state {
+    WORKER_NONE,      // no worker has this number
+    WORKER_BUSY,      // it runs something, or looks for it
+    WORKER_SPINNING,  // it will see what is pushed
+    WORKER_ASLEEP,    // on this word
+    WORKER_CALLED,    // it was asleep, and will look for work
+    WORKER_OPEN,      // it runs something, has room for more, and watches its doorbell
+};
+
+enum {
+    WAKEUP_DISARMED,
+    WAKEUP_ARMED
+};
+
+// The submission ring has room for as many positions that are dead as for live ones; see make_room().
+#define RING_SLACK 2
+
+struct job_ring_shared {
+    uint64_t size_bytes;
+    uint32_t slot_count, worker_count;
+    _Alignas(64) _Atomic uint32_t tail;      // positions written; the parent
+    _Atomic uint32_t closed;                 // the parent
+    _Alignas(64) _Atomic uint32_t head;      // no position before it is ready; everybody, only forward
+    _Alignas(64) _Atomic uint32_t finished;  // workers count what they finish
+    _Atomic uint32_t need_wakeup;            // set by both sides, see job_ring_arm_wakeup()
+};
+
+typedef struct completion_ring {
+    _Alignas(64) _Atomic uint32_t tail;  // slots finished; the worker
+    _Atomic uint32_t generation;         // workers reaped; the parent
+    _Atomic uint32_t numbers[];          // of slots, slot_count of them: it can never be full
+} completion_ring;
+
+typedef struct inbox {
+    _Alignas(64) _Atomic uint32_t tail;  // entries written; the parent
+    _Atomic uint32_t entries[];          // a slot's number, and 1 bit: it is handed.  It can never be full
+} inbox;
+
+// A slot may be handed over and cancelled before the worker has looked.
+#define INBOX_SLACK 2
+
+_Static_assert(sizeof(job_ring_shared) == 256, "the layout is shared");
+_Static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
+               "a lock in shared memory would die with its holder");
+
+static uint64_t
+align(uint64_t bytes)
+{
+    return (bytes + 63) & ~(uint64_t)63;
+}
+
+static uint64_t
+completion_bytes(uint32_t slots)
+{
+    return align(sizeof(completion_ring) + (uint64_t)slots * sizeof(uint32_t));
+}
+
+static uint64_t
+inbox_bytes(uint32_t slots)
+{
+    return align(sizeof(inbox) + (uint64_t)INBOX_SLACK * slots * sizeof(uint32_t));
+}
+
+static inbox *
+inbox_of(job_ring *ring, uint32_t worker)
+{
+    return (inbox *)(ring->inboxes + worker * inbox_bytes(ring->slot_count));
+}
+
+static completion_ring *
+completions_of(job_ring *ring, uint32_t worker)
+{
+    return (completion_ring *)(ring->completions + worker * completion_bytes(ring->slot_count));
+}
+
+// Where each part is, and how large it all is.
+static uint64_t
+lay_out(job_ring *ring, unsigned char *memory, uint32_t slots, uint32_t workers)
+{
+    uint64_t at = sizeof(job_ring_shared);
+    ring->shared = (job_ring_shared *)memory;
+    ring->slot_count = slots;
+    ring->worker_count = workers;
+    ring->states = (_Atomic uint32_t *)(memory + at);
+    at += align((uint64_t)workers * sizeof(uint32_t));
+    ring->submissions = (_Atomic uint32_t *)(memory + at);
+    at += align((uint64_t)RING_SLACK * slots * sizeof(uint32_t));
+    ring->completions = memory + at;
+    at += workers * completion_bytes(slots);
+    ring->inboxes = memory + at;
+    at += workers * inbox_bytes(slots);
+    ring->slots = (job_slot *)(memory + at);
+    return at + (uint64_t)slots * sizeof(job_slot);
+}
+
+uint64_t
+job_ring_size(uint32_t slots, uint32_t workers)
+{
+    job_ring ring;
+    return lay_out(&ring, NULL, slots, workers);
+}
+
+int
+job_ring_init(job_ring *ring, void *memory, uint32_t slots, uint32_t workers, int wakeup_fd)
+{
+    memset(ring, 0, sizeof(*ring));
+    uint64_t size = lay_out(ring, memory, slots, workers);
+    ring->wakeup_fd = wakeup_fd;
+    ring->shared->size_bytes = size;
+    ring->shared->slot_count = slots;
+    ring->shared->worker_count = workers;
+    ring->free_slots = malloc(slots * sizeof(uint32_t));
+    ring->is_allocated = calloc(slots, sizeof(bool));
+    ring->collected = calloc(workers, sizeof(uint32_t));
+    if (ring->free_slots == NULL || ring->is_allocated == NULL || ring->collected == NULL) {
+        job_ring_fini(ring);
+        return SHM_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < slots; i++) {
+        ring->free_slots[i] = slots - 1 - i;  // the first first: memory is touched as it is needed
+    }
+    ring->free_count = slots;
+    return SHM_OK;
+}
+
+int
+job_ring_attach(job_ring *ring, void *memory, uint64_t bytes, int wakeup_fd)
+{
+    job_ring_shared *shared = memory;
+    memset(ring, 0, sizeof(*ring));
+    if (bytes < sizeof(*shared)) {
+        return SHM_NOT_OURS;
+    }
+    uint64_t size = shared->size_bytes;
+    uint32_t slots = shared->slot_count;
+    uint32_t workers = shared->worker_count;
+    // Each count by itself first: the sum of what they ask for might wrap around.
+    if (size > bytes || slots == 0 || (slots & (slots - 1)) != 0 || slots > size / sizeof(job_slot)
+        || workers > size / completion_bytes(slots) || lay_out(ring, memory, slots, workers) != size) {
+        memset(ring, 0, sizeof(*ring));
+        return SHM_NOT_OURS;
+    }
+    ring->wakeup_fd = wakeup_fd;
+    return SHM_OK;
+}
+
+void
+job_ring_use_doorbells(job_ring *ring, const int *doorbells)
+{
+    ring->doorbells = doorbells;
+}
+
+void
+job_ring_fini(job_ring *ring)
+{
+    free(ring->free_slots);
+    free(ring->is_allocated);
+    free(ring->collected);
+    memset(ring, 0, sizeof(*ring));
+}
+
+// ---- what both sides do ----
+
+static _Atomic uint32_t *
+entry_at(job_ring *ring, uint32_t position)
+{
+    return &ring->submissions[position & (RING_SLACK * ring->slot_count - 1)];
+}
+
+static uint32_t
+ready_at(uint32_t position)
+{
+    return position << CLAIM_BITS | CLAIM_READY;
+}
+
+// The slot that was pushed at a position, if it is still ready there.
+static job_slot *
+ready_slot(job_ring *ring, uint32_t position)
+{
+    // Relaxed: the tail that we have seen published it; if it is being written anew, the position
+    // will not match.
+    uint32_t number = atomic_load_explicit(entry_at(ring, position), memory_order_relaxed);
+    if (number >= ring->slot_count) {
+        return NULL;
+    }
+    job_slot *slot = &ring->slots[number];
+    uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
+    return claim == ready_at(position) ? slot : NULL;
+}
+
+// Moves head to `position`, before which nothing is ready.
+static void
+settle(job_ring *ring, uint32_t position)
+{
+    _Atomic uint32_t *head = &ring->shared->head;
+    _Atomic uint32_t *tail = &ring->shared->tail;
+    uint32_t seen = atomic_load_explicit(head, memory_order_relaxed);
+    // Relaxed: a hint where to begin.  Positions wrap around, hence the signed differences, and a
+    // position of somebody who was stopped half a turn ago seems to lie ahead: even of the tail.
+    while ((int32_t)(position - seen) > 0
+           && (int32_t)(atomic_load_explicit(tail, memory_order_relaxed) - position) >= 0
+           && !atomic_compare_exchange_weak_explicit(head, &seen, position, memory_order_relaxed,
+                                                     memory_order_relaxed)) {
+    }
+}
+
+// The first position that is ready, or the tail.
+static uint32_t
+first_ready(job_ring *ring)
+{
+    uint32_t position = atomic_load_explicit(&ring->shared->head, memory_order_relaxed);
+    // Sequentially consistent, as the store in push() and the states are: a worker that has said that it
+    // sleeps and sees the old tail is seen asleep by who pushes.
+    uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
+    uint32_t length = RING_SLACK * ring->slot_count;
+    if (tail - position > length) {
+        // Not what anybody writes on purpose, or a tail that is older than head; what came before has
+        // been written over.
+        position = tail - length;
+    }
+    while (position != tail && ready_slot(ring, position) == NULL) {
+        position++;
+    }
+    settle(ring, position);
+    return position;
+}
+
+bool
+job_ring_has_ready(job_ring *ring)
+{
+    uint32_t position = first_ready(ring);
+    return (int32_t)(atomic_load_explicit(&ring->shared->tail, memory_order_relaxed) - position) > 0;
+}
+
+static void
+ring_doorbell(job_ring *ring, uint32_t worker)
+{
+    if (ring->doorbells != NULL) {
+        uint64_t one = 1;
+        (void)!write(ring->doorbells[worker], &one, sizeof(one));
+    }
+    else {
+        futex_wake_shared(&ring->states[worker], 1);
+    }
+}
+
+// If a worker's worker_state is `from`, makes it `to` and rings.
+static bool
+call_if(job_ring *ring, uint32_t worker, uint32_t from, uint32_t to)
+{
+    // Relaxed to look, because who was busy a moment ago looks for itself before it sleeps.  Sequentially
+    // consistent to ring, as all that is done to a state word.
+    if (atomic_load_explicit(&ring->states[worker], memory_order_relaxed) != from
+        || !atomic_compare_exchange_strong_explicit(&ring->states[worker], &from, to, memory_order_seq_cst,
+                                                    memory_order_relaxed)) {
+        return false;
+    }
+    ring_doorbell(ring, worker);
+    return true;
+}
+
+// Something is ready: sees to it that some worker comes for it.
+static void
+call_worker(job_ring *ring)
+{
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        // Sequentially consistent: see first_ready().
+        uint32_t worker_state = atomic_load_explicit(&ring->states[i], memory_order_seq_cst);
+        if (worker_state == WORKER_SPINNING || worker_state == WORKER_CALLED) {
+            return;
+        }
+    }
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        if (call_if(ring, i, WORKER_ASLEEP, WORKER_CALLED)) {
+            return;
+        }
+    }
+    for (uint32_t i = 0; ring->doorbells != NULL && i < ring->worker_count; i++) {
+        // Not CALLED: nobody counts on it, for it may be long at something else.
+        call_if(ring, i, WORKER_OPEN, WORKER_BUSY);
+    }
+}
+
+// ---- the parent ----
+
+job_slot *
+job_ring_alloc(job_ring *ring)
+{
+    if (ring->free_count == 0) {
+        return NULL;
+    }
+    uint32_t number = ring->free_slots[--ring->free_count];
+    ring->is_allocated[number] = true;
+    return &ring->slots[number];
+}
+
+void
+job_ring_free(job_ring *ring, job_slot *slot)
+{
+    atomic_store_explicit(&slot->claim, CLAIM_FREE, memory_order_relaxed);
+    uint32_t number = (uint32_t)(slot - ring->slots);
+    ring->is_allocated[number] = false;
+    ring->free_slots[ring->free_count++] = number;
+}
+
+static void
+advance(job_ring *ring, uint32_t tail)
+{
+    // Sequentially consistent: see first_ready().
+    atomic_store_explicit(&ring->shared->tail, tail, memory_order_seq_cst);
+}
+
+// A slot that stays ready at the front, while those behind it are withdrawn and others pushed, would
+// in the end have its position written over, and nobody would find it.  So when the ring is full, all
+// that is ready goes to the end of it, in order: slots are fewer than positions, so afterwards at
+// least half of the ring is free, and as many pushes go by until the next time.  A worker that comes
+// along meanwhile finds each slot ready in its old place or in its new one; one that is past the old
+// place and has not seen the new one notifies no worker, but the push that made room does.
+static void
+make_room(job_ring *ring)
+{
+    uint32_t end = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
+    uint32_t tail = end;
+    uint32_t length = RING_SLACK * ring->slot_count;
+    if (end - atomic_load_explicit(&ring->shared->head, memory_order_relaxed) < length) {
+        return;
+    }
+    uint32_t position = first_ready(ring);
+    if (end - position < length) {
+        return;
+    }
+    for (; (int32_t)(end - position) > 0; position = first_ready(ring)) {
+        job_slot *slot = ready_slot(ring, position);
+        uint32_t claim = ready_at(position);
+        if (slot == NULL) {
+            continue;  // somebody has just taken it
+        }
+        // Whose place this was is moved already, or is this very slot.
+        atomic_store_explicit(entry_at(ring, tail), (uint32_t)(slot - ring->slots),
+                              memory_order_relaxed);
+        // Relaxed: what R8 in push() has published stays published.
+        if (atomic_compare_exchange_strong_explicit(&slot->claim, &claim, ready_at(tail),
+                                                    memory_order_relaxed, memory_order_relaxed)) {
+            advance(ring, ++tail);
+        }
+    }
+}
+
+void
+job_ring_push(job_ring *ring, job_slot *slot)
+{
+    make_room(ring);
+    uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
+    atomic_store_explicit(entry_at(ring, tail), (uint32_t)(slot - ring->slots),
+                          memory_order_relaxed);
+    atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
+    // R8: pairs with A8 in claim(): who takes the slot sees its message.
+    atomic_store_explicit(&slot->claim, ready_at(tail), memory_order_release);
+    advance(ring, tail + 1);
+    call_worker(ring);
+}
+
+bool
+job_ring_withdraw(job_ring *ring, job_slot *slot)
+{
+    (void)ring;
+    uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
+    // Relaxed: nobody else has written to the slot if this succeeds, and nothing is read if not.
+    return CLAIM_STATE(claim) == CLAIM_READY
+           && atomic_compare_exchange_strong_explicit(&slot->claim, &claim, CLAIM_FREE,
+                                                      memory_order_relaxed, memory_order_relaxed);
+}
+
+bool
+job_ring_is_taken(const job_slot *slot)
+{
+    return CLAIM_STATE(atomic_load_explicit(&slot->claim, memory_order_relaxed)) == CLAIM_TAKEN;
+}
+
+static uint32_t
+taken_by(uint32_t worker)
+{
+    return worker << CLAIM_BITS | CLAIM_TAKEN;
+}
+
+// Whether the worker has the slot.  Claim words alone cannot be trusted: one that was written over
+// would put a slot on the free list twice.
+static bool
+has_taken(job_ring *ring, uint32_t worker, uint32_t number)
+{
+    return ring->is_allocated[number]
+           && atomic_load_explicit(&ring->slots[number].claim, memory_order_relaxed) == taken_by(worker);
+}
+
+job_slot *
+job_ring_pop_completion(job_ring *ring, uint32_t worker, bool *corrupt)
+{
+    completion_ring *completions = completions_of(ring, worker);
+    uint32_t position = ring->collected[worker];
+    // A9: pairs with R9 in finish(): the slot's message is there.
+    if (atomic_load_explicit(&completions->tail, memory_order_acquire) == position) {
+        return NULL;
+    }
+    uint32_t number = atomic_load_explicit(&completions->numbers[position & (ring->slot_count - 1)],
+                                           memory_order_relaxed);
+    if (number >= ring->slot_count || !has_taken(ring, worker, number)) {
+        *corrupt = true;
+        return NULL;
+    }
+    ring->collected[worker] = position + 1;
+    return &ring->slots[number];
+}
+
+job_slot *
+job_ring_reap(job_ring *ring, uint32_t worker)
+{
+    job_slot *left = NULL;
+    for (uint32_t i = 0; i < ring->slot_count && left == NULL; i++) {
+        if (has_taken(ring, worker, i)) {
+            left = &ring->slots[i];
+        }
+    }
+    atomic_store_explicit(&completions_of(ring, worker)->tail, 0, memory_order_relaxed);
+    atomic_store_explicit(&inbox_of(ring, worker)->tail, 0, memory_order_relaxed);
+    ring->collected[worker] = 0;
+    // Sequentially consistent, as all that is done to a state word: see first_ready().
+    atomic_store_explicit(&ring->states[worker], WORKER_NONE, memory_order_seq_cst);
+    // It may have died between ringing a state word and waking its sleeper, on whom everybody counts now.
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        if (atomic_load_explicit(&ring->states[i], memory_order_relaxed) == WORKER_CALLED) {
+            ring_doorbell(ring, i);
+        }
+    }
+    if (left == NULL) {
+        _Atomic uint32_t *generation = &completions_of(ring, worker)->generation;
+        uint32_t buried = atomic_load_explicit(generation, memory_order_relaxed);
+        atomic_store_explicit(generation, buried + 1, memory_order_relaxed);
+    }
+    return left;
+}
+
+void
+job_ring_notify(job_ring *ring)
+{
+    if (job_ring_has_ready(ring)) {
+        call_worker(ring);
+    }
+}
+
+uint32_t
+job_ring_idle_workers(job_ring *ring)
+{
+    uint32_t idle = 0;
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        uint32_t worker_state = atomic_load_explicit(&ring->states[i], memory_order_relaxed);
+        idle += worker_state == WORKER_SPINNING || worker_state == WORKER_ASLEEP
+                || worker_state == WORKER_CALLED;
+    }
+    return idle;
+}
+
+void
+job_ring_close(job_ring *ring)
+{
+    // Sequentially consistent, and so is its partner in is_closed(): a worker that has said that it sleeps
+    // and sees an open ring is seen asleep here.
+    atomic_store_explicit(&ring->shared->closed, 1, memory_order_seq_cst);
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        uint32_t worker_state = WORKER_ASLEEP;
+        // Sequentially consistent: see above.
+        if (atomic_compare_exchange_strong_explicit(&ring->states[i], &worker_state, WORKER_CALLED,
+                                                    memory_order_seq_cst, memory_order_relaxed)) {
+            ring_doorbell(ring, i);
+        }
+        else if (ring->doorbells != NULL) {
+            ring_doorbell(ring, i);
+        }
+    }
+}
+
+static void
+write_to_inbox(job_ring *ring, uint32_t worker, job_slot *slot, bool is_handed)
+{
+    inbox *box = inbox_of(ring, worker);
+    uint32_t length = INBOX_SLACK * ring->slot_count;
+    // Only the parent writes the tail.
+    uint32_t tail = atomic_load_explicit(&box->tail, memory_order_relaxed);
+    atomic_store_explicit(&box->entries[tail & (length - 1)],
+                          (uint32_t)(slot - ring->slots) << 1 | is_handed, memory_order_relaxed);
+    // R11: pairs with A11 in read_inbox().
+    atomic_store_explicit(&box->tail, tail + 1, memory_order_release);
+    ring_doorbell(ring, worker);  // in any case: its worker_state is for what is ready
+}
+
+void
+job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker)
+{
+    atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
+    // Relaxed: R11 publishes it, and the message.
+    atomic_store_explicit(&slot->claim, taken_by(worker), memory_order_relaxed);
+    write_to_inbox(ring, worker, slot, true);
+}
+
+uint32_t
+job_ring_generation(job_ring *ring, uint32_t worker)
+{
+    // Relaxed: the parent alone writes it, and before it starts the worker.
+    return atomic_load_explicit(&completions_of(ring, worker)->generation, memory_order_relaxed);
+}
+
+void
+job_ring_request_cancel(job_ring *ring, job_slot *slot)
+{
+    uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
+    uint32_t worker = claim >> CLAIM_BITS;
+    if (CLAIM_STATE(claim) != CLAIM_TAKEN || worker >= ring->worker_count) {
+        return;
+    }
+    write_to_inbox(ring, worker, slot, false);
+}
+
+_Atomic uint32_t *
+job_ring_finished(job_ring *ring)
+{
+    return &ring->shared->finished;
+}
+
+void
+job_ring_disarm_wakeup(job_ring *ring)
+{
+    // Relaxed: if a worker does not see it yet, it raises the eventfd once more.
+    atomic_store_explicit(&ring->shared->need_wakeup, WAKEUP_DISARMED, memory_order_relaxed);
+}
+
+bool
+job_ring_arm_wakeup(job_ring *ring, uint32_t seen)
+{
+    // Sequentially consistent, and so are their partners in finish(): the parent that misses a count
+    // was seen asleep by the process that counted.
+    atomic_store_explicit(&ring->shared->need_wakeup, WAKEUP_ARMED, memory_order_seq_cst);
+    return atomic_load_explicit(&ring->shared->finished, memory_order_seq_cst) == seen;
+}
+
+// ---- a worker ----
+
+static void
+set_bell(job_ring *ring, uint32_t worker, enum worker_state worker_state)
+{
+    // Sequentially consistent: see first_ready().
+    atomic_store_explicit(&ring->states[worker], worker_state, memory_order_seq_cst);
+}
+
+void
+job_ring_enter(job_ring *ring, uint32_t worker)
+{
+    set_bell(ring, worker, WORKER_BUSY);
+}
+
+void
+job_ring_exit(job_ring *ring, uint32_t worker)
+{
+    set_bell(ring, worker, WORKER_NONE);
+    // Whoever saw us spin or called us counted on us.
+    job_ring_notify(ring);
+}
+
+job_slot *
+job_ring_claim(job_ring *ring, uint32_t worker)
+{
+    for (;;) {
+        uint32_t position = first_ready(ring);
+        uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
+        if ((int32_t)(tail - position) <= 0) {
+            return NULL;
+        }
+        job_slot *slot = ready_slot(ring, position);
+        uint32_t claim = ready_at(position);
+        // A8: pairs with R8 in push().
+        if (slot == NULL
+            || !atomic_compare_exchange_strong_explicit(&slot->claim, &claim, taken_by(worker),
+                                                        memory_order_acquire, memory_order_relaxed)) {
+            continue;  // somebody else was quicker
+        }
+        settle(ring, position + 1);
+        if (ring->worker_count > 1 && job_ring_has_ready(ring)) {
+            call_worker(ring);
+        }
+        return slot;
+    }
+}
+
+bool
+job_ring_is_closed(job_ring *ring)
+{
+    // Sequentially consistent: see job_ring_close().
+    return atomic_load_explicit(&ring->shared->closed, memory_order_seq_cst) != 0;
+}
+
+// Whether another worker spins: one that does is enough.
+static bool
+another_spins(job_ring *ring, uint32_t worker)
+{
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        // Relaxed: only a hint.
+        if (i != worker && atomic_load_explicit(&ring->states[i], memory_order_relaxed) == WORKER_SPINNING) {
+            return true;
+        }
+    }
+    return false;
+}
+
+int
+job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
+{
+    int64_t start = clock_now_ns();
+    bool spins = !another_spins(ring, worker);
+    // From here on, who pushes counts on us.
+    set_bell(ring, worker, WORKER_SPINNING);
+    uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
+    if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring)
+        && !(spins && park_spin(spot, &ring->shared->tail, tail, FUTEX_NO_DEADLINE))) {
+        set_bell(ring, worker, WORKER_ASLEEP);
+        if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring)) {
+            // A worker_state that was rung while we were on our way is not ASLEEP any more.
+            int rc = futex_wait_shared(&ring->states[worker], WORKER_ASLEEP, FUTEX_NO_DEADLINE);
+            if (rc == FUTEX_OK) {
+                park_learn(spot, clock_now_ns() - start);
+            }
+        }
+    }
+    set_bell(ring, worker, WORKER_BUSY);
+    return job_ring_is_closed(ring) && !job_ring_has_ready(ring) ? JOB_RING_CLOSED : JOB_RING_WORK;
+}
+
+int
+job_ring_listen(job_ring *ring, uint32_t worker, bool is_idle)
+{
+    set_bell(ring, worker, is_idle ? WORKER_ASLEEP : WORKER_OPEN);
+    bool ready = job_ring_has_ready(ring);
+    // Relaxed: who wrote there rings, whatever the worker_state says.
+    uint32_t written = atomic_load_explicit(&inbox_of(ring, worker)->tail, memory_order_relaxed);
+    bool asked = written != ring->inbox_read;
+    bool closed = job_ring_is_closed(ring);
+    if (!ready && !asked && !closed) {
+        return JOB_RING_LISTENS;
+    }
+    set_bell(ring, worker, WORKER_BUSY);
+    return ready || asked ? JOB_RING_WORK : JOB_RING_CLOSED;
+}
+
+job_slot *
+job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed)
+{
+    inbox *box = inbox_of(ring, worker);
+    uint32_t length = INBOX_SLACK * ring->slot_count;
+    // A11: pairs with R11 in write_to_inbox().
+    if (atomic_load_explicit(&box->tail, memory_order_acquire) == ring->inbox_read) {
+        return NULL;
+    }
+    uint32_t position = ring->inbox_read++;
+    uint32_t entry = atomic_load_explicit(&box->entries[position & (length - 1)], memory_order_relaxed);
+    *is_handed = entry & 1;
+    return entry >> 1 < ring->slot_count ? &ring->slots[entry >> 1] : NULL;
+}
+
+uint32_t
+job_ring_ready_count(job_ring *ring)
+{
+    uint32_t position = first_ready(ring);
+    int32_t count = (int32_t)(atomic_load_explicit(&ring->shared->tail, memory_order_relaxed) - position);
+    return count < 0 ? 0 : (uint32_t)count;
+}
+
+void
+job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
+{
+    completion_ring *completions = completions_of(ring, worker);
+    uint32_t position = atomic_load_explicit(&completions->tail, memory_order_relaxed);
+    atomic_store_explicit(&completions->numbers[position & (ring->slot_count - 1)],
+                          (uint32_t)(slot - ring->slots), memory_order_relaxed);
+    // R9: pairs with A9 in job_ring_pop_completion().
+    atomic_store_explicit(&completions->tail, position + 1, memory_order_release);
+    atomic_fetch_add_explicit(&ring->shared->finished, 1, memory_order_seq_cst);
+    uint32_t armed = WAKEUP_ARMED;
+    // Sequentially consistent: see job_ring_arm_wakeup().
+    if (atomic_load_explicit(&ring->shared->need_wakeup, memory_order_seq_cst) == WAKEUP_ARMED
+        && atomic_compare_exchange_strong_explicit(&ring->shared->need_wakeup, &armed, WAKEUP_DISARMED,
+                                                   memory_order_seq_cst, memory_order_relaxed)) {
+        uint64_t one = 1;
+        (void)!write(ring->wakeup_fd, &one, sizeof(one));
+    }
+}
+
+// ---- ranges ----
+
+void
+job_slot_set_range(job_slot *slot, uint32_t count)
+{
+    atomic_store_explicit(&slot->range, count, memory_order_relaxed);
+}
+
+uint32_t
+job_slot_next(job_slot *slot)
+{
+    // Relaxed: only numbers are agreed upon here; the calls are each side's own copy.
+    uint64_t range = atomic_load_explicit(&slot->range, memory_order_relaxed);
+    do {
+        if ((uint32_t)(range >> 32) >= (uint32_t)range) {
+            return UINT32_MAX;
+        }
+    } while (!atomic_compare_exchange_weak_explicit(&slot->range, &range, range + (UINT64_C(1) << 32),
+                                                    memory_order_relaxed, memory_order_relaxed));
+    return (uint32_t)(range >> 32);
+}
+
+uint32_t
+job_slot_split(job_slot *slot, uint32_t count)
+{
+    uint64_t range = atomic_load_explicit(&slot->range, memory_order_relaxed);
+    uint64_t kept;
+    do {
+        uint64_t next = range >> 32;
+        uint64_t limit = (uint32_t)range;
+        if (limit != count || next >= limit) {
+            return count;  // somebody has split it already, or nothing is left
+        }
+        kept = next + (limit - next) / 2;
+    } while (!atomic_compare_exchange_weak_explicit(&slot->range, &range,
+                                                    (range & ~(uint64_t)UINT32_MAX) | kept,
+                                                    memory_order_relaxed, memory_order_relaxed));
+    return (uint32_t)kept;
+}

@@ -1,0 +1,220 @@
+// job_ring: one process pushes jobs, many workers take them, and exactly one worker takes each.
+//
+// The ring lies in memory that all of these processes have mapped:
+//
+//     submissions   positions 0, 1, 2, ...: which slot was pushed there      the parent writes
+//     slots         each with a claim word and room for a message            whoever has the slot
+//     states        per worker: whether it sleeps, on this very word         that worker, and who notifies it
+//     completions   per worker: the slots that it has completed, in order    that worker
+//     inboxes       per worker: slots that it should cancel, or run          the parent
+//
+// A slot's life is that of its claim word:
+//
+//                 push                     claim                   complete, pop_completion
+//     FREE -----------------> READY at p ---------> TAKEN by w ------------------------> FREE
+//                                |                      |
+//                                | withdraw             | the worker has died: reap
+//                                '----> FREE            '----> FREE
+//
+// READY carries the slot's position among the submissions.  A worker goes along them from `head` and tries
+// to change "ready at p" into "taken by me" with one compare-and-swap; the parent changes it back to free in
+// the same way to withdraw the slot.  One of them wins, so the parent can withdraw a slot until the very
+// moment at which a worker takes it, and a free worker never waits behind a busy one.  A worker that was
+// away for long may look at a position whose slot the parent has pushed anew elsewhere; the position does
+// not match, and the worker goes on.  `head` only says that no slot before it is ready; any process moves it
+// forward.  Workers take slots in the order of their positions; one may be overtaken while the parent makes
+// room in a submission ring that is full of positions whose slots it has withdrawn.
+//
+// The processes share no lock, so no death can orphan one.  Where a worker may die:
+//     before its claim              nothing has happened; if it was notified, the parent notifies another
+//     while it notifies another     reap() wakes again whoever was notified and may still sleep
+//     after its claim               the slot says so: reap() returns it
+//     while it writes the outcome   the same: it has announced nothing
+//     after its announcement        the parent pops the completion before it reaps the worker
+// If the parent dies, every worker dies, and the memory goes with them.
+//
+// *Notifying.*  A worker without work spins for a while and then sleeps on its state word.  A process that
+// pushes a slot notifies one sleeper, unless one worker spins or is on its way already; a worker that takes
+// a slot and leaves others behind does the same.  So no worker wakes without need, and no slot stays ready
+// while every worker sleeps.  The parent in its turn looks at `finished`; before it sleeps it arms
+// `need_wakeup`, and the first worker that completes a slot then disarms it and raises the eventfd, once.
+//
+// *Doorbells.*  A worker that runs an event loop cannot sleep on a word, and has many slots taken at a time.
+// A ring for such workers has an eventfd per worker, which the loop watches.  A worker says by its state
+// whether it is ASLEEP, with nothing to do, or OPEN: at work, with room for more.  A process that pushes a
+// slot rings for one that sleeps; if none does, for all that are open, because it cannot tell which of them
+// has time.
+//
+// *Inboxes* are for one worker: the parent asks it to cancel a slot that it has taken, or gives it a slot
+// that no other worker may take, which is TAKEN from the start.  A worker reads its inbox, in order, before
+// it takes a slot, so an entry never means a later job in the same slot.
+//
+// One lock of the parent's is held while its functions are called, except for job_ring_disarm_wakeup() and
+// job_ring_arm_wakeup().  One thread calls each worker's.  Each side checks what the other wrote.  No Python.
+#ifndef PYCONC_JOB_RING_H
+#define PYCONC_JOB_RING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "park.h"
+#include "shm_region.h"
+
+enum {
+    JOB_RING_WORK = 0,      // There may be work.
+    JOB_RING_LISTENS = 1,   // The doorbell will ring.
+    JOB_RING_CLOSED = -10,  // There never will be.
+};
+
+#define JOB_SLOT_BYTES 512
+
+typedef struct job_slot {
+    _Alignas(64) _Atomic uint32_t claim;
+    // 1 once the worker has taken the block over that the message names; push() makes it 0.
+    _Atomic uint32_t accepted;
+    // Of a slot that stands for many calls: which is next, and which is the first that is somebody
+    // else's by now.  See job_slot_next().
+    _Atomic uint64_t range;
+    unsigned char message[JOB_SLOT_BYTES - 16];
+} job_slot;
+
+_Static_assert(sizeof(job_slot) == JOB_SLOT_BYTES, "the layout is shared");
+
+typedef struct job_ring_shared job_ring_shared;
+
+// A process's view of the ring.  The fields of the lower half are the parent's, under its lock.
+typedef struct job_ring {
+    job_ring_shared *shared;
+    _Atomic uint32_t *submissions;
+    _Atomic uint32_t *states;
+    unsigned char *completions;  // see completions_of()
+    unsigned char *inboxes;      // see inbox_of()
+    job_slot *slots;
+    uint32_t slot_count, worker_count;
+    int wakeup_fd;         // eventfd; borrowed
+    const int *doorbells;  // eventfds, one per worker; borrowed.  NULL: workers sleep on their state words
+    uint32_t inbox_read;   // of a worker's view: how far it has read its inbox
+
+    uint32_t *free_slots;
+    uint32_t free_count;
+    bool *is_allocated;   // per slot: not among the free ones
+    uint32_t *collected;  // per worker: how far its completions have been popped
+} job_ring;
+
+// Bytes for so many slots (a power of two) and workers.
+uint64_t job_ring_size(uint32_t slots, uint32_t workers);
+
+// The parent lays the ring out in zeroed memory, aligned to 64.  SHM_OK or SHM_NO_MEMORY.
+int job_ring_init(job_ring *ring, void *memory, uint32_t slots, uint32_t workers, int wakeup_fd);
+
+// A worker looks at what its parent laid out in `bytes` of memory.  SHM_OK or SHM_NOT_OURS.
+int job_ring_attach(job_ring *ring, void *memory, uint64_t bytes, int wakeup_fd);
+
+// Workers have these doorbells, as many as there are workers; borrowed.  Before anything else, on both sides.
+void job_ring_use_doorbells(job_ring *ring, const int *doorbells);
+
+// Frees what the parent's view needed; accepts NULL fields.
+void job_ring_fini(job_ring *ring);
+
+// ---- the parent ----
+
+// A free slot, to be filled, and pushed or freed; NULL if there is none.
+job_slot *job_ring_alloc(job_ring *ring);
+void job_ring_free(job_ring *ring, job_slot *slot);
+
+// From here on a worker may take it.
+void job_ring_push(job_ring *ring, job_slot *slot);
+
+// True: nobody had taken it, and nobody will; the slot is allocated still.
+bool job_ring_withdraw(job_ring *ring, job_slot *slot);
+
+// Asks the worker that has taken the slot to cancel it, once.  Only with doorbells.
+void job_ring_request_cancel(job_ring *ring, job_slot *slot);
+
+// Gives an allocated slot to a worker, as if the worker had taken it.  Only with doorbells, and if the worker
+// has not been reaped.
+void job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker);
+
+// How many workers with this number have been reaped, as the present one knows it.
+uint32_t job_ring_generation(job_ring *ring, uint32_t worker);
+
+// True once a worker has taken it.
+bool job_ring_is_taken(const job_slot *slot);
+
+// The next slot that this worker has completed; the caller reads it and frees it.  NULL if there
+// is none.  *corrupt is set, and left alone otherwise, if what the worker announced cannot be.
+job_slot *job_ring_pop_completion(job_ring *ring, uint32_t worker, bool *corrupt);
+
+// The worker is dead, and the caller has popped and freed its completions.  Returns a slot that the worker
+// had taken and not completed, to be freed before the next call; or NULL when there is none left, and the
+// number may be given to another worker.
+job_slot *job_ring_reap(job_ring *ring, uint32_t worker);
+
+// Notifies a worker if a slot is ready and none is on its way; for after a death.
+void job_ring_notify(job_ring *ring);
+
+// Whether something is ready that nobody has taken.
+bool job_ring_has_ready(job_ring *ring);
+
+// How many workers spin, sleep, or were called and have not come yet.
+uint32_t job_ring_idle_workers(job_ring *ring);
+
+// Workers finish what is ready and leave.
+void job_ring_close(job_ring *ring);
+
+// Changes whenever a worker completes a slot.  Read it with acquire before you pop completions: then you miss
+// none that it counts.
+_Atomic uint32_t *job_ring_finished(job_ring *ring);
+
+// A thread of the parent looks at `finished` from now on: workers need not raise the eventfd.
+void job_ring_disarm_wakeup(job_ring *ring);
+
+// The thread stops looking.  False if `finished` is not `seen`: then it must pop completions, and arm again.
+// The worker whose turn it is to raise the eventfd may die instead: its death must wake the parent as well.
+bool job_ring_arm_wakeup(job_ring *ring, uint32_t seen);
+
+// ---- a worker ----
+
+// It is there, and counts as busy.
+void job_ring_enter(job_ring *ring, uint32_t worker);
+
+// The next slot that is ready, now taken by this worker; or NULL.
+job_slot *job_ring_claim(job_ring *ring, uint32_t worker);
+
+// Blocks until there may be work, or never will be.  Returns early, with work or not, when a signal
+// handler has run.
+int job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot);
+
+// Instead of waiting, for a worker with a doorbell: it is to be rung when there is work, or never will be.
+// JOB_RING_WORK: there is some already, or something in the inbox; JOB_RING_LISTENS; JOB_RING_CLOSED.
+int job_ring_listen(job_ring *ring, uint32_t worker, bool is_idle);
+
+// Whether the parent has closed the ring.
+bool job_ring_is_closed(job_ring *ring);
+
+// The next slot in this worker's inbox; NULL if there is none.  *is_handed: it is to be run, else it is to
+// be cancelled, if it still runs.
+job_slot *job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed);
+
+// At most how many slots are ready.
+uint32_t job_ring_ready_count(job_ring *ring);
+
+// The message is in the slot; the parent is told.
+void job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot);
+
+// It takes nothing any more.
+void job_ring_exit(job_ring *ring, uint32_t worker);
+
+// ---- ranges ----
+
+// Sets the calls that an allocated slot stands for: 0 to count - 1.
+void job_slot_set_range(job_slot *slot, uint32_t count);
+
+// The worker's next call, or UINT32_MAX when the rest is somebody else's.
+uint32_t job_slot_next(job_slot *slot);
+
+// Takes the calls from the middle of what is left to the end away from whoever runs the slot: returns
+// how many are left to it in all, out of `count`; `count` if there was nothing to take.
+uint32_t job_slot_split(job_slot *slot, uint32_t count);
+
+#endif

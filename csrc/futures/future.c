@@ -1,0 +1,973 @@
+#include "future.h"
+
+#include "loops/loop_bridge.h"
+#include "processes/process_queue.h"
+#include "base/task.h"
+#include "waiter.h"
+
+static FutureObject *
+as_future(PyObject *op)
+{
+    return (FutureObject *)op;
+}
+
+static void
+set_state(FutureObject *self, future_state state)
+{
+    self->state = state;
+    // R2: pairs with A1 and with the load in park_wait(): who sees `done` sees the outcome, once it
+    // has the GIL.
+    atomic_store_explicit(&self->done, future_is_done(self), memory_order_release);
+    if (future_is_done(self) && self->sleepers > 0) {
+        futex_wake_all(&self->done);
+    }
+}
+
+// ---- life ----
+
+static PyObject *
+future_alloc(PyTypeObject *type, module_state *state)
+{
+    FutureObject *self = as_future(type->tp_alloc(type, 0));
+    if (self != NULL) {
+        self->module = state;  // all else is zero: pending, nobody waits
+    }
+    return (PyObject *)self;
+}
+
+PyObject *
+future_new(module_state *state)
+{
+    PyObject *self = future_alloc(state->future_type, state);
+    if (self != NULL) {
+        PyObject_GC_UnTrack(self);
+    }
+    return self;
+}
+
+// Hands the future to the garbage collector, before it refers to something that may refer back.
+// Futures that only ever hold numbers and strings are never the collector's business, and hundreds
+// of thousands of them, pending, would keep it busy for tens of milliseconds at a time.
+static void
+track(FutureObject *self)
+{
+    if (!PyObject_GC_IsTracked((PyObject *)self)) {
+        PyObject_GC_Track(self);
+    }
+}
+
+static PyObject *
+future_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
+{
+    return future_alloc(type, module_state_of(type));
+}
+
+static int
+future_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    FutureObject *self = as_future(op);
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->result);
+    Py_VISIT(self->exception);
+    Py_VISIT(self->callbacks);
+    Py_VISIT(self->waiters);
+    Py_VISIT(self->condition);
+    return PyObject_VisitManagedDict(op, visit, arg);
+}
+
+static void
+clear_fields(FutureObject *self)
+{
+    Py_CLEAR(self->result);
+    Py_CLEAR(self->exception);
+    Py_CLEAR(self->callbacks);
+    Py_CLEAR(self->waiters);
+    Py_CLEAR(self->condition);
+}
+
+static int
+future_clear(PyObject *op)
+{
+    clear_fields(as_future(op));
+    PyObject_ClearManagedDict(op);
+    return 0;
+}
+
+static int
+future_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    // A subclass with another signature overrides this.
+    if (PyTuple_GET_SIZE(args) != 0 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) != 0)) {
+        PyErr_SetString(PyExc_TypeError, "Future() takes no arguments");
+        return -1;
+    }
+    // New from tp_new, or to be as good as new.
+    clear_fields(as_future(op));
+    set_state(as_future(op), FUTURE_PENDING);
+    return 0;
+}
+
+static void
+future_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    // A future may be the result of a future and so on: do not recurse without end.
+    Py_TRASHCAN_BEGIN(op, future_dealloc)
+    PyObject_ClearWeakRefs(op);
+    future_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+    Py_TRASHCAN_END
+}
+
+static int
+prepare_list(FutureObject *self, PyObject **field)
+{
+    PyObject *list = *field == NULL ? PyList_New(0) : NULL;
+    if (list != NULL && *field != NULL) {
+        Py_CLEAR(list);  // made meanwhile by another thread
+    }
+    else if (list != NULL) {
+        track(self);
+        *field = list;
+    }
+    return *field == NULL ? -1 : 0;
+}
+
+// ---- the condition, where there is one ----
+
+// Enters the future's condition if it has one, and gives the caller a reference to leave it with.
+// Entering may let other threads run, so the caller looks at the state afterwards.
+static int
+condition_enter(FutureObject *self, PyObject **entered)
+{
+    *entered = Py_XNewRef(self->condition);
+    if (*entered == NULL) {
+        return 0;
+    }
+    PyObject *result = PyObject_CallMethod(*entered, "acquire", NULL);
+    if (result == NULL) {
+        Py_CLEAR(*entered);
+        return -1;
+    }
+    Py_DECREF(result);
+    return 0;
+}
+
+// Leaves it, and first wakes those who wait on it.  Keeps an exception that is set.
+static void
+condition_leave(PyObject *entered, bool notify)
+{
+    if (entered == NULL) {
+        return;
+    }
+    PyObject *exception = PyErr_GetRaisedException();
+    if (notify) {
+        PyObject *result = PyObject_CallMethod(entered, "notify_all", NULL);
+        if (result == NULL) {
+            PyErr_WriteUnraisable(entered);
+        }
+        Py_XDECREF(result);
+    }
+    PyObject *result = PyObject_CallMethod(entered, "release", NULL);
+    if (result == NULL) {
+        PyErr_WriteUnraisable(entered);
+    }
+    Py_XDECREF(result);
+    Py_DECREF(entered);
+    if (exception != NULL) {
+        PyErr_SetRaisedException(exception);
+    }
+}
+
+// ---- changes of state ----
+
+// A copy of the waiters, who may leave the list while one of them is told.  Making a tuple may run
+// the garbage collector, and with it other threads, so the list is read when the tuple is there.
+static PyObject *
+copy_waiters(FutureObject *self)
+{
+    Py_ssize_t size = self->waiters == NULL ? 0 : PyList_GET_SIZE(self->waiters);
+    PyObject *copy = PyTuple_New(size);
+    if (copy == NULL || self->waiters == NULL) {
+        return copy;
+    }
+    if (PyList_GET_SIZE(self->waiters) != size) {
+        Py_DECREF(copy);
+        return copy_waiters(self);
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        PyTuple_SET_ITEM(copy, i, Py_NewRef(PyList_GET_ITEM(self->waiters, i)));
+    }
+    return copy;
+}
+
+// Tells wait() and as_completed().
+static int
+tell_waiters(FutureObject *self, const char *method)
+{
+    if (self->waiters == NULL) {
+        return 0;
+    }
+    PyObject *waiters = copy_waiters(self);
+    int rc = waiters == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; rc == 0 && i < PyTuple_GET_SIZE(waiters); i++) {
+        PyObject *waiter = PyTuple_GET_ITEM(waiters, i);
+        if (Py_IS_TYPE(waiter, self->module->waiter_type)) {
+            rc = waiter_add(waiter, (PyObject *)self, self->exception != NULL);
+        }
+        else {
+            PyObject *result = PyObject_CallMethod(waiter, method, "O", self);
+            rc = result == NULL ? -1 : 0;
+            Py_XDECREF(result);
+        }
+    }
+    Py_XDECREF(waiters);
+    return rc;
+}
+
+// Calls one callback.  An Exception is logged; anything else escapes.
+static int
+call_back(FutureObject *self, PyObject *callback, bool was_registered)
+{
+    LoopBridgeObject *bridge;
+    PyObject *destination;
+    int found = loop_bridge_for_callback(self->module, callback, &bridge, &destination);
+    if (found > 0) {
+        PyObject *result = self->result == NULL ? Py_None : self->result;
+        bool failed = self->exception != NULL;
+        bool cancelled = self->state != FUTURE_FINISHED;
+        task *t = task_new_outcome(self->module, failed || cancelled ? NULL : result,
+                                   cancelled ? NULL : self->exception, destination, bridge);
+        Py_DECREF(destination);
+        if (was_registered) {
+            loop_bridge_forget(bridge);
+        }
+        if (t != NULL) {
+            loop_bridge_post(bridge, t);
+            Py_DECREF(bridge);
+            return 0;
+        }
+        Py_DECREF(bridge);
+    }
+    if (found != 0) {
+        PyErr_Clear();  // The standard way needs nothing of ours.
+    }
+    PyObject *result = PyObject_CallOneArg(callback, (PyObject *)self);
+    if (result == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+            return -1;
+        }
+        module_log(self->module, "error", "exception calling callback for %r", (PyObject *)self,
+                   PyErr_GetRaisedException());
+    }
+    Py_XDECREF(result);
+    return 0;
+}
+
+static int
+call_callbacks(FutureObject *self)
+{
+    // By index and with a reference: a callback may change the list.
+    PyObject *callbacks = Py_XNewRef(self->callbacks);
+    int rc = 0;
+    for (Py_ssize_t i = 0; callbacks != NULL && i < PyList_GET_SIZE(callbacks) && rc == 0; i++) {
+        PyObject *callback = Py_NewRef(PyList_GET_ITEM(callbacks, i));
+        rc = call_back(self, callback, true);
+        Py_DECREF(callback);
+    }
+    Py_XDECREF(callbacks);
+    return rc;
+}
+
+static int
+refuse_outcome(FutureObject *self)
+{
+    PyErr_Format(self->module->invalid_state_error, "%U: %R",
+                 self->module->state_names[self->state], self);
+    return -1;
+}
+
+int
+future_finish(FutureObject *self, PyObject *result, PyObject *exception)
+{
+    PyObject *condition;
+    int rc = condition_enter(self, &condition);
+    if (rc == 0 && future_is_done(self)) {
+        rc = refuse_outcome(self);
+        condition_leave(condition, false);
+        condition = NULL;
+    }
+    if (rc < 0) {
+        Py_XDECREF(result);
+        Py_XDECREF(exception);
+        return -1;
+    }
+    PyObject **field = result != NULL ? &self->result : &self->exception;
+    PyObject *old = *field;
+    if (PyObject_IS_GC(result != NULL ? result : exception)) {
+        track(self);
+    }
+    *field = result != NULL ? result : exception;
+    if (*field == Py_None) {
+        Py_CLEAR(*field);
+    }
+    set_state(self, FUTURE_FINISHED);
+    rc = tell_waiters(self, result != NULL ? "add_result" : "add_exception");
+    condition_leave(condition, true);
+    Py_XDECREF(old);
+    if (rc == 0) {
+        rc = call_callbacks(self);
+    }
+    return rc;
+}
+
+int
+future_start(FutureObject *self)
+{
+    PyObject *condition;
+    int rc = -1;
+    if (condition_enter(self, &condition) < 0) {
+        return -1;
+    }
+    if (self->state == FUTURE_PENDING) {
+        set_state(self, FUTURE_RUNNING);
+        rc = 1;
+    }
+    else if (self->state == FUTURE_CANCELLED) {
+        set_state(self, FUTURE_CANCELLED_AND_NOTIFIED);
+        rc = tell_waiters(self, "add_cancelled");
+    }
+    else {
+        PyObject *name = self->module->state_names[self->state];
+        PyObject *result = PyObject_CallMethod(self->module->logger, "critical", "sNO",
+                                               "Future %s in unexpected state: %s",
+                                               PyLong_FromVoidPtr(self), name);
+        if (result != NULL) {
+            Py_DECREF(result);
+            PyErr_SetString(PyExc_RuntimeError, "Future in unexpected state");
+        }
+    }
+    condition_leave(condition, false);
+    return rc;
+}
+
+// A task in another process is taken up without a word: whoever asks whether it runs, asks it.
+static int
+look_whether_taken(FutureObject *self)
+{
+    if (self->state == FUTURE_PENDING && self->task != NULL && self->task->route->is_taken(self->task)) {
+        return future_start(self) < 0 ? -1 : 0;
+    }
+    return 0;
+}
+
+int
+future_cancel(FutureObject *self)
+{
+    PyObject *condition;
+    if (condition_enter(self, &condition) < 0) {
+        return -1;
+    }
+    // A coroutine in another process can be cancelled while it runs.
+    if (self->task != NULL && (self->state == FUTURE_PENDING || self->state == FUTURE_RUNNING)) {
+        set_state(self, self->task->route->withdraw(self->task) ? FUTURE_PENDING : FUTURE_RUNNING);
+    }
+    if (self->state != FUTURE_PENDING) {
+        bool cancelled = future_is_done(self) && self->state != FUTURE_FINISHED;
+        condition_leave(condition, false);
+        return cancelled;
+    }
+    set_state(self, FUTURE_CANCELLED);
+    condition_leave(condition, true);
+    return call_callbacks(self) < 0 ? -1 : 1;
+}
+
+void
+future_abandon(FutureObject *self, PyObject *exception)
+{
+    if (future_is_done(self)) {
+        return;
+    }
+    Py_CLEAR(self->condition);
+    Py_CLEAR(self->waiters);
+    Py_CLEAR(self->callbacks);
+    track(self);
+    Py_XSETREF(self->exception, Py_NewRef(exception));
+    self->sleepers = 0;
+    set_state(self, FUTURE_FINISHED);
+}
+
+// ---- waiters ----
+
+int
+future_add_waiter(FutureObject *self, PyObject *waiter)
+{
+    if (prepare_list(self, &self->waiters) < 0) {
+        return -1;
+    }
+    if (future_is_reportable(self)) {
+        return 0;
+    }
+    track(self);
+    return PyList_Append(self->waiters, waiter) < 0 ? -1 : 1;
+}
+
+int
+future_remove_waiter(FutureObject *self, PyObject *waiter)
+{
+    PyObject *waiters = self->waiters;
+    for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++) {
+        if (PyList_GET_ITEM(waiters, i) == waiter) {
+            return PyList_SetSlice(waiters, i, i + 1, NULL);
+        }
+    }
+    return 0;
+}
+
+// ---- waiting for one future ----
+
+// 1 done, 0 timed out, -1 a signal handler raised.
+static int
+wait_until_done(FutureObject *self, PyObject *timeout)
+{
+    int64_t deadline_ns;
+    if (future_is_done(self)) {
+        return 1;
+    }
+    if (module_deadline(timeout, &deadline_ns) < 0) {
+        return -1;
+    }
+    if (self->task != NULL) {
+        PyObject *queue = Py_NewRef(self->task->route->queue(self->task));
+        int rc = process_queue_help(queue, &self->done, 0, (PyObject *)self, deadline_ns);
+        Py_DECREF(queue);
+        if (rc < 0 || future_is_done(self)) {
+            return rc < 0 ? -1 : 1;
+        }
+    }
+    self->sleepers++;
+    int rc = module_wait(self->module, &self->done, deadline_ns);
+    self->sleepers--;
+    if (rc == FUTEX_INTERRUPTED) {
+        return -1;
+    }
+    // Who sets the private attributes one by one does so while holding the condition.
+    PyObject *condition;
+    if (condition_enter(self, &condition) < 0) {
+        return -1;
+    }
+    condition_leave(condition, false);
+    return future_is_done(self);
+}
+
+// Waits, and raises unless the future is finished.
+static int
+wait_until_finished(FutureObject *self, PyObject *timeout)
+{
+    int rc = wait_until_done(self, timeout);
+    if (rc < 0) {
+        return -1;
+    }
+    if (rc == 0) {
+        PyErr_SetNone(self->module->timeout_error);
+        return -1;
+    }
+    if (self->state != FUTURE_FINISHED) {
+        PyErr_SetNone(self->module->cancelled_error);
+        return -1;
+    }
+    return 0;
+}
+
+// Parses the one argument of a method, given by position or by name; borrowed.  If it has no
+// default, leaving it out is an error.
+static PyObject *
+parse_argument(const char *method, const char *name, PyObject *fallback, PyObject *const *args,
+               Py_ssize_t nargs, PyObject *kwnames)
+{
+    Py_ssize_t given = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    if (given > 1 || (given == 0 && fallback == NULL)) {
+        PyErr_Format(PyExc_TypeError, "%s() takes one argument, '%s' (%zd given)", method, name, given);
+        return NULL;
+    }
+    if (given == 0) {
+        return fallback;
+    }
+    if (nargs == 0 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), name) != 0) {
+        PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method,
+                     PyTuple_GET_ITEM(kwnames, 0));
+        return NULL;
+    }
+    return args[0];
+}
+
+PyDoc_STRVAR(result_doc,
+"result($self, /, timeout=None)\n--\n\n"
+"Return what the call returned, or raise what it raised.\n\n"
+"Waits until the future is done, at most timeout seconds (None: without limit).\n"
+"Raises CancelledError if the future was cancelled and TimeoutError if it was not\n"
+"done in time; KeyboardInterrupt ends the wait. Any thread may call it.");
+
+static PyObject *
+future_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    FutureObject *self = as_future(op);
+    PyObject *timeout = parse_argument("result", "timeout", Py_None, args, nargs, kwnames);
+    if (timeout == NULL || wait_until_finished(self, timeout) < 0) {
+        return NULL;
+    }
+    PyObject *exception = self->exception;
+    if (exception != NULL) {
+        // As the statement `raise` does it.
+        if (PyExceptionInstance_Check(exception)) {
+            PyErr_SetObject((PyObject *)Py_TYPE(exception), exception);
+        }
+        else if (PyExceptionClass_Check(exception)) {
+            PyErr_SetNone(exception);
+        }
+        else {
+            PyErr_SetString(PyExc_TypeError, "exceptions must derive from BaseException");
+        }
+        return NULL;
+    }
+    return Py_NewRef(self->result == NULL ? Py_None : self->result);
+}
+
+PyDoc_STRVAR(exception_doc,
+"exception($self, /, timeout=None)\n--\n\n"
+"Return what the call raised, or None if it returned.\n\n"
+"Waits as result() does, and raises CancelledError and TimeoutError as result() does.");
+
+static PyObject *
+future_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    FutureObject *self = as_future(op);
+    PyObject *timeout = parse_argument("exception", "timeout", Py_None, args, nargs, kwnames);
+    if (timeout == NULL || wait_until_finished(self, timeout) < 0) {
+        return NULL;
+    }
+    return Py_NewRef(self->exception == NULL ? Py_None : self->exception);
+}
+
+// ---- the other methods ----
+
+PyDoc_STRVAR(cancel_doc,
+"cancel($self, /)\n--\n\n"
+"Cancel the call if it has not started.\n\n"
+"Returns True if the future is cancelled now, False if the call runs or has ended. Callbacks are\n"
+"called in this thread.");
+
+static PyObject *
+future_cancel_method(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    int cancelled = future_cancel(as_future(op));
+    return cancelled < 0 ? NULL : PyBool_FromLong(cancelled);
+}
+
+PyDoc_STRVAR(cancelled_doc,
+"cancelled($self, /)\n--\n\n"
+"Return True if the future was cancelled.");
+
+static PyObject *
+future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    FutureObject *self = as_future(op);
+    return PyBool_FromLong(future_is_done(self) && self->state != FUTURE_FINISHED);
+}
+
+PyDoc_STRVAR(running_doc,
+"running($self, /)\n--\n\n"
+"Return True if the call runs now.");
+
+static PyObject *
+future_running(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (look_whether_taken(as_future(op)) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(as_future(op)->state == FUTURE_RUNNING);
+}
+
+PyDoc_STRVAR(done_doc,
+"done($self, /)\n--\n\n"
+"Return True if the future was cancelled or the call has ended.");
+
+static PyObject *
+future_done(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(future_is_done(as_future(op)));
+}
+
+PyDoc_STRVAR(add_done_callback_doc,
+"add_done_callback($self, /, fn)\n--\n\n"
+"Call fn(future) when the future is done: at once if it is done already.\n\n"
+"Callbacks are called in the order in which they were added, by the thread that completes or\n"
+"cancels the future. An Exception that one raises is logged and ignored.");
+
+static PyObject *
+future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    FutureObject *self = as_future(op);
+    PyObject *condition;
+    PyObject *callback = parse_argument("add_done_callback", "fn", NULL, args, nargs, kwnames);
+    // The list first: making it may run the collector, and that other threads.
+    if (callback == NULL || prepare_list(self, &self->callbacks) < 0
+        || condition_enter(self, &condition) < 0) {
+        return NULL;
+    }
+    int rc;
+    if (future_is_done(self)) {
+        condition_leave(condition, false);
+        rc = call_back(self, callback, false);
+    }
+    else {
+        track(self);
+        rc = PyList_Append(self->callbacks, callback);
+        condition_leave(condition, false);
+        if (rc == 0) {
+            rc = loop_bridge_busy_wait_for_callback(self->module, callback);
+        }
+    }
+    if (rc < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(set_running_doc,
+"set_running_or_notify_cancel($self, /)\n--\n\n"
+"Mark the future as running, or tell those who wait that it was cancelled.\n\n"
+"For executors and tests. Returns False if the future was cancelled: the call must not run. Raises\n"
+"RuntimeError if the future is neither pending nor just cancelled.");
+
+static PyObject *
+future_set_running(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    int run = future_start(as_future(op));
+    return run < 0 ? NULL : PyBool_FromLong(run);
+}
+
+PyDoc_STRVAR(set_result_doc,
+"set_result($self, /, result)\n--\n\n"
+"Complete the future with what its call returned.\n\n"
+"For executors and tests. Raises InvalidStateError if the future is done.");
+
+static PyObject *
+future_set_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *result = parse_argument("set_result", "result", NULL, args, nargs, kwnames);
+    if (result == NULL || future_finish(as_future(op), Py_NewRef(result), NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(set_exception_doc,
+"set_exception($self, /, exception)\n--\n\n"
+"Complete the future with what its call raised.\n\n"
+"For executors and tests. Raises InvalidStateError if the future is done.");
+
+static PyObject *
+future_set_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *exception = parse_argument("set_exception", "exception", NULL, args, nargs, kwnames);
+    if (exception == NULL || future_finish(as_future(op), NULL, Py_NewRef(exception)) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(snapshot_doc,
+"_get_snapshot($self, /)\n--\n\n"
+"Return (done, cancelled, result, exception) as they are at one moment.\n\n"
+"asyncio reads futures this way since CPython 3.14.");
+
+static PyObject *
+future_get_snapshot(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    FutureObject *self = as_future(op);
+    bool done = future_is_done(self);
+    bool finished = self->state == FUTURE_FINISHED;
+    return Py_BuildValue("OOOO", done ? Py_True : Py_False, done && !finished ? Py_True : Py_False,
+                         finished && self->result != NULL ? self->result : Py_None,
+                         finished && self->exception != NULL ? self->exception : Py_None);
+}
+
+PyDoc_STRVAR(invoke_callbacks_doc,
+"_invoke_callbacks($self, /)\n--\n\n"
+"Call the callbacks. Executors outside the standard library do this after setting `_state`.");
+
+static PyObject *
+future_invoke_callbacks(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (call_callbacks(as_future(op)) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+future_reduce(PyObject *op, PyObject *Py_UNUSED(protocol))
+{
+    PyErr_Format(PyExc_TypeError, "cannot pickle '%s' object", Py_TYPE(op)->tp_name);
+    return NULL;
+}
+
+// For attributes that users add; the others track for themselves.
+static int
+future_setattro(PyObject *op, PyObject *name, PyObject *value)
+{
+    track(as_future(op));
+    return PyObject_GenericSetAttr(op, name, value);
+}
+
+static PyObject *
+future_repr(PyObject *op)
+{
+    static const char *const descriptions[] = {
+        [FUTURE_PENDING] = "pending",
+        [FUTURE_RUNNING] = "running",
+        [FUTURE_CANCELLED] = "cancelled",
+        [FUTURE_CANCELLED_AND_NOTIFIED] = "cancelled",
+        [FUTURE_FINISHED] = "finished",
+    };
+    FutureObject *self = as_future(op);
+    const char *outcome = "";
+    PyObject *repr = NULL;
+    PyObject *outcome_name = NULL;
+    PyObject *name = PyObject_GetAttrString((PyObject *)Py_TYPE(op), "__name__");
+    if (name == NULL) {
+        return NULL;
+    }
+    if (look_whether_taken(self) < 0) {
+        Py_DECREF(name);
+        return NULL;
+    }
+    if (self->state == FUTURE_FINISHED) {
+        PyObject *value = self->exception != NULL ? self->exception
+                          : self->result != NULL  ? self->result
+                                                  : Py_None;
+        outcome = self->exception != NULL ? " raised " : " returned ";
+        outcome_name = PyObject_GetAttrString((PyObject *)Py_TYPE(value), "__name__");
+    }
+    else {
+        outcome_name = PyUnicode_FromString("");
+    }
+    if (outcome_name != NULL) {
+        repr = PyUnicode_FromFormat("<%U at %p state=%s%s%U>", name, op, descriptions[self->state],
+                                    outcome, outcome_name);
+    }
+    Py_DECREF(name);
+    Py_XDECREF(outcome_name);
+    return repr;
+}
+
+// ---- what others read and write inside a Future ----
+
+static PyObject *
+get_state(PyObject *op, void *Py_UNUSED(closure))
+{
+    FutureObject *self = as_future(op);
+    if (look_whether_taken(self) < 0) {
+        return NULL;
+    }
+    return Py_NewRef(self->module->state_names[self->state]);
+}
+
+static int
+refuse_delete(PyObject *value)
+{
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "cannot delete an attribute of a Future");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+set_state_attribute(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    FutureObject *self = as_future(op);
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    for (future_state state = FUTURE_PENDING; state <= FUTURE_FINISHED; state++) {
+        int equal = PyObject_RichCompareBool(value, self->module->state_names[state], Py_EQ);
+        if (equal < 0) {
+            return -1;
+        }
+        if (equal) {
+            set_state(self, state);
+            return 0;
+        }
+    }
+    PyErr_Format(PyExc_ValueError, "not a state of a future: %R", value);
+    return -1;
+}
+
+// For `_result` and `_exception`; the closure is the field's offset.  None is kept as NULL.
+static PyObject *
+get_outcome(PyObject *op, void *offset)
+{
+    PyObject *value = *(PyObject **)((char *)op + (Py_ssize_t)offset);
+    return Py_NewRef(value == NULL ? Py_None : value);
+}
+
+static int
+set_outcome(PyObject *op, PyObject *value, void *offset)
+{
+    PyObject **field = (PyObject **)((char *)op + (Py_ssize_t)offset);
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    track(as_future(op));
+    Py_XSETREF(*field, value == Py_None ? NULL : Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+get_condition(PyObject *op, void *Py_UNUSED(closure))
+{
+    FutureObject *self = as_future(op);
+    if (self->condition == NULL) {
+        PyObject *condition = PyObject_CallNoArgs(self->module->condition_type);
+        if (condition == NULL) {
+            return NULL;
+        }
+        track(self);
+        if (self->condition == NULL) {
+            self->condition = condition;
+        }
+        else {
+            Py_DECREF(condition);  // Another thread was quicker; there is only one.
+        }
+    }
+    return Py_NewRef(self->condition);
+}
+
+// For `_waiters` and `_done_callbacks`; the closure is the field's offset.
+static PyObject *
+get_list(PyObject *op, void *offset)
+{
+    PyObject **field = (PyObject **)((char *)op + (Py_ssize_t)offset);
+    track(as_future(op));
+    if (*field == NULL) {
+        *field = PyList_New(0);
+    }
+    return Py_XNewRef(*field);
+}
+
+// Who reaches for the waiters counts on the condition being held while they are told.
+static PyObject *
+get_waiters(PyObject *op, void *offset)
+{
+    PyObject *condition = get_condition(op, NULL);
+    if (condition == NULL) {
+        return NULL;
+    }
+    Py_DECREF(condition);
+    return get_list(op, offset);
+}
+
+static int
+set_list(PyObject *op, PyObject *value, void *offset)
+{
+    PyObject **field = (PyObject **)((char *)op + (Py_ssize_t)offset);
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    if (!PyList_CheckExact(value)) {
+        PyErr_SetString(PyExc_TypeError, "must be a list");
+        return -1;
+    }
+    track(as_future(op));
+    Py_XSETREF(*field, Py_NewRef(value));
+    return 0;
+}
+
+static int
+set_condition(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (refuse_delete(value) < 0) {
+        return -1;
+    }
+    track(as_future(op));
+    Py_XSETREF(as_future(op)->condition, Py_NewRef(value));
+    return 0;
+}
+
+// For vars(): what it hands out may be made to refer to anything.
+static PyObject *
+get_dict(PyObject *op, void *closure)
+{
+    track(as_future(op));
+    return PyObject_GenericGetDict(op, closure);
+}
+
+static PyGetSetDef future_getset[] = {
+    {"__dict__", get_dict, PyObject_GenericSetDict, NULL, NULL},
+    {"_state", get_state, set_state_attribute, PyDoc_STR("The state's name."), NULL},
+    {"_result", get_outcome, set_outcome, PyDoc_STR("What the call returned, or None."),
+     (void *)offsetof(FutureObject, result)},
+    {"_exception", get_outcome, set_outcome, PyDoc_STR("What the call raised, or None."),
+     (void *)offsetof(FutureObject, exception)},
+    {"_waiters", get_waiters, set_list, PyDoc_STR("Those who wait for several futures at once."),
+     (void *)offsetof(FutureObject, waiters)},
+    {"_done_callbacks", get_list, set_list, PyDoc_STR("The callbacks, called or not."),
+     (void *)offsetof(FutureObject, callbacks)},
+    {"_condition", get_condition, set_condition,
+     PyDoc_STR("The threading.Condition that guards the state, made at the first look."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
+
+static PyMethodDef future_methods[] = {
+    {"result", FASTCALL(future_result), METH_FASTCALL | METH_KEYWORDS, result_doc},
+    {"exception", FASTCALL(future_exception), METH_FASTCALL | METH_KEYWORDS, exception_doc},
+    {"cancel", future_cancel_method, METH_NOARGS, cancel_doc},
+    {"cancelled", future_cancelled, METH_NOARGS, cancelled_doc},
+    {"running", future_running, METH_NOARGS, running_doc},
+    {"done", future_done, METH_NOARGS, done_doc},
+    {"add_done_callback", FASTCALL(future_add_done_callback), METH_FASTCALL | METH_KEYWORDS,
+     add_done_callback_doc},
+    {"set_running_or_notify_cancel", future_set_running, METH_NOARGS, set_running_doc},
+    {"set_result", FASTCALL(future_set_result), METH_FASTCALL | METH_KEYWORDS,
+     set_result_doc},
+    {"set_exception", FASTCALL(future_set_exception), METH_FASTCALL | METH_KEYWORDS,
+     set_exception_doc},
+    {"_get_snapshot", future_get_snapshot, METH_NOARGS, snapshot_doc},
+    {"_invoke_callbacks", future_invoke_callbacks, METH_NOARGS, invoke_callbacks_doc},
+    {"__reduce_ex__", future_reduce, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(future_doc,
+"Future()\n--\n\n"
+"The outcome, some day, of a call that an executor runs.\n\n"
+"A concurrent.futures.Future in C; made by Executor.submit(), and by tests. All methods may be\n"
+"called from any thread. In the child of a fork, a future that was pending in an executor is\n"
+"finished with BrokenThreadPool, and its callbacks are not called.");
+
+static PyType_Slot future_slots[] = {
+    {Py_tp_doc, (void *)future_doc},
+    {Py_tp_new, future_tp_new},
+    {Py_tp_init, future_init},
+    {Py_tp_dealloc, future_dealloc},
+    {Py_tp_traverse, future_traverse},
+    {Py_tp_clear, future_clear},
+    {Py_tp_repr, future_repr},
+    {Py_tp_setattro, future_setattro},
+    {Py_tp_methods, future_methods},
+    {Py_tp_getset, future_getset},
+    {0, NULL},
+};
+
+PyType_Spec future_spec = {
+    .name = "pyconc.Future",
+    .basicsize = sizeof(FutureObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = future_slots,
+};

@@ -1,0 +1,89 @@
+// future: the C type pyconc.Future, one of the two destinations of a task.
+//
+// It is a concurrent.futures.Future, and keeps that class's promises to those who reach inside:
+// `_state`, `_result`, `_exception`, `_waiters` and `_done_callbacks` are there to read and write,
+// and `_condition` is a real threading.Condition, made when somebody first asks for it.
+//
+//     PENDING ---- future_start ----> RUNNING ---- future_finish ----> FINISHED
+//        |                                                                ^
+//        |  cancel()                        future_finish (set_result)    |
+//        +-------------------------------------------------------------- -+
+//        v
+//     CANCELLED ---- future_start ----> CANCELLED_AND_NOTIFIED
+//
+// What future_new() makes is not tracked by the garbage collector until it refers to something that
+// the collector must see.
+//
+// Every field is guarded by the GIL.  Where a condition exists it is held while the state changes,
+// so code that holds `_condition` sees a state that stands still; a change and its announcement
+// happen without letting go of the GIL where none exists.  The one field read without the GIL is
+// `done`, which is a futex word: it goes from 0 to 1 when the future is cancelled or finished.
+#ifndef PYCONC_FUTURE_H
+#define PYCONC_FUTURE_H
+
+#include "base/state.h"
+
+struct task;
+
+typedef enum future_state {
+    FUTURE_PENDING,
+    FUTURE_RUNNING,
+    FUTURE_CANCELLED,
+    FUTURE_CANCELLED_AND_NOTIFIED,
+    FUTURE_FINISHED,
+} future_state;
+
+typedef struct FutureObject {
+    PYTHON_CLASS_HEAD
+    module_state *module;  // borrowed from the type
+    future_state state;
+    uint32_t sleepers;  // threads that wait for `done`
+    _Atomic uint32_t done;
+    struct task *task;    // on its way to another process, while it can be asked about; else NULL
+    PyObject *result;     // NULL is None
+    PyObject *exception;  // NULL is None
+    PyObject *callbacks;  // list, or NULL while there is none
+    PyObject *waiters;    // list, or NULL while there is none
+    PyObject *condition;  // threading.Condition, or NULL while nobody asked
+} FutureObject;
+
+extern PyType_Spec future_spec;
+
+// A pending future.
+PyObject *future_new(module_state *state);
+
+// True for cancelled and finished futures.
+static inline bool
+future_is_done(const FutureObject *self)
+{
+    return self->state >= FUTURE_CANCELLED;
+}
+
+// True once wait() and as_completed() may report it.
+static inline bool
+future_is_reportable(const FutureObject *self)
+{
+    return self->state >= FUTURE_CANCELLED_AND_NOTIFIED;
+}
+
+// A worker takes the task up.  1: run it.  0: it was cancelled, and those who wait now know.  -1: an
+// exception is set: the future is not pending, or a waiter failed.
+int future_start(FutureObject *self);
+
+// The task ended: one of result and exception is given, the other NULL; taken from the caller.  -1 with
+// an exception set if the future was done already, or if a waiter or a callback let one escape.
+int future_finish(FutureObject *self, PyObject *result, PyObject *exception);
+
+// Cancels.  1: it is cancelled.  0: too late.  -1: cancelled, but a callback let an exception escape.
+int future_cancel(FutureObject *self);
+
+// In the child of a fork: fails a future that nobody will complete, without a lock that a thread of
+// the parent may have held, and without calling back.
+void future_abandon(FutureObject *self, PyObject *exception);
+
+// Adds somebody with add_result(), add_exception() and add_cancelled().  1; 0 if the future completed
+// before anybody would tell it; or -1.  Removing: 0 or -1.
+int future_add_waiter(FutureObject *self, PyObject *waiter);
+int future_remove_waiter(FutureObject *self, PyObject *waiter);
+
+#endif

@@ -1,0 +1,491 @@
+#include "loop_bridge.h"
+
+#include "core/clock.h"
+#include "loop_future.h"
+#include "processes/process_queue.h"
+#include "base/task.h"
+
+// How long one drain may keep the loop from its other work, and how often it looks at the clock.
+#define DRAIN_MAX_NS 2000000
+#define DRAIN_LOOK 64
+
+// ---- a loop and its bridge ----
+
+static LoopBridgeObject *
+bridge_new(module_state *state, PyObject *loop)
+{
+    LoopBridgeObject *self =
+        (LoopBridgeObject *)state->loop_bridge_type->tp_alloc(state->loop_bridge_type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->module = state;
+    node_list_init(&self->finished);
+    self->loop = PyWeakref_NewRef(loop, NULL);
+    if (self->loop == NULL) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+// 1 found or made, 0 this loop cannot have one, -1 exception.
+static int
+bridge_of(module_state *state, PyObject *loop, LoopBridgeObject **bridge)
+{
+    PyObject *found;
+    int rc = PyObject_GetOptionalAttr(loop, state->str__pyconc_bridge, &found);
+    if (rc != 0) {
+        *bridge = (LoopBridgeObject *)found;
+        if (rc > 0 && !Py_IS_TYPE(found, state->loop_bridge_type)) {
+            Py_DECREF(found);
+            rc = 0;
+        }
+        return rc;
+    }
+    *bridge = bridge_new(state, loop);
+    if (*bridge != NULL
+        && PyObject_SetAttr(loop, state->str__pyconc_bridge, (PyObject *)*bridge) == 0) {
+        PyObject *adopted = PyObject_CallOneArg(state->adopt_loop, loop);
+        if (adopted != NULL) {
+            Py_DECREF(adopted);
+            return 1;
+        }
+    }
+    Py_CLEAR(*bridge);
+    if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();  // It has no room for attributes, or for weak references.
+        return 0;
+    }
+    return -1;
+}
+
+// True if the code object is the one we look for.  Asyncio's are looked up when one with the right
+// name first turns up, so that a program without asyncio never imports it.
+static int
+is_code(module_state *state, PyCodeObject *code, PyObject **known, PyObject *name)
+{
+    if ((PyObject *)code == *known) {
+        return 1;
+    }
+    // Names of code objects are interned.
+    if (*known != NULL || code->co_name != name) {
+        return 0;
+    }
+    if (module_meet_asyncio(state) < 0) {
+        return -1;
+    }
+    return (PyObject *)code == *known;
+}
+
+// The loop that the calling thread runs, or None; NULL with an exception.
+static PyObject *
+running_loop(module_state *state)
+{
+    if (state->get_running_loop == NULL && module_meet_asyncio(state) < 0) {
+        return NULL;
+    }
+    return PyObject_CallNoArgs(state->get_running_loop);
+}
+
+int
+loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, LoopBridgeObject **bridge,
+                     PyObject **future)
+{
+    if (state->adopt_loop == NULL && module_meet_asyncio(state) < 0) {
+        return -1;
+    }
+    int rc = bridge_of(state, loop, bridge);
+    if (rc > 0) {
+        *future = routed ? loop_future_new(state, loop)
+                         : PyObject_CallMethodNoArgs(loop, state->str_create_future);
+        if (*future == NULL) {
+            Py_DECREF(*bridge);
+            rc = -1;
+        }
+    }
+    return rc;
+}
+
+int
+loop_bridge_for_running_loop(module_state *state, bool routed, LoopBridgeObject **bridge, PyObject **future)
+{
+    PyObject *loop = running_loop(state);
+    if (loop == Py_None) {
+        PyErr_SetString(PyExc_RuntimeError, "no running event loop");
+    }
+    int rc = loop == NULL || loop == Py_None ? -1 : loop_bridge_for_loop(state, loop, routed, bridge, future);
+    Py_XDECREF(loop);
+    return rc;
+}
+
+int
+loop_bridge_for_caller(module_state *state, bool routed, LoopBridgeObject **bridge, PyObject **future)
+{
+    PyFrameObject *frame = PyEval_GetFrame();  // borrowed
+    if (frame == NULL) {
+        return 0;
+    }
+    PyCodeObject *code = PyFrame_GetCode(frame);
+    int rc = is_code(state, code, &state->run_in_executor_code, state->str_run_in_executor);
+    if (rc == 0 && (PyObject *)code == state->our_run_in_executor_code) {
+        rc = 1;
+    }
+    Py_DECREF(code);
+    if (rc <= 0) {
+        return rc;
+    }
+    PyObject *loop = frame_get_local(frame, state->str_self);
+    if (loop == NULL) {
+        return -1;
+    }
+    rc = loop_bridge_for_loop(state, loop, routed, bridge, future);
+    Py_DECREF(loop);
+    return rc;
+}
+
+int
+loop_bridge_for_callback(module_state *state, PyObject *callback, LoopBridgeObject **bridge,
+                         PyObject **future)
+{
+    if (!PyFunction_Check(callback)) {
+        return 0;
+    }
+    PyCodeObject *code = (PyCodeObject *)PyFunction_GET_CODE(callback);
+    int rc = is_code(state, code, &state->call_set_state_code, state->str__call_set_state);
+    if (rc <= 0) {
+        return rc;
+    }
+    PyObject *cells = PyFunction_GET_CLOSURE(callback);
+    PyObject *loop = PyCell_GET(PyTuple_GET_ITEM(cells, state->dest_loop_cell));
+    PyObject *destination = PyCell_GET(PyTuple_GET_ITEM(cells, state->destination_cell));
+    if (loop == NULL || loop == Py_None || destination == NULL) {
+        return 0;  // From asyncio to concurrent.futures, or half torn down.
+    }
+    Py_INCREF(destination);
+    rc = bridge_of(state, loop, bridge);
+    if (rc > 0) {
+        *future = destination;
+    }
+    else {
+        Py_DECREF(destination);
+    }
+    return rc;
+}
+
+void
+loop_bridge_expect(LoopBridgeObject *self)
+{
+    self->outstanding++;
+}
+
+void
+loop_bridge_forget(LoopBridgeObject *self)
+{
+    if (self->outstanding > 0) {  // callbacks may be invoked twice through a private method
+        self->outstanding--;
+    }
+}
+
+// ---- worker's side: posting ----
+
+static void
+drop_tasks(LoopBridgeObject *self)
+{
+    list_node *node = node_list_take(&self->finished);
+    while (node != NULL) {
+        task *t = (task *)node;
+        node = node->next;
+        task_free(t);
+    }
+}
+
+// 1 if the calling thread runs this loop, 0 if not, -1 exception.
+static int
+is_running_here(LoopBridgeObject *self, PyObject *loop)
+{
+    PyObject *running = running_loop(self->module);
+    Py_XDECREF(running);  // only its identity matters
+    return running == NULL ? -1 : running == loop;
+}
+
+// Schedules drain, once.  0, or -1 with the exception that the loop raised.
+static int
+arm(LoopBridgeObject *self, PyObject *loop)
+{
+    int here = is_running_here(self, loop);
+    PyObject *drain = here < 0 ? NULL : PyObject_GetAttr((PyObject *)self, self->module->str_drain);
+    if (drain == NULL) {
+        return -1;
+    }
+    self->armed = true;  // first: the loop may drain before its method returns
+    PyObject *how = here ? self->module->str_call_soon : self->module->str_call_soon_threadsafe;
+    PyObject *handle = PyObject_CallMethodOneArg(loop, how, drain);
+    Py_DECREF(drain);
+    Py_XDECREF(handle);
+    if (handle == NULL) {
+        self->armed = false;
+        return -1;
+    }
+    return 0;
+}
+
+// The loop could not be told.  If it is closed, nobody can await what is here.
+static void
+give_up(LoopBridgeObject *self, PyObject *loop)
+{
+    PyObject *exception = PyErr_GetRaisedException();
+    PyObject *closed = loop == NULL ? NULL : PyObject_CallMethodNoArgs(loop, self->module->str_is_closed);
+    if (loop == NULL || (closed != NULL && PyObject_IsTrue(closed) == 1)) {
+        Py_XDECREF(exception);
+        drop_tasks(self);
+    }
+    else if (exception != NULL) {
+        // Short of memory, say.  The tasks stay; the next post tries again.
+        PyErr_SetRaisedException(exception);
+        PyErr_WriteUnraisable(loop);
+    }
+    Py_XDECREF(closed);
+    PyErr_Clear();
+}
+
+void
+loop_bridge_post(LoopBridgeObject *self, struct task *t)
+{
+    PyObject *loop;
+    node_list_append(&self->finished, &t->node);
+    // R4: pairs with A1 in park_spin_for().  Writers have the GIL.
+    uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
+    atomic_store_explicit(&self->posted, posted + 1, memory_order_release);
+    if (self->handed_over_ns != 0) {
+        park_learn(&self->module->busy_wait_spot, clock_now_ns() - self->handed_over_ns);
+        self->handed_over_ns = 0;
+    }
+    if (self->armed || self->busy_waiting) {
+        return;
+    }
+    Py_INCREF(self);  // dropping the tasks may drop the loop, and us with it
+    if (PyWeakref_GetRef(self->loop, &loop) <= 0 || arm(self, loop) < 0) {
+        give_up(self, loop);
+    }
+    Py_XDECREF(loop);
+    Py_DECREF(self);
+}
+
+// ---- loop's side: attending and draining ----
+
+int
+loop_bridge_busy_wait(LoopBridgeObject *self, PyObject *queue)
+{
+    module_state *module = self->module;
+    PyObject *loop;
+    int rc = 0;
+    if (self->outstanding != 1 || self->busy_waiting || PyWeakref_GetRef(self->loop, &loop) <= 0) {
+        return 0;
+    }
+    int here = is_running_here(self, loop);
+    if (here <= 0) {
+        Py_DECREF(loop);
+        return here;
+    }
+    int64_t start = clock_now_ns();
+    uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
+    if (queue != NULL && Py_IS_TYPE(queue, module->process_queue_type)) {
+        self->busy_waiting = true;
+        rc = process_queue_help(queue, &self->posted, posted, (PyObject *)self, FUTEX_NO_DEADLINE);
+        self->busy_waiting = false;
+        PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
+        if (!node_list_is_empty(&self->finished) && !self->armed) {
+            rc = arm(self, loop);
+        }
+        if (error != NULL) {
+            if (PyErr_Occurred()) {
+                PyErr_WriteUnraisable(loop);
+            }
+            PyErr_SetRaisedException(error);
+            rc = -1;
+        }
+    }
+    else if (!park_may_spin(&module->busy_wait_spot)) {
+        self->handed_over_ns = start;  // When it comes back tells whether to attend again.
+    }
+    else {
+        self->busy_waiting = true;
+        PyThreadState *thread = gil_release(&module->gil);
+        bool arrived = park_spin(&module->busy_wait_spot, &self->posted, posted, FUTEX_NO_DEADLINE);
+        gil_acquire(&module->gil, thread, arrived ? GIL_PATIENCE_NS : 0);
+        self->busy_waiting = false;
+        if (!arrived) {
+            park_learn(&module->busy_wait_spot, INT64_MAX);
+        }
+        if (!node_list_is_empty(&self->finished) && !self->armed) {
+            rc = arm(self, loop);
+        }
+    }
+    Py_DECREF(loop);
+    return rc;
+}
+
+int
+loop_bridge_busy_wait_for_callback(module_state *state, PyObject *callback)
+{
+    LoopBridgeObject *bridge;
+    PyObject *future;
+    int rc = loop_bridge_for_callback(state, callback, &bridge, &future);
+    if (rc <= 0) {
+        return rc;
+    }
+    Py_DECREF(future);
+    loop_bridge_expect(bridge);
+    rc = loop_bridge_busy_wait(bridge, NULL);
+    Py_DECREF(bridge);
+    return rc;
+}
+
+// Completes one asyncio future with the task's outcome.  0, or -1 with an exception.
+static int
+complete(module_state *module, struct task *t)
+{
+    PyObject *result = PyObject_CallMethodNoArgs(t->destination, module->str_done);
+    int done = result == NULL ? -1 : PyObject_IsTrue(result);
+    Py_XDECREF(result);
+    if (done != 0) {
+        return done < 0 ? -1 : 0;  // Done: it was cancelled while the task ran.
+    }
+    if (t->result != NULL) {
+        result = PyObject_CallMethodOneArg(t->destination, module->str_set_result, t->result);
+    }
+    else if (t->exception != NULL) {
+        PyObject *exception = PyObject_CallOneArg(module->convert_exception, t->exception);
+        result = exception == NULL ? NULL
+                                   : PyObject_CallMethodOneArg(t->destination,
+                                                               module->str_set_exception, exception);
+        Py_XDECREF(exception);
+    }
+    else {
+        result = PyObject_CallMethodNoArgs(t->destination, module->str_cancel);
+    }
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+// The outcome would not go in; the future must not stay pending for that.  0, or -1 with an exception.
+static int
+complete_with_error(module_state *module, struct task *t)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *result = PyObject_CallMethodOneArg(t->destination, module->str_set_exception, error);
+    if (result == NULL) {
+        PyErr_SetRaisedException(error);  // the cause; what came of it says no more
+        return -1;
+    }
+    Py_DECREF(result);
+    Py_DECREF(error);
+    return 0;
+}
+
+PyDoc_STRVAR(drain_doc,
+"drain($self, /)\n--\n\n"
+"Complete the asyncio futures of finished tasks; the loop calls it on its own thread.");
+
+static PyObject *
+bridge_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    LoopBridgeObject *self = (LoopBridgeObject *)op;
+    PyObject *first_error = NULL;
+    PyObject *loop;
+    int64_t end = clock_now_ns() + DRAIN_MAX_NS;
+    task *t;
+    for (unsigned n = 1; (t = (task *)node_list_pop(&self->finished)) != NULL; n++) {
+        int rc = complete(self->module, t);
+        if (rc < 0) {
+            rc = complete_with_error(self->module, t);
+        }
+        task_free(t);
+        if (rc < 0) {
+            // One future's trouble does not keep the others waiting; the loop hears of the first.
+            if (first_error == NULL) {
+                first_error = PyErr_GetRaisedException();
+            }
+            else {
+                PyErr_WriteUnraisable(op);
+            }
+        }
+        if (n % DRAIN_LOOK == 0 && clock_now_ns() > end) {
+            break;
+        }
+    }
+    self->armed = false;
+    if (!node_list_is_empty(&self->finished) && PyWeakref_GetRef(self->loop, &loop) > 0) {
+        if (arm(self, loop) < 0) {
+            give_up(self, loop);
+        }
+        Py_DECREF(loop);
+    }
+    if (first_error != NULL) {
+        PyErr_SetRaisedException(first_error);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+// ---- the type ----
+
+static int
+bridge_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    LoopBridgeObject *self = (LoopBridgeObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->loop);
+    for (list_node *node = self->finished.first; node != NULL; node = node->next) {
+        task *t = (task *)node;
+        Py_VISIT(t->destination);
+        Py_VISIT(t->bridge);
+        Py_VISIT(t->result);
+        Py_VISIT(t->exception);
+    }
+    return 0;
+}
+
+static int
+bridge_clear(PyObject *op)
+{
+    drop_tasks((LoopBridgeObject *)op);
+    return 0;
+}
+
+static void
+bridge_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    // No tasks are left: each holds a reference to its bridge.
+    Py_XDECREF(((LoopBridgeObject *)op)->loop);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef bridge_methods[] = {
+    {"drain", bridge_drain, METH_NOARGS, drain_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(bridge_doc,
+"Carries finished tasks to one event loop. Made when a loop first meets an executor, and kept in\n"
+"the loop's attribute _pyconc_bridge.");
+
+static PyType_Slot bridge_slots[] = {
+    {Py_tp_doc, (void *)bridge_doc},
+    {Py_tp_dealloc, bridge_dealloc},
+    {Py_tp_traverse, bridge_traverse},
+    {Py_tp_clear, bridge_clear},
+    {Py_tp_methods, bridge_methods},
+    {0, NULL},
+};
+
+PyType_Spec loop_bridge_spec = {
+    .name = "pyconc._core.LoopBridge",
+    .basicsize = sizeof(LoopBridgeObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = bridge_slots,
+};

@@ -1,0 +1,99 @@
+#include "loop_future.h"
+
+#include "base/task.h"
+
+static struct task **
+task_of(module_state *state, PyObject *future)
+{
+    return (struct task **)((char *)future + state->loop_future_task);
+}
+
+void
+loop_future_set_task(module_state *state, PyObject *future, struct task *t)
+{
+    if (Py_TYPE(future) == (PyTypeObject *)state->loop_future_type) {
+        *task_of(state, future) = t;
+    }
+}
+
+PyObject *
+loop_future_new(module_state *state, PyObject *loop)
+{
+    PyObject *args[] = {NULL, loop};
+    return PyObject_Vectorcall(state->loop_future_type, args + 1, PY_VECTORCALL_ARGUMENTS_OFFSET,
+                               state->loop_names);
+}
+
+PyDoc_STRVAR(cancel_doc,
+"cancel($self, /, msg=None)\n--\n\n"
+"Cancel the future, and keep its call from running if it has not started.");
+
+static PyObject *
+loop_future_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    module_state *state = module_state_of(Py_TYPE(op));
+    struct task **known = task_of(state, op);
+    if (*known != NULL) {
+        struct task *t = *known;
+        *known = NULL;
+        // If it is too late, the call goes on, and nobody will hear of its outcome.
+        t->route->withdraw(t);
+    }
+    PyObject *base = (PyObject *)((PyTypeObject *)state->loop_future_type)->tp_base;
+    PyObject *method = PyObject_GetAttr(base, state->str_cancel);
+    PyObject *all = method == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(args) + 1);
+    PyObject *result = NULL;
+    if (all != NULL) {
+        PyTuple_SET_ITEM(all, 0, Py_NewRef(op));
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args); i++) {
+            PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+        }
+        result = PyObject_Call(method, all, kwargs);
+    }
+    Py_XDECREF(all);
+    Py_XDECREF(method);
+    return result;
+}
+
+static PyMethodDef loop_future_methods[] = {
+    {"cancel", (PyCFunction)(void (*)(void))loop_future_cancel, METH_VARARGS | METH_KEYWORDS, cancel_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(loop_future_doc,
+"What an event loop's run_in_executor returns for a call in another process.");
+
+int
+loop_future_make_type(module_state *state)
+{
+    PyObject *asyncio = PyImport_ImportModule("asyncio");
+    PyObject *base = asyncio == NULL ? NULL : PyObject_GetAttrString(asyncio, "Future");
+    Py_XDECREF(asyncio);
+    if (base == NULL) {
+        return -1;
+    }
+    // The base's size is not known before it is there, nor is it the same on every version.
+    Py_ssize_t offset = ((PyTypeObject *)base)->tp_basicsize;
+    PyType_Slot slots[] = {
+        {Py_tp_doc, (void *)loop_future_doc},
+        {Py_tp_methods, loop_future_methods},
+        {0, NULL},
+    };
+    PyType_Spec spec = {
+        .name = "pyconc._core.LoopFuture",
+        .basicsize = (int)(offset + (Py_ssize_t)sizeof(struct task *)),
+        .flags = Py_TPFLAGS_DEFAULT,
+        .slots = slots,
+    };
+    PyObject *module = PyType_GetModule(state->future_type);  // borrowed
+    PyObject *bases = PyTuple_Pack(1, base);
+    PyObject *type = bases == NULL ? NULL : PyType_FromModuleAndSpec(module, &spec, bases);
+    Py_XDECREF(bases);
+    Py_DECREF(base);
+    if (type == NULL) {
+        return -1;
+    }
+    state->loop_future_task = offset;
+    state->loop_future_type = type;
+    return 0;
+}

@@ -1,0 +1,22 @@
+// loop_future: a loop's future that withdraws its task when it is cancelled.
+//
+// A thread that takes up a task asks the task's destination whether it was cancelled.  A process cannot;
+// so what run_in_executor returns for a process is of a class derived from asyncio.Future, whose cancel()
+// first takes the task back from wherever it waits.  That class is made when asyncio is first met.
+#ifndef PYCONC_LOOP_FUTURE_H
+#define PYCONC_LOOP_FUTURE_H
+
+#include "base/state.h"
+
+struct task;
+
+// Makes the class from asyncio.Future.  0, or -1 with an exception.
+int loop_future_make_type(module_state *state);
+
+// A pending future of the loop.
+PyObject *loop_future_new(module_state *state, PyObject *loop);
+
+// Makes it know its task, or with NULL, forget it.  Does nothing to futures of other classes.
+void loop_future_set_task(module_state *state, PyObject *future, struct task *t);
+
+#endif

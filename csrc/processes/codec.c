@@ -1,0 +1,616 @@
+#include "codec.h"
+
+#include <string.h>
+
+#include "scalars.h"
+
+#define PROTOCOL 5
+// A larger pickle of a callable is not worth a place in every message.
+#define CALLABLE_BYTES_MAX 16384
+// How many functions deep a closure is looked into.
+#define CLOSURE_DEPTH_MAX 4
+#define BUFFER_ALIGNMENT 64
+
+static uint64_t
+align(uint64_t bytes)
+{
+    return (bytes + BUFFER_ALIGNMENT - 1) & ~(uint64_t)(BUFFER_ALIGNMENT - 1);
+}
+
+// ---- pickling ----
+
+typedef struct pickled {
+    PyObject *stream;   // bytes
+    PyObject *buffers;  // list of PickleBuffers, or NULL
+} pickled;
+
+static void
+pickled_clear(pickled *p)
+{
+    Py_CLEAR(p->stream);
+    Py_CLEAR(p->buffers);
+}
+
+PyObject *
+codec_call(const char *function, PyObject *argument, PyObject *other)
+{
+    PyObject *module = PyImport_ImportModule("pyconc._process.pickling");
+    PyObject *callable = module == NULL ? NULL : PyObject_GetAttrString(module, function);
+    PyObject *result = NULL;
+    if (callable != NULL) {
+        result = PyObject_CallFunctionObjArgs(callable, argument, other, NULL);
+    }
+    Py_XDECREF(callable);
+    Py_XDECREF(module);
+    return result;
+}
+
+// Tries other ways to pickle; if the plain one has failed, its exception is set.
+static int
+pickle_otherwise(PyObject *object, const char *how, pickled *result)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *pair = codec_call(how, object, error == NULL ? Py_None : error);
+    Py_XDECREF(error);
+    if (pair == NULL) {
+        return -1;
+    }
+    PyObject *stream, *buffers;
+    int ok = PyArg_ParseTuple(pair, "SO!", &stream, &PyList_Type, &buffers);
+    if (ok) {
+        result->stream = Py_NewRef(stream);
+        result->buffers = PyList_GET_SIZE(buffers) > 0 ? Py_NewRef(buffers) : NULL;
+    }
+    Py_DECREF(pair);
+    return ok ? 0 : -1;
+}
+
+static int
+pickle_plainly(module_state *state, PyObject *object, pickled *result)
+{
+    PyObject *buffers = PyList_New(0);
+    if (buffers == NULL) {
+        return -1;
+    }
+    PyObject *append = PyObject_GetAttr(buffers, state->str_append);
+    if (append == NULL) {
+        Py_DECREF(buffers);
+        return -1;
+    }
+    PyObject *args[] = {NULL, object, state->pickle_protocol, append};
+    result->stream = PyObject_Vectorcall(state->pickle_dumps, args + 1,
+                                         2 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->buffer_callback_names);
+    Py_DECREF(append);
+    if (result->stream == NULL || PyList_GET_SIZE(buffers) == 0) {
+        Py_CLEAR(buffers);
+    }
+    result->buffers = buffers;
+    if (result->stream != NULL && !PyBytes_CheckExact(result->stream)) {
+        PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
+        pickled_clear(result);
+    }
+    return result->stream == NULL ? -1 : 0;
+}
+
+static bool
+mentions_main(PyObject *stream)
+{
+    static const char name[] = "__main__";
+    return memmem(PyBytes_AS_STRING(stream), (size_t)PyBytes_GET_SIZE(stream), name, sizeof(name) - 1)
+           != NULL;
+}
+
+// Whether an object with this pickle has to travel by value instead.  -1: an exception.
+static int
+must_go_by_value(const packer *p, PyObject *object, const pickled *made)
+{
+    if (p->by_value == NULL || !mentions_main(made->stream)) {
+        return 0;
+    }
+    PyObject *decides = Py_NewRef(p->by_value);
+    PyObject *answer = PyObject_CallOneArg(decides, object);
+    Py_DECREF(decides);
+    int by_value = answer == NULL ? -1 : PyObject_IsTrue(answer);
+    Py_XDECREF(answer);
+    return by_value;
+}
+
+static int
+pickle_object(packer *p, PyObject *object, pickled *result)
+{
+    if (pickle_plainly(p->module, object, result) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+            return -1;
+        }
+        return pickle_otherwise(object, "dumps", result);
+    }
+    int by_value = must_go_by_value(p, object, result);
+    if (by_value == 0) {
+        return 0;
+    }
+    pickled_clear(result);
+    return by_value < 0 ? -1 : pickle_otherwise(object, "dumps_by_value", result);
+}
+
+// ---- packing ----
+
+// Copies stream and buffers into a block.
+static int
+fill_block(packer *p, packed_message *packed, PyObject *buffers)
+{
+    Py_ssize_t count = buffers == NULL ? 0 : PyList_GET_SIZE(buffers);
+    uint64_t size = (uint64_t)count * sizeof(uint64_t) + packed->head.stream_bytes;
+    Py_buffer *views = PyMem_Calloc((size_t)count + 1, sizeof(Py_buffer));
+    Py_ssize_t open = 0;
+    int rc = views == NULL ? -1 : 0;
+    if (rc < 0) {
+        PyErr_NoMemory();
+    }
+    for (; rc == 0 && open < count; open++) {
+        if (PyObject_GetBuffer(PyList_GET_ITEM(buffers, open), &views[open], PyBUF_ANY_CONTIGUOUS) < 0) {
+            rc = -1;
+            break;
+        }
+        size = align(size) + (uint64_t)views[open].len;
+    }
+    if (rc == 0 && region_claim(p->region, size, &packed->block) != SHM_OK) {
+        packed->block = NULL;
+        PyErr_NoMemory();
+        rc = -1;
+    }
+    if (rc == 0) {
+        unsigned char *payload = packed->block->payload;
+        uint64_t at = (uint64_t)count * sizeof(uint64_t);
+        for (Py_ssize_t i = 0; i < count; i++) {
+            uint64_t bytes = (uint64_t)views[i].len;
+            memcpy(payload + (uint64_t)i * sizeof(uint64_t), &bytes, sizeof(bytes));
+        }
+        if (packed->callable != NULL) {
+            memcpy(payload + at, PyBytes_AS_STRING(packed->callable), packed->head.callable_bytes);
+        }
+        memcpy(payload + at + packed->head.callable_bytes, PyBytes_AS_STRING(packed->stream),
+               (size_t)PyBytes_GET_SIZE(packed->stream));
+        at += packed->head.stream_bytes;
+        // The sender may change its arrays as soon as it has the GIL back, as with a pickle; so it is kept.
+        for (Py_ssize_t i = 0; i < count; i++) {
+            at = align(at);
+            memcpy(payload + at, views[i].buf, (size_t)views[i].len);
+            at += (uint64_t)views[i].len;
+        }
+        packed->head.block = packed->block->offset;
+        packed->head.buffer_count = (uint32_t)count;
+        Py_CLEAR(packed->callable);
+        Py_CLEAR(packed->stream);
+    }
+    for (Py_ssize_t i = 0; i < open; i++) {
+        PyBuffer_Release(&views[i]);
+    }
+    PyMem_Free(views);
+    return rc;
+}
+
+// Takes the pickle.
+static int
+pack(packer *p, pickled *made, packed_message *packed)
+{
+    int rc = 0;
+    packed->stream = made->stream;
+    packed->head.stream_bytes = packed->head.callable_bytes + (uint64_t)PyBytes_GET_SIZE(made->stream);
+    if (made->buffers != NULL || packed->head.stream_bytes > WIRE_INLINE_BYTES) {
+        rc = fill_block(p, packed, made->buffers);
+    }
+    Py_CLEAR(made->buffers);
+    return rc;
+}
+
+static int
+pack_object(packer *p, PyObject *object, packed_message *packed)
+{
+    unsigned char plain[SCALARS_BYTES_MAX];
+    size_t scalars_bytes = object == NULL ? 0 : scalars_write(object, plain, sizeof(plain));
+    pickled made = {NULL, NULL};
+    int rc = object == NULL ? -1 : 0;
+    if (scalars_bytes > 0) {
+        packed->head.flags |= WIRE_SCALARS;
+        made.stream = PyBytes_FromStringAndSize((char *)plain, (Py_ssize_t)scalars_bytes);
+        rc = made.stream == NULL ? -1 : 0;
+    }
+    else if (rc == 0) {
+        rc = pickle_object(p, object, &made);
+    }
+    if (rc < 0 || pack(p, &made, packed) < 0) {
+        packed_message_drop(packed, p->region, false);
+        return -1;
+    }
+    return 0;
+}
+
+// Whether the pickle of such an object is but a name.
+static bool
+may_be_a_name(PyObject *callable)
+{
+    if (PyCFunction_CheckExact(callable)) {
+        PyObject *self = PyCFunction_GET_SELF(callable);
+        return self == NULL || PyModule_Check(self);
+    }
+    return PyFunction_Check(callable) || Py_IS_TYPE(callable, &PyType_Type);
+}
+
+// Adds what a function's closure refers to, directly or by other functions, to a list.  1: none of it can
+// change; 0: some may; -1: an exception.
+static int
+list_closure(PyObject *function, PyObject *found, int depth)
+{
+    PyObject *cells = PyFunction_GET_CLOSURE(function);
+    Py_ssize_t count = cells == NULL ? 0 : PyTuple_GET_SIZE(cells);
+    int constant = depth <= CLOSURE_DEPTH_MAX;
+    for (Py_ssize_t i = 0; constant == 1 && i < count; i++) {
+        PyObject *value = PyCell_Get(PyTuple_GET_ITEM(cells, i));
+        if (value == NULL) {
+            return 0;
+        }
+        bool atomic = value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value)
+                      || PyFloat_CheckExact(value) || PyUnicode_CheckExact(value) || PyBytes_CheckExact(value)
+                      || PyModule_CheckExact(value) || PyType_Check(value) || PyCFunction_CheckExact(value);
+        constant = PyList_Append(found, value) < 0 ? -1 : atomic;
+        if (constant == 0 && PyFunction_Check(value)) {
+            constant = list_closure(value, found, depth + 1);
+        }
+        Py_DECREF(value);
+    }
+    return constant;
+}
+
+// What the closure of a callable refers to, as a list, empty if there is none; NULL without an exception if
+// that may change.
+static PyObject *
+constant_closure(PyObject *callable)
+{
+    PyObject *found = PyList_New(0);
+    int constant = found == NULL ? -1 : !PyFunction_Check(callable) ? 1
+                                                                    : list_closure(callable, found, 0);
+    if (constant < 1) {
+        Py_CLEAR(found);
+    }
+    return found;
+}
+
+static bool
+have_same_items(PyObject *list, PyObject *other)
+{
+    Py_ssize_t size = PyList_GET_SIZE(list);
+    bool same = size == PyList_GET_SIZE(other);
+    for (Py_ssize_t i = 0; same && i < size; i++) {
+        same = PyList_GET_ITEM(list, i) == PyList_GET_ITEM(other, i);
+    }
+    return same;
+}
+
+// Pickles a callable by itself.  1, with what its closure refers to, or with None if it goes by name, so that
+// this does not matter; 0: it cannot be pickled, or that would not do; -1: an exception.
+static int
+pickle_callable(packer *p, PyObject *callable, pickled *made, PyObject **closure)
+{
+    const char *how = "dumps";
+    *closure = NULL;
+    if (pickle_plainly(p->module, callable, made) == 0) {
+        int by_value = must_go_by_value(p, callable, made);
+        if (by_value == 0) {
+            *closure = Py_NewRef(Py_None);
+            return 1;
+        }
+        pickled_clear(made);
+        how = "dumps_by_value";
+    }
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    *closure = constant_closure(callable);
+    if (*closure != NULL && pickle_otherwise(callable, how, made) == 0) {
+        return 1;
+    }
+    Py_CLEAR(*closure);
+    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 0;  // The whole call will be pickled, and raise what there is to be raised.
+}
+
+// Gives a callable a number.  Returns its entry in the cache; NULL without an exception: it has none.
+static PyObject *
+number_callable(packer *p, PyObject *callable)
+{
+    callable_cache *cache = &p->callables;
+    pickled made = {NULL, NULL};
+    PyObject *closure, *entry = NULL;
+    if (cache->next_id == UINT32_MAX || pickle_callable(p, callable, &made, &closure) < 1) {
+        return NULL;
+    }
+    bool keeps = made.buffers == NULL && PyBytes_GET_SIZE(made.stream) <= CALLABLE_BYTES_MAX;
+    if (keeps && cache->known != NULL && PyDict_GET_SIZE(cache->known) >= CALLABLES_MAX) {
+        PyDict_Clear(cache->known);
+    }
+    if (keeps && (cache->known != NULL || (cache->known = PyDict_New()) != NULL)) {
+        entry = Py_BuildValue("(IOO)", (unsigned)++cache->next_id, made.stream, closure);
+    }
+    if (entry != NULL && PyDict_SetItem(cache->known, callable, entry) < 0) {
+        Py_CLEAR(entry);
+    }
+    pickled_clear(&made);
+    Py_DECREF(closure);
+    return entry;
+}
+
+// Whether an entry of the cache is still right.  -1: an exception.
+static int
+is_current(PyObject *entry, PyObject *callable)
+{
+    PyObject *then = PyTuple_GET_ITEM(entry, 2);
+    if (then == Py_None) {
+        return 1;
+    }
+    PyObject *now = constant_closure(callable);
+    int current = now == NULL ? (PyErr_Occurred() ? -1 : 0) : have_same_items(then, now);
+    Py_XDECREF(now);
+    return current;
+}
+
+// 1: the callable has a number, and its pickle is in the packed_message.  0: it has to travel with its
+// arguments.  -1: an exception.
+static int
+pack_callable(packer *p, PyObject *callable, packed_message *packed)
+{
+    if (!may_be_a_name(callable)) {
+        return 0;
+    }
+    PyObject *known = p->callables.known;
+    PyObject *entry = known == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(known, callable));
+    int current = entry != NULL ? is_current(entry, callable) : PyErr_Occurred() ? -1
+                                                                                 : 0;
+    if (current != 1) {
+        Py_XDECREF(entry);
+        entry = current < 0 ? NULL : number_callable(p, callable);
+    }
+    if (entry == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    packed->head.callable_id = (uint32_t)PyLong_AsUnsignedLong(PyTuple_GET_ITEM(entry, 0));
+    packed->callable = Py_NewRef(PyTuple_GET_ITEM(entry, 1));
+    packed->head.callable_bytes = (uint32_t)PyBytes_GET_SIZE(packed->callable);
+    Py_DECREF(entry);
+    return 1;
+}
+
+int
+codec_pack_call(packer *p, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, packed_message *packed)
+{
+    Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    memset(packed, 0, sizeof(*packed));
+    int numbered = pack_callable(p, args[0], packed);
+    if (numbered < 0) {
+        return -1;
+    }
+    PyObject *positional = PyTuple_New(nargs - 1);
+    PyObject *keywords = named > 0 ? PyDict_New() : NULL;
+    PyObject *call = NULL;
+    int rc = positional == NULL || (named > 0 && keywords == NULL) ? -1 : 0;
+    for (Py_ssize_t i = 1; rc == 0 && i < nargs; i++) {
+        PyTuple_SET_ITEM(positional, i - 1, Py_NewRef(args[i]));
+    }
+    for (Py_ssize_t i = 0; rc == 0 && i < named; i++) {
+        rc = PyDict_SetItem(keywords, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]);
+    }
+    if (rc == 0) {
+        packed->head.kind = numbered ? WIRE_CALL : WIRE_WHOLE_CALL;
+        packed->head.flags = numbered && named > 0 ? WIRE_KWARGS : 0;
+        call = !numbered   ? PyTuple_Pack(3, args[0], positional, named > 0 ? keywords : Py_None)
+               : named > 0 ? PyTuple_Pack(2, positional, keywords)
+                           : Py_NewRef(positional);
+    }
+    if (call == NULL) {
+        packed_message_drop(packed, p->region, false);
+        rc = -1;
+    }
+    else {
+        rc = pack_object(p, call, packed);
+    }
+    Py_XDECREF(call);
+    Py_XDECREF(keywords);
+    Py_XDECREF(positional);
+    return rc;
+}
+
+int
+codec_pack_chunk(packer *p, PyObject *callable, PyObject *items, unsigned flags, packed_message *packed)
+{
+    memset(packed, 0, sizeof(*packed));
+    int numbered = pack_callable(p, callable, packed);
+    if (numbered < 0) {
+        return -1;
+    }
+    packed->head.kind = WIRE_CHUNK;
+    packed->head.flags = (uint16_t)flags;
+    if (numbered) {
+        return pack_object(p, items, packed);
+    }
+    PyObject *pair = PyTuple_Pack(2, callable, items);
+    int rc = pack_object(p, pair, packed);
+    Py_XDECREF(pair);
+    return rc;
+}
+
+int
+codec_pack_outcome(packer *p, wire_kind kind, PyObject *value, packed_message *packed)
+{
+    memset(packed, 0, sizeof(*packed));
+    packed->head.kind = (uint16_t)kind;
+    if (kind == WIRE_RESULT && value == Py_None) {
+        packed->head.kind = WIRE_NONE;
+        return 0;
+    }
+    return pack_object(p, value, packed);
+}
+
+void
+packed_message_write(const packed_message *packed, unsigned char *message)
+{
+    wire *head = (wire *)message;
+    memcpy(head, &packed->head, sizeof(wire));
+    if (packed->callable != NULL) {
+        memcpy(head->stream, PyBytes_AS_STRING(packed->callable), packed->head.callable_bytes);
+    }
+    if (packed->stream != NULL) {
+        memcpy(head->stream + packed->head.callable_bytes, PyBytes_AS_STRING(packed->stream),
+               (size_t)PyBytes_GET_SIZE(packed->stream));
+    }
+}
+
+void
+packed_message_drop(packed_message *packed, RegionObject *region, bool sent)
+{
+    Py_CLEAR(packed->callable);
+    Py_CLEAR(packed->stream);
+    if (packed->block != NULL && !sent) {
+        shm_block_release(packed->block, region_me(region));
+    }
+    packed->block = NULL;
+}
+
+// ---- unpacking ----
+
+size_t
+wire_length(const unsigned char *message)
+{
+    const wire *head = (const wire *)message;
+    if (head->kind < WIRE_CALL || head->kind > WIRE_NO_MEMORY || head->callable_bytes > head->stream_bytes
+        || (head->block == 0 && (head->stream_bytes > WIRE_INLINE_BYTES || head->buffer_count != 0))) {
+        return 0;
+    }
+    return sizeof(wire) + (head->block == 0 ? head->stream_bytes : 0);
+}
+
+shm_block *
+wire_block(RegionObject *region, const wire *message)
+{
+    uint64_t sizes = (uint64_t)message->buffer_count * sizeof(uint64_t);
+    if (message->block == 0 || message->stream_bytes > UINT64_MAX - sizes) {
+        return NULL;
+    }
+    return shm_arena_at(&region->memory, message->block, sizes + message->stream_bytes);
+}
+
+PyObject *
+codec_load(module_state *state, PyObject *bytes)
+{
+    return PyObject_CallOneArg(state->pickle_loads, bytes);
+}
+
+// The buffers of a block, as Blocks in a list.
+static PyObject *
+list_buffers(BlockObject *whole, const wire *message)
+{
+    uint64_t at = message->buffer_count * sizeof(uint64_t) + message->stream_bytes;
+    PyObject *buffers = PyList_New(message->buffer_count);
+    for (uint32_t i = 0; buffers != NULL && i < message->buffer_count; i++) {
+        uint64_t size;
+        memcpy(&size, whole->start + i * sizeof(size), sizeof(size));
+        at = align(at);
+        if (at > (uint64_t)whole->size_bytes || size > (uint64_t)whole->size_bytes - at) {
+            PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
+            Py_CLEAR(buffers);
+            break;
+        }
+        BlockObject *part = block_part(whole, at, size);
+        if (part == NULL) {
+            Py_CLEAR(buffers);
+            break;
+        }
+        PyList_SET_ITEM(buffers, i, (PyObject *)part);
+        at += size;
+    }
+    return buffers;
+}
+
+// A view of bytes that the owner, if it is not NULL, keeps alive.
+static PyObject *
+view_of(BlockObject *owner, const unsigned char *start, uint64_t size)
+{
+    if (owner == NULL) {
+        return PyMemoryView_FromMemory((char *)start, (Py_ssize_t)size, PyBUF_READ);
+    }
+    BlockObject *part = block_part(owner, (uint64_t)(start - owner->start), size);
+    PyObject *view = part == NULL ? NULL : PyMemoryView_FromObject((PyObject *)part);
+    Py_XDECREF((PyObject *)part);
+    return view;
+}
+
+int
+codec_unpack(module_state *state, const wire *message, BlockObject *whole, unpacked_message *found)
+{
+    PyObject *buffers = NULL, *stream = NULL;
+    const unsigned char *start = message->stream;
+    *found = (unpacked_message){
+        .kind = message->kind, .flags = message->flags, .callable_id = message->callable_id};
+    if (message->block != 0) {
+        if (whole == NULL) {
+            PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
+            return -1;
+        }
+        buffers = list_buffers(whole, message);
+        if (buffers == NULL) {
+            goto done;
+        }
+        start = whole->start + message->buffer_count * sizeof(uint64_t);
+    }
+    if (message->callable_bytes > 0) {
+        found->callable = view_of(whole, start, message->callable_bytes);
+        if (found->callable == NULL) {
+            goto done;
+        }
+    }
+    if (message->kind == WIRE_NONE) {
+        found->value = Py_NewRef(Py_None);
+        goto done;
+    }
+    if (message->kind == WIRE_NO_MEMORY) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    start += message->callable_bytes;
+    uint64_t size = message->stream_bytes - message->callable_bytes;
+    if (message->flags & WIRE_SCALARS) {
+        found->value = scalars_read(start, size);
+        goto done;
+    }
+    stream = view_of(whole, start, size);
+    if (stream != NULL && (buffers == NULL || PyList_GET_SIZE(buffers) == 0)) {
+        found->value = PyObject_CallOneArg(state->pickle_loads, stream);
+    }
+    else if (stream != NULL) {
+        PyObject *args[] = {NULL, stream, buffers};
+        found->value = PyObject_Vectorcall(state->pickle_loads, args + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET,
+                                           state->buffers_names);
+    }
+done:
+    Py_XDECREF(stream);
+    Py_XDECREF(buffers);
+    return found->value == NULL ? -1 : 0;
+}
+
+void
+packer_ask(packer *p, PyObject *by_value)
+{
+    Py_XINCREF(by_value);
+    Py_XSETREF(p->by_value, by_value);
+    Py_CLEAR(p->callables.known);
+}
+
+void
+packer_clear(packer *p)
+{
+    packer_ask(p, NULL);
+}

@@ -1,0 +1,546 @@
+#include "job_table.h"
+
+#include <stdlib.h>
+
+uint64_t
+job_table_size(uint32_t max_workers, uint32_t slots)
+{
+    return job_ring_size(slots, max_workers);
+}
+
+int
+job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t slots,
+               int wakeup_fd, const int *doorbells)
+{
+    table->region = region;
+    table->max_workers = max_workers;
+    pthread_mutex_init(&table->lock, NULL);
+    node_list_init(&table->waiting);
+    node_list_init(&table->collected);
+    node_list_init(&table->withdrawn);
+    table->by_slot = calloc(slots, sizeof(task *));
+    table->found = calloc(slots, sizeof(task *));
+    if (table->by_slot == NULL || table->found == NULL) {
+        return SHM_NO_MEMORY;
+    }
+    int rc = job_ring_init(&table->ring, region->head, slots, max_workers, wakeup_fd);
+    job_ring_use_doorbells(&table->ring, doorbells);
+    return rc;
+}
+
+void
+job_table_fini(job_table *table)
+{
+    job_ring_fini(&table->ring);
+    free(table->by_slot);
+    free(table->found);
+    pthread_mutex_destroy(&table->lock);
+}
+
+// ---- the ring; with the lock ----
+
+static void
+put_in_slot(job_table *table, task *t, job_slot *slot)
+{
+    process_job *e = process_job_of(t);
+    packed_message_write(&e->call, slot->message);
+    job_slot_set_range(slot, e->calls);
+    e->slot = slot;
+    table->by_slot[slot - table->ring.slots] = t;
+    if (e->is_bound) {
+        job_ring_push_to(&table->ring, slot, e->worker);
+    }
+    else {
+        job_ring_push(&table->ring, slot);
+    }
+}
+
+static void
+leave_slot(job_table *table, task *t)
+{
+    process_job *e = process_job_of(t);
+    table->by_slot[e->slot - table->ring.slots] = NULL;
+    job_ring_free(&table->ring, e->slot);
+    e->slot = NULL;
+    table->outstanding--;
+}
+
+static void
+wait_for_slot(job_table *table, task *t)
+{
+    process_job_of(t)->is_waiting = true;
+    table->waiting_count++;
+    node_list_append(&table->waiting, &t->node);
+}
+
+static task *
+stop_waiting(job_table *table)
+{
+    task *t = (task *)node_list_pop(&table->waiting);
+    if (t != NULL) {
+        process_job_of(t)->is_waiting = false;
+        table->waiting_count--;
+    }
+    return t;
+}
+
+// Fills the ring with what waits.
+static void
+feed(job_table *table)
+{
+    while (!node_list_is_empty(&table->waiting)) {
+        bool is_withdrawn = process_job_of((task *)table->waiting.first)->is_withdrawn;
+        job_slot *slot = is_withdrawn ? NULL : job_ring_alloc(&table->ring);
+        if (is_withdrawn) {
+            node_list_append(&table->withdrawn, &stop_waiting(table)->node);
+        }
+        else if (slot != NULL) {
+            put_in_slot(table, stop_waiting(table), slot);
+        }
+        else {
+            break;
+        }
+    }
+}
+
+// Copies an outcome out of its slot.
+static void
+copy_outcome(job_table *table, process_job *e)
+{
+    size_t length = wire_length(e->slot->message);
+    if (length == 0) {
+        return;  // it cannot be: as if there had been no memory for it
+    }
+    e->outcome = malloc(length);
+    if (e->outcome == NULL) {
+        return;  // what is not there, is taken for WIRE_NO_MEMORY
+    }
+    memcpy(e->outcome, e->slot->message, length);
+    e->block = wire_block(table->region, e->outcome);
+    if (e->block != NULL) {
+        shm_block_take_over(e->block, region_me(table->region));
+    }
+}
+
+// A worker that announced what cannot be is left alone: what it has taken fails when it ends.
+static void
+collect_from(job_table *table, uint32_t worker)
+{
+    job_slot *slot;
+    bool corrupt = false;
+    while ((slot = job_ring_pop_completion(&table->ring, worker, &corrupt)) != NULL) {
+        task *t = table->by_slot[slot - table->ring.slots];
+        if (t == NULL) {
+            job_ring_free(&table->ring, slot);  // its task was failed long ago
+            continue;
+        }
+        copy_outcome(table, process_job_of(t));
+        process_job_of(t)->is_sent = true;
+        process_job_of(t)->is_collected = true;
+        leave_slot(table, t);
+        node_list_append(&table->collected, &t->node);
+        table->progress = true;
+    }
+}
+
+static void
+collect_all(job_table *table)
+{
+    for (uint32_t i = 0; i < table->max_workers; i++) {
+        collect_from(table, i);
+    }
+    feed(table);
+}
+
+// ---- tasks ----
+
+static bool
+is_short(const job_table *table)
+{
+    return table->outstanding > table->workers && table->workers < table->max_workers;
+}
+
+push_result
+job_table_push(job_table *table, task *t)
+{
+    pthread_mutex_lock(&table->lock);
+    process_job *e = process_job_of(t);
+    if (e->is_bound && job_ring_generation(&table->ring, e->worker) != e->generation) {
+        pthread_mutex_unlock(&table->lock);
+        return (push_result){.is_lost = true};
+    }
+    table->outstanding++;
+    e->number = table->accepted++;
+    job_slot *slot = node_list_is_empty(&table->waiting) ? job_ring_alloc(&table->ring) : NULL;
+    if (slot != NULL) {
+        put_in_slot(table, t, slot);
+    }
+    else {
+        wait_for_slot(table, t);
+    }
+    push_result how = {.is_short = is_short(table), .is_alone = table->outstanding == 1};
+    pthread_mutex_unlock(&table->lock);
+    return how;
+}
+
+bool
+job_table_withdraw(job_table *table, task *t)
+{
+    process_job *e = process_job_of(t);
+    bool withdrawn = false;
+    pthread_mutex_lock(&table->lock);
+    if (e->slot != NULL && job_ring_withdraw(&table->ring, e->slot)) {
+        leave_slot(table, t);
+        node_list_append(&table->withdrawn, &t->node);
+        withdrawn = true;
+        feed(table);
+    }
+    else if (e->is_waiting && !e->is_withdrawn) {
+        e->is_withdrawn = true;  // feed() will come upon it
+        table->outstanding--;
+        withdrawn = true;
+    }
+    pthread_mutex_unlock(&table->lock);
+    return withdrawn;
+}
+
+// With the lock.
+static bool
+request_cancel(job_table *table, task *t)
+{
+    process_job *e = process_job_of(t);
+    if (table->ring.doorbells == NULL || e->slot == NULL || !job_ring_is_taken(e->slot)) {
+        return false;
+    }
+    if (!e->is_cancelled) {
+        e->is_cancelled = true;
+        job_ring_request_cancel(&table->ring, e->slot);
+    }
+    return true;
+}
+
+bool
+job_table_request_cancel(job_table *table, task *t)
+{
+    pthread_mutex_lock(&table->lock);
+    bool asked = request_cancel(table, t);
+    pthread_mutex_unlock(&table->lock);
+    return asked;
+}
+
+void
+job_table_request_cancel_all(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        if (table->by_slot[i] != NULL) {
+            request_cancel(table, table->by_slot[i]);
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+}
+
+bool
+job_table_is_taken(job_table *table, task *t)
+{
+    process_job *e = process_job_of(t);
+    pthread_mutex_lock(&table->lock);
+    bool taken = e->slot != NULL ? job_ring_is_taken(e->slot) : e->is_sent;
+    pthread_mutex_unlock(&table->lock);
+    return taken;
+}
+
+uint32_t
+job_table_split(job_table *table, task *t)
+{
+    process_job *e = process_job_of(t);
+    pthread_mutex_lock(&table->lock);
+    // Also if no worker has taken it yet: its first call may be a long one.
+    if (e->slot != NULL) {
+        e->calls = job_slot_split(e->slot, e->calls);
+    }
+    uint32_t calls = e->calls;
+    pthread_mutex_unlock(&table->lock);
+    return calls;
+}
+
+void
+job_table_collect(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    collect_all(table);
+    pthread_mutex_unlock(&table->lock);
+}
+
+void
+job_table_pop_all(job_table *table, node_list *collected, node_list *withdrawn)
+{
+    pthread_mutex_lock(&table->lock);
+    collect_all(table);
+    node_list_move(&table->collected, collected);
+    node_list_move(&table->withdrawn, withdrawn);
+    table->is_announced = false;
+    pthread_mutex_unlock(&table->lock);
+}
+
+// Moves `wanted`, or if it is NULL all that is for a loop, from the collected ones to a list.
+static void
+sort_out(job_table *table, const task *wanted, PyObject *bridge, node_list *own)
+{
+    node_list rest;
+    list_node *node;
+    node_list_init(&rest);
+    while ((node = node_list_pop(&table->collected)) != NULL) {
+        bool is_own = wanted != NULL ? node == &wanted->node : task_is_for((task *)node, bridge);
+        node_list_append(is_own ? own : &rest, node);
+        if (is_own && wanted != NULL) {
+            break;
+        }
+    }
+    node_list_move(&table->collected, &rest);
+    node_list_move(&rest, &table->collected);
+}
+
+static bool
+must_announce(job_table *table)
+{
+    bool new = !table->is_announced && !node_list_is_empty(&table->collected);
+    table->is_announced = table->is_announced || new;
+    return new;
+}
+
+bool
+job_table_pop_task(job_table *table, task *wanted, node_list *own)
+{
+    pthread_mutex_lock(&table->lock);
+    collect_all(table);
+    if (wanted != NULL && process_job_of(wanted)->is_collected) {
+        process_job_of(wanted)->is_collected = false;
+        sort_out(table, wanted, NULL, own);
+    }
+    bool new = must_announce(table);
+    pthread_mutex_unlock(&table->lock);
+    return new;
+}
+
+bool
+job_table_pop_loops(job_table *table, PyObject *bridge, node_list *own)
+{
+    pthread_mutex_lock(&table->lock);
+    collect_all(table);
+    sort_out(table, NULL, bridge, own);
+    bool new = must_announce(table);
+    pthread_mutex_unlock(&table->lock);
+    return new;
+}
+
+void
+job_table_return(job_table *table, task *t)
+{
+    pthread_mutex_lock(&table->lock);
+    process_job_of(t)->is_collected = true;
+    node_list_append(&table->collected, &t->node);
+    table->is_announced = true;
+    pthread_mutex_unlock(&table->lock);
+}
+
+static int
+compare_numbers(const void *one, const void *other)
+{
+    uint64_t a = process_job_of(*(task *const *)one)->number;
+    uint64_t b = process_job_of(*(task *const *)other)->number;
+    return (a > b) - (a < b);
+}
+
+list_node *
+job_table_evict(job_table *table, bool taken)
+{
+    task *t, **found = table->found;
+    uint32_t count = 0;
+    node_list all;
+    node_list_init(&all);
+    pthread_mutex_lock(&table->lock);
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        t = table->by_slot[i];
+        if (t == NULL) {
+            continue;
+        }
+        if (job_ring_withdraw(&table->ring, process_job_of(t)->slot)) {
+            leave_slot(table, t);
+            found[count++] = t;
+        }
+        else if (taken) {
+            // Its slot stays out of use: whoever has taken it may still write there.
+            process_job_of(t)->slot = NULL;
+            process_job_of(t)->is_sent = true;
+            table->by_slot[i] = NULL;
+            table->outstanding--;
+            found[count++] = t;
+        }
+    }
+    qsort(found, count, sizeof(task *), compare_numbers);
+    for (uint32_t i = 0; i < count; i++) {
+        node_list_append(&all, &found[i]->node);
+    }
+    while ((t = stop_waiting(table)) != NULL) {
+        if (process_job_of(t)->is_withdrawn) {
+            node_list_append(&table->withdrawn, &t->node);
+        }
+        else {
+            table->outstanding--;
+            node_list_append(&all, &t->node);
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+    return all.first;
+}
+
+// ---- workers ----
+
+bool
+job_table_reserve_worker(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    bool wanted = is_short(table);
+    table->workers += wanted;
+    pthread_mutex_unlock(&table->lock);
+    return wanted;
+}
+
+void
+job_table_add_workers(job_table *table, long change)
+{
+    pthread_mutex_lock(&table->lock);
+    table->workers = (uint32_t)((long)table->workers + change);
+    pthread_mutex_unlock(&table->lock);
+}
+
+// A worker has died with this on it; with the lock.
+static void
+reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
+{
+    task *lost_job = table->by_slot[slot - table->ring.slots];
+    if (lost_job == NULL) {
+        job_ring_free(&table->ring, slot);
+        return;
+    }
+    // It may have died between taking the block over and saying so.
+    shm_block *block = process_job_of(lost_job)->call.block;
+    process_job_of(lost_job)->is_sent =
+        atomic_load_explicit(&slot->accepted, memory_order_relaxed) != 0
+        || (block != NULL
+            && atomic_load_explicit(&block->holder, memory_order_relaxed) == SHM_WORKER(worker));
+    leave_slot(table, lost_job);
+    node_list_append(lost, &lost_job->node);
+}
+
+// What waits for room in the ring, and was for that worker only; with the lock.
+static void
+reap_waiting(job_table *table, uint32_t worker, node_list *lost)
+{
+    node_list rest;
+    task *t;
+    node_list_init(&rest);
+    while ((t = (task *)node_list_pop(&table->waiting)) != NULL) {
+        process_job *e = process_job_of(t);
+        bool is_lost_job = e->is_bound && e->worker == worker && !e->is_withdrawn;
+        node_list_append(is_lost_job ? lost : &rest, &t->node);
+        if (is_lost_job) {
+            e->is_waiting = false;
+            table->waiting_count--;
+            table->outstanding--;
+        }
+    }
+    node_list_move(&rest, &table->waiting);
+}
+
+list_node *
+job_table_reap(job_table *table, uint32_t worker, bool *progress)
+{
+    job_slot *slot;
+    node_list lost;
+    node_list_init(&lost);
+    pthread_mutex_lock(&table->lock);
+    collect_from(table, worker);
+    *progress = table->progress;
+    table->progress = false;
+    while ((slot = job_ring_reap(&table->ring, worker)) != NULL) {
+        reap_slot(table, worker, slot, &lost);
+    }
+    reap_waiting(table, worker, &lost);
+    table->workers--;
+    feed(table);
+    // It may have been called, or was on its way to what is ready.
+    job_ring_notify(&table->ring);
+    pthread_mutex_unlock(&table->lock);
+    // What it owned waits for its successor.
+    shm_arena_free_held(&table->region->arena, SHM_WORKER(worker));
+    return lost.first;
+}
+
+void
+job_table_close(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    job_ring_close(&table->ring);
+    pthread_mutex_unlock(&table->lock);
+}
+
+// ---- counts ----
+
+static uint32_t
+read_count(job_table *table, const uint32_t *count)
+{
+    pthread_mutex_lock(&table->lock);
+    uint32_t value = *count;
+    pthread_mutex_unlock(&table->lock);
+    return value;
+}
+
+uint32_t
+job_table_workers(job_table *table)
+{
+    return read_count(table, &table->workers);
+}
+
+uint32_t
+job_table_outstanding(job_table *table)
+{
+    return read_count(table, &table->outstanding);
+}
+
+uint32_t
+job_table_queued(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    uint32_t queued = table->waiting_count;
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        queued += table->by_slot[i] != NULL && !job_ring_is_taken(process_job_of(table->by_slot[i])->slot);
+    }
+    pthread_mutex_unlock(&table->lock);
+    return queued;
+}
+
+uint32_t
+job_table_idle_workers(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    // Each outstanding task has a worker of its own, or will have.  The states would not do: who has just
+    // finished something may not have come to look for more.
+    uint32_t idle = table->max_workers > table->outstanding ? table->max_workers - table->outstanding : 0;
+    pthread_mutex_unlock(&table->lock);
+    return idle;
+}
+
+// ---- fork ----
+
+void
+job_table_after_fork(job_table *table)
+{
+    pthread_mutex_init(&table->lock, NULL);
+    memset(table->by_slot, 0, table->ring.slot_count * sizeof(task *));
+    node_list_init(&table->waiting);
+    node_list_init(&table->collected);
+    node_list_init(&table->withdrawn);
+    table->waiting_count = table->outstanding = table->workers = 0;
+}

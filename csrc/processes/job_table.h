@@ -1,0 +1,155 @@
+// job_table: where each task of a ProcessQueue is; kept under a lock of its own, without the GIL.
+//
+//                  .-----> waiting -----.
+//       pushed ----+                    +--> in a slot ==> a worker ==> collected --> popped, delivered
+//                  '--------------------'      |
+//                       (no free slot) |       | cancelled
+//                                      '---> withdrawn --> popped, told
+//
+// A task is in a slot of the job ring, or waits until a slot is free.  When a worker has completed a slot,
+// the table *collects* it: it copies the outcome out of the slot, frees the slot, and fills it with a task
+// that waits, so the workers are fed while the interpreter is busy.  To cancel a task the table takes its
+// slot out of the ring, unless a worker has taken the slot; the withdrawn task then waits for whoever
+// delivers.
+//
+// `lock` guards all fields except those that are set once.  It is the inner lock: nothing here calls Python
+// or takes the GIL.  The table owns a task from job_table_push() until the task is popped or evicted.
+#ifndef PYCONC_JOB_TABLE_H
+#define PYCONC_JOB_TABLE_H
+
+#include "codec.h"
+#include "base/task.h"
+
+#include <pthread.h>
+
+struct ProcessQueueObject;
+
+// What a task of a process executor has in its args: where its call and its outcome are.
+typedef struct process_job {
+    struct ProcessQueueObject *queue;  // borrowed: it outlives the tasks that it has not delivered
+    packed_message call;               // GIL, but for what packed_message_write() reads
+    bool is_sent;                      // the call's block is the worker's affair; lock
+    job_slot *slot;                    // lock; while it is in the ring
+    wire *outcome;                     // lock; a copy, once it is collected
+    shm_block *block;                  // of the outcome; held by this process
+    BlockObject *whole;                // the same, once it has been looked at; GIL
+    uint64_t number;                   // counts the queue's tasks; lock
+    uint32_t calls;                    // of a chunk: how many the slot still stands for; lock
+    bool is_bound;                     // only `worker` may run it, and only that `generation`; set once
+    uint32_t worker, generation;       // see job_ring_generation()
+    bool is_waiting;                   // lock
+    bool is_collected;                 // lock
+    bool is_withdrawn;                 // lock
+    bool is_cancelled;                 // its worker was asked to cancel it; lock, and GIL to change
+    int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
+    PyObject *error;                   // of a call that could not be packed: its outcome; GIL
+    task *next, **link;                // among those that the queue has not delivered; GIL
+    bool is_in_delivery;               // a thread has taken it, to end it; GIL
+} process_job;
+
+static inline process_job *
+process_job_of(const task *t)
+{
+    return (process_job *)(void *)t->args;
+}
+
+typedef struct job_table {
+    RegionObject *region;  // borrowed; set once
+    uint32_t max_workers;  // set once
+    pthread_mutex_t lock;
+    job_ring ring;        // what is shared of it has a protocol of its own
+    task **by_slot;       // by slot: who is in the ring
+    task **found;         // room for as many, for job_table_evict()
+    node_list waiting;    // packed, without a slot
+    node_list collected;  // finished, and nobody delivers it yet
+    bool is_announced;    // the result handler has been told of these
+    node_list withdrawn;  // cancelled; their destinations have yet to be told
+    uint32_t waiting_count;
+    uint64_t accepted;     // tasks, in all
+    uint32_t outstanding;  // tasks that workers still have to do: in the ring or waiting
+    uint32_t workers;      // started, or about to be
+    bool progress;         // something was collected since a worker was last reaped
+} job_table;
+
+// Bytes of shared memory that the table of so many workers need.
+uint64_t job_table_size(uint32_t max_workers, uint32_t slots);
+
+// Zeroed before.  `slots`: so many fit in the ring, a power of two; what does not waits for a slot.  SHM_OK
+// or SHM_NO_MEMORY; either way to be closed.
+int job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t slots,
+                   int wakeup_fd, const int *doorbells);
+void job_table_fini(job_table *table);
+
+// ---- tasks ----
+
+typedef struct push_result {
+    bool is_lost;   // its worker is no more; nothing else counts, and the task is not the table's
+    bool is_short;  // there may be one more worker, and tasks outnumber those that there are
+    bool is_alone;  // it is the only task
+} push_result;
+
+// The task is the table's from here on.
+push_result job_table_push(job_table *table, task *t);
+
+// True: no worker has taken it, and none will; it is among the withdrawn.
+bool job_table_withdraw(job_table *table, task *t);
+
+// True: a worker has taken it, and is asked to cancel it; what comes back does not count any more.
+bool job_table_request_cancel(job_table *table, task *t);
+void job_table_request_cancel_all(job_table *table);
+
+// True once a worker has taken it.
+bool job_table_is_taken(job_table *table, task *t);
+
+// Takes the second half of the calls that a chunk has left away from its worker: see job_slot_split().
+uint32_t job_table_split(job_table *table, task *t);
+
+// Collects what workers have finished, and fills the ring with what waits.
+void job_table_collect(job_table *table);
+
+// The same, then moves what is to be delivered, and whom to tell of a cancellation, to the ends of lists.
+void job_table_pop_all(job_table *table, node_list *collected, node_list *withdrawn);
+
+// The same for what a thread waits for itself: one task or none, or all for a loop.  True if something is
+// left of which the result handler has not been told; that is up to the caller.
+bool job_table_pop_task(job_table *table, task *wanted, node_list *own);
+bool job_table_pop_loops(job_table *table, PyObject *bridge, node_list *own);
+
+// Takes a task back that was handed out and could not be delivered yet.
+void job_table_return(job_table *table, task *t);
+
+// Takes every task that no worker has taken, in order; with `taken`, also those, whose workers are of no
+// use any more.
+list_node *job_table_evict(job_table *table, bool taken);
+
+// ---- workers ----
+
+// One more worker counts, and is to be started, if tasks outnumber workers and there may be one more.
+bool job_table_reserve_worker(job_table *table);
+void job_table_add_workers(job_table *table, long change);
+
+// Settles the affairs of a dead worker, whose number is then free; returns the tasks that it had taken and
+// not finished, or NULL.  *progress: some worker has finished a task since the last burial.
+list_node *job_table_reap(job_table *table, uint32_t worker, bool *progress);
+
+// Has the workers leave when nothing is left for them to take.
+void job_table_close(job_table *table);
+
+// ---- counts ----
+
+uint32_t job_table_workers(job_table *table);
+uint32_t job_table_outstanding(job_table *table);
+
+// Tasks that wait for a worker.
+uint32_t job_table_queued(job_table *table);
+
+// Workers that have nothing to do, or may be started, when each task has one.
+uint32_t job_table_idle_workers(job_table *table);
+
+// ---- fork ----
+
+// In the child: the workers are the parent's, and so is the ring.  The table may have been caught half
+// changed: they forget all tasks, which the queue knows, too.
+void job_table_after_fork(job_table *table);
+
+#endif

@@ -1,0 +1,1165 @@
+#include "process_queue.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "futures/future.h"
+
+// How many outcomes are delivered before other threads are let in, when they are cheap to deliver.
+#define DELIVER_NS 2000000
+
+static void
+raise_wakeup(ProcessQueueObject *self)
+{
+    uint64_t one = 1;
+    if (!self->head.inherited) {
+        (void)!write(self->wakeup_fd, &one, sizeof(one));
+    }
+}
+
+static bool
+is_done(ProcessQueueObject *self)
+{
+    return self->closed && self->keepers == 0 && self->in_flight == NULL;
+}
+
+// ---- tasks of this queue ----
+
+static bool
+withdraw(task *t)
+{
+    process_job *e = process_job_of(t);
+    bool withdrawn = job_table_withdraw(&e->queue->table, t);
+    if (withdrawn) {
+        packed_message_drop(&e->call, e->queue->region, false);
+        raise_wakeup(e->queue);
+    }
+    return withdrawn || job_table_request_cancel(&e->queue->table, t);
+}
+
+static bool
+is_taken(task *t)
+{
+    return job_table_is_taken(&process_job_of(t)->queue->table, t);
+}
+
+static PyObject *
+queue_of(task *t)
+{
+    return (PyObject *)process_job_of(t)->queue;
+}
+
+static void
+drop(task *t)
+{
+    process_job *e = process_job_of(t);
+    if (e->link != NULL) {
+        *e->link = e->next;
+        if (e->next != NULL) {
+            process_job_of(e->next)->link = e->link;
+        }
+    }
+    packed_message_drop(&e->call, e->queue->region, e->is_sent);
+    if (e->block != NULL) {
+        shm_block_release(e->block, region_me(e->queue->region));
+        e->block = NULL;
+    }
+    Py_CLEAR(e->whole);
+    free(e->outcome);
+    Py_CLEAR(e->error);
+}
+
+static const task_route process_route = {
+    .withdraw = withdraw,
+    .is_taken = is_taken,
+    .queue = queue_of,
+    .drop = drop,
+};
+
+static task *
+new_task(ProcessQueueObject *self, PyObject *callable, PyObject *destination, LoopBridgeObject *bridge)
+{
+    task *t = task_new_routed(self->head.module, &process_route, sizeof(process_job), callable, destination,
+                              bridge);
+    if (t != NULL) {
+        process_job_of(t)->queue = self;
+    }
+    return t;
+}
+
+// ---- delivery ----
+
+// These tasks are taken off the table to be ended by this thread.  What it calls may fork; then it is the
+// child's only thread, and comes back to them.
+static void
+spare_in_child(list_node *tasks)
+{
+    for (; tasks != NULL; tasks = tasks->next) {
+        process_job_of((task *)tasks)->is_in_delivery = true;
+    }
+}
+
+// What becomes of a call that raised, or of an outcome that could not be unpacked; never NULL.
+static PyObject *
+make_exception(const char *how, PyObject *about)
+{
+    PyObject *exception = codec_call(how, about, NULL);
+    return exception != NULL ? exception : PyErr_GetRaisedException();
+}
+
+// The message of an outcome, and as e->whole what is in shared memory of it.  NULL with an exception.
+static const wire *
+look_at_outcome(ProcessQueueObject *self, process_job *e)
+{
+    static const wire none = {.kind = WIRE_NO_MEMORY};
+    if (e->block != NULL) {
+        e->whole = block_new(self->region, e->block, e->block->capacity);
+        e->block = NULL;  // passed on
+        if (e->whole == NULL) {
+            return NULL;
+        }
+    }
+    return e->outcome == NULL ? &none : e->outcome;
+}
+
+// What became of a task that is collected: one of result and exception is set.  -1 with KeyboardInterrupt, if
+// that counts, and nothing is lost.
+static int
+unpack_outcome(ProcessQueueObject *self, process_job *e, bool interruptible, PyObject **result,
+               PyObject **exception)
+{
+    unpacked_message found = {0};
+    const wire *outcome = look_at_outcome(self, e);
+    const char *how = NULL;  // the exception is made
+    PyObject *about = NULL;
+    if (outcome == NULL || codec_unpack(self->head.module, outcome, e->whole, &found) < 0) {
+        if (interruptible && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+            Py_XDECREF(found.callable);
+            return -1;
+        }
+        how = "outcome_error";
+        about = PyErr_GetRaisedException();
+    }
+    else if (found.kind == WIRE_EXCEPTION) {
+        how = "rebuild_exception";
+        about = found.value;
+    }
+    else if (e->calls > 0) {
+        // Of a chunk, also how long it took: map() learns from it.
+        *result = Py_BuildValue("NK", found.value, (unsigned long long)outcome->elapsed_ns);
+        if (*result == NULL) {
+            *exception = PyErr_GetRaisedException();
+        }
+    }
+    else {
+        *result = found.value;
+    }
+    Py_XDECREF(found.callable);
+    if (how != NULL) {
+        *exception = codec_call(how, about, NULL);
+        Py_DECREF(about);
+        if (*exception == NULL && interruptible && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+            return -1;
+        }
+        if (*exception == NULL) {
+            *exception = PyErr_GetRaisedException();
+        }
+    }
+    return 0;
+}
+
+// Unpacks and delivers a collected task; it is gone afterwards.  If that is `interruptible`, the program's
+// signal handlers run here: -1 with what they raised, and the task may be left to the result handler.
+// Else -1 with what a callback let escape.
+static int
+deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
+{
+    process_job *e = process_job_of(t);
+    PyObject *result = NULL, *exception = NULL;
+    int rc = 0;
+    if (e->pushed_ns != 0) {
+        park_learn(&self->spot, clock_now_ns() - e->pushed_ns);
+        e->pushed_ns = 0;
+    }
+    e->is_in_delivery = true;
+    if (!self->head.inherited && !e->is_cancelled) {
+        rc = unpack_outcome(self, e, interruptible, &result, &exception);
+    }
+    if (self->head.inherited) {
+        // Somebody's code has forked, and here is the child, in which the task counts as lost.
+        Py_XDECREF(result);
+        Py_XDECREF(exception);
+        task_free(t);
+        return rc;
+    }
+    if (rc < 0) {
+        e->is_in_delivery = false;
+        job_table_return(&self->table, t);
+        raise_wakeup(self);
+        return -1;
+    }
+    return task_deliver(t, result, exception);
+}
+
+// Tells the destination of a task that was withdrawn.
+static void
+deliver_withdrawn(ProcessQueueObject *self, task *t)
+{
+    if (t->bridge != NULL) {
+        task_free(t);  // its loop knows, it has cancelled the future
+    }
+    else if (task_fail(t, NULL) < 0) {
+        module_log_escaped(self->head.module);
+    }
+}
+
+// Delivers what has been collected, for a while; true if there is more.
+static bool
+deliver_all(ProcessQueueObject *self)
+{
+    int64_t end = clock_now_ns() + DELIVER_NS;
+    node_list withdrawn;
+    task *t;
+    node_list_init(&withdrawn);
+    job_table_pop_all(&self->table, &self->ready, &withdrawn);
+    spare_in_child(withdrawn.first);
+    while ((t = (task *)node_list_pop(&withdrawn)) != NULL) {
+        deliver_withdrawn(self, t);
+    }
+    for (uint32_t n = 1; (t = (task *)node_list_pop(&self->ready)) != NULL; n++) {
+        if (deliver_one(self, t, false) < 0) {
+            module_log_escaped(self->head.module);
+        }
+        if (n % 64 == 0 && clock_now_ns() > end) {
+            break;
+        }
+    }
+    return !node_list_is_empty(&self->ready);
+}
+
+static void
+rest_if_idle(ProcessQueueObject *self)
+{
+    if (!self->region->rests && job_table_outstanding(&self->table) == 0) {
+        region_set_rests(self->region, true);
+    }
+}
+
+// ---- bringing in ----
+
+// Leaves tasks that were to be delivered here to the result handler.
+static void
+leave(ProcessQueueObject *self, node_list *tasks)
+{
+    task *t;
+    while (!self->head.inherited && (t = (task *)node_list_pop(tasks)) != NULL) {
+        process_job_of(t)->is_in_delivery = false;
+        job_table_return(&self->table, t);
+    }
+    raise_wakeup(self);
+}
+
+// Delivers what is collected for the destination, and leaves the rest to the result handler.
+static int
+deliver_own(ProcessQueueObject *self, PyObject *destination)
+{
+    node_list own;
+    task *t;
+    bool others;
+    node_list_init(&own);
+    if (PyObject_TypeCheck(destination, self->head.module->future_type)) {
+        t = ((FutureObject *)destination)->task;
+        // On the future of a chunk hangs nothing but what map() does, which waits here.
+        bool is_wanted = t != NULL && (process_job_of(t)->calls > 0 || task_is_for(t, destination));
+        others = job_table_pop_task(&self->table, is_wanted ? t : NULL, &own);
+    }
+    else {
+        others = job_table_pop_loops(&self->table, destination, &own);
+    }
+    if (others) {
+        raise_wakeup(self);
+    }
+    spare_in_child(own.first);
+    while ((t = (task *)node_list_pop(&own)) != NULL) {
+        if (deliver_one(self, t, !self->is_dead) < 0) {
+            leave(self, &own);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+int
+process_queue_help(PyObject *op, const _Atomic uint32_t *word, uint32_t expected, PyObject *destination,
+                   int64_t deadline_ns)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    module_state *module = self->head.module;
+    int64_t start = clock_now_ns();
+    int rc = 0;
+    if (!park_may_spin(&self->spot) || self->head.inherited) {
+        return 0;
+    }
+    int64_t most_ns = start + PARK_SPIN_MAX_NS;
+    deadline_ns = deadline_ns < most_ns ? deadline_ns : most_ns;
+    _Atomic uint32_t *finished = job_ring_finished(&self->table.ring);
+    bool changed, done;
+    uint32_t seen;
+    do {
+        job_ring_disarm_wakeup(&self->table.ring);
+        seen = atomic_load_explicit(finished, memory_order_acquire);
+        rc = deliver_own(self, destination);
+        done = rc < 0 || self->head.inherited || atomic_load_explicit(word, memory_order_acquire) != expected;
+        changed = false;
+        if (!done) {
+            PyThreadState *thread = gil_release(&module->gil);
+            changed = park_spin(&self->spot, finished, seen, deadline_ns);
+            gil_acquire(&module->gil, thread, 0);
+        }
+    } while (changed);
+    if (self->head.inherited) {
+        return rc;
+    }
+    if (!job_ring_arm_wakeup(&self->table.ring, seen)) {
+        raise_wakeup(self);  // something was finished as we turned away: the other thread's now
+    }
+    if (is_done(self)) {
+        raise_wakeup(self);  // that was the last one, and the result handler may go
+    }
+    rest_if_idle(self);
+    park_learn(&self->spot, done ? clock_now_ns() - start : INT64_MAX);
+    return rc;
+}
+
+// ---- accepting ----
+
+static int
+refuse(ProcessQueueObject *self)
+{
+    PyErr_SetObject(self->close_error, self->close_message);
+    return WORKQ_CLOSED;
+}
+
+// The call could not be packed: that is its outcome, unless the caller himself was interrupted.
+static task *
+fail_packing(task *t)
+{
+    process_job *e = process_job_of(t);
+    PyObject *error = PyErr_GetRaisedException();
+    if (!PyObject_IsInstance(error, PyExc_Exception)) {
+        task_free(t);
+        PyErr_SetRaisedException(error);
+        return NULL;
+    }
+    e->error = make_exception("call_error", error);
+    Py_DECREF(error);
+    return t;
+}
+
+static task *
+process_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                        PyObject *destination, LoopBridgeObject *bridge)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->closed) {
+        refuse(self);
+        return NULL;
+    }
+    task *t = new_task(self, args[0], destination, bridge);
+    if (t != NULL && codec_pack_call(&self->packs, args, nargs, kwnames, &process_job_of(t)->call) < 0) {
+        t = fail_packing(t);
+    }
+    return t;
+}
+
+// A task that is for one worker only finds it dead.
+static int
+fail_lost(task *t)
+{
+    PyObject *error = make_exception("lost_worker_error", t->callable);
+    int rc = task_fail(t, error);
+    Py_DECREF(error);
+    if (rc < 0) {
+        module_log_escaped(t->module);
+    }
+    return WORKQ_OK;
+}
+
+static void
+list_in_flight(ProcessQueueObject *self, task *t)
+{
+    process_job *e = process_job_of(t);
+    e->link = &self->in_flight;
+    e->next = self->in_flight;
+    if (e->next != NULL) {
+        process_job_of(e->next)->link = &e->next;
+    }
+    self->in_flight = t;
+}
+
+// The queue owns the task from here on.
+static int
+accept(ProcessQueueObject *self, task *t)
+{
+    process_job *e = process_job_of(t);
+    if (e->error != NULL) {
+        if (task_fail(t, e->error) < 0) {
+            module_log_escaped(self->head.module);
+        }
+        return WORKQ_OK;
+    }
+    self->region->rests = false;
+    list_in_flight(self, t);
+    push_result how = job_table_push(&self->table, t);
+    if (how.is_lost) {
+        return fail_lost(t);
+    }
+    if (how.is_alone && !park_may_spin(&self->spot)) {
+        e->pushed_ns = clock_now_ns();  // When it comes back tells whether to spin again.
+    }
+    return how.is_short ? WORKQ_SHORT : WORKQ_OK;
+}
+
+static int
+process_queue_push(queue_head *op, task *t)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    gil_hold(&self->head.module->gil);
+    if (self->closed) {
+        return refuse(self);
+    }
+    return accept(self, t);
+}
+
+static void
+process_queue_close(queue_head *op, PyObject *error, PyObject *message)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    Py_XSETREF(self->close_error, Py_NewRef(error));
+    Py_XSETREF(self->close_message, Py_NewRef(message));
+    self->closed = true;
+    atomic_store_explicit(&self->attention, 1, memory_order_release);
+    raise_wakeup(self);
+}
+
+static bool
+process_queue_has_workers(queue_head *op)
+{
+    return job_table_workers(&((ProcessQueueObject *)op)->table) > 0;
+}
+
+// Ends tasks that were taken from the table; as task_fail_all().
+static int
+end_tasks(ProcessQueueObject *self, list_node *tasks, PyObject *make_error, PyObject *message)
+{
+    spare_in_child(tasks);
+    int rc = task_fail_all(tasks, make_error, message);
+    raise_wakeup(self);
+    return rc;
+}
+
+static int
+process_queue_fail_queued(queue_head *op, PyObject *error, PyObject *message)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    return end_tasks(self, job_table_evict(&self->table, false), error, message);
+}
+
+static const queue_kind process_queue_kind = {
+    .routed = true,
+    .make_task = process_queue_make_task,
+    .push = process_queue_push,
+    .close = process_queue_close,
+    .fail_queued = process_queue_fail_queued,
+    .has_workers = process_queue_has_workers,
+};
+
+// ---- the result handler ----
+
+static void
+clear_wakeup(ProcessQueueObject *self)
+{
+    uint64_t count;
+    (void)!read(self->wakeup_fd, &count, sizeof(count));
+}
+
+PyDoc_STRVAR(collect_doc,
+"collect($self, events_fd, /)\n--\n\n"
+"Deliver outcomes until wake() is called, the file descriptor events_fd becomes readable, or the\n"
+"closed queue has nothing left to do. The life of the result handler.");
+
+static PyObject *
+process_queue_collect(PyObject *op, PyObject *arg)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    module_state *module = self->head.module;
+    int events_fd = (int)PyLong_AsLong(arg);
+    bool events = false;
+    if (events_fd == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    while (!self->head.inherited) {
+        job_ring_disarm_wakeup(&self->table.ring);
+        uint32_t seen = atomic_load_explicit(job_ring_finished(&self->table.ring), memory_order_acquire);
+        while (deliver_all(self)) {
+            module_checkpoint(module);
+        }
+        if (self->head.inherited) {
+            break;
+        }
+        uint32_t attention = atomic_exchange_explicit(&self->attention, 0, memory_order_acquire);
+        if (attention || events || is_done(self)) {
+            // Not dozing: whoever finishes something leaves it to us, and we come back.
+            break;
+        }
+        rest_if_idle(self);
+        if (!job_ring_arm_wakeup(&self->table.ring, seen)) {
+            continue;
+        }
+        struct pollfd fds[] = {
+            {.fd = self->wakeup_fd, .events = POLLIN},
+            {.fd = events_fd, .events = POLLIN},
+        };
+        PyThreadState *thread = gil_release(&module->gil);
+        int ready = poll(fds, 2, -1);
+        clear_wakeup(self);
+        // Before anything that takes the GIL, so that workers are fed while it is busy.
+        job_table_collect(&self->table);
+        gil_acquire(&module->gil, thread, 0);
+        events = ready > 0 && fds[1].revents != 0;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(wake_doc,
+"wake($self, /)\n--\n\n"
+"Make collect() return. Any thread, also a signal handler, may call it.");
+
+static PyObject *
+process_queue_wake(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    atomic_store_explicit(&self->attention, 1, memory_order_release);
+    raise_wakeup(self);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_done_doc,
+"is_done($self, /)\n--\n\n"
+"Return True if the queue is closed and has nothing left to do.");
+
+static PyObject *
+process_queue_is_done(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(is_done((ProcessQueueObject *)op));
+}
+
+PyDoc_STRVAR(close_doc,
+"close($self, error, message, /)\n--\n\n"
+"Refuse tasks from now on with error(message). Workers finish what is queued.\n\n"
+"May be called again, to give another reason.");
+
+static PyObject *
+process_queue_close_method(PyObject *op, PyObject *args)
+{
+    PyObject *error, *message;
+    if (!PyArg_ParseTuple(args, "OO:close", &error, &message)) {
+        return NULL;
+    }
+    process_queue_close((queue_head *)op, error, message);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(cancel_queued_doc,
+"cancel_queued($self, /)\n--\n\n"
+"Cancel every task that no worker has taken.");
+
+static PyObject *
+process_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (process_queue_fail_queued((queue_head *)op, NULL, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fail_all_doc,
+"fail_all($self, make_error, /)\n--\n\n"
+"Fail every task, those that workers have taken too, with what make_error(callable) returns.\n\n"
+"What is finished is delivered first. The workers are of no use any more, and nothing is accepted.");
+
+PyDoc_STRVAR(cancel_taken_doc,
+"cancel_taken($self, /)\n--\n\n"
+"Ask the workers to cancel every coroutine that they run.");
+
+static PyObject *
+process_queue_cancel_taken(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    job_table_request_cancel_all(&((ProcessQueueObject *)op)->table);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+process_queue_fail_all(PyObject *op, PyObject *make_error)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    self->is_dead = true;
+    while (deliver_all(self)) {
+    }
+    if (!self->head.inherited
+        && end_tasks(self, job_table_evict(&self->table, true), make_error, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+// ---- workers ----
+
+PyDoc_STRVAR(reserve_worker_doc,
+"reserve_worker($self, /)\n--\n\n"
+"Count one more worker and return True if tasks outnumber workers and there may be one more.");
+
+static PyObject *
+process_queue_reserve_worker(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(job_table_reserve_worker(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(add_worker_doc,
+"add_worker($self, change, /)\n--\n\n"
+"Count workers that were started without being asked for (1), or are no more (-1).");
+
+static PyObject *
+process_queue_add_worker(PyObject *op, PyObject *arg)
+{
+    long change = PyLong_AsLong(arg);
+    if (change == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    job_table_add_workers(&((ProcessQueueObject *)op)->table, change);
+    Py_RETURN_NONE;
+}
+
+static int
+parse_worker(ProcessQueueObject *self, PyObject *arg, uint32_t *worker)
+{
+    unsigned long number = PyLong_AsUnsignedLong(arg);
+    if (number == (unsigned long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (number >= self->max_workers) {
+        PyErr_SetString(PyExc_ValueError, "there is no such worker");
+        return -1;
+    }
+    *worker = (uint32_t)number;
+    return 0;
+}
+
+PyDoc_STRVAR(reap_doc,
+"reap($self, worker, make_error, /)\n--\n\n"
+"Settle the affairs of a worker that is dead; return two flags: it leaves a task behind, and some\n"
+"worker has finished one since the last burial.\n\n"
+"What it had finished is delivered, each task that it had taken fails with make_error(callable), its\n"
+"memory is taken back, and its number is free.");
+
+static PyObject *
+process_queue_reap(PyObject *op, PyObject *args)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    PyObject *number, *make_error;
+    uint32_t worker;
+    if (!PyArg_ParseTuple(args, "OO:reap", &number, &make_error) || parse_worker(self, number, &worker) < 0) {
+        return NULL;
+    }
+    bool progress;
+    list_node *lost = job_table_reap(&self->table, worker, &progress);
+    bool any = lost != NULL;
+    if (any && end_tasks(self, lost, make_error, NULL) < 0) {
+        return NULL;
+    }
+    raise_wakeup(self);
+    return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
+}
+
+PyDoc_STRVAR(close_workers_doc,
+"close_workers($self, /)\n--\n\n"
+"Have the workers leave when nothing is left for them to take.");
+
+static PyObject *
+process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    job_table_close(&((ProcessQueueObject *)op)->table);
+    Py_RETURN_NONE;
+}
+
+// ---- map ----
+
+PyDoc_STRVAR(keep_open_doc,
+"keep_open($self, change, /)\n--\n\n"
+"Say that submit_chunk() will be called later even if the queue is closed (1), or not any more (-1).\n\n"
+"Nobody can begin to hold a closed queue that is not held: that raises what submit() would.");
+
+static PyObject *
+process_queue_keep_open(PyObject *op, PyObject *arg)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    long change = PyLong_AsLong(arg);
+    if (change == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (change > 0 && self->closed && (self->keepers == 0 || self->is_dead)) {
+        refuse(self);
+        return NULL;
+    }
+    self->keepers = (uint32_t)((long)self->keepers + change);
+    if (self->keepers == 0 && self->closed) {
+        atomic_store_explicit(&self->attention, 1, memory_order_release);
+        raise_wakeup(self);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(submit_chunk_doc,
+"submit_chunk($self, fn, items, star, bounded, /)\n--\n\n"
+"Have a worker call fn with each of a list of items, or with star, of a list of tuples of arguments.\n\n"
+"Return the Future of ((results, exception or None), nanoseconds). The results end where a call\n"
+"raised, where split() took the rest away, or if bounded, where they had taken long enough. Returns\n"
+"None if one of several items cannot be pickled. Works on a closed queue that is held.");
+
+static PyObject *
+process_queue_submit_chunk(PyObject *op, PyObject *args)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    PyObject *callable, *items;
+    int star, bounded;
+    if (!PyArg_ParseTuple(args, "OO!pp:submit_chunk", &callable, &PyList_Type, &items, &star, &bounded)) {
+        return NULL;
+    }
+    if (self->closed && (self->keepers == 0 || self->is_dead)) {
+        refuse(self);
+        return NULL;
+    }
+    PyObject *future = future_new(self->head.module);
+    task *t = future == NULL ? NULL : new_task(self, callable, future, NULL);
+    if (t == NULL) {
+        Py_XDECREF(future);
+        return NULL;
+    }
+    process_job_of(t)->calls = (uint32_t)PyList_GET_SIZE(items);
+    unsigned flags = (star ? WIRE_STAR : 0u) | (bounded ? WIRE_BOUNDED : 0u);
+    if (codec_pack_chunk(&self->packs, callable, items, flags, &process_job_of(t)->call) < 0
+        && (t = fail_packing(t)) == NULL) {
+        Py_DECREF(future);
+        return NULL;
+    }
+    if (process_job_of(t)->error != NULL && process_job_of(t)->calls > 1) {
+        task_free(t);
+        Py_DECREF(future);
+        Py_RETURN_NONE;
+    }
+    (void)accept(self, t);  // the caller asks for workers
+    return future;
+}
+
+PyDoc_STRVAR(submit_to_worker_doc,
+"submit_to_worker($self, worker, generation, loop, fn, /, *args)\n--\n\n"
+"Have one worker call fn(*args): the one that said that these are its number and generation.\n\n"
+"Return a future of an asyncio loop, or if loop is None a Future. Works on a closed queue that is held.\n"
+"If the worker is dead the future gets WorkerDied.");
+
+static PyObject *
+process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    LoopBridgeObject *bridge = NULL;
+    PyObject *destination = NULL;
+    uint32_t worker;
+    if (nargs < 4) {
+        PyErr_SetString(PyExc_TypeError, "submit_to_worker() takes a worker, a loop and a function");
+        return NULL;
+    }
+    unsigned long generation = PyLong_AsUnsignedLong(args[1]);
+    if ((generation == (unsigned long)-1 && PyErr_Occurred()) || parse_worker(self, args[0], &worker) < 0) {
+        return NULL;
+    }
+    if (self->doorbells == NULL) {
+        PyErr_SetString(PyExc_ValueError, "these workers take any task");
+        return NULL;
+    }
+    if (self->head.inherited) {
+        PyErr_SetString(PyExc_RuntimeError, "in the child of a fork, the worker is the parent's");
+        return NULL;
+    }
+    if (self->closed && (self->keepers == 0 || self->is_dead)) {
+        refuse(self);
+        return NULL;
+    }
+    int rc = 0;
+    if (args[2] != Py_None) {
+        rc = loop_bridge_for_loop(self->head.module, args[2], true, &bridge, &destination);
+    }
+    if (rc == 0) {
+        destination = future_new(self->head.module);
+    }
+    if (rc < 0 || destination == NULL) {
+        return NULL;
+    }
+    task *t = new_task(self, args[3], destination, bridge);
+    if (t != NULL) {
+        process_job *e = process_job_of(t);
+        e->is_bound = true;
+        e->worker = worker;
+        e->generation = (uint32_t)generation;
+        if (codec_pack_call(&self->packs, args + 3, nargs - 3, NULL, &e->call) < 0) {
+            t = fail_packing(t);
+        }
+    }
+    if (t == NULL) {
+        Py_CLEAR(destination);
+    }
+    else {
+        (void)accept(self, t);
+    }
+    Py_XDECREF((PyObject *)bridge);
+    return destination;
+}
+
+PyDoc_STRVAR(split_doc,
+"split($self, future, /)\n--\n\n"
+"Take the second half of the calls that a chunk has left away from its worker, if it has one yet: return\n"
+"how many remain, of all that it had. Returns all if there was nothing to take, and more than there can\n"
+"be if it is over.");
+
+static PyObject *
+process_queue_split(PyObject *op, PyObject *future)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (!PyObject_TypeCheck(future, self->head.module->future_type)) {
+        PyErr_SetString(PyExc_TypeError, "split() takes a future of submit_chunk()");
+        return NULL;
+    }
+    task *t = ((FutureObject *)future)->task;
+    uint32_t calls = UINT32_MAX;
+    if (t != NULL && t->route == &process_route && process_job_of(t)->queue == self) {
+        calls = job_table_split(&self->table, t);
+    }
+    return PyLong_FromUnsignedLong(calls);
+}
+
+PyDoc_STRVAR(idle_workers_doc,
+"idle_workers($self, /)\n--\n\n"
+"Return the number of workers that have nothing to do, or may be started, when each task has one.");
+
+static PyObject *
+process_queue_idle_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(job_table_idle_workers(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(check_open_doc,
+"check_open($self, /)\n--\n\n"
+"Raise what submit() would if the queue is closed.");
+
+static PyObject *
+process_queue_check_open(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (((ProcessQueueObject *)op)->closed) {
+        refuse((ProcessQueueObject *)op);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_inherited_doc,
+"is_inherited($self, /)\n--\n\n"
+"Return True in the child of a fork, where the queue is the parent's.");
+
+static PyObject *
+process_queue_is_inherited(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(((ProcessQueueObject *)op)->head.inherited);
+}
+
+// ---- what monitoring code looks at ----
+
+PyDoc_STRVAR(qsize_doc,
+"qsize($self, /)\n--\n\n"
+"Return the number of tasks that wait for a worker.");
+
+static PyObject *
+process_queue_qsize(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(job_table_queued(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(empty_doc,
+"empty($self, /)\n--\n\n"
+"Return True if no task waits for a worker.");
+
+static PyObject *
+process_queue_empty(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(job_table_queued(&((ProcessQueueObject *)op)->table) == 0);
+}
+
+static PyObject *
+process_queue_outstanding(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(job_table_outstanding(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(outstanding_doc,
+"outstanding($self, /)\n--\n\n"
+"Return the number of tasks that wait for a worker or are run by one.");
+
+// ---- life ----
+
+PyDoc_STRVAR(after_fork_doc,
+"after_fork($self, exception, /)\n--\n\n"
+"In the child of a fork: the workers are the parent's; fail every task, and let go of what is shared.");
+
+static PyObject *
+process_queue_after_fork(PyObject *op, PyObject *exception)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    region_after_fork(self->region);
+    job_table_after_fork(&self->table);
+    node_list_init(&self->ready);
+    self->head.inherited = self->closed = true;
+    task *t, *next;
+    for (t = self->in_flight; t != NULL; t = next) {
+        process_job *e = process_job_of(t);
+        next = e->next;
+        task_abandon(t, exception);
+        e->is_sent = true;  // the parent's blocks
+        e->block = NULL;
+        if (!e->is_in_delivery) {  // if it is, who delivers it frees it, or is not here
+            task_free(t);
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+// The most slots of a ring; it has half a kilobyte for each.
+#define SLOTS_MAX (1u << 20)
+
+// 0, or -1 with an exception.
+static int
+open_doorbells(ProcessQueueObject *self)
+{
+    self->doorbells = PyMem_Calloc(self->max_workers, sizeof(int));
+    if (self->doorbells == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (uint32_t i = 0; i < self->max_workers; i++) {
+        self->doorbells[i] = -1;
+    }
+    for (uint32_t i = 0; i < self->max_workers; i++) {
+        self->doorbells[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (self->doorbells[i] < 0) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void
+close_doorbells(ProcessQueueObject *self)
+{
+    for (uint32_t i = 0; self->doorbells != NULL && i < self->max_workers; i++) {
+        if (self->doorbells[i] >= 0) {
+            close(self->doorbells[i]);
+        }
+    }
+    PyMem_Free(self->doorbells);
+}
+
+static PyObject *
+process_queue_get_doorbells(PyObject *op, void *Py_UNUSED(closure))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    Py_ssize_t count = self->doorbells == NULL ? 0 : (Py_ssize_t)self->max_workers;
+    PyObject *fds = PyTuple_New(count);
+    for (Py_ssize_t i = 0; fds != NULL && i < count; i++) {
+        PyObject *fd = PyLong_FromLong(self->doorbells[i]);
+        if (fd == NULL) {
+            Py_CLEAR(fds);
+            break;
+        }
+        PyTuple_SET_ITEM(fds, i, fd);
+    }
+    return fds;
+}
+
+static PyObject *
+process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"max_workers", "slots", "doorbells", NULL};
+    unsigned int max_workers, slots = 1024;
+    int doorbells = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|Ip:ProcessQueue", keywords, &max_workers, &slots,
+                                     &doorbells)) {
+        return NULL;
+    }
+    if (slots == 0 || (slots & (slots - 1)) != 0 || slots > SLOTS_MAX) {
+        PyErr_SetString(PyExc_ValueError, "slots must be a power of two, and not more than a million");
+        return NULL;
+    }
+    ProcessQueueObject *self = (ProcessQueueObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    module_state *module = module_state_of(type);
+    self->head.module = module;
+    self->head.kind = &process_queue_kind;
+    self->max_workers = max_workers;
+    self->wakeup_fd = -1;
+    self->packs.module = module;
+    park_spot_init(&self->spot, 1);
+    node_list_init(&self->ready);
+    self->wakeup_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (self->wakeup_fd < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+        goto fail;
+    }
+    if (doorbells && open_doorbells(self) < 0) {
+        goto fail;
+    }
+    self->region = region_new(module, job_table_size(max_workers, slots));
+    if (self->region == NULL) {
+        goto fail;
+    }
+    self->packs.region = self->region;
+    int rc = job_table_init(&self->table, self->region, max_workers, slots, self->wakeup_fd,
+                            self->doorbells);
+    if (rc != SHM_OK) {
+        region_raise(rc);
+        goto fail;
+    }
+    return (PyObject *)self;
+fail:
+    Py_DECREF(self);
+    return NULL;
+}
+
+// Nobody will collect what is on its way.
+static void
+end_all(ProcessQueueObject *self)
+{
+    task *t;
+    if (task_fail_all(job_table_evict(&self->table, true), NULL, NULL) < 0) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    while ((t = self->in_flight) != NULL) {
+        if (task_fail(t, NULL) < 0) {
+            PyErr_WriteUnraisable(NULL);
+        }
+    }
+}
+
+static void
+process_queue_dealloc(PyObject *op)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
+    if (self->table.region != NULL) {
+        if (!self->head.inherited) {
+            end_all(self);
+        }
+        job_table_fini(&self->table);
+    }
+    packer_clear(&self->packs);
+    Py_XDECREF((PyObject *)self->region);
+    Py_XDECREF(self->close_error);
+    Py_XDECREF(self->close_message);
+    if (self->wakeup_fd >= 0) {
+        close(self->wakeup_fd);
+    }
+    close_doorbells(self);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(decide_by_value_doc,
+"decide_by_value($self, function, /)\n--\n\n"
+"Have function(object) say whether what mentions __main__ in its pickle goes by value. None: nothing does.");
+
+static PyObject *
+process_queue_decide_by_value(PyObject *op, PyObject *function)
+{
+    packer_ask(&((ProcessQueueObject *)op)->packs, function == Py_None ? NULL : function);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef process_queue_methods[] = {
+    {"collect", process_queue_collect, METH_O, collect_doc},
+    {"wake", process_queue_wake, METH_NOARGS, wake_doc},
+    {"is_done", process_queue_is_done, METH_NOARGS, is_done_doc},
+    {"close", process_queue_close_method, METH_VARARGS, close_doc},
+    {"cancel_queued", process_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
+    {"cancel_taken", process_queue_cancel_taken, METH_NOARGS, cancel_taken_doc},
+    {"fail_all", process_queue_fail_all, METH_O, fail_all_doc},
+    {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
+    {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
+    {"reap", process_queue_reap, METH_VARARGS, reap_doc},
+    {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
+    {"keep_open", process_queue_keep_open, METH_O, keep_open_doc},
+    {"submit_chunk", process_queue_submit_chunk, METH_VARARGS, submit_chunk_doc},
+    {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,
+     submit_to_worker_doc},
+    {"split", process_queue_split, METH_O, split_doc},
+    {"idle_workers", process_queue_idle_workers, METH_NOARGS, idle_workers_doc},
+    {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},
+    {"check_open", process_queue_check_open, METH_NOARGS, check_open_doc},
+    {"is_inherited", process_queue_is_inherited, METH_NOARGS, is_inherited_doc},
+    {"qsize", process_queue_qsize, METH_NOARGS, qsize_doc},
+    {"empty", process_queue_empty, METH_NOARGS, empty_doc},
+    {"outstanding", process_queue_outstanding, METH_NOARGS, outstanding_doc},
+    {"after_fork", process_queue_after_fork, METH_O, after_fork_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef process_queue_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(ProcessQueueObject, weakrefs), READONLY, NULL},
+    {"region", T_OBJECT, offsetof(ProcessQueueObject, region), READONLY, PyDoc_STR("The shared memory.")},
+    {"wakeup_fd", T_INT, offsetof(ProcessQueueObject, wakeup_fd), READONLY,
+     PyDoc_STR("The eventfd by which workers say that they have finished something.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(process_queue_doc,
+"ProcessQueue(max_workers, slots=1024, doorbells=False)\n--\n\n"
+"Tasks on their way to worker processes, and their outcomes on the way back.\n\n"
+"slots: how many tasks workers can take or find at a time, a power of two; more wait for a slot. doorbells:\n"
+"the workers run event loops.");
+
+static PyGetSetDef process_queue_getset[] = {
+    {"doorbells", process_queue_get_doorbells, NULL,
+     PyDoc_STR("The eventfds by which workers that run event loops are woken, one each."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot process_queue_slots[] = {
+    {Py_tp_doc, (void *)process_queue_doc},
+    {Py_tp_new, process_queue_tp_new},
+    {Py_tp_dealloc, process_queue_dealloc},
+    {Py_tp_methods, process_queue_methods},
+    {Py_tp_members, process_queue_members},
+    {Py_tp_getset, process_queue_getset},
+    {0, NULL},
+};
+
+PyType_Spec process_queue_spec = {
+    .name = "pyconc._core.ProcessQueue",
+    .basicsize = sizeof(ProcessQueueObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = process_queue_slots,
+};

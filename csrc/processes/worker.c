@@ -1,0 +1,630 @@
+#include "worker.h"
+
+#include <unistd.h>
+
+#include "core/clock.h"
+
+// Calls that were taken for short and are not come back after this long, those that are left with them.
+#define CHUNK_MAX_NS 20000000
+
+// ---- one call ----
+
+// The callable of a message; a new reference.
+static PyObject *
+find_callable(WorkerObject *self, const unpacked_message *found)
+{
+    uint32_t id = found->callable_id, slot = id % CALLABLES_MAX;
+    if (self->callables[slot].id == id) {
+        return Py_NewRef(self->callables[slot].callable);
+    }
+    if (found->callable == NULL) {
+        PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
+        return NULL;
+    }
+    PyObject *callable = codec_load(self->module, found->callable);
+    if (callable != NULL) {
+        self->callables[slot].id = id;
+        Py_XSETREF(self->callables[slot].callable, Py_NewRef(callable));
+    }
+    return callable;
+}
+
+typedef struct call {
+    PyObject *callable;
+    PyObject *args;    // tuple; of a chunk, list of items
+    PyObject *kwargs;  // dict, or NULL
+    wire_kind kind;
+    unsigned flags;
+} call;
+
+static void
+call_clear(call *c)
+{
+    Py_CLEAR(c->callable);
+    Py_CLEAR(c->args);
+    Py_CLEAR(c->kwargs);
+}
+
+// 0, or -1 with what unpickling raised.
+static int
+read_call(WorkerObject *self, job_slot *slot, call *c)
+{
+    wire *message = (wire *)slot->message;
+    unpacked_message found = {0};
+    memset(c, 0, sizeof(*c));
+    if (wire_length(slot->message) == 0) {
+        PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
+        return -1;
+    }
+    shm_block *block = wire_block(self->region, message);
+    if (block != NULL) {
+        shm_block_take_over(block, region_me(self->region));
+        // R10: whoever buries us and sees it does not free the block a second time.
+        atomic_store_explicit(&slot->accepted, 1, memory_order_release);
+    }
+    BlockObject *whole = block == NULL ? NULL : block_new(self->region, block, block->capacity);
+    int rc = block != NULL && whole == NULL ? -1 : codec_unpack(self->module, message, whole, &found);
+    Py_XDECREF((PyObject *)whole);
+    c->kind = found.kind;
+    c->flags = found.flags;
+    if (rc == 0 && found.callable_id != 0) {
+        c->callable = find_callable(self, &found);
+        if (c->callable == NULL) {
+            rc = -1;
+        }
+        else if (found.flags & WIRE_KWARGS) {
+            rc = PyArg_ParseTuple(found.value, "OO", &c->args, &c->kwargs) ? 0 : -1;
+            Py_XINCREF(c->args);
+            Py_XINCREF(c->kwargs);
+        }
+        else {
+            c->args = Py_NewRef(found.value);
+        }
+    }
+    else if (rc == 0) {
+        PyObject *kwargs = NULL;
+        const char *format = found.kind == WIRE_CHUNK ? "OO" : "OOO";
+        rc = PyArg_ParseTuple(found.value, format, &c->callable, &c->args, &kwargs) ? 0 : -1;
+        c->kwargs = kwargs == Py_None ? NULL : kwargs;
+        Py_XINCREF(c->callable);
+        Py_XINCREF(c->args);
+        Py_XINCREF(c->kwargs);
+    }
+    Py_XDECREF(found.value);
+    Py_XDECREF(found.callable);
+    if (rc < 0) {
+        PyObject *error = PyErr_GetRaisedException();
+        call_clear(c);
+        PyErr_SetRaisedException(error);
+    }
+    return rc;
+}
+
+// Makes the calls of a chunk that are left to us: (results, what ended them early or None).
+static PyObject *
+call_chunk(job_slot *slot, call *c)
+{
+    int64_t end_ns = c->flags & WIRE_BOUNDED ? clock_coarse_ns() + CHUNK_MAX_NS : INT64_MAX;
+    PyObject *error = NULL;
+    PyObject *results = PyList_New(0);
+    if (results == NULL || !PyList_CheckExact(c->args)) {
+        return NULL;
+    }
+    uint32_t next;
+    while ((next = job_slot_next(slot)) != UINT32_MAX && (Py_ssize_t)next < PyList_GET_SIZE(c->args)) {
+        // The list lets go of each item as its turn comes, so that the call alone holds it.
+        PyObject *item = Py_NewRef(PyList_GET_ITEM(c->args, next));
+        PyList_SetItem(c->args, next, Py_NewRef(Py_None));
+        PyObject *result = c->flags & WIRE_STAR ? PyObject_CallObject(c->callable, item)
+                                                : PyObject_CallOneArg(c->callable, item);
+        Py_DECREF(item);
+        if (result == NULL) {
+            error = PyErr_GetRaisedException();
+            break;
+        }
+        int rc = PyList_Append(results, result);
+        Py_DECREF(result);
+        if (rc < 0) {
+            Py_DECREF(results);
+            return NULL;
+        }
+        if (end_ns != INT64_MAX && clock_coarse_ns() > end_ns) {
+            break;
+        }
+    }
+    if (error == NULL) {
+        return Py_BuildValue("NO", results, Py_None);
+    }
+    PyObject *packed = codec_call("pack_exception", error, NULL);
+    Py_DECREF(error);
+    if (packed == NULL) {
+        Py_DECREF(results);
+        return NULL;
+    }
+    return Py_BuildValue("NN", results, packed);
+}
+
+// The exception that is set becomes an outcome.
+static void
+pack_failure(WorkerObject *self, const char *how, packed_message *outcome)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *packed = codec_call(how, error, NULL);
+    if (packed == NULL || codec_pack_outcome(&self->packs, WIRE_EXCEPTION, packed, outcome) < 0) {
+        PyErr_Clear();
+        memset(outcome, 0, sizeof(*outcome));
+        outcome->head.kind = WIRE_NO_MEMORY;
+    }
+    Py_XDECREF(packed);
+    Py_XDECREF(error);
+}
+
+// A chunk's results cannot be packed together: packs those before the first that cannot, with the reason.
+// 0, or -1 with the exception that was set.
+static int
+pack_prefix(WorkerObject *self, PyObject *result, packed_message *outcome)
+{
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *prefix = codec_call("find_prefix", PyTuple_GET_ITEM(result, 0), NULL);
+    int rc = prefix == NULL ? -1 : codec_pack_outcome(&self->packs, WIRE_RESULT, prefix, outcome);
+    Py_XDECREF(prefix);
+    if (rc < 0) {
+        PyErr_Clear();
+        PyErr_SetRaisedException(error);
+        return -1;
+    }
+    Py_XDECREF(error);
+    return 0;
+}
+
+// In the child of a fork, which is no worker: the slot is its parent's.
+static bool
+is_inherited(WorkerObject *self)
+{
+    return region_me(self->region) == SHM_NOBODY;
+}
+
+static void
+finish_record(WorkerObject *self, job_slot *slot, packed_message *outcome)
+{
+    packed_message_write(outcome, slot->message);
+    packed_message_drop(outcome, self->region, true);
+    job_ring_complete(&self->ring, self->number, slot);
+}
+
+// Takes a slot through its whole stay here.
+static void
+run_record(WorkerObject *self, job_slot *slot)
+{
+    packed_message outcome;
+    call c;
+    int64_t start = 0;
+    if (read_call(self, slot, &c) < 0) {
+        pack_failure(self, "pack_unpickling_error", &outcome);
+    }
+    else {
+        bool is_chunk = c.kind == WIRE_CHUNK;
+        start = is_chunk ? clock_now_ns() : 0;
+        PyObject *result = is_chunk ? call_chunk(slot, &c)
+                                    : PyObject_Call(c.callable, c.args, c.kwargs);
+        PyObject *error = result == NULL ? PyErr_GetRaisedException() : NULL;
+        // Before the outcome is seen, so that who waits for it finds the arguments gone.
+        call_clear(&c);
+        if (is_inherited(self)) {
+            Py_XDECREF(result);
+            Py_XDECREF(error);
+            return;
+        }
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
+        if ((result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0)
+            && (!is_chunk || result == NULL || pack_prefix(self, result, &outcome) < 0)) {
+            pack_failure(self, "pack_exception", &outcome);
+        }
+        Py_XDECREF(result);
+        if (is_chunk) {
+            outcome.head.elapsed_ns = (uint64_t)(clock_now_ns() - start);
+        }
+    }
+    finish_record(self, slot, &outcome);
+}
+
+// ---- a worker that runs an event loop ----
+
+// Reads the call of a slot that was taken; NULL without an exception if it has failed already.
+static PyObject *
+describe_call(WorkerObject *self, job_slot *slot)
+{
+    packed_message outcome;
+    call c;
+    PyObject *described = NULL;
+    if (read_call(self, slot, &c) == 0) {
+        PyObject *handle = PyLong_FromSsize_t(slot - self->ring.slots);
+        described = handle == NULL ? NULL
+                                   : PyTuple_Pack(4, handle, c.callable, c.args,
+                                                  c.kwargs == NULL ? Py_None : c.kwargs);
+        Py_XDECREF(handle);
+        call_clear(&c);
+    }
+    if (described == NULL) {
+        pack_failure(self, "pack_unpickling_error", &outcome);
+        finish_record(self, slot, &outcome);
+    }
+    return described;
+}
+
+// Adds the call of a slot to a list, unless it has failed already.  0, or -1 with an exception.
+static int
+append_call(WorkerObject *self, job_slot *slot, PyObject *list)
+{
+    PyObject *described = describe_call(self, slot);
+    int rc = described == NULL ? 0 : PyList_Append(list, described);
+    Py_XDECREF(described);
+    return rc;
+}
+
+// Reads what the parent wants of this worker in particular.
+static int
+append_inbox(WorkerObject *self, PyObject *list)
+{
+    job_slot *slot;
+    bool is_handed;
+    int rc = 0;
+    while (rc == 0 && (slot = job_ring_read_inbox(&self->ring, self->number, &is_handed)) != NULL) {
+        if (is_handed) {
+            rc = append_call(self, slot, list);
+        }
+        else {
+            PyObject *handle = PyLong_FromSsize_t(slot - self->ring.slots);
+            rc = handle == NULL ? -1 : PyList_Append(list, handle);
+            Py_XDECREF(handle);
+        }
+    }
+    return rc;
+}
+
+static int
+require_doorbell(WorkerObject *self)
+{
+    if (self->doorbells == NULL) {
+        PyErr_SetString(PyExc_ValueError, "this worker has no doorbell");
+        return -1;
+    }
+    return 0;
+}
+
+PyDoc_STRVAR(take_doc,
+"take($self, most, /)\n--\n\n"
+"Take a fair share of the calls that are ready, and not more than a number of them.\n\n"
+"Return (wanted, calls), lists of (handle, callable, args, kwargs or None). In wanted are first the calls\n"
+"that only this worker may run, and just handles, of calls to be cancelled if they still run; to be looked\n"
+"at in order.");
+
+static PyObject *
+worker_take(PyObject *op, PyObject *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    unsigned long most = PyLong_AsUnsignedLong(arg);
+    if (most == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (is_inherited(self)) {
+        return Py_BuildValue("[][]");
+    }
+    if (require_doorbell(self) < 0) {
+        return NULL;
+    }
+    // Before anything is looked at: who rings from now on is heard afterwards.
+    uint64_t count;
+    (void)!read(self->doorbells[self->number], &count, sizeof(count));
+    job_ring_enter(&self->ring, self->number);
+    PyObject *wanted = PyList_New(0);
+    PyObject *calls = PyList_New(0);
+    if (wanted == NULL || calls == NULL || append_inbox(self, wanted) < 0) {
+        goto fail;
+    }
+    uint32_t workers = self->ring.worker_count;
+    unsigned long share = (job_ring_ready_count(&self->ring) + workers - 1) / workers;
+    most = share < most ? share : most;
+    job_slot *slot;
+    for (; most > 0 && (slot = job_ring_claim(&self->ring, self->number)) != NULL; most--) {
+        if (append_call(self, slot, calls) < 0) {
+            goto fail;  // The worker ends by this, and its parent knows what it had taken.
+        }
+    }
+    return Py_BuildValue("NN", wanted, calls);
+fail:
+    Py_XDECREF(wanted);
+    Py_XDECREF(calls);
+    return NULL;
+}
+
+PyDoc_STRVAR(identify_doc,
+"identify($self, /)\n--\n\n"
+"Return this worker's number and generation, for ProcessQueue.submit_to_worker().");
+
+static PyObject *
+worker_identify(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    return Py_BuildValue("II", (unsigned)self->number,
+                         (unsigned)job_ring_generation(&self->ring, self->number));
+}
+
+PyDoc_STRVAR(finish_doc,
+"finish($self, handle, task, /)\n--\n\n"
+"Send the outcome of a call: that of an asyncio.Task which is done, or an exception.");
+
+static PyObject *
+worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    if (nargs != 2) {
+        PyErr_SetString(PyExc_TypeError, "finish() takes 2 arguments");
+        return NULL;
+    }
+    unsigned long number = PyLong_AsUnsignedLong(args[0]);
+    if (number == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (number >= self->ring.slot_count) {
+        PyErr_SetString(PyExc_ValueError, "there is no such call");
+        return NULL;
+    }
+    if (is_inherited(self)) {
+        Py_RETURN_NONE;
+    }
+    packed_message outcome;
+    PyObject *result = NULL;
+    if (PyExceptionInstance_Check(args[1])) {
+        PyErr_SetRaisedException(Py_NewRef(args[1]));
+    }
+    else {
+        result = PyObject_CallMethodNoArgs(args[1], self->module->str_result);
+    }
+    if (result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0) {
+        pack_failure(self, "pack_exception", &outcome);
+    }
+    Py_XDECREF(result);
+    finish_record(self, &self->ring.slots[number], &outcome);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(listen_doc,
+"listen($self, is_idle, /)\n--\n\n"
+"Say that the doorbell is to be rung when there is work; is_idle: that there is nothing else to do.\n\n"
+"Return True if it will be, False if there is work already, and None when there never will be more.");
+
+static PyObject *
+worker_listen(PyObject *op, PyObject *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    int is_idle = PyObject_IsTrue(arg);
+    if (is_idle < 0) {
+        return NULL;
+    }
+    if (require_doorbell(self) < 0) {
+        return NULL;
+    }
+    if (is_inherited(self)) {
+        Py_RETURN_NONE;
+    }
+    int rc = job_ring_listen(&self->ring, self->number, is_idle);
+    if (rc == JOB_RING_CLOSED) {
+        Py_RETURN_NONE;
+    }
+    return PyBool_FromLong(rc == JOB_RING_LISTENS);
+}
+
+PyDoc_STRVAR(is_closed_doc,
+"is_closed($self, /)\n--\n\n"
+"Return True when the parent has no more calls, nor consumers of streams.");
+
+static PyObject *
+worker_is_closed(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(job_ring_is_closed(&((WorkerObject *)op)->ring));
+}
+
+PyDoc_STRVAR(leave_doc,
+"leave($self, /)\n--\n\n"
+"Say that this worker takes nothing any more.");
+
+static PyObject *
+worker_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    if (!is_inherited(self)) {
+        job_ring_exit(&self->ring, self->number);
+    }
+    Py_RETURN_NONE;
+}
+
+// ---- the life of a worker ----
+
+PyDoc_STRVAR(run_doc,
+"run($self, max_tasks, /)\n--\n\n"
+"Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.");
+
+static PyObject *
+worker_run(PyObject *op, PyObject *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    unsigned long max_tasks = PyLong_AsUnsignedLong(arg);
+    if (max_tasks == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    unsigned long tasks = 0;
+    int64_t checked_ns = clock_now_ns();
+    int rc = JOB_RING_WORK;
+    job_ring_enter(&self->ring, self->number);
+    while (max_tasks == 0 || tasks < max_tasks) {
+        job_slot *slot = job_ring_claim(&self->ring, self->number);
+        if (slot != NULL) {
+            run_record(self, slot);
+            if (is_inherited(self)) {
+                Py_RETURN_NONE;
+            }
+            tasks++;
+            int64_t now = clock_now_ns();
+            if (now - checked_ns > MODULE_CHECKPOINT_NS) {
+                module_checkpoint(self->module);
+                checked_ns = now;
+            }
+        }
+        else {
+            if (rc == JOB_RING_CLOSED) {
+                break;
+            }
+            PyThreadState *thread = PyEval_SaveThread();
+            rc = job_ring_wait(&self->ring, self->number, &self->spot);
+            PyEval_RestoreThread(thread);
+        }
+        if (PyErr_CheckSignals() < 0) {
+            job_ring_exit(&self->ring, self->number);
+            return NULL;
+        }
+    }
+    job_ring_exit(&self->ring, self->number);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(after_fork_doc,
+"after_fork($self, /)\n--\n\n"
+"In the child of a fork that a task made: this process is no worker; run() returns.");
+
+static PyObject *
+worker_after_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    region_after_fork(((WorkerObject *)op)->region);
+    Py_RETURN_NONE;
+}
+
+// Takes the file descriptors over, which lie in a tuple.  0, or -1 with an exception.
+static int
+take_doorbells(WorkerObject *self, PyObject *fds)
+{
+    int *doorbells = PyMem_Calloc(self->ring.worker_count, sizeof(int));
+    if (doorbells == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (uint32_t i = 0; i < self->ring.worker_count; i++) {
+        doorbells[i] = (int)PyLong_AsLong(PyTuple_GET_ITEM(fds, i));
+        if (doorbells[i] < 0) {
+            if (!PyErr_Occurred()) {
+                PyErr_SetString(PyExc_ValueError, "not a file descriptor");
+            }
+            PyMem_Free(doorbells);
+            return -1;
+        }
+    }
+    self->doorbells = doorbells;
+    job_ring_use_doorbells(&self->ring, doorbells);
+    return 0;
+}
+
+static PyObject *
+worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"region_fd", "wakeup_fd", "number", "doorbells", NULL};
+    int region_fd, wakeup_fd;
+    unsigned int number;
+    PyObject *doorbells = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiI|O!:Worker", keywords, &region_fd, &wakeup_fd, &number,
+                                     &PyTuple_Type, &doorbells)) {
+        return NULL;
+    }
+    Py_ssize_t doorbell_count = doorbells == NULL ? 0 : PyTuple_GET_SIZE(doorbells);
+    WorkerObject *self = (WorkerObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->module = module_state_of(type);
+    self->number = number;
+    self->wakeup_fd = wakeup_fd;
+    self->packs.module = self->module;
+    park_spot_init(&self->spot, 1);
+    self->region = region_join(self->module, region_fd, SHM_WORKER(number));
+    if (self->region == NULL) {
+        goto fail;
+    }
+    self->callables = PyMem_Calloc(CALLABLES_MAX, sizeof(*self->callables));
+    if (self->callables == NULL) {
+        PyErr_NoMemory();
+        goto fail;
+    }
+    self->packs.region = self->region;
+    // What a predecessor of this number left; if memory is short, it stays where it is.
+    (void)shm_arena_adopt(&self->region->arena, region_me(self->region));
+    int rc = job_ring_attach(&self->ring, self->region->head, self->region->head_bytes, wakeup_fd);
+    if (rc == SHM_OK
+        && (number >= self->ring.worker_count
+            || (doorbell_count > 0 && doorbell_count != (Py_ssize_t)self->ring.worker_count))) {
+        rc = SHM_NOT_OURS;
+    }
+    if (rc != SHM_OK) {
+        region_raise(rc);
+        goto fail;
+    }
+    if (doorbell_count > 0 && take_doorbells(self, doorbells) < 0) {
+        goto fail;
+    }
+    return (PyObject *)self;
+fail:
+    Py_DECREF(self);
+    return NULL;
+}
+
+static void
+worker_dealloc(PyObject *op)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    for (uint32_t i = 0; self->doorbells != NULL && i < self->ring.worker_count; i++) {
+        close(self->doorbells[i]);
+    }
+    PyMem_Free(self->doorbells);
+    job_ring_fini(&self->ring);
+    packer_clear(&self->packs);
+    Py_XDECREF((PyObject *)self->region);
+    for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
+        Py_XDECREF(self->callables[slot].callable);
+    }
+    PyMem_Free(self->callables);
+    close(self->wakeup_fd);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef worker_methods[] = {
+    {"run", worker_run, METH_O, run_doc},
+    {"identify", worker_identify, METH_NOARGS, identify_doc},
+    {"take", worker_take, METH_O, take_doc},
+    {"finish", (PyCFunction)(void (*)(void))worker_finish, METH_FASTCALL, finish_doc},
+    {"listen", worker_listen, METH_O, listen_doc},
+    {"is_closed", worker_is_closed, METH_NOARGS, is_closed_doc},
+    {"leave", worker_leave, METH_NOARGS, leave_doc},
+    {"after_fork", worker_after_fork, METH_NOARGS, after_fork_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(worker_doc,
+"Worker(region_fd, wakeup_fd, number, doorbells=())\n--\n\n"
+"A worker process's end of a ProcessQueue. Owns all file descriptors.");
+
+static PyType_Slot worker_slots[] = {
+    {Py_tp_doc, (void *)worker_doc},
+    {Py_tp_new, worker_tp_new},
+    {Py_tp_dealloc, worker_dealloc},
+    {Py_tp_methods, worker_methods},
+    {0, NULL},
+};
+
+PyType_Spec worker_spec = {
+    .name = "pyconc._core.Worker",
+    .basicsize = sizeof(WorkerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = worker_slots,
+};

@@ -1,0 +1,33 @@
+// worker: the Python type pyconc._core.Worker: the other end of a ProcessQueue, in a worker process.
+//
+// run() takes slots out of the ring, one after the other: unpacks the call, makes it, packs the outcome
+// into the same slot, and says that it has finished it.  What goes wrong on the way is that task's
+// outcome.  Owner thread only, with the GIL.
+//
+// A worker with doorbells runs an event loop instead of run(), and many coroutines at once: its Python half
+// (pyconc/_process/loop_worker.py) takes calls, several at a time, and finishes each when its coroutine ends.
+#ifndef PYCONC_WORKER_H
+#define PYCONC_WORKER_H
+
+#include "codec.h"
+
+typedef struct WorkerObject {
+    PyObject_HEAD
+    module_state *module;  // borrowed from the type
+    RegionObject *region;
+    job_ring ring;
+    packer packs;
+    park_spot spot;
+    // What pickles of callables have been unpickled to: at its number modulo CALLABLES_MAX, the last one.
+    struct {
+        uint32_t id;
+        PyObject *callable;
+    } *callables;
+    uint32_t number;
+    int wakeup_fd;   // owned
+    int *doorbells;  // of all workers, owned; or NULL
+} WorkerObject;
+
+extern PyType_Spec worker_spec;
+
+#endif

@@ -1,0 +1,445 @@
+#include "thread_queue.h"
+
+#include "core/clock.h"
+#include "futures/future.h"
+
+// The name of the capsules that reserve_worker() makes.
+#define RESERVATION "pyconc._core.reservation"
+// How long shutdown() spins for threads that end.
+#define END_SPIN_NS 200000
+
+static task *
+thread_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                       PyObject *destination, LoopBridgeObject *bridge)
+{
+    return task_new(op->module, args, nargs, kwnames, destination, bridge);
+}
+
+static int
+thread_queue_push(queue_head *op, task *t)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    gil_hold(&self->head.module->gil);
+    int rc = workq_push(&self->queue, &t->node);
+    if (rc == WORKQ_CLOSED) {
+        PyErr_SetObject(self->close_error, self->close_message);
+    }
+    return rc;
+}
+
+static void
+thread_queue_close(queue_head *op, PyObject *error, PyObject *message)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    Py_XSETREF(self->close_error, Py_NewRef(error));
+    Py_XSETREF(self->close_message, Py_NewRef(message));
+    workq_close(&self->queue);
+}
+
+// ---- workers ----
+
+static void
+worker_link(ThreadQueueObject *self, worker *w)
+{
+    w->next = self->workers;
+    w->link = &self->workers;
+    if (w->next != NULL) {
+        w->next->link = &w->next;
+    }
+    self->workers = w;
+}
+
+static void
+worker_unlink(worker *w)
+{
+    *w->link = w->next;
+    if (w->next != NULL) {
+        w->next->link = w->link;
+    }
+}
+
+// A thread is counted from its reservation until its state is cleared, which is the last thing that
+// it does with the GIL: a capsule in the state's dictionary tells.
+static void
+add_threads(ThreadQueueObject *self, int change)
+{
+    // Writers have the GIL.  R5: pairs with A1 in park_spin_for().
+    uint32_t threads = atomic_load_explicit(&self->threads, memory_order_relaxed);
+    atomic_store_explicit(&self->threads, threads + (uint32_t)change, memory_order_release);
+}
+
+static void
+thread_ends(PyObject *capsule)
+{
+    ThreadQueueObject *self = PyCapsule_GetPointer(capsule, NULL);
+    add_threads(self, -1);
+    Py_DECREF(self);
+}
+
+static int
+watch_thread(ThreadQueueObject *self)
+{
+    PyObject *thread_dict = PyThreadState_GetDict();  // borrowed
+    PyObject *capsule = PyCapsule_New(self, NULL, thread_ends);
+    if (capsule == NULL) {
+        add_threads(self, -1);
+        return -1;
+    }
+    Py_INCREF(self);  // the capsule's
+    int rc = thread_dict == NULL ? -1 : PyDict_SetItem(thread_dict, (PyObject *)self, capsule);
+    Py_DECREF(capsule);
+    return rc;
+}
+
+PyDoc_STRVAR(work_doc,
+"work($self, reservation, /)\n--\n\n"
+"Run tasks until the queue is closed and empty. The life of a worker thread.\n\n"
+"Uses up what reserve_worker() returned.");
+
+static PyObject *
+thread_queue_work(PyObject *op, PyObject *reservation)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    module_state *module = self->head.module;
+    worker w = {.parking = WORKQ_WORKER_INIT};
+    int64_t checked_ns = clock_now_ns();
+    bool check_due = false;
+
+    if (!PyCapsule_IsValid(reservation, RESERVATION)
+        || PyCapsule_GetPointer(reservation, RESERVATION) != (void *)self) {
+        PyErr_SetString(PyExc_TypeError, "work() takes what reserve_worker() returned");
+        return NULL;
+    }
+    if (PyCapsule_GetContext(reservation) != (void *)self->fork_generation) {
+        Py_RETURN_NONE;  // Used already, or of the time before a fork.
+    }
+    PyCapsule_SetContext(reservation, NULL);
+    if (watch_thread(self) < 0) {
+        workq_leave(&self->queue, &w.parking);
+        return NULL;
+    }
+    worker_link(self, &w);
+    gil_hold(&module->gil);
+    for (;;) {
+        list_node *node = workq_pop(&self->queue, &w.parking);
+        if (node == NULL) {
+            PyThreadState *thread = gil_release(&module->gil);
+            int rc = workq_wait(&self->queue, &w.parking);
+            gil_acquire(&module->gil, thread, GIL_PATIENCE_NS);
+            if (rc == WORKQ_CLOSED) {
+                break;
+            }
+            continue;
+        }
+        w.current = (task *)node;
+        if (check_due) {
+            // Here and not right after the last task: others may run now, and who has that task's
+            // outcome must find this worker idle if nothing is queued, or it would start another.
+            module_checkpoint(module);
+            checked_ns = clock_now_ns();
+            check_due = false;
+            if (w.inherited) {
+                task_free(w.current);
+                Py_RETURN_NONE;
+            }
+        }
+        bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(w.current->callable);
+        if (task_run(w.current) < 0) {
+            module_log_escaped(module);
+        }
+        if (w.inherited) {
+            Py_RETURN_NONE;  // In the child of a fork, and no worker of anybody.
+        }
+        w.current = NULL;
+        check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
+    }
+    workq_leave(&self->queue, &w.parking);
+    worker_unlink(&w);
+    Py_RETURN_NONE;
+}
+
+// A reservation is a capsule whose context is the queue's era until it is used.  Whatever becomes of
+// the thread that it was made for, the reservation is given back with its last reference.
+static void
+give_back(ThreadQueueObject *self, PyObject *capsule)
+{
+    if (PyCapsule_GetContext(capsule) == (void *)self->fork_generation) {
+        workq_worker never_started = WORKQ_WORKER_INIT;
+        PyCapsule_SetContext(capsule, NULL);
+        workq_leave(&self->queue, &never_started);
+        add_threads(self, -1);
+    }
+}
+
+static void
+reservation_ends(PyObject *capsule)
+{
+    ThreadQueueObject *self = PyCapsule_GetPointer(capsule, RESERVATION);
+    give_back(self, capsule);
+    Py_DECREF(self);
+}
+
+PyDoc_STRVAR(release_worker_doc,
+"release_worker($self, reservation, /)\n--\n\n"
+"Give a reservation back, unless it was used: a thread that comes with it afterwards just ends.");
+
+static PyObject *
+thread_queue_release_worker(PyObject *op, PyObject *reservation)
+{
+    if (!PyCapsule_IsValid(reservation, RESERVATION)
+        || PyCapsule_GetPointer(reservation, RESERVATION) != (void *)op) {
+        PyErr_SetString(PyExc_TypeError, "release_worker() takes what reserve_worker() returned");
+        return NULL;
+    }
+    give_back((ThreadQueueObject *)op, reservation);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(reserve_worker_doc,
+"reserve_worker($self, /)\n--\n\n"
+"Return a reservation if one more worker should be started, as tasks outnumber idle workers, or\n"
+"None.\n\n"
+"The caller starts a thread that passes it to work(). A reservation that is dropped is given back.");
+
+static PyObject *
+thread_queue_reserve_worker(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    PyObject *reservation = PyCapsule_New(self, RESERVATION, reservation_ends);
+    if (reservation == NULL) {
+        return NULL;
+    }
+    Py_INCREF(self);  // the capsule's
+    if (!workq_reserve_worker(&self->queue)) {
+        Py_DECREF(reservation);
+        Py_RETURN_NONE;
+    }
+    add_threads(self, 1);
+    PyCapsule_SetContext(reservation, (void *)self->fork_generation);
+    return reservation;
+}
+
+// ---- the end ----
+
+PyDoc_STRVAR(await_threads_doc,
+"await_threads($self, /)\n--\n\n"
+"Spin for a moment while the threads of a closed queue end: mostly that is sooner than a sleep in\n"
+"join() would be over.");
+
+static PyObject *
+thread_queue_await_threads(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    int64_t end = clock_now_ns() + END_SPIN_NS;
+    int64_t left_ns = END_SPIN_NS;
+    uint32_t threads;
+    PyThreadState *thread = gil_release(&self->head.module->gil);
+    while (left_ns > 0
+           && (threads = atomic_load_explicit(&self->threads, memory_order_acquire)) > 0) {
+        park_spin_for(&self->threads, threads, left_ns);
+        left_ns = end - clock_now_ns();
+    }
+    gil_acquire(&self->head.module->gil, thread, left_ns > 0 ? GIL_PATIENCE_END_NS : 0);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(close_doc,
+"close($self, error, message, /)\n--\n\n"
+"Refuse tasks from now on with error(message). Workers finish what is queued and end.\n\n"
+"May be called again, to give another reason.");
+
+static PyObject *
+thread_queue_close_method(PyObject *op, PyObject *args)
+{
+    PyObject *error, *message;
+    if (!PyArg_ParseTuple(args, "OU:close", &error, &message)) {
+        return NULL;
+    }
+    thread_queue_close((queue_head *)op, error, message);
+    Py_RETURN_NONE;
+}
+
+static int
+thread_queue_fail_queued(queue_head *op, PyObject *error, PyObject *message)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    return task_fail_all(workq_take_all(&self->queue), error, message);
+}
+
+PyDoc_STRVAR(cancel_queued_doc,
+"cancel_queued($self, /)\n--\n\n"
+"Cancel every task that has not started.");
+
+static PyObject *
+thread_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (thread_queue_fail_queued((queue_head *)op, NULL, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fail_queued_doc,
+"fail_queued($self, error, message, /)\n--\n\n"
+"Fail every task that has not started with error(message).");
+
+static PyObject *
+thread_queue_fail_queued_method(PyObject *op, PyObject *args)
+{
+    PyObject *error, *message;
+    if (!PyArg_ParseTuple(args, "OU:fail_queued", &error, &message)) {
+        return NULL;
+    }
+    if (thread_queue_fail_queued((queue_head *)op, error, message) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(after_fork_doc,
+"after_fork($self, exception, /)\n--\n\n"
+"In the child of a fork: forget the workers, which are not here, and fail what was queued or ran.");
+
+static PyObject *
+thread_queue_after_fork(PyObject *op, PyObject *exception)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    workq_after_fork(&self->queue);
+    list_node *node = workq_take_all(&self->queue);
+    while (node != NULL) {
+        task *t = (task *)node;
+        node = node->next;
+        task_abandon(t, exception);
+        task_free(t);
+    }
+    for (worker *w = self->workers; w != NULL; w = w->next) {
+        w->inherited = true;
+        if (w->current != NULL) {
+            // Not freed: if this is the thread that forked, it is still at work on it.
+            task_abandon(w->current, exception);
+        }
+    }
+    self->workers = NULL;
+    self->fork_generation++;
+    // This thread, should it be one of them, is one no more; it lives on as the child's main thread.
+    PyObject *thread_dict = PyThreadState_GetDict();
+    if (thread_dict != NULL && PyDict_DelItem(thread_dict, op) < 0) {
+        PyErr_Clear();
+    }
+    atomic_store_explicit(&self->threads, 0, memory_order_relaxed);
+    Py_RETURN_NONE;
+}
+
+// ---- what monitoring code looks at ----
+
+PyDoc_STRVAR(qsize_doc,
+"qsize($self, /)\n--\n\n"
+"Return the number of tasks that wait for a worker.");
+
+static PyObject *
+thread_queue_qsize(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(workq_length(&((ThreadQueueObject *)op)->queue));
+}
+
+PyDoc_STRVAR(empty_doc,
+"empty($self, /)\n--\n\n"
+"Return True if no task waits for a worker.");
+
+static PyObject *
+thread_queue_empty(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(workq_length(&((ThreadQueueObject *)op)->queue) == 0);
+}
+
+// ---- life ----
+
+static bool
+thread_queue_has_workers(queue_head *op)
+{
+    return workq_workers(&((ThreadQueueObject *)op)->queue) > 0;
+}
+
+static const queue_kind thread_queue_kind = {
+    .make_task = thread_queue_make_task,
+    .push = thread_queue_push,
+    .close = thread_queue_close,
+    .fail_queued = thread_queue_fail_queued,
+    .has_workers = thread_queue_has_workers,
+};
+
+static PyObject *
+thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"max_workers", NULL};
+    unsigned int max_workers;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I:ThreadQueue", keywords, &max_workers)) {
+        return NULL;
+    }
+    ThreadQueueObject *self = (ThreadQueueObject *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->head.module = module_state_of(type);
+        self->head.kind = &thread_queue_kind;
+        self->fork_generation = 1;
+        workq_init(&self->queue, max_workers);
+    }
+    return (PyObject *)self;
+}
+
+static void
+thread_queue_dealloc(PyObject *op)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
+    // No worker is left, for each holds a reference; nobody will run what is queued.
+    if (thread_queue_fail_queued(&self->head, NULL, NULL) < 0) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    workq_fini(&self->queue);
+    Py_XDECREF(self->close_error);
+    Py_XDECREF(self->close_message);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef thread_queue_methods[] = {
+    {"work", thread_queue_work, METH_O, work_doc},
+    {"reserve_worker", thread_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
+    {"await_threads", thread_queue_await_threads, METH_NOARGS, await_threads_doc},
+    {"release_worker", thread_queue_release_worker, METH_O, release_worker_doc},
+    {"close", thread_queue_close_method, METH_VARARGS, close_doc},
+    {"cancel_queued", thread_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
+    {"fail_queued", thread_queue_fail_queued_method, METH_VARARGS, fail_queued_doc},
+    {"after_fork", thread_queue_after_fork, METH_O, after_fork_doc},
+    {"qsize", thread_queue_qsize, METH_NOARGS, qsize_doc},
+    {"empty", thread_queue_empty, METH_NOARGS, empty_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef thread_queue_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(ThreadQueueObject, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(thread_queue_doc,
+"ThreadQueue(max_workers)\n--\n\n"
+"Tasks in the order of their submission, and the counts of the workers that run them.");
+
+static PyType_Slot thread_queue_slots[] = {
+    {Py_tp_doc, (void *)thread_queue_doc},
+    {Py_tp_new, thread_queue_tp_new},
+    {Py_tp_dealloc, thread_queue_dealloc},
+    {Py_tp_methods, thread_queue_methods},
+    {Py_tp_members, thread_queue_members},
+    {0, NULL},
+};
+
+PyType_Spec thread_queue_spec = {
+    .name = "pyconc._core.ThreadQueue",
+    .basicsize = sizeof(ThreadQueueObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = thread_queue_slots,
+};

@@ -1,0 +1,34 @@
+// thread_queue: the Python type pyconc._core.ThreadQueue: tasks that wait, and the workers that run them.
+//
+// It is core/workq with Python's rules on top.  The list inside changes only in threads that hold
+// the GIL as well as the queue's lock, so fork, which needs the GIL, never catches it half changed.
+// Workers own a reference to the queue and none to the executor: an executor that is dropped closes
+// its queue, and the workers finish what is queued and end.
+#ifndef PYCONC_THREAD_QUEUE_H
+#define PYCONC_THREAD_QUEUE_H
+
+#include "core/workq.h"
+#include "executor.h"
+
+// A worker thread, on its stack, linked while it runs.  Guarded by the GIL, except for `parking`.
+typedef struct worker {
+    workq_worker parking;  // owner thread
+    task *current;
+    struct worker *next, **link;
+    bool inherited;  // it forked: its queue has forgotten it
+} worker;
+
+typedef struct ThreadQueueObject {
+    queue_head head;
+    PyObject *weakrefs;
+    workq queue;                // has its own lock
+    worker *workers;            // GIL
+    uintptr_t fork_generation;  // counts forks, from 1; reservations of another era are void; GIL
+    _Atomic uint32_t threads;   // reserved or not yet ended; written with the GIL
+    PyObject *close_error;      // exception type and message for a refused push; GIL
+    PyObject *close_message;
+} ThreadQueueObject;
+
+extern PyType_Spec thread_queue_spec;
+
+#endif

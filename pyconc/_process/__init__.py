@@ -1,0 +1,1 @@
+"""Worker processes: private to pyconc; the public names are in the modules above."""

@@ -1,0 +1,259 @@
+"""What the C codec calls when the plain way of pickling does not do: other ways, and exceptions across processes."""
+
+import copyreg
+import functools
+import io
+import pickle
+import sys
+from collections import ChainMap
+from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
+from multiprocessing.reduction import ForkingPickler
+from traceback import format_exception
+from types import FunctionType
+
+PROTOCOL = 5
+
+
+class WorkerDied(BrokenProcessPool):
+    """The worker process that ran a task died: that task is lost, and no other.
+
+    pid: of the worker.  exitcode: as multiprocessing.Process.exitcode; negative is a signal's number, None unknown.
+    signal: its name, or None.  task: the callable.
+    """
+
+    def __init__(self, message, pid=None, exitcode=None, signal=None, task=None):
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.signal = signal
+        self.task = task
+
+
+class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError):
+    """Arguments, a result or an exception could not be pickled or rebuilt; `__cause__` says why.
+
+    It is a BrokenProcessPool because that is what the standard library raises then, but the executor goes on.
+    """
+
+
+# ---- other ways to pickle ----
+
+
+def _multiprocessing_reducers():
+    """Return what multiprocessing can send: connections, sockets, and types that were registered with it."""
+    reducers = dict(ForkingPickler._extra_reducers)
+    synchronize = sys.modules.get("multiprocessing.synchronize")
+    if synchronize is not None and sys.version_info < (3, 11):
+        for name in ("Lock", "RLock", "Semaphore", "BoundedSemaphore"):
+            reducers[getattr(synchronize, name)] = _reduce_lock
+    return reducers
+
+
+def _reduce_lock(lock):
+    # From Python 3.11 on it says so itself; before, whoever unpickles it crashes when he uses it.
+    if lock._semlock.name is None:
+        raise RuntimeError("a lock of the fork context cannot be shared with a process that was not forked")
+    return lock.__reduce_ex__(PROTOCOL)
+
+
+class _MultiprocessingPickler(pickle.Pickler):
+    def __init__(self, file, buffers):
+        super().__init__(file, PROTOCOL, buffer_callback=buffers.append)
+        self.dispatch_table = {**copyreg.dispatch_table, **_multiprocessing_reducers()}
+
+
+def _dumps_as_multiprocessing(value):
+    file, buffers = io.BytesIO(), []
+    _MultiprocessingPickler(file, buffers).dump(value)
+    return file.getvalue(), buffers
+
+
+def _dumps_with_cloudpickle(value):
+    file, buffers = io.BytesIO(), []
+    _make_pickler_by_value()(file, protocol=PROTOCOL, buffer_callback=buffers.append).dump(value)
+    return file.getvalue(), buffers
+
+
+def dumps(value, error):
+    """Return (pickle, buffers) of what pickle.dumps() has refused with an error, or raise that error."""
+    for attempt in (_dumps_as_multiprocessing, _dumps_with_cloudpickle):
+        try:
+            return attempt(value)
+        except Exception:
+            pass  # The first error says best what is wrong.
+    raise error
+
+
+def dumps_by_value(value, error=None):
+    """Return (pickle, buffers) of something that mentions `__main__`, for a process that has another `__main__`."""
+    try:
+        return _dumps_with_cloudpickle(value)
+    except ImportError:
+        raise pickle.PicklingError(
+            f"{value!r} is defined in __main__, which the workers of this executor do not have: install cloudpickle, "
+            "move the definition to a module, or make the executor before the program's first thread"
+        ) from None
+
+
+# ---- functions of `__main__`, by value ----
+#
+# cloudpickle gives the functions of each pickle globals of their own.  In a worker those of `__main__` all get the
+# globals of its `__main__`, so that tasks find what the initializer and other tasks have put there.
+
+is_worker = False  # whether this process runs tasks for another
+
+
+@functools.cache
+def _make_pickler_by_value():
+    import cloudpickle  # type: ignore[import-untyped]
+
+    class PicklerByValue(cloudpickle.Pickler):
+        def __init__(self, file, **options):
+            super().__init__(file, **options)
+            self.main = vars(sys.modules["__main__"])
+            self.globals_ref[id(self.main)] = _MainGlobals(self.main)
+
+        def reducer_override(self, value):
+            reduced = super().reducer_override(value)
+            if type(value) is FunctionType and value.__globals__ is self.main and len(reduced) == 6:
+                made_by, args, state, *nothing, setter = reduced
+                return (made_by, args, (setter, state), *nothing, set_state_in_main)
+            return reduced
+
+    PicklerByValue.dispatch_table = ChainMap(PicklerByValue.dispatch_table, _multiprocessing_reducers())
+    return PicklerByValue
+
+
+class _MainGlobals:
+    """In a pickle, the globals of `__main__`."""
+
+    def __init__(self, main):
+        self.about = {name: main[name] for name in ("__package__", "__name__", "__file__") if name in main}
+
+    def __reduce__(self):
+        return main_globals, (self.about,)
+
+
+def main_globals(about):
+    """Return what a function that is unpickled here has as its globals."""
+    if not is_worker:
+        return about
+    main = vars(sys.modules["__main__"])
+    for name, value in about.items():
+        main.setdefault(name, value)
+    return main
+
+
+def set_state_in_main(function, state):
+    """Complete such a function, of whose globals only those go in that are missing, and definitions that are newer."""
+    setter, (attributes, slots) = state
+    if is_worker:
+        main, given = function.__globals__, slots["__globals__"]
+        kinds = (type, FunctionType)
+        slots["__globals__"] = {
+            name: value
+            for name, value in given.items()
+            if name not in main or (isinstance(value, kinds) and isinstance(main[name], kinds))
+        }
+    setter(function, (attributes, slots))
+
+
+# ---- exceptions, at the worker's end ----
+
+
+def _quote(error):
+    return '\n"""\n{}"""'.format("".join(format_exception(type(error), error, error.__traceback__)))
+
+
+def pack_exception(error, what="task"):
+    """Return something that can be pickled, of which rebuild_exception() makes an exception like this one."""
+    text = _quote(error)
+    error.__traceback__ = None  # Its frames refer to everything in their scope.
+    try:
+        blob = pickle.dumps(error, PROTOCOL)
+    except BaseException as first:
+        try:
+            blob, buffers = dumps(error, first)
+            blob = None if buffers else blob
+        except BaseException as reason:
+            return what, _describe(error), text, None, _describe(reason)
+    return what, _describe(error), text, blob, None
+
+
+def find_prefix(results):
+    """Return (results that can be pickled, packed exception of the first that cannot) of a list that cannot."""
+    for count, result in enumerate(results):
+        try:
+            pickle.dumps(result, PROTOCOL)
+        except BaseException as first:
+            try:
+                dumps(result, first)
+            except BaseException as error:
+                return results[:count], pack_exception(error)
+    raise pickle.PicklingError("the results can only be pickled one by one")
+
+
+def pack_unpickling_error(error):
+    """The same for what was raised as the arguments of a call were unpickled."""
+    return pack_exception(error, "arguments")
+
+
+def _describe(error):
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    try:
+        return f"{name}: {error}"
+    except BaseException:
+        return name
+
+
+# ---- exceptions, at the executor's end ----
+
+
+def rebuild_exception(packed):
+    """Return the exception that a task's future gets."""
+    what, description, text, blob, reason = packed
+    error = None
+    if blob is not None:
+        try:
+            error = pickle.loads(blob)
+            if not isinstance(error, BaseException):
+                raise TypeError(f"its pickle gives a {type(error).__name__}")
+            error.__cause__ = _RemoteTraceback(text)
+        except BaseException as failure:
+            error, reason = None, _describe(failure)
+    if what == "task":
+        if error is not None:
+            return error
+        error = TaskUnpicklable(f"the task raised {description}, which could not be rebuilt here ({reason})")
+        error.__cause__ = _RemoteTraceback(text)
+        return error
+    cause = error if error is not None else _RemoteTraceback(text)
+    error = TaskUnpicklable(f"the task's arguments could not be unpickled in the worker: {description}")
+    error.__cause__ = cause
+    return error
+
+
+def call_error(error):
+    """Return the exception for a call that could not be pickled: as in the standard library, what was raised."""
+    cause = _RemoteTraceback(_quote(error))
+    error.__traceback__ = None
+    error.__cause__ = cause
+    return error
+
+
+def lost_worker_error(task):
+    """Return the exception for a call that only one worker could have run, which is dead."""
+    return WorkerDied("the worker process that this call was for has ended", task=task)
+
+
+def outcome_error(error):
+    """Return the exception for an outcome that could not be unpickled."""
+    if isinstance(error, MemoryError):
+        return error
+    failure = TaskUnpicklable(f"the task's result could not be unpickled: {_describe(error)}")
+    # As text: before Python 3.11 its frames lead to the result handler's, and that would live as long as the error.
+    failure.__cause__ = call_error(error)
+    return failure

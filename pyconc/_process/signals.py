@@ -1,0 +1,114 @@
+"""Signal handlers that wait: what must not be left half done, such as the start of a process, is not interrupted."""
+
+import _signal
+import threading
+
+# Where handlers come from that only wake a loop.  They stay: to set a handler undoes signal.siginterrupt().
+_HARMLESS = ("asyncio.unix_events", "uvloop.loop")
+
+_current = None  # the DeferSignals of the main thread's `with` block, if it is in one
+
+
+class DeferSignals:
+    """Within `with DeferSignals():` the program's signal handlers are called at the end of the block.
+
+    Handlers are Python code that runs between any two steps of the main thread, and one that raises, as Ctrl-C's does,
+    ends whatever that thread was at.  In other threads, and within another such block, this does nothing.
+    """
+
+    def __init__(self):
+        self._lets_through = False  # handlers are called at once
+        self._handlers = {}  # signal: the program's handler
+        self._installed = []  # signals whose handler is ours
+        self._noted = []  # (signal, frame) that came meanwhile
+
+    def __enter__(self):
+        global _current
+        if _current is None and threading.current_thread() is threading.main_thread():
+            try:
+                _current = self
+                self._install()
+            except BaseException:
+                self._end()
+                raise
+        return self
+
+    def __exit__(self, *exc):
+        if _current is self:
+            self._end()
+
+    # Loops are in functions of their own: an exception from a signal handler that is called where a loop jumps back
+    # passes by the `except` and the `finally` around that loop.
+
+    def _install(self):
+        # Ctrl-C first, so that it is the last one to be restored.
+        for number in (_signal.SIGINT, *range(1, _signal.NSIG)):
+            handler = _signal.getsignal(number)
+            if callable(handler) and number not in self._handlers and not _is_harmless(handler):
+                self._handlers[number] = handler
+                self._installed.append(number)
+                _signal.signal(number, self._note)
+
+    def _note(self, number, frame):
+        if self._lets_through or _current is not self:
+            self._handlers[number](number, frame)
+        else:
+            self._noted.append((number, frame))
+
+    def _end(self):
+        """Give the program its handlers back, and call those whose signals have come."""
+        try:
+            self._restore()
+        finally:
+            self._call_noted()
+
+    def _restore(self):
+        global _current
+        _current = None
+        try:
+            self._put_back()
+        finally:
+            if self._installed:  # A handler has raised.
+                self._restore()
+
+    def _put_back(self):
+        while self._installed:
+            number = self._installed[-1]
+            _signal.signal(number, self._handlers[number])
+            self._installed.pop()
+
+    def _call_noted(self):
+        try:
+            self._call_noted_once()
+        finally:
+            if self._noted:  # One of them has raised.
+                self._call_noted()
+
+    def _call_noted_once(self):
+        while self._noted:
+            number, frame = self._noted.pop(0)
+            self._handlers[number](number, frame)
+
+
+def _is_harmless(handler):
+    return getattr(handler, "__module__", None) in _HARMLESS
+
+
+def end_in_child():
+    """In the child of a fork: give the program its handlers back, and leave what has come to the parent."""
+    if _current is not None:
+        _current._noted.clear()
+        _current._restore()
+
+
+def call_interruptibly(function, *args):
+    """Within such a block: call a function that may be interrupted, and handlers at once meanwhile."""
+    deferred = _current if threading.current_thread() is threading.main_thread() else None
+    if deferred is None:
+        return function(*args)
+    deferred._lets_through = True
+    try:
+        deferred._call_noted()
+        return function(*args)
+    finally:
+        deferred._lets_through = False

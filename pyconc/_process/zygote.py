@@ -1,0 +1,493 @@
+"""The zygote: a small process with one thread, of which an executor's workers are clones.
+
+To fork a process that has threads is how programs deadlock.  So an executor forks once, while the program has one
+thread, or else starts a fresh interpreter; that process waits for requests and forks workers, in a millisecond each,
+now or hours later, also to replace one that died.  (A program that still has one thread when it first submits forks its
+first worker itself, and the zygote right after it.)
+
+    parent                                    zygote                              worker
+      |<-- ("ready") ---------------------------| if it is a fresh interpreter
+      |--- ("start", number, name, changes) --->|--- fork ------------------------->|
+      |<-- ("started", pid) --------------------|                                   | runs tasks
+      |<-- ("exited", pid, status) -------------|<-- its pidfd: reaped -------------|
+
+The zygote ends when its connection does, or its parent.  Workers end with the zygote, by PR_SET_PDEATHSIG: that
+fires when the thread that forked them ends, and the zygote has one.  The zygote ignores Ctrl-C.
+"""
+
+import atexit
+import gc
+import os
+import pickle
+import select
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from multiprocessing import connection, context, process, util
+from types import FunctionType
+
+from pyconc import _core
+from pyconc._process import pickling, signals, worker_main
+
+
+class ProcessState:
+    """What a worker finds as the program has it: working directory, environment, sys.path, warnings filters."""
+
+    def __init__(self):
+        try:
+            self.cwd = os.getcwd()
+        except OSError:
+            self.cwd = None  # it was removed
+        self.environ = os.environb._data.copy()  # item by item it would take as long as a quarter of a fork
+        self.path = list(sys.path)
+        self.filters = list(warnings.filters)
+
+    def changes_since(self, earlier):
+        """Return what differs, as a dictionary for adopt()."""
+        return {name: value for name, value in vars(self).items() if getattr(earlier, name) != value}
+
+    @staticmethod
+    def adopt(changes):
+        if changes.get("cwd") is not None:
+            os.chdir(changes["cwd"])
+        if "environ" in changes:
+            for name in set(os.environb) - set(changes["environ"]):
+                del os.environb[name]
+            os.environb.update(changes["environ"])
+        if "path" in changes:
+            sys.path[:] = changes["path"]
+        if "filters" in changes:
+            set_warnings_filters(changes["filters"])
+
+
+def set_warnings_filters(filters):
+    warnings.resetwarnings()  # which also makes the module forget what it has looked up
+    warnings.filters[:] = filters
+
+
+class ZygoteDied(Exception):
+    """The zygote is gone; its workers with it."""
+
+
+class Zygote:
+    """The parent's end.  `lock` guards the connection and what was read from it."""
+
+    def __init__(self, pid, conn, state, main):
+        self.pid = pid
+        self._ready = main is not None  # no, while a fresh interpreter begins
+        self.state = state
+        self.main = main  # the definitions in its __main__, or None if that is another
+        self.lock = threading.Lock()
+        self._connection = conn
+        self._statuses = {}  # pid: wait status, of workers that have ended
+        self._dead = False
+
+    def fileno(self):
+        return self._connection.fileno()
+
+    def wait_ready(self):
+        """Wait until it can fork.  Raises ZygoteDied.  The only part of starting a worker that may be interrupted."""
+        while not self._ready:
+            signals.call_interruptibly(connection.wait, [self._connection])
+            self.read_events()
+
+    def start_worker(self, number, name):
+        """Fork a worker; return its pid.  Raises ZygoteDied, or OSError with the reason."""
+        changes = ProcessState().changes_since(self.state)
+        with self.lock:
+            self._send(("start", number, name, changes))
+            while True:
+                message = self._receive()
+                if message[0] == "started":
+                    return message[1]
+                if message[0] == "failed":
+                    raise OSError(*message[1])
+
+    def status_of(self, pid, block):
+        """Return the wait status of a worker that has ended; None if it has not, unless `block`."""
+        with self.lock:
+            try:
+                while pid not in self._statuses and (block or self._has_events()):
+                    self._receive()
+            except ZygoteDied:
+                # It could not tell; but they all ended as the kernel ended this one.
+                self._statuses.setdefault(pid, signal.SIGKILL)
+            return self._statuses.get(pid)
+
+    def read_events(self):
+        """Read what has come.  Raises ZygoteDied when that is its end."""
+        with self.lock:
+            while self._has_events():
+                self._receive()
+
+    def kill(self):
+        """End it, and whatever workers it still has."""
+        with self.lock:
+            self._dead = True
+            self._connection.close()
+        if self.pid is not None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)  # it has nothing to tidy up, and may be busy starting
+            except ProcessLookupError:
+                pass  # somebody else has waited for it
+
+    def join(self):
+        """Wait until it has ended."""
+        if self.pid is not None:
+            pid, self.pid = self.pid, None
+            try:
+                os.waitpid(pid, 0)
+            except ChildProcessError:
+                pass  # as above
+
+    def forget(self):
+        """In the child of a fork: it is the parent's."""
+        self.lock = threading.Lock()
+        self.pid = None
+        self._dead = True
+        self._connection.close()
+
+    def _send(self, message):
+        try:
+            self._connection.send(message)
+        except OSError:
+            raise ZygoteDied from None
+
+    def _has_events(self):
+        return self._dead or self._connection.poll(0)  # the news of the dead is that they are
+
+    def _receive(self):
+        if self._dead:
+            raise ZygoteDied
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError):
+            self._dead = True
+            raise ZygoteDied from None
+        if message[0] == "ready":
+            self._ready = True
+        elif message[0] == "exited":
+            self._statuses[message[1]] = message[2]
+        return message
+
+
+# ---- making one ----
+
+
+def _fork():
+    """Fork a process that uses our resource tracker, as multiprocessing's own do.
+
+    Since 3.14 a child that is not known to be one of those lets go of it, and starts one of its own: that would destroy
+    the shared memory that a worker has made as soon as the worker ends.
+    """
+    intent = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_fork_intent", None)
+    if intent is not None:
+        intent.preserve_fd = True
+    try:
+        pid = _core.fork()
+    finally:
+        if intent is not None:
+            intent.preserve_fd = False
+    if pid == 0:
+        signals.end_in_child()
+    return pid
+
+
+def definitions():
+    """Return the functions and classes in `__main__`, by name: what pickles refer to there."""
+    main = vars(sys.modules["__main__"]) if "__main__" in sys.modules else {}
+    return {name: value for name, value in main.items() if isinstance(value, (type, FunctionType))}
+
+
+def fork_zygote(job):
+    """Fork a zygote from this process; `job` as for serve()."""
+    ours, theirs = connection.Pipe()
+    util._flush_std_streams()
+    parent = os.getpid()
+    # Before the fork: what is written after it, if but a reference count, costs a copy of its page.
+    state, main = ProcessState(), definitions()
+    pid = _fork()
+    if pid == 0:
+        code = 1
+        try:
+            ours.close()
+            serve(theirs, parent, job)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    theirs.close()
+    return Zygote(pid, ours, state, main)
+
+
+class ThisProcess:
+    """In place of a zygote, a program with one thread: it may fork a worker itself, which then starts earlier.
+
+    By this thread, which is the main one and ends with the process.
+    """
+
+    def __init__(self, job):
+        self._job = job
+
+    def start_worker(self, number, name):
+        util._flush_std_streams()
+        parent = os.getpid()
+        pid = _fork()
+        if pid == 0:
+            _be_worker(parent, parent, number, name, {}, self._job)
+        return pid
+
+    def status_of(self, pid, block):
+        try:
+            found, status = os.waitpid(pid, 0 if block else os.WNOHANG)
+        except ChildProcessError:
+            return None  # somebody else has waited for it
+        return status if found == pid else None
+
+
+class _Spawning:
+    """Stands for the process that is being started while its arguments are pickled: they ask for that."""
+
+    def __init__(self):
+        self.fds = []
+
+    def duplicate_for_child(self, fd):
+        self.fds.append(fd)
+        return fd
+
+    @staticmethod
+    def DupFd(fd):
+        from multiprocessing import popen_spawn_posix
+
+        return popen_spawn_posix._DupFd(fd)
+
+
+def pack_initializer(job):
+    """Return the job's initializer and its arguments as a fresh interpreter gets them: (bytes, file descriptors)."""
+    _, setup, _ = job
+    spawning = _Spawning()
+    context.set_spawning_popen(spawning)
+    try:
+        return _dumps(setup), spawning.fds
+    finally:
+        context.set_spawning_popen(None)
+
+
+def spawn_zygote(job, parcel):
+    """Start a zygote in a fresh interpreter, which has not run the program's `__main__`."""
+    from multiprocessing import spawn
+
+    payload, fds = parcel
+    ours, theirs = connection.Pipe()
+    state = ProcessState()
+    preparation = spawn.get_preparation_data("pyconc-zygote")
+    for name in ("init_main_from_name", "init_main_from_path"):
+        preparation.pop(name, None)
+    preparation["authkey"] = bytes(preparation["authkey"])  # the class refuses to be pickled to who knows where
+    job_fds, _, limits = job
+    fds = {*job_fds, theirs.fileno(), *fds}
+    tracker = _running_tracker_fd()
+    if tracker is not None:
+        fds.add(tracker)
+    # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
+    start = f"from pyconc._process import zygote; zygote.spawned_main({theirs.fileno()})"
+    code = f"import sys; sys.path[:] = {sys.path!r}; {start}"
+    command = [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", code]
+    pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
+    theirs.close()
+    ours.send((os.getpid(), preparation, tracker, job_fds, limits, warnings.filters))
+    ours.send_bytes(payload)
+    return Zygote(pid, ours, state, None)
+
+
+def _dumps(value):
+    try:
+        packed = pickling._dumps_as_multiprocessing(value)
+    except Exception as error:
+        packed = pickling.dumps(value, error)
+    else:
+        if b"__main__" in packed[0]:
+            packed = pickling.dumps_by_value(value)
+    return pickle.dumps(packed, pickling.PROTOCOL)
+
+
+def _running_tracker_fd():
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    return tracker and tracker._resource_tracker._fd
+
+
+def spawned_main(fd):
+    """The life of a zygote in a fresh interpreter."""
+    from multiprocessing import spawn
+
+    conn = connection.Connection(fd)
+    parent, preparation, tracker, fds, limits, filters = conn.recv()
+    if tracker is not None:
+        from multiprocessing import resource_tracker
+
+        resource_tracker._resource_tracker._fd = tracker
+    spawn.prepare(preparation)
+    set_warnings_filters(filters)
+    payload = conn.recv_bytes()
+    pickling.is_worker = True
+    try:
+        stream, buffers = pickle.loads(payload)
+        setup = pickle.loads(stream, buffers=buffers)
+    except BaseException as error:
+        setup = _raise, (RuntimeError(f"the initializer could not be unpickled: {error!r}"),), None
+    conn.send(("ready",))
+    serve(conn, parent, (fds, setup, limits))
+    # Nothing of this interpreter is worth tidying up, and its threads, if a preload made some, may not end.
+    os._exit(0)
+
+
+def _raise(error):
+    raise error
+
+
+# ---- the zygote's own life ----
+
+
+def serve(conn, parent_pid, job):
+    """Fork workers on request until the connection or the parent ends; job: see worker_main.main()."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        parent_fd = os.pidfd_open(parent_pid)
+    except ProcessLookupError:
+        return
+    gc.freeze()  # what is here is here for good; collectors of the workers need not touch it
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    poll.register(parent_fd, select.POLLIN)
+    own_pid = os.getpid()
+    workers = {}  # pidfd: pid
+    while True:
+        for fd, _ in poll.poll():
+            if fd == parent_fd:
+                return
+            if fd in workers:
+                pid = workers.pop(fd)
+                poll.unregister(fd)
+                os.close(fd)
+                status = os.waitpid(pid, 0)[1]
+                conn.send(("exited", pid, status))
+                continue
+            try:
+                _, number, name, changes = conn.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                pid = _fork()
+                if pid == 0:
+                    for other in (conn.fileno(), parent_fd, *workers):
+                        os.close(other)
+                    _be_worker(parent_pid, own_pid, number, name, changes, job)
+                pidfd = os.pidfd_open(pid)
+            except OSError as error:
+                conn.send(("failed", error.args))
+                continue
+            workers[pidfd] = pid
+            poll.register(pidfd, select.POLLIN)
+            conn.send(("started", pid))
+
+
+class _Process(process.BaseProcess):
+    _start_method = None  # of what the worker may start itself: whatever is usual
+
+
+def _be_worker(parent_pid, forked_by, number, name, changes, job):
+    code = 1
+    # As multiprocessing does in the children that it forks: since 3.13 it is atexit that calls its own clean-up, which
+    # waits for what queues have yet to send, and what the program registers in a worker is called too.
+    runs_atexit = sys.version_info >= (3, 13)
+    try:
+        if runs_atexit:
+            atexit._clear()
+            atexit.register(util._exit_function)
+        _core.die_with_parent(forked_by)
+        ProcessState.adopt(changes)
+        fds, setup, limits = job
+        worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name)
+        worker._parent_pid = parent_pid
+        code = worker._bootstrap()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        if runs_atexit:
+            atexit._run_exitfuncs()
+        os._exit(code)
+
+
+# ---- a worker, as its parent sees it ----
+
+
+class _Popen:
+    """What multiprocessing.Process asks about a process that it has started."""
+
+    method = "fork"
+
+    def __init__(self, worker):
+        self._zygote = worker._zygote
+        self.returncode = None
+        self.pid = self._zygote.start_worker(worker.number, worker.name)
+        try:
+            self.sentinel = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            # It has ended and was reaped: a file descriptor that says so.
+            self.sentinel, writer = os.pipe()
+            os.close(writer)
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+
+    def poll(self, flag=os.WNOHANG):
+        if self.returncode is None:
+            status = self._zygote.status_of(self.pid, block=flag == 0)
+            if status is not None:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            if not connection.wait([self.sentinel], timeout):
+                return None
+            self.poll(0)
+        return self.returncode
+
+    def _send_signal(self, number):
+        if self.returncode is None:
+            try:
+                signal.pidfd_send_signal(self.sentinel, number)
+            except (ProcessLookupError, OSError):
+                pass  # it has ended
+
+    def interrupt(self):
+        self._send_signal(signal.SIGINT)
+
+    def terminate(self):
+        self._send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self._send_signal(signal.SIGKILL)
+
+    def close(self):
+        self.finalizer()
+
+
+class WorkerProcess(process.BaseProcess):
+    """A multiprocessing.Process that a zygote forks."""
+
+    _start_method = None
+
+    def __init__(self, zygote, number, name):
+        super().__init__(name=name)
+        self._zygote = zygote
+        self.number = number
+
+    def is_cloned_from(self, zygote):
+        return self._zygote is zygote
+
+    @staticmethod
+    def _Popen(worker):
+        return _Popen(worker)

@@ -1,0 +1,1742 @@
+// Tests of core/job_ring: who gets which slot, who is called when, and what a death leaves behind.
+//
+// Most of it needs one thread, which plays the parent and the workers in turn, each with a view of its
+// own.  What the other side would have written at some step is forged by hand: states, places in the
+// line, claim words, announcements.  Where somebody has to sleep or to die, there is a thread or a
+// process that does only that.
+#define _GNU_SOURCE
+#include "check_shm.h"
+
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include "core/clock.h"
+#include "core/job_ring.h"
+
+#define RECORDS 8
+#define LINE (2 * RECORDS)
+#define WORKERS 3
+
+// The shared part, as the unit lays it out.
+typedef struct layout {
+    uint64_t size_bytes;
+    uint32_t slot_count, worker_count;
+    _Alignas(64) _Atomic uint32_t tail;
+    _Atomic uint32_t closed;
+    _Alignas(64) _Atomic uint32_t head;
+    _Alignas(64) _Atomic uint32_t finished;
+    _Atomic uint32_t collector;
+} layout;
+
+typedef struct done_layout {
+    _Alignas(64) _Atomic uint32_t tail;
+    _Atomic uint32_t generation;
+    _Atomic uint32_t numbers[RECORDS];
+    _Alignas(64) unsigned char unused[64];
+} done_layout;
+
+enum {
+    NOBODY,
+    BUSY,
+    SPINNING,
+    ASLEEP,
+    CALLED
+};
+
+#define READY_AT(position) ((uint32_t)(position) << 2 | 1u)
+#define TAKEN_BY(worker) ((uint32_t)(worker) << 2 | 2u)
+
+// One ring, and the views of its parent and of its workers.
+typedef struct scene {
+    unsigned char *memory;
+    uint64_t bytes;
+    int wakeup_fd;
+    job_ring parent;
+    job_ring worker;
+    layout *shared;
+} scene;
+
+static void
+begin_with(scene *all, uint32_t workers)
+{
+    all->bytes = job_ring_size(RECORDS, workers);
+    all->memory = mmap(NULL, all->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(all->memory != MAP_FAILED);
+    all->wakeup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    CHECK(all->wakeup_fd >= 0);
+    CHECK_EQ(job_ring_init(&all->parent, all->memory, RECORDS, workers, all->wakeup_fd), SHM_OK);
+    CHECK_EQ(job_ring_attach(&all->worker, all->memory, all->bytes, all->wakeup_fd), SHM_OK);
+    all->shared = (layout *)all->memory;
+}
+
+static void
+begin(scene *all)
+{
+    begin_with(all, WORKERS);
+}
+
+static void
+end(scene *all)
+{
+    job_ring_fini(&all->parent);
+    job_ring_fini(&all->worker);
+    CHECK(munmap(all->memory, all->bytes) == 0);
+    close(all->wakeup_fd);
+}
+
+static done_layout *
+completions_of(scene *all, uint32_t worker)
+{
+    return (done_layout *)(all->parent.completions + worker * sizeof(done_layout));
+}
+
+// ---- the parent's part ----
+
+static void
+write_number(job_slot *slot, uint32_t number)
+{
+    memcpy(slot->message, &number, sizeof(number));
+}
+
+static uint32_t
+read_number(job_slot *slot)
+{
+    uint32_t number;
+    memcpy(&number, slot->message, sizeof(number));
+    return number;
+}
+
+static job_slot *
+post(scene *all, uint32_t number)
+{
+    job_slot *slot = job_ring_alloc(&all->parent);
+    CHECK(slot != NULL);
+    write_number(slot, number);
+    job_ring_push(&all->parent, slot);
+    return slot;
+}
+
+static void
+withdraw(scene *all, job_slot *slot)
+{
+    CHECK(job_ring_withdraw(&all->parent, slot));
+    job_ring_free(&all->parent, slot);
+}
+
+// Reads and puts back what the worker has finished next; -1 if that is nothing.
+static int64_t
+collect(scene *all, uint32_t worker)
+{
+    bool corrupt = false;
+    job_slot *slot = job_ring_pop_completion(&all->parent, worker, &corrupt);
+    CHECK(!corrupt);
+    if (slot == NULL) {
+        return -1;
+    }
+    uint32_t number = read_number(slot);
+    job_ring_free(&all->parent, slot);
+    return number;
+}
+
+static void
+check_corrupt(scene *all, uint32_t worker)
+{
+    bool corrupt = false;
+    CHECK(job_ring_pop_completion(&all->parent, worker, &corrupt) == NULL);
+    CHECK(corrupt);
+}
+
+// Buries the worker and puts back what it had; -1 if that is nothing.
+static int64_t
+reap(scene *all, uint32_t worker)
+{
+    job_slot *slot = job_ring_reap(&all->parent, worker);
+    if (slot == NULL) {
+        return -1;
+    }
+    uint32_t number = read_number(slot);
+    job_ring_free(&all->parent, slot);
+    CHECK(job_ring_reap(&all->parent, worker) == NULL);
+    return number;
+}
+
+static void
+check_all_records_are_free(scene *all)
+{
+    CHECK_EQ(all->parent.free_count, RECORDS);
+    for (int i = 0; i < RECORDS; i++) {
+        CHECK(!all->parent.is_allocated[i]);
+        CHECK_EQ(atomic_load(&all->parent.slots[i].claim), 0);
+    }
+}
+
+// ---- a worker's part ----
+
+static job_slot *
+take(scene *all, uint32_t worker, uint32_t number)
+{
+    job_slot *slot = job_ring_claim(&all->worker, worker);
+    CHECK(slot != NULL);
+    CHECK_EQ(read_number(slot), number);
+    return slot;
+}
+
+static void
+finish(scene *all, uint32_t worker, job_slot *slot)
+{
+    job_ring_complete(&all->worker, worker, slot);
+}
+
+static void
+take_and_finish(scene *all, uint32_t worker, uint32_t number)
+{
+    finish(all, worker, take(all, worker, number));
+}
+
+// Everything that is ready is this, in this order; it is run and collected.
+static void
+check_ready(scene *all, const uint32_t *numbers, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        CHECK(job_ring_has_ready(&all->parent));
+        take_and_finish(all, 0, numbers[i]);
+        CHECK_EQ(collect(all, 0), numbers[i]);
+    }
+    CHECK(!job_ring_has_ready(&all->parent));
+    CHECK(job_ring_claim(&all->worker, 0) == NULL);
+}
+
+#define CHECK_READY(all, ...)                              \
+    do {                                                   \
+        const uint32_t numbers_[] = {__VA_ARGS__};         \
+        check_ready(all, numbers_, CHECK_COUNT(numbers_)); \
+    } while (0)
+
+// ---- slots ----
+
+static void
+records_are_taken_in_the_order_in_which_they_were_posted(void)
+{
+    scene all;
+    begin(&all);
+    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    // Several times around the line.
+    for (uint32_t i = 0; i < 10 * LINE; i += 3) {
+        post(&all, i);
+        post(&all, i + 1);
+        post(&all, i + 2);
+        CHECK_READY(&all, i, i + 1, i + 2);
+    }
+    check_all_records_are_free(&all);
+    end(&all);
+}
+
+static void
+every_record_is_taken_once(void)
+{
+    scene all;
+    begin(&all);
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        post(&all, i);
+    }
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        job_slot *slot = take(&all, i % WORKERS, i);
+        CHECK(job_ring_is_taken(slot));
+        CHECK_EQ(atomic_load(&slot->claim), TAKEN_BY(i % WORKERS));
+    }
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        CHECK(job_ring_claim(&all.worker, i) == NULL);
+    }
+    end(&all);
+}
+
+static void
+records_run_out_and_come_back(void)
+{
+    scene all;
+    job_slot *slots[RECORDS];
+    begin(&all);
+    for (int i = 0; i < RECORDS; i++) {
+        slots[i] = job_ring_alloc(&all.parent);
+        for (int j = 0; j < i; j++) {
+            CHECK(slots[i] != slots[j]);
+        }
+    }
+    CHECK(job_ring_alloc(&all.parent) == NULL);
+    job_ring_free(&all.parent, slots[3]);
+    CHECK(job_ring_alloc(&all.parent) == slots[3]);
+    CHECK(job_ring_alloc(&all.parent) == NULL);
+    for (int i = 0; i < RECORDS; i++) {
+        job_ring_free(&all.parent, slots[i]);
+    }
+    check_all_records_are_free(&all);
+    end(&all);
+}
+
+static void
+a_withdrawn_record_is_taken_by_nobody(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    job_slot *two = post(&all, 2);
+    post(&all, 3);
+    withdraw(&all, two);
+    CHECK_READY(&all, 1, 3);
+    withdraw(&all, post(&all, 4));
+    CHECK(!job_ring_has_ready(&all.parent));
+    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    check_all_records_are_free(&all);
+    end(&all);
+}
+
+static void
+only_what_is_ready_can_be_withdrawn(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = job_ring_alloc(&all.parent);
+    CHECK(!job_ring_withdraw(&all.parent, slot));
+    job_ring_free(&all.parent, slot);
+    slot = post(&all, 1);
+    CHECK(!job_ring_is_taken(slot));
+    take(&all, 0, 1);
+    CHECK(!job_ring_withdraw(&all.parent, slot));
+    CHECK(job_ring_is_taken(slot));
+    finish(&all, 0, slot);
+    CHECK(!job_ring_withdraw(&all.parent, slot));
+    CHECK_EQ(collect(&all, 0), 1);
+    CHECK(!job_ring_is_taken(slot));
+    slot = post(&all, 2);
+    CHECK(job_ring_withdraw(&all.parent, slot));
+    CHECK(!job_ring_withdraw(&all.parent, slot));
+    end(&all);
+}
+
+static void
+a_record_that_is_posted_again_comes_last(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = post(&all, 1);
+    post(&all, 2);
+    CHECK(job_ring_withdraw(&all.parent, slot));
+    write_number(slot, 3);
+    job_ring_push(&all.parent, slot);
+    CHECK_READY(&all, 2, 3);
+    end(&all);
+}
+
+static void
+two_mappings_are_one_ring(void)
+{
+    scene all;
+    uint64_t bytes = job_ring_size(RECORDS, WORKERS);
+    job_ring parent, worker;
+    begin(&all);
+    int fd = memfd_create("ring", MFD_CLOEXEC);
+    CHECK(fd >= 0 && ftruncate(fd, (off_t)bytes) == 0);
+    void *here = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *there = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(here != MAP_FAILED && there != MAP_FAILED);
+    CHECK_EQ(job_ring_init(&parent, here, RECORDS, WORKERS, all.wakeup_fd), SHM_OK);
+    CHECK_EQ(job_ring_attach(&worker, there, bytes, all.wakeup_fd), SHM_OK);
+    for (uint32_t i = 0; i < 3 * LINE; i++) {
+        bool corrupt = false;
+        job_slot *slot = job_ring_alloc(&parent);
+        write_number(slot, i);
+        job_ring_push(&parent, slot);
+        job_slot *taken = job_ring_claim(&worker, i % WORKERS);
+        CHECK(taken != NULL && taken != slot);
+        CHECK_EQ(read_number(taken), i);
+        write_number(taken, i + 1);
+        job_ring_complete(&worker, i % WORKERS, taken);
+        CHECK(job_ring_pop_completion(&parent, i % WORKERS, &corrupt) == slot);
+        CHECK_EQ(read_number(slot), i + 1);
+        job_ring_free(&parent, slot);
+    }
+    job_ring_fini(&parent);
+    job_ring_fini(&worker);
+    CHECK(munmap(here, bytes) == 0 && munmap(there, bytes) == 0);
+    close(fd);
+    end(&all);
+}
+
+// ---- positions ----
+
+static void
+a_stale_position_takes_nothing(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = post(&all, 1);
+    CHECK(job_ring_withdraw(&all.parent, slot));
+    write_number(slot, 2);
+    job_ring_push(&all.parent, slot);
+    CHECK_EQ(atomic_load(&slot->claim), READY_AT(1));
+    // Both places name the slot; to a worker that begins at the first it is ready at the second.
+    atomic_store(&all.shared->head, 0);
+    CHECK_EQ(atomic_load(&all.parent.submissions[0]), atomic_load(&all.parent.submissions[1]));
+    take(&all, 0, 2);
+    CHECK_EQ(atomic_load(&all.shared->head), 2);
+    atomic_store(&all.shared->head, 0);
+    CHECK(job_ring_claim(&all.worker, 1) == NULL);
+    end(&all);
+}
+
+static void
+a_place_in_the_line_that_was_written_over_takes_nothing(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    job_slot *two = post(&all, 2);
+    atomic_store(&all.parent.submissions[0], UINT32_MAX);
+    take(&all, 0, 2);
+    atomic_store(&all.shared->head, 0);
+    atomic_store(&all.parent.submissions[0], RECORDS);
+    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    // The number of a slot that is ready elsewhere, or taken.
+    post(&all, 3);
+    atomic_store(&all.shared->head, 0);
+    atomic_store(&all.parent.submissions[0], atomic_load(&all.parent.submissions[2]));
+    atomic_store(&all.parent.submissions[1], (uint32_t)(two - all.parent.slots));
+    take(&all, 1, 3);
+    CHECK(job_ring_claim(&all.worker, 1) == NULL);
+    end(&all);
+}
+
+static void
+a_wrong_head_hides_nothing(void)
+{
+    scene all;
+    uint32_t wrong[] = {UINT32_C(1) << 31, UINT32_C(3) << 30, UINT32_C(1) << 30, 1, 7, LINE, 1000};
+    begin(&all);
+    for (uint32_t i = 0; i < CHECK_COUNT(wrong); i++) {
+        for (uint32_t j = 0; j < RECORDS; j++) {
+            post(&all, j);
+        }
+        // Beyond the tail, by little or by half the numbers there are, or further back than the line goes.
+        uint32_t tail = atomic_load(&all.shared->tail);
+        atomic_store(&all.shared->head, tail + wrong[i]);
+        CHECK_READY(&all, 0, 1, 2, 3, 4, 5, 6, 7);
+        atomic_store(&all.shared->head, tail);
+    }
+    end(&all);
+}
+
+static void
+move_line_to(scene *all, uint32_t position)
+{
+    atomic_store(&all->shared->tail, position);
+    atomic_store(&all->shared->head, position);
+}
+
+static void
+positions_wrap_around(void)
+{
+    // Where the signed difference, what a claim word has room for, and the numbers themselves end.
+    uint32_t ends[] = {UINT32_C(1) << 31, UINT32_C(1) << 30, UINT32_C(3) << 30, 0};
+    for (size_t i = 0; i < CHECK_COUNT(ends); i++) {
+        scene all;
+        begin(&all);
+        move_line_to(&all, ends[i] - 3);
+        for (uint32_t j = 0; j < RECORDS; j++) {
+            post(&all, j);
+        }
+        CHECK_EQ(atomic_load(&all.shared->tail), ends[i] - 3 + RECORDS);
+        CHECK_READY(&all, 0, 1, 2, 3, 4, 5, 6, 7);
+        // With room to be made across the end.
+        move_line_to(&all, ends[i] - LINE + 1);
+        post(&all, 1);
+        for (uint32_t j = 0; j < 2 * LINE; j++) {
+            withdraw(&all, post(&all, 100));
+        }
+        post(&all, 2);
+        CHECK_READY(&all, 1, 2);
+        end(&all);
+    }
+}
+
+static void
+what_stays_ready_is_found_after_any_number_of_withdrawals(void)
+{
+    for (uint32_t stay = 1; stay < RECORDS; stay++) {
+        scene all;
+        begin(&all);
+        for (uint32_t i = 0; i < stay; i++) {
+            post(&all, i);
+            withdraw(&all, post(&all, 100));
+        }
+        for (uint32_t i = 0; i < 5 * LINE; i++) {
+            withdraw(&all, post(&all, 100));
+            CHECK(atomic_load(&all.shared->tail) - atomic_load(&all.shared->head) <= LINE);
+        }
+        for (uint32_t i = 0; i < stay; i++) {
+            take_and_finish(&all, 0, i);
+            CHECK_EQ(collect(&all, 0), i);
+        }
+        CHECK(job_ring_claim(&all.worker, 0) == NULL);
+        check_all_records_are_free(&all);
+        end(&all);
+    }
+}
+
+static void
+one_record_may_be_withdrawn_and_posted_for_ever(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    job_slot *slot = post(&all, 100);
+    for (uint32_t i = 0; i < 5 * LINE; i++) {
+        CHECK(job_ring_withdraw(&all.parent, slot));
+        job_ring_push(&all.parent, slot);
+    }
+    CHECK_READY(&all, 1, 100);
+    end(&all);
+}
+
+static void
+all_records_may_be_drawn_before_the_first_is_posted(void)
+{
+    scene all;
+    job_slot *slots[RECORDS];
+    begin(&all);
+    job_slot *first = post(&all, 1);
+    for (uint32_t i = 0; i < LINE - 2; i++) {
+        withdraw(&all, post(&all, 100));
+    }
+    for (uint32_t i = 0; i < RECORDS - 1; i++) {
+        slots[i] = job_ring_alloc(&all.parent);
+        CHECK(slots[i] != NULL);
+    }
+    for (uint32_t i = 0; i < RECORDS - 1; i++) {
+        write_number(slots[i], i + 2);
+        job_ring_push(&all.parent, slots[i]);
+    }
+    CHECK(!job_ring_is_taken(first));
+    CHECK_READY(&all, 1, 2, 3, 4, 5, 6, 7, 8);
+    end(&all);
+}
+
+static void
+a_line_of_dead_positions_is_no_obstacle(void)
+{
+    scene all;
+    begin(&all);
+    for (uint32_t i = 0; i < 5 * LINE; i++) {
+        withdraw(&all, post(&all, 100));
+    }
+    atomic_store(&all.shared->head, atomic_load(&all.shared->tail) - LINE);
+    post(&all, 1);
+    CHECK_READY(&all, 1);
+    end(&all);
+}
+
+// ---- collecting ----
+
+static void
+what_a_worker_finishes_is_collected_in_order(void)
+{
+    scene all;
+    bool corrupt = true;
+    begin(&all);
+    CHECK(job_ring_pop_completion(&all.parent, 0, &corrupt) == NULL);
+    CHECK(corrupt);  // left alone
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        post(&all, i);
+    }
+    // Many times as many as its line of announcements is long.
+    for (uint32_t i = 0; i < 10 * RECORDS; i++) {
+        job_slot *slot = take(&all, i % 2, i);
+        CHECK_EQ(collect(&all, i % 2), -1);
+        finish(&all, i % 2, slot);
+        CHECK_EQ(collect(&all, 2), -1);
+        CHECK_EQ(collect(&all, i % 2), i);
+        post(&all, RECORDS + i);
+    }
+    CHECK_EQ(atomic_load(&all.shared->finished), 10 * RECORDS);
+    end(&all);
+}
+
+static void
+all_records_may_be_finished_before_one_is_collected(void)
+{
+    scene all;
+    begin(&all);
+    // Where the count of announcements wraps around.
+    atomic_store(&completions_of(&all, 1)->tail, UINT32_MAX - 3);
+    all.parent.collected[1] = UINT32_MAX - 3;
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        post(&all, i);
+    }
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        take_and_finish(&all, 1, i);
+    }
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        CHECK_EQ(collect(&all, 1), i);
+    }
+    CHECK_EQ(collect(&all, 1), -1);
+    check_all_records_are_free(&all);
+    end(&all);
+}
+
+// As finish() does, whatever the number.
+static void
+announce(scene *all, uint32_t worker, uint32_t number)
+{
+    done_layout *done = completions_of(all, worker);
+    uint32_t tail = atomic_load(&done->tail);
+    atomic_store(&done->numbers[tail % RECORDS], number);
+    atomic_store(&done->tail, tail + 1);
+}
+
+static void
+announcements_that_cannot_be_are_corrupt(void)
+{
+    uint32_t too_large[] = {RECORDS, RECORDS + 1, UINT32_C(1) << 31, UINT32_MAX};
+    for (size_t i = 0; i < CHECK_COUNT(too_large); i++) {
+        scene all;
+        begin(&all);
+        announce(&all, 1, too_large[i]);
+        CHECK_EQ(collect(&all, 0), -1);
+        check_corrupt(&all, 1);
+        // It does not get better by looking again, but by a funeral.
+        check_corrupt(&all, 1);
+        CHECK_EQ(reap(&all, 1), -1);
+        CHECK_EQ(collect(&all, 1), -1);
+        end(&all);
+    }
+}
+
+static void
+a_worker_can_only_finish_what_it_has_taken(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = job_ring_alloc(&all.parent);
+    uint32_t number = (uint32_t)(slot - all.parent.slots);
+    announce(&all, 1, number);
+    check_corrupt(&all, 1);  // drawn
+    job_ring_push(&all.parent, slot);
+    check_corrupt(&all, 1);  // ready
+    CHECK(job_ring_claim(&all.worker, 0) == slot);
+    check_corrupt(&all, 1);  // another's
+    finish(&all, 0, slot);
+    check_corrupt(&all, 1);
+    bool corrupt = false;
+    CHECK(job_ring_pop_completion(&all.parent, 0, &corrupt) == slot);
+    CHECK(!corrupt);
+    job_ring_free(&all.parent, slot);
+    check_corrupt(&all, 1);  // free
+    end(&all);
+}
+
+static void
+what_is_finished_twice_is_corrupt(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = post(&all, 1);
+    take_and_finish(&all, 0, 1);
+    announce(&all, 0, (uint32_t)(slot - all.parent.slots));
+    CHECK_EQ(collect(&all, 0), 1);
+    check_corrupt(&all, 0);
+    end(&all);
+}
+
+static void
+a_claim_word_that_was_written_over_frees_nothing_twice(void)
+{
+    scene all;
+    begin(&all);
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        atomic_store(&all.parent.slots[i].claim, TAKEN_BY(1));
+    }
+    announce(&all, 1, 3);
+    check_corrupt(&all, 1);
+    CHECK(job_ring_reap(&all.parent, 1) == NULL);
+    CHECK_EQ(all.parent.free_count, RECORDS);
+    // Such a slot is used like any other.
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        post(&all, i);
+    }
+    CHECK_READY(&all, 0, 1, 2, 3, 4, 5, 6, 7);
+    end(&all);
+}
+
+// ---- who is called; the states are forged ----
+
+static void
+set_bells(scene *all, uint32_t first, uint32_t second, uint32_t third)
+{
+    atomic_store(&all->parent.states[0], first);
+    atomic_store(&all->parent.states[1], second);
+    atomic_store(&all->parent.states[2], third);
+}
+
+static void
+check_bells(scene *all, uint32_t first, uint32_t second, uint32_t third, const char *text)
+{
+    check_equal(atomic_load(&all->parent.states[0]), first, text);
+    check_equal(atomic_load(&all->parent.states[1]), second, text);
+    check_equal(atomic_load(&all->parent.states[2]), third, text);
+}
+
+#define CHECK_BELLS(all, first, second, third) \
+    check_bells(all, first, second, third, CHECK_HERE "states " #first ", " #second ", " #third)
+
+static void
+bells_are_what_these_tests_take_them_for(void)
+{
+    scene all;
+    begin(&all);
+    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    job_ring_enter(&all.worker, 1);
+    CHECK_BELLS(&all, NOBODY, BUSY, NOBODY);
+    job_ring_exit(&all.worker, 1);
+    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    CHECK_EQ(sizeof(layout), 256);
+    CHECK_EQ(all.shared->size_bytes, all.bytes);
+    CHECK_EQ(all.shared->slot_count, RECORDS);
+    CHECK_EQ(all.shared->worker_count, WORKERS);
+    post(&all, 1);
+    CHECK_EQ(atomic_load(&all.shared->tail), 1);
+    take_and_finish(&all, 2, 1);
+    CHECK_EQ(atomic_load(&all.shared->head), 1);
+    CHECK_EQ(atomic_load(&all.shared->finished), 1);
+    CHECK_EQ(atomic_load(&completions_of(&all, 2)->tail), 1);
+    job_ring_close(&all.parent);
+    CHECK_EQ(atomic_load(&all.shared->closed), 1);
+    end(&all);
+}
+
+static void
+a_post_calls_one_sleeper(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, BUSY, ASLEEP, ASLEEP);
+    post(&all, 1);
+    CHECK_BELLS(&all, BUSY, CALLED, ASLEEP);
+    end(&all);
+}
+
+static void
+while_one_is_on_its_way_nobody_is_called(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, ASLEEP, BUSY, SPINNING);
+    post(&all, 1);
+    CHECK_BELLS(&all, ASLEEP, BUSY, SPINNING);
+    set_bells(&all, ASLEEP, ASLEEP, CALLED);
+    post(&all, 2);
+    CHECK_BELLS(&all, ASLEEP, ASLEEP, CALLED);
+    end(&all);
+}
+
+static void
+who_is_busy_or_not_there_is_not_called(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, BUSY, NOBODY, BUSY);
+    post(&all, 1);
+    CHECK_BELLS(&all, BUSY, NOBODY, BUSY);
+    end(&all);
+}
+
+static void
+who_leaves_work_behind_calls_a_sleeper(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, BUSY, BUSY, BUSY);
+    for (uint32_t i = 0; i < 3; i++) {
+        post(&all, i);
+    }
+    set_bells(&all, BUSY, ASLEEP, ASLEEP);
+    take(&all, 0, 0);
+    CHECK_BELLS(&all, BUSY, CALLED, ASLEEP);
+    // The called one comes, and does the same.
+    set_bells(&all, BUSY, BUSY, ASLEEP);
+    take(&all, 1, 1);
+    CHECK_BELLS(&all, BUSY, BUSY, CALLED);
+    end(&all);
+}
+
+static void
+who_leaves_work_behind_relies_on_the_one_on_its_way(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, BUSY, SPINNING, ASLEEP);
+    post(&all, 0);
+    post(&all, 1);
+    take(&all, 0, 0);
+    CHECK_BELLS(&all, BUSY, SPINNING, ASLEEP);
+    end(&all);
+}
+
+static void
+who_takes_the_last_calls_nobody(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, BUSY, BUSY, BUSY);
+    post(&all, 1);
+    withdraw(&all, post(&all, 2));
+    set_bells(&all, BUSY, ASLEEP, ASLEEP);
+    take(&all, 0, 1);
+    CHECK_BELLS(&all, BUSY, ASLEEP, ASLEEP);
+    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    CHECK_BELLS(&all, BUSY, ASLEEP, ASLEEP);
+    end(&all);
+}
+
+static void
+who_exits_passes_its_call_on(void)
+{
+    uint32_t relied_on[] = {CALLED, SPINNING, BUSY};
+    for (size_t i = 0; i < CHECK_COUNT(relied_on); i++) {
+        scene all;
+        begin(&all);
+        set_bells(&all, SPINNING, ASLEEP, ASLEEP);
+        post(&all, 1);
+        set_bells(&all, relied_on[i], ASLEEP, ASLEEP);
+        job_ring_exit(&all.worker, 0);
+        CHECK_BELLS(&all, NOBODY, CALLED, ASLEEP);
+        end(&all);
+    }
+}
+
+static void
+who_exits_and_leaves_no_work_calls_nobody(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, CALLED, ASLEEP, ASLEEP);
+    job_ring_exit(&all.worker, 0);
+    CHECK_BELLS(&all, NOBODY, ASLEEP, ASLEEP);
+    end(&all);
+}
+
+static void
+a_call_is_for_work(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, ASLEEP, ASLEEP, ASLEEP);
+    job_ring_notify(&all.parent);
+    CHECK_BELLS(&all, ASLEEP, ASLEEP, ASLEEP);
+    set_bells(&all, BUSY, BUSY, BUSY);
+    post(&all, 1);
+    set_bells(&all, ASLEEP, ASLEEP, ASLEEP);
+    job_ring_notify(&all.parent);
+    CHECK_BELLS(&all, CALLED, ASLEEP, ASLEEP);
+    job_ring_notify(&all.parent);
+    CHECK_BELLS(&all, CALLED, ASLEEP, ASLEEP);
+    end(&all);
+}
+
+static void
+close_calls_all_sleepers(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, ASLEEP, BUSY, ASLEEP);
+    job_ring_close(&all.parent);
+    CHECK_BELLS(&all, CALLED, BUSY, CALLED);
+    set_bells(&all, SPINNING, NOBODY, CALLED);
+    job_ring_close(&all.parent);
+    CHECK_BELLS(&all, SPINNING, NOBODY, CALLED);
+    end(&all);
+}
+
+static void
+idle_workers_are_those_who_are_not_busy(void)
+{
+    scene all;
+    begin(&all);
+    CHECK_EQ(job_ring_idle_workers(&all.parent), 0);
+    set_bells(&all, SPINNING, ASLEEP, CALLED);
+    CHECK_EQ(job_ring_idle_workers(&all.parent), 3);
+    set_bells(&all, BUSY, NOBODY, CALLED);
+    CHECK_EQ(job_ring_idle_workers(&all.parent), 1);
+    end(&all);
+}
+
+// ---- waiting; the worker that waits is a thread ----
+
+typedef struct waiter {
+    check_thread thread;
+    scene *all;
+    uint32_t number;
+    park_spot spot;
+    int rc;
+} waiter;
+
+static void
+wait_once(void *arg)
+{
+    waiter *self = arg;
+    self->rc = job_ring_wait(&self->all->worker, self->number, &self->spot);
+}
+
+static _Atomic uint32_t *
+bell_of(waiter *self)
+{
+    return &self->all->worker.states[self->number];
+}
+
+static void
+start_waiter(waiter *self, scene *all, uint32_t number, uint32_t spin_ns)
+{
+    self->all = all;
+    self->number = number;
+    park_spot_init(&self->spot, 1);
+    self->spot.most_spinning = 1;
+    atomic_store(&self->spot.spin_ns, spin_ns);
+    job_ring_enter(&all->worker, number);
+    check_start(&self->thread, wait_once, self);
+}
+
+// Asleep in the kernel, and its worker_state says so.
+static void
+start_sleeper(waiter *self, scene *all, uint32_t number)
+{
+    start_waiter(self, all, number, 0);
+    CHECK_UNTIL(check_asleep(&self->thread, bell_of(self)));
+    CHECK_EQ(atomic_load(bell_of(self)), ASLEEP);
+}
+
+// The worker's wait is over, and nobody relies on it.
+static void
+check_waited(waiter *self, int rc)
+{
+    check_join(&self->thread);
+    CHECK_EQ(self->rc, rc);
+    CHECK_EQ(atomic_load(bell_of(self)), BUSY);
+}
+
+static int
+wait_here(scene *all, uint32_t worker)
+{
+    waiter self = {.all = all, .number = worker};
+    park_spot_init(&self.spot, 0);
+    wait_once(&self);
+    CHECK_EQ(atomic_load(bell_of(&self)), BUSY);
+    return self.rc;
+}
+
+static void
+who_finds_work_does_not_wait(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    CHECK_EQ(wait_here(&all, 0), JOB_RING_WORK);
+    take(&all, 0, 1);
+    end(&all);
+}
+
+static void
+a_closed_ring_is_worked_off(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    post(&all, 2);
+    job_ring_close(&all.parent);
+    CHECK_EQ(wait_here(&all, 0), JOB_RING_WORK);
+    take_and_finish(&all, 0, 1);
+    CHECK_EQ(wait_here(&all, 0), JOB_RING_WORK);
+    take_and_finish(&all, 0, 2);
+    CHECK_EQ(wait_here(&all, 0), JOB_RING_CLOSED);
+    CHECK_EQ(collect(&all, 0), 1);
+    CHECK_EQ(collect(&all, 0), 2);
+    end(&all);
+}
+
+static void
+a_post_wakes_one_of_several_sleepers(void)
+{
+    scene all;
+    waiter workers[WORKERS];
+    begin(&all);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        start_sleeper(&workers[i], &all, i);
+    }
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        post(&all, i);
+        // It is called in the order of the states, and is on its way until it says that it is busy.
+        CHECK_UNTIL(atomic_load(bell_of(&workers[i])) == BUSY);
+        check_waited(&workers[i], JOB_RING_WORK);
+        for (uint32_t j = i + 1; j < WORKERS; j++) {
+            CHECK(check_asleep(&workers[j].thread, bell_of(&workers[j])));
+        }
+        take(&all, i, i);
+    }
+    end(&all);
+}
+
+static void
+a_worker_wakes_the_next_for_what_it_leaves(void)
+{
+    scene all;
+    waiter workers[2];
+    begin(&all);
+    start_sleeper(&workers[0], &all, 0);
+    start_sleeper(&workers[1], &all, 1);
+    post(&all, 1);
+    check_waited(&workers[0], JOB_RING_WORK);
+    // Somebody seems to be on the way, so this post calls nobody.
+    atomic_store(&all.parent.states[0], CALLED);
+    post(&all, 2);
+    CHECK_EQ(atomic_load(bell_of(&workers[1])), ASLEEP);
+    atomic_store(&all.parent.states[0], BUSY);
+    take(&all, 0, 1);
+    check_waited(&workers[1], JOB_RING_WORK);
+    take(&all, 1, 2);
+    end(&all);
+}
+
+static void
+a_spinning_worker_sees_a_post_without_a_call(void)
+{
+    scene all;
+    waiter worker;
+    begin(&all);
+    start_waiter(&worker, &all, 0, UINT32_MAX);
+    CHECK_UNTIL(atomic_load(bell_of(&worker)) == SPINNING);
+    post(&all, 1);
+    check_waited(&worker, JOB_RING_WORK);
+    take(&all, 0, 1);
+    end(&all);
+}
+
+static void
+while_one_spins_another_sleeps_at_once(void)
+{
+    scene all;
+    waiter worker;
+    begin(&all);
+    atomic_store(&all.parent.states[2], SPINNING);
+    start_waiter(&worker, &all, 0, UINT32_MAX);
+    CHECK_UNTIL(check_asleep(&worker.thread, bell_of(&worker)));
+    // The spinner will come for this, and gives up.
+    post(&all, 1);
+    CHECK(check_asleep(&worker.thread, bell_of(&worker)));
+    job_ring_exit(&all.worker, 2);
+    check_waited(&worker, JOB_RING_WORK);
+    end(&all);
+}
+
+static void
+close_wakes_everybody(void)
+{
+    scene all;
+    waiter workers[WORKERS];
+    begin(&all);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        start_sleeper(&workers[i], &all, i);
+    }
+    job_ring_close(&all.parent);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        check_waited(&workers[i], JOB_RING_CLOSED);
+    }
+    end(&all);
+}
+
+static void
+a_signal_handler_ends_a_wait(void)
+{
+    scene all;
+    waiter worker;
+    begin(&all);
+    check_handle_sigusr1();
+    start_sleeper(&worker, &all, 0);
+    pthread_kill(worker.thread.thread, SIGUSR1);
+    check_waited(&worker, JOB_RING_WORK);
+    end(&all);
+}
+
+static void
+who_was_called_by_the_dead_is_woken_at_the_funeral(void)
+{
+    scene all;
+    waiter worker;
+    begin(&all);
+    start_sleeper(&worker, &all, 0);
+    job_ring_enter(&all.worker, 1);
+    // The other one rang the worker_state, and died before it woke the sleeper: now nobody else is called.
+    atomic_store(bell_of(&worker), CALLED);
+    post(&all, 1);
+    CHECK(check_asleep(&worker.thread, bell_of(&worker)));
+    CHECK_EQ(reap(&all, 1), -1);
+    check_waited(&worker, JOB_RING_WORK);
+    take(&all, 0, 1);
+    end(&all);
+}
+
+// ---- the parent that dozes ----
+
+// How often the eventfd was raised since the last look.
+static uint64_t
+raised(scene *all)
+{
+    uint64_t count = 0;
+    if (read(all->wakeup_fd, &count, sizeof(count)) < 0) {
+        CHECK_EQ(errno, EAGAIN);
+    }
+    return count;
+}
+
+static void
+finish_one(scene *all, uint32_t worker)
+{
+    post(all, 1);
+    take_and_finish(all, worker, 1);
+    CHECK_EQ(collect(all, worker), 1);
+}
+
+static uint32_t
+finished(scene *all)
+{
+    return atomic_load(job_ring_finished(&all->parent));
+}
+
+static void
+while_the_parent_watches_nobody_raises_the_eventfd(void)
+{
+    scene all;
+    begin(&all);
+    finish_one(&all, 0);
+    job_ring_disarm_wakeup(&all.parent);
+    finish_one(&all, 1);
+    CHECK_EQ(raised(&all), 0);
+    CHECK_EQ(finished(&all), 2);
+    // Neither after a doze that is over.
+    CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
+    job_ring_disarm_wakeup(&all.parent);
+    finish_one(&all, 0);
+    CHECK_EQ(raised(&all), 0);
+    end(&all);
+}
+
+static void
+the_first_to_finish_wakes_the_parent(void)
+{
+    scene all;
+    begin(&all);
+    for (int i = 0; i < 3; i++) {
+        CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
+        CHECK_EQ(raised(&all), 0);
+        finish_one(&all, 0);
+        CHECK_EQ(raised(&all), 1);
+        finish_one(&all, 0);
+        finish_one(&all, 1);
+        CHECK_EQ(raised(&all), 0);
+        if (i == 1) {
+            job_ring_disarm_wakeup(&all.parent);
+        }
+    }
+    end(&all);
+}
+
+static void
+a_parent_that_missed_something_does_not_doze(void)
+{
+    scene all;
+    begin(&all);
+    uint32_t seen = finished(&all);
+    finish_one(&all, 0);
+    CHECK(!job_ring_arm_wakeup(&all.parent, seen));
+    CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
+    finish_one(&all, 0);
+    CHECK_EQ(raised(&all), 1);
+    // Where the count wraps around.
+    atomic_store(&all.shared->finished, UINT32_MAX);
+    seen = finished(&all);
+    finish_one(&all, 0);
+    CHECK_EQ(finished(&all), 0);
+    CHECK(!job_ring_arm_wakeup(&all.parent, seen));
+    end(&all);
+}
+
+static void
+a_doze_that_the_dead_ended_is_followed_by_another(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
+    // A worker finished, took it upon itself to raise the eventfd, and died.
+    take(&all, 0, 1);
+    announce(&all, 0, (uint32_t)(&all.parent.slots[0] - all.parent.slots));
+    atomic_fetch_add(&all.shared->finished, 1);
+    atomic_store(&all.shared->collector, 0);
+    // The parent learns of the death: it collects from all, and dozes anew.
+    CHECK_EQ(collect(&all, 0), 1);
+    CHECK_EQ(reap(&all, 0), -1);
+    CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
+    finish_one(&all, 1);
+    CHECK_EQ(raised(&all), 1);
+    end(&all);
+}
+
+// ---- funerals ----
+
+static void
+who_never_came_leaves_nothing(void)
+{
+    scene all;
+    begin(&all);
+    CHECK_EQ(reap(&all, 0), -1);
+    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    end(&all);
+}
+
+static void
+who_dies_before_its_claim_leaves_the_record_ready(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, ASLEEP, ASLEEP, BUSY);
+    post(&all, 1);
+    CHECK_BELLS(&all, CALLED, ASLEEP, BUSY);
+    CHECK_EQ(reap(&all, 0), -1);
+    job_ring_notify(&all.parent);
+    CHECK_BELLS(&all, NOBODY, CALLED, BUSY);
+    take(&all, 1, 1);
+    end(&all);
+}
+
+static void
+who_dies_after_its_claim_leaves_one_record(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, BUSY, BUSY, ASLEEP);
+    post(&all, 1);
+    post(&all, 2);
+    take(&all, 0, 1);
+    take(&all, 1, 2);
+    post(&all, 3);
+    CHECK_EQ(reap(&all, 0), 1);
+    CHECK_BELLS(&all, NOBODY, BUSY, CALLED);
+    // The others' slots are theirs.
+    CHECK(job_ring_is_taken(&all.parent.slots[1]));
+    CHECK_READY(&all, 3);
+    CHECK_EQ(reap(&all, 1), 2);
+    end(&all);
+}
+
+static void
+who_dies_before_it_calls_another_is_made_up_for(void)
+{
+    scene all;
+    begin(&all);
+    set_bells(&all, BUSY, BUSY, BUSY);
+    post(&all, 1);
+    job_slot *left = post(&all, 2);
+    // It had changed the claim word and no more.
+    uint32_t claim = READY_AT(0);
+    CHECK(atomic_compare_exchange_strong(&all.parent.slots[0].claim, &claim, TAKEN_BY(0)));
+    set_bells(&all, BUSY, ASLEEP, BUSY);
+    CHECK_EQ(reap(&all, 0), 1);
+    job_ring_notify(&all.parent);
+    CHECK_BELLS(&all, NOBODY, CALLED, BUSY);
+    CHECK(take(&all, 1, 2) == left);
+    end(&all);
+}
+
+static void
+who_dies_in_the_middle_of_its_answer_has_not_answered(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    job_slot *slot = take(&all, 0, 1);
+    write_number(slot, 2);
+    // Its place in the line of announcements is written, too, but not yet counted.
+    done_layout *done = completions_of(&all, 0);
+    atomic_store(&done->numbers[0], (uint32_t)(slot - all.parent.slots));
+    CHECK_EQ(collect(&all, 0), -1);
+    CHECK_EQ(reap(&all, 0), 2);
+    check_all_records_are_free(&all);
+    end(&all);
+}
+
+static void
+who_dies_after_its_announcement_has_answered(void)
+{
+    scene all;
+    begin(&all);
+    post(&all, 1);
+    post(&all, 2);
+    take_and_finish(&all, 0, 1);
+    // Or before anybody was told: the count of all that is finished lacks this one.
+    take(&all, 0, 2);
+    announce(&all, 0, 1);
+    CHECK_EQ(finished(&all), 1);
+    CHECK_EQ(collect(&all, 0), 1);
+    CHECK_EQ(collect(&all, 0), 2);
+    CHECK_EQ(reap(&all, 0), -1);
+    check_all_records_are_free(&all);
+    end(&all);
+}
+
+static void
+the_number_of_the_dead_begins_anew(void)
+{
+    scene all;
+    begin(&all);
+    for (uint32_t i = 0; i < 3 * RECORDS; i++) {
+        finish_one(&all, 0);
+        post(&all, 2);
+        take(&all, 0, 2);
+        CHECK_EQ(reap(&all, 0), 2);
+        job_ring_enter(&all.worker, 0);
+    }
+    check_all_records_are_free(&all);
+    end(&all);
+}
+
+// ---- real deaths ----
+
+typedef struct victim {
+    scene *all;
+    int step;
+} victim;
+
+enum {
+    DIES_AFTER_ENTERING,
+    DIES_ASLEEP,
+    DIES_CALLED,
+    DIES_AFTER_CLAIM,
+    DIES_WHILE_WRITING,
+    DIES_AFTER_ANNOUNCEMENT,
+    DIES_AFTER_EXIT,
+    DEATHS
+};
+
+// Worker 0, in a child.
+static void
+live_until(void *arg)
+{
+    victim *self = arg;
+    job_ring ring;
+    CHECK_EQ(job_ring_attach(&ring, self->all->memory, self->all->bytes, self->all->wakeup_fd), SHM_OK);
+    job_ring_enter(&ring, 0);
+    if (self->step == DIES_ASLEEP || self->step == DIES_CALLED) {
+        park_spot spot;
+        park_spot_init(&spot, 0);
+        job_ring_wait(&ring, 0, &spot);
+    }
+    if (self->step >= DIES_AFTER_CLAIM) {
+        job_slot *slot = job_ring_claim(&ring, 0);
+        CHECK(slot != NULL);
+        if (self->step == DIES_WHILE_WRITING) {
+            write_number(slot, 4711);
+        }
+        if (self->step >= DIES_AFTER_ANNOUNCEMENT) {
+            job_ring_complete(&ring, 0, slot);
+        }
+        if (self->step == DIES_AFTER_EXIT) {
+            job_ring_exit(&ring, 0);
+        }
+    }
+}
+
+static void
+nothing_is_lost_but_what_the_killed_had(void)
+{
+    for (int step = 0; step < DEATHS; step++) {
+        scene all;
+        check_child child;
+        waiter other;
+        victim dead = {.all = &all, .step = step};
+        bool claims = step >= DIES_AFTER_CLAIM;
+        bool answers = step >= DIES_AFTER_ANNOUNCEMENT;
+        begin(&all);
+        if (claims) {
+            post(&all, 1);
+            post(&all, 2);
+        }
+        if (step == DIES_ASLEEP || step == DIES_CALLED) {
+            check_fork(&child, live_until, &dead);
+            CHECK_UNTIL(atomic_load(&all.parent.states[0]) == ASLEEP && check_child_asleep(&child));
+        }
+        else {
+            check_fork_until_done(&child, live_until, &dead);
+        }
+        if (step == DIES_CALLED) {
+            // Killed on its way: what it was called for stays.
+            CHECK(kill(child.pid, SIGSTOP) == 0);
+            post(&all, 2);
+            CHECK_EQ(atomic_load(&all.parent.states[0]), CALLED);
+        }
+        check_kill(&child);
+        CHECK_EQ(collect(&all, 0), answers ? 1 : -1);
+        int64_t left = reap(&all, 0);
+        CHECK_EQ(left, step == DIES_AFTER_CLAIM ? 1 : step == DIES_WHILE_WRITING ? 4711
+                                                                                 : -1);
+        // Another worker comes for the rest, also when it sleeps already.
+        if (claims || step == DIES_CALLED) {
+            job_ring_enter(&all.worker, 1);
+            atomic_store(&all.parent.states[1], ASLEEP);
+            job_ring_notify(&all.parent);
+            CHECK_BELLS(&all, NOBODY, CALLED, NOBODY);
+        }
+        else {
+            start_sleeper(&other, &all, 1);
+            post(&all, 2);
+            check_waited(&other, JOB_RING_WORK);
+        }
+        take_and_finish(&all, 1, 2);
+        CHECK_EQ(collect(&all, 1), 2);
+        CHECK(!job_ring_has_ready(&all.parent));
+        check_all_records_are_free(&all);
+        end(&all);
+    }
+}
+
+static void
+work_until_closed(void *arg)
+{
+    scene *all = arg;
+    park_spot spot;
+    park_spot_init(&spot, 1);
+    job_ring_enter(&all->worker, 0);
+    do {
+        job_slot *slot;
+        while ((slot = job_ring_claim(&all->worker, 0)) != NULL) {
+            write_number(slot, read_number(slot) + 1);
+            job_ring_complete(&all->worker, 0, slot);
+        }
+    } while (job_ring_wait(&all->worker, 0, &spot) != JOB_RING_CLOSED);
+    job_ring_exit(&all->worker, 0);
+}
+
+static void
+another_process_is_woken_works_and_leaves(void)
+{
+    scene all;
+    check_child child;
+    begin(&all);
+    check_fork(&child, work_until_closed, &all);
+    for (uint32_t i = 0; i < 10; i++) {
+        CHECK_UNTIL(atomic_load(&all.parent.states[0]) == ASLEEP && check_child_asleep(&child));
+        uint32_t seen = finished(&all);
+        post(&all, i);
+        CHECK_UNTIL(finished(&all) != seen);
+        CHECK_EQ(collect(&all, 0), i + 1);
+    }
+    CHECK_UNTIL(atomic_load(&all.parent.states[0]) == ASLEEP && check_child_asleep(&child));
+    job_ring_close(&all.parent);
+    check_finish(&child);
+    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    end(&all);
+}
+
+// ---- joining ----
+
+static void
+the_workers_view_is_the_parents(void)
+{
+    scene all;
+    begin(&all);
+    CHECK(all.worker.states == all.parent.states);
+    CHECK(all.worker.submissions == all.parent.submissions);
+    CHECK(all.worker.completions == all.parent.completions);
+    CHECK(all.worker.slots == all.parent.slots);
+    CHECK_EQ((uintptr_t)all.worker.slots % 64, 0);
+    CHECK((unsigned char *)(all.worker.slots + RECORDS) == all.memory + all.bytes);
+    // The ring may be the first part of something larger.
+    job_ring another;
+    CHECK_EQ(job_ring_attach(&another, all.memory, all.bytes + 1, all.wakeup_fd), SHM_OK);
+    job_ring_fini(&another);
+    end(&all);
+}
+
+static void
+check_not_ours(scene *all, uint64_t bytes, const char *text)
+{
+    job_ring ring;
+    check_equal(job_ring_attach(&ring, all->memory, bytes, all->wakeup_fd), SHM_NOT_OURS, text);
+    // Whatever was forged is whole again.
+    all->shared->size_bytes = all->bytes;
+    all->shared->slot_count = RECORDS;
+    all->shared->worker_count = WORKERS;
+    CHECK_EQ(job_ring_attach(&ring, all->memory, all->bytes, all->wakeup_fd), SHM_OK);
+}
+
+#define CHECK_NOT_OURS(all, bytes) check_not_ours(all, bytes, CHECK_HERE "not ours")
+
+static void
+what_is_no_board_is_refused(void)
+{
+    scene all;
+    begin(&all);
+    CHECK_NOT_OURS(&all, 0);
+    CHECK_NOT_OURS(&all, sizeof(layout) - 1);
+    CHECK_NOT_OURS(&all, sizeof(layout));
+    CHECK_NOT_OURS(&all, all.bytes - 1);
+    all.shared->size_bytes++;
+    CHECK_NOT_OURS(&all, all.bytes + 1);
+    all.shared->size_bytes--;
+    CHECK_NOT_OURS(&all, all.bytes);
+    uint32_t counts[] = {0, 1, 3, RECORDS - 1, RECORDS / 2, 2 * RECORDS, UINT32_C(1) << 31, UINT32_MAX};
+    for (size_t i = 0; i < CHECK_COUNT(counts); i++) {
+        all.shared->slot_count = counts[i];
+        CHECK_NOT_OURS(&all, all.bytes);
+    }
+    for (size_t i = 0; i < CHECK_COUNT(counts); i++) {
+        // Three workers are right, and so few states have one line of memory.
+        all.shared->worker_count = counts[i] == WORKERS ? WORKERS + 1 : counts[i];
+        CHECK_NOT_OURS(&all, all.bytes);
+    }
+    end(&all);
+}
+
+static void
+a_size_that_wraps_around_is_refused(void)
+{
+    // With so many slots, each worker's line of announcements is so long that some number of them asks
+    // for less memory than the header has.
+    scene all;
+    begin(&all);
+    uint64_t slots = UINT64_C(1) << 31;
+    uint64_t each = 4 * slots + 64;
+    for (uint64_t turns = 1; turns <= 2; turns++) {
+        uint64_t workers = (UINT64_MAX / each) * turns;
+        CHECK(workers <= UINT32_MAX);
+        all.shared->slot_count = (uint32_t)slots;
+        all.shared->worker_count = (uint32_t)workers;
+        all.shared->size_bytes = 256 + (4 * workers + 63) / 64 * 64 + 8 * slots + workers * each
+                                 + slots * JOB_SLOT_BYTES;
+        CHECK(all.shared->size_bytes / each < workers);
+        CHECK_NOT_OURS(&all, all.shared->size_bytes);
+    }
+    end(&all);
+}
+
+static void
+leave_accepts_what_is_left(void)
+{
+    scene all;
+    job_ring ring;
+    memset(&ring, 0, sizeof(ring));
+    job_ring_fini(&ring);
+    begin(&all);
+    job_ring_fini(&all.parent);
+    CHECK(all.parent.free_slots == NULL);
+    job_ring_fini(&all.parent);
+    end(&all);
+}
+
+static void
+a_board_may_be_as_small_as_one_record_and_one_worker(void)
+{
+    _Alignas(64) unsigned char memory[4096];
+    job_ring ring;
+    bool corrupt = false;
+    memset(memory, 0, sizeof(memory));
+    CHECK(job_ring_size(1, 1) <= sizeof(memory));
+    CHECK_EQ(job_ring_init(&ring, memory, 1, 1, -1), SHM_OK);
+    for (int i = 0; i < 10; i++) {
+        job_slot *slot = job_ring_alloc(&ring);
+        CHECK(slot != NULL);
+        CHECK(job_ring_alloc(&ring) == NULL);
+        job_ring_push(&ring, slot);
+        CHECK(job_ring_withdraw(&ring, slot));
+        job_ring_push(&ring, slot);
+        CHECK(job_ring_claim(&ring, 0) == slot);
+        job_ring_complete(&ring, 0, slot);
+        CHECK(job_ring_pop_completion(&ring, 0, &corrupt) == slot);
+        job_ring_free(&ring, slot);
+    }
+    job_ring_fini(&ring);
+}
+
+// ---- ranges ----
+
+#define RANGE 7
+
+typedef struct model {
+    job_slot slot;
+    bool ran[RANGE];
+    uint32_t kept;  // RANGE until somebody splits
+    uint32_t splits;
+    bool over;  // the taker has been told that the rest is not its own
+    uint64_t orders;
+} model;
+
+// All orders in which one takes calls and another splits, from here on.
+static void
+run_in_every_order(model *now)
+{
+    if (now->over) {
+        // Whatever the order, every call is either run or split off.
+        for (uint32_t i = 0; i < RANGE; i++) {
+            CHECK_EQ(now->ran[i], i < now->kept);
+        }
+        now->orders++;
+        return;
+    }
+    model after_take = *now;
+    uint32_t call = job_slot_next(&after_take.slot);
+    if (call == UINT32_MAX) {
+        after_take.over = true;
+    }
+    else {
+        CHECK(call < RANGE && !after_take.ran[call]);
+        after_take.ran[call] = true;
+    }
+    run_in_every_order(&after_take);
+    now->orders = after_take.orders;
+    if (now->splits < 2) {
+        model after_split = *now;
+        uint32_t kept = job_slot_split(&after_split.slot, RANGE);
+        CHECK(kept <= RANGE);
+        if (kept < RANGE) {
+            CHECK_EQ(after_split.kept, RANGE);
+            after_split.kept = kept;
+        }
+        after_split.splits++;
+        run_in_every_order(&after_split);
+        now->orders = after_split.orders;
+    }
+}
+
+static void
+every_call_is_run_once_or_split_off_in_every_order(void)
+{
+    model start;
+    memset(&start, 0, sizeof(start));
+    start.kept = RANGE;
+    job_slot_set_range(&start.slot, RANGE);
+    run_in_every_order(&start);
+    // So many ways there are to put none, one or two splits between the calls.
+    CHECK(start.orders > RANGE * RANGE / 2);
+}
+
+static void
+a_split_leaves_the_first_half_of_what_is_left(void)
+{
+    job_slot slot;
+    for (uint32_t count = 0; count < 20; count++) {
+        for (uint32_t next = 0; next <= count; next++) {
+            job_slot_set_range(&slot, count);
+            for (uint32_t i = 0; i < next; i++) {
+                CHECK_EQ(job_slot_next(&slot), i);
+            }
+            uint32_t kept = job_slot_split(&slot, count);
+            CHECK_EQ(kept, next == count ? count : next + (count - next) / 2);
+            // Only once.
+            CHECK_EQ(job_slot_split(&slot, count), count);
+            for (uint32_t i = next; i < kept; i++) {
+                CHECK_EQ(job_slot_next(&slot), i);
+            }
+            CHECK_EQ(job_slot_next(&slot), UINT32_MAX);
+            CHECK_EQ(job_slot_next(&slot), UINT32_MAX);
+        }
+    }
+}
+
+static void
+a_forged_range_splits_off_nothing(void)
+{
+    job_slot slot;
+    uint64_t forged[] = {UINT64_MAX, 6, 4, UINT64_C(5) << 32 | 5, UINT64_C(6) << 32 | 5, UINT64_C(5) << 32};
+    for (size_t i = 0; i < CHECK_COUNT(forged); i++) {
+        atomic_store(&slot.range, forged[i]);
+        CHECK_EQ(job_slot_split(&slot, 5), 5);
+    }
+    atomic_store(&slot.range, UINT64_C(3) << 32 | 5);
+    CHECK_EQ(job_slot_split(&slot, 5), 4);
+}
+
+static void
+large_ranges_split_too(void)
+{
+    job_slot slot;
+    job_slot_set_range(&slot, UINT32_MAX - 1);
+    CHECK_EQ(job_slot_split(&slot, UINT32_MAX - 1), (UINT32_MAX - 1) / 2);
+    CHECK_EQ(job_slot_next(&slot), 0);
+}
+
+int
+main(int argc, char **argv)
+{
+    static const check_test tests[] = {
+        CHECK_TEST(records_are_taken_in_the_order_in_which_they_were_posted),
+        CHECK_TEST(every_record_is_taken_once),
+        CHECK_TEST(records_run_out_and_come_back),
+        CHECK_TEST(a_withdrawn_record_is_taken_by_nobody),
+        CHECK_TEST(only_what_is_ready_can_be_withdrawn),
+        CHECK_TEST(a_record_that_is_posted_again_comes_last),
+        CHECK_TEST(two_mappings_are_one_ring),
+        CHECK_TEST(a_stale_position_takes_nothing),
+        CHECK_TEST(a_place_in_the_line_that_was_written_over_takes_nothing),
+        CHECK_TEST(a_wrong_head_hides_nothing),
+        CHECK_TEST(positions_wrap_around),
+        CHECK_TEST(what_stays_ready_is_found_after_any_number_of_withdrawals),
+        CHECK_TEST(one_record_may_be_withdrawn_and_posted_for_ever),
+        CHECK_TEST(all_records_may_be_drawn_before_the_first_is_posted),
+        CHECK_TEST(a_line_of_dead_positions_is_no_obstacle),
+        CHECK_TEST(what_a_worker_finishes_is_collected_in_order),
+        CHECK_TEST(all_records_may_be_finished_before_one_is_collected),
+        CHECK_TEST(announcements_that_cannot_be_are_corrupt),
+        CHECK_TEST(a_worker_can_only_finish_what_it_has_taken),
+        CHECK_TEST(what_is_finished_twice_is_corrupt),
+        CHECK_TEST(a_claim_word_that_was_written_over_frees_nothing_twice),
+        CHECK_TEST(bells_are_what_these_tests_take_them_for),
+        CHECK_TEST(a_post_calls_one_sleeper),
+        CHECK_TEST(while_one_is_on_its_way_nobody_is_called),
+        CHECK_TEST(who_is_busy_or_not_there_is_not_called),
+        CHECK_TEST(who_leaves_work_behind_calls_a_sleeper),
+        CHECK_TEST(who_leaves_work_behind_relies_on_the_one_on_its_way),
+        CHECK_TEST(who_takes_the_last_calls_nobody),
+        CHECK_TEST(who_exits_passes_its_call_on),
+        CHECK_TEST(who_exits_and_leaves_no_work_calls_nobody),
+        CHECK_TEST(a_call_is_for_work),
+        CHECK_TEST(close_calls_all_sleepers),
+        CHECK_TEST(idle_workers_are_those_who_are_not_busy),
+        CHECK_TEST(who_finds_work_does_not_wait),
+        CHECK_TEST(a_closed_ring_is_worked_off),
+        CHECK_TEST(a_post_wakes_one_of_several_sleepers),
+        CHECK_TEST(a_worker_wakes_the_next_for_what_it_leaves),
+        CHECK_TEST(a_spinning_worker_sees_a_post_without_a_call),
+        CHECK_TEST(while_one_spins_another_sleeps_at_once),
+        CHECK_TEST(close_wakes_everybody),
+        CHECK_TEST(a_signal_handler_ends_a_wait),
+        CHECK_TEST(who_was_called_by_the_dead_is_woken_at_the_funeral),
+        CHECK_TEST(while_the_parent_watches_nobody_raises_the_eventfd),
+        CHECK_TEST(the_first_to_finish_wakes_the_parent),
+        CHECK_TEST(a_parent_that_missed_something_does_not_doze),
+        CHECK_TEST(a_doze_that_the_dead_ended_is_followed_by_another),
+        CHECK_TEST(who_never_came_leaves_nothing),
+        CHECK_TEST(who_dies_before_its_claim_leaves_the_record_ready),
+        CHECK_TEST(who_dies_after_its_claim_leaves_one_record),
+        CHECK_TEST(who_dies_before_it_calls_another_is_made_up_for),
+        CHECK_TEST(who_dies_in_the_middle_of_its_answer_has_not_answered),
+        CHECK_TEST(who_dies_after_its_announcement_has_answered),
+        CHECK_TEST(the_number_of_the_dead_begins_anew),
+        CHECK_TEST(nothing_is_lost_but_what_the_killed_had),
+        CHECK_TEST(another_process_is_woken_works_and_leaves),
+        CHECK_TEST(the_workers_view_is_the_parents),
+        CHECK_TEST(what_is_no_board_is_refused),
+        CHECK_TEST(a_size_that_wraps_around_is_refused),
+        CHECK_TEST(leave_accepts_what_is_left),
+        CHECK_TEST(a_board_may_be_as_small_as_one_record_and_one_worker),
+        CHECK_TEST(every_call_is_run_once_or_split_off_in_every_order),
+        CHECK_TEST(a_split_leaves_the_first_half_of_what_is_left),
+        CHECK_TEST(a_forged_range_splits_off_nothing),
+        CHECK_TEST(large_ranges_split_too),
+    };
+    return check_run(tests, CHECK_COUNT(tests), argc, argv);
+}
