@@ -7,6 +7,7 @@ from concurrent import futures
 from functools import partial
 
 from pyconc import _core
+from pyconc._process import loop_worker
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc.process_pool import ProcessExecutor, default_workers
 

@@ -27,6 +27,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+support.note_names()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _kept_for_life() -> None:
     """Makes what a library opens once per process, so that no test is blamed for it."""

@@ -22,7 +22,7 @@ from typing import IO
 
 import pytest
 
-HANG_LIMIT = 15.0  # Seconds after which a wait, or a program started by a test, is taken to hang.
+HANG_LIMIT = 60.0  # Seconds after which a wait, or a program started by a test, is taken to hang.
 
 # Under `make test-asan` every allocation is the sanitizer's: slow, padded, and kept for a while when it is freed.
 SANITIZED = os.environ.get("PYTHONMALLOC") == "malloc"
@@ -233,16 +233,50 @@ def files() -> dict[str, str]:
     return found
 
 
-def shared_memory() -> dict[str, str]:
-    """Named objects in /dev/shm, but for those that another process has mapped: the folder is the whole machine's.
+_named: set[str] = set()  # what this process has made in /dev/shm, whether anybody has it mapped or not
 
-    And but for loky's, which the benchmarks may use at the same time: they have a name before anybody has mapped them.
+
+def note_names() -> None:
+    """Remembers from now on what this process makes in /dev/shm: the folder is the whole machine's.
+
+    The standard library's named objects, semaphores and blocks of memory, are registered with its resource tracker.
+    pyconc makes none itself; test_source.py sees to that.
     """
-    names = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if not name.startswith("sem.loky-")}
-    for pid in os.listdir("/proc") if names else []:
-        if pid.isdecimal() and int(pid) != os.getpid():
-            names -= set(re.findall(r"/dev/shm/\S+", _read(f"/proc/{pid}/maps")))
-    return dict.fromkeys(names, "shared memory")
+    from multiprocessing import resource_tracker
+
+    register = resource_tracker.register
+
+    def noting_register(name: str, rtype: str) -> None:
+        if rtype in ("shared_memory", "semaphore"):
+            _named.add(f"/dev/shm/{'sem.' if rtype == 'semaphore' else ''}{name.lstrip('/')}")
+        register(name, rtype)
+
+    resource_tracker.register = noting_register  # type: ignore[assignment]
+
+
+def _descendants() -> set[str]:
+    """This process and those that it has started, directly or not, by their numbers."""
+    found: set[str] = set()
+    ahead = [str(os.getpid())]
+    while ahead:
+        pid = ahead.pop()
+        found.add(pid)
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            for task in os.listdir(f"/proc/{pid}/task"):
+                ahead += _read(f"/proc/{pid}/task/{task}/children").split()
+    return found
+
+
+def shared_memory() -> dict[str, str]:
+    """Named objects in /dev/shm that this process has made, or that it or what it has started has mapped.
+
+    Others are another program's.
+    """
+    present = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    ours = _named & present
+    for pid in _descendants() if present - ours else ():
+        ours |= present & set(re.findall(r"/dev/shm/\S+", _read(f"/proc/{pid}/maps")))
+    return dict.fromkeys(ours, "shared memory")
 
 
 def _stop_helpers() -> None:
@@ -259,7 +293,7 @@ def resources() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def nothing_left(limit: float = 20.0) -> Iterator[None]:
+def nothing_left(limit: float = HANG_LIMIT) -> Iterator[None]:
     """Fails the test when the body leaves a thread, a process, a file or a shared object behind.
 
     What goes with its last reference is given the collector's help, and what is ending is given time to end.
@@ -268,10 +302,16 @@ def nothing_left(limit: float = 20.0) -> Iterator[None]:
     yield
     if resources().keys() <= before.keys():
         return
-    _stop_helpers()
     deadline = time.monotonic() + limit
+    # Named objects come first: the resource tracker, when it is stopped, removes those that were forgotten.
+    _wait_until_gone(shared_memory, before, deadline)
+    _stop_helpers()
+    _wait_until_gone(resources, before, deadline)
+
+
+def _wait_until_gone(look: Callable[[], dict[str, str]], before: dict[str, str], deadline: float) -> None:
     pause = 0.001
-    while left := {name: what for name, what in resources().items() if name not in before}:
+    while left := {name: what for name, what in look().items() if name not in before}:
         if time.monotonic() > deadline:
             pytest.fail("left behind: " + ", ".join(f"{name} ({what})" for name, what in left.items()), pytrace=False)
         gc.collect()

@@ -2,11 +2,12 @@
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
+from multiprocessing.shared_memory import SharedMemory
 
 import pytest
 import support
@@ -200,27 +201,71 @@ def test_check_flat_memory_sees_growth(fails):
 
 
 def test_nothing_left_names_shared_memory(fails):
-    block = Path(f"/dev/shm/pyconc-test-{os.getpid()}")
-    with fails("left behind: /dev/shm/"), support.nothing_left(limit=0.1):
-        block.touch()
+    """Also when it is closed, and nobody has it mapped."""
+    try:
+        with fails("left behind: /dev/shm/psm_"), support.nothing_left(limit=0.1):
+            block = SharedMemory(create=True, size=8)
+            block.close()
+    finally:
+        block.unlink()
+
+
+def test_nothing_left_names_a_semaphore(fails):
+    context = multiprocessing.get_context("spawn")  # under fork a semaphore loses its name at once
+    with fails(r"left behind: /dev/shm/sem\.mp-"), support.nothing_left(limit=0.1):
+        lock = context.Lock()
+    del lock
+    gc.collect()
+
+
+def test_nothing_left_names_the_shared_memory_of_a_child(fails):
+    with support.start_script(HOLDS_SHARED_MEMORY, stdin=subprocess.PIPE) as child:
+        with fails("left behind: /dev/shm/psm_"), support.nothing_left(limit=0.1):
+            child.stdin.write("\n")
+            child.stdin.flush()
+            support.await_line(child, child.stdout, "\n")
+        child.stdin.write("\n")
+        assert support.finish(child).returncode == 0
+
+
+HOLDS_SHARED_MEMORY = """
+    from multiprocessing.shared_memory import SharedMemory
+    input()
+    block = SharedMemory(create=True, size=8)
+    print(block.name, flush=True)
+    input()
+    block.close()
     block.unlink()
+"""
 
 
-def test_nothing_left_ignores_the_shared_memory_of_others():
+@pytest.mark.parametrize("mapped", [True, False])
+def test_nothing_left_ignores_the_shared_memory_of_others(mapped):
+    """Whether the other program has it mapped, or has made it for one that is to start."""
+    # Its parent ends, so that it is no descendant of this process.
     script = """
+        import os
+        import sys
         from multiprocessing.shared_memory import SharedMemory
+        if os.fork():
+            os._exit(0)
         input()
         block = SharedMemory(create=True, size=8)
+        if not int(sys.argv[1]):
+            block.close()
         print(block.name, flush=True)
         input()
         block.close()
         block.unlink()
+        print("gone", flush=True)
     """
-    with support.start_script(script, stdin=subprocess.PIPE) as other:
+    with support.start_script(script, int(mapped), stdin=subprocess.PIPE) as other:
+        other.wait(support.HANG_LIMIT)
         with support.nothing_left(limit=0.1):
             other.stdin.write("\n")
             other.stdin.flush()
             name = support.await_line(other, other.stdout, "\n").strip()
             assert os.path.exists(f"/dev/shm/{name}")
         other.stdin.write("\n")
-        assert support.finish(other).returncode == 0
+        other.stdin.flush()
+        support.await_line(other, other.stdout, "gone")
