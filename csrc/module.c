@@ -14,6 +14,7 @@
 #include "futures/future.h"
 #include "loops/loop_bridge.h"
 #include "loops/loop_future.h"
+#include "processes/keeper.h"
 #include "processes/scalars.h"
 #include "processes/process_queue.h"
 #include "processes/region.h"
@@ -377,6 +378,7 @@ add_types(PyObject *module, module_state *state)
         || add_type(module, &executor_spec, NULL, &state->executor_type) < 0
         || add_type(module, &region_spec, NULL, &state->region_type) < 0
         || add_type(module, &block_spec, NULL, &state->block_type) < 0
+        || add_type(module, &keeper_spec, NULL, &state->keeper_type) < 0
         || add_type(module, &worker_spec, NULL, &state->worker_type) < 0
         || add_type(module, &chain_spec, NULL, &state->chain_type) < 0) {
         return -1;

@@ -220,16 +220,16 @@ class _Stream:
     It is for the thread of its loop, but for end(), which any thread may call.
     """
 
+    _keepers = ()  # until the end of __init__
+
     def __init__(self, pool, async_fn, args, kwargs, buffersize):
-        self._holds = []
         self._opening = pool.run(loop_worker.open_stream, async_fn, args, kwargs, buffersize)
         self._address = None  # the worker's number and generation, and the stream's number, once they are known
         self._fetching = None  # the call that brings the next items; who waits for it may be cancelled and come back
         self._items = collections.deque()
         self._why_ended = None  # what a consumer is told of a stream that the pool has ended
         self._queue = pool._tasks
-        self._queue.keep_open(1)
-        self._holds.append(self._queue)  # as long as it is open; popped by whoever ends it
+        self._keepers = [_core.Keeper(self._queue)]  # as long as it is open; popped by whoever ends it
         pool._supervisor.streams.add(self)
 
     def __aiter__(self):
@@ -239,14 +239,14 @@ class _Stream:
         while not self._items:
             if self._why_ended is not None:
                 raise RuntimeError(self._why_ended)
-            if not self._holds:
+            if not self._keepers:
                 raise StopAsyncIteration
             await self._fetch()
         return self._items.popleft()
 
     async def _fetch(self):
         await self._open()
-        if not self._holds:
+        if not self._keepers:
             return  # It was ended meanwhile.
         if self._fetching is None:
             self._fetching = self._call(asyncio.get_running_loop(), loop_worker.next_items)
@@ -278,23 +278,23 @@ class _Stream:
     async def aclose(self):
         """Stop the generator; return when it has cleaned up. What it raises meanwhile is raised here."""
         self._items.clear()
-        if not self._holds:
+        if not self._keepers:
             return
         try:
             await self._open()
-            if self._holds:
+            if self._keepers:
                 await self._call(asyncio.get_running_loop(), loop_worker.close_stream)
         finally:
             self._release()
 
     def end(self, why):
         """Stop the generator without waiting; a consumer is told why."""
-        if self._holds:
+        if self._keepers:
             self._why_ended = why
             self._stop()
 
     def __del__(self):
-        if self._holds:
+        if self._keepers:
             self._stop()
 
     def _stop(self):
@@ -316,10 +316,9 @@ class _Stream:
 
     def _release(self):
         try:
-            queue = self._holds.pop()
+            self._keepers.pop().release()
         except IndexError:
-            return
-        queue.keep_open(-1)
+            pass
 
 
 def _close_late(queue, opening):

@@ -58,6 +58,7 @@ MAKERS = {
     "Block": make_block,
     "Chain": use_chain,
     "Future": use_future,
+    "Keeper": lambda: _core.Keeper(_core.ProcessQueue(1)),
     "LoopBridge": make_loop_bridge,
     "ThreadQueue": lambda: _core.ThreadQueue(1),
     "Executor": lambda: _core.Executor(),

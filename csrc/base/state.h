@@ -21,8 +21,8 @@
 
 // The module's own types.
 #define MODULE_TYPES(X)                                                                        \
-    X(block) X(chain) X(executor) X(future) X(loop_bridge) X(process_queue) X(region) X(thread_queue)     \
-    X(waiter) X(worker)
+    X(block) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(process_queue) X(region)           \
+    X(thread_queue) X(waiter) X(worker)
 
 // What it uses of others.
 #define MODULE_OBJECTS(X)                                                                        \

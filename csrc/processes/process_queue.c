@@ -697,27 +697,45 @@ process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 // ---- map ----
 
+int
+process_queue_keep_open(ProcessQueueObject *self)
+{
+    if (self->closed && (self->keepers == 0 || self->is_dead)) {
+        refuse(self);
+        return -1;
+    }
+    self->keepers++;
+    return 0;
+}
+
+void
+process_queue_let_close(ProcessQueueObject *self)
+{
+    self->keepers--;
+    if (self->keepers == 0 && self->closed) {
+        atomic_store_explicit(&self->attention, 1, memory_order_release);
+        raise_wakeup(self);
+    }
+}
+
 PyDoc_STRVAR(keep_open_doc,
 "keep_open($self, change, /)\n--\n\n"
 "Say that submit_chunk() will be called later even if the queue is closed (1), or not any more (-1).\n\n"
 "Nobody can begin to hold a closed queue that is not held: that raises what submit() would.");
 
 static PyObject *
-process_queue_keep_open(PyObject *op, PyObject *arg)
+process_queue_keep_open_method(PyObject *op, PyObject *arg)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     long change = PyLong_AsLong(arg);
     if (change == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (change > 0 && self->closed && (self->keepers == 0 || self->is_dead)) {
-        refuse(self);
-        return NULL;
+    if (change < 0) {
+        process_queue_let_close(self);
     }
-    self->keepers = (uint32_t)((long)self->keepers + change);
-    if (self->keepers == 0 && self->closed) {
-        atomic_store_explicit(&self->attention, 1, memory_order_release);
-        raise_wakeup(self);
+    else if (process_queue_keep_open(self) < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -1111,7 +1129,7 @@ static PyMethodDef process_queue_methods[] = {
     {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
     {"reap", process_queue_reap, METH_VARARGS, reap_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
-    {"keep_open", process_queue_keep_open, METH_O, keep_open_doc},
+    {"keep_open", process_queue_keep_open_method, METH_O, keep_open_doc},
     {"submit_chunk", process_queue_submit_chunk, METH_VARARGS, submit_chunk_doc},
     {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,
      submit_to_worker_doc},

@@ -48,4 +48,9 @@ extern PyType_Spec process_queue_spec;
 int process_queue_help(PyObject *queue, const _Atomic uint32_t *word, uint32_t expected,
                        PyObject *destination, int64_t deadline_ns);
 
+// With the GIL: the queue takes chunks and calls also when it is closed, until as many calls of let_close().
+// -1, with what submit() would raise, if it is closed and nobody keeps it open.  See keeper.h.
+int process_queue_keep_open(ProcessQueueObject *self);
+void process_queue_let_close(ProcessQueueObject *self);
+
 #endif
