@@ -126,9 +126,8 @@ def named_modules(tree: ast.AST) -> Iterator[str]:
         for alias in tree.names:
             name = f"{tree.module}.{alias.name}"
             yield name if unit_of_module(name) else str(tree.module)
-    elif isinstance(tree, ast.Constant) and isinstance(tree.value, str):
-        if re.fullmatch(r"pyconc(\.\w+)+", tree.value):
-            yield tree.value
+    elif isinstance(tree, ast.Constant) and re.fullmatch(r"pyconc(\.\w+)+", str(tree.value)):
+        yield str(tree.value)
     for child in ast.iter_child_nodes(tree):
         yield from named_modules(child)
 

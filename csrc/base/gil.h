@@ -20,14 +20,14 @@
 #define GIL_PATIENCE_END_NS 25000
 
 typedef struct gil_hint {
-    _Atomic uint32_t held;  // relaxed or better from any thread: only a hint
+    _Atomic uint32_t held;  // a hint, which orders nothing that the GIL does not: relaxed everywhere
 } gil_hint;
 
 static inline PyThreadState *
 gil_release(gil_hint *hint)
 {
     PyThreadState *thread = PyEval_SaveThread();
-    atomic_store_explicit(&hint->held, 0, memory_order_release);
+    atomic_store_explicit(&hint->held, 0, memory_order_relaxed);
     return thread;
 }
 

@@ -214,9 +214,9 @@ settle(job_ring *ring, uint32_t position)
 {
     _Atomic uint32_t *head = &ring->shared->head;
     _Atomic uint32_t *tail = &ring->shared->tail;
-    uint32_t seen = atomic_load_explicit(head, memory_order_relaxed);
     // Relaxed: a hint where to begin.  Positions wrap around, hence the signed differences, and a
     // position of somebody who was stopped half a turn ago seems to lie ahead: even of the tail.
+    uint32_t seen = atomic_load_explicit(head, memory_order_relaxed);
     while ((int32_t)(position - seen) > 0
            && (int32_t)(atomic_load_explicit(tail, memory_order_relaxed) - position) >= 0
            && !atomic_compare_exchange_weak_explicit(head, &seen, position, memory_order_relaxed,
@@ -228,6 +228,7 @@ settle(job_ring *ring, uint32_t position)
 static uint32_t
 first_ready(job_ring *ring)
 {
+    // Relaxed: a hint where to begin; what lies before it is ready nowhere.
     uint32_t position = atomic_load_explicit(&ring->shared->head, memory_order_relaxed);
     // Sequentially consistent, as the store in push() and the states are: a worker that has said that it
     // sleeps and sees the old tail is seen asleep by who pushes.
@@ -249,6 +250,7 @@ bool
 job_ring_has_ready(job_ring *ring)
 {
     uint32_t position = first_ready(ring);
+    // Relaxed: first_ready() has read the word in order, and it only grows.
     return (int32_t)(atomic_load_explicit(&ring->shared->tail, memory_order_relaxed) - position) > 0;
 }
 
@@ -317,6 +319,7 @@ job_ring_alloc(job_ring *ring)
 void
 job_ring_free(job_ring *ring, job_slot *slot)
 {
+    // Relaxed: the parent alone gives slots out, and R8 publishes what it then becomes.
     atomic_store_explicit(&slot->claim, CLAIM_FREE, memory_order_relaxed);
     uint32_t number = (uint32_t)(slot - ring->slots);
     ring->is_allocated[number] = false;
@@ -339,10 +342,11 @@ advance(job_ring *ring, uint32_t tail)
 static void
 make_room(job_ring *ring)
 {
+    // Relaxed: only the parent writes the tail, and head is a hint.
     uint32_t end = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
     uint32_t tail = end;
     uint32_t length = RING_SLACK * ring->slot_count;
-    if (end - atomic_load_explicit(&ring->shared->head, memory_order_relaxed) < length) {
+    if (end - atomic_load_explicit(&ring->shared->head, memory_order_relaxed) < length) {  // a hint
         return;
     }
     uint32_t position = first_ready(ring);
@@ -355,7 +359,7 @@ make_room(job_ring *ring)
         if (slot == NULL) {
             continue;  // somebody has just taken it
         }
-        // Whose place this was is moved already, or is this very slot.
+        // Whose place this was is moved already, or is this very slot.  Relaxed: advance() publishes it.
         atomic_store_explicit(entry_at(ring, tail), (uint32_t)(slot - ring->slots),
                               memory_order_relaxed);
         // Relaxed: what R8 in push() has published stays published.
@@ -370,11 +374,12 @@ void
 job_ring_push(job_ring *ring, job_slot *slot)
 {
     make_room(ring);
+    // Relaxed: only the parent writes these, and the store to the tail in advance() publishes them.
     uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
     atomic_store_explicit(entry_at(ring, tail), (uint32_t)(slot - ring->slots),
                           memory_order_relaxed);
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
-    // R8: pairs with A8 in claim(): who takes the slot sees its message.
+    // R8: pairs with A8 in job_ring_claim(): whoever takes the slot sees its message.
     atomic_store_explicit(&slot->claim, ready_at(tail), memory_order_release);
     advance(ring, tail + 1);
     call_worker(ring);
@@ -384,8 +389,8 @@ bool
 job_ring_withdraw(job_ring *ring, job_slot *slot)
 {
     (void)ring;
+    // Relaxed: nobody else has written to the slot if the exchange succeeds, and nothing is read if not.
     uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
-    // Relaxed: nobody else has written to the slot if this succeeds, and nothing is read if not.
     return CLAIM_STATE(claim) == CLAIM_READY
            && atomic_compare_exchange_strong_explicit(&slot->claim, &claim, CLAIM_FREE,
                                                       memory_order_relaxed, memory_order_relaxed);
@@ -394,6 +399,7 @@ job_ring_withdraw(job_ring *ring, job_slot *slot)
 bool
 job_ring_is_taken(const job_slot *slot)
 {
+    // Relaxed: the answer is about the claim alone, and no message is read by it.
     return CLAIM_STATE(atomic_load_explicit(&slot->claim, memory_order_relaxed)) == CLAIM_TAKEN;
 }
 
@@ -404,7 +410,7 @@ taken_by(uint32_t worker)
 }
 
 // Whether the worker has the slot.  Claim words alone cannot be trusted: one that was written over
-// would put a slot on the free list twice.
+// would put a slot on the free list twice.  Relaxed: A9 comes before it, or the worker is dead.
 static bool
 has_taken(job_ring *ring, uint32_t worker, uint32_t number)
 {
@@ -417,7 +423,7 @@ job_ring_pop_completion(job_ring *ring, uint32_t worker, bool *corrupt)
 {
     completion_ring *completions = completions_of(ring, worker);
     uint32_t position = ring->collected[worker];
-    // A9: pairs with R9 in finish(): the slot's message is there.
+    // A9: pairs with R9 in job_ring_complete(): the slot's message and its number are there.
     if (atomic_load_explicit(&completions->tail, memory_order_acquire) == position) {
         return NULL;
     }
@@ -440,6 +446,7 @@ job_ring_reap(job_ring *ring, uint32_t worker)
             left = &ring->slots[i];
         }
     }
+    // Relaxed, all of it: the worker has ended, and its successor is started after this.
     atomic_store_explicit(&completions_of(ring, worker)->tail, 0, memory_order_relaxed);
     atomic_store_explicit(&inbox_of(ring, worker)->tail, 0, memory_order_relaxed);
     ring->collected[worker] = 0;
@@ -447,11 +454,13 @@ job_ring_reap(job_ring *ring, uint32_t worker)
     atomic_store_explicit(&ring->states[worker], WORKER_NONE, memory_order_seq_cst);
     // It may have died between ringing a state word and waking its sleeper, on whom everybody counts now.
     for (uint32_t i = 0; i < ring->worker_count; i++) {
+        // Relaxed: whoever called that worker before it died has been waited for.
         if (atomic_load_explicit(&ring->states[i], memory_order_relaxed) == WORKER_CALLED) {
             ring_doorbell(ring, i);
         }
     }
     if (left == NULL) {
+        // Relaxed: only the parent writes it, and before it starts the next worker.
         _Atomic uint32_t *generation = &completions_of(ring, worker)->generation;
         uint32_t buried = atomic_load_explicit(generation, memory_order_relaxed);
         atomic_store_explicit(generation, buried + 1, memory_order_relaxed);
@@ -472,6 +481,7 @@ job_ring_idle_workers(job_ring *ring)
 {
     uint32_t idle = 0;
     for (uint32_t i = 0; i < ring->worker_count; i++) {
+        // Relaxed: a number that is out of date the moment it is read.
         uint32_t worker_state = atomic_load_explicit(&ring->states[i], memory_order_relaxed);
         idle += worker_state == WORKER_SPINNING || worker_state == WORKER_ASLEEP
                 || worker_state == WORKER_CALLED;
@@ -503,11 +513,11 @@ write_to_inbox(job_ring *ring, uint32_t worker, job_slot *slot, bool is_handed)
 {
     inbox *box = inbox_of(ring, worker);
     uint32_t length = INBOX_SLACK * ring->slot_count;
-    // Only the parent writes the tail.
+    // Relaxed: only the parent writes the tail, and R11 publishes the entry.
     uint32_t tail = atomic_load_explicit(&box->tail, memory_order_relaxed);
     atomic_store_explicit(&box->entries[tail & (length - 1)],
                           (uint32_t)(slot - ring->slots) << 1 | is_handed, memory_order_relaxed);
-    // R11: pairs with A11 in read_inbox().
+    // R11: pairs with A11 in job_ring_read_inbox(): the entry is there, and the slot that it names.
     atomic_store_explicit(&box->tail, tail + 1, memory_order_release);
     ring_doorbell(ring, worker);  // in any case: its worker_state is for what is ready
 }
@@ -515,8 +525,8 @@ write_to_inbox(job_ring *ring, uint32_t worker, job_slot *slot, bool is_handed)
 void
 job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker)
 {
+    // Relaxed: R11 publishes both, and the message.
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
-    // Relaxed: R11 publishes it, and the message.
     atomic_store_explicit(&slot->claim, taken_by(worker), memory_order_relaxed);
     write_to_inbox(ring, worker, slot, true);
 }
@@ -531,6 +541,7 @@ job_ring_generation(job_ring *ring, uint32_t worker)
 void
 job_ring_request_cancel(job_ring *ring, job_slot *slot)
 {
+    // Relaxed: the worker is asked by its number; it sees for itself whether it still has the slot.
     uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
     uint32_t worker = claim >> CLAIM_BITS;
     if (CLAIM_STATE(claim) != CLAIM_TAKEN || worker >= ring->worker_count) {
@@ -589,13 +600,15 @@ job_ring_claim(job_ring *ring, uint32_t worker)
 {
     for (;;) {
         uint32_t position = first_ready(ring);
+        // Relaxed: first_ready() has read the word in order, and it only grows.
         uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
         if ((int32_t)(tail - position) <= 0) {
             return NULL;
         }
         job_slot *slot = ready_slot(ring, position);
         uint32_t claim = ready_at(position);
-        // A8: pairs with R8 in push().
+        // A8: pairs with R8 in job_ring_push(): the message is there.  Relaxed if it fails: nothing is
+        // read then.
         if (slot == NULL
             || !atomic_compare_exchange_strong_explicit(&slot->claim, &claim, taken_by(worker),
                                                         memory_order_acquire, memory_order_relaxed)) {
@@ -636,6 +649,7 @@ job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
     bool spins = !another_spins(ring, worker);
     // From here on, who pushes counts on us.
     set_bell(ring, worker, WORKER_SPINNING);
+    // Sequentially consistent: see first_ready().
     uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
     if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring)
         && !(spins && park_spin(spot, &ring->shared->tail, tail, FUTEX_NO_DEADLINE))) {
@@ -673,7 +687,7 @@ job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed)
 {
     inbox *box = inbox_of(ring, worker);
     uint32_t length = INBOX_SLACK * ring->slot_count;
-    // A11: pairs with R11 in write_to_inbox().
+    // A11: pairs with R11 in write_to_inbox(): the entry and the slot's message are there.
     if (atomic_load_explicit(&box->tail, memory_order_acquire) == ring->inbox_read) {
         return NULL;
     }
@@ -687,6 +701,7 @@ uint32_t
 job_ring_ready_count(job_ring *ring)
 {
     uint32_t position = first_ready(ring);
+    // Relaxed: first_ready() has read the word in order, and it only grows.
     int32_t count = (int32_t)(atomic_load_explicit(&ring->shared->tail, memory_order_relaxed) - position);
     return count < 0 ? 0 : (uint32_t)count;
 }
@@ -695,14 +710,16 @@ void
 job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
 {
     completion_ring *completions = completions_of(ring, worker);
+    // Relaxed: only this worker writes its completions, and R9 publishes them.
     uint32_t position = atomic_load_explicit(&completions->tail, memory_order_relaxed);
     atomic_store_explicit(&completions->numbers[position & (ring->slot_count - 1)],
                           (uint32_t)(slot - ring->slots), memory_order_relaxed);
-    // R9: pairs with A9 in job_ring_pop_completion().
+    // R9: pairs with A9 in job_ring_pop_completion(): the parent finds the number, and the message in the
+    // slot.
     atomic_store_explicit(&completions->tail, position + 1, memory_order_release);
-    atomic_fetch_add_explicit(&ring->shared->finished, 1, memory_order_seq_cst);
     uint32_t armed = WAKEUP_ARMED;
     // Sequentially consistent: see job_ring_arm_wakeup().
+    atomic_fetch_add_explicit(&ring->shared->finished, 1, memory_order_seq_cst);
     if (atomic_load_explicit(&ring->shared->need_wakeup, memory_order_seq_cst) == WAKEUP_ARMED
         && atomic_compare_exchange_strong_explicit(&ring->shared->need_wakeup, &armed, WAKEUP_DISARMED,
                                                    memory_order_seq_cst, memory_order_relaxed)) {
@@ -716,6 +733,7 @@ job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
 void
 job_slot_set_range(job_slot *slot, uint32_t count)
 {
+    // Relaxed: R8 or R11 publishes it with the slot.
     atomic_store_explicit(&slot->range, count, memory_order_relaxed);
 }
 
@@ -736,6 +754,7 @@ job_slot_next(job_slot *slot)
 uint32_t
 job_slot_split(job_slot *slot, uint32_t count)
 {
+    // Relaxed, as in job_slot_next(): only numbers are agreed upon.
     uint64_t range = atomic_load_explicit(&slot->range, memory_order_relaxed);
     uint64_t kept;
     do {
@@ -745,6 +764,7 @@ job_slot_split(job_slot *slot, uint32_t count)
             return count;  // somebody has split it already, or nothing is left
         }
         kept = next + (limit - next) / 2;
+        // Relaxed, as above.
     } while (!atomic_compare_exchange_weak_explicit(&slot->range, &range,
                                                     (range & ~(uint64_t)UINT32_MAX) | kept,
                                                     memory_order_relaxed, memory_order_relaxed));

@@ -37,7 +37,8 @@ static bool
 look(const _Atomic uint32_t *word, uint32_t expected)
 {
     for (int i = 0; i < LOOKS; i++) {
-        // A1: pairs with the release store of whoever changes the word.
+        // A1: pairs with R1, R2, R3, R4 and R5, the stores that change the words on which threads wait:
+        // whoever sees the word changed sees what was written before it.
         if (atomic_load_explicit(word, memory_order_acquire) != expected) {
             return true;
         }
@@ -70,7 +71,7 @@ park_spin_for(const _Atomic uint32_t *word, uint32_t expected, int64_t limit_ns)
 bool
 park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
 {
-    int64_t limit_ns = atomic_load_explicit(&spot->spin_ns, memory_order_relaxed);
+    int64_t limit_ns = atomic_load_explicit(&spot->spin_ns, memory_order_relaxed);  // a hint
     bool changed = false;
     if (deadline_ns != FUTEX_NO_DEADLINE) {
         int64_t left_ns = deadline_ns - clock_now_ns();
@@ -79,11 +80,12 @@ park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int6
     if (limit_ns <= 0) {
         return false;
     }
+    // Relaxed: a limit on how many spin, which orders nothing.
     uint32_t others = atomic_fetch_add_explicit(&spot->spinning, 1, memory_order_relaxed);
     if (others < spot->most_spinning) {
         changed = park_spin_for(word, expected, limit_ns);
     }
-    atomic_fetch_sub_explicit(&spot->spinning, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&spot->spinning, 1, memory_order_relaxed);  // as above
     return changed;
 }
 
@@ -106,6 +108,7 @@ park_sleep(park_spot *spot, _Atomic uint32_t *word, uint32_t expected, int64_t d
 {
     int rc = FUTEX_OK;
     int64_t start = clock_now_ns();
+    // A1: pairs with R1, R2, R3, R4 and R5, as in look().
     while (rc == FUTEX_OK && atomic_load_explicit(word, memory_order_acquire) == expected) {
         rc = futex_wait(word, expected, deadline_ns);
     }

@@ -91,7 +91,7 @@ prepare(shm_arena_class *class)
 static bool
 is_free(shm_block *block)
 {
-    // A6: pairs with R6 in shm_block_release().
+    // A6: pairs with R6 in shm_block_release(): the last view's reads come before our writes.
     return atomic_load_explicit(&block->holder, memory_order_acquire) == SHM_NOBODY;
 }
 
@@ -100,7 +100,7 @@ static bool
 hold(shm_arena *arena, shm_block *block)
 {
     uint32_t nobody = SHM_NOBODY;
-    // A6, as above.
+    // A6, as above: pairs with R6 in shm_block_release().  Relaxed if it fails: nothing is read then.
     return atomic_compare_exchange_strong_explicit(&block->holder, &nobody, arena->me,
                                                    memory_order_acquire, memory_order_relaxed);
 }
@@ -119,6 +119,7 @@ commit(shm_arena *arena, shm_block *block)
     if (!is_committed(block)) {
         rc = shm_region_commit(arena->region, block->offset + SHM_PAGE, total_bytes(block) - SHM_PAGE);
         if (rc == SHM_OK) {
+            // Relaxed: we hold the block; its next holder sees the word by R6 and A6.
             atomic_store_explicit(&block->committed, 1, memory_order_relaxed);
         }
     }
@@ -129,8 +130,9 @@ static void
 discard(shm_arena *arena, shm_block *block)
 {
     if (total_bytes(block) > SHM_PAGE) {
-        // First, so that whoever adopts the block from us never takes for memory what is none.
-        atomic_store_explicit(&block->committed, 0, memory_order_release);
+        // First, so that whoever adopts the block from us never takes for memory what is none.  Relaxed:
+        // the compiler cannot move it past a system call, and who adopts has waited for our death.
+        atomic_store_explicit(&block->committed, 0, memory_order_relaxed);
         shm_region_discard(arena->region, block->offset + SHM_PAGE, total_bytes(block) - SHM_PAGE);
     }
 }
@@ -174,8 +176,10 @@ make(shm_arena *arena, shm_arena_class *class, uint64_t pages, shm_block **made)
     atomic_init(&block->owner, arena->me);
     atomic_init(&block->holder, arena->me);
     atomic_init(&block->committed, 1);
+    // R7: pairs with A7 in next_block(): whoever finds the block finds its header filled in.  The load is
+    // relaxed, since the exchange fails if the list has changed; and a failed one reads nothing but the
+    // word.
     block->next = atomic_load_explicit(arena->first, memory_order_relaxed);
-    // R7: pairs with A7 in shm_arena_adopt(): who finds the block finds its header filled in.
     while (!atomic_compare_exchange_weak_explicit(arena->first, &block->next, offset,
                                                   memory_order_release, memory_order_relaxed)) {
     }
@@ -251,6 +255,7 @@ shm_arena_trim(shm_arena *arena)
         if (class == NULL || !is_free(block) || !is_committed(block)) {
             continue;
         }
+        // Relaxed: a hint, by which the free blocks are counted.
         uint32_t owner = atomic_load_explicit(&block->owner, memory_order_relaxed);
         uint8_t *count = &kept[owner % 64][class - arena->classes];
         if (*count < UINT8_MAX

@@ -88,7 +88,8 @@ void shm_arena_free_held(shm_arena *arena, uint32_t dead);
 // Takes what a dead process owned, and frees what it held.  SHM_NO_MEMORY leaves blocks for the next call.
 int shm_arena_adopt(shm_arena *arena, uint32_t dead);
 
-// Bytes of all blocks that this process owns and that have memory behind them; and of these, held by anybody.
+// Bytes of all blocks that this process owns and that have memory behind them; and of these, held by
+// anybody.
 void shm_arena_count(shm_arena *arena, uint64_t *committed_bytes, uint64_t *held_bytes);
 
 static inline void
@@ -102,9 +103,10 @@ shm_block_take_over(shm_block *block, uint32_t receiver)
 static inline void
 shm_block_release(shm_block *block, uint32_t me)
 {
+    // Relaxed: only a holder gives a block on, so if it is ours nobody else writes the word.
     if (atomic_load_explicit(&block->holder, memory_order_relaxed) == me) {
-        // R6: pairs with A6 in shm_arena_claim(): our last look at the payload comes before the owner's
-        // next use.
+        // R6: pairs with A6 in is_free() and A6 in hold(): our last look at the payload comes before the
+        // owner's next use.
         atomic_store_explicit(&block->holder, SHM_NOBODY, memory_order_release);
     }
 }

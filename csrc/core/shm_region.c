@@ -160,6 +160,7 @@ shm_region_extend(shm_region *region, uint64_t bytes, uint64_t *offset)
         int error = errno;
         shm_region_discard(region, start, bytes);
         uint64_t end = start + bytes;
+        // Relaxed, as above.
         atomic_compare_exchange_strong_explicit(used, &end, start, memory_order_relaxed,
                                                 memory_order_relaxed);
         errno = error;
@@ -192,6 +193,7 @@ shm_region_commit(shm_region *region, uint64_t offset, uint64_t bytes)
 int
 shm_region_contains(shm_region *region, uint64_t offset, uint64_t bytes)
 {
+    // Relaxed: the word only grows, and whoever named the offset has published a value that covers it.
     uint64_t used = atomic_load_explicit(&header_of(region)->used_bytes, memory_order_relaxed);
     used = used < region->reserved_bytes ? used : region->reserved_bytes;
     return offset >= SHM_PAGE && offset <= used && bytes <= used - offset;

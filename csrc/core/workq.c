@@ -8,6 +8,7 @@ static void
 forget_workers(workq *q)
 {
     pthread_mutex_init(&q->lock, NULL);
+    // Relaxed: no other thread has the queue yet, or still.
     atomic_store_explicit(&q->workers, 0, memory_order_relaxed);
     q->idle = q->spinning = q->searching = q->sleeping = q->chosen = 0;
     park_spot_init(&q->spot, 1);
@@ -48,7 +49,7 @@ add(_Atomic uint32_t *count, int change)
 static void
 change_signal(workq *q)
 {
-    // R1: pairs with A1 in park_spin_for().  The lock orders the writers.
+    // R1: pairs with A1 in look().  The load is relaxed because the lock orders the writers.
     uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
     atomic_store_explicit(&q->signal, signal + 1, memory_order_release);
 }
@@ -148,6 +149,7 @@ sleep_until_chosen(workq *q, workq_worker *worker)
     int64_t start = clock_now_ns();
     q->sleeping++;
     for (;;) {
+        // Relaxed: it is written under the lock, which we hold.
         uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
         pthread_mutex_unlock(&q->lock);
         futex_wait(&q->signal, signal, FUTEX_NO_DEADLINE);
@@ -172,6 +174,7 @@ workq_wait(workq *q, workq_worker *worker)
             q->searching--;
         }
         if (q->spinning == 0) {
+            // Relaxed: it is written under the lock, which we hold.
             uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
             q->spinning++;
             pthread_mutex_unlock(&q->lock);
@@ -230,7 +233,7 @@ workq_take_all(workq *q)
 {
     pthread_mutex_lock(&q->lock);
     list_node *all = node_list_take(&q->nodes);
-    atomic_store_explicit(&q->length, 0, memory_order_relaxed);
+    atomic_store_explicit(&q->length, 0, memory_order_relaxed);  // as in add(), under the lock
     pthread_mutex_unlock(&q->lock);
     return all;
 }

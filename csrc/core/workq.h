@@ -98,7 +98,7 @@ workq_length(workq *q)
 static inline uint32_t
 workq_workers(workq *q)
 {
-    return atomic_load_explicit(&q->workers, memory_order_relaxed);  // as above
+    return atomic_load_explicit(&q->workers, memory_order_relaxed);  // relaxed, as above
 }
 
 // In the child of a fork: the workers are gone and the mutex may have been held by one of them.

@@ -15,7 +15,7 @@ static void
 set_state(FutureObject *self, future_state state)
 {
     self->state = state;
-    // R2: pairs with A1 and with the load in park_wait(): who sees `done` sees the outcome, once it
+    // R2: pairs with A1 in look() and in park_sleep(): a thread that sees `done` sees the outcome, once it
     // has the GIL.
     atomic_store_explicit(&self->done, future_is_done(self), memory_order_release);
     if (future_is_done(self) && self->sleepers > 0) {

@@ -28,7 +28,7 @@ waiter_add(PyObject *waiter, PyObject *future, bool failed)
     self->failed |= failed;
     if (self->wanted > 0 && is_satisfied(self)
         && atomic_load_explicit(&self->fired, memory_order_relaxed) == 0) {  // writers have the GIL
-        // R3: pairs with A1 and with the load in park_wait().
+        // R3: pairs with A1 in look() and in park_sleep().
         atomic_store_explicit(&self->fired, 1, memory_order_release);
         futex_wake(&self->fired, 1);
     }
@@ -118,7 +118,7 @@ waiter_wait(PyObject *op, PyObject *args)
     }
     self->wanted = count;
     self->stop_on_exception = stop_on_exception;
-    atomic_store_explicit(&self->fired, 0, memory_order_relaxed);  // no thread looks at it yet
+    atomic_store_explicit(&self->fired, 0, memory_order_relaxed);  // relaxed: nobody looks yet
     if (!is_satisfied(self)) {
         rc = module_wait(self->module, &self->fired, deadline_ns);
     }

@@ -253,7 +253,7 @@ loop_bridge_post(LoopBridgeObject *self, struct task *t)
 {
     PyObject *loop;
     node_list_append(&self->finished, &t->node);
-    // R4: pairs with A1 in park_spin_for().  Writers have the GIL.
+    // R4: pairs with A1 in look().  Writers have the GIL.
     uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
     atomic_store_explicit(&self->posted, posted + 1, memory_order_release);
     if (self->handed_over_ns != 0) {

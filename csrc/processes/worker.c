@@ -59,8 +59,9 @@ read_call(WorkerObject *self, job_slot *slot, call *c)
     shm_block *block = wire_block(self->region, message);
     if (block != NULL) {
         shm_block_take_over(block, region_me(self->region));
-        // R10: whoever buries us and sees it does not free the block a second time.
-        atomic_store_explicit(&slot->accepted, 1, memory_order_release);
+        // Relaxed: the parent, which reads it when it reaps us and then does not free the block a second
+        // time, has waited for our death.
+        atomic_store_explicit(&slot->accepted, 1, memory_order_relaxed);
     }
     BlockObject *whole = block == NULL ? NULL : block_new(self->region, block, block->capacity);
     int rc = block != NULL && whole == NULL ? -1 : codec_unpack(self->module, message, whole, &found);

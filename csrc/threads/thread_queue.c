@@ -63,7 +63,8 @@ worker_unlink(worker *w)
 static void
 add_threads(ThreadQueueObject *self, int change)
 {
-    // Writers have the GIL.  R5: pairs with A1 in park_spin_for().
+    // R5: pairs with A1 in look() and in thread_queue_await_threads(): the thread that waits for their end
+    // sees what they did.  The load is relaxed because writers have the GIL.
     uint32_t threads = atomic_load_explicit(&self->threads, memory_order_relaxed);
     atomic_store_explicit(&self->threads, threads + (uint32_t)change, memory_order_release);
 }
@@ -234,6 +235,7 @@ thread_queue_await_threads(PyObject *op, PyObject *Py_UNUSED(ignored))
     int64_t left_ns = END_SPIN_NS;
     uint32_t threads;
     PyThreadState *thread = gil_release(&self->head.module->gil);
+    // A1: pairs with R5 in add_threads().
     while (left_ns > 0
            && (threads = atomic_load_explicit(&self->threads, memory_order_acquire)) > 0) {
         park_spin_for(&self->threads, threads, left_ns);
@@ -326,7 +328,7 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     if (thread_dict != NULL && PyDict_DelItem(thread_dict, op) < 0) {
         PyErr_Clear();
     }
-    atomic_store_explicit(&self->threads, 0, memory_order_relaxed);
+    atomic_store_explicit(&self->threads, 0, memory_order_relaxed);  // relaxed: the child has one thread
     Py_RETURN_NONE;
 }
 
