@@ -1,166 +1,23 @@
+// module: makes pyconc._core: its types, and the names that it looks up.  Nobody includes it.
 #include "base/state.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <math.h>
-#include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <unistd.h>
-
-#include "futures/chain.h"
-#include "core/clock.h"
 #include "executor.h"
+#include "futures/chain.h"
 #include "futures/future.h"
+#include "futures/waiter.h"
 #include "loops/loop_bridge.h"
-#include "loops/loop_future.h"
 #include "processes/keeper.h"
-#include "processes/scalars.h"
+#include "processes/process_control.h"
 #include "processes/process_queue.h"
 #include "processes/region.h"
-#include "threads/thread_queue.h"
-#include "futures/waiter.h"
+#include "processes/scalars.h"
 #include "processes/worker.h"
+#include "threads/thread_queue.h"
 
 static module_state *
 state_of(PyObject *module)
 {
     return (module_state *)PyModule_GetState(module);
-}
-
-module_state *
-module_state_of(PyTypeObject *type)
-{
-    return state_of(PyType_GetModuleByDef(type, &core_module));
-}
-
-void
-module_log(module_state *state, const char *method, const char *message, PyObject *about,
-           PyObject *exception)
-{
-    PyObject *logged = NULL;
-    PyObject *log = PyObject_GetAttrString(state->logger, method);
-    PyObject *args = about == NULL ? Py_BuildValue("(s)", message) : Py_BuildValue("(sO)", message, about);
-    PyObject *kwargs = Py_BuildValue("{sO}", "exc_info", exception);
-    if (log != NULL && args != NULL && kwargs != NULL) {
-        logged = PyObject_Call(log, args, kwargs);
-    }
-    if (logged == NULL) {
-        PyErr_WriteUnraisable(about);
-    }
-    Py_XDECREF(logged);
-    Py_XDECREF(kwargs);
-    Py_XDECREF(args);
-    Py_XDECREF(log);
-    Py_DECREF(exception);
-}
-
-void
-module_log_escaped(module_state *state)
-{
-    module_log(state, "critical", "Exception in worker", NULL, PyErr_GetRaisedException());
-}
-
-void
-module_checkpoint(module_state *state)
-{
-    PyObject *result = PyObject_CallNoArgs(state->checkpoint);
-    if (result == NULL) {
-        module_log_escaped(state);
-    }
-    Py_XDECREF(result);
-}
-
-int
-module_deadline(PyObject *timeout, int64_t *deadline_ns)
-{
-    // What a lock of the threading module accepts.
-    static const double most_seconds = (double)(INT64_MAX / 1000000000);
-    if (timeout == Py_None) {
-        *deadline_ns = FUTEX_NO_DEADLINE;
-        return 0;
-    }
-    double seconds = PyFloat_AsDouble(timeout);
-    if (seconds == -1.0 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (!(seconds > 0)) {
-        *deadline_ns = clock_now_ns();
-        return 0;
-    }
-    if (isinf(seconds) || seconds > most_seconds) {
-        PyErr_SetString(PyExc_OverflowError, isinf(seconds) ? "cannot convert float infinity to integer"
-                                                            : "timeout value is too large");
-        return -1;
-    }
-    int64_t now = clock_now_ns();
-    int64_t wait_ns = (int64_t)(seconds * 1e9);
-    *deadline_ns = wait_ns > FUTEX_NO_DEADLINE - now ? FUTEX_NO_DEADLINE : now + wait_ns;
-    return 0;
-}
-
-int
-module_wait(module_state *state, _Atomic uint32_t *word, int64_t deadline_ns)
-{
-    int rc;
-    if (deadline_ns <= clock_now_ns()) {
-        return FUTEX_TIMED_OUT;
-    }
-    do {
-        bool spins = park_may_spin(&state->result_spot);
-        bool changed = false;
-        PyThreadState *thread = gil_release(&state->gil);
-        if (spins) {
-            changed = park_spin(&state->result_spot, word, 0, deadline_ns);
-            if (!changed) {
-                // A signal that came during the spin must not wait until somebody ends the sleep.
-                gil_acquire(&state->gil, thread, 0);
-                if (PyErr_CheckSignals() < 0) {
-                    return FUTEX_INTERRUPTED;
-                }
-                thread = gil_release(&state->gil);
-            }
-        }
-        rc = changed ? FUTEX_OK : park_sleep(&state->result_spot, word, 0, deadline_ns);
-        gil_acquire(&state->gil, thread, changed ? GIL_PATIENCE_NS : 0);
-        if (rc == FUTEX_INTERRUPTED && PyErr_CheckSignals() < 0) {
-            return FUTEX_INTERRUPTED;
-        }
-    } while (rc == FUTEX_INTERRUPTED);
-    return rc;
-}
-
-int
-module_meet_asyncio(module_state *state)
-{
-    PyObject *glue = PyImport_ImportModule("pyconc._asyncio_glue");
-    if (glue == NULL) {
-        return -1;
-    }
-    PyObject *known = PyObject_CallMethod(glue, "describe", NULL);
-    Py_DECREF(glue);
-    if (known == NULL) {
-        return -1;
-    }
-    PyObject *run_in_executor_code, *our_run_in_executor_code, *call_set_state_code;
-    PyObject *convert_exception, *get_running_loop, *adopt_loop;
-    Py_ssize_t dest_loop_cell, destination_cell;
-    int ok = PyArg_ParseTuple(known, "OOOnnOOO", &run_in_executor_code, &our_run_in_executor_code,
-                              &call_set_state_code, &dest_loop_cell, &destination_cell,
-                              &convert_exception, &get_running_loop, &adopt_loop);
-    if (ok) {
-        Py_XSETREF(state->run_in_executor_code, Py_NewRef(run_in_executor_code));
-        Py_XSETREF(state->our_run_in_executor_code, Py_NewRef(our_run_in_executor_code));
-        Py_XSETREF(state->adopt_loop, Py_NewRef(adopt_loop));
-        Py_XSETREF(state->call_set_state_code, Py_NewRef(call_set_state_code));
-        Py_XSETREF(state->convert_exception, Py_NewRef(convert_exception));
-        Py_XSETREF(state->get_running_loop, Py_NewRef(get_running_loop));
-        state->dest_loop_cell = dest_loop_cell;
-        state->destination_cell = destination_cell;
-        ok = state->loop_future_type != NULL || loop_future_make_type(state) == 0;
-    }
-    Py_DECREF(known);
-    return ok ? 0 : -1;
 }
 
 PyDoc_STRVAR(after_fork_doc,
@@ -173,78 +30,6 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     module_state *state = state_of(module);
     park_spot_init(&state->result_spot, UINT32_MAX);
     park_spot_init(&state->busy_wait_spot, UINT32_MAX);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(fork_doc,
-"fork()\n--\n\n"
-"Fork as os.fork() does, but without its warning when there are threads: for a caller that knows\n"
-"that those hold no lock. Returns 0 in the child.");
-
-static PyObject *
-core_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    if (PySys_Audit("os.fork", NULL) < 0) {
-        return NULL;
-    }
-    PyOS_BeforeFork();
-    pid_t pid = fork();
-    int error = errno;
-    if (pid == 0) {
-        PyOS_AfterFork_Child();
-    }
-    else {
-        PyOS_AfterFork_Parent();
-    }
-    if (pid < 0) {
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    return PyLong_FromLong(pid);
-}
-
-PyDoc_STRVAR(die_with_parent_doc,
-"die_with_parent(parent, /)\n--\n\n"
-"Have the kernel kill this process when the thread ends that has forked it, of the process `parent`: at\n"
-"once if that has ended already.");
-
-static PyObject *
-core_die_with_parent(PyObject *Py_UNUSED(module), PyObject *arg)
-{
-    // Whoever is our parent now may have adopted us.
-    long parent = PyLong_AsLong(arg);
-    if (parent == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    if (getppid() != parent) {
-        raise(SIGKILL);  // it was quicker
-    }
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(die_with_pipe_doc,
-"die_with_pipe(fd, /)\n--\n\n"
-"Have the kernel kill this process when nobody has the other end of a pipe open any more.");
-
-static PyObject *
-core_die_with_pipe(PyObject *Py_UNUSED(module), PyObject *arg)
-{
-    int fd = PyObject_AsFileDescriptor(arg);
-    if (fd < 0) {
-        return NULL;
-    }
-    // The signal that the kernel sends when something happens to the file, which is only its end.
-    if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETSIG, SIGKILL) < 0
-        || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC) < 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    struct pollfd ended = {.fd = fd, .events = POLLIN};
-    if (poll(&ended, 1, 0) > 0) {
-        raise(SIGKILL);  // it was quicker
-    }
     Py_RETURN_NONE;
 }
 
@@ -279,9 +64,6 @@ core_plain_loads(PyObject *Py_UNUSED(module), PyObject *bytes)
 
 static PyMethodDef core_methods[] = {
     {"after_fork", core_after_fork, METH_NOARGS, after_fork_doc},
-    {"die_with_parent", core_die_with_parent, METH_O, die_with_parent_doc},
-    {"die_with_pipe", core_die_with_pipe, METH_O, die_with_pipe_doc},
-    {"fork", core_fork, METH_NOARGS, fork_doc},
     {"scalars_dumps", core_plain_dumps, METH_O, scalars_dumps_doc},
     {"scalars_loads", core_plain_loads, METH_O, scalars_loads_doc},
     {NULL, NULL, 0, NULL},
@@ -390,7 +172,8 @@ static int
 core_exec(PyObject *module)
 {
     module_state *state = state_of(module);
-    if (intern_strings(state) < 0 || import_names(state) < 0 || add_types(module, state) < 0) {
+    if (intern_strings(state) < 0 || import_names(state) < 0 || add_types(module, state) < 0
+        || PyModule_AddFunctions(module, process_control_methods) < 0) {
         return -1;
     }
     park_spot_init(&state->result_spot, UINT32_MAX);

@@ -88,13 +88,10 @@ typedef struct module_state {
     gil_hint gil;
 } module_state;
 
-extern struct PyModuleDef core_module;
+extern struct PyModuleDef core_module;  // in module.c, which stands on top and makes the types
 
 // The state of the module that defined the type or its base.  Never fails for our types.
 module_state *module_state_of(PyTypeObject *type);
-
-// Learns what pyconc._asyncio_glue knows of asyncio.  0, or -1 with an exception.
-int module_meet_asyncio(module_state *state);
 
 // Logs a message about an exception that nobody can be told of, as concurrent.futures does: at the
 // given level's method, with traceback.  Takes the exception from the caller.

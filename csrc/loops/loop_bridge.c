@@ -1,6 +1,7 @@
 #include "loop_bridge.h"
 
 #include "core/clock.h"
+#include "asyncio_names.h"
 #include "loop_future.h"
 #include "processes/process_queue.h"
 #include "base/task.h"
@@ -71,7 +72,7 @@ is_code(module_state *state, PyCodeObject *code, PyObject **known, PyObject *nam
     if (*known != NULL || code->co_name != name) {
         return 0;
     }
-    if (module_meet_asyncio(state) < 0) {
+    if (asyncio_names_learn(state) < 0) {
         return -1;
     }
     return (PyObject *)code == *known;
@@ -81,7 +82,7 @@ is_code(module_state *state, PyCodeObject *code, PyObject **known, PyObject *nam
 static PyObject *
 running_loop(module_state *state)
 {
-    if (state->get_running_loop == NULL && module_meet_asyncio(state) < 0) {
+    if (state->get_running_loop == NULL && asyncio_names_learn(state) < 0) {
         return NULL;
     }
     return PyObject_CallNoArgs(state->get_running_loop);
@@ -91,7 +92,7 @@ int
 loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, LoopBridgeObject **bridge,
                      PyObject **future)
 {
-    if (state->adopt_loop == NULL && module_meet_asyncio(state) < 0) {
+    if (state->adopt_loop == NULL && asyncio_names_learn(state) < 0) {
         return -1;
     }
     int rc = bridge_of(state, loop, bridge);

@@ -17,7 +17,7 @@
 #ifndef PYCONC_PROCESS_QUEUE_H
 #define PYCONC_PROCESS_QUEUE_H
 
-#include "executor.h"
+#include "base/queue.h"
 #include "job_table.h"
 
 typedef struct ProcessQueueObject {

@@ -8,7 +8,7 @@
 #define PYCONC_THREAD_QUEUE_H
 
 #include "core/workq.h"
-#include "executor.h"
+#include "base/queue.h"
 
 // A worker thread, on its stack, linked while it runs.  Guarded by the GIL, except for `parking`.
 typedef struct worker {

@@ -1,0 +1,33 @@
+// queue: what every executor's queue of tasks begins with, and what can be done with it.
+#ifndef PYCONC_QUEUE_H
+#define PYCONC_QUEUE_H
+
+#include "task.h"
+
+struct queue_head;
+
+typedef struct queue_kind {
+    // Whether its tasks have a route, see task.h.
+    bool routed;
+    // The call args[0](args[1:], kwnames) for a destination; NULL with an exception.  Borrows all.
+    task *(*make_task)(struct queue_head *queue, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames, PyObject *destination, LoopBridgeObject *bridge);
+    // As workq_push(); WORKQ_CLOSED comes with the exception that says why.
+    int (*push)(struct queue_head *queue, task *t);
+    // Refuses pushes from now on, with error(message).
+    void (*close)(struct queue_head *queue, PyObject *error, PyObject *message);
+    // Ends every queued task with error(message); NULL cancels them.  0, or -1 with an exception.
+    int (*fail_queued)(struct queue_head *queue, PyObject *error, PyObject *message);
+    // Whether anybody will run what is queued.
+    bool (*has_workers)(struct queue_head *queue);
+} queue_kind;
+
+// The front of ThreadQueueObject and ProcessQueueObject.
+typedef struct queue_head {
+    PyObject_HEAD
+    module_state *module;  // borrowed from the type
+    const queue_kind *kind;
+    bool inherited;  // GIL; in the child of a fork: the executor needs a new one
+} queue_head;
+
+#endif

@@ -1,0 +1,87 @@
+#include "process_control.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+PyDoc_STRVAR(fork_doc,
+"fork()\n--\n\n"
+"Fork as os.fork() does, but without its warning when there are threads: for a caller that knows\n"
+"that those hold no lock. Returns 0 in the child.");
+
+static PyObject *
+control_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    if (PySys_Audit("os.fork", NULL) < 0) {
+        return NULL;
+    }
+    PyOS_BeforeFork();
+    pid_t pid = fork();
+    int error = errno;
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+    }
+    else {
+        PyOS_AfterFork_Parent();
+    }
+    if (pid < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return PyLong_FromLong(pid);
+}
+
+PyDoc_STRVAR(die_with_parent_doc,
+"die_with_parent(parent, /)\n--\n\n"
+"Have the kernel kill this process when the thread ends that has forked it, of the process `parent`: at\n"
+"once if that has ended already.");
+
+static PyObject *
+control_die_with_parent(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    // Whoever is our parent now may have adopted us.
+    long parent = PyLong_AsLong(arg);
+    if (parent == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (getppid() != parent) {
+        raise(SIGKILL);  // it was quicker
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(die_with_pipe_doc,
+"die_with_pipe(fd, /)\n--\n\n"
+"Have the kernel kill this process when nobody has the other end of a pipe open any more.");
+
+static PyObject *
+control_die_with_pipe(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    int fd = PyObject_AsFileDescriptor(arg);
+    if (fd < 0) {
+        return NULL;
+    }
+    // The signal that the kernel sends when something happens to the file, which is only its end.
+    if (fcntl(fd, F_SETOWN, getpid()) < 0 || fcntl(fd, F_SETSIG, SIGKILL) < 0
+        || fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_ASYNC) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    struct pollfd ended = {.fd = fd, .events = POLLIN};
+    if (poll(&ended, 1, 0) > 0) {
+        raise(SIGKILL);  // it was quicker
+    }
+    Py_RETURN_NONE;
+}
+
+PyMethodDef process_control_methods[] = {
+    {"fork", control_fork, METH_NOARGS, fork_doc},
+    {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
+    {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
+    {NULL, NULL, 0, NULL},
+};
