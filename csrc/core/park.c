@@ -11,26 +11,46 @@
 #define SPIN_MIN_NS 2000
 // How many looks at the word between two looks at the clock.
 #define LOOKS 32
-// After this long, whoever is to change the word may be waiting for the CPU that we spin on.
-#define YIELD_AFTER_NS 2000
+
+// How many threads may spin at once: one fewer than there are CPUs for the thread that looked last.  The one
+// static variable of the core, for a fact about the process that every spin asks for.
+static _Atomic uint32_t spare_cpus;
 
 static uint32_t
-cpu_count(void)
+load_spare_cpus(void)
+{
+    return atomic_load_explicit(&spare_cpus, memory_order_relaxed);  // a hint, out of date at any time
+}
+
+// A program may be confined to one CPU, or set free, at any time.  A thread looks when a spin was in vain and
+// when a wait was long, beside which the system call is nothing.
+static void
+look_at_cpus(void)
 {
     cpu_set_t cpus;
-    if (sched_getaffinity(0, sizeof(cpus), &cpus) != 0) {
-        return 2;  // More CPUs than the set can name.
+    uint32_t spare = 1;  // More CPUs than the set can name, or a system that does not tell.
+    if (sched_getaffinity(0, sizeof(cpus), &cpus) == 0) {
+        spare = (uint32_t)CPU_COUNT(&cpus) - 1;
     }
-    return (uint32_t)CPU_COUNT(&cpus);
+    if (spare != load_spare_cpus()) {
+        atomic_store_explicit(&spare_cpus, spare, memory_order_relaxed);  // as above
+    }
 }
 
 void
 park_spot_init(park_spot *spot, uint32_t most_spinning)
 {
-    uint32_t spare = cpu_count() - 1;
-    spot->most_spinning = most_spinning < spare ? most_spinning : spare;
+    look_at_cpus();
+    spot->most_spinning = most_spinning;
     atomic_init(&spot->spin_ns, PARK_SPIN_MAX_NS);
     atomic_init(&spot->spinning, 0);
+}
+
+bool
+park_may_spin(park_spot *spot)
+{
+    // Relaxed: a hint.
+    return atomic_load_explicit(&spot->spin_ns, memory_order_relaxed) != 0 && load_spare_cpus() > 0;
 }
 
 static bool
@@ -54,16 +74,15 @@ park_spin_for(const _Atomic uint32_t *word, uint32_t expected, int64_t limit_ns)
     if (look(word, expected)) {
         return true;
     }
-    int64_t start = clock_now_ns();
-    int64_t spun_ns = 0;
-    while (spun_ns < limit_ns) {
-        if (look(word, expected)) {
-            return true;
-        }
-        spun_ns = clock_now_ns() - start;
-        if (spun_ns > YIELD_AFTER_NS) {
-            sched_yield();
-        }
+    // On one CPU nobody changes the word before this thread sleeps.
+    if (limit_ns > 0 && load_spare_cpus() > 0) {
+        int64_t end = clock_now_ns() + limit_ns;
+        do {
+            if (look(word, expected)) {
+                return true;
+            }
+        } while (clock_now_ns() < end);
+        look_at_cpus();
     }
     return false;
 }
@@ -82,7 +101,7 @@ park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int6
     }
     // Relaxed: a limit on how many spin, which orders nothing.
     uint32_t others = atomic_fetch_add_explicit(&spot->spinning, 1, memory_order_relaxed);
-    if (others < spot->most_spinning) {
+    if (others < spot->most_spinning && others < load_spare_cpus()) {
         changed = park_spin_for(word, expected, limit_ns);
     }
     atomic_fetch_sub_explicit(&spot->spinning, 1, memory_order_relaxed);  // as above
@@ -99,6 +118,7 @@ park_learn(park_spot *spot, int64_t waited_ns)
     }
     else {
         spin_ns = spin_ns / 2 < SPIN_MIN_NS ? 0 : spin_ns / 2;
+        look_at_cpus();
     }
     atomic_store_explicit(&spot->spin_ns, spin_ns, memory_order_relaxed);
 }

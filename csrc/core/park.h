@@ -6,6 +6,10 @@
 // which remembers how long its waits lasted: after short waits it spins for up to PARK_SPIN_MAX_NS,
 // after long ones it halves the spin until there is none.  On one CPU nobody spins.
 //
+// A spin keeps its CPU: it never calls sched_yield().  That call gives away the rest of the time slice,
+// and where other programs want the CPU it comes back milliseconds later (benchmarks/neighbours.py: a call
+// every 2 ms took 1 to 3 ms instead of 60 microseconds, beside one busy program for each CPU).
+//
 // A signal handler that runs while its thread spins interrupts nothing; whoever cares looks between
 // the spin and the sleep.
 //
@@ -31,11 +35,7 @@ typedef struct park_spot {
 void park_spot_init(park_spot *spot, uint32_t most_spinning);
 
 // Whether a wait here would spin now.
-static inline bool
-park_may_spin(park_spot *spot)
-{
-    return atomic_load_explicit(&spot->spin_ns, memory_order_relaxed) != 0;
-}
+bool park_may_spin(park_spot *spot);
 
 // Spins until *word != expected, as long as the spot allows but not past the deadline.  True if the
 // word changed.
@@ -58,7 +58,7 @@ park_relax(void)
 #endif
 }
 
-// Spins until *word != expected, for at most limit_ns.  True if the word changed.
+// Spins until *word != expected, for at most limit_ns; on one CPU it only looks.  True if the word changed.
 bool park_spin_for(const _Atomic uint32_t *word, uint32_t expected, int64_t limit_ns);
 
 #endif

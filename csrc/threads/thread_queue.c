@@ -238,8 +238,8 @@ thread_queue_await_threads(PyObject *op, PyObject *Py_UNUSED(ignored))
     // A1: pairs with R5 in add_threads().
     while (left_ns > 0
            && (threads = atomic_load_explicit(&self->threads, memory_order_acquire)) > 0) {
-        park_spin_for(&self->threads, threads, left_ns);
-        left_ns = end - clock_now_ns();
+        // A spin without success was the last: its time is over, or there is but one CPU.
+        left_ns = park_spin_for(&self->threads, threads, left_ns) ? end - clock_now_ns() : 0;
     }
     gil_acquire(&self->head.module->gil, thread, left_ns > 0 ? GIL_PATIENCE_END_NS : 0);
     Py_RETURN_NONE;

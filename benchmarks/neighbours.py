@@ -1,0 +1,114 @@
+"""How long does a call take every two milliseconds, while other programs use the CPUs?
+
+A server calls a function in a thread or a process now and then, and other programs run beside it.  Each row starts busy
+programs, so many for each CPU, at a nice value, and awaits the result of a function that returns its argument every two
+milliseconds; or it keeps this program on one CPU, alone or with a busy program on the same one.  The figure is the time
+from the call to the result: the median, and the 99th percentile of the same calls.  Both executors take turns, and
+pyconc must never be slower than the standard library.
+
+The scheduler's time slices are milliseconds, so a program that gives its CPU away at the wrong moment shows here and
+nowhere else.  The machine must have nothing else to do.
+"""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+from collections import deque
+from time import perf_counter
+
+import harness
+from harness import WORKERS, identity, within
+
+CALLS = 300
+PAUSE_SECONDS = 0.002
+# Ends with the program that has started it, however that ends.
+BUSY = "while kill -0 $PPID 2>/dev/null; do :; done"
+
+# Name, busy programs for each CPU, their nice value, whether all of it shares one CPU.
+CASES = [
+    ("alone", 0, 0, False),
+    ("1 busy a CPU", 1, 0, False),
+    ("1 busy a CPU, nice 19", 1, 19, False),
+    ("2 busy a CPU", 2, 0, False),
+    ("2 busy a CPU, nice 19", 2, 19, False),
+    ("on one CPU, alone", 0, 0, True),
+    ("on one CPU, 1 busy", 1, 0, True),
+    ("on one CPU, 1 busy, nice 19", 1, 19, True),
+]
+
+
+@contextlib.contextmanager
+def neighbours(a_cpu, nice, on_one_cpu):
+    """Keeps the CPUs busy, and this program on one of them if it is to be there."""
+    cpus = os.sched_getaffinity(0)
+    if on_one_cpu:
+        os.sched_setaffinity(0, {min(cpus)})
+    try:
+        with contextlib.ExitStack() as busy:
+            for _ in range(a_cpu * len(os.sched_getaffinity(0))):
+                program = busy.enter_context(subprocess.Popen(["nice", "-n", str(nice), "sh", "-c", BUSY]))
+                busy.callback(program.kill)
+            yield
+    finally:
+        os.sched_setaffinity(0, cpus)
+
+
+async def call_now_and_then(pool, size):
+    """Seconds that each of these calls took."""
+    loop = asyncio.get_running_loop()
+    times = []
+    for i in range(size):
+        await asyncio.sleep(PAUSE_SECONDS)
+        started = perf_counter()
+        await loop.run_in_executor(pool, identity, i)
+        times.append(perf_counter() - started)
+    return times
+
+
+def measure(kind, case, futures, size):
+    """Microseconds that each call took, in order of size."""
+    with neighbours(*case), getattr(futures, kind)(WORKERS) as pool:
+        asyncio.run(call_now_and_then(pool, max(1, size // 10)))
+        return sorted(seconds * 1e6 for seconds in asyncio.run(call_now_and_then(pool, size)))
+
+
+def make_pair(row, title, kind, case):
+    """The two rows of a case; the second one looks at the calls of the first if that was asked for."""
+    kept = {}
+
+    def median(futures, size):
+        times = measure(kind, case, futures, size)
+        kept.setdefault(futures, deque()).append(times)
+        return statistics.median(times)
+
+    def percentile(futures, size):
+        times = kept[futures].popleft() if kept.get(futures) else measure(kind, case, futures, size)
+        return times[min(len(times) - 1, len(times) * 99 // 100)]
+
+    unit = "µs/call"
+    return [
+        row(f"{title}, p50", unit, CALLS, median, within(1), warm_up=0),
+        row(f"{title}, p99", unit, CALLS, percentile, within(1), warm_up=0),
+    ]
+
+
+def make_rows(candidate, quick):
+    row = harness.row_maker(candidate, quick)
+    rows = []
+    for label, kind in ("threads", "ThreadPoolExecutor"), ("processes", "ProcessPoolExecutor"):
+        for name, *case in CASES:
+            rows += make_pair(row, f"{label}, {name}", kind, case)
+    return rows
+
+
+def main():
+    arguments = harness.parse_arguments(__doc__, rounds=5)
+    rows = make_rows(harness.load_candidate(arguments), arguments.quick)
+    return harness.run(rows, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
