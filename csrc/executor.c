@@ -51,13 +51,12 @@ prepare(ExecutorObject *self)
     return 0;
 }
 
-// Has args[0](args[1:], kwnames) called for a destination, which is returned.  Takes bridge and destination.
+// Has args[0](args[1:], kwnames) called for a destination, which it takes; returns the future.
 static PyObject *
-submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-            LoopBridgeObject *bridge, PyObject *destination)
+submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, destination *to)
 {
     int rc;
-    task *t = self->tasks->kind->make_task(self->tasks, args, nargs, kwnames, destination, bridge);
+    task *t = self->tasks->kind->make_task(self->tasks, args, nargs, kwnames, to);
     if (t == NULL) {
         goto fail;
     }
@@ -71,15 +70,14 @@ submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObj
     if (rc == WORKQ_SHORT && start_workers(self) < 0) {
         goto fail;
     }
-    if (bridge != NULL && loop_bridge_busy_wait(bridge, (PyObject *)self->tasks) < 0) {
+    if (to->carrier != NULL && loop_bridge_busy_wait(to) < 0) {
         goto fail;
     }
-    Py_XDECREF((PyObject *)bridge);
-    return destination;
+    Py_XDECREF(to->carrier);
+    return to->future;
 
 fail:
-    Py_XDECREF((PyObject *)bridge);
-    Py_DECREF(destination);
+    destination_clear(to);
     return NULL;
 }
 
@@ -94,8 +92,7 @@ static PyObject *
 executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = (ExecutorObject *)op;
-    LoopBridgeObject *bridge = NULL;
-    PyObject *destination = NULL;
+    destination to;
 
     if (nargs < 1) {
         PyErr_SetString(PyExc_TypeError, "submit() missing 1 required positional argument: 'fn'");
@@ -104,14 +101,11 @@ executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
     if (prepare(self) < 0) {
         return NULL;
     }
-    int rc = loop_bridge_for_caller(self->module, self->tasks->kind->routed, &bridge, &destination);
+    int rc = loop_bridge_for_caller(self->module, self->tasks->kind->routed, &to);
     if (rc == 0) {
-        destination = future_new(self->module);
+        rc = future_destination(self->module, &to);
     }
-    if (rc < 0 || destination == NULL) {
-        return NULL;
-    }
-    return submit_call(self, args, nargs, kwnames, bridge, destination);
+    return rc < 0 ? NULL : submit_call(self, args, nargs, kwnames, &to);
 }
 
 PyDoc_STRVAR(run_in_loop_doc,
@@ -124,8 +118,7 @@ static PyObject *
 executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = (ExecutorObject *)op;
-    LoopBridgeObject *bridge = NULL;
-    PyObject *destination;
+    destination to;
 
     if (nargs < 1) {
         PyErr_SetString(PyExc_TypeError, "missing 1 required positional argument: the function");
@@ -134,15 +127,14 @@ executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     if (prepare(self) < 0) {
         return NULL;
     }
-    int rc = loop_bridge_for_running_loop(self->module, self->tasks->kind->routed, &bridge, &destination);
+    int rc = loop_bridge_for_running_loop(self->module, self->tasks->kind->routed, &to);
     if (rc != 0) {
-        return rc < 0 ? NULL : submit_call(self, args, nargs, kwnames, bridge, destination);
+        return rc < 0 ? NULL : submit_call(self, args, nargs, kwnames, &to);
     }
     // A loop that takes no attributes: asyncio's own way.
-    destination = future_new(self->module);
     PyObject *future = NULL;
-    if (destination != NULL) {
-        future = submit_call(self, args, nargs, kwnames, NULL, destination);
+    if (future_destination(self->module, &to) == 0) {
+        future = submit_call(self, args, nargs, kwnames, &to);
     }
     PyObject *asyncio = future == NULL ? NULL : PyImport_ImportModule("asyncio");
     PyObject *wrapped = asyncio == NULL ? NULL : PyObject_CallMethod(asyncio, "wrap_future", "O", future);

@@ -4,7 +4,7 @@
 #include "executor.h"
 #include "futures/chain.h"
 #include "futures/future.h"
-#include "futures/waiter.h"
+#include "futures/waiting.h"
 #include "loops/loop_bridge.h"
 #include "processes/keeper.h"
 #include "processes/process_control.h"
@@ -176,6 +176,7 @@ core_exec(PyObject *module)
         || PyModule_AddFunctions(module, process_control_methods) < 0) {
         return -1;
     }
+    state->callbacks = &loop_bridge_callbacks;
     park_spot_init(&state->result_spot, UINT32_MAX);
     park_spot_init(&state->busy_wait_spot, UINT32_MAX);
     atomic_init(&state->gil.held, 0);

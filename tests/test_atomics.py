@@ -30,11 +30,6 @@ ACCESS = re.compile(r"\batomic_\w+_explicit\b")
 KNOWN: set[str] = {
     "csrc/loops/loop_bridge.c:loop_bridge_busy_wait",
     "csrc/processes/job_table.c:reap_slot",
-    "csrc/processes/process_queue.c:process_queue_close",
-    "csrc/processes/process_queue.c:process_queue_collect",
-    "csrc/processes/process_queue.c:process_queue_help",
-    "csrc/processes/process_queue.c:process_queue_keep_open",
-    "csrc/processes/process_queue.c:process_queue_wake",
 }
 
 

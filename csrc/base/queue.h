@@ -4,6 +4,8 @@
 
 #include "task.h"
 
+#include "core/workq.h"
+
 struct queue_head;
 
 typedef struct queue_kind {
@@ -11,7 +13,7 @@ typedef struct queue_kind {
     bool routed;
     // The call args[0](args[1:], kwnames) for a destination; NULL with an exception.  Borrows all.
     task *(*make_task)(struct queue_head *queue, PyObject *const *args, Py_ssize_t nargs,
-                       PyObject *kwnames, PyObject *destination, LoopBridgeObject *bridge);
+                       PyObject *kwnames, const destination *to);
     // As workq_push(); WORKQ_CLOSED comes with the exception that says why.
     int (*push)(struct queue_head *queue, task *t);
     // Refuses pushes from now on, with error(message).

@@ -67,6 +67,18 @@
 
 // clang-format on
 
+struct module_state;
+
+// What loops know of callbacks that are hung on a pyconc.Future; for futures, which know no loops.
+typedef struct callback_hooks {
+    // It was hung on a pending future.  0, or -1 with an exception.
+    int (*added)(struct module_state *state, PyObject *callback);
+    // Its future is done.  True: the outcome (borrowed; neither: cancelled) is on its way to what the
+    // callback would complete.  False: the callback is to be called.
+    bool (*forward)(struct module_state *state, PyObject *callback, bool was_added, PyObject *result,
+                    PyObject *exception);
+} callback_hooks;
+
 typedef struct module_state {
 #define DECLARE(name) PyTypeObject *name##_type;
     MODULE_TYPES(DECLARE)
@@ -78,6 +90,8 @@ typedef struct module_state {
     MODULE_STRINGS(DECLARE)
 #undef DECLARE
     PyObject *state_names[5];
+
+    const callback_hooks *callbacks;  // set once
 
     Py_ssize_t dest_loop_cell;    // where the closure of wrap_future() keeps the loop,
     Py_ssize_t destination_cell;  //   and the asyncio future

@@ -1,10 +1,7 @@
 #include "task.h"
 
-#include "futures/future.h"
-#include "loops/loop_future.h"
-
 static task *
-task_alloc(module_state *state, size_t args, PyObject *destination, LoopBridgeObject *bridge)
+task_alloc(size_t args, const destination *to)
 {
     task *t = PyMem_Malloc(sizeof(task) + args * sizeof(PyObject *));
     if (t == NULL) {
@@ -12,21 +9,15 @@ task_alloc(module_state *state, size_t args, PyObject *destination, LoopBridgeOb
         return NULL;
     }
     memset(t, 0, sizeof(task));
-    t->module = state;
-    t->destination = Py_NewRef(destination);
-    t->bridge = (LoopBridgeObject *)Py_XNewRef((PyObject *)bridge);
-    if (bridge != NULL) {
-        loop_bridge_expect(bridge);
-    }
+    delivery_init(&t->delivery, to);
     return t;
 }
 
 task *
-task_new(module_state *state, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-         PyObject *destination, LoopBridgeObject *bridge)
+task_new(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const destination *to)
 {
     Py_ssize_t total = nargs - 1 + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    task *t = task_alloc(state, (size_t)total + 1, destination, bridge);
+    task *t = task_alloc((size_t)total + 1, to);
     if (t == NULL) {
         return NULL;
     }
@@ -39,36 +30,23 @@ task_new(module_state *state, PyObject *const *args, Py_ssize_t nargs, PyObject 
     return t;
 }
 
-task *
-task_new_outcome(module_state *state, PyObject *result, PyObject *exception, PyObject *destination,
-                 LoopBridgeObject *bridge)
-{
-    task *t = task_alloc(state, 0, destination, bridge);
-    if (t != NULL) {
-        t->result = Py_XNewRef(result);
-        t->exception = Py_XNewRef(exception);
-    }
-    return t;
-}
-
-// The destination of a task that has a route knows the task, or does not any more.
+// The destination of a task that has a route knows the task, or with NULL does not any more.
 static void
-attach(task *t, task *known)
+attach(const task *t, task *known)
 {
-    if (t->bridge == NULL) {
-        ((FutureObject *)t->destination)->task = known;
-    }
-    else {
-        loop_future_set_task(t->module, t->destination, known);
+    if (t->route != NULL) {
+        task **slot = t->delivery.to.kind->slot(&t->delivery.to);
+        if (slot != NULL) {
+            *slot = known;
+        }
     }
 }
 
 task *
-task_new_routed(module_state *state, const task_route *route, size_t room, PyObject *callable,
-                PyObject *destination, LoopBridgeObject *bridge)
+task_new_routed(const task_route *route, size_t room, PyObject *callable, const destination *to)
 {
     size_t args = (room + sizeof(PyObject *) - 1) / sizeof(PyObject *);
-    task *t = task_alloc(state, args, destination, bridge);
+    task *t = task_alloc(args, to);
     if (t != NULL) {
         memset(t->args, 0, args * sizeof(PyObject *));
         t->route = route;
@@ -105,80 +83,58 @@ task_free(task *t)
     if (t == NULL) {
         return;
     }
-    if (t->route != NULL) {
-        attach(t, NULL);
-    }
+    attach(t, NULL);
     drop_call(t);
-    if (t->bridge != NULL) {
-        loop_bridge_forget(t->bridge);
-        Py_DECREF(t->bridge);
-    }
-    Py_DECREF(t->destination);
-    Py_XDECREF(t->result);
-    Py_XDECREF(t->exception);
-    PyMem_Free(t);
+    delivery_free(&t->delivery);
 }
 
-// Delivers, and frees the task or gives it to its bridge.
-int
-task_deliver(task *t, PyObject *result, PyObject *exception)
+// As task_free(), if rc is -1 with an exception set, which stays; returns rc.
+static int
+free_after(task *t, int rc)
 {
-    // Before the outcome is seen, so that who waits for it finds the arguments gone.
-    drop_call(t);
-    if (t->route != NULL) {
-        attach(t, NULL);  // too late to withdraw it
-    }
-    if (t->bridge != NULL) {
-        t->result = result;
-        t->exception = exception;
-        loop_bridge_post(t->bridge, t);
-        return 0;
-    }
-    FutureObject *future = (FutureObject *)t->destination;
-    int rc;
-    if (result == NULL && exception == NULL) {
-        rc = future_cancel(future);
-        // No worker will ever see it: tell those who wait.
-        if (rc >= 0 && future->state == FUTURE_CANCELLED) {
-            rc = future_start(future);
-        }
-    }
-    else {
-        rc = future_finish(future, result, exception);
-    }
     PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
     task_free(t);
     if (error != NULL) {
         PyErr_SetRaisedException(error);
-        return -1;
     }
-    return 0;
+    return rc;
 }
 
-// 1 run it, 0 it was cancelled, -1 exception.
+// Hands the outcome over, as a destination's `finish` or `fail`; takes it.
 static int
-task_start(task *t)
+hand_over(task **owned, int (*how)(delivery *), PyObject *result, PyObject *exception)
 {
-    if (t->bridge == NULL) {
-        return future_start((FutureObject *)t->destination);
+    task *t = *owned;
+    // Before the outcome is seen, so that who waits for it finds the arguments gone.
+    drop_call(t);
+    attach(t, NULL);  // too late to withdraw it
+    t->delivery.result = result;
+    t->delivery.exception = exception;
+    if (t->delivery.to.carrier != NULL) {
+        *owned = NULL;
+        return how(&t->delivery);
     }
-    PyObject *cancelled = PyObject_CallMethodNoArgs(t->destination, t->module->str_cancelled);
-    int rc = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
-    Py_XDECREF(cancelled);
-    return rc < 0 ? -1 : !rc;
+    int rc = how(&t->delivery);
+    *owned = NULL;
+    return free_after(t, rc);
 }
 
 int
-task_run(task *t)
+task_deliver(task *t, PyObject *result, PyObject *exception)
 {
-    int rc = task_start(t);
+    const destination_kind *kind = t->delivery.to.kind;
+    return hand_over(&t, result == NULL && exception == NULL ? kind->fail : kind->finish, result, exception);
+}
+
+int
+task_run(task **owned)
+{
+    task *t = *owned;
+    const destination_kind *kind = t->delivery.to.kind;
+    int rc = kind->start(&t->delivery.to);
     if (rc <= 0) {
-        PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
-        task_free(t);
-        if (error != NULL) {
-            PyErr_SetRaisedException(error);
-        }
-        return rc;
+        *owned = NULL;
+        return free_after(t, rc);
     }
     PyObject *exception = NULL;
     PyObject *result = PyObject_Vectorcall(t->callable, t->args + 1,
@@ -187,37 +143,21 @@ task_run(task *t)
     if (result == NULL) {
         exception = PyErr_GetRaisedException();
     }
-    return task_deliver(t, result, exception);
-}
-
-bool
-task_is_for(const task *t, PyObject *destination)
-{
-    if (t->bridge != NULL) {
-        return (PyObject *)t->bridge == destination;
-    }
-    FutureObject *future = (FutureObject *)t->destination;
-    return t->destination == destination && future->condition == NULL
-           && (future->callbacks == NULL || PyList_GET_SIZE(future->callbacks) == 0)
-           && (future->waiters == NULL || PyList_GET_SIZE(future->waiters) == 0);
+    return hand_over(owned, kind->finish, result, exception);
 }
 
 int
 task_fail(task *t, PyObject *exception)
 {
-    if (t->bridge == NULL && future_is_done((FutureObject *)t->destination)) {
-        exception = NULL;  // It was cancelled while it was queued, and stays so.
-    }
-    return task_deliver(t, NULL, Py_XNewRef(exception));
+    return hand_over(&t, t->delivery.to.kind->fail, NULL, Py_XNewRef(exception));
 }
 
 int
-task_fail_all(list_node *tasks, PyObject *make_error, PyObject *message)
+task_fail_all(module_state *state, list_node *tasks, PyObject *make_error, PyObject *message)
 {
     PyObject *escaped = NULL;
     while (tasks != NULL) {
         task *t = (task *)tasks;
-        module_state *module = t->module;
         PyObject *exception = NULL;
         tasks = tasks->next;
         if (make_error != NULL) {
@@ -232,7 +172,7 @@ task_fail_all(list_node *tasks, PyObject *make_error, PyObject *message)
             escaped = PyErr_GetRaisedException();
         }
         else if (rc < 0) {
-            module_log_escaped(module);
+            module_log_escaped(state);
         }
     }
     if (escaped != NULL) {
@@ -243,16 +183,7 @@ task_fail_all(list_node *tasks, PyObject *make_error, PyObject *message)
 }
 
 void
-task_abandon(task *t, PyObject *exception)
+task_abandon(const task *t, PyObject *exception)
 {
-    if (t->bridge == NULL) {
-        future_abandon((FutureObject *)t->destination, exception);
-        return;
-    }
-    PyObject *result = PyObject_CallMethodOneArg(t->destination, t->module->str_set_exception, exception);
-    // Nobody in this process asked for it: no complaint if nobody looks.
-    if (result == NULL || PyObject_SetAttrString(t->destination, "_log_traceback", Py_False) < 0) {
-        PyErr_Clear();
-    }
-    Py_XDECREF(result);
+    t->delivery.to.kind->abandon(&t->delivery.to, exception);
 }

@@ -1,7 +1,5 @@
 #include "future.h"
 
-#include "loops/loop_bridge.h"
-#include "processes/process_queue.h"
 #include "base/task.h"
 #include "waiter.h"
 
@@ -231,28 +229,16 @@ tell_waiters(FutureObject *self, const char *method)
 static int
 call_back(FutureObject *self, PyObject *callback, bool was_registered)
 {
-    LoopBridgeObject *bridge;
-    PyObject *destination;
-    int found = loop_bridge_for_callback(self->module, callback, &bridge, &destination);
-    if (found > 0) {
-        PyObject *result = self->result == NULL ? Py_None : self->result;
-        bool failed = self->exception != NULL;
-        bool cancelled = self->state != FUTURE_FINISHED;
-        task *t = task_new_outcome(self->module, failed || cancelled ? NULL : result,
-                                   cancelled ? NULL : self->exception, destination, bridge);
-        Py_DECREF(destination);
-        if (was_registered) {
-            loop_bridge_forget(bridge);
-        }
-        if (t != NULL) {
-            loop_bridge_post(bridge, t);
-            Py_DECREF(bridge);
-            return 0;
-        }
-        Py_DECREF(bridge);
-    }
-    if (found != 0) {
-        PyErr_Clear();  // The standard way needs nothing of ours.
+    bool finished = self->state == FUTURE_FINISHED;
+    PyObject *exception = finished ? Py_XNewRef(self->exception) : NULL;
+    PyObject *outcome = !finished || exception != NULL ? NULL
+                        : Py_NewRef(self->result == NULL ? Py_None : self->result);
+    bool forwarded =
+        self->module->callbacks->forward(self->module, callback, was_registered, outcome, exception);
+    Py_XDECREF(exception);
+    Py_XDECREF(outcome);
+    if (forwarded) {
+        return 0;
     }
     PyObject *result = PyObject_CallOneArg(callback, (PyObject *)self);
     if (result == NULL) {
@@ -372,7 +358,10 @@ future_cancel(FutureObject *self)
     }
     // A coroutine in another process can be cancelled while it runs.
     if (self->task != NULL && (self->state == FUTURE_PENDING || self->state == FUTURE_RUNNING)) {
-        set_state(self, self->task->route->withdraw(self->task) ? FUTURE_PENDING : FUTURE_RUNNING);
+        bool withdrawn = self->task->route->withdraw(self->task);
+        if (!future_is_done(self)) {  // others may have run meanwhile
+            set_state(self, withdrawn ? FUTURE_PENDING : FUTURE_RUNNING);
+        }
     }
     if (self->state != FUTURE_PENDING) {
         bool cancelled = future_is_done(self) && self->state != FUTURE_FINISHED;
@@ -397,6 +386,70 @@ future_abandon(FutureObject *self, PyObject *exception)
     Py_XSETREF(self->exception, Py_NewRef(exception));
     self->sleepers = 0;
     set_state(self, FUTURE_FINISHED);
+}
+
+// ---- as a destination ----
+
+static int
+destination_start(const destination *to)
+{
+    return future_start(as_future(to->future));
+}
+
+static int
+destination_finish(delivery *d)
+{
+    PyObject *result = d->result, *exception = d->exception;
+    d->result = d->exception = NULL;
+    return future_finish(as_future(d->to.future), result, exception);
+}
+
+static int
+destination_fail(delivery *d)
+{
+    FutureObject *self = as_future(d->to.future);
+    if (d->exception != NULL && !future_is_done(self)) {
+        return destination_finish(d);
+    }
+    int rc = future_cancel(self);
+    // No worker will ever see it: tell those who wait.
+    return rc >= 0 && self->state == FUTURE_CANCELLED ? future_start(self) : rc;
+}
+
+static void
+destination_abandon(const destination *to, PyObject *exception)
+{
+    future_abandon(as_future(to->future), exception);
+}
+
+static bool
+destination_is_watched(const destination *to)
+{
+    FutureObject *self = as_future(to->future);
+    return self->condition != NULL || (self->callbacks != NULL && PyList_GET_SIZE(self->callbacks) > 0)
+           || (self->waiters != NULL && PyList_GET_SIZE(self->waiters) > 0);
+}
+
+static struct task **
+destination_slot(const destination *to)
+{
+    return &as_future(to->future)->task;
+}
+
+static const destination_kind future_destination_kind = {
+    .start = destination_start,
+    .finish = destination_finish,
+    .fail = destination_fail,
+    .abandon = destination_abandon,
+    .is_watched = destination_is_watched,
+    .slot = destination_slot,
+};
+
+int
+future_destination(module_state *state, destination *to)
+{
+    *to = (destination){.kind = &future_destination_kind, .future = future_new(state)};
+    return to->future == NULL ? -1 : 0;
 }
 
 // ---- waiters ----
@@ -440,9 +493,7 @@ wait_until_done(FutureObject *self, PyObject *timeout)
         return -1;
     }
     if (self->task != NULL) {
-        PyObject *queue = Py_NewRef(self->task->route->queue(self->task));
-        int rc = process_queue_help(queue, &self->done, 0, (PyObject *)self, deadline_ns);
-        Py_DECREF(queue);
+        int rc = self->task->route->help(&self->task, &self->done, 0, NULL, deadline_ns);
         if (rc < 0 || future_is_done(self)) {
             return rc < 0 ? -1 : 1;
         }
@@ -627,7 +678,7 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         rc = PyList_Append(self->callbacks, callback);
         condition_leave(condition, false);
         if (rc == 0) {
-            rc = loop_bridge_busy_wait_for_callback(self->module, callback);
+            rc = self->module->callbacks->added(self->module, callback);
         }
     }
     if (rc < 0) {

@@ -21,9 +21,8 @@
 #ifndef PYCONC_FUTURE_H
 #define PYCONC_FUTURE_H
 
+#include "base/delivery.h"
 #include "base/state.h"
-
-struct task;
 
 typedef enum future_state {
     FUTURE_PENDING,
@@ -51,6 +50,9 @@ extern PyType_Spec future_spec;
 
 // A pending future.
 PyObject *future_new(module_state *state);
+
+// The same as the destination of a task.  0, or -1 with an exception.
+int future_destination(module_state *state, destination *to);
 
 // True for cancelled and finished futures.
 static inline bool

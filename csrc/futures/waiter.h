@@ -1,14 +1,26 @@
-// waiter: somebody who waits for several futures at once; wait() and as_completed() are made of it.
+// waiter: somebody who waits for several futures at once, as those futures see it.
 //
 // A Waiter collects futures in the order in which they complete and wakes its owner when there are
 // as many as it waits for.  It stands in a future's `_waiters`, pyconc's or the standard library's,
-// so sets of both work.  One thread waits on a Waiter; any thread may add to it, with the GIL.
+// so sets of both work.  One thread waits on a Waiter, see waiting.h; any thread may add to it, with
+// the GIL.
 #ifndef PYCONC_WAITER_H
 #define PYCONC_WAITER_H
 
 #include "base/state.h"
 
-extern PyType_Spec waiter_spec;
+typedef struct WaiterObject {
+    PyObject_HEAD
+    module_state *module;    // borrowed from the type
+    PyObject *finished;      // list of futures in order of completion; GIL
+    Py_ssize_t wanted;       // finished futures that end the wait; 0 while nobody waits; GIL
+    bool stop_on_exception;  // a failed future ends the wait as well; GIL
+    bool failed;             // there is a failed one among the finished; GIL
+    _Atomic uint32_t fired;  // futex word: the wait is over; written with the GIL
+} WaiterObject;
+
+// Whether it has as many as its owner waits for.
+bool waiter_is_satisfied(const WaiterObject *self);
 
 // A future that `waiter` watches completed.  0, or -1 with an exception.
 int waiter_add(PyObject *waiter, PyObject *future, bool failed);

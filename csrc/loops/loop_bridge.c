@@ -1,10 +1,9 @@
 #include "loop_bridge.h"
 
-#include "core/clock.h"
 #include "asyncio_names.h"
-#include "loop_future.h"
-#include "processes/process_queue.h"
 #include "base/task.h"
+#include "core/clock.h"
+#include "loop_future.h"
 
 // How long one drain may keep the loop from its other work, and how often it looks at the clock.
 #define DRAIN_MAX_NS 2000000
@@ -88,39 +87,49 @@ running_loop(module_state *state)
     return PyObject_CallNoArgs(state->get_running_loop);
 }
 
-int
-loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, LoopBridgeObject **bridge,
-                     PyObject **future)
+// What a destination on this loop can do; below.
+static const destination_kind loop_destination;
+
+static void
+set_destination(destination *to, PyObject *future, LoopBridgeObject *bridge)
 {
+    *to = (destination){.kind = &loop_destination, .future = future, .carrier = &bridge->head};
+}
+
+int
+loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, destination *to)
+{
+    LoopBridgeObject *bridge;
     if (state->adopt_loop == NULL && asyncio_names_learn(state) < 0) {
         return -1;
     }
-    int rc = bridge_of(state, loop, bridge);
+    int rc = bridge_of(state, loop, &bridge);
     if (rc > 0) {
-        *future = routed ? loop_future_new(state, loop)
-                         : PyObject_CallMethodNoArgs(loop, state->str_create_future);
-        if (*future == NULL) {
-            Py_DECREF(*bridge);
-            rc = -1;
+        PyObject *future = routed ? loop_future_new(state, loop)
+                                  : PyObject_CallMethodNoArgs(loop, state->str_create_future);
+        if (future == NULL) {
+            Py_DECREF(bridge);
+            return -1;
         }
+        set_destination(to, future, bridge);
     }
     return rc;
 }
 
 int
-loop_bridge_for_running_loop(module_state *state, bool routed, LoopBridgeObject **bridge, PyObject **future)
+loop_bridge_for_running_loop(module_state *state, bool routed, destination *to)
 {
     PyObject *loop = running_loop(state);
     if (loop == Py_None) {
         PyErr_SetString(PyExc_RuntimeError, "no running event loop");
     }
-    int rc = loop == NULL || loop == Py_None ? -1 : loop_bridge_for_loop(state, loop, routed, bridge, future);
+    int rc = loop == NULL || loop == Py_None ? -1 : loop_bridge_for_loop(state, loop, routed, to);
     Py_XDECREF(loop);
     return rc;
 }
 
 int
-loop_bridge_for_caller(module_state *state, bool routed, LoopBridgeObject **bridge, PyObject **future)
+loop_bridge_for_caller(module_state *state, bool routed, destination *to)
 {
     PyFrameObject *frame = PyEval_GetFrame();  // borrowed
     if (frame == NULL) {
@@ -139,15 +148,17 @@ loop_bridge_for_caller(module_state *state, bool routed, LoopBridgeObject **brid
     if (loop == NULL) {
         return -1;
     }
-    rc = loop_bridge_for_loop(state, loop, routed, bridge, future);
+    rc = loop_bridge_for_loop(state, loop, routed, to);
     Py_DECREF(loop);
     return rc;
 }
 
-int
-loop_bridge_for_callback(module_state *state, PyObject *callback, LoopBridgeObject **bridge,
-                         PyObject **future)
+// If the callback is the closure of asyncio's wrap_future(): the asyncio future that it will complete, and
+// the bridge of its loop, both new references.  1 found, 0 not, -1 exception.
+static int
+recognise_callback(module_state *state, PyObject *callback, destination *to)
 {
+    LoopBridgeObject *bridge;
     if (!PyFunction_Check(callback)) {
         return 0;
     }
@@ -158,45 +169,31 @@ loop_bridge_for_callback(module_state *state, PyObject *callback, LoopBridgeObje
     }
     PyObject *cells = PyFunction_GET_CLOSURE(callback);
     PyObject *loop = PyCell_GET(PyTuple_GET_ITEM(cells, state->dest_loop_cell));
-    PyObject *destination = PyCell_GET(PyTuple_GET_ITEM(cells, state->destination_cell));
-    if (loop == NULL || loop == Py_None || destination == NULL) {
+    PyObject *future = PyCell_GET(PyTuple_GET_ITEM(cells, state->destination_cell));
+    if (loop == NULL || loop == Py_None || future == NULL) {
         return 0;  // From asyncio to concurrent.futures, or half torn down.
     }
-    Py_INCREF(destination);
-    rc = bridge_of(state, loop, bridge);
+    Py_INCREF(future);
+    rc = bridge_of(state, loop, &bridge);
     if (rc > 0) {
-        *future = destination;
+        set_destination(to, future, bridge);
     }
     else {
-        Py_DECREF(destination);
+        Py_DECREF(future);
     }
     return rc;
-}
-
-void
-loop_bridge_expect(LoopBridgeObject *self)
-{
-    self->outstanding++;
-}
-
-void
-loop_bridge_forget(LoopBridgeObject *self)
-{
-    if (self->outstanding > 0) {  // callbacks may be invoked twice through a private method
-        self->outstanding--;
-    }
 }
 
 // ---- worker's side: posting ----
 
 static void
-drop_tasks(LoopBridgeObject *self)
+drop_finished(LoopBridgeObject *self)
 {
     list_node *node = node_list_take(&self->finished);
     while (node != NULL) {
-        task *t = (task *)node;
+        delivery *d = (delivery *)node;
         node = node->next;
-        task_free(t);
+        delivery_free(d);
     }
 }
 
@@ -238,10 +235,10 @@ give_up(LoopBridgeObject *self, PyObject *loop)
     PyObject *closed = loop == NULL ? NULL : PyObject_CallMethodNoArgs(loop, self->module->str_is_closed);
     if (loop == NULL || (closed != NULL && PyObject_IsTrue(closed) == 1)) {
         Py_XDECREF(exception);
-        drop_tasks(self);
+        drop_finished(self);
     }
     else if (exception != NULL) {
-        // Short of memory, say.  The tasks stay; the next post tries again.
+        // Short of memory, say.  The outcomes stay; the next post tries again.
         PyErr_SetRaisedException(exception);
         PyErr_WriteUnraisable(loop);
     }
@@ -249,11 +246,13 @@ give_up(LoopBridgeObject *self, PyObject *loop)
     PyErr_Clear();
 }
 
-void
-loop_bridge_post(LoopBridgeObject *self, struct task *t)
+// Takes an outcome over.  Never fails.
+static int
+post(delivery *d)
 {
+    LoopBridgeObject *self = (LoopBridgeObject *)d->to.carrier;
     PyObject *loop;
-    node_list_append(&self->finished, &t->node);
+    node_list_append(&self->finished, &d->node);
     // R4: pairs with A1 in look().  Writers have the GIL.
     uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
     atomic_store_explicit(&self->posted, posted + 1, memory_order_release);
@@ -262,25 +261,27 @@ loop_bridge_post(LoopBridgeObject *self, struct task *t)
         self->handed_over_ns = 0;
     }
     if (self->armed || self->busy_waiting) {
-        return;
+        return 0;
     }
-    Py_INCREF(self);  // dropping the tasks may drop the loop, and us with it
+    Py_INCREF(self);  // dropping what is here may drop the loop, and us with it
     if (PyWeakref_GetRef(self->loop, &loop) <= 0 || arm(self, loop) < 0) {
         give_up(self, loop);
     }
     Py_XDECREF(loop);
     Py_DECREF(self);
+    return 0;
 }
 
-// ---- loop's side: attending and draining ----
+// ---- loop's side: a busy wait ----
 
 int
-loop_bridge_busy_wait(LoopBridgeObject *self, PyObject *queue)
+loop_bridge_busy_wait(const destination *to)
 {
+    LoopBridgeObject *self = (LoopBridgeObject *)to->carrier;
     module_state *module = self->module;
     PyObject *loop;
     int rc = 0;
-    if (self->outstanding != 1 || self->busy_waiting || PyWeakref_GetRef(self->loop, &loop) <= 0) {
+    if (self->head.outstanding != 1 || self->busy_waiting || PyWeakref_GetRef(self->loop, &loop) <= 0) {
         return 0;
     }
     int here = is_running_here(self, loop);
@@ -290,9 +291,10 @@ loop_bridge_busy_wait(LoopBridgeObject *self, PyObject *queue)
     }
     int64_t start = clock_now_ns();
     uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
-    if (queue != NULL && Py_IS_TYPE(queue, module->process_queue_type)) {
+    struct task **slot = loop_future_slot(module, to->future);
+    if (slot != NULL && *slot != NULL) {
         self->busy_waiting = true;
-        rc = process_queue_help(queue, &self->posted, posted, (PyObject *)self, FUTEX_NO_DEADLINE);
+        rc = (*slot)->route->help(slot, &self->posted, posted, &self->head, FUTEX_NO_DEADLINE);
         self->busy_waiting = false;
         PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
         if (!node_list_is_empty(&self->finished) && !self->armed) {
@@ -306,10 +308,10 @@ loop_bridge_busy_wait(LoopBridgeObject *self, PyObject *queue)
             rc = -1;
         }
     }
-    else if (!park_may_spin(&module->busy_wait_spot)) {
+    else if (slot == NULL && !park_may_spin(&module->busy_wait_spot)) {
         self->handed_over_ns = start;  // When it comes back tells whether to attend again.
     }
-    else {
+    else if (slot == NULL) {
         self->busy_waiting = true;
         PyThreadState *thread = gil_release(&module->gil);
         bool arrived = park_spin(&module->busy_wait_spot, &self->posted, posted, FUTEX_NO_DEADLINE);
@@ -326,44 +328,118 @@ loop_bridge_busy_wait(LoopBridgeObject *self, PyObject *queue)
     return rc;
 }
 
-int
-loop_bridge_busy_wait_for_callback(module_state *state, PyObject *callback)
+// ---- callbacks of asyncio's on futures of ours ----
+
+static int
+callback_added(module_state *state, PyObject *callback)
 {
-    LoopBridgeObject *bridge;
-    PyObject *future;
-    int rc = loop_bridge_for_callback(state, callback, &bridge, &future);
+    destination to;
+    int rc = recognise_callback(state, callback, &to);
     if (rc <= 0) {
         return rc;
     }
-    Py_DECREF(future);
-    loop_bridge_expect(bridge);
-    rc = loop_bridge_busy_wait(bridge, NULL);
-    Py_DECREF(bridge);
+    carrier_expect(to.carrier);
+    rc = loop_bridge_busy_wait(&to);
+    destination_clear(&to);
     return rc;
 }
 
-// Completes one asyncio future with the task's outcome.  0, or -1 with an exception.
-static int
-complete(module_state *module, struct task *t)
+static bool
+forward(module_state *state, PyObject *callback, bool was_added, PyObject *result, PyObject *exception)
 {
-    PyObject *result = PyObject_CallMethodNoArgs(t->destination, module->str_done);
+    destination to;
+    delivery *d = NULL;
+    int rc = recognise_callback(state, callback, &to);
+    if (rc > 0) {
+        d = delivery_new(&to, result, exception);
+        if (was_added) {
+            carrier_forget(to.carrier);
+        }
+        if (d != NULL) {
+            post(d);
+        }
+        destination_clear(&to);
+    }
+    if (d == NULL) {
+        PyErr_Clear();  // The standard way needs nothing of ours.
+    }
+    return d != NULL;
+}
+
+const callback_hooks loop_bridge_callbacks = {
+    .added = callback_added,
+    .forward = forward,
+};
+
+// ---- what its futures can do ----
+
+static int
+loop_start(const destination *to)
+{
+    LoopBridgeObject *bridge = (LoopBridgeObject *)to->carrier;
+    PyObject *cancelled = PyObject_CallMethodNoArgs(to->future, bridge->module->str_cancelled);
+    int rc = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+    Py_XDECREF(cancelled);
+    return rc < 0 ? -1 : !rc;
+}
+
+static void
+loop_abandon(const destination *to, PyObject *exception)
+{
+    LoopBridgeObject *bridge = (LoopBridgeObject *)to->carrier;
+    PyObject *result = PyObject_CallMethodOneArg(to->future, bridge->module->str_set_exception, exception);
+    // Nobody in this process asked for it: no complaint if nobody looks.
+    if (result == NULL || PyObject_SetAttrString(to->future, "_log_traceback", Py_False) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(result);
+}
+
+static bool
+loop_is_watched(const destination *Py_UNUSED(to))
+{
+    return false;  // drain runs later
+}
+
+static struct task **
+loop_slot(const destination *to)
+{
+    return loop_future_slot(((LoopBridgeObject *)to->carrier)->module, to->future);
+}
+
+static const destination_kind loop_destination = {
+    .start = loop_start,
+    .finish = post,
+    .fail = post,
+    .abandon = loop_abandon,
+    .is_watched = loop_is_watched,
+    .slot = loop_slot,
+};
+
+// ---- loop's side: draining ----
+
+// Completes one asyncio future with its outcome.  0, or -1 with an exception.
+static int
+complete(module_state *module, delivery *d)
+{
+    PyObject *result = PyObject_CallMethodNoArgs(d->to.future, module->str_done);
     int done = result == NULL ? -1 : PyObject_IsTrue(result);
     Py_XDECREF(result);
     if (done != 0) {
         return done < 0 ? -1 : 0;  // Done: it was cancelled while the task ran.
     }
-    if (t->result != NULL) {
-        result = PyObject_CallMethodOneArg(t->destination, module->str_set_result, t->result);
+    if (d->result != NULL) {
+        result = PyObject_CallMethodOneArg(d->to.future, module->str_set_result, d->result);
     }
-    else if (t->exception != NULL) {
-        PyObject *exception = PyObject_CallOneArg(module->convert_exception, t->exception);
+    else if (d->exception != NULL) {
+        PyObject *exception = PyObject_CallOneArg(module->convert_exception, d->exception);
         result = exception == NULL ? NULL
-                                   : PyObject_CallMethodOneArg(t->destination,
+                                   : PyObject_CallMethodOneArg(d->to.future,
                                                                module->str_set_exception, exception);
         Py_XDECREF(exception);
     }
     else {
-        result = PyObject_CallMethodNoArgs(t->destination, module->str_cancel);
+        result = PyObject_CallMethodNoArgs(d->to.future, module->str_cancel);
     }
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
@@ -371,10 +447,10 @@ complete(module_state *module, struct task *t)
 
 // The outcome would not go in; the future must not stay pending for that.  0, or -1 with an exception.
 static int
-complete_with_error(module_state *module, struct task *t)
+complete_with_error(module_state *module, delivery *d)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *result = PyObject_CallMethodOneArg(t->destination, module->str_set_exception, error);
+    PyObject *result = PyObject_CallMethodOneArg(d->to.future, module->str_set_exception, error);
     if (result == NULL) {
         PyErr_SetRaisedException(error);  // the cause; what came of it says no more
         return -1;
@@ -386,7 +462,7 @@ complete_with_error(module_state *module, struct task *t)
 
 PyDoc_STRVAR(drain_doc,
 "drain($self, /)\n--\n\n"
-"Complete the asyncio futures of finished tasks; the loop calls it on its own thread.");
+"Complete the asyncio futures whose outcomes are here; the loop calls it on its own thread.");
 
 static PyObject *
 bridge_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -395,13 +471,13 @@ bridge_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
     PyObject *first_error = NULL;
     PyObject *loop;
     int64_t end = clock_now_ns() + DRAIN_MAX_NS;
-    task *t;
-    for (unsigned n = 1; (t = (task *)node_list_pop(&self->finished)) != NULL; n++) {
-        int rc = complete(self->module, t);
+    delivery *d;
+    for (unsigned n = 1; (d = (delivery *)node_list_pop(&self->finished)) != NULL; n++) {
+        int rc = complete(self->module, d);
         if (rc < 0) {
-            rc = complete_with_error(self->module, t);
+            rc = complete_with_error(self->module, d);
         }
-        task_free(t);
+        delivery_free(d);
         if (rc < 0) {
             // One future's trouble does not keep the others waiting; the loop hears of the first.
             if (first_error == NULL) {
@@ -438,11 +514,11 @@ bridge_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->loop);
     for (list_node *node = self->finished.first; node != NULL; node = node->next) {
-        task *t = (task *)node;
-        Py_VISIT(t->destination);
-        Py_VISIT(t->bridge);
-        Py_VISIT(t->result);
-        Py_VISIT(t->exception);
+        delivery *d = (delivery *)node;
+        Py_VISIT(d->to.future);
+        Py_VISIT(d->to.carrier);
+        Py_VISIT(d->result);
+        Py_VISIT(d->exception);
     }
     return 0;
 }
@@ -450,7 +526,7 @@ bridge_traverse(PyObject *op, visitproc visit, void *arg)
 static int
 bridge_clear(PyObject *op)
 {
-    drop_tasks((LoopBridgeObject *)op);
+    drop_finished((LoopBridgeObject *)op);
     return 0;
 }
 
@@ -459,7 +535,7 @@ bridge_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    // No tasks are left: each holds a reference to its bridge.
+    // No deliveries are left: each holds a reference to its bridge.
     Py_XDECREF(((LoopBridgeObject *)op)->loop);
     type->tp_free(op);
     Py_DECREF(type);
@@ -471,7 +547,7 @@ static PyMethodDef bridge_methods[] = {
 };
 
 PyDoc_STRVAR(bridge_doc,
-"Carries finished tasks to one event loop. Made when a loop first meets an executor, and kept in\n"
+"Carries outcomes to one event loop. Made when a loop first meets an executor, and kept in\n"
 "the loop's attribute _pyconc_bridge.");
 
 static PyType_Slot bridge_slots[] = {

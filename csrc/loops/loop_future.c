@@ -3,17 +3,15 @@
 #include "base/task.h"
 
 static struct task **
-task_of(module_state *state, PyObject *future)
+slot_of(module_state *state, PyObject *future)
 {
     return (struct task **)((char *)future + state->loop_future_task);
 }
 
-void
-loop_future_set_task(module_state *state, PyObject *future, struct task *t)
+struct task **
+loop_future_slot(module_state *state, PyObject *future)
 {
-    if (Py_TYPE(future) == (PyTypeObject *)state->loop_future_type) {
-        *task_of(state, future) = t;
-    }
+    return Py_TYPE(future) == (PyTypeObject *)state->loop_future_type ? slot_of(state, future) : NULL;
 }
 
 PyObject *
@@ -32,10 +30,10 @@ static PyObject *
 loop_future_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     module_state *state = module_state_of(Py_TYPE(op));
-    struct task **known = task_of(state, op);
-    if (*known != NULL) {
-        struct task *t = *known;
-        *known = NULL;
+    struct task **slot = slot_of(state, op);
+    if (*slot != NULL) {
+        struct task *t = *slot;
+        *slot = NULL;
         // If it is too late, the call goes on, and nobody will hear of its outcome.
         t->route->withdraw(t);
     }

@@ -16,7 +16,7 @@ int loop_future_make_type(module_state *state);
 // A pending future of the loop.
 PyObject *loop_future_new(module_state *state, PyObject *loop);
 
-// Makes it know its task, or with NULL, forget it.  Does nothing to futures of other classes.
-void loop_future_set_task(module_state *state, PyObject *future, struct task *t);
+// Where it keeps its task; NULL for futures of other classes.
+struct task **loop_future_slot(module_state *state, PyObject *future);
 
 #endif

@@ -70,7 +70,7 @@ wait_for_slot(job_table *table, task *t)
 {
     process_job_of(t)->is_waiting = true;
     table->waiting_count++;
-    node_list_append(&table->waiting, &t->node);
+    node_list_append(&table->waiting, &t->delivery.node);
 }
 
 static task *
@@ -92,7 +92,7 @@ feed(job_table *table)
         bool is_withdrawn = process_job_of((task *)table->waiting.first)->is_withdrawn;
         job_slot *slot = is_withdrawn ? NULL : job_ring_alloc(&table->ring);
         if (is_withdrawn) {
-            node_list_append(&table->withdrawn, &stop_waiting(table)->node);
+            node_list_append(&table->withdrawn, &stop_waiting(table)->delivery.node);
         }
         else if (slot != NULL) {
             put_in_slot(table, stop_waiting(table), slot);
@@ -138,7 +138,7 @@ collect_from(job_table *table, uint32_t worker)
         process_job_of(t)->is_sent = true;
         process_job_of(t)->is_collected = true;
         leave_slot(table, t);
-        node_list_append(&table->collected, &t->node);
+        node_list_append(&table->collected, &t->delivery.node);
         table->progress = true;
     }
 }
@@ -191,7 +191,7 @@ job_table_withdraw(job_table *table, task *t)
     pthread_mutex_lock(&table->lock);
     if (e->slot != NULL && job_ring_withdraw(&table->ring, e->slot)) {
         leave_slot(table, t);
-        node_list_append(&table->withdrawn, &t->node);
+        node_list_append(&table->withdrawn, &t->delivery.node);
         withdrawn = true;
         feed(table);
     }
@@ -283,15 +283,16 @@ job_table_pop_all(job_table *table, node_list *collected, node_list *withdrawn)
     pthread_mutex_unlock(&table->lock);
 }
 
-// Moves `wanted`, or if it is NULL all that is for a loop, from the collected ones to a list.
+// Moves `wanted`, or if it is NULL all that the waiter carries, from the collected ones to a list.
 static void
-sort_out(job_table *table, const task *wanted, PyObject *bridge, node_list *own)
+sort_out(job_table *table, const task *wanted, const carrier *waiter, node_list *own)
 {
     node_list rest;
     list_node *node;
     node_list_init(&rest);
     while ((node = node_list_pop(&table->collected)) != NULL) {
-        bool is_own = wanted != NULL ? node == &wanted->node : task_is_for((task *)node, bridge);
+        task *t = (task *)node;
+        bool is_own = wanted != NULL ? t == wanted : t->delivery.to.carrier == waiter;
         node_list_append(is_own ? own : &rest, node);
         if (is_own && wanted != NULL) {
             break;
@@ -324,11 +325,11 @@ job_table_pop_task(job_table *table, task *wanted, node_list *own)
 }
 
 bool
-job_table_pop_loops(job_table *table, PyObject *bridge, node_list *own)
+job_table_pop_carried(job_table *table, const carrier *waiter, node_list *own)
 {
     pthread_mutex_lock(&table->lock);
     collect_all(table);
-    sort_out(table, NULL, bridge, own);
+    sort_out(table, NULL, waiter, own);
     bool new = must_announce(table);
     pthread_mutex_unlock(&table->lock);
     return new;
@@ -339,7 +340,7 @@ job_table_return(job_table *table, task *t)
 {
     pthread_mutex_lock(&table->lock);
     process_job_of(t)->is_collected = true;
-    node_list_append(&table->collected, &t->node);
+    node_list_append(&table->collected, &t->delivery.node);
     table->is_announced = true;
     pthread_mutex_unlock(&table->lock);
 }
@@ -380,15 +381,15 @@ job_table_evict(job_table *table, bool taken)
     }
     qsort(found, count, sizeof(task *), compare_numbers);
     for (uint32_t i = 0; i < count; i++) {
-        node_list_append(&all, &found[i]->node);
+        node_list_append(&all, &found[i]->delivery.node);
     }
     while ((t = stop_waiting(table)) != NULL) {
         if (process_job_of(t)->is_withdrawn) {
-            node_list_append(&table->withdrawn, &t->node);
+            node_list_append(&table->withdrawn, &t->delivery.node);
         }
         else {
             table->outstanding--;
-            node_list_append(&all, &t->node);
+            node_list_append(&all, &t->delivery.node);
         }
     }
     pthread_mutex_unlock(&table->lock);
@@ -431,7 +432,7 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
         || (block != NULL
             && atomic_load_explicit(&block->holder, memory_order_relaxed) == SHM_WORKER(worker));
     leave_slot(table, lost_job);
-    node_list_append(lost, &lost_job->node);
+    node_list_append(lost, &lost_job->delivery.node);
 }
 
 // What waits for room in the ring, and was for that worker only; with the lock.
@@ -444,7 +445,7 @@ reap_waiting(job_table *table, uint32_t worker, node_list *lost)
     while ((t = (task *)node_list_pop(&table->waiting)) != NULL) {
         process_job *e = process_job_of(t);
         bool is_lost_job = e->is_bound && e->worker == worker && !e->is_withdrawn;
-        node_list_append(is_lost_job ? lost : &rest, &t->node);
+        node_list_append(is_lost_job ? lost : &rest, &t->delivery.node);
         if (is_lost_job) {
             e->is_waiting = false;
             table->waiting_count--;

@@ -110,10 +110,10 @@ void job_table_collect(job_table *table);
 // The same, then moves what is to be delivered, and whom to tell of a cancellation, to the ends of lists.
 void job_table_pop_all(job_table *table, node_list *collected, node_list *withdrawn);
 
-// The same for what a thread waits for itself: one task or none, or all for a loop.  True if something is
-// left of which the result handler has not been told; that is up to the caller.
+// The same for what a thread waits for itself: one task or none, or all that one carrier carries.  True if
+// something is left of which the result handler has not been told; that is up to the caller.
 bool job_table_pop_task(job_table *table, task *wanted, node_list *own);
-bool job_table_pop_loops(job_table *table, PyObject *bridge, node_list *own);
+bool job_table_pop_carried(job_table *table, const carrier *waiter, node_list *own);
 
 // Takes a task back that was handed out and could not be delivered yet.
 void job_table_return(job_table *table, task *t);

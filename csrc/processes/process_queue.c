@@ -7,6 +7,7 @@
 
 #include "core/clock.h"
 #include "futures/future.h"
+#include "loops/loop_bridge.h"
 
 // How many outcomes are delivered before other threads are let in, when they are cheap to deliver.
 #define DELIVER_NS 2000000
@@ -18,6 +19,15 @@ raise_wakeup(ProcessQueueObject *self)
     if (!self->head.inherited) {
         (void)!write(self->wakeup_fd, &one, sizeof(one));
     }
+}
+
+// The result handler is wanted in Python.
+static void
+call_handler(ProcessQueueObject *self)
+{
+    // Release: pairs with the exchange in collect(), after which the handler sees what it was called for.
+    atomic_store_explicit(&self->attention, 1, memory_order_release);
+    raise_wakeup(self);
 }
 
 static bool
@@ -32,24 +42,24 @@ static bool
 withdraw(task *t)
 {
     process_job *e = process_job_of(t);
-    bool withdrawn = job_table_withdraw(&e->queue->table, t);
-    if (withdrawn) {
-        packed_message_drop(&e->call, e->queue->region, false);
-        raise_wakeup(e->queue);
+    ProcessQueueObject *self = e->queue;
+    if (!job_table_withdraw(&self->table, t)) {
+        return job_table_request_cancel(&self->table, t);
     }
-    return withdrawn || job_table_request_cancel(&e->queue->table, t);
+    // Whoever has the GIL next may end the task.
+    packed_message call = e->call;
+    e->call = (packed_message){.block = NULL};
+    Py_INCREF(self);
+    raise_wakeup(self);
+    packed_message_drop(&call, self->region, false);
+    Py_DECREF(self);
+    return true;
 }
 
 static bool
 is_taken(task *t)
 {
     return job_table_is_taken(&process_job_of(t)->queue->table, t);
-}
-
-static PyObject *
-queue_of(task *t)
-{
-    return (PyObject *)process_job_of(t)->queue;
 }
 
 static void
@@ -72,18 +82,20 @@ drop(task *t)
     Py_CLEAR(e->error);
 }
 
+static int help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter,
+                int64_t deadline_ns);
+
 static const task_route process_route = {
     .withdraw = withdraw,
     .is_taken = is_taken,
-    .queue = queue_of,
+    .help = help,
     .drop = drop,
 };
 
 static task *
-new_task(ProcessQueueObject *self, PyObject *callable, PyObject *destination, LoopBridgeObject *bridge)
+new_task(ProcessQueueObject *self, PyObject *callable, const destination *to)
 {
-    task *t = task_new_routed(self->head.module, &process_route, sizeof(process_job), callable, destination,
-                              bridge);
+    task *t = task_new_routed(&process_route, sizeof(process_job), callable, to);
     if (t != NULL) {
         process_job_of(t)->queue = self;
     }
@@ -208,7 +220,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
 static void
 deliver_withdrawn(ProcessQueueObject *self, task *t)
 {
-    if (t->bridge != NULL) {
+    if (t->delivery.to.carrier != NULL) {
         task_free(t);  // its loop knows, it has cancelled the future
     }
     else if (task_fail(t, NULL) < 0) {
@@ -262,22 +274,23 @@ leave(ProcessQueueObject *self, node_list *tasks)
     raise_wakeup(self);
 }
 
-// Delivers what is collected for the destination, and leaves the rest to the result handler.
+// Delivers what is collected of what a thread waits for, see task_route, and leaves the rest to the result
+// handler.
 static int
-deliver_own(ProcessQueueObject *self, PyObject *destination)
+deliver_own(ProcessQueueObject *self, task *const *slot, const carrier *waiter)
 {
     node_list own;
-    task *t;
+    task *t = *slot;
     bool others;
     node_list_init(&own);
-    if (PyObject_TypeCheck(destination, self->head.module->future_type)) {
-        t = ((FutureObject *)destination)->task;
-        // On the future of a chunk hangs nothing but what map() does, which waits here.
-        bool is_wanted = t != NULL && (process_job_of(t)->calls > 0 || task_is_for(t, destination));
-        others = job_table_pop_task(&self->table, is_wanted ? t : NULL, &own);
+    if (waiter != NULL) {
+        others = job_table_pop_carried(&self->table, waiter, &own);
     }
     else {
-        others = job_table_pop_loops(&self->table, destination, &own);
+        // On the future of a chunk hangs nothing but what map() does, which waits here.
+        const destination *to = t == NULL ? NULL : &t->delivery.to;
+        bool is_wanted = to != NULL && (process_job_of(t)->calls > 0 || !to->kind->is_watched(to));
+        others = job_table_pop_task(&self->table, is_wanted ? t : NULL, &own);
     }
     if (others) {
         raise_wakeup(self);
@@ -292,11 +305,10 @@ deliver_own(ProcessQueueObject *self, PyObject *destination)
     return 0;
 }
 
-int
-process_queue_help(PyObject *op, const _Atomic uint32_t *word, uint32_t expected, PyObject *destination,
-                   int64_t deadline_ns)
+static int
+help_until(ProcessQueueObject *self, task *const *slot, const _Atomic uint32_t *word, uint32_t expected,
+           carrier *waiter, int64_t deadline_ns)
 {
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
     module_state *module = self->head.module;
     int64_t start = clock_now_ns();
     int rc = 0;
@@ -310,8 +322,10 @@ process_queue_help(PyObject *op, const _Atomic uint32_t *word, uint32_t expected
     uint32_t seen;
     do {
         job_ring_disarm_wakeup(&self->table.ring);
+        // Acquire: what it counts is there to be collected.
         seen = atomic_load_explicit(finished, memory_order_acquire);
-        rc = deliver_own(self, destination);
+        rc = deliver_own(self, slot, waiter);
+        // Acquire: whoever changed the word did so after the outcome was there.
         done = rc < 0 || self->head.inherited || atomic_load_explicit(word, memory_order_acquire) != expected;
         changed = false;
         if (!done) {
@@ -331,6 +345,15 @@ process_queue_help(PyObject *op, const _Atomic uint32_t *word, uint32_t expected
     }
     rest_if_idle(self);
     park_learn(&self->spot, done ? clock_now_ns() - start : INT64_MAX);
+    return rc;
+}
+
+static int
+help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter, int64_t deadline_ns)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)Py_NewRef(process_job_of(*slot)->queue);
+    int rc = help_until(self, slot, word, expected, waiter, deadline_ns);
+    Py_DECREF(self);
     return rc;
 }
 
@@ -361,14 +384,14 @@ fail_packing(task *t)
 
 static task *
 process_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                        PyObject *destination, LoopBridgeObject *bridge)
+                        const destination *to)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     if (self->closed) {
         refuse(self);
         return NULL;
     }
-    task *t = new_task(self, args[0], destination, bridge);
+    task *t = new_task(self, args[0], to);
     if (t != NULL && codec_pack_call(&self->packs, args, nargs, kwnames, &process_job_of(t)->call) < 0) {
         t = fail_packing(t);
     }
@@ -377,13 +400,13 @@ process_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs,
 
 // A task that is for one worker only finds it dead.
 static int
-fail_lost(task *t)
+fail_lost(ProcessQueueObject *self, task *t)
 {
     PyObject *error = make_exception("lost_worker_error", t->callable);
     int rc = task_fail(t, error);
     Py_DECREF(error);
     if (rc < 0) {
-        module_log_escaped(t->module);
+        module_log_escaped(self->head.module);
     }
     return WORKQ_OK;
 }
@@ -415,7 +438,7 @@ accept(ProcessQueueObject *self, task *t)
     list_in_flight(self, t);
     push_result how = job_table_push(&self->table, t);
     if (how.is_lost) {
-        return fail_lost(t);
+        return fail_lost(self, t);
     }
     if (how.is_alone && !park_may_spin(&self->spot)) {
         e->pushed_ns = clock_now_ns();  // When it comes back tells whether to spin again.
@@ -441,8 +464,7 @@ process_queue_close(queue_head *op, PyObject *error, PyObject *message)
     Py_XSETREF(self->close_error, Py_NewRef(error));
     Py_XSETREF(self->close_message, Py_NewRef(message));
     self->closed = true;
-    atomic_store_explicit(&self->attention, 1, memory_order_release);
-    raise_wakeup(self);
+    call_handler(self);
 }
 
 static bool
@@ -456,7 +478,7 @@ static int
 end_tasks(ProcessQueueObject *self, list_node *tasks, PyObject *make_error, PyObject *message)
 {
     spare_in_child(tasks);
-    int rc = task_fail_all(tasks, make_error, message);
+    int rc = task_fail_all(self->head.module, tasks, make_error, message);
     raise_wakeup(self);
     return rc;
 }
@@ -503,6 +525,7 @@ process_queue_collect(PyObject *op, PyObject *arg)
     }
     while (!self->head.inherited) {
         job_ring_disarm_wakeup(&self->table.ring);
+        // Acquire: what it counts is there to be collected.
         uint32_t seen = atomic_load_explicit(job_ring_finished(&self->table.ring), memory_order_acquire);
         while (deliver_all(self)) {
             module_checkpoint(module);
@@ -510,6 +533,7 @@ process_queue_collect(PyObject *op, PyObject *arg)
         if (self->head.inherited) {
             break;
         }
+        // Acquire: pairs with the release in call_handler().
         uint32_t attention = atomic_exchange_explicit(&self->attention, 0, memory_order_acquire);
         if (attention || events || is_done(self)) {
             // Not dozing: whoever finishes something leaves it to us, and we come back.
@@ -542,8 +566,7 @@ static PyObject *
 process_queue_wake(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    atomic_store_explicit(&self->attention, 1, memory_order_release);
-    raise_wakeup(self);
+    call_handler(self);
     Py_RETURN_NONE;
 }
 
@@ -713,8 +736,7 @@ process_queue_let_close(ProcessQueueObject *self)
 {
     self->keepers--;
     if (self->keepers == 0 && self->closed) {
-        atomic_store_explicit(&self->attention, 1, memory_order_release);
-        raise_wakeup(self);
+        call_handler(self);
     }
 }
 
@@ -760,26 +782,26 @@ process_queue_submit_chunk(PyObject *op, PyObject *args)
         refuse(self);
         return NULL;
     }
-    PyObject *future = future_new(self->head.module);
-    task *t = future == NULL ? NULL : new_task(self, callable, future, NULL);
+    destination to;
+    task *t = future_destination(self->head.module, &to) < 0 ? NULL : new_task(self, callable, &to);
     if (t == NULL) {
-        Py_XDECREF(future);
+        destination_clear(&to);
         return NULL;
     }
     process_job_of(t)->calls = (uint32_t)PyList_GET_SIZE(items);
     unsigned flags = (star ? WIRE_STAR : 0u) | (bounded ? WIRE_BOUNDED : 0u);
     if (codec_pack_chunk(&self->packs, callable, items, flags, &process_job_of(t)->call) < 0
         && (t = fail_packing(t)) == NULL) {
-        Py_DECREF(future);
+        destination_clear(&to);
         return NULL;
     }
     if (process_job_of(t)->error != NULL && process_job_of(t)->calls > 1) {
         task_free(t);
-        Py_DECREF(future);
+        destination_clear(&to);
         Py_RETURN_NONE;
     }
     (void)accept(self, t);  // the caller asks for workers
-    return future;
+    return to.future;
 }
 
 PyDoc_STRVAR(submit_to_worker_doc,
@@ -792,8 +814,7 @@ static PyObject *
 process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    LoopBridgeObject *bridge = NULL;
-    PyObject *destination = NULL;
+    destination to;
     uint32_t worker;
     if (nargs < 4) {
         PyErr_SetString(PyExc_TypeError, "submit_to_worker() takes a worker, a loop and a function");
@@ -815,17 +836,14 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
         refuse(self);
         return NULL;
     }
-    int rc = 0;
-    if (args[2] != Py_None) {
-        rc = loop_bridge_for_loop(self->head.module, args[2], true, &bridge, &destination);
-    }
+    int rc = args[2] == Py_None ? 0 : loop_bridge_for_loop(self->head.module, args[2], true, &to);
     if (rc == 0) {
-        destination = future_new(self->head.module);
+        rc = future_destination(self->head.module, &to);
     }
-    if (rc < 0 || destination == NULL) {
+    if (rc < 0) {
         return NULL;
     }
-    task *t = new_task(self, args[3], destination, bridge);
+    task *t = new_task(self, args[3], &to);
     if (t != NULL) {
         process_job *e = process_job_of(t);
         e->is_bound = true;
@@ -836,13 +854,12 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
         }
     }
     if (t == NULL) {
-        Py_CLEAR(destination);
+        destination_clear(&to);
+        return NULL;
     }
-    else {
-        (void)accept(self, t);
-    }
-    Py_XDECREF((PyObject *)bridge);
-    return destination;
+    (void)accept(self, t);
+    Py_XDECREF(to.carrier);
+    return to.future;
 }
 
 PyDoc_STRVAR(split_doc,
@@ -1070,7 +1087,7 @@ static void
 end_all(ProcessQueueObject *self)
 {
     task *t;
-    if (task_fail_all(job_table_evict(&self->table, true), NULL, NULL) < 0) {
+    if (task_fail_all(self->head.module, job_table_evict(&self->table, true), NULL, NULL) < 0) {
         PyErr_WriteUnraisable(NULL);
     }
     while ((t = self->in_flight) != NULL) {

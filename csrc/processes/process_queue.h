@@ -42,12 +42,6 @@ typedef struct ProcessQueueObject {
 
 extern PyType_Spec process_queue_spec;
 
-// For a thread, with the GIL, that waits until *word is not `expected`: brings in finished tasks for a
-// moment, and delivers those for `destination`, a Future or a LoopBridge.  When it returns 0, *word has
-// changed or it was not worth waiting longer; -1: a signal handler raised.
-int process_queue_help(PyObject *queue, const _Atomic uint32_t *word, uint32_t expected,
-                       PyObject *destination, int64_t deadline_ns);
-
 // With the GIL: the queue takes chunks and calls also when it is closed, until as many calls of let_close().
 // -1, with what submit() would raise, if it is closed and nobody keeps it open.  See keeper.h.
 int process_queue_keep_open(ProcessQueueObject *self);

@@ -1,7 +1,6 @@
 #include "thread_queue.h"
 
 #include "core/clock.h"
-#include "futures/future.h"
 
 // The name of the capsules that reserve_worker() makes.
 #define RESERVATION "pyconc._core.reservation"
@@ -9,10 +8,10 @@
 #define END_SPIN_NS 200000
 
 static task *
-thread_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                       PyObject *destination, LoopBridgeObject *bridge)
+thread_queue_make_task(queue_head *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames, const destination *to)
 {
-    return task_new(op->module, args, nargs, kwnames, destination, bridge);
+    return task_new(args, nargs, kwnames, to);
 }
 
 static int
@@ -20,7 +19,7 @@ thread_queue_push(queue_head *op, task *t)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
     gil_hold(&self->head.module->gil);
-    int rc = workq_push(&self->queue, &t->node);
+    int rc = workq_push(&self->queue, &t->delivery.node);
     if (rc == WORKQ_CLOSED) {
         PyErr_SetObject(self->close_error, self->close_message);
     }
@@ -145,13 +144,12 @@ thread_queue_work(PyObject *op, PyObject *reservation)
             }
         }
         bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(w.current->callable);
-        if (task_run(w.current) < 0) {
+        if (task_run(&w.current) < 0) {
             module_log_escaped(module);
         }
         if (w.inherited) {
             Py_RETURN_NONE;  // In the child of a fork, and no worker of anybody.
         }
-        w.current = NULL;
         check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
     }
     workq_leave(&self->queue, &w.parking);
@@ -265,7 +263,7 @@ static int
 thread_queue_fail_queued(queue_head *op, PyObject *error, PyObject *message)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
-    return task_fail_all(workq_take_all(&self->queue), error, message);
+    return task_fail_all(self->head.module, workq_take_all(&self->queue), error, message);
 }
 
 PyDoc_STRVAR(cancel_queued_doc,

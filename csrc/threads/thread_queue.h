@@ -7,13 +7,12 @@
 #ifndef PYCONC_THREAD_QUEUE_H
 #define PYCONC_THREAD_QUEUE_H
 
-#include "core/workq.h"
 #include "base/queue.h"
 
 // A worker thread, on its stack, linked while it runs.  Guarded by the GIL, except for `parking`.
 typedef struct worker {
     workq_worker parking;  // owner thread
-    task *current;
+    task *current;  // what it owns; NULL from the moment when that belongs to another
     struct worker *next, **link;
     bool inherited;  // it forked: its queue has forgotten it
 } worker;

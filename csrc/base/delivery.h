@@ -1,0 +1,86 @@
+// delivery: an outcome on its way to its destination, below all who know what a destination is.
+//
+// A destination is a pyconc.Future, or an asyncio future to which a *carrier* (its loop's bridge) brings the
+// outcome; futures/future.c and loops/loop_bridge.c each say what theirs can do.  Whoever has an outcome
+// hands the delivery over, and does not know which it is.
+//
+// Exactly one party owns a delivery at any time.  A task begins with one, and its call is gone when it is
+// handed over, so a carrier lists deliveries and never sees a task.
+//
+// Everything here is called with the GIL, which guards all fields but the node; the node is guarded by
+// whoever owns the list.
+#ifndef PYCONC_DELIVERY_H
+#define PYCONC_DELIVERY_H
+
+#include "compat.h"
+
+#include "core/node_list.h"
+
+struct delivery;
+struct task;
+
+// The front of an object that carries deliveries.
+typedef struct carrier {
+    PyObject_HEAD
+    uint32_t outstanding;  // what is on its way to it: deliveries that exist, and what else it expects; GIL
+} carrier;
+
+typedef struct destination {
+    const struct destination_kind *kind;
+    PyObject *future;
+    carrier *carrier;  // NULL: the outcome goes straight into the future
+} destination;
+
+// What a destination can do.
+typedef struct destination_kind {
+    // A worker takes the call up.  1 run it, 0 it was cancelled, -1 exception.
+    int (*start)(const destination *to);
+    // The call ended: the outcome is in the delivery.  A carrier owns the delivery from here on; without one
+    // it stays the caller's.  0, or -1 with an exception that a callback let escape.
+    int (*finish)(struct delivery *d);
+    // The same for a call that did not run here: an exception says why, none means that it was cancelled.
+    // Changes nothing if the destination has an outcome already.
+    int (*fail)(struct delivery *d);
+    // In the child of a fork: fails the future where it stands.
+    void (*abandon)(const destination *to, PyObject *exception);
+    // Whether anybody's code runs when the outcome comes, or more than one thread may wait for it.
+    bool (*is_watched)(const destination *to);
+    // Where the future keeps a task that has a route, so that it can withdraw it; NULL: nowhere.
+    struct task **(*slot)(const destination *to);
+} destination_kind;
+
+typedef struct delivery {
+    list_node node;  // first: a node is its delivery
+    destination to;
+    PyObject *result;     // set once the call has ended,
+    PyObject *exception;  //   one or the other; neither means cancelled
+} delivery;
+
+// Lets go of a future and its carrier.
+void destination_clear(destination *to);
+
+// Begins a zeroed delivery; borrows the destination.
+void delivery_init(delivery *d, const destination *to);
+
+// A call that has ended already: only its outcome is on the way.  Borrows all.
+delivery *delivery_new(const destination *to, PyObject *result, PyObject *exception);
+
+// Frees a delivery, and the task that begins with it: its call is gone.
+void delivery_free(delivery *d);
+
+// Something is on its way to the carrier, or is not any more.
+static inline void
+carrier_expect(carrier *self)
+{
+    self->outstanding++;
+}
+
+static inline void
+carrier_forget(carrier *self)
+{
+    if (self->outstanding > 0) {  // callbacks may be invoked twice through a private method
+        self->outstanding--;
+    }
+}
+
+#endif
