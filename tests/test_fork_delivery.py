@@ -4,7 +4,7 @@ import pytest
 from support import run_script
 
 PROLOGUE = """
-import asyncio, os, threading, warnings
+import asyncio, os, pathlib, threading, warnings
 from concurrent.futures.thread import BrokenThreadPool
 import pyconc
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -87,4 +87,38 @@ with pyconc.ThreadPoolExecutor(1) as pool:
     assert future.result() == "done"
 """,
         env={"PYTHONMALLOC": "debug"},
+    )
+
+
+@pytest.mark.parametrize("pool", ["pyconc.ThreadPoolExecutor(1)", "pyconc.ProcessPoolExecutor(1)"])
+def test_what_waits_for_a_lock_of_its_future_fails_in_the_child(pool):
+    """Code that holds a future's condition keeps the thread that completes it waiting."""
+    run_script(
+        PROLOGUE
+        + f"""
+class Condition(threading.Condition):
+    def __init__(self):
+        super().__init__()
+        self.enter, self.acquire = self.acquire, self.announce
+
+    def announce(self, *args):
+        if threading.get_ident() != main:
+            entering.set()
+        return self.enter(*args)
+
+main, entering = threading.get_ident(), threading.Event()
+if __name__ == "__main__":
+    os.mkfifo("gate")
+    with {pool} as pool:
+        future = pool.submit(pathlib.Path.read_text, pathlib.Path("gate"))
+        future._condition = Condition()
+        gate = open("gate", "w")  # somebody reads: the call runs
+        with future._condition:
+            gate.close()
+            entering.wait()
+            def check():
+                assert type(future.exception(timeout=0)).__name__.startswith("Broken"), future
+            in_child(check)
+        assert future.result() == ""
+"""
     )

@@ -85,6 +85,9 @@ task_free(task *t)
     }
     attach(t, NULL);
     drop_call(t);
+    if (t->route != NULL) {
+        t->route->forget(t);
+    }
     delivery_free(&t->delivery);
 }
 
@@ -111,6 +114,9 @@ hand_over(task **owned, int (*how)(delivery *), PyObject *result, PyObject *exce
     t->delivery.result = result;
     t->delivery.exception = exception;
     if (t->delivery.to.carrier != NULL) {
+        if (t->route != NULL) {
+            t->route->forget(t);
+        }
         *owned = NULL;
         return how(&t->delivery);
     }

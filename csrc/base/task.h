@@ -31,6 +31,8 @@ typedef struct task_route {
                 int64_t deadline_ns);
     // Lets go of what the queue keeps in its args; called once, when it ends in whatever way.
     void (*drop)(struct task *t);
+    // Its destination has the outcome, or never will; called once, after drop().
+    void (*forget)(struct task *t);
 } task_route;
 
 typedef struct task {

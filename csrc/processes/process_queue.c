@@ -66,12 +66,6 @@ static void
 drop(task *t)
 {
     process_job *e = process_job_of(t);
-    if (e->link != NULL) {
-        *e->link = e->next;
-        if (e->next != NULL) {
-            process_job_of(e->next)->link = e->link;
-        }
-    }
     packed_message_drop(&e->call, e->queue->region, e->is_sent);
     if (e->block != NULL) {
         shm_block_release(e->block, region_me(e->queue->region));
@@ -82,6 +76,19 @@ drop(task *t)
     Py_CLEAR(e->error);
 }
 
+// The child of a fork need not fail it any more.
+static void
+forget(task *t)
+{
+    process_job *e = process_job_of(t);
+    if (e->link != NULL) {
+        *e->link = e->next;
+        if (e->next != NULL) {
+            process_job_of(e->next)->link = e->link;
+        }
+    }
+}
+
 static int help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter,
                 int64_t deadline_ns);
 
@@ -90,6 +97,7 @@ static const task_route process_route = {
     .is_taken = is_taken,
     .help = help,
     .drop = drop,
+    .forget = forget,
 };
 
 static task *
