@@ -276,8 +276,7 @@ def _after_fork_in_child():
         supervisor.thread, thread = None, supervisor.thread
         supervisor.queue.after_fork(lost)
         supervisor.events.close()
-        if supervisor.zygote is not None:
-            supervisor.zygote.forget()
+        supervisor.launcher.forget()
         if thread is not None:
             process._threads_wakeups.pop(thread, None)
         executor._processes = {}

@@ -51,6 +51,19 @@ def wait_until(condition: Callable[[], object], what: str = "the condition", lim
         pause = min(pause + 0.0005, 0.02)
 
 
+@contextlib.contextmanager
+def another_thread() -> Iterator[None]:
+    """Keeps a second Python thread, without which the workers of an executor would be forked from this process."""
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 # --- Programs ---------------------------------------------------------------------------------------------------------
 
 

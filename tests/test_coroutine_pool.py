@@ -17,7 +17,7 @@ import jobs
 import pytest
 from gates import ProcessGate
 from loops import on_every_loop, watched
-from support import HANG_LIMIT, run_script, wait_until
+from support import HANG_LIMIT, another_thread, run_script, wait_until
 
 from pyconc import CoroutinePool, TaskUnpicklable, WorkerDied
 
@@ -562,7 +562,7 @@ def test_the_initializer_finds_the_loop(recwarn):
     "option", [{"initializer": coroutines.fail_to_begin}, {"loop_factory": coroutines.no_loop}], ids=str
 )
 def test_a_worker_that_cannot_begin_breaks_the_pool(option, capfd):
-    with CoroutinePool(1, **option) as pool:
+    with another_thread(), CoroutinePool(1, **option) as pool:  # a forked worker has the log handlers of pytest
         with pytest.raises(BrokenProcessPool):
             pool.submit(coroutines.pid).result(HANG_LIMIT)
     assert "OSError: no" in capfd.readouterr().err

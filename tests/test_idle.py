@@ -67,7 +67,8 @@ for path in pathlib.Path().glob("gate*"):
 assert [future.result() for future in futures] == [b""] * 4
 assert list(pool.map(abs, range(100))) == list(range(100))
 # The thread that collects is this process's; then there are the zygote and the workers.
-print(check_idle(os.getpid(), pool._supervisor.zygote.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
+zygote = pool._supervisor.launcher.zygote
+print(check_idle(os.getpid(), zygote.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
 """,
         threads,
     )
@@ -97,7 +98,7 @@ async def main():
             running = [pool.run(coroutines.never_ends) for _ in range(2)]
         await asyncio.gather(*[pool.run(coroutines.after_a_turn, number) for number in range(100)])
     try:
-        count = check_idle(pool._supervisor.zygote.pid, *pool._processes) - len(pool._processes)
+        count = check_idle(pool._supervisor.launcher.zygote.pid, *pool._processes) - len(pool._processes)
         print(count, "zygote sleeps", flush=True)
     finally:
         pool.kill_workers()

@@ -126,7 +126,7 @@ def test_random_deaths_of_the_template_too():
     with pyconc.ProcessPoolExecutor(2) as pool:
         for _ in range(max(5, KILLS // 40)):
             futures = [pool.submit(jobs.identity, number) for number in range(100)]
-            zygote = pool._supervisor.zygote
+            zygote = pool._supervisor.launcher.zygote
             if zygote is not None and zygote.pid is not None:
                 os.kill(zygote.pid, signal.SIGKILL)
             lost = split_outcomes(futures, range(100))

@@ -1,47 +1,24 @@
 """The workers of one process executor: started, watched, reaped, replaced; and the thread that collects from them."""
 
-import collections
 import contextlib
-import functools
-import importlib.util
 import itertools
-import os
 import select
 import signal
 import sys
 import threading
-import time
-import warnings
 import weakref
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
-from multiprocessing import get_start_method, reduction, util
+from multiprocessing import reduction, util
 
 from pyconc import _core
 from pyconc._process import chunks, worker_main
+from pyconc._process.launcher import Launcher, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied
 from pyconc._process.signals import DeferSignals
-from pyconc._process.zygote import (
-    ThisProcess,
-    WorkerProcess,
-    ZygoteDied,
-    definitions,
-    fork_zygote,
-    pack_initializer,
-    spawn_zygote,
-)
 
 # The threads that collect, of all executors.
 _handlers: "weakref.WeakSet[_ResultHandler]" = weakref.WeakSet()
-
-# The native ids, as text, of the latest such threads that are over: the kernel may still list them.  GIL.
-_ended: "collections.deque[str]" = collections.deque(maxlen=20)
-
-# How often to look whether a thread that Python knows no more has ended; where other libraries have threads, in vain.
-_ENDING_LOOKS = 20
-# And how long, in seconds, if it is one that has collected: such a thread is about to go, but on a busy machine may be
-# there for long.
-_ENDING_SECONDS = 1.0
 
 # So many workers may die in a row while nothing gets done, and then the executor is broken.
 _FALSE_STARTS = 3
@@ -86,8 +63,7 @@ class Supervisor:
         self.processes = {}  # pid: process
         self.numbers = {}  # sentinel: (number, process)
         self.free_numbers = list(range(max_workers - 1, -1, -1))
-        self.zygote = None
-        self.dropped = []  # zygotes of ours that nobody has waited for yet
+        self.launcher = Launcher(self.queue, setup, limits, self.events, self.prespawns)
         self.streams = weakref.WeakSet()  # of a CoroutinePool: those that are open, and hold the queue
         self.count = itertools.count(1)
         self.false_starts = 0
@@ -97,11 +73,8 @@ class Supervisor:
         self.cancels = False  # what is not under way is cancelled
         self.ended = False
         if context is None:
-            self.queue.decide_by_value(_always)  # until it is known what the workers have
-            if _is_single_threaded():
-                # Now, because the program may have threads by the time it first submits.
-                with DeferSignals(), contextlib.suppress(OSError), self._job() as job:
-                    self._fork_zygote(job)
+            with DeferSignals():
+                self.launcher.prepare()
 
     @contextlib.contextmanager
     def locked(self):
@@ -118,60 +91,6 @@ class Supervisor:
             self.wait_owed = threading.get_ident()
         elif self.thread is not None:
             self.thread.join()
-
-    # ---- the zygote ----
-
-    def _fds(self):
-        return [self.queue.region.fileno(), self.queue.wakeup_fd, *self.queue.doorbells]
-
-    @contextlib.contextmanager
-    def _job(self):
-        """What whoever runs a worker has to know; the file descriptors in it are for a child that is made meanwhile."""
-        fds = []
-        try:
-            for fd in self._fds():
-                fds.append(os.dup(fd))
-            yield (fds, self.setup, self.limits)
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-    def _make_zygote(self):
-        with self._job() as job:
-            if _is_single_threaded():
-                self._fork_zygote(job)
-                return
-            if not self.prespawns:
-                try:
-                    parcel = pack_initializer(job)
-                except Exception:
-                    # Only a fork can hand it on, and that is what the standard library's executor would do.
-                    if get_start_method() != "fork":
-                        raise
-                else:
-                    self._use_zygote(spawn_zygote(job, parcel), _always)
-                    return
-            _warn_of_fork()
-            self._fork_zygote(job)
-
-    def _fork_zygote(self, job):
-        zygote = fork_zygote(job)
-        self._use_zygote(zygote, _MainOf(zygote))
-
-    def _use_zygote(self, zygote, by_value):
-        self.zygote = zygote
-        self.queue.decide_by_value(by_value)
-        self.events.register(zygote.fileno(), select.EPOLLIN)
-
-    def _drop_zygote(self):
-        zygote, self.zygote = self.zygote, None
-        if zygote is not None:
-            try:
-                self.events.unregister(zygote.fileno())
-            except (OSError, ValueError):
-                pass
-            zygote.kill()
-            self.dropped.append(zygote)
 
     # ---- workers ----
 
@@ -233,46 +152,19 @@ class Supervisor:
     def _start(self, number):
         name = f"{self.name}_{next(self.count) - 1}"
         if self.context is not None and not self.prespawns:
-            fds = [_LateFd(fd) for fd in self._fds()]
+            fds = [_LateFd(fd) for fd in worker_fds(self.queue)]
             args = (fds, number, self.setup, self.limits)
             worker = self.context.Process(target=worker_main.spawned_main, args=args, name=name)
             worker.start()
             return worker
-        if not self.processes and _is_single_threaded():
-            return self._start_first(number, name)
-        for attempt in range(2):
-            if self.zygote is None:
-                self._make_zygote()
-            worker = WorkerProcess(self.zygote, number, name)
-            try:
-                self.zygote.wait_ready()
-                worker.start()
-                return worker
-            except ZygoteDied:
-                self._drop_zygote()
-                if attempt:
-                    raise OSError("the process that starts the workers has died") from None
-
-    def _start_first(self, number, name):
-        """Fork the first worker, and then a zygote that has what this worker has, while the worker begins."""
-        self._drop_zygote()  # what the program has defined or imported since is to be there
-        with self._job() as job:
-            worker = WorkerProcess(ThisProcess(job), number, name)
-            worker.start()
-            with contextlib.suppress(OSError):  # If there is no room for it now, another will be made.
-                self._fork_zygote(job)
-        return worker
+        return self.launcher.start(number, name, first=not self.processes)
 
     # ---- in the result handler ----
 
     def handle_events(self):
         for fd, _ in self.events.poll(0):
             with self.locked():
-                if self.zygote is not None and fd == self.zygote.fileno():
-                    try:
-                        self.zygote.read_events()
-                    except ZygoteDied:
-                        self._drop_zygote()
+                if self.launcher.handle_event(fd):
                     continue
                 number, worker = self.numbers.pop(fd, (None, None))
                 if worker is None:
@@ -351,14 +243,11 @@ class Supervisor:
             self.ended = True
             self.queue.decide_by_value(None)
             workers = list(self.processes.values())
-            if self.zygote is not None and not any(worker.is_cloned_from(self.zygote) for worker in workers):
-                self._drop_zygote()  # so that it ends while they do
+            self.launcher.drop_if_unused(workers)  # so that it ends while they do
         for worker in workers:
             worker.join()
         with self.locked():
-            self._drop_zygote()
-            for zygote in self.dropped:
-                zygote.join()
+            self.launcher.close()
             self.events.close()
             # Each of them has a file open.
             self.processes = {}
@@ -372,14 +261,9 @@ class _ResultHandler(threading.Thread):
         super().__init__(name=f"{supervisor.name}_result_handler", target=_collect, args=(supervisor,))
         self._supervisor = weakref.ref(supervisor)
         _handlers.add(self)
+        quiet_threads.add(self)
         # At exit the standard library wakes and joins whatever stands here.
         process._threads_wakeups[self] = _ExitBell(supervisor)
-
-    def run(self):
-        try:
-            super().run()
-        finally:
-            _ended.append(str(self.native_id))
 
     def join(self, timeout=None):
         try:
@@ -427,37 +311,9 @@ class _ExitBell:
                 supervisor.kill()  # one Ctrl-C is enough
 
 
-class _MainOf:
-    """Whether something that mentions `__main__` must travel by value to workers of a forked zygote.
-
-    They have what `__main__` defined when the zygote was forked.
-    """
-
-    def __init__(self, zygote):
-        self._then = zygote.main
-
-    def __call__(self, value):
-        if not _has_cloudpickle():
-            return False
-        now = definitions()
-        name = getattr(value, "__qualname__", "").partition(".")[0]
-        if getattr(value, "__module__", None) == "__main__" and name in now:
-            return self._then.get(name) is not now[name]
-        return any(self._then.get(name) is not found for name, found in now.items())
-
-
-@functools.cache
-def _has_cloudpickle():
-    return importlib.util.find_spec("cloudpickle") is not None
-
-
 def _records_for(tasks):
     """Return how many records a board needs that so many tasks occupy: as many again, so that none waits for one."""
     return 1 << (2 * tasks - 1).bit_length()
-
-
-def _always(value):
-    return True
 
 
 class _LateFd:
@@ -504,37 +360,6 @@ def _describe(task):
         return repr(task)
     module = getattr(task, "__module__", None)
     return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
-
-
-def _is_single_threaded():
-    """Whether a fork is safe: no threads but this one, and result handlers, which hold no locks while this runs."""
-    if os.stat("/proc/self/task").st_nlink == 3:
-        return True  # "." and ".." and one thread: quicker than a list of them
-    looks = 0
-    deadline = time.monotonic() + _ENDING_SECONDS
-    while True:
-        # A thread that has been joined may be there a moment longer; before Python 3.13 it mostly is.
-        others = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
-        others.difference_update(str(thread.native_id) for thread in list(_handlers))
-        if not others:
-            return True
-        if threading.active_count() > 1 + sum(thread.is_alive() for thread in list(_handlers)):
-            return False
-        if not others.issubset(_ended):
-            looks += 1
-            if looks == _ENDING_LOOKS:
-                return False
-        elif time.monotonic() > deadline:
-            _ended.clear()  # who is there for so long is another thread, with the same number
-            return False
-        os.sched_yield()
-
-
-def _warn_of_fork():
-    """As os.fork() does from Python 3.12 on, but before it is too late."""
-    if sys.version_info >= (3, 12):
-        text = f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the child."
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
 
 
 def _kill_the_rest():

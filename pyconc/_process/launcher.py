@@ -1,0 +1,224 @@
+"""What one executor's workers are started from: its zygote, made when it is first needed, and replaced when it is gone.
+
+A process that has threads is not forked, because another thread may hold a lock at that instant, and in the child
+nobody would ever release it.  What counts is what Python knows: its threads run the program, and hold the program's
+locks.  Threads that only a library knows, such as those of numpy's BLAS, are the library's affair: it stops them before
+a fork or makes them anew after it.
+
+    the program has one thread     this thread forks the zygote
+    it has others                  the zygote is a fresh interpreter
+
+A launcher is used by one thread at a time: its supervisor's lock guards it.
+"""
+
+import _thread
+import contextlib
+import functools
+import importlib.util
+import os
+import select
+import sys
+import threading
+import warnings
+import weakref
+from multiprocessing import get_start_method
+
+from pyconc._process.zygote import (
+    ThisProcess,
+    WorkerProcess,
+    ZygoteDied,
+    definitions,
+    fork_zygote,
+    pack_initializer,
+    spawn_zygote,
+)
+
+# Threads of pyconc's own that hold no lock while another thread forks.  GIL.
+quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
+
+# How often to look whether a thread that has returned is gone: the interpreter counts it a moment longer.
+_ENDING_LOOKS = 20
+
+
+class Launcher:
+    """The zygote of one executor.
+
+    queue: the executor's ProcessQueue.  setup, limits: as for worker_main.main().  events: an epoll object, in which
+    the zygote's connection is registered.  forks: fork even a program that has threads, with the standard warning.
+    """
+
+    def __init__(self, queue, setup, limits, events, forks):
+        self.zygote = None
+        self._queue = queue
+        self._setup = setup
+        self._limits = limits
+        self._events = events
+        self._forks = forks
+        self._dropped = []  # zygotes that nobody has waited for yet
+
+    def prepare(self):
+        """Fork a zygote now if the program has one thread: it may have more by the time it first submits."""
+        self._queue.decide_by_value(_always)  # until it is known what the workers have
+        if is_single_threaded():
+            with contextlib.suppress(OSError), self._job() as job:
+                self._fork_zygote(job)
+
+    def start(self, number, name, first):
+        """Start a worker and return its WorkerProcess.  Raises OSError.  first: the executor has no other.
+
+        The first one is forked from this thread if the program has no other thread, and then a zygote that has what
+        this worker has, while the worker begins.  With a context that forks, all are as long as that is so: they are
+        the program's own children then, as the standard library's.
+        """
+        if (first or self._forks) and is_single_threaded():
+            if first:
+                self.drop()  # what the program has defined or imported since is to be there
+            with self._job() as job:
+                worker = WorkerProcess(ThisProcess(job), number, name)
+                worker.start()
+                if first:
+                    with contextlib.suppress(OSError):  # If there is no room for it now, another will be made.
+                        self._fork_zygote(job)
+            return worker
+        for attempt in range(2):
+            if self.zygote is None:
+                self._make_zygote()
+            worker = WorkerProcess(self.zygote, number, name)
+            try:
+                self.zygote.wait_ready()
+                worker.start()
+                return worker
+            except ZygoteDied:
+                self.drop()
+                if attempt:
+                    raise OSError("the process that starts the workers has died") from None
+
+    def handle_event(self, fd):
+        """Read what the zygote has said if the file descriptor is that of its connection; otherwise return False."""
+        if self.zygote is None or fd != self.zygote.fileno():
+            return False
+        try:
+            self.zygote.read_events()
+        except ZygoteDied:
+            self.drop()
+        return True
+
+    def drop_if_unused(self, workers):
+        """End the zygote now if none of these workers depends on it."""
+        if self.zygote is not None and not any(worker.is_cloned_from(self.zygote) for worker in workers):
+            self.drop()
+
+    def drop(self):
+        """End the zygote, and whatever workers it still has."""
+        zygote, self.zygote = self.zygote, None
+        if zygote is not None:
+            try:
+                self._events.unregister(zygote.fileno())
+            except (OSError, ValueError):
+                pass
+            zygote.kill()
+            self._dropped.append(zygote)
+
+    def close(self):
+        """End the zygote, and wait for all there were."""
+        self.drop()
+        while self._dropped:
+            self._dropped.pop().join()
+
+    def forget(self):
+        """In the child of a fork: the zygote is the parent's."""
+        if self.zygote is not None:
+            self.zygote.forget()
+            self.zygote = None
+        self._dropped.clear()
+
+    @contextlib.contextmanager
+    def _job(self):
+        """What whoever runs a worker has to know; the file descriptors in it are for a child that is made meanwhile."""
+        fds = []
+        try:
+            for fd in worker_fds(self._queue):
+                fds.append(os.dup(fd))
+            yield (fds, self._setup, self._limits)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _make_zygote(self):
+        with self._job() as job:
+            if is_single_threaded():
+                self._fork_zygote(job)
+                return
+            if not self._forks:
+                try:
+                    packed = pack_initializer(job)
+                except Exception:
+                    # Only a fork can hand it on, and that is what the standard library's executor would do.
+                    if get_start_method() != "fork":
+                        raise
+                else:
+                    self._use(spawn_zygote(job, packed), _always)
+                    return
+            _warn_of_fork()
+            self._fork_zygote(job)
+
+    def _fork_zygote(self, job):
+        zygote = fork_zygote(job)
+        self._use(zygote, _MainOf(zygote))
+
+    def _use(self, zygote, by_value):
+        self.zygote = zygote
+        self._queue.decide_by_value(by_value)
+        self._events.register(zygote.fileno(), select.EPOLLIN)
+
+
+def worker_fds(queue):
+    """Return the file descriptors that a worker of this queue needs, as worker_main.main() takes them."""
+    return [queue.region.fileno(), queue.wakeup_fd, *queue.doorbells]
+
+
+def is_single_threaded():
+    """Whether a fork is safe: Python knows no thread that runs but this one, and quiet ones."""
+    for _ in range(_ENDING_LOOKS):
+        quiet = sum(thread.is_alive() for thread in list(quiet_threads))
+        if threading.active_count() > 1 + quiet:
+            return False
+        if _thread._count() <= quiet:
+            return True
+        os.sched_yield()  # A thread that was not made by threading, or one that is ending.
+    return False
+
+
+class _MainOf:
+    """Whether something that mentions `__main__` must travel by value to workers of a forked zygote.
+
+    They have what `__main__` defined when the zygote was forked.
+    """
+
+    def __init__(self, zygote):
+        self._then = zygote.main
+
+    def __call__(self, value):
+        if not _has_cloudpickle():
+            return False
+        now = definitions()
+        name = getattr(value, "__qualname__", "").partition(".")[0]
+        if getattr(value, "__module__", None) == "__main__" and name in now:
+            return self._then.get(name) is not now[name]
+        return any(self._then.get(name) is not found for name, found in now.items())
+
+
+@functools.cache
+def _has_cloudpickle():
+    return importlib.util.find_spec("cloudpickle") is not None
+
+
+def _always(value):
+    return True
+
+
+def _warn_of_fork():
+    """As os.fork() does from Python 3.12 on, but before it is too late."""
+    if sys.version_info >= (3, 12):
+        text = f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the child."
+        warnings.warn(text, DeprecationWarning, stacklevel=2)
