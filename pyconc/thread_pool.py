@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 import threading
 import time
 import weakref
@@ -13,6 +14,9 @@ from itertools import islice
 from pyconc import _core
 from pyconc._async_with import AsyncWith
 from pyconc.patching import ExecutorType
+
+# Since Python 3.14 workers have contexts, which run the work items.
+_CONTEXTS = sys.version_info >= (3, 14)
 
 # Every queue of this process, for the child of a fork.
 _queues: "weakref.WeakSet[_WorkQueue]" = weakref.WeakSet()
@@ -35,9 +39,16 @@ class _Started(threading.Event):
 
 
 class _WorkQueue(_core.ThreadQueue):
-    """The tasks of one executor, and the threads that run them, which may outlive the executor."""
+    """The tasks of one executor, and the threads that run them, which may outlive the executor.
 
-    def __init__(self, max_workers):
+    It is the executor's `_work_queue` too, for those who look into it, drain it, or put work items there.
+    """
+
+    def __new__(cls, max_workers, executor_reference):
+        return super().__new__(cls, max_workers)
+
+    def __init__(self, max_workers, executor_reference):
+        self.executor_reference = executor_reference
         self.threads = set()
         self.closed = False
         self.starting = False  # a thread is being started; guarded by lock
@@ -51,22 +62,59 @@ class _WorkQueue(_core.ThreadQueue):
         self.closed = True
         super().close(error, message)
 
-    def put(self, item):
-        """Wake the workers to look whether the interpreter exits: the standard library's exit handler puts None."""
-        if thread._shutdown and not self.closed:
-            self.close(RuntimeError, "cannot schedule new futures after interpreter shutdown")
+    def put(self, item, block=True, timeout=None):
+        """Queue a work item, which a worker will run; or None, which has the workers look whether they are to end.
 
-    def start_worker(self, name, reservation, *args):
-        """Start a thread for a worker that was reserved.
+        The standard library's submit() puts items, its exit handler and its shutdown() put None.
+        """
+        if item is not None:
+            self.push(_RunItem(item))
+        elif not self.closed:
+            executor = self.executor_reference()
+            if thread._shutdown:
+                self.close(RuntimeError, "cannot schedule new futures after interpreter shutdown")
+            elif executor is None or executor._shutdown:
+                self.close(RuntimeError, "cannot schedule new futures after shutdown")
+
+    put_nowait = put
+
+    def get(self, block=True, timeout=None):
+        """Take the next task out of the queue, as the work item of this Python version.
+
+        Its future is the caller's affair from then on. Raise queue.Empty if there is none and block is false; else
+        wait for one, and return None when there never will be, because the executor is shut down.
+        """
+        if block and timeout is not None:
+            raise NotImplementedError("the queue of pyconc's executor can be waited for without a timeout only")
+        taken = self.take(bool(block))
+        if taken is None:
+            if block:
+                return None
+            raise _empty_error()
+        future, fn, args, kwargs = taken
+        if type(fn) is _RunItem:
+            return fn.item
+        if not isinstance(future, _core.Future):
+            future = _in_front_of(future)
+        return thread._WorkItem(future, (fn, args, kwargs)) if _CONTEXTS else thread._WorkItem(future, fn, args, kwargs)
+
+    def get_nowait(self):
+        """Take the next task out of the queue; raise queue.Empty if there is none."""
+        return self.get(block=False)
+
+    def start_worker(self, name, seat):
+        """Start a thread for a worker whose place was reserved.
 
         A signal handler's exception may strike anywhere in here. The reservation ends with its last reference, or is
         given back, as the threading module may keep a thread that it was about to start; a thread that runs all the
         same registers itself.
         """
-        worker = threading.Thread(name=name, target=_work, args=(self, reservation, *args))
+        # By its target a thread is known to be a pool's.
+        worker = threading.Thread(name=name, target=thread._worker, args=seat.arguments())
         worker._started.__class__ = _Started
         if thread._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        reservation = seat.reservation
         try:
             worker.start()
         except BaseException:
@@ -80,6 +128,65 @@ class _WorkQueue(_core.ThreadQueue):
         # At exit the standard library wakes and joins whatever stands here.
         thread._threads_queues[worker] = _ExitBell(self)
         self.put(None)
+
+    def await_starts(self):
+        """Wait until each thread that was started runs, and has its idents.
+
+        Not in a signal handler that has interrupted a start: Thread.start() may hold a lock that new threads need.
+        """
+        with self.lock:
+            for worker in () if self.starting else list(self.threads):
+                worker.is_alive()  # see _Started
+
+
+def _empty_error():
+    import queue
+
+    return queue.Empty()
+
+
+def _in_front_of(loop_future):
+    """Return a Future that completes an asyncio future, of run_in_executor(), as asyncio would have it."""
+    from asyncio import futures
+
+    future = _core.Future()
+    futures._chain_future(future, loop_future)
+    return future
+
+
+class _RunItem:
+    """The task that a work item becomes."""
+
+    __slots__ = ("item",)
+
+    def __init__(self, item):
+        self.item = item
+
+    def __call__(self):
+        try:
+            self.item.run(thread.WorkerContext(None, ())) if _CONTEXTS else self.item.run()
+        except BaseException:
+            _base.LOGGER.critical("Exception in worker", exc_info=True)
+
+
+class _IdleThreads:
+    """An executor's `_idle_semaphore`: its value is the number of threads that wait for a task."""
+
+    def __init__(self, tasks):
+        self._tasks = tasks
+
+    @property
+    def _value(self):
+        return max(0, self._tasks.idle_workers() - self._tasks.qsize())
+
+    def acquire(self, blocking=True, timeout=None):
+        """Return whether a thread is idle for each task that is queued; the queue itself counts them."""
+        if blocking and timeout != 0:
+            raise NotImplementedError("the idle threads of pyconc's executor cannot be waited for")
+        return self._tasks.idle_workers() >= self._tasks.qsize()
+
+    def release(self, n=1):
+        """Do nothing: the queue itself counts the threads that are idle."""
 
 
 class _ExitBell:
@@ -96,22 +203,51 @@ class _ExitBell:
             tasks.put(item)
 
 
-def _work(tasks, reservation, executor_reference, initializer, initargs):
-    """Live a worker's life."""
-    tasks.register(threading.current_thread())
-    if initializer is not None:
+class _Seat:
+    """All that the standard library's function for worker threads is given: executor, context and queue in one.
+
+    Its first look at the queue lasts until the queue is closed and empty; then the executor is gone, and it returns.
+    """
+
+    def __init__(self, tasks, reservation, executor):
+        self.tasks = tasks
+        self.reservation = reservation
+        self.executor_reference = tasks.executor_reference
+        self.context = executor._create_worker_context() if _CONTEXTS else None
+        self.initializer = executor._initializer
+        self.initargs = executor._initargs
+
+    def arguments(self):
+        """Return what thread._worker() takes on this Python version."""
+        return (self, self, self) if _CONTEXTS else (self, self, self.initialize, ())
+
+    def __call__(self):
+        return None if self.reservation is None else self.executor_reference()
+
+    def initialize(self):
+        self.tasks.register(threading.current_thread())
+        initializer, self.initializer = self.initializer, None
+        initargs, self.initargs = self.initargs, None
         try:
-            initializer(*initargs)
+            if self.context is not None:
+                self.context.initialize()
+            elif initializer is not None:
+                initializer(*initargs)
         except BaseException:
-            _base.LOGGER.critical("Exception in initializer:", exc_info=True)
-            executor = executor_reference()
-            if executor is not None:
-                executor._initializer_failed()
-            else:
-                _break(tasks)
-            return
-        del initializer, initargs
-    tasks.work(reservation)
+            # An executor is told by the standard function; without one, the tasks still have to fail.
+            if self.executor_reference() is None:
+                _break(self.tasks)
+            raise
+
+    def finalize(self):
+        self.context.finalize()
+
+    def get_nowait(self):
+        reservation, self.reservation = self.reservation, None
+        self.tasks.work(reservation)
+
+    def put(self, item):
+        pass
 
 
 _INITIALIZER_FAILED = "A thread initializer failed, the thread pool is not usable anymore"
@@ -137,6 +273,10 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def _as_limit(max_workers):
+    return max(0, min(math.ceil(max_workers), 2**31))
+
+
 class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, metaclass=ExecutorType):
     """A concurrent.futures.ThreadPoolExecutor whose queue, futures and workers' loop are in C.
 
@@ -153,23 +293,79 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     futures that were pending are finished with BrokenThreadPool there, without calling their callbacks.
     """
 
+    _made = False  # while the standard class's __init__ runs, which sets what we have already, or have otherwise
+
     def __init__(self, max_workers=None, thread_name_prefix="", initializer=None, initargs=()):
-        # Checks the arguments, and sets the private attributes of this Python version that others read.
-        super(AsyncWith, self).__init__(max_workers, thread_name_prefix, initializer, initargs)
+        made, self._made = self._made, False
+        try:
+            # Checks the arguments, and sets the private attributes of this Python version that others read.
+            super(AsyncWith, self).__init__(max_workers, thread_name_prefix, initializer, initargs)
+        except BaseException:
+            self._made = made
+            raise
         self._initializer = initializer
         self._initargs = initargs
-        self._tasks = _WorkQueue(min(math.ceil(self._max_workers), 2**31))
-        self._threads = self._tasks.threads
+        if made:  # A second time, as singletons do it: the threads finish what is queued, and end.
+            self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
+        self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self))
+        self._made = True
+
+    # What others read and write, and what becomes of it:
+
+    @property
+    def _max_workers(self):
+        """The most threads to run at once; a larger number counts from the next submit() on."""
+        return self._limit
+
+    @_max_workers.setter
+    def _max_workers(self, number):
+        if self._made:
+            self._tasks.set_max_workers(_as_limit(number))
+        self._limit = number
 
     @property
     def _work_queue(self):
-        """The tasks that wait, for those who look: qsize() and empty()."""
+        """The tasks that wait, for those who look, drain, or put items."""
         return self._tasks
 
     @_work_queue.setter
     def _work_queue(self, queue):
-        if hasattr(self, "_tasks"):  # else the standard __init__ makes a queue that we have no use for
+        if self._made:
             raise TypeError("the queue of pyconc's executor is in C and cannot be replaced")
+
+    @property
+    def _idle_semaphore(self):
+        """The number of threads that wait for a task, as its `_value`."""
+        return _IdleThreads(self._tasks)
+
+    @_idle_semaphore.setter
+    def _idle_semaphore(self, semaphore):
+        if self._made:
+            raise TypeError("the queue of pyconc's executor counts its idle threads, and this cannot be replaced")
+
+    @property
+    def _threads(self):
+        """The set of the threads, each with its ident."""
+        self._tasks.await_starts()
+        return self._tasks.threads
+
+    @_threads.setter
+    def _threads(self, threads):
+        if self._made:
+            self._tasks.threads = threads
+
+    @property
+    def _shutdown(self):
+        """Whether tasks are refused since shutdown(); setting it has them refused."""
+        return self._is_shut_down
+
+    @_shutdown.setter
+    def _shutdown(self, shut_down):
+        if self._made and self._is_shut_down and not shut_down:
+            raise RuntimeError("pyconc's executor cannot be opened again once it was shut down")
+        self._is_shut_down = bool(shut_down)
+        if self._made and shut_down and not self._broken:
+            self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
 
     def _start_workers(self):
         """Start workers; submit() calls this when tasks outnumber idle workers."""
@@ -181,13 +377,13 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         with tasks.lock:
             nested = tasks.starting  # called by a signal handler, which has interrupted this very function
             while (reservation := tasks.reserve_worker()) is not None:
-                name = f"{self._thread_name_prefix or self}_{len(self._threads)}"
+                name = f"{self._thread_name_prefix or self}_{len(tasks.threads)}"
                 tasks.starting = True
                 try:
-                    tasks.start_worker(name, reservation, weakref.ref(self), self._initializer, self._initargs)
+                    tasks.start_worker(name, _Seat(tasks, reservation, self))
                 except RuntimeError as error:
                     # Out of threads: those that run will do, and the next submit tries again.
-                    if "can't start new thread" in str(error) and any(t.is_alive() for t in self._threads):
+                    if "can't start new thread" in str(error) and any(t.is_alive() for t in tasks.threads):
                         break
                     raise
                 finally:
@@ -226,21 +422,19 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         """
         tasks = self._tasks
         with tasks.lock:
-            self._shutdown = True
-            if not self._broken:
-                tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
+            self._shutdown = True  # which closes the queue
             # A signal handler must not wait for what its own thread is at; nor for threads that end, which need a
             # lock that Thread.start() may hold. Whoever it has interrupted waits instead.
             may_wait = not tasks.starting
             tasks.wait_owed |= wait and not may_wait
         if cancel_futures:
             # Tasks for which threads were started have started, even if the threads are on their way still.
-            for worker in list(self._threads) if may_wait else ():
+            for worker in list(tasks.threads) if may_wait else ():
                 worker.is_alive()
             tasks.cancel_queued()
         if wait and may_wait:
             tasks.await_threads()
-            for worker in list(self._threads):
+            for worker in list(tasks.threads):
                 worker.join()
 
 

@@ -111,6 +111,32 @@ workq_reserve_worker(workq *q)
     return wanted;
 }
 
+void
+workq_join(workq *q)
+{
+    pthread_mutex_lock(&q->lock);
+    add(&q->workers, 1);
+    q->idle++;
+    pthread_mutex_unlock(&q->lock);
+}
+
+void
+workq_set_max_workers(workq *q, uint32_t max_workers)
+{
+    pthread_mutex_lock(&q->lock);
+    q->max_workers = max_workers;
+    pthread_mutex_unlock(&q->lock);
+}
+
+uint32_t
+workq_idle(workq *q)
+{
+    pthread_mutex_lock(&q->lock);
+    uint32_t idle = q->idle;
+    pthread_mutex_unlock(&q->lock);
+    return idle;
+}
+
 list_node *
 workq_pop(workq *q, workq_worker *worker)
 {

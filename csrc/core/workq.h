@@ -72,6 +72,12 @@ int workq_push(workq *q, list_node *node);
 // got true starts it or calls workq_leave().
 bool workq_reserve_worker(workq *q);
 
+// A thread that is none of the queue's own takes part as an idle worker, until it calls workq_leave().
+void workq_join(workq *q);
+
+// Changes the limit for workers that are yet to be reserved.
+void workq_set_max_workers(workq *q, uint32_t max_workers);
+
 // The worker's turn.  NULL when there is nothing: the worker is idle and calls workq_wait().
 list_node *workq_pop(workq *q, workq_worker *worker);
 
@@ -100,6 +106,9 @@ workq_workers(workq *q)
 {
     return atomic_load_explicit(&q->workers, memory_order_relaxed);  // relaxed, as above
 }
+
+// Number of workers that hold no node.
+uint32_t workq_idle(workq *q);
 
 // In the child of a fork: the workers are gone and the mutex may have been held by one of them.
 // The queue is as it was (its list changes only in threads that hold the interpreter's lock, which

@@ -957,6 +957,41 @@ get_dict(PyObject *op, void *closure)
     return PyObject_GenericGetDict(op, closure);
 }
 
+PyDoc_STRVAR(copy_doc,
+"__copy__($self, /)\n--\n\n"
+"Return a future in the same state, with the same outcome, condition, waiters and callbacks.\n\n"
+"Nobody will complete the copy of a pending one but the caller, as with the standard library's.");
+
+static PyObject *
+future_copy(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    FutureObject *self = as_future(op);
+    PyObject *condition = get_condition(op, NULL);
+    PyObject *waiters = get_list(op, (void *)offsetof(FutureObject, waiters));
+    PyObject *callbacks = get_list(op, (void *)offsetof(FutureObject, callbacks));
+    PyObject *dict = get_dict(op, NULL);
+    FutureObject *copy = as_future(future_alloc(Py_TYPE(op), self->module));
+    PyObject *copied_dict = copy == NULL ? NULL : get_dict((PyObject *)copy, NULL);
+    if (condition == NULL || waiters == NULL || callbacks == NULL || dict == NULL || copied_dict == NULL
+        || PyDict_Update(copied_dict, dict) < 0) {
+        Py_CLEAR(copy);
+    }
+    else {
+        copy->condition = Py_NewRef(condition);
+        copy->waiters = Py_NewRef(waiters);
+        copy->callbacks = Py_NewRef(callbacks);
+        copy->result = Py_XNewRef(self->result);
+        copy->exception = Py_XNewRef(self->exception);
+        set_state(copy, self->state);
+    }
+    Py_XDECREF(condition);
+    Py_XDECREF(waiters);
+    Py_XDECREF(callbacks);
+    Py_XDECREF(dict);
+    Py_XDECREF(copied_dict);
+    return (PyObject *)copy;
+}
+
 static PyGetSetDef future_getset[] = {
     {"__dict__", get_dict, PyObject_GenericSetDict, NULL, NULL},
     {"_state", get_state, set_state_attribute, PyDoc_STR("The state's name."), NULL},
@@ -991,6 +1026,7 @@ static PyMethodDef future_methods[] = {
      set_exception_doc},
     {"_get_snapshot", future_get_snapshot, METH_NOARGS, snapshot_doc},
     {"_invoke_callbacks", future_invoke_callbacks, METH_NOARGS, invoke_callbacks_doc},
+    {"__copy__", future_copy, METH_NOARGS, copy_doc},
     {"__reduce_ex__", future_reduce, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -330,7 +330,119 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     Py_RETURN_NONE;
 }
 
-// ---- what monitoring code looks at ----
+// ---- what others do with a queue ----
+
+PyDoc_STRVAR(push_doc,
+"push($self, fn, /)\n--\n\n"
+"Queue the call fn(); return its Future. Starts no worker.");
+
+static PyObject *
+thread_queue_push_method(PyObject *op, PyObject *fn)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    PyObject *future = future_new(self->head.module);
+    task *t = future == NULL ? NULL : task_new(self->head.module, &fn, 1, NULL, future, NULL);
+    if (t == NULL) {
+        Py_XDECREF(future);
+        return NULL;
+    }
+    if (thread_queue_push(&self->head, t) == WORKQ_CLOSED) {
+        PyObject *exception = PyErr_GetRaisedException();
+        task_free(t);
+        Py_CLEAR(future);
+        PyErr_SetRaisedException(exception);
+    }
+    return future;
+}
+
+// (destination, callable, args, kwargs) of a task that nobody will run here any more.
+static PyObject *
+describe_task(const task *t)
+{
+    Py_ssize_t names = t->kwnames == NULL ? 0 : PyTuple_GET_SIZE(t->kwnames);
+    PyObject *args = PyTuple_New(t->nargs);
+    PyObject *kwargs = PyDict_New();
+    PyObject *described = NULL;
+    if (args == NULL || kwargs == NULL) {
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < t->nargs; i++) {
+        PyTuple_SET_ITEM(args, i, Py_NewRef(t->args[1 + i]));
+    }
+    for (Py_ssize_t i = 0; i < names; i++) {
+        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(t->kwnames, i), t->args[1 + t->nargs + i]) < 0) {
+            goto done;
+        }
+    }
+    described = PyTuple_Pack(4, t->destination, t->callable, args, kwargs);
+done:
+    Py_XDECREF(args);
+    Py_XDECREF(kwargs);
+    return described;
+}
+
+PyDoc_STRVAR(take_doc,
+"take($self, block, /)\n--\n\n"
+"Take the next task out of the queue: return (destination, fn, args, kwargs), or None if there is none;\n"
+"with block, only if there never will be one, because the queue is closed.\n\n"
+"The destination is a Future or an asyncio future, and whoever takes the task completes it.");
+
+static PyObject *
+thread_queue_take(PyObject *op, PyObject *block)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    workq_worker visitor = WORKQ_WORKER_INIT;
+    list_node *node;
+    int rc = WORKQ_OK;
+    workq_join(&self->queue);
+    while ((node = workq_pop(&self->queue, &visitor)) == NULL && block == Py_True && rc == WORKQ_OK) {
+        PyThreadState *thread = gil_release(&self->head.module->gil);
+        rc = workq_wait(&self->queue, &visitor);
+        gil_acquire(&self->head.module->gil, thread, 0);
+    }
+    workq_leave(&self->queue, &visitor);
+    if (node == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *described = describe_task((task *)node);
+    PyObject *error = described == NULL ? PyErr_GetRaisedException() : NULL;
+    if (error != NULL) {
+        if (task_fail((task *)node, error) < 0) {
+            module_log_escaped(self->head.module);
+        }
+        PyErr_SetRaisedException(error);
+        return NULL;
+    }
+    task_free((task *)node);
+    return described;
+}
+
+PyDoc_STRVAR(set_max_workers_doc,
+"set_max_workers($self, number, /)\n--\n\n"
+"Have so many workers at most, from the next task on. Those that run go on.");
+
+static PyObject *
+thread_queue_set_max_workers(PyObject *op, PyObject *number)
+{
+    unsigned long max_workers = PyLong_AsUnsignedLong(number);
+    if (max_workers == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    workq_set_max_workers(&((ThreadQueueObject *)op)->queue,
+                          max_workers > UINT32_MAX ? UINT32_MAX : (uint32_t)max_workers);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(idle_workers_doc,
+"idle_workers($self, /)\n--\n\n"
+"Return the number of workers that have no task, those on their way to one included.");
+
+static PyObject *
+thread_queue_idle_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(workq_idle(&((ThreadQueueObject *)op)->queue));
+}
+
 
 PyDoc_STRVAR(qsize_doc,
 "qsize($self, /)\n--\n\n"
@@ -414,6 +526,10 @@ static PyMethodDef thread_queue_methods[] = {
     {"cancel_queued", thread_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
     {"fail_queued", thread_queue_fail_queued_method, METH_VARARGS, fail_queued_doc},
     {"after_fork", thread_queue_after_fork, METH_O, after_fork_doc},
+    {"push", thread_queue_push_method, METH_O, push_doc},
+    {"take", thread_queue_take, METH_O, take_doc},
+    {"set_max_workers", thread_queue_set_max_workers, METH_O, set_max_workers_doc},
+    {"idle_workers", thread_queue_idle_workers, METH_NOARGS, idle_workers_doc},
     {"qsize", thread_queue_qsize, METH_NOARGS, qsize_doc},
     {"empty", thread_queue_empty, METH_NOARGS, empty_doc},
     {NULL, NULL, 0, NULL},
