@@ -1,6 +1,7 @@
 #include "thread_queue.h"
 
 #include "core/clock.h"
+#include "futures/future.h"
 
 // The name of the capsules that reserve_worker() makes.
 #define RESERVATION "pyconc._core.reservation"
@@ -340,19 +341,23 @@ static PyObject *
 thread_queue_push_method(PyObject *op, PyObject *fn)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
-    PyObject *future = future_new(self->head.module);
-    task *t = future == NULL ? NULL : task_new(self->head.module, &fn, 1, NULL, future, NULL);
+    destination to;
+    if (future_destination(self->head.module, &to) < 0) {
+        return NULL;
+    }
+    task *t = task_new(&fn, 1, NULL, &to);
     if (t == NULL) {
-        Py_XDECREF(future);
+        destination_clear(&to);
         return NULL;
     }
     if (thread_queue_push(&self->head, t) == WORKQ_CLOSED) {
         PyObject *exception = PyErr_GetRaisedException();
         task_free(t);
-        Py_CLEAR(future);
+        destination_clear(&to);
         PyErr_SetRaisedException(exception);
+        return NULL;
     }
-    return future;
+    return to.future;
 }
 
 // (destination, callable, args, kwargs) of a task that nobody will run here any more.
@@ -374,7 +379,7 @@ describe_task(const task *t)
             goto done;
         }
     }
-    described = PyTuple_Pack(4, t->destination, t->callable, args, kwargs);
+    described = PyTuple_Pack(4, t->delivery.to.future, t->callable, args, kwargs);
 done:
     Py_XDECREF(args);
     Py_XDECREF(kwargs);
