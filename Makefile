@@ -4,6 +4,8 @@
 PYTHON = python3
 # More for pytest, or for the benchmarks: make test ARGS="-k wait -x"
 ARGS =
+# How many test processes run side by side; 0 runs the tests in pytest's own.
+WORKERS = 2
 # Which of them: make bench BENCHMARKS=threads ARGS="--json figures.json"
 BENCHMARKS = threads processes
 
@@ -33,7 +35,7 @@ PACKAGE_FILES := setup.py pyproject.toml $(C_FILES) $(CORE_FILES) $(H_FILES) $(s
 .PHONY: help
 help:
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F ': +' '{ printf "  make %-12s %s\n", $$1, $$2 }'
-	@echo "PYTHON=... picks the interpreter, ARGS=... is handed on to pytest or the benchmarks."
+	@echo "PYTHON=... picks the interpreter, ARGS=... is handed on to pytest or the benchmarks, WORKERS=... test processes."
 
 # --- Environments -----------------------------------------------------------------------------------------------------
 
@@ -74,9 +76,16 @@ install: $(VENV)/installed  ## install pyconc and what its tests need in .venv
 demo: install  ## run the examples, then compare with the standard library
 	@$(BIN)/python examples/demo.py $(ARGS)
 
+# A file's tests stay together, as they share pools.
+PARALLEL = -n $(WORKERS) --dist loadfile
+
 .PHONY: test
-test: install  ## run the test suite
-	@$(BIN)/pytest $(ARGS)
+test: install  ## run the quick test suite
+	@$(BIN)/pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+.PHONY: test-all
+test-all: install  ## run all tests: the rounds by the thousand and the builds, too
+	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 .PHONY: bench
 bench: install  ## run the benchmarks

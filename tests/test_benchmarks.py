@@ -61,7 +61,12 @@ def test_a_script_says_which_question_it_answers(script):
     assert docstring.splitlines()[0].endswith("?")
 
 
-@each_script
+@pytest.mark.parametrize(
+    "script",
+    # The standard library's processes take their time.
+    [script if script.stem == "threads" else pytest.param(script, marks=pytest.mark.slow) for script in SCRIPTS],
+    ids=lambda path: path.stem,
+)
 def test_the_report_is_well_formed(script, tmp_path):
     if SANITIZED and script.stem == "coroutines":
         pytest.skip("the processes that aiomultiprocess starts take a sanitizer minutes")

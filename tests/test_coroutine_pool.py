@@ -559,7 +559,7 @@ def test_the_initializer_finds_the_loop(recwarn):
 
 
 @pytest.mark.parametrize(
-    "option", [{"initializer": coroutines.fail_to_begin}, {"loop_factory": coroutines.no_loop}], ids=str
+    "option", [{"initializer": coroutines.fail_to_begin}, {"loop_factory": coroutines.no_loop}], ids=",".join
 )
 def test_a_worker_that_cannot_begin_breaks_the_pool(option, capfd):
     with another_thread(), CoroutinePool(1, **option) as pool:  # a forked worker has the log handlers of pytest
@@ -580,7 +580,7 @@ def test_a_worker_that_cannot_begin_breaks_the_pool(option, capfd):
         ({"loop_factory": coroutines.pid}, TypeError),
         ({"on_worker_death": "ignore"}, ValueError),
     ],
-    ids=str,
+    ids=lambda value: value.__name__ if isinstance(value, type) else ",".join(value),
 )
 def test_bad_arguments_are_refused(options, error):
     with pytest.raises(error):

@@ -33,7 +33,7 @@ look_at_cpus(void)
         spare = (uint32_t)CPU_COUNT(&cpus) - 1;
     }
     if (spare != load_spare_cpus()) {
-        atomic_store_explicit(&spare_cpus, spare, memory_order_relaxed);  // as above
+        atomic_store_explicit(&spare_cpus, spare, memory_order_relaxed);  // relaxed, as above
     }
 }
 

@@ -51,7 +51,7 @@ def test_max_workers_must_be_positive(library: Library, number: int) -> None:
         library.ThreadPoolExecutor(max_workers=number)
 
 
-@pytest.mark.parametrize("number", ["4", [], object()], ids=str)
+@pytest.mark.parametrize("number", ["4", [], object()], ids=lambda value: type(value).__name__)
 def test_max_workers_must_be_a_number(library: Library, number: Any) -> None:
     with pytest.raises(TypeError):
         library.ThreadPoolExecutor(number)

@@ -334,7 +334,7 @@ def test_failing_callback_is_logged_with_its_future(library: Library, log: Log) 
 # --- Results ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout", ["soon", [1], object()], ids=str)
+@pytest.mark.parametrize("timeout", ["soon", [1], object()], ids=lambda value: type(value).__name__)
 def test_a_timeout_must_be_a_number(library: Library, timeout: Any) -> None:
     for method in (library.Future().result, library.Future().exception):
         with pytest.raises(TypeError):

@@ -1,6 +1,6 @@
 """Random programs do the same on both libraries, step by step; see programs.py for what they consist of.
 
-PYCONC_EXAMPLES=20000 looks longer.
+The quick suite looks at a few; PYCONC_EXAMPLES=20000 looks longer than `make test-all` does.
 """
 
 import os
@@ -16,7 +16,11 @@ from programs import Step, configurations, programs, run_program
 from support import SANITIZED
 
 EXAMPLES = int(os.environ.get("PYCONC_EXAMPLES", "1000"))
-PROCESS_EXAMPLES = EXAMPLES // 5
+FEW_EXAMPLES = min(EXAMPLES, 100)
+
+how_many = pytest.mark.parametrize(
+    "examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=pytest.mark.slow)], ids=["few", "many"]
+)
 
 
 def compare(configuration: tuple[int, str | None], program: list[Step]) -> None:
@@ -31,10 +35,14 @@ def compare_diaries(expected: list[Any], found: list[Any]) -> None:
             pytest.fail(f"step {number}\nstandard: {theirs}\npyconc:   {ours}", pytrace=False)
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
-@given(configurations, programs)
-def test_random_programs(configuration: tuple[int, str | None], program: list[Step]) -> None:
-    compare(configuration, program)
+@how_many
+def test_random_programs(examples: int) -> None:
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck))
+    @given(configurations, programs)
+    def compare_both(configuration: tuple[int, str | None], program: list[Step]) -> None:
+        compare(configuration, program)
+
+    compare_both()
 
 
 RETURN: Any = (False, (), ("return", 1))
@@ -70,10 +78,11 @@ def compare_in_processes(workers: int, program: list[Step], pools: Pools) -> Non
 
 
 @FORKS
-def test_random_programs_in_processes() -> None:
+@how_many
+def test_random_programs_in_processes(examples: int) -> None:
     with Pools() as pools:
 
-        @settings(max_examples=PROCESS_EXAMPLES, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=examples // 5, suppress_health_check=list(HealthCheck))
         @given(st.sampled_from([1, 1, 2]), process_programs)
         def compare_both(workers: int, program: list[Step]) -> None:
             compare_in_processes(workers, program, pools)
