@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from concurrent import futures
-from typing import Any, ParamSpec, TypeVar, final
+from typing import Any, ParamSpec, SupportsIndex, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
@@ -138,12 +138,17 @@ class Region:
 
 @final
 class Block:
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: SupportsIndex | slice, /) -> Any: ...
+    def __setitem__(self, key: SupportsIndex | slice, value: Any, /) -> None: ...
+    def __delitem__(self, key: SupportsIndex | slice, /) -> None: ...
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> tuple[Any, ...]: ...
     if sys.version_info >= (3, 12):
         def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class LoopBridge:
-    def drain(self, number: int, limit: int, /) -> None: ...
+    def drain(self) -> None: ...
 
 @final
 class Waiter:

@@ -150,7 +150,7 @@ def test_arrays_through_a_map(pool):
 
 
 def test_what_was_received_is_aligned_for_vectors(pool):
-    for size in (1000, 70_000, 300_001):
+    for size in (10_000, 70_000, 300_001):
         array = pool.submit(jobs.identity, numpy.ones(size)).result(HANG_LIMIT)
         assert array.ctypes.data % 64 == 0
 

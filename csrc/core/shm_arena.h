@@ -1,34 +1,40 @@
 // shm_arena: blocks of a region, each with an owner that may die.
 //
-// A block is a header and room for a payload.  Two words say whose it is:
-//
-//     owner    who made it, and alone may use it again once nobody holds it
-//     holder   who uses it now; 0 is nobody
+// A block is a header and room for a payload.  It lies in the share of its *owner*, who made it, and
+// alone may use it again once nobody holds it.  The *holder* uses it now; that is a word of the header:
 //
 //                 claim (owner)              take over (receiver)             release (receiver)
 //     holder: 0 --------------> the sender ----------------------> receiver ------------------> 0
 //
-// So a block goes to another process and comes back without a message: the receiver takes it over
-// when it takes the record that names it, and releases it when its last view dies; the owner finds
-// it free when it next looks.  Only the owner fills a free block, and only the holder gives it on, so
-// no lock is needed between processes.
+// So a block goes to another process and comes back without a message: the receiver takes it over when it
+// takes the slot that names it, and releases it when its last view dies; the owner finds it free when it
+// next looks. Only the owner fills a free block, and only the holder gives it on, so no lock is needed
+// between processes.
 //
-// Every block is on one list, which only grows.  When a process has died, another *adopts* what it
-// left: its own blocks change owner, and what it held is free.  Or the two come apart: what it held is
-// freed at once, and what it owned waits for its successor, who has the same number and adopts it.  If it
-// died while it made a block, the block's memory stays allocated until the region is gone; nothing else
-// comes of that.
+// Which blocks there are, where, and how large, each process knows by itself: of its own because it made
+// them, of others' because a message named them, and what a message says is checked.  So whatever another
+// process writes into shared memory, nothing is touched that is not mapped, or has no business to be.
 //
-// Freed blocks are kept warm, because copying into pages that are mapped already is nine times as
-// fast as into fresh ones; shm_arena_trim() gives back what is more than a few of each size and owner.
-// Whoever trims holds a block for that long, hence the compare-and-swap in the owner's claim.
+//     share     | slab of small blocks | large block, mapped by itself | slab | large block | ...
 //
-// A process has one arena; its functions are called with the caller's lock held, but for the static
-// ones, which any thread may call.  What another process wrote is checked.  No Python.
+// Everything in a *small* block is copied out by its receiver, and it goes back at once.  A *large* one may
+// stay, as long as anybody looks at it, and what is seen is the receiver's own also after a fork: see
+// shm_fork.h.  A block that a child may still look at goes back when that is over.
+//
+// When a process has died, another frees what it held, and gives the memory of all that it owned back to the
+// system, but for what this process has received of it: that follows when it is released.
+//
+// Freed blocks are kept warm, because copying into pages that are mapped already is nine times as fast as
+// into fresh ones; shm_arena_trim() gives back what is more than a few of each size and owner.  Whoever
+// trims holds a block for that long, hence the compare-and-swap in the owner's claim.  A process whose
+// address space is limited keeps no more of it than it uses.
+//
+// A process has one arena.  Any thread may call everything but open and close; a mutex guards what is not
+// shared.  No Python.
 #ifndef PYCONC_SHM_ARENA_H
 #define PYCONC_SHM_ARENA_H
 
-#include <stdbool.h>
+#include <pthread.h>
 
 #include "shm_region.h"
 
@@ -36,22 +42,46 @@
 #define SHM_NOBODY 0
 #define SHM_PARENT 1
 #define SHM_WORKER(number) ((uint32_t)(number) + 2)
+#define SHM_PARTIES(workers) ((uint32_t)(workers) + 1)
 
-typedef struct shm_block {
-    uint64_t magic;
-    uint64_t offset;    // of this header in the region
-    uint64_t capacity;  // bytes of payload that fit
-    uint64_t next;      // offset of the block made before this one, or 0
-    _Atomic uint32_t owner;
+// What the payload of a small block has at most.  A copy of so much costs about as much as a view that goes
+// back later; see SHM_SMALL_PAGES.
+#define SHM_SMALL_BYTES (SHM_SMALL_PAGES * SHM_PAGE - sizeof(shm_block_header))
+#define SHM_SMALL_PAGES 16
+
+// In shared memory.
+typedef struct shm_block_header {
     _Atomic uint32_t holder;
     _Atomic uint32_t committed;  // 0: all but the first page was given back; the holder writes it
-    uint32_t unused[5];
+    _Atomic uint32_t is_forked;  // the holder has children that may look at it, even when it is dead
+    uint32_t unused[13];
     unsigned char payload[];  // aligned as the widest vectors want it
+} shm_block_header;
+
+_Static_assert(sizeof(shm_block_header) == 64, "the layout is shared");
+
+typedef struct shm_arena shm_arena;
+
+// What this process knows of a block.  The arena's mutex guards all but offset, capacity, payload and arena,
+// which do not change while it is held here.
+typedef struct shm_block {
+    shm_arena *arena;         // NULL: the block has outlived it, see shm_arena_close()
+    uint64_t offset;          // of the header in the file
+    uint64_t capacity;        // bytes of payload that fit
+    shm_block_header *header; // where it is mapped here; NULL: not, and there is no memory
+    unsigned char *payload;
+    uint64_t mapped_bytes;    // of a large one: all, or but the front
+    uint32_t owner;
+    bool is_received;         // from its owner, and not given back
+    bool is_orphaned;         // its owner is dead
+    bool is_open;             // the view is, or is to be closed
+    shm_view view;
+    struct shm_block *next;   // in the table of others' blocks
+    struct shm_block *waiting;  // for children that may look at it
 } shm_block;
 
-_Static_assert(sizeof(shm_block) == 64, "the layout is shared");
-
 #define SHM_ARENA_CLASSES 128
+#define SHM_ARENA_BUCKETS 256
 
 // The free and the used blocks of one size that this process owns.
 typedef struct shm_arena_class {
@@ -60,55 +90,73 @@ typedef struct shm_arena_class {
     uint32_t cursor;  // where the search for a free one goes on
 } shm_arena_class;
 
-typedef struct shm_arena {
+typedef struct shm_slab {
+    uint64_t offset;
+    unsigned char *start;
+    struct shm_slab *next;
+} shm_slab;
+
+struct shm_arena {
     shm_region *region;        // borrowed
-    _Atomic uint64_t *first;   // in the region: the list of all blocks
-    uint32_t me;               // SHM_PARENT or SHM_WORKER(n)
+    uint32_t me;               // SHM_PARENT or SHM_WORKER(n); SHM_NOBODY: closed
+    pthread_mutex_t lock;
     shm_arena_class *classes;  // SHM_ARENA_CLASSES of them
-} shm_arena;
+    shm_block **others;        // SHM_ARENA_BUCKETS lists of others' blocks
+    shm_slab **slabs;          // as many of what is mapped of anybody's slabs
+    shm_block *waiting;        // released, but children may look at them
+    uint64_t at, share_end;       // the rest of this process's share
+    uint64_t small_at, slab_end;  // the rest of its slab
+};
 
-// `first` is a word of the region that is zero when the first process opens its arena.
-int shm_arena_open(shm_arena *arena, shm_region *region, _Atomic uint64_t *first, uint32_t me);
+// SHM_OK or SHM_NO_MEMORY.
+int shm_arena_open(shm_arena *arena, shm_region *region, uint32_t me);
 
-// Forgets the blocks, which stay what they are.  Accepts what is closed or zero.
-void shm_arena_close(shm_arena *arena);
+// Forgets the blocks, and unmaps them.  Those that somebody still looks at stay, as their receiver's own
+// memory, until he releases them.  With `discard`, the memory of all that is free goes back to the
+// system.  Accepts what is closed or zero.
+void shm_arena_close(shm_arena *arena, bool discard);
 
-// A block with room for `bytes`, held by this process.  SHM_OK or SHM_NO_MEMORY.
+// A block with room for `bytes`, held by this process.  SHM_OK or SHM_NO_MEMORY, or SHM_NOT_OURS if the
+// file is gone.
 int shm_arena_claim(shm_arena *arena, uint64_t bytes, shm_block **block);
 
-// The block at an offset that another process named, if it has room for `bytes`; or NULL.
-shm_block *shm_arena_at(shm_region *region, uint64_t offset, uint64_t bytes);
+// The block with a name that another process gave, if it has room for `bytes`.  SHM_OK; SHM_NO_MEMORY: it
+// cannot be mapped, and goes back; SHM_NOT_OURS: there can be none, or it is in use here.
+int shm_arena_find(shm_arena *arena, uint64_t name, uint64_t bytes, shm_block **block);
+
+// This process, which has found it, is its holder now.
+void shm_block_take_over(shm_block *block, uint32_t me);
+
+// Before anybody looks at a block that was taken over for longer than a call: what he sees is his own,
+// and may outlive the arena.  False: not that of a small block.
+bool shm_block_open_view(shm_block *block);
+
+// Nobody here looks at it any more.  Does nothing if somebody else holds it, or in the child of a fork.
+// A block that has outlived its arena is freed.
+void shm_block_release(shm_block *block, uint32_t me);
+
+// What other processes find it by: where it is, and in the lowest bits how large.  Never 0.
+uint64_t shm_block_name(const shm_block *block);
+
+// Another process has the block now, and releases it.
+void shm_block_sent(shm_block *block);
+
+// Who holds it.
+uint32_t shm_block_holder(shm_block *block);
 
 // Gives free memory back to the system, whoever owns it, all but a few blocks of each size and owner.
 void shm_arena_trim(shm_arena *arena);
 
-// Frees what a dead process held.
+// Frees what a dead process held, and gives back what it owned.
 void shm_arena_free_held(shm_arena *arena, uint32_t dead);
 
-// Takes what a dead process owned, and frees what it held.  SHM_NO_MEMORY leaves blocks for the next call.
-int shm_arena_adopt(shm_arena *arena, uint32_t dead);
-
-// Bytes of all blocks that this process owns and that have memory behind them; and of these, held by
-// anybody.
+// Bytes of all blocks that this process owns and that have memory behind them; and of these, held by anybody.
 void shm_arena_count(shm_arena *arena, uint64_t *committed_bytes, uint64_t *held_bytes);
 
-static inline void
-shm_block_take_over(shm_block *block, uint32_t receiver)
+static inline uint64_t
+shm_block_bytes(const shm_block *block)
 {
-    // Relaxed: the record that named the block has published its contents.
-    atomic_store_explicit(&block->holder, receiver, memory_order_relaxed);
-}
-
-// Does nothing if somebody else holds it, as the child of a fork finds.
-static inline void
-shm_block_release(shm_block *block, uint32_t me)
-{
-    // Relaxed: only a holder gives a block on, so if it is ours nobody else writes the word.
-    if (atomic_load_explicit(&block->holder, memory_order_relaxed) == me) {
-        // R6: pairs with A6 in is_free() and A6 in hold(): our last look at the payload comes before the
-        // owner's next use.
-        atomic_store_explicit(&block->holder, SHM_NOBODY, memory_order_release);
-    }
+    return block->capacity + sizeof(shm_block_header);
 }
 
 #endif

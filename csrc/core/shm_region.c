@@ -4,34 +4,27 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
-#include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 // "pyconc", and the version of everything that is laid out in a region.
-#define MAGIC UINT64_C(0x0001636e6f637970)
-// Address space costs nothing; a process that is short of it gets less.
-#define RESERVE_MOST (UINT64_C(1) << 40)
-#define RESERVE_LEAST (UINT64_C(1) << 28)
+#define MAGIC UINT64_C(0x0002636e6f637970)
+// Holes cost nothing; a process that may not have files this large gets less.
+#define SHARE_MOST (UINT64_C(1) << 40)
+#define SHARE_LEAST (UINT64_C(1) << 20)
 // Memory is asked for in steps this large.
 #define STEP_BYTES (UINT64_C(1) << 21)
 
+// The file's first page.
 typedef struct region_header {
     uint64_t magic;
-    uint64_t reserved_bytes;
-    _Atomic uint64_t used_bytes;  // only grows, but for a failed extension taking itself back
+    uint64_t head_bytes;
+    uint64_t share_bytes;
 } region_header;
 
-_Static_assert(offsetof(region_header, used_bytes) == 16, "the layout is shared");
 _Static_assert(sizeof(region_header) <= SHM_PAGE, "the header has a page");
-_Static_assert(ATOMIC_LLONG_LOCK_FREE == 2, "a lock in shared memory would die with its holder");
-
-static region_header *
-header_of(shm_region *region)
-{
-    return (region_header *)region->base;
-}
 
 static int
 refusal(void)
@@ -41,68 +34,83 @@ refusal(void)
                                                                                    : SHM_OS_ERROR;
 }
 
-// On a refusal some of it may have been allocated.
-static int
-allocate(int fd, uint64_t offset, uint64_t bytes)
+static uint64_t
+floor_of_two(uint64_t number)
 {
-    while (bytes > 0) {
-        // Many kernels give up and take back what they have when a signal comes: all at once would never
-        // be done in a process whose timer is faster than that.
-        uint64_t step = bytes < STEP_BYTES ? bytes : STEP_BYTES;
-        if (fallocate(fd, 0, (off_t)offset, (off_t)step) == 0) {
-            offset += step;
-            bytes -= step;
-        }
-        else if (errno != EINTR) {
-            return refusal();
-        }
+    return number == 0 ? 0 : UINT64_C(1) << (63 - __builtin_clzll(number));
+}
+
+// Gives the file its final size.
+static int
+set_size(int fd, uint64_t shares, uint64_t *share_bytes)
+{
+    struct rlimit limit;
+    uint64_t most = SHARE_MOST;
+    while (shares > (uint64_t)INT64_MAX / most) {
+        most /= 2;
     }
-    return SHM_OK;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY
+        && limit.rlim_cur / shares < most) {
+        most = floor_of_two(limit.rlim_cur / shares);
+    }
+    if (most < SHARE_LEAST) {
+        errno = EFBIG;
+        return SHM_NO_MEMORY;
+    }
+    *share_bytes = most;
+    return ftruncate(fd, (off_t)(shares * most)) < 0 ? refusal() : SHM_OK;
 }
 
 static int
-map(shm_region *region, int fd, uint64_t bytes)
+map_head(shm_region *region)
 {
-    void *base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
-    if (base == MAP_FAILED) {
+    uint64_t bytes = shm_round_up(SHM_PAGE + region->head_bytes, SHM_PAGE);
+    unsigned char *start = shm_file_map(&region->file, NULL, 0, bytes, false);
+    if (start == NULL) {
         return refusal();
     }
-    // A core dump has no use for what may be a terabyte of somebody else's data.
-    madvise(base, bytes, MADV_DONTDUMP);
-    region->base = base;
-    region->reserved_bytes = bytes;
-    region->fd = fd;
+    if (shm_head_watch(&region->mapped_head, start, bytes) != 0) {
+        munmap(start, bytes);
+        return SHM_NO_MEMORY;
+    }
+    region->head = start + SHM_PAGE;
     return SHM_OK;
 }
 
 int
-shm_region_create(shm_region *region)
+shm_region_create(shm_region *region, uint64_t head_bytes, uint32_t parties)
 {
     *region = (shm_region)SHM_REGION_CLOSED;
     int fd = memfd_create("pyconc", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         return refusal();
     }
-    int rc = allocate(fd, 0, SHM_PAGE);
-    if (rc == SHM_OK && fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {
+    shm_region made = {.head_bytes = head_bytes, .share_count = parties + 1};
+    int rc = set_size(fd, made.share_count, &made.share_bytes);
+    if (rc == SHM_OK && head_bytes > made.share_bytes - SHM_PAGE) {
+        rc = SHM_NO_MEMORY;
+    }
+    if (rc == SHM_OK
+        && (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0
+            || !shm_file_identify(&made.file, fd))) {
         rc = SHM_OS_ERROR;
     }
-    for (uint64_t bytes = RESERVE_MOST; rc == SHM_OK && region->base == NULL; bytes /= 2) {
-        rc = map(region, fd, bytes);
-        if (rc == SHM_NO_MEMORY && bytes > RESERVE_LEAST) {
-            rc = SHM_OK;  // try less
-        }
+    if (rc == SHM_OK) {
+        rc = shm_region_commit(&made, 0, shm_round_up(SHM_PAGE + head_bytes, SHM_PAGE));
+    }
+    if (rc == SHM_OK) {
+        *region = made;
+        rc = map_head(region);
     }
     if (rc != SHM_OK) {
         int error = errno;
         close(fd);
+        *region = (shm_region)SHM_REGION_CLOSED;
         errno = error;
         return rc;
     }
-    region_header *header = header_of(region);
-    header->magic = MAGIC;
-    header->reserved_bytes = region->reserved_bytes;
-    atomic_init(&header->used_bytes, SHM_PAGE);
+    *(region_header *)(region->head - SHM_PAGE) =
+        (region_header){.magic = MAGIC, .head_bytes = head_bytes, .share_bytes = region->share_bytes};
     return SHM_OK;
 }
 
@@ -111,90 +119,113 @@ shm_region_attach(shm_region *region, int fd)
 {
     *region = (shm_region)SHM_REGION_CLOSED;
     struct stat info;
-    if (fstat(fd, &info) < 0) {
+    shm_region found = {0};
+    if (fstat(fd, &info) < 0 || !shm_file_identify(&found.file, fd)) {
         return SHM_OS_ERROR;
     }
-    int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || !(seals & F_SEAL_SHRINK) || info.st_size < SHM_PAGE) {
-        return SHM_NOT_OURS;
-    }
     region_header header;
-    if (pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) || header.magic != MAGIC
-        || header.reserved_bytes < RESERVE_LEAST || header.reserved_bytes > RESERVE_MOST) {
+    int wanted = F_SEAL_SHRINK | F_SEAL_GROW;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || (seals & wanted) != wanted
+        || pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) || header.magic != MAGIC
+        || header.share_bytes < SHARE_LEAST || header.share_bytes > SHARE_MOST
+        || floor_of_two(header.share_bytes) != header.share_bytes
+        || header.head_bytes > header.share_bytes - SHM_PAGE) {
         return SHM_NOT_OURS;
     }
-    return map(region, fd, header.reserved_bytes);
+    uint64_t shares = (uint64_t)info.st_size / header.share_bytes;
+    if (shares < 1 || shares > UINT32_MAX) {
+        return SHM_NOT_OURS;
+    }
+    found.head_bytes = header.head_bytes;
+    found.share_bytes = header.share_bytes;
+    found.share_count = (uint32_t)shares;
+    *region = found;
+    int rc = map_head(region);
+    if (rc != SHM_OK) {
+        *region = (shm_region)SHM_REGION_CLOSED;
+    }
+    return rc;
 }
 
 void
 shm_region_close(shm_region *region)
 {
-    if (region->base != NULL) {
-        munmap(region->base, region->reserved_bytes);
-        close(region->fd);
+    if (region->head != NULL) {
+        shm_head_forget(&region->mapped_head);
+        munmap(region->mapped_head.start, region->mapped_head.bytes);
+        if (shm_file_is_there(&region->file)) {
+            close(region->file.fd);
+        }
     }
     *region = (shm_region)SHM_REGION_CLOSED;
 }
 
 int
-shm_region_extend(shm_region *region, uint64_t bytes, uint64_t *offset)
+shm_region_map(const shm_region *region, uint64_t offset, uint64_t bytes, unsigned char **start)
 {
-    _Atomic uint64_t *used = &header_of(region)->used_bytes;
-    if (bytes > region->reserved_bytes) {
-        return SHM_NO_MEMORY;
+    if (!shm_file_is_there(&region->file)) {
+        return SHM_NOT_OURS;
     }
-    bytes = shm_round_up(bytes);
-    // Relaxed: the number is all that is shared here; what is written to the memory is published by
-    // whoever hands the offset on.
-    uint64_t start = atomic_load_explicit(used, memory_order_relaxed);
-    do {
-        if (start > region->reserved_bytes || bytes > region->reserved_bytes - start) {
-            return SHM_NO_MEMORY;
+    *start = shm_file_map(&region->file, NULL, offset, bytes, false);
+    return *start == NULL ? refusal() : SHM_OK;
+}
+
+int
+shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes)
+{
+    if (!shm_file_is_there(&region->file)) {
+        return SHM_NOT_OURS;
+    }
+    uint64_t at = offset, left = bytes;
+    while (left > 0) {
+        // Many kernels give up and take back what they have when a signal comes: all at once would never
+        // be done in a process whose timer is faster than that.
+        uint64_t step = left < STEP_BYTES ? left : STEP_BYTES;
+        if (fallocate(region->file.fd, 0, (off_t)at, (off_t)step) == 0) {
+            at += step;
+            left -= step;
         }
-    } while (!atomic_compare_exchange_weak_explicit(used, &start, start + bytes,
-                                                    memory_order_relaxed, memory_order_relaxed));
-    int rc = allocate(region->fd, start, bytes);
-    if (rc != SHM_OK) {
-        // What was allocated of it before the refusal goes back, and so does the stretch, unless
-        // somebody has added another behind it.
-        int error = errno;
-        shm_region_discard(region, start, bytes);
-        uint64_t end = start + bytes;
-        // Relaxed, as above.
-        atomic_compare_exchange_strong_explicit(used, &end, start, memory_order_relaxed,
-                                                memory_order_relaxed);
-        errno = error;
-        return rc;
+        else if (errno != EINTR) {
+            int error = errno;
+            shm_region_discard(region, offset, bytes);
+            errno = error;
+            return refusal();
+        }
     }
-    *offset = start;
     return SHM_OK;
 }
 
 void
-shm_region_discard(shm_region *region, uint64_t offset, uint64_t bytes)
+shm_region_discard(const shm_region *region, uint64_t offset, uint64_t bytes)
 {
     // If the system refuses, the memory is kept a while longer.
-    (void)!fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-                     (off_t)bytes);
-}
-
-int
-shm_region_commit(shm_region *region, uint64_t offset, uint64_t bytes)
-{
-    int rc = allocate(region->fd, offset, bytes);
-    if (rc != SHM_OK) {
-        int error = errno;
-        shm_region_discard(region, offset, bytes);
-        errno = error;
+    if (bytes > 0 && shm_file_is_there(&region->file)) {
+        (void)!fallocate(region->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+                         (off_t)bytes);
     }
-    return rc;
 }
 
-int
-shm_region_contains(shm_region *region, uint64_t offset, uint64_t bytes)
+void
+shm_region_write(const shm_region *region, uint64_t offset, const void *bytes, uint64_t count)
 {
-    // Relaxed: the word only grows, and whoever named the offset has published a value that covers it.
-    uint64_t used = atomic_load_explicit(&header_of(region)->used_bytes, memory_order_relaxed);
-    used = used < region->reserved_bytes ? used : region->reserved_bytes;
-    return offset >= SHM_PAGE && offset <= used && bytes <= used - offset;
+    if (shm_file_is_there(&region->file)) {
+        (void)!pwrite(region->file.fd, bytes, count, (off_t)offset);
+    }
+}
+
+uint64_t
+shm_region_end_of_data(const shm_region *region, uint64_t offset, uint64_t end)
+{
+    uint64_t last = offset;
+    while (last < end) {
+        // The file's position is nobody's.
+        off_t data = lseek(region->file.fd, (off_t)last, SEEK_DATA);
+        off_t hole = data < 0 || (uint64_t)data >= end ? -1 : lseek(region->file.fd, data, SEEK_HOLE);
+        if (hole < 0 || (uint64_t)hole <= last) {
+            break;
+        }
+        last = (uint64_t)hole;
+    }
+    return last < end ? last : end;
 }

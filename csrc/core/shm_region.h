@@ -1,21 +1,23 @@
-// shm_region: one anonymous memory file that several processes have mapped, and its growth.
+// shm_region: one anonymous memory file that several processes have mapped in parts.
 //
-// The file is a sealed memfd: it has no name that could outlive its owners, needs no /dev/shm, and
-// can never shrink under a reader.  Every process maps the same large stretch of address space over
-// it once, wherever it likes, so memory that any of them adds later is there for all of them without
-// a word; what is shared is addressed by offset.  Memory is allocated from the system before it is
-// touched, so a shortage is SHM_NO_MEMORY here and never a SIGBUS there.
+// The file is a sealed memfd: it has no name that could outlive its owners, needs no /dev/shm, and has its
+// final size from the start, so no process can make it shorter or longer: whatever lies within it can be
+// mapped and touched.  It is sparse, and nearly all of it holes: a *head* that everybody has mapped, and a
+// *share* for each party, in which that party alone allocates.  No counter is shared; each process keeps its
+// own account of its share, and maps what it uses, where the system likes: address space is taken as memory
+// is.  What is shared is addressed by its place in the file.
 //
-//     0             4096                       used                             reserved
-//     | header      | allocated, page by page  | address space only ...        |
+//     0              share                2 share              3 share
+//     | head ...     | the parent's ...   | worker 0's ...     | worker 1's ...
 //
-// Any thread of any process may call everything but open and close.  If a process dies while it adds
-// memory, a stretch of address space is lost and nothing else.  No Python.
+// Memory is allocated from the system before it is touched, so a shortage is SHM_NO_MEMORY here and no SIGBUS
+// there.  If a program closes the descriptor, or has another file under its number, that is SHM_NOT_OURS.
+//
+// Any thread may call everything but create, attach and close.  No Python.
 #ifndef PYCONC_SHM_REGION_H
 #define PYCONC_SHM_REGION_H
 
-#include <stdatomic.h>
-#include <stdint.h>
+#include "shm_fork.h"
 
 enum {
     SHM_OK = 0,
@@ -25,39 +27,50 @@ enum {
 };
 
 #define SHM_PAGE 4096
+// What is mapped by itself begins at a multiple of this: no system has larger pages.
+#define SHM_MAP_ALIGNMENT (UINT64_C(1) << 16)
 
 typedef struct shm_region {
-    unsigned char *base;      // where this process has mapped it; NULL when closed
-    uint64_t reserved_bytes;  // of address space
-    int fd;                   // owned
+    unsigned char *head;   // what create() was asked for, mapped; NULL when closed
+    uint64_t head_bytes;
+    uint64_t share_bytes;  // a power of two
+    uint32_t share_count;  // with that of the head
+    shm_file file;
+    shm_head mapped_head;
 } shm_region;
 
-#define SHM_REGION_CLOSED {.base = NULL, .reserved_bytes = 0, .fd = -1}
+#define SHM_REGION_CLOSED {.head = NULL, .file = {.fd = -1}}
 
-// Makes a region of a header and no more.
-int shm_region_create(shm_region *region);
+// Makes a region with a head of zeros, and with shares for parties 1 to `parties`.
+int shm_region_create(shm_region *region, uint64_t head_bytes, uint32_t parties);
 
 // Maps what another process made; on SHM_OK the region owns fd.
 int shm_region_attach(shm_region *region, int fd);
 
-// Unmaps.  The memory is freed when the last process has.  Accepts what is closed.
+// Unmaps the head.  The memory is freed when the last process has unmapped it.  Accepts what is closed.
 void shm_region_close(shm_region *region);
 
-// Adds `bytes`, rounded up to pages; the new memory at *offset reads as zeros.
-int shm_region_extend(shm_region *region, uint64_t bytes, uint64_t *offset);
+// Maps a stretch, which must lie within the file and begin at a multiple of SHM_MAP_ALIGNMENT.  The child
+// of a fork has it not.
+int shm_region_map(const shm_region *region, uint64_t offset, uint64_t bytes, unsigned char **start);
 
-// Gives the memory behind a stretch of pages back; the stretch stays reserved.  It must not be touched
-// until it is committed again, and then reads as zeros.  A commit that is refused leaves it discarded.
-void shm_region_discard(shm_region *region, uint64_t offset, uint64_t bytes);
-int shm_region_commit(shm_region *region, uint64_t offset, uint64_t bytes);
+// Has memory behind a stretch of pages; what is new reads as zeros.  If that is refused there is none.
+int shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes);
 
-// Whether a stretch that another process names lies within what is allocated.
-int shm_region_contains(shm_region *region, uint64_t offset, uint64_t bytes);
+// Gives the memory behind a stretch of pages back; it reads as zeros, and is not to be touched until it is
+// committed again.
+void shm_region_discard(const shm_region *region, uint64_t offset, uint64_t bytes);
+
+// Writes a few bytes that are not mapped, if it can.
+void shm_region_write(const shm_region *region, uint64_t offset, const void *bytes, uint64_t count);
+
+// Where the last memory in a stretch ends that was written to; its beginning if there is none.
+uint64_t shm_region_end_of_data(const shm_region *region, uint64_t offset, uint64_t end);
 
 static inline uint64_t
-shm_round_up(uint64_t bytes)
+shm_round_up(uint64_t bytes, uint64_t step)
 {
-    return (bytes + SHM_PAGE - 1) & ~(uint64_t)(SHM_PAGE - 1);
+    return (bytes + step - 1) & ~(step - 1);
 }
 
 #endif

@@ -168,9 +168,9 @@ workq_pop(workq *q, workq_worker *worker)
     return node;
 }
 
-// Sleeps until chosen, or until the deadline: false.  Called and left with the lock held.
-static bool
-sleep_until_chosen(workq *q, workq_worker *worker, int64_t deadline_ns)
+// Sleeps until chosen.  Called and left with the lock held.
+static void
+sleep_until_chosen(workq *q, workq_worker *worker)
 {
     int64_t start = clock_now_ns();
     q->sleeping++;
@@ -178,29 +178,23 @@ sleep_until_chosen(workq *q, workq_worker *worker, int64_t deadline_ns)
         // Relaxed: it is written under the lock, which we hold.
         uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
         pthread_mutex_unlock(&q->lock);
-        int rc = futex_wait(&q->signal, signal, deadline_ns);
+        futex_wait(&q->signal, signal, FUTEX_NO_DEADLINE);
         pthread_mutex_lock(&q->lock);
-        // Wakeups are tokens, not addresses: who comes back first takes one, whatever brought it back.
+        // Wakeups are tokens, not addresses: who comes back first takes one.
         if (q->chosen > 0) {
             q->chosen--;
             worker->searching = true;
             break;
         }
-        if (rc == FUTEX_TIMED_OUT) {
-            q->sleeping--;
-            break;
-        }
     }
     park_learn(&q->spot, clock_now_ns() - start);
-    return worker->searching;
 }
 
 int
-workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns)
+workq_wait(workq *q, workq_worker *worker)
 {
-    bool in_time = true;
     pthread_mutex_lock(&q->lock);
-    while (in_time && node_list_is_empty(&q->nodes) && !q->closed) {
+    while (node_list_is_empty(&q->nodes) && !q->closed) {
         if (worker->searching) {
             worker->searching = false;
             q->searching--;
@@ -210,20 +204,20 @@ workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns)
             uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
             q->spinning++;
             pthread_mutex_unlock(&q->lock);
-            park_spin(&q->spot, &q->signal, signal, deadline_ns);
+            park_spin(&q->spot, &q->signal, signal, FUTEX_NO_DEADLINE);
             pthread_mutex_lock(&q->lock);
             q->spinning--;
             if (!node_list_is_empty(&q->nodes) || q->closed) {
                 break;
             }
         }
-        in_time = sleep_until_chosen(q, worker, deadline_ns);
+        sleep_until_chosen(q, worker);
     }
     if (!worker->searching) {
         worker->searching = true;
         q->searching++;
     }
-    int rc = !node_list_is_empty(&q->nodes) ? WORKQ_OK : q->closed ? WORKQ_CLOSED : WORKQ_TIMED_OUT;
+    int rc = !node_list_is_empty(&q->nodes) ? WORKQ_OK : WORKQ_CLOSED;
     pthread_mutex_unlock(&q->lock);
     return rc;
 }

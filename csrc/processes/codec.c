@@ -9,7 +9,11 @@
 #define CALLABLE_BYTES_MAX 16384
 // How many functions deep a closure is looked into.
 #define CLOSURE_DEPTH_MAX 4
+// A buffer of so few bytes stays in the pickle, which may then fit into a slot.
+#define IN_BAND_BYTES 1024
 #define BUFFER_ALIGNMENT 64
+// In the size of a buffer.
+#define SIZE_IS_READONLY (UINT64_C(1) << 63)
 
 static uint64_t
 align(uint64_t bytes)
@@ -65,22 +69,32 @@ pickle_otherwise(PyObject *object, const char *how, pickled *result)
     return ok ? 0 : -1;
 }
 
+// The pickler's buffer_callback, a method of the list of buffers: true leaves a buffer in the pickle.
+static PyObject *
+take_buffer(PyObject *buffers, PyObject *buffer)
+{
+    const Py_buffer *view = PyPickleBuffer_GetBuffer(buffer);
+    if (view == NULL || (view->len > IN_BAND_BYTES && PyList_Append(buffers, buffer) < 0)) {
+        return NULL;
+    }
+    return PyBool_FromLong(view->len <= IN_BAND_BYTES);
+}
+
+static PyMethodDef take_buffer_method = {"take_buffer", take_buffer, METH_O, NULL};
+
 static int
 pickle_plainly(module_state *state, PyObject *object, pickled *result)
 {
     PyObject *buffers = PyList_New(0);
-    if (buffers == NULL) {
+    PyObject *callback = buffers == NULL ? NULL : PyCFunction_New(&take_buffer_method, buffers);
+    if (callback == NULL) {
+        Py_XDECREF(buffers);
         return -1;
     }
-    PyObject *append = PyObject_GetAttr(buffers, state->str_append);
-    if (append == NULL) {
-        Py_DECREF(buffers);
-        return -1;
-    }
-    PyObject *args[] = {NULL, object, state->pickle_protocol, append};
+    PyObject *args[] = {NULL, object, state->pickle_protocol, callback};
     result->stream = PyObject_Vectorcall(state->pickle_dumps, args + 1,
                                          2 | PY_VECTORCALL_ARGUMENTS_OFFSET, state->buffer_callback_names);
-    Py_DECREF(append);
+    Py_DECREF(callback);
     if (result->stream == NULL || PyList_GET_SIZE(buffers) == 0) {
         Py_CLEAR(buffers);
     }
@@ -134,6 +148,18 @@ pickle_object(packer *p, PyObject *object, pickled *result)
 
 // ---- packing ----
 
+static void
+raise_claim(int status)
+{
+    if (status == SHM_NOT_OURS) {
+        PyErr_SetString(PyExc_OSError, "the executor's shared memory cannot be used any more: something in "
+                                       "this process has closed its file descriptor");
+    }
+    else {
+        PyErr_NoMemory();
+    }
+}
+
 // Copies stream and buffers into a block.
 static int
 fill_block(packer *p, packed_message *packed, PyObject *buffers)
@@ -153,16 +179,17 @@ fill_block(packer *p, packed_message *packed, PyObject *buffers)
         }
         size = align(size) + (uint64_t)views[open].len;
     }
-    if (rc == 0 && region_claim(p->region, size, &packed->block) != SHM_OK) {
+    int claimed = rc == 0 ? region_claim(p->region, size, &packed->block) : SHM_OK;
+    if (claimed != SHM_OK) {
         packed->block = NULL;
-        PyErr_NoMemory();
+        raise_claim(claimed);
         rc = -1;
     }
     if (rc == 0) {
         unsigned char *payload = packed->block->payload;
         uint64_t at = (uint64_t)count * sizeof(uint64_t);
         for (Py_ssize_t i = 0; i < count; i++) {
-            uint64_t bytes = (uint64_t)views[i].len;
+            uint64_t bytes = (uint64_t)views[i].len | (views[i].readonly ? SIZE_IS_READONLY : 0);
             memcpy(payload + (uint64_t)i * sizeof(uint64_t), &bytes, sizeof(bytes));
         }
         if (packed->callable != NULL) {
@@ -177,7 +204,7 @@ fill_block(packer *p, packed_message *packed, PyObject *buffers)
             memcpy(payload + at, views[i].buf, (size_t)views[i].len);
             at += (uint64_t)views[i].len;
         }
-        packed->head.block = packed->block->offset;
+        packed->head.block = shm_block_name(packed->block);
         packed->head.buffer_count = (uint32_t)count;
         Py_CLEAR(packed->callable);
         Py_CLEAR(packed->stream);
@@ -474,7 +501,10 @@ packed_message_drop(packed_message *packed, RegionObject *region, bool sent)
 {
     Py_CLEAR(packed->callable);
     Py_CLEAR(packed->stream);
-    if (packed->block != NULL && !sent) {
+    if (packed->block != NULL && sent) {
+        shm_block_sent(packed->block);
+    }
+    else if (packed->block != NULL) {
         shm_block_release(packed->block, region_me(region));
     }
     packed->block = NULL;
@@ -500,7 +530,9 @@ wire_block(RegionObject *region, const wire *message)
     if (message->block == 0 || message->stream_bytes > UINT64_MAX - sizes) {
         return NULL;
     }
-    return shm_arena_at(&region->memory, message->block, sizes + message->stream_bytes);
+    shm_block *block;
+    int rc = shm_arena_find(&region->arena, message->block, sizes + message->stream_bytes, &block);
+    return rc == SHM_OK ? block : NULL;
 }
 
 PyObject *
@@ -509,27 +541,40 @@ codec_load(module_state *state, PyObject *bytes)
     return PyObject_CallOneArg(state->pickle_loads, bytes);
 }
 
-// The buffers of a block, as Blocks in a list.
+// One buffer of a block: a copy if it is small, so that it keeps nothing else.
+static PyObject *
+make_buffer(BlockObject *whole, uint64_t at, uint64_t size, bool is_readonly)
+{
+    if (size > SHM_SMALL_BYTES) {
+        return (PyObject *)block_part(whole, at, size, is_readonly);
+    }
+    const char *start = (const char *)whole->start + at;
+    return is_readonly ? PyBytes_FromStringAndSize(start, (Py_ssize_t)size)
+                       : PyByteArray_FromStringAndSize(start, (Py_ssize_t)size);
+}
+
+// The buffers of a block, in a list.
 static PyObject *
 list_buffers(BlockObject *whole, const wire *message)
 {
     uint64_t at = message->buffer_count * sizeof(uint64_t) + message->stream_bytes;
     PyObject *buffers = PyList_New(message->buffer_count);
     for (uint32_t i = 0; buffers != NULL && i < message->buffer_count; i++) {
-        uint64_t size;
-        memcpy(&size, whole->start + i * sizeof(size), sizeof(size));
+        uint64_t said;
+        memcpy(&said, whole->start + i * sizeof(said), sizeof(said));
+        uint64_t size = said & ~SIZE_IS_READONLY;
         at = align(at);
         if (at > (uint64_t)whole->size_bytes || size > (uint64_t)whole->size_bytes - at) {
             PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
             Py_CLEAR(buffers);
             break;
         }
-        BlockObject *part = block_part(whole, at, size);
-        if (part == NULL) {
+        PyObject *buffer = make_buffer(whole, at, size, (said & SIZE_IS_READONLY) != 0);
+        if (buffer == NULL) {
             Py_CLEAR(buffers);
             break;
         }
-        PyList_SET_ITEM(buffers, i, (PyObject *)part);
+        PyList_SET_ITEM(buffers, i, buffer);
         at += size;
     }
     return buffers;
@@ -542,7 +587,7 @@ view_of(BlockObject *owner, const unsigned char *start, uint64_t size)
     if (owner == NULL) {
         return PyMemoryView_FromMemory((char *)start, (Py_ssize_t)size, PyBUF_READ);
     }
-    BlockObject *part = block_part(owner, (uint64_t)(start - owner->start), size);
+    BlockObject *part = block_part(owner, (uint64_t)(start - owner->start), size, true);
     PyObject *view = part == NULL ? NULL : PyMemoryView_FromObject((PyObject *)part);
     Py_XDECREF((PyObject *)part);
     return view;
@@ -557,7 +602,8 @@ codec_unpack(module_state *state, const wire *message, BlockObject *whole, unpac
         .kind = message->kind, .flags = message->flags, .callable_id = message->callable_id};
     if (message->block != 0) {
         if (whole == NULL) {
-            PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
+            PyErr_SetString(PyExc_MemoryError,
+                            "what another process sent cannot be mapped, or its message is damaged");
             return -1;
         }
         buffers = list_buffers(whole, message);

@@ -430,7 +430,7 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
     process_job_of(lost_job)->is_sent =
         atomic_load_explicit(&slot->accepted, memory_order_relaxed) != 0
         || (block != NULL
-            && atomic_load_explicit(&block->holder, memory_order_relaxed) == SHM_WORKER(worker));
+            && shm_block_holder(block) == SHM_WORKER(worker));
     leave_slot(table, lost_job);
     node_list_append(lost, &lost_job->delivery.node);
 }
@@ -474,7 +474,7 @@ job_table_reap(job_table *table, uint32_t worker, bool *progress)
     // It may have been called, or was on its way to what is ready.
     job_ring_notify(&table->ring);
     pthread_mutex_unlock(&table->lock);
-    // What it owned waits for its successor.
+    // What it owned goes back to the system.
     shm_arena_free_held(&table->region->arena, SHM_WORKER(worker));
     return lost.first;
 }

@@ -516,17 +516,6 @@ clear_wakeup(ProcessQueueObject *self)
     (void)!read(self->wakeup_fd, &count, sizeof(count));
 }
 
-// What poll() takes for a deadline.
-static int
-milliseconds_until(int64_t deadline_ns)
-{
-    if (deadline_ns == FUTEX_NO_DEADLINE) {
-        return -1;
-    }
-    int64_t left_ns = deadline_ns - clock_now_ns();
-    return left_ns <= 0 ? 0 : (int)(left_ns / 1000000 + 1);
-}
-
 PyDoc_STRVAR(collect_doc,
 "collect($self, events_fd, /)\n--\n\n"
 "Deliver outcomes until wake() is called, the file descriptor events_fd becomes readable, or the\n"
@@ -566,21 +555,13 @@ process_queue_collect(PyObject *op, PyObject *arg)
             {.fd = self->wakeup_fd, .events = POLLIN},
             {.fd = events_fd, .events = POLLIN},
         };
-        int64_t look_ns = loop_bridge_next_look(module);
         PyThreadState *thread = gil_release(&module->gil);
-        int ready = poll(fds, 2, milliseconds_until(look_ns));
+        int ready = poll(fds, 2, -1);
         clear_wakeup(self);
         // Before anything that takes the GIL, so that workers are fed while it is busy.
         job_table_collect(&self->table);
         gil_acquire(&module->gil, thread, 0);
-        if (ready == 0 && loop_bridge_look(module, look_ns) < 0) {
-            module_log_escaped(module);
-        }
         events = ready > 0 && fds[1].revents != 0;
-    }
-    // This may be the thread's last look.
-    if (!self->head.inherited && loop_bridge_look(module, INT64_MAX) < 0) {
-        module_log_escaped(module);
     }
     Py_RETURN_NONE;
 }
@@ -1092,7 +1073,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (doorbells && open_doorbells(self) < 0) {
         goto fail;
     }
-    self->region = region_new(module, job_table_size(max_workers, slots));
+    self->region = region_new(module, job_table_size(max_workers, slots), max_workers);
     if (self->region == NULL) {
         goto fail;
     }

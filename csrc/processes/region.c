@@ -1,19 +1,10 @@
 #include "region.h"
 
-#include <errno.h>
+#include <stddef.h>
 #include <unistd.h>
 
 // Giving memory back walks along all blocks: not for less than this.
 #define TRIM_BYTES (8 << 20)
-
-// What stands at the front of a region, behind the header of the memory itself.
-typedef struct region_root {
-    _Atomic uint64_t first_block;  // the arena's list
-    uint64_t head_bytes;
-    uint64_t unused[6];
-} region_root;
-
-_Static_assert(sizeof(region_root) == 64, "the layout is shared");
 
 void
 region_raise(int status)
@@ -40,30 +31,14 @@ region_alloc(module_state *state)
     return self;
 }
 
-static int
-open_parts(RegionObject *self, uint32_t me)
+// Opens the arena in memory that was created or attached.  On a failure the Region is gone.
+static RegionObject *
+region_open(RegionObject *self, int rc, uint32_t me)
 {
-    region_root *root = (region_root *)(self->memory.base + SHM_PAGE);
-    self->head = (unsigned char *)(root + 1);
-    self->head_bytes = root->head_bytes;
-    return shm_arena_open(&self->arena, &self->memory, &root->first_block, me);
-}
-
-RegionObject *
-region_new(module_state *state, uint64_t head_bytes)
-{
-    uint64_t offset;
-    RegionObject *self = region_alloc(state);
-    if (self == NULL) {
-        return NULL;
-    }
-    int rc = shm_region_create(&self->memory);
     if (rc == SHM_OK) {
-        rc = shm_region_extend(&self->memory, sizeof(region_root) + head_bytes, &offset);
-    }
-    if (rc == SHM_OK) {
-        ((region_root *)(self->memory.base + offset))->head_bytes = head_bytes;
-        rc = open_parts(self, SHM_PARENT);
+        self->head = self->memory.head;
+        self->head_bytes = self->memory.head_bytes;
+        rc = shm_arena_open(&self->arena, &self->memory, me);
     }
     if (rc != SHM_OK) {
         region_raise(rc);
@@ -74,28 +49,32 @@ region_new(module_state *state, uint64_t head_bytes)
 }
 
 RegionObject *
+region_new(module_state *state, uint64_t head_bytes, uint32_t max_workers)
+{
+    RegionObject *self = region_alloc(state);
+    if (self == NULL) {
+        return NULL;
+    }
+    int rc = shm_region_create(&self->memory, head_bytes, SHM_PARTIES(max_workers));
+    return region_open(self, rc, SHM_PARENT);
+}
+
+RegionObject *
 region_join(module_state *state, int fd, uint32_t me)
 {
     RegionObject *self = region_alloc(state);
-    int rc = self == NULL ? SHM_NO_MEMORY : shm_region_attach(&self->memory, fd);
-    if (rc == SHM_OK && !shm_region_contains(&self->memory, SHM_PAGE, sizeof(region_root))) {
-        rc = SHM_NOT_OURS;
-    }
-    if (rc == SHM_OK) {
-        region_root *root = (region_root *)(self->memory.base + SHM_PAGE);
-        rc = shm_region_contains(&self->memory, SHM_PAGE + sizeof(region_root), root->head_bytes)
-                 ? open_parts(self, me)
-                 : SHM_NOT_OURS;
-    }
-    if (rc != SHM_OK) {
-        region_raise(rc);
-        if (self == NULL || self->memory.base == NULL) {
-            close(fd);
-        }
-        Py_XDECREF(self);
+    if (self == NULL) {
+        close(fd);
         return NULL;
     }
-    return self;
+    int rc = shm_region_attach(&self->memory, fd);
+    if (rc != SHM_OK) {
+        close(fd);
+    }
+    else if (me >= self->memory.share_count) {
+        rc = SHM_NOT_OURS;
+    }
+    return region_open(self, rc, me);
 }
 
 static void
@@ -127,7 +106,8 @@ region_claim(RegionObject *self, uint64_t bytes, shm_block **block)
 void
 region_after_fork(RegionObject *self)
 {
-    self->arena.me = SHM_NOBODY;
+    // The handler of pthread_atfork() has done so already, but where a process was cloned behind its back.
+    atomic_store_explicit(&self->memory.mapped_head.is_inherited, true, memory_order_relaxed);
 }
 
 static PyObject *
@@ -141,7 +121,7 @@ region_count(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 region_fileno(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromLong(((RegionObject *)op)->memory.fd);
+    return PyLong_FromLong(((RegionObject *)op)->memory.file.fd);
 }
 
 static void
@@ -149,7 +129,8 @@ region_dealloc(PyObject *op)
 {
     RegionObject *self = (RegionObject *)op;
     PyTypeObject *type = Py_TYPE(op);
-    shm_arena_close(&self->arena);
+    // The parent is the last: its workers have ended, or have no use for what is not theirs.
+    shm_arena_close(&self->arena, region_me(self) == SHM_PARENT);
     shm_region_close(&self->memory);
     type->tp_free(op);
     Py_DECREF(type);
@@ -189,15 +170,16 @@ PyType_Spec region_spec = {
 // ---- blocks ----
 
 static BlockObject *
-block_alloc(RegionObject *region, shm_block *block, BlockObject *whole, unsigned char *start, uint64_t size)
+block_alloc(PyTypeObject *type, BlockObject *whole, unsigned char *start, uint64_t size)
 {
-    BlockObject *self = PyObject_New(BlockObject, region->module->block_type);
+    BlockObject *self = PyObject_New(BlockObject, type);
     if (self != NULL) {
         self->whole = (BlockObject *)Py_XNewRef((PyObject *)whole);
-        self->region = (RegionObject *)Py_NewRef((PyObject *)region);
-        self->block = block;
+        self->region = NULL;
+        self->block = NULL;
         self->start = start;
         self->size_bytes = (Py_ssize_t)size;
+        self->is_readonly = false;
     }
     return self;
 }
@@ -205,24 +187,41 @@ block_alloc(RegionObject *region, shm_block *block, BlockObject *whole, unsigned
 BlockObject *
 block_new(RegionObject *region, shm_block *block, uint64_t size)
 {
-    BlockObject *self = block_alloc(region, block, NULL, block->payload, size);
+    BlockObject *self = block_alloc(region->module->block_type, NULL, block->payload, size);
     if (self == NULL) {
         shm_block_release(block, region_me(region));
+        return NULL;
+    }
+    self->block = block;
+    if (!shm_block_open_view(block)) {
+        self->region = (RegionObject *)Py_NewRef((PyObject *)region);
     }
     return self;
 }
 
 BlockObject *
-block_part(BlockObject *whole, uint64_t start, uint64_t size)
+block_part(BlockObject *whole, uint64_t start, uint64_t size, bool is_readonly)
 {
-    return block_alloc(whole->region, whole->block, whole, whole->start + start, size);
+    BlockObject *self = block_alloc(Py_TYPE(whole), whole, whole->start + start, size);
+    if (self != NULL) {
+        self->is_readonly = is_readonly;
+    }
+    return self;
 }
 
-static int
-block_getbuffer(PyObject *op, Py_buffer *view, int flags)
+// Gives the memory back of which this was the last Block.
+static void
+release_block(shm_block *block)
 {
-    BlockObject *self = (BlockObject *)op;
-    return PyBuffer_FillInfo(view, op, self->start, self->size_bytes, 0, flags);
+    if (block->arena == NULL) {
+        shm_block_release(block, SHM_NOBODY);
+        return;
+    }
+    RegionObject *region =
+        (RegionObject *)(void *)((char *)block->arena - offsetof(RegionObject, arena));
+    region->loose_bytes += block->capacity;
+    shm_block_release(block, region_me(region));
+    trim_if_due(region);
 }
 
 static void
@@ -230,24 +229,87 @@ block_dealloc(PyObject *op)
 {
     BlockObject *self = (BlockObject *)op;
     PyTypeObject *type = Py_TYPE(op);
-    if (self->whole == NULL) {
-        self->region->loose_bytes += self->block->capacity;
-        shm_block_release(self->block, region_me(self->region));
-        trim_if_due(self->region);
+    if (self->block != NULL) {
+        release_block(self->block);
     }
     Py_XDECREF((PyObject *)self->whole);
-    Py_DECREF((PyObject *)self->region);
+    Py_XDECREF((PyObject *)self->region);
     PyObject_Free(op);
     Py_DECREF(type);
 }
 
+static int
+block_getbuffer(PyObject *op, Py_buffer *view, int flags)
+{
+    BlockObject *self = (BlockObject *)op;
+    return PyBuffer_FillInfo(view, op, self->start, self->size_bytes, self->is_readonly, flags);
+}
+
+static Py_ssize_t
+block_length(PyObject *op)
+{
+    return ((BlockObject *)op)->size_bytes;
+}
+
+// The same as of bytes, or of a bytearray.
+static PyObject *
+block_subscript(PyObject *op, PyObject *key)
+{
+    BlockObject *self = (BlockObject *)op;
+    PyObject *view = PyMemoryView_FromObject(op);
+    PyObject *found = view == NULL ? NULL : PyObject_GetItem(view, key);
+    Py_XDECREF(view);
+    if (found != NULL && PyMemoryView_Check(found)) {
+        Py_SETREF(found, self->is_readonly ? PyBytes_FromObject(found) : PyByteArray_FromObject(found));
+    }
+    return found;
+}
+
+static int
+block_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
+{
+    PyObject *view = PyMemoryView_FromObject(op);
+    int rc = view == NULL       ? -1
+             : value == NULL ? PyObject_DelItem(view, key)
+                             : PyObject_SetItem(view, key, value);
+    Py_XDECREF(view);
+    return rc;
+}
+
+PyDoc_STRVAR(reduce_ex_doc,
+"__reduce_ex__($self, protocol, /)\n--\n\n"
+"Pickle as bytes if it is read-only, and else as a bytearray.");
+
+static PyObject *
+block_reduce_ex(PyObject *op, PyObject *protocol)
+{
+    BlockObject *self = (BlockObject *)op;
+    long number = PyLong_AsLong(protocol);
+    if (number == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    PyTypeObject *type = self->is_readonly ? &PyBytes_Type : &PyByteArray_Type;
+    PyObject *data = number >= 5 ? PyPickleBuffer_FromObject(op) : PyBytes_FromObject(op);
+    return data == NULL ? NULL : Py_BuildValue("O(N)", type, data);
+}
+
+static PyMethodDef block_methods[] = {
+    {"__reduce_ex__", block_reduce_ex, METH_O, reduce_ex_doc},
+    {NULL, NULL, 0, NULL},
+};
+
 PyDoc_STRVAR(block_doc,
-"A stretch of shared memory that is private to whoever has it: the buffer behind an array that came\n"
-"from another process. The memory goes back with the last reference.");
+"A stretch of shared memory that is private to whoever has it: the buffer behind a large array that came\n"
+"from another process, and what a large pickle.PickleBuffer arrives as. Has a length and slices as a\n"
+"bytearray, or as bytes if it is read-only. The memory goes back with the last reference.");
 
 static PyType_Slot block_slots[] = {
     {Py_tp_doc, (void *)block_doc},
     {Py_tp_dealloc, block_dealloc},
+    {Py_tp_methods, block_methods},
+    {Py_mp_length, block_length},
+    {Py_mp_subscript, block_subscript},
+    {Py_mp_ass_subscript, block_ass_subscript},
     {Py_bf_getbuffer, (void *)block_getbuffer},
     {0, NULL},
 };

@@ -557,8 +557,6 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         goto fail;
     }
     self->packs.region = self->region;
-    // What a predecessor of this number left; if memory is short, it stays where it is.
-    (void)shm_arena_adopt(&self->region->arena, region_me(self->region));
     int rc = job_ring_attach(&self->ring, self->region->head, self->region->head_bytes, wakeup_fd);
     if (rc == SHM_OK
         && (number >= self->ring.worker_count

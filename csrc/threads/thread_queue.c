@@ -2,7 +2,6 @@
 
 #include "core/clock.h"
 #include "futures/future.h"
-#include "loops/loop_bridge.h"
 
 // The name of the capsules that reserve_worker() makes.
 #define RESERVATION "pyconc._core.reservation"
@@ -125,13 +124,9 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     for (;;) {
         list_node *node = workq_pop(&self->queue, &w.parking);
         if (node == NULL) {
-            int64_t look_ns = loop_bridge_next_look(module);
             PyThreadState *thread = gil_release(&module->gil);
-            int rc = workq_wait(&self->queue, &w.parking, look_ns);
+            int rc = workq_wait(&self->queue, &w.parking);
             gil_acquire(&module->gil, thread, GIL_PATIENCE_NS);
-            if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
-                module_log_escaped(module);
-            }
             if (rc == WORKQ_CLOSED) {
                 break;
             }
@@ -407,7 +402,7 @@ thread_queue_take(PyObject *op, PyObject *block)
     workq_join(&self->queue);
     while ((node = workq_pop(&self->queue, &visitor)) == NULL && block == Py_True && rc == WORKQ_OK) {
         PyThreadState *thread = gil_release(&self->head.module->gil);
-        rc = workq_wait(&self->queue, &visitor, FUTEX_NO_DEADLINE);
+        rc = workq_wait(&self->queue, &visitor);
         gil_acquire(&self->head.module->gil, thread, 0);
     }
     workq_leave(&self->queue, &visitor);

@@ -183,58 +183,59 @@ fuzz_ring(unsigned char *memory, uint64_t *seed)
 
 // ---- regions and arenas ----
 
+// Whatever is found can be touched, all of it.
 static void
-check_block(shm_region *region, shm_block *block, uint64_t bytes)
+use_block(shm_arena *arena, uint64_t name, uint64_t bytes)
 {
-    if (block == NULL) {
+    shm_block *block = NULL;
+    if (shm_arena_find(arena, name, bytes, &block) != SHM_OK) {
         not_found++;
         return;
     }
     found++;
     CHECK(block->capacity >= bytes);
-    CHECK(block->offset % SHM_PAGE == 0);
-    CHECK(shm_region_contains(region, block->offset, sizeof(*block)));
-    CHECK(shm_region_contains(region, block->offset + sizeof(*block), block->capacity));
+    shm_block_take_over(block, arena->me);
+    shm_block_open_view(block);
+    block->payload[0] = block->payload[block->capacity - 1] = 1;
+    shm_block_release(block, arena->me);
 }
 
 static void
 fuzz_arena(shm_region *region, uint64_t *seed)
 {
     shm_arena parent, worker;
-    uint64_t root;
     shm_block *blocks[8];
-    CHECK_EQ(shm_region_extend(region, SHM_PAGE, &root), SHM_OK);
-    _Atomic uint64_t *first = (_Atomic uint64_t *)(region->base + root);
-    CHECK_EQ(shm_arena_open(&parent, region, first, SHM_PARENT), SHM_OK);
-    CHECK_EQ(shm_arena_open(&worker, region, first, SHM_WORKER(0)), SHM_OK);
+    CHECK_EQ(shm_arena_open(&parent, region, SHM_PARENT), SHM_OK);
+    CHECK_EQ(shm_arena_open(&worker, region, SHM_WORKER(0)), SHM_OK);
     for (int i = 0; i < 8; i++) {
-        CHECK_EQ(shm_arena_claim(&worker, check_random(seed) % (6 * SHM_PAGE), &blocks[i]), SHM_OK);
+        uint64_t bytes = check_random(seed) % ((i % 2 == 0 ? 6 : 40) * SHM_PAGE);
+        CHECK_EQ(shm_arena_claim(&worker, bytes, &blocks[i]), SHM_OK);
         if (check_chance(seed, 2)) {
             shm_block_release(blocks[i], worker.me);
         }
     }
-    uint64_t offset = blocks[check_random(seed) % 8]->offset;
-    shm_arena_close(&worker);
+    uint64_t name = shm_block_name(blocks[check_random(seed) % 8]);
     for (int i = 0; i < 4; i++) {
-        spoil_some((unsigned char *)blocks[check_random(seed) % 8], sizeof(shm_block), seed);
-        uint64_t bytes = number(seed);
-        check_block(region, shm_arena_at(region, offset, bytes), bytes);
-        check_block(region, shm_arena_at(region, number(seed), 0), 0);
+        spoil_some((unsigned char *)blocks[check_random(seed) % 8]->header, sizeof(shm_block_header), seed);
+        use_block(&parent, name, number(seed));
+        use_block(&parent, name, 0);
+        use_block(&parent, name ^ UINT64_C(1) << check_random(seed) % 42, 0);
+        use_block(&parent, number(seed), 0);
+        if (check_chance(seed, 4)) {
+            shm_arena_trim(check_chance(seed, 2) ? &parent : &worker);
+        }
     }
-    if (check_chance(seed, 8)) {
-        atomic_store(first, number(seed));
-    }
-    // What was adopted is used, so that sizes that are not true would be touched.
-    CHECK_EQ(shm_arena_adopt(&parent, SHM_WORKER(0)), SHM_OK);
+    // Each goes on with what it has.
     for (int i = 0; i < 8; i++) {
         shm_block *block;
-        uint64_t bytes = check_random(seed) % (6 * SHM_PAGE);
-        CHECK_EQ(shm_arena_claim(&parent, bytes, &block), SHM_OK);
-        CHECK(shm_region_contains(region, block->offset, sizeof(*block) + bytes));
+        shm_arena *arena = check_chance(seed, 2) ? &parent : &worker;
+        uint64_t bytes = check_random(seed) % (40 * SHM_PAGE);
+        CHECK_EQ(shm_arena_claim(arena, bytes, &block), SHM_OK);
         memset(block->payload, 0xff, bytes);
     }
-    shm_arena_trim(&parent);
-    shm_arena_close(&parent);
+    shm_arena_close(&worker, false);
+    shm_arena_free_held(&parent, SHM_WORKER(0));
+    shm_arena_close(&parent, true);
 }
 
 static void
@@ -242,21 +243,18 @@ fuzz_attach(shm_region *region, uint64_t *seed)
 {
     shm_region other;
     for (uint64_t i = check_random(seed) % 4; i > 0; i--) {
-        spoil(region->base, 24, seed);
+        spoil(region->head - SHM_PAGE, 24, seed);
     }
-    int fd = dup(region->fd);
+    int fd = dup(region->file.fd);
     if (shm_region_attach(&other, fd) != SHM_OK) {
         not_attached++;
         close(fd);
         return;
     }
     attached++;
-    uint64_t offset = number(seed);
-    uint64_t bytes = number(seed);
-    if (shm_region_contains(&other, offset, bytes)) {
-        CHECK(offset >= SHM_PAGE && offset + bytes >= offset);
-        CHECK(offset + bytes <= other.reserved_bytes);
-    }
+    // The head is mapped, all of it.
+    other.head[0] = 1;
+    other.head[other.head_bytes == 0 ? 0 : other.head_bytes - 1] = 1;
     shm_region_close(&other);
 }
 

@@ -2,13 +2,13 @@
 // losing random bits of time.  In every round
 //
 // - no block has two users at once;
-// - what was written into a block is there for whoever it was handed to, however often it is passed on;
+// - what was written into a block is there for whoever it was handed to;
 // - blocks that are given back to the system and used again have all their memory.
 //
-// At the end of a round some parties are dead: whatever they held or owned is adopted, and after
-// that nothing is lost: every page of the file belongs to a block that somebody owns.
+// At the end of a round some parties are dead: whatever they held is free, and whatever they owned is
+// gone, and after that nothing is lost: every page of the file belongs to a block that somebody owns.
 //
-// The parties are threads on one mapping, each with an arena of its own.
+// The parties are threads, each with an arena of its own.
 //
 //     stress_shm_arena [rounds [seed]]        or STRESS_SHM_ARENA_ROUNDS and STRESS_SEED
 #define _GNU_SOURCE
@@ -20,12 +20,12 @@
 #define STEPS 400
 #define MOST_HELD 6
 #define MOST_BYTES (20 * SHM_PAGE)
-#define MOST_PAGES (1 << 20)  // of the region that have a word in `users`
+#define MOST_PAGES (1 << 19)  // of each share that have a word in `users`
 #define INBOX 8
 
 // What one party tells another, as a slot would.
 typedef struct letter {
-    uint64_t offset, bytes, mark;
+    uint64_t name, bytes, mark;
 } letter;
 
 typedef struct party {
@@ -45,9 +45,8 @@ typedef struct party {
 } party;
 
 static shm_region region;
-static uint64_t root;
 static party parties[PARTIES];
-static _Atomic uint32_t users[MOST_PAGES];  // who uses the block at this page, 0 is nobody
+static _Atomic uint32_t users[PARTIES][MOST_PAGES];  // who uses the block at this page, 0 is nobody
 
 // Over all rounds.
 static _Atomic uint64_t claims, handed_over, trims;
@@ -58,8 +57,9 @@ static uint64_t deaths;
 static uint32_t
 use(shm_block *block, uint32_t user)
 {
-    CHECK(block->offset / SHM_PAGE < MOST_PAGES);
-    return atomic_exchange_explicit(&users[block->offset / SHM_PAGE], user, memory_order_relaxed);
+    uint64_t page = block->offset % region.share_bytes / SHM_PAGE;
+    CHECK(page < MOST_PAGES);
+    return atomic_exchange_explicit(&users[block->owner - 1][page], user, memory_order_relaxed);
 }
 
 // Marks both ends and some of what is between.
@@ -109,8 +109,8 @@ claim_one(party *self)
     letter about = {.bytes = 1 + check_random(&self->seed) % MOST_BYTES, .mark = check_random(&self->seed)};
     CHECK_EQ(shm_arena_claim(&self->arena, about.bytes, &block), SHM_OK);
     CHECK_EQ(use(block, self->me), 0);
-    CHECK_EQ(atomic_load_explicit(&block->owner, memory_order_relaxed), self->me);
-    about.offset = block->offset;
+    CHECK_EQ(block->owner, self->me);
+    about.name = shm_block_name(block);
     write_marks(block, &about);
     keep(self, block, &about);
     atomic_fetch_add_explicit(&claims, 1, memory_order_relaxed);
@@ -130,6 +130,9 @@ static void
 hand_over(party *self, uint32_t index)
 {
     party *other = &parties[check_random(&self->seed) % PARTIES];
+    if (other == self || self->held[index]->owner != self->me) {
+        return;
+    }
     letter about = self->about[index];
     shm_block *block = self->held[index];
     pthread_mutex_lock(&other->lock);
@@ -160,9 +163,10 @@ receive(party *self, party *addressee)
     if (!any) {
         return false;
     }
-    shm_block *block = shm_arena_at(&region, about.offset, about.bytes);
-    CHECK(block != NULL);
+    shm_block *block = NULL;
+    CHECK_EQ(shm_arena_find(&self->arena, about.name, about.bytes, &block), SHM_OK);
     shm_block_take_over(block, self->me);
+    shm_block_open_view(block);
     CHECK_EQ(use(block, self->me), UINT32_MAX);
     check_marks(block, &about);
     keep(self, block, &about);
@@ -207,56 +211,57 @@ release_all(party *self)
 static void
 open_arena(party *self)
 {
-    _Atomic uint64_t *first = (_Atomic uint64_t *)(region.base + root);
-    CHECK_EQ(shm_arena_open(&self->arena, &region, first, self->me), SHM_OK);
+    CHECK_EQ(shm_arena_open(&self->arena, &region, self->me), SHM_OK);
 }
 
-// The party is gone, with all that it knew.  Its successor adopts what it left, or the first party does;
-// not often, because what the first has no use for is not used again.
+// The party is gone, with all that it knew; only what others hold of it stays, which is nothing here.
 static void
-die_and_be_adopted(party *self, uint64_t *seed)
+die_and_be_reaped(party *self)
 {
-    for (uint32_t i = 0; i < self->count; i++) {
-        use(self->held[i], 0);
+    while (self->count > 0) {
+        use(self->held[self->count - 1], 0);
+        drop(self, self->count - 1);
     }
-    self->count = 0;
-    shm_arena_close(&self->arena);
-    if (check_chance(seed, 32)) {
-        CHECK_EQ(shm_arena_adopt(&parties[0].arena, self->me), SHM_OK);
-        open_arena(self);
+    shm_arena_close(&self->arena, false);
+    for (int i = 0; i < PARTIES; i++) {
+        if (parties[i].arena.me != SHM_NOBODY) {
+            shm_arena_free_held(&parties[i].arena, self->me);
+        }
     }
-    else {
-        open_arena(self);
-        CHECK_EQ(shm_arena_adopt(&self->arena, self->me), SHM_OK);
-    }
+    open_arena(self);
     deaths++;
 }
 
 static void
 end_round(uint64_t *seed)
 {
-    // Letters are read before anybody is buried, as slots are.
+    // Letters are read before anybody is reaped, as slots are.
     for (int i = 0; i < PARTIES; i++) {
         do {
-            release_all(&parties[0]);
-        } while (receive(&parties[0], &parties[i]));
+            release_all(&parties[i]);
+        } while (receive(&parties[i], &parties[i]));
+    }
+    // What each holds when some die.
+    for (int i = 0; i < PARTIES; i++) {
+        claim_one(&parties[i]);
     }
     for (int i = 1; i < PARTIES; i++) {
         if (check_chance(seed, 2)) {
-            die_and_be_adopted(&parties[i], seed);
+            die_and_be_reaped(&parties[i]);
         }
         else {
             release_all(&parties[i]);
         }
     }
-    uint64_t sum = root + SHM_PAGE;
+    release_all(&parties[0]);
+    uint64_t sum = 2 * SHM_PAGE;
     for (int i = 0; i < PARTIES; i++) {
         uint64_t committed, held;
         shm_arena_count(&parties[i].arena, &committed, &held);
         CHECK_EQ(held, 0);
         sum += committed;
     }
-    CHECK_EQ(check_memory(region.fd), sum);
+    CHECK_EQ(check_memory(region.file.fd), sum);
 }
 
 int
@@ -267,8 +272,7 @@ main(int argc, char **argv)
     printf("stress_shm_arena %llu %llu\n", (unsigned long long)rounds, (unsigned long long)seed);
     fflush(stdout);
     check_guard("stress_shm_arena");
-    check_create(&region);
-    CHECK_EQ(shm_region_extend(&region, SHM_PAGE, &root), SHM_OK);
+    CHECK_EQ(shm_region_create(&region, SHM_PAGE, SHM_PARTIES(PARTIES - 1)), SHM_OK);
     for (uint32_t i = 0; i < PARTIES; i++) {
         parties[i].me = i == 0 ? SHM_PARENT : SHM_WORKER(i - 1);
         CHECK(pthread_mutex_init(&parties[i].lock, NULL) == 0);
@@ -286,7 +290,7 @@ main(int argc, char **argv)
         end_round(&seed);
     }
     for (int i = 0; i < PARTIES; i++) {
-        shm_arena_close(&parties[i].arena);
+        shm_arena_close(&parties[i].arena, true);
         CHECK(pthread_mutex_destroy(&parties[i].lock) == 0);
     }
     shm_region_close(&region);

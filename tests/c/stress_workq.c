@@ -16,7 +16,6 @@
 
 #include <semaphore.h>
 
-#include "core/clock.h"
 #include "core/workq.h"
 
 #define PRODUCERS 3
@@ -184,10 +183,7 @@ work(uint64_t *seed)
             continue;
         }
         check_dawdle(seed);
-        // Some look again after a while, as the workers do that have something to look after.
-        bool looks_again = check_random(seed) % 4 == 0;
-        int64_t look_ns = clock_now_ns() + (int64_t)(check_random(seed) % 100000);
-        int rc = workq_wait(&queue, &worker, looks_again ? look_ns : FUTEX_NO_DEADLINE);
+        int rc = workq_wait(&queue, &worker);
         count(&waits);
         CHECK(worker.searching);
         if (rc == WORKQ_CLOSED) {
@@ -195,7 +191,7 @@ work(uint64_t *seed)
             workq_leave(&queue, &worker);
             return;
         }
-        CHECK(rc == WORKQ_OK || (looks_again && rc == WORKQ_TIMED_OUT));
+        CHECK_EQ(rc, WORKQ_OK);
         // Here it is the searcher on whom others rely.
         if (leave(&worker, seed)) {
             return;

@@ -1,0 +1,267 @@
+#define _GNU_SOURCE
+#include "shm_fork.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define WITNESS_BYTES 4096
+// More forks than this that are to be told apart share a witness.
+#define WITNESSES_MAX 8
+
+// Of the children that were forked as number first to last.
+typedef struct witness {
+    int fd;  // -1: there could be none, and these children may live for ever
+    uint64_t first, last;
+} witness;
+
+// The process's own; all guarded by the mutex, which prepare() takes and the other handlers give back.
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static shm_head *heads;
+static shm_view *views;
+static uint64_t forks;  // while a view was open
+static witness witnesses[WITNESSES_MAX];
+static uint32_t witness_count;
+static void *mapped_witness;  // between prepare() and the handlers after the fork
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static int once_status;
+
+// ---- the handlers ----
+
+static void
+make_private(shm_view *view)
+{
+    // The descriptor may be another file's by now.  Threads that write meanwhile find one mapping or the
+    // other.
+    if (!view->is_private && shm_file_is_there(view->file)) {
+        // Relaxed: whoever reads it has waited for the end of this process.
+        atomic_store_explicit(view->is_forked, 1, memory_order_relaxed);
+        view->is_private =
+            shm_file_map(view->file, view->start, view->offset, view->bytes, true) != NULL;
+    }
+}
+
+static int
+make_witness(void)
+{
+    int fd = memfd_create("pyconc-fork", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0 && ftruncate(fd, WITNESS_BYTES) < 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+// Whether the children of a witness are gone; then so is the witness.
+static bool
+is_gone(witness *one)
+{
+    if (one->fd < 0 || fcntl(one->fd, F_ADD_SEALS, F_SEAL_WRITE) < 0) {
+        return false;
+    }
+    close(one->fd);
+    *one = witnesses[--witness_count];
+    return true;
+}
+
+// The next child will have this one.
+static void
+call_witness(void)
+{
+    for (uint32_t i = 0; i < witness_count;) {
+        i += !is_gone(&witnesses[i]);
+    }
+    if (witness_count < WITNESSES_MAX) {
+        witnesses[witness_count++] = (witness){.fd = make_witness(), .first = forks};
+    }
+    witness *last = &witnesses[witness_count - 1];
+    last->last = forks;
+    if (last->fd >= 0) {
+        void *start = mmap(NULL, WITNESS_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, last->fd, 0);
+        if (start != MAP_FAILED) {
+            mapped_witness = start;
+            return;
+        }
+        close(last->fd);
+        last->fd = -1;
+    }
+}
+
+static void
+prepare(void)
+{
+    pthread_mutex_lock(&lock);
+    if (views != NULL) {
+        forks++;
+        call_witness();
+        for (shm_view *view = views; view != NULL; view = view->next) {
+            make_private(view);
+        }
+    }
+}
+
+static void
+after_in_parent(void)
+{
+    if (mapped_witness != NULL) {
+        munmap(mapped_witness, WITNESS_BYTES);
+        mapped_witness = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void
+after_in_child(void)
+{
+    // The child keeps the witness mapped for as long as it lives; that is all there is to it.
+    mapped_witness = NULL;
+    for (uint32_t i = 0; i < witness_count; i++) {
+        if (witnesses[i].fd >= 0) {
+            close(witnesses[i].fd);
+        }
+    }
+    witness_count = 0;
+    for (shm_head *head = heads; head != NULL; head = head->next) {
+        if (!shm_head_is_inherited(head)) {
+            mmap(head->start, head->bytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+            atomic_store_explicit(&head->is_inherited, true, memory_order_relaxed);
+        }
+    }
+    // They are memory like any other here, and this process gives nothing back.
+    while (views != NULL) {
+        shm_view *view = views;
+        views = view->next;
+        view->link = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+static void
+set_up(void)
+{
+    once_status = pthread_atfork(prepare, after_in_parent, after_in_child);
+}
+
+// ---- heads ----
+
+int
+shm_head_watch(shm_head *head, void *start, uint64_t bytes)
+{
+    pthread_once(&once, set_up);
+    if (once_status != 0) {
+        return once_status;
+    }
+    pthread_mutex_lock(&lock);
+    head->start = start;
+    head->bytes = bytes;
+    atomic_init(&head->is_inherited, false);
+    head->next = heads;
+    head->link = &heads;
+    if (head->next != NULL) {
+        head->next->link = &head->next;
+    }
+    heads = head;
+    pthread_mutex_unlock(&lock);
+    return 0;
+}
+
+void
+shm_head_forget(shm_head *head)
+{
+    pthread_mutex_lock(&lock);
+    if (head->link != NULL) {
+        *head->link = head->next;
+        if (head->next != NULL) {
+            head->next->link = head->link;
+        }
+        head->link = NULL;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+// ---- views; with the mutex ----
+
+static void
+unlink_view(shm_view *view)
+{
+    if (view->link != NULL) {
+        *view->link = view->next;
+        if (view->next != NULL) {
+            view->next->link = view->link;
+        }
+        view->link = NULL;
+    }
+}
+
+// Whether a child lives that was forked while the view was open.
+static bool
+has_watchers(const shm_view *view)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < witness_count;) {
+        if (!is_gone(&witnesses[i])) {
+            any = any || (witnesses[i].last > view->opened && witnesses[i].first <= view->closed);
+            i++;
+        }
+    }
+    return any;
+}
+
+// ---- views ----
+
+void
+shm_view_open(shm_view *view, const shm_file *file, unsigned char *start, uint64_t bytes,
+              uint64_t offset, _Atomic uint32_t *is_forked)
+{
+    pthread_mutex_lock(&lock);
+    *view = (shm_view){
+        .next = views,
+        .link = &views,
+        .file = file,
+        .start = start,
+        .bytes = bytes,
+        .offset = offset,
+        .is_forked = is_forked,
+        .opened = forks,
+    };
+    if (view->next != NULL) {
+        view->next->link = &view->next;
+    }
+    views = view;
+    pthread_mutex_unlock(&lock);
+}
+
+bool
+shm_view_close(shm_view *view)
+{
+    pthread_mutex_lock(&lock);
+    if (view->link != NULL) {
+        unlink_view(view);
+        view->closed = forks;
+    }
+    bool may_return = witness_count == 0 || !has_watchers(view);
+    if (may_return && view->is_private) {
+        // What was written here is forgotten, as is what the mapping hid.
+        may_return = shm_file_is_there(view->file)
+                     && shm_file_map(view->file, view->start, view->offset, view->bytes, false) != NULL;
+        if (may_return) {
+            view->is_private = false;
+            atomic_store_explicit(view->is_forked, 0, memory_order_relaxed);
+        }
+    }
+    pthread_mutex_unlock(&lock);
+    return may_return;
+}
+
+void
+shm_view_detach(shm_view *view)
+{
+    pthread_mutex_lock(&lock);
+    make_private(view);
+    unlink_view(view);
+    pthread_mutex_unlock(&lock);
+}
