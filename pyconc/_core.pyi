@@ -148,7 +148,7 @@ class Block:
 
 @final
 class LoopBridge:
-    def drain(self) -> None: ...
+    def drain(self, number: int, limit: int, /) -> None: ...
 
 @final
 class Waiter:

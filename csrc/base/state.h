@@ -72,10 +72,12 @@ struct module_state;
 typedef struct callback_hooks {
     // It was hung on a pending future.  0, or -1 with an exception.
     int (*added)(struct module_state *state, PyObject *callback);
-    // Its future is done.  True: the outcome (borrowed; neither: cancelled) is on its way to what the
-    // callback would complete.  False: the callback is to be called.
-    bool (*forward)(struct module_state *state, PyObject *callback, bool was_added, PyObject *result,
-                    PyObject *exception);
+    // Its future is done.  1: the outcome (borrowed; neither: cancelled) is on its way to what the
+    // callback would complete.  0: the callback is to be called.  -1: as 1, with an exception that struck.
+    int (*forward)(struct module_state *state, PyObject *callback, bool was_added, PyObject *result,
+                   PyObject *exception);
+    // See loop_bridge_look().
+    int (*look)(struct module_state *state, int64_t now_ns);
 } callback_hooks;
 
 typedef struct module_state {
@@ -95,6 +97,8 @@ typedef struct module_state {
     Py_ssize_t dest_loop_cell;    // where the closure of wrap_future() keeps the loop,
     Py_ssize_t destination_cell;  //   and the asyncio future
     Py_ssize_t loop_future_task;  // offset in a loop_future_type of its task
+
+    struct LoopBridgeObject *riding;  // bridges with tasks that ride along, see loop_bridge.h
 
     park_spot result_spot;     // where threads wait for one future or a set of them
     park_spot busy_wait_spot;  // where a loop's thread gives a short task the time to end

@@ -181,6 +181,10 @@ task_fail_all(module_state *state, list_node *tasks, PyObject *make_error, PyObj
             module_log_escaped(state);
         }
     }
+    // Whoever ends tasks from outside may never look again.
+    if (state->callbacks->look(state, INT64_MAX) < 0) {
+        module_log_escaped(state);
+    }
     if (escaped != NULL) {
         PyErr_SetRaisedException(escaped);
         return -1;

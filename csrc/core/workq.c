@@ -168,9 +168,9 @@ workq_pop(workq *q, workq_worker *worker)
     return node;
 }
 
-// Sleeps until chosen.  Called and left with the lock held.
-static void
-sleep_until_chosen(workq *q, workq_worker *worker)
+// Sleeps until chosen, or until the deadline: false.  Called and left with the lock held.
+static bool
+sleep_until_chosen(workq *q, workq_worker *worker, int64_t deadline_ns)
 {
     int64_t start = clock_now_ns();
     q->sleeping++;
@@ -178,23 +178,29 @@ sleep_until_chosen(workq *q, workq_worker *worker)
         // Relaxed: it is written under the lock, which we hold.
         uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
         pthread_mutex_unlock(&q->lock);
-        futex_wait(&q->signal, signal, FUTEX_NO_DEADLINE);
+        int rc = futex_wait(&q->signal, signal, deadline_ns);
         pthread_mutex_lock(&q->lock);
-        // Wakeups are tokens, not addresses: who comes back first takes one.
+        // Wakeups are tokens, not addresses: who comes back first takes one, whatever brought it back.
         if (q->chosen > 0) {
             q->chosen--;
             worker->searching = true;
             break;
         }
+        if (rc == FUTEX_TIMED_OUT) {
+            q->sleeping--;
+            break;
+        }
     }
     park_learn(&q->spot, clock_now_ns() - start);
+    return worker->searching;
 }
 
 int
-workq_wait(workq *q, workq_worker *worker)
+workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns)
 {
+    bool in_time = true;
     pthread_mutex_lock(&q->lock);
-    while (node_list_is_empty(&q->nodes) && !q->closed) {
+    while (in_time && node_list_is_empty(&q->nodes) && !q->closed) {
         if (worker->searching) {
             worker->searching = false;
             q->searching--;
@@ -204,20 +210,20 @@ workq_wait(workq *q, workq_worker *worker)
             uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
             q->spinning++;
             pthread_mutex_unlock(&q->lock);
-            park_spin(&q->spot, &q->signal, signal, FUTEX_NO_DEADLINE);
+            park_spin(&q->spot, &q->signal, signal, deadline_ns);
             pthread_mutex_lock(&q->lock);
             q->spinning--;
             if (!node_list_is_empty(&q->nodes) || q->closed) {
                 break;
             }
         }
-        sleep_until_chosen(q, worker);
+        in_time = sleep_until_chosen(q, worker, deadline_ns);
     }
     if (!worker->searching) {
         worker->searching = true;
         q->searching++;
     }
-    int rc = !node_list_is_empty(&q->nodes) ? WORKQ_OK : WORKQ_CLOSED;
+    int rc = !node_list_is_empty(&q->nodes) ? WORKQ_OK : q->closed ? WORKQ_CLOSED : WORKQ_TIMED_OUT;
     pthread_mutex_unlock(&q->lock);
     return rc;
 }

@@ -33,6 +33,7 @@ enum {
     WORKQ_OK = 0,
     WORKQ_SHORT = 1,    // Done, but no idle worker is left for it and one more may be started.
     WORKQ_CLOSED = -1,  // Refused: the queue is closed.
+    WORKQ_TIMED_OUT = -2,
 };
 
 typedef struct workq {
@@ -81,8 +82,9 @@ void workq_set_max_workers(workq *q, uint32_t max_workers);
 // The worker's turn.  NULL when there is nothing: the worker is idle and calls workq_wait().
 list_node *workq_pop(workq *q, workq_worker *worker);
 
-// Blocks an idle worker until there is work (WORKQ_OK) or never will be (WORKQ_CLOSED).
-int workq_wait(workq *q, workq_worker *worker);
+// Blocks an idle worker until there is work (WORKQ_OK) or never will be (WORKQ_CLOSED), or until the deadline
+// (WORKQ_TIMED_OUT).  Then it calls workq_pop() again.
+int workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns);
 
 // The worker ends, or the reserved one never began.
 void workq_leave(workq *q, workq_worker *worker);

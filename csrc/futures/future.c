@@ -233,12 +233,12 @@ call_back(FutureObject *self, PyObject *callback, bool was_registered)
     PyObject *exception = finished ? Py_XNewRef(self->exception) : NULL;
     PyObject *outcome = !finished || exception != NULL ? NULL
                         : Py_NewRef(self->result == NULL ? Py_None : self->result);
-    bool forwarded =
+    int forwarded =
         self->module->callbacks->forward(self->module, callback, was_registered, outcome, exception);
     Py_XDECREF(exception);
     Py_XDECREF(outcome);
-    if (forwarded) {
-        return 0;
+    if (forwarded != 0) {
+        return forwarded < 0 ? -1 : 0;
     }
     PyObject *result = PyObject_CallOneArg(callback, (PyObject *)self);
     if (result == NULL) {
@@ -604,6 +604,13 @@ future_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
 
 // ---- the other methods ----
 
+// A thread of the program's own has called back, and may never look again: nothing is left to ride along.
+static int
+look_now(FutureObject *self)
+{
+    return self->module->riding == NULL ? 0 : self->module->callbacks->look(self->module, INT64_MAX);
+}
+
 PyDoc_STRVAR(cancel_doc,
 "cancel($self, /)\n--\n\n"
 "Cancel the call if it has not started.\n\n"
@@ -614,7 +621,7 @@ static PyObject *
 future_cancel_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     int cancelled = future_cancel(as_future(op));
-    return cancelled < 0 ? NULL : PyBool_FromLong(cancelled);
+    return cancelled < 0 || look_now(as_future(op)) < 0 ? NULL : PyBool_FromLong(cancelled);
 }
 
 PyDoc_STRVAR(cancelled_doc,
@@ -709,7 +716,8 @@ static PyObject *
 future_set_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *result = parse_argument("set_result", "result", NULL, args, nargs, kwnames);
-    if (result == NULL || future_finish(as_future(op), Py_NewRef(result), NULL) < 0) {
+    if (result == NULL || future_finish(as_future(op), Py_NewRef(result), NULL) < 0
+        || look_now(as_future(op)) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -724,7 +732,8 @@ static PyObject *
 future_set_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     PyObject *exception = parse_argument("set_exception", "exception", NULL, args, nargs, kwnames);
-    if (exception == NULL || future_finish(as_future(op), NULL, Py_NewRef(exception)) < 0) {
+    if (exception == NULL || future_finish(as_future(op), NULL, Py_NewRef(exception)) < 0
+        || look_now(as_future(op)) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -753,7 +762,7 @@ PyDoc_STRVAR(invoke_callbacks_doc,
 static PyObject *
 future_invoke_callbacks(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    if (call_callbacks(as_future(op)) < 0) {
+    if (call_callbacks(as_future(op)) < 0 || look_now(as_future(op)) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;

@@ -5,9 +5,15 @@
 #include "core/clock.h"
 #include "loop_future.h"
 
-// How long one drain may keep the loop from its other work, and how often it looks at the clock.
+// How long the drains of one turn may keep the loop from its other work, and how often one looks at the
+// clock.
 #define DRAIN_MAX_NS 2000000
 #define DRAIN_LOOK 64
+// How long tasks may ride along with a drain: a burst of tens of thousands, or a loop that is kept busy, and
+// then another drain costs nothing beside; but less than a person notices.
+#define RIDE_NS 50000000
+// In place of the time when a drain was scheduled: nothing rides along with it.
+#define LONG_AGO 1
 
 // ---- a loop and its bridge ----
 
@@ -193,6 +199,7 @@ drop_finished(LoopBridgeObject *self)
     while (node != NULL) {
         delivery *d = (delivery *)node;
         node = node->next;
+        self->drained++;
         delivery_free(d);
     }
 }
@@ -206,52 +213,119 @@ is_running_here(LoopBridgeObject *self, PyObject *loop)
     return running == NULL ? -1 : running == loop;
 }
 
-// Schedules drain, once.  0, or -1 with the exception that the loop raised.
+// Tasks on the list ride along with a drain, or do not any more.
+static void
+set_riding(LoopBridgeObject *self, bool riding)
+{
+    LoopBridgeObject **first = &self->module->riding;
+    if (riding == (self->riding_link != NULL)) {
+        return;
+    }
+    if (riding) {
+        self->next_riding = *first;
+        *first = self;
+    }
+    else {
+        *self->riding_link = self->next_riding;
+    }
+    if (self->next_riding != NULL) {
+        self->next_riding->riding_link = riding ? &self->next_riding : self->riding_link;
+    }
+    self->riding_link = riding ? first : NULL;
+}
+
+// Schedules a drain for all that is posted by now.  0, or -1 with the exception that the loop raised.
 static int
-arm(LoopBridgeObject *self, PyObject *loop)
+schedule_drain(LoopBridgeObject *self, PyObject *loop)
 {
     int here = is_running_here(self, loop);
     PyObject *drain = here < 0 ? NULL : PyObject_GetAttr((PyObject *)self, self->module->str_drain);
     if (drain == NULL) {
         return -1;
     }
-    self->armed = true;  // first: the loop may drain before its method returns
-    PyObject *how = here ? self->module->str_call_soon : self->module->str_call_soon_threadsafe;
-    PyObject *handle = PyObject_CallMethodOneArg(loop, how, drain);
+    // First: the loop may drain, and tasks may be posted, before its method returns.
+    self->scheduled_ns = clock_now_ns();
+    uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);  // writers have the GIL
+    PyObject *number = PyLong_FromUnsignedLong(++self->drains);
+    PyObject *limit = PyLong_FromUnsignedLong(posted);
+    PyObject *handle = NULL;
+    if (number != NULL && limit != NULL) {
+        PyObject *how = here ? self->module->str_call_soon : self->module->str_call_soon_threadsafe;
+        handle = PyObject_CallMethodObjArgs(loop, how, drain, number, limit, NULL);
+    }
+    Py_XDECREF(limit);
+    Py_XDECREF(number);
     Py_DECREF(drain);
     Py_XDECREF(handle);
     if (handle == NULL) {
-        self->armed = false;
+        self->scheduled_ns = 0;
         return -1;
     }
     return 0;
 }
 
-// The loop could not be told.  If it is closed, nobody can await what is here.
-static void
+// The loop could not be told, and its exception is set.  If it is closed, nobody can await what is here.  0,
+// or -1 with an exception that is not the loop's own: Ctrl-C has struck in there, say.
+static int
 give_up(LoopBridgeObject *self, PyObject *loop)
 {
     PyObject *exception = PyErr_GetRaisedException();
-    PyObject *closed = loop == NULL ? NULL : PyObject_CallMethodNoArgs(loop, self->module->str_is_closed);
-    if (loop == NULL || (closed != NULL && PyObject_IsTrue(closed) == 1)) {
-        Py_XDECREF(exception);
+    PyObject *closed = PyObject_CallMethodNoArgs(loop, self->module->str_is_closed);
+    bool is_closed = closed != NULL && PyObject_IsTrue(closed) == 1;
+    Py_XDECREF(closed);
+    PyErr_Clear();
+    if (is_closed) {
         drop_finished(self);
     }
-    else if (exception != NULL) {
+    if (!PyErr_GivenExceptionMatches(exception, PyExc_Exception)) {
+        PyErr_SetRaisedException(exception);
+        return -1;
+    }
+    if (is_closed) {
+        Py_DECREF(exception);
+    }
+    else {
         // Short of memory, say.  The outcomes stay; the next post tries again.
         PyErr_SetRaisedException(exception);
         PyErr_WriteUnraisable(loop);
     }
-    Py_XDECREF(closed);
-    PyErr_Clear();
+    return 0;
 }
 
-// Takes an outcome over.  Never fails.
+// Has the loop complete what is posted.  Drops it if the loop is gone or closed.  0, or -1 with an exception
+// that struck in the loop's code and is not the loop's own; the loop has been told all the same, if that was
+// possible.
+static int
+tell_loop(LoopBridgeObject *self)
+{
+    PyObject *loop;
+    int rc = 0;
+    Py_INCREF(self);  // dropping what is here may drop the loop, and us with it
+    set_riding(self, false);
+    if (PyWeakref_GetRef(self->loop, &loop) <= 0) {
+        PyErr_Clear();
+        drop_finished(self);
+    }
+    else {
+        if (schedule_drain(self, loop) < 0 && (rc = give_up(self, loop)) < 0) {
+            PyObject *exception = PyErr_GetRaisedException();
+            if (schedule_drain(self, loop) < 0 && give_up(self, loop) < 0) {
+                PyErr_WriteUnraisable(loop);
+            }
+            PyErr_SetRaisedException(exception);
+        }
+        Py_DECREF(loop);
+    }
+    Py_DECREF(self);
+    return rc;
+}
+
+// Takes an outcome over.  0, or -1 with an exception as from tell_loop(); the outcome is on its way all the
+// same.
 static int
 post(delivery *d)
 {
     LoopBridgeObject *self = (LoopBridgeObject *)d->to.carrier;
-    PyObject *loop;
     node_list_append(&self->finished, &d->node);
     // R4: pairs with A1 in look().  Writers have the GIL.
     uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
@@ -260,15 +334,30 @@ post(delivery *d)
         park_learn(&self->module->busy_wait_spot, clock_now_ns() - self->handed_over_ns);
         self->handed_over_ns = 0;
     }
-    if (self->armed || self->busy_waiting) {
+    if (self->busy_waiting) {
         return 0;
     }
-    Py_INCREF(self);  // dropping what is here may drop the loop, and us with it
-    if (PyWeakref_GetRef(self->loop, &loop) <= 0 || arm(self, loop) < 0) {
-        give_up(self, loop);
+    if (self->scheduled_ns != 0 && clock_now_ns() - self->scheduled_ns < RIDE_NS) {
+        set_riding(self, true);
+        return 0;
     }
-    Py_XDECREF(loop);
-    Py_DECREF(self);
+    return tell_loop(self);
+}
+
+int64_t
+loop_bridge_next_look(module_state *state)
+{
+    return state->riding == NULL ? FUTEX_NO_DEADLINE : state->riding->scheduled_ns + RIDE_NS;
+}
+
+int
+loop_bridge_look(module_state *state, int64_t now_ns)
+{
+    while (state->riding != NULL && loop_bridge_next_look(state) <= now_ns) {
+        if (tell_loop(state->riding) < 0) {
+            return -1;
+        }
+    }
     return 0;
 }
 
@@ -281,6 +370,9 @@ loop_bridge_busy_wait(const destination *to)
     module_state *module = self->module;
     PyObject *loop;
     int rc = 0;
+    if (self->scheduled_ns != 0) {
+        self->scheduled_ns = LONG_AGO;
+    }
     if (self->head.outstanding != 1 || self->busy_waiting || PyWeakref_GetRef(self->loop, &loop) <= 0) {
         return 0;
     }
@@ -297,8 +389,8 @@ loop_bridge_busy_wait(const destination *to)
         rc = (*slot)->route->help(slot, &self->posted, posted, &self->head, FUTEX_NO_DEADLINE);
         self->busy_waiting = false;
         PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
-        if (!node_list_is_empty(&self->finished) && !self->armed) {
-            rc = arm(self, loop);
+        if (!node_list_is_empty(&self->finished)) {
+            rc = schedule_drain(self, loop);
         }
         if (error != NULL) {
             if (PyErr_Occurred()) {
@@ -320,8 +412,8 @@ loop_bridge_busy_wait(const destination *to)
         if (!arrived) {
             park_learn(&module->busy_wait_spot, INT64_MAX);
         }
-        if (!node_list_is_empty(&self->finished) && !self->armed) {
-            rc = arm(self, loop);
+        if (!node_list_is_empty(&self->finished)) {
+            rc = schedule_drain(self, loop);
         }
     }
     Py_DECREF(loop);
@@ -344,31 +436,37 @@ callback_added(module_state *state, PyObject *callback)
     return rc;
 }
 
-static bool
+static int
 forward(module_state *state, PyObject *callback, bool was_added, PyObject *result, PyObject *exception)
 {
     destination to;
     delivery *d = NULL;
     int rc = recognise_callback(state, callback, &to);
+    int posted = 0;
     if (rc > 0) {
         d = delivery_new(&to, result, exception);
         if (was_added) {
             carrier_forget(to.carrier);
         }
         if (d != NULL) {
-            post(d);
+            posted = post(d);
         }
+        PyObject *error = posted < 0 ? PyErr_GetRaisedException() : NULL;
         destination_clear(&to);
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
     }
     if (d == NULL) {
         PyErr_Clear();  // The standard way needs nothing of ours.
     }
-    return d != NULL;
+    return posted < 0 ? -1 : d != NULL;
 }
 
 const callback_hooks loop_bridge_callbacks = {
     .added = callback_added,
     .forward = forward,
+    .look = loop_bridge_look,
 };
 
 // ---- what its futures can do ----
@@ -450,6 +548,14 @@ static int
 complete_with_error(module_state *module, delivery *d)
 {
     PyObject *error = PyErr_GetRaisedException();
+    if (!PyErr_GivenExceptionMatches(error, PyExc_Exception)) {
+        // Ctrl-C, say, has struck in there.  It is for the loop; the future gets what is the future's.
+        if (complete(module, d) < 0) {
+            PyErr_WriteUnraisable(d->to.future);
+        }
+        PyErr_SetRaisedException(error);
+        return -1;
+    }
     PyObject *result = PyObject_CallMethodOneArg(d->to.future, module->str_set_exception, error);
     if (result == NULL) {
         PyErr_SetRaisedException(error);  // the cause; what came of it says no more
@@ -460,46 +566,72 @@ complete_with_error(module_state *module, delivery *d)
     return 0;
 }
 
+// The exception that is set is raised when the drain ends, if it is the first or stops the loop; the other
+// is reported.
+static void
+keep_error(PyObject *self, PyObject **kept)
+{
+    if (*kept != NULL && PyErr_GivenExceptionMatches(*kept, PyExc_Exception)
+        && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyObject *stops = PyErr_GetRaisedException();
+        PyErr_SetRaisedException(*kept);
+        *kept = stops;
+    }
+    if (*kept == NULL) {
+        *kept = PyErr_GetRaisedException();
+    }
+    else {
+        PyErr_WriteUnraisable(self);
+    }
+}
+
 PyDoc_STRVAR(drain_doc,
-"drain($self, /)\n--\n\n"
-"Complete the asyncio futures whose outcomes are here; the loop calls it on its own thread.");
+"drain($self, number, limit, /)\n--\n\n"
+"Complete the asyncio futures whose outcomes are here; the loop calls it on its own thread.\n\n"
+"number: which drain this is. limit: how many outcomes had been posted when it was scheduled.");
 
 static PyObject *
-bridge_drain(PyObject *op, PyObject *Py_UNUSED(ignored))
+bridge_drain(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     LoopBridgeObject *self = (LoopBridgeObject *)op;
-    PyObject *first_error = NULL;
-    PyObject *loop;
-    int64_t end = clock_now_ns() + DRAIN_MAX_NS;
+    PyObject *error = NULL;
     delivery *d;
-    for (unsigned n = 1; (d = (delivery *)node_list_pop(&self->finished)) != NULL; n++) {
-        int rc = complete(self->module, d);
-        if (rc < 0) {
-            rc = complete_with_error(self->module, d);
+    uint32_t number = nargs != 2 ? 0 : (uint32_t)PyLong_AsUnsignedLong(args[0]);
+    uint32_t limit = nargs != 2 ? 0 : (uint32_t)PyLong_AsUnsignedLong(args[1]);
+    if (nargs != 2 || PyErr_Occurred()) {
+        PyErr_SetString(PyExc_TypeError, "drain() takes two numbers");
+        return NULL;
+    }
+    int64_t now = clock_now_ns();
+    if ((int32_t)(number - self->turn_drains) > 0) {
+        // Those that are scheduled by now may run in this turn of the loop; one that is scheduled later does
+        // not.
+        self->turn_drains = self->drains;
+        self->turn_end_ns = now + DRAIN_MAX_NS;
+    }
+    for (unsigned n = 1; (int32_t)(limit - self->drained) > 0 && now <= self->turn_end_ns
+                         && (d = (delivery *)node_list_pop(&self->finished)) != NULL; n++) {
+        self->drained++;
+        if (complete(self->module, d) < 0 && complete_with_error(self->module, d) < 0) {
+            // One future's trouble does not keep the others waiting.
+            keep_error(op, &error);
         }
         delivery_free(d);
-        if (rc < 0) {
-            // One future's trouble does not keep the others waiting; the loop hears of the first.
-            if (first_error == NULL) {
-                first_error = PyErr_GetRaisedException();
-            }
-            else {
-                PyErr_WriteUnraisable(op);
-            }
-        }
-        if (n % DRAIN_LOOK == 0 && clock_now_ns() > end) {
-            break;
+        if (n % DRAIN_LOOK == 0) {
+            now = clock_now_ns();
         }
     }
-    self->armed = false;
-    if (!node_list_is_empty(&self->finished) && PyWeakref_GetRef(self->loop, &loop) > 0) {
-        if (arm(self, loop) < 0) {
-            give_up(self, loop);
-        }
-        Py_DECREF(loop);
+    if (number == self->drains) {
+        self->scheduled_ns = 0;
     }
-    if (first_error != NULL) {
-        PyErr_SetRaisedException(first_error);
+    if (node_list_is_empty(&self->finished)) {
+        set_riding(self, false);
+    }
+    else if (self->scheduled_ns == 0 && tell_loop(self) < 0) {
+        keep_error(op, &error);
+    }
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
         return NULL;
     }
     Py_RETURN_NONE;
@@ -536,13 +668,14 @@ bridge_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     // No deliveries are left: each holds a reference to its bridge.
+    set_riding((LoopBridgeObject *)op, false);
     Py_XDECREF(((LoopBridgeObject *)op)->loop);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
 static PyMethodDef bridge_methods[] = {
-    {"drain", bridge_drain, METH_NOARGS, drain_doc},
+    {"drain", (PyCFunction)(void (*)(void))bridge_drain, METH_FASTCALL, drain_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -516,6 +516,17 @@ clear_wakeup(ProcessQueueObject *self)
     (void)!read(self->wakeup_fd, &count, sizeof(count));
 }
 
+// What poll() takes for a deadline.
+static int
+milliseconds_until(int64_t deadline_ns)
+{
+    if (deadline_ns == FUTEX_NO_DEADLINE) {
+        return -1;
+    }
+    int64_t left_ns = deadline_ns - clock_now_ns();
+    return left_ns <= 0 ? 0 : (int)(left_ns / 1000000 + 1);
+}
+
 PyDoc_STRVAR(collect_doc,
 "collect($self, events_fd, /)\n--\n\n"
 "Deliver outcomes until wake() is called, the file descriptor events_fd becomes readable, or the\n"
@@ -555,13 +566,21 @@ process_queue_collect(PyObject *op, PyObject *arg)
             {.fd = self->wakeup_fd, .events = POLLIN},
             {.fd = events_fd, .events = POLLIN},
         };
+        int64_t look_ns = loop_bridge_next_look(module);
         PyThreadState *thread = gil_release(&module->gil);
-        int ready = poll(fds, 2, -1);
+        int ready = poll(fds, 2, milliseconds_until(look_ns));
         clear_wakeup(self);
         // Before anything that takes the GIL, so that workers are fed while it is busy.
         job_table_collect(&self->table);
         gil_acquire(&module->gil, thread, 0);
+        if (ready == 0 && loop_bridge_look(module, look_ns) < 0) {
+            module_log_escaped(module);
+        }
         events = ready > 0 && fds[1].revents != 0;
+    }
+    // This may be the thread's last look.
+    if (!self->head.inherited && loop_bridge_look(module, INT64_MAX) < 0) {
+        module_log_escaped(module);
     }
     Py_RETURN_NONE;
 }

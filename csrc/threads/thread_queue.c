@@ -2,6 +2,7 @@
 
 #include "core/clock.h"
 #include "futures/future.h"
+#include "loops/loop_bridge.h"
 
 // The name of the capsules that reserve_worker() makes.
 #define RESERVATION "pyconc._core.reservation"
@@ -124,9 +125,13 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     for (;;) {
         list_node *node = workq_pop(&self->queue, &w.parking);
         if (node == NULL) {
+            int64_t look_ns = loop_bridge_next_look(module);
             PyThreadState *thread = gil_release(&module->gil);
-            int rc = workq_wait(&self->queue, &w.parking);
+            int rc = workq_wait(&self->queue, &w.parking, look_ns);
             gil_acquire(&module->gil, thread, GIL_PATIENCE_NS);
+            if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
+                module_log_escaped(module);
+            }
             if (rc == WORKQ_CLOSED) {
                 break;
             }

@@ -16,6 +16,7 @@
 
 #include <semaphore.h>
 
+#include "core/clock.h"
 #include "core/workq.h"
 
 #define PRODUCERS 3
@@ -183,7 +184,10 @@ work(uint64_t *seed)
             continue;
         }
         check_dawdle(seed);
-        int rc = workq_wait(&queue, &worker);
+        // Some look again after a while, as the workers do that have something to look after.
+        bool looks_again = check_random(seed) % 4 == 0;
+        int64_t look_ns = clock_now_ns() + (int64_t)(check_random(seed) % 100000);
+        int rc = workq_wait(&queue, &worker, looks_again ? look_ns : FUTEX_NO_DEADLINE);
         count(&waits);
         CHECK(worker.searching);
         if (rc == WORKQ_CLOSED) {
@@ -191,7 +195,7 @@ work(uint64_t *seed)
             workq_leave(&queue, &worker);
             return;
         }
-        CHECK_EQ(rc, WORKQ_OK);
+        CHECK(rc == WORKQ_OK || (looks_again && rc == WORKQ_TIMED_OUT));
         // Here it is the searcher on whom others rely.
         if (leave(&worker, seed)) {
             return;

@@ -111,7 +111,7 @@ static void
 wait_once(void *arg)
 {
     waiter *self = arg;
-    self->rc = workq_wait(self->q, &self->worker);
+    self->rc = workq_wait(self->q, &self->worker, FUTEX_NO_DEADLINE);
 }
 
 static void
@@ -190,11 +190,11 @@ a_closed_queue_refuses_but_drains(void)
     workq_close(&q);
     CHECK_EQ(workq_push(&q, &nodes[2]), WORKQ_CLOSED);
     CHECK_EQ(workq_length(&q), 2);
-    CHECK_EQ(workq_wait(&q, &worker), WORKQ_OK);
+    CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_OK);
     CHECK(workq_pop(&q, &worker) == &nodes[0]);
     CHECK(workq_pop(&q, &worker) == &nodes[1]);
     CHECK(workq_pop(&q, &worker) == NULL);
-    CHECK_EQ(workq_wait(&q, &worker), WORKQ_CLOSED);
+    CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_CLOSED);
     workq_leave(&q, &worker);
     CHECK_EQ(workq_workers(&q), 0);
     workq_close(&q);
@@ -369,7 +369,7 @@ a_worker_may_leave_in_every_state(void)
     workq_worker searching = hire(&q);
     workq_worker busy = hire(&q);
     push_all(&q, nodes, 2);
-    CHECK_EQ(workq_wait(&q, &searching), WORKQ_OK);
+    CHECK_EQ(workq_wait(&q, &searching, FUTEX_NO_DEADLINE), WORKQ_OK);
     CHECK(workq_pop(&q, &busy) == &nodes[0]);
     CHECK_EQ(look(&q).idle, 2);
     CHECK_EQ(look(&q).searching, 1);
@@ -398,7 +398,7 @@ a_wait_with_work_queued_searches_until_it_pops(void)
     push_all(&q, nodes, 2);
     // Twice: it may come back without having popped.
     for (int i = 0; i < 2; i++) {
-        CHECK_EQ(workq_wait(&q, &worker), WORKQ_OK);
+        CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_OK);
         CHECK(worker.searching);
         CHECK_IDLE(&q, 0, 1, 0, 0);
     }
@@ -409,7 +409,7 @@ a_wait_with_work_queued_searches_until_it_pops(void)
     CHECK(workq_pop(&q, &worker) == NULL);
     // What it saw may be gone.
     push_all(&q, nodes, 1);
-    CHECK_EQ(workq_wait(&q, &worker), WORKQ_OK);
+    CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_OK);
     CHECK(workq_take_all(&q) == &nodes[0]);
     CHECK(workq_pop(&q, &worker) == NULL);
     CHECK(!worker.searching);
@@ -511,7 +511,7 @@ a_pop_that_leaves_work_chooses_the_next_sleeper(void)
     init_queue(&q, 4);
     workq_worker worker = hire(&q);
     push_all(&q, nodes, 3);
-    CHECK_EQ(workq_wait(&q, &worker), WORKQ_OK);
+    CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_OK);
     q.sleeping = 3;
     CHECK(workq_pop(&q, &worker) == &nodes[0]);
     CHECK_IDLE(&q, 0, 1, 2, 1);
@@ -551,7 +551,7 @@ a_worker_that_leaves_work_chooses_a_sleeper(void)
     init_queue(&q, 3);
     workq_worker worker = hire(&q);
     push_all(&q, &node, 1);
-    CHECK_EQ(workq_wait(&q, &worker), WORKQ_OK);
+    CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_OK);
     q.sleeping = 2;
     workq_leave(&q, &worker);
     CHECK_IDLE(&q, 0, 1, 1, 1);
@@ -566,7 +566,7 @@ a_worker_that_leaves_no_work_chooses_nobody(void)
     init_queue(&q, 3);
     workq_worker worker = hire(&q);
     push_all(&q, &node, 1);
-    CHECK_EQ(workq_wait(&q, &worker), WORKQ_OK);
+    CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_OK);
     q.sleeping = 2;
     CHECK(workq_take_all(&q) == &node);
     workq_leave(&q, &worker);
@@ -679,7 +679,7 @@ a_worker_that_leaves_wakes_another_for_its_work(void)
     init_queue(&q, 2);
     workq_worker leaver = hire(&q);
     push_all(&q, &node, 1);
-    CHECK_EQ(workq_wait(&q, &leaver), WORKQ_OK);
+    CHECK_EQ(workq_wait(&q, &leaver, FUTEX_NO_DEADLINE), WORKQ_OK);
     CHECK(workq_take_all(&q) == &node);
     start_sleeper(&worker, &q);
     push_all(&q, &node, 1);
@@ -780,7 +780,7 @@ close_with_work_left_wakes_everybody_for_it(void)
     CHECK_IDLE(&q, 0, 2, 0, 0);
     CHECK(workq_pop(&q, &workers[1].worker) == &node);
     CHECK(workq_pop(&q, &workers[0].worker) == NULL);
-    CHECK_EQ(workq_wait(&q, &workers[0].worker), WORKQ_CLOSED);
+    CHECK_EQ(workq_wait(&q, &workers[0].worker, FUTEX_NO_DEADLINE), WORKQ_CLOSED);
     workq_fini(&q);
 }
 
@@ -890,6 +890,59 @@ who_comes_back_first_takes_the_token(void)
 }
 
 static void
+a_deadline_ends_the_wait(void)
+{
+    workq q;
+    list_node nodes[1];
+    init_queue(&q, 1);
+    workq_worker worker = hire(&q);
+    for (int64_t wait_ns = 0; wait_ns <= 1000000; wait_ns += 1000000) {
+        CHECK_EQ(workq_wait(&q, &worker, clock_now_ns() + wait_ns), WORKQ_TIMED_OUT);
+        CHECK(worker.searching);
+        CHECK(worker.idle);
+        CHECK_IDLE(&q, 0, 1, 0, 0);
+    }
+    CHECK(workq_pop(&q, &worker) == NULL);
+    CHECK_EQ(look(&q).idle, 1);
+    CHECK_IDLE(&q, 0, 0, 0, 0);
+    // What counts is what is there, not whether the deadline has passed.
+    push_all(&q, nodes, 1);
+    CHECK_EQ(workq_wait(&q, &worker, 0), WORKQ_OK);
+    CHECK(workq_pop(&q, &worker) == &nodes[0]);
+    workq_close(&q);
+    CHECK(workq_pop(&q, &worker) == NULL);
+    CHECK_EQ(workq_wait(&q, &worker, 0), WORKQ_CLOSED);
+    workq_fini(&q);
+}
+
+static void
+a_deadline_leaves_the_token_of_another(void)
+{
+    workq q;
+    list_node nodes[1];
+    waiter first;
+    init_queue(&q, 2);
+    start_sleeper(&first, &q);
+    workq_worker second = hire(&q);
+    add_searchers(&q, 1);
+    push_all(&q, nodes, 1);
+    add_searchers(&q, -1);
+    choose_without_wake(&q);
+    CHECK(workq_pop(&q, &second) == &nodes[0]);
+    CHECK(workq_pop(&q, &second) == NULL);
+    // It takes the token, finds nothing, and then its time is over; the other one sleeps on, and is in the
+    // books.
+    CHECK_EQ(workq_wait(&q, &second, 0), WORKQ_TIMED_OUT);
+    CHECK(is_asleep(&first));
+    CHECK_IDLE(&q, 0, 1, 1, 0);
+    CHECK(workq_pop(&q, &second) == NULL);
+    push_all(&q, nodes, 1);
+    check_waited(&first, WORKQ_OK);
+    CHECK(workq_pop(&q, &first.worker) == &nodes[0]);
+    workq_fini(&q);
+}
+
+static void
 a_close_between_choice_and_wake_wakes_everybody(void)
 {
     workq q;
@@ -985,13 +1038,13 @@ after_a_fork_the_queue_is_kept_and_the_books_are_new(void)
         CHECK_IDLE(&q, 0, 0, 0, 0);
         CHECK(workq_reserve_worker(&q));
         workq_worker worker = WORKQ_WORKER_INIT;
-        CHECK_EQ(workq_wait(&q, &worker), WORKQ_OK);
+        CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_OK);
         for (int i = 0; i < 3; i++) {
             CHECK(workq_pop(&q, &worker) == &nodes[i]);
         }
         CHECK(workq_pop(&q, &worker) == NULL);
         workq_close(&q);
-        CHECK_EQ(workq_wait(&q, &worker), WORKQ_CLOSED);
+        CHECK_EQ(workq_wait(&q, &worker, FUTEX_NO_DEADLINE), WORKQ_CLOSED);
         workq_leave(&q, &worker);
         CHECK_EQ(workq_workers(&q), 0);
         CHECK_IDLE(&q, 0, 0, 0, 0);
@@ -1050,6 +1103,8 @@ main(int argc, char **argv)
         CHECK_TEST(a_sleeper_nobody_chose_goes_back_to_sleep),
         CHECK_TEST(a_chosen_sleeper_that_finds_nothing_goes_back_to_sleep),
         CHECK_TEST(who_comes_back_first_takes_the_token),
+        CHECK_TEST(a_deadline_ends_the_wait),
+        CHECK_TEST(a_deadline_leaves_the_token_of_another),
         CHECK_TEST(a_close_between_choice_and_wake_wakes_everybody),
         CHECK_TEST(the_signal_may_wrap_around),
         CHECK_TEST(idle_workers_are_left_alone),
