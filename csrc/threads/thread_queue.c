@@ -407,7 +407,7 @@ thread_queue_take(PyObject *op, PyObject *block)
     workq_join(&self->queue);
     while ((node = workq_pop(&self->queue, &visitor)) == NULL && block == Py_True && rc == WORKQ_OK) {
         PyThreadState *thread = gil_release(&self->head.module->gil);
-        rc = workq_wait(&self->queue, &visitor);
+        rc = workq_wait(&self->queue, &visitor, FUTEX_NO_DEADLINE);
         gil_acquire(&self->head.module->gil, thread, 0);
     }
     workq_leave(&self->queue, &visitor);
