@@ -31,6 +31,13 @@ def default_workers():
     return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
 
 
+def _chosen_context():
+    """Return multiprocessing's context if the program has set a start method that is not the platform's default."""
+    default = multiprocessing.get_context.__self__
+    actual = default._actual_context
+    return None if actual is None or actual is default._default_context else actual
+
+
 def _cgroup_cpus(root="/sys/fs/cgroup", own="/proc/self/cgroup"):
     """Return how many CPUs' time the process's cgroup grants, or None."""
     try:
@@ -102,6 +109,8 @@ class ProcessExecutor(AsyncWith):
         """Begin; setup, limits: as for worker_main.main()."""
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
+        if context is None and limits[0] is None:
+            context = _chosen_context()
         self._plan = (max_workers, context, setup, limits, on_worker_death, f"{prefix}-{next(_names)}")
         self._on_worker_death = on_worker_death
         self._shutdown_thread = False

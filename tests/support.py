@@ -293,7 +293,10 @@ def shared_memory() -> dict[str, str]:
 
 
 def _stop_helpers() -> None:
-    # multiprocessing keeps these processes for later; they are not what a test left behind.
+    # multiprocessing and pyconc keep these processes for later; they are not what a test left behind.
+    nursery = sys.modules.get("pyconc._process.nursery")
+    if nursery is not None:
+        nursery.the_nursery.stop()
     for module, name in [("resource_tracker", "_resource_tracker"), ("forkserver", "_forkserver")]:
         loaded = sys.modules.get(f"multiprocessing.{module}")
         if loaded is not None:

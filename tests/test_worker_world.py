@@ -5,6 +5,8 @@ import importlib.util
 import pytest
 from support import run_script
 
+from pyconc._process.main_module import has_guard
+
 # A program that configures its world at its top, and defines there what it has workers do.
 PROGRAM = """
 import decimal, logging, os, sys, threading
@@ -79,3 +81,166 @@ def test_threads_that_run_the_program_are(kind):
         kind,
     )
     assert finished.stdout == f"{kind not in ('_thread', 'threading')}\n"
+
+
+THREAD = "threading.Thread(target=threading.Event().wait, daemon=True).start()"
+
+
+def test_a_guarded_program_with_threads_is_prepared_in_its_workers():
+    finished = run_script(
+        'import sys\nsys.modules["cloudpickle"] = None\n'  # by name
+        + PROGRAM
+        + f"""
+class Point:
+    def __init__(self, x):
+        self.x = x
+print("the top runs", __name__)
+if __name__ == "__main__":
+    state = "changed by the program"
+    {THREAD}
+    with pyconc.ProcessPoolExecutor(2, initializer=decimal.getcontext) as pool:
+        print(pool.submit(look).result(), type(pool.submit(Point, 3).result()) is Point)
+"""
+    )
+    assert finished.stderr == ""
+    lines = finished.stdout.splitlines()
+    assert sorted(lines[:2]) == ["the top runs __main__", "the top runs __mp_main__"]
+    assert lines[2:] == [f"{(*SEES_ITS_WORLD, 'as imported')} True"]
+
+
+def test_what_is_defined_behind_the_guard_travels_by_value():
+    finished = run_script(
+        f"""
+        import threading, pyconc
+        factor = 3
+        def answer():
+            return "the old one"
+        if __name__ == "__main__":
+            {THREAD}
+            def answer():
+                return "the new one"
+            def multiply(x):
+                return factor * x
+            class Point:
+                def __init__(self, x):
+                    self.x = x
+            with pyconc.ProcessPoolExecutor(1) as pool:
+                print(pool.submit(answer).result(), pool.submit(multiply, 2).result())
+                print(type(pool.submit(Point, 1).result()) is Point, list(pool.map(lambda x: x + 1, range(2))))
+        """
+    )
+    assert finished.stdout == "the new one 6\nTrue [1, 2]\n"
+
+
+@pytest.mark.parametrize("end", ["raise LookupError('not here')", "sys.exit(3)"])
+def test_a_guarded_program_that_cannot_run_twice_travels_by_value(end):
+    finished = run_script(
+        f"""
+        import sys, threading, pyconc
+        def square(x):
+            return x * x
+        if __name__ != "__main__":
+            {end}
+        if __name__ == "__main__":
+            {THREAD}
+            with pyconc.ProcessPoolExecutor(1) as pool:
+                print(pool.submit(square, 3).result())
+        """
+    )
+    assert finished.stdout == "9\n"
+    assert "could not run the program's __main__" in finished.stderr
+
+
+def test_a_pool_outside_the_guard_says_what_is_wrong():
+    finished = run_script(
+        f"""
+        import threading, pyconc
+        pool = pyconc.ProcessPoolExecutor(1)  # begins nothing in a worker
+        {THREAD}
+        print(pool.submit(abs, -1).result(), flush=True)
+        pool.shutdown()
+        if __name__ == "__main__":
+            print("done")
+        """
+    )
+    assert finished.stdout == "1\ndone\n"
+
+
+def test_pools_of_a_program_with_threads_share_one_fresh_interpreter():
+    finished = run_script(
+        f"""
+        import os, threading, pyconc
+        {THREAD}
+        from pyconc._process.nursery import the_nursery
+        pids = set()
+        for _ in range(3):
+            with pyconc.ProcessPoolExecutor(2) as pool:
+                assert pool.submit(abs, -1).result() == 1
+            pids.add(the_nursery.pid)
+        with pyconc.ProcessPoolExecutor(1) as one, pyconc.ProcessPoolExecutor(1) as other:
+            assert one.submit(os.getpid).result() != other.submit(os.getpid).result()
+        pids.add(the_nursery.pid)
+        print(len(pids))
+        """
+    )
+    assert finished.stdout == "1\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "guarded"),
+    [
+        ("if __name__ == '__main__':\n    pass", True),
+        ('if "__main__" == __name__ and True: pass', True),
+        ("'''\nif __name__ == '__main__':\n'''", False),
+        ("# if __name__ == '__main__':", False),
+        ("def f():\n    if __name__ == '__main__': pass", False),
+        ("name = '__main__'", False),
+        ("", False),
+    ],
+)
+def test_what_a_guard_is(source, guarded):
+    assert has_guard(source) is guarded
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_the_start_method_that_a_program_has_set_is_honoured(method):
+    finished = run_script(
+        f"""
+        import multiprocessing, pyconc
+        state = "as imported"
+        def look():
+            return state, multiprocessing.get_start_method()
+        if __name__ == "__main__":
+            multiprocessing.set_start_method({method!r})
+            default = multiprocessing.get_all_start_methods()[0] if sys.version_info >= (3, 14) else "fork"
+            state = "changed by the program"
+            with pyconc.ProcessPoolExecutor(1) as pool:
+                # The platform's default leaves the way to pyconc.
+                assert pool.submit(look).result() == (state if default == {method!r} else "as imported", {method!r})
+        """.replace("import multiprocessing, pyconc", "import multiprocessing, sys, pyconc")
+    )
+    assert finished.stderr == ""
+
+
+def test_a_program_that_the_command_runs_is_prepared_with_its_executors(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(
+        f"""
+import concurrent.futures, threading, pyconc
+state = "as imported"
+def look():
+    return state, concurrent.futures.ProcessPoolExecutor is pyconc.ProcessPoolExecutor
+class Point:
+    pass
+if __name__ == "__main__":
+    {THREAD}
+    state = "changed"
+    with concurrent.futures.ProcessPoolExecutor(1) as pool:
+        print(pool.submit(look).result(), type(pool.submit(Point).result()) is Point)
+"""
+    )
+    finished = run_script(
+        "import runpy, sys; sys.argv[1:1] = ['run']; runpy.run_module('pyconc', run_name='__main__', alter_sys=True)",
+        script,
+    )
+    assert finished.stdout == "('as imported', True) True\n"

@@ -6,32 +6,23 @@ locks.  Threads that only a library knows, such as those of numpy's BLAS, are th
 a fork or makes them anew after it.
 
     the program has one thread     this thread forks the zygote
-    it has others                  the zygote is a fresh interpreter
+    it has others                  the zygote is a clone of the nursery, a fresh interpreter
 
 A launcher is used by one thread at a time: its supervisor's lock guards it.
 """
 
 import _thread
 import contextlib
-import functools
-import importlib.util
 import os
 import select
 import sys
 import threading
 import warnings
 import weakref
-from multiprocessing import get_start_method
+from multiprocessing import get_start_method, process
 
-from pyconc._process.zygote import (
-    ThisProcess,
-    WorkerProcess,
-    ZygoteDied,
-    definitions,
-    fork_zygote,
-    pack_initializer,
-    spawn_zygote,
-)
+from pyconc._process.nursery import CannotPickle, the_nursery
+from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, fork_zygote
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
@@ -58,10 +49,21 @@ class Launcher:
 
     def prepare(self):
         """Fork a zygote now if the program has one thread: it may have more by the time it first submits."""
-        self._queue.decide_by_value(_always)  # until it is known what the workers have
+        self._queue.decide_by_value(self._predict)
+        if _is_preparing():
+            return  # A script that a nursery, or multiprocessing, runs up to its guard.
         if is_single_threaded():
             with contextlib.suppress(OSError), self._job() as job:
                 self._fork_zygote(job)
+
+    def _predict(self, value):
+        """Whether something that mentions `__main__` must travel by value, while there is no zygote.  Any thread."""
+        if self._forks or is_single_threaded():
+            return False  # what there is will be in the workers
+        try:
+            return the_nursery.must_go_by_value(value)
+        except OSError:
+            return False  # nor will there be workers
 
     def start(self, number, name, first):
         """Start a worker and return its WorkerProcess.  Raises OSError.  first: the executor has no other.
@@ -70,6 +72,10 @@ class Launcher:
         this worker has, while the worker begins.  With a context that forks, all are as long as that is so: they are
         the program's own children then, as the standard library's.
         """
+        if _is_preparing():
+            from multiprocessing import spawn
+
+            spawn.get_preparation_data(name)  # which says what is wrong
         if (first or self._forks) and is_single_threaded():
             if first:
                 self.drop()  # what the program has defined or imported since is to be there
@@ -85,7 +91,6 @@ class Launcher:
                 self._make_zygote()
             worker = WorkerProcess(self.zygote, number, name)
             try:
-                self.zygote.wait_ready()
                 worker.start()
                 return worker
             except ZygoteDied:
@@ -151,30 +156,31 @@ class Launcher:
                 return
             if not self._forks:
                 try:
-                    packed = pack_initializer(job)
-                except Exception:
+                    self._use(the_nursery.clone(*job))
+                    return
+                except CannotPickle as error:
                     # Only a fork can hand it on, and that is what the standard library's executor would do.
                     if get_start_method() != "fork":
-                        raise
-                else:
-                    self._use(spawn_zygote(job, packed), _always)
-                    return
+                        raise error.__cause__ from None
             _warn_of_fork()
             self._fork_zygote(job)
 
     def _fork_zygote(self, job):
-        zygote = fork_zygote(job)
-        self._use(zygote, _MainOf(zygote))
+        self._use(fork_zygote(job))
 
-    def _use(self, zygote, by_value):
+    def _use(self, zygote):
         self.zygote = zygote
-        self._queue.decide_by_value(by_value)
+        self._queue.decide_by_value(zygote.by_value)
         self._events.register(zygote.fileno(), select.EPOLLIN)
 
 
 def worker_fds(queue):
     """Return the file descriptors that a worker of this queue needs, as worker_main.main() takes them."""
     return [queue.region.fileno(), queue.wakeup_fd, *queue.doorbells]
+
+
+def _is_preparing():
+    return getattr(process.current_process(), "_inheriting", False)
 
 
 def is_single_threaded():
@@ -187,34 +193,6 @@ def is_single_threaded():
             return True
         os.sched_yield()  # A thread that was not made by threading, or one that is ending.
     return False
-
-
-class _MainOf:
-    """Whether something that mentions `__main__` must travel by value to workers of a forked zygote.
-
-    They have what `__main__` defined when the zygote was forked.
-    """
-
-    def __init__(self, zygote):
-        self._then = zygote.main
-
-    def __call__(self, value):
-        if not _has_cloudpickle():
-            return False
-        now = definitions()
-        name = getattr(value, "__qualname__", "").partition(".")[0]
-        if getattr(value, "__module__", None) == "__main__" and name in now:
-            return self._then.get(name) is not now[name]
-        return any(self._then.get(name) is not found for name, found in now.items())
-
-
-@functools.cache
-def _has_cloudpickle():
-    return importlib.util.find_spec("cloudpickle") is not None
-
-
-def _always(value):
-    return True
 
 
 def _warn_of_fork():

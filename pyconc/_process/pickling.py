@@ -88,10 +88,10 @@ def dumps_by_value(value, error=None):
     """Return (pickle, buffers) of something that mentions `__main__`, for a process that has another `__main__`."""
     try:
         return _dumps_with_cloudpickle(value)
-    except ImportError:
+    except ImportError as missing:
         raise pickle.PicklingError(
-            f"{value!r} is defined in __main__, which the workers of this executor do not have: install cloudpickle, "
-            "move the definition to a module, or make the executor before the program's first thread"
+            f"{value!r} is defined in __main__, which the workers of this executor do not have, and pyconc lacks a "
+            f"package that it requires: {missing}"
         ) from None
 
 

@@ -1,12 +1,11 @@
 """The zygote: a small process with one thread, of which an executor's workers are clones.
 
 To fork a process that has threads is how programs deadlock.  So an executor forks once, while the program has one
-thread, or else starts a fresh interpreter; that process waits for requests and forks workers, in a millisecond each,
-now or hours later, also to replace one that died.  (A program that still has one thread when it first submits forks its
-first worker itself, and the zygote right after it.)
+thread, or else has a fresh interpreter do so (see nursery.py); that process waits for requests and forks workers, in a
+millisecond each, now or hours later, also to replace one that died.  (A program that still has one thread when it first
+submits forks its first worker itself, and the zygote right after it.)
 
     parent                                    zygote                              worker
-      |<-- ("ready") ---------------------------| if it is a fresh interpreter
       |--- ("start", number, name, changes) --->|--- fork ------------------------->|
       |<-- ("started", pid) --------------------|                                   | runs tasks
       |<-- ("exited", pid, status) -------------|<-- its pidfd: reaped -------------|
@@ -18,53 +17,17 @@ fires when the thread that forked them ends, and the zygote has one.  The zygote
 import atexit
 import gc
 import os
-import pickle
 import select
 import signal
 import sys
 import threading
 import traceback
-import warnings
-from multiprocessing import connection, context, process, util
-from types import FunctionType
+from multiprocessing import connection, process, util
 
 from pyconc import _core
-from pyconc._process import pickling, signals, worker_main
-
-
-class ProcessState:
-    """What a worker finds as the program has it: working directory, environment, sys.path, warnings filters."""
-
-    def __init__(self):
-        try:
-            self.cwd = os.getcwd()
-        except OSError:
-            self.cwd = None  # it was removed
-        self.environ = os.environb._data.copy()  # item by item it would take as long as a quarter of a fork
-        self.path = list(sys.path)
-        self.filters = list(warnings.filters)
-
-    def changes_since(self, earlier):
-        """Return what differs, as a dictionary for adopt()."""
-        return {name: value for name, value in vars(self).items() if getattr(earlier, name) != value}
-
-    @staticmethod
-    def adopt(changes):
-        if changes.get("cwd") is not None:
-            os.chdir(changes["cwd"])
-        if "environ" in changes:
-            for name in set(os.environb) - set(changes["environ"]):
-                del os.environb[name]
-            os.environb.update(changes["environ"])
-        if "path" in changes:
-            sys.path[:] = changes["path"]
-        if "filters" in changes:
-            set_warnings_filters(changes["filters"])
-
-
-def set_warnings_filters(filters):
-    warnings.resetwarnings()  # which also makes the module forget what it has looked up
-    warnings.filters[:] = filters
+from pyconc._process import process_state, signals, worker_main
+from pyconc._process.main_module import MainOfFork
+from pyconc._process.process_state import ProcessState
 
 
 class ZygoteDied(Exception):
@@ -74,11 +37,10 @@ class ZygoteDied(Exception):
 class Zygote:
     """The parent's end.  `lock` guards the connection and what was read from it."""
 
-    def __init__(self, pid, conn, state, main):
+    def __init__(self, pid, conn, state, by_value):
         self.pid = pid
-        self._ready = main is not None  # no, while a fresh interpreter begins
-        self.state = state
-        self.main = main  # the definitions in its __main__, or None if that is another
+        self.state = state  # the program's, when what the zygote has was made
+        self.by_value = by_value  # whether what mentions `__main__` travels by value to its workers
         self.lock = threading.Lock()
         self._connection = conn
         self._statuses = {}  # pid: wait status, of workers that have ended
@@ -87,15 +49,9 @@ class Zygote:
     def fileno(self):
         return self._connection.fileno()
 
-    def wait_ready(self):
-        """Wait until it can fork.  Raises ZygoteDied.  The only part of starting a worker that may be interrupted."""
-        while not self._ready:
-            signals.call_interruptibly(connection.wait, [self._connection])
-            self.read_events()
-
     def start_worker(self, number, name):
         """Fork a worker; return its pid.  Raises ZygoteDied, or OSError with the reason."""
-        changes = ProcessState().changes_since(self.state)
+        changes = process_state.pack(ProcessState().changes_since(self.state))
         with self.lock:
             self._send(("start", number, name, changes))
             while True:
@@ -127,11 +83,15 @@ class Zygote:
         with self.lock:
             self._dead = True
             self._connection.close()
+        self._kill()
+
+    def _kill(self):
         if self.pid is not None:
             try:
                 os.kill(self.pid, signal.SIGKILL)  # it has nothing to tidy up, and may be busy starting
-            except ProcessLookupError:
-                pass  # somebody else has waited for it
+            except OSError:
+                # Somebody else has waited for it; or it has rights that we gave up, and ends as its connection has.
+                pass
 
     def join(self):
         """Wait until it has ended."""
@@ -166,9 +126,7 @@ class Zygote:
         except (EOFError, OSError):
             self._dead = True
             raise ZygoteDied from None
-        if message[0] == "ready":
-            self._ready = True
-        elif message[0] == "exited":
+        if message[0] == "exited":
             self._statuses[message[1]] = message[2]
         return message
 
@@ -176,7 +134,7 @@ class Zygote:
 # ---- making one ----
 
 
-def _fork():
+def fork():
     """Fork a process that uses our resource tracker, as multiprocessing's own do.
 
     Since 3.14 a child that is not known to be one of those lets go of it, and starts one of its own: that would destroy
@@ -195,20 +153,14 @@ def _fork():
     return pid
 
 
-def definitions():
-    """Return the functions and classes in `__main__`, by name: what pickles refer to there."""
-    main = vars(sys.modules["__main__"]) if "__main__" in sys.modules else {}
-    return {name: value for name, value in main.items() if isinstance(value, (type, FunctionType))}
-
-
 def fork_zygote(job):
     """Fork a zygote from this process; `job` as for serve()."""
     ours, theirs = connection.Pipe()
     util._flush_std_streams()
     parent = os.getpid()
     # Before the fork: what is written after it, if but a reference count, costs a copy of its page.
-    state, main = ProcessState(), definitions()
-    pid = _fork()
+    state, by_value = ProcessState(), MainOfFork()
+    pid = fork()
     if pid == 0:
         code = 1
         try:
@@ -220,7 +172,7 @@ def fork_zygote(job):
         finally:
             os._exit(code)
     theirs.close()
-    return Zygote(pid, ours, state, main)
+    return Zygote(pid, ours, state, by_value)
 
 
 class ThisProcess:
@@ -235,7 +187,7 @@ class ThisProcess:
     def start_worker(self, number, name):
         util._flush_std_streams()
         parent = os.getpid()
-        pid = _fork()
+        pid = fork()
         if pid == 0:
             _be_worker(parent, parent, number, name, {}, self._job)
         return pid
@@ -248,104 +200,9 @@ class ThisProcess:
         return status if found == pid else None
 
 
-class _Spawning:
-    """Stands for the process that is being started while its arguments are pickled: they ask for that."""
-
-    def __init__(self):
-        self.fds = []
-
-    def duplicate_for_child(self, fd):
-        self.fds.append(fd)
-        return fd
-
-    @staticmethod
-    def DupFd(fd):
-        from multiprocessing import popen_spawn_posix
-
-        return popen_spawn_posix._DupFd(fd)
-
-
-def pack_initializer(job):
-    """Return the job's initializer and its arguments as a fresh interpreter gets them: (bytes, file descriptors)."""
-    _, setup, _ = job
-    spawning = _Spawning()
-    context.set_spawning_popen(spawning)
-    try:
-        return _dumps(setup), spawning.fds
-    finally:
-        context.set_spawning_popen(None)
-
-
-def spawn_zygote(job, parcel):
-    """Start a zygote in a fresh interpreter, which has not run the program's `__main__`."""
-    from multiprocessing import spawn
-
-    payload, fds = parcel
-    ours, theirs = connection.Pipe()
-    state = ProcessState()
-    preparation = spawn.get_preparation_data("pyconc-zygote")
-    for name in ("init_main_from_name", "init_main_from_path"):
-        preparation.pop(name, None)
-    preparation["authkey"] = bytes(preparation["authkey"])  # the class refuses to be pickled to who knows where
-    job_fds, _, limits = job
-    fds = {*job_fds, theirs.fileno(), *fds}
-    tracker = _running_tracker_fd()
-    if tracker is not None:
-        fds.add(tracker)
-    # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
-    start = f"from pyconc._process import zygote; zygote.spawned_main({theirs.fileno()})"
-    code = f"import sys; sys.path[:] = {sys.path!r}; {start}"
-    command = [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", code]
-    pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
-    theirs.close()
-    ours.send((os.getpid(), preparation, tracker, job_fds, limits, warnings.filters))
-    ours.send_bytes(payload)
-    return Zygote(pid, ours, state, None)
-
-
-def _dumps(value):
-    try:
-        packed = pickling._dumps_as_multiprocessing(value)
-    except Exception as error:
-        packed = pickling.dumps(value, error)
-    else:
-        if b"__main__" in packed[0]:
-            packed = pickling.dumps_by_value(value)
-    return pickle.dumps(packed, pickling.PROTOCOL)
-
-
-def _running_tracker_fd():
+def running_tracker_fd():
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     return tracker and tracker._resource_tracker._fd
-
-
-def spawned_main(fd):
-    """The life of a zygote in a fresh interpreter."""
-    from multiprocessing import spawn
-
-    conn = connection.Connection(fd)
-    parent, preparation, tracker, fds, limits, filters = conn.recv()
-    if tracker is not None:
-        from multiprocessing import resource_tracker
-
-        resource_tracker._resource_tracker._fd = tracker
-    spawn.prepare(preparation)
-    set_warnings_filters(filters)
-    payload = conn.recv_bytes()
-    pickling.is_worker = True
-    try:
-        stream, buffers = pickle.loads(payload)
-        setup = pickle.loads(stream, buffers=buffers)
-    except BaseException as error:
-        setup = _raise, (RuntimeError(f"the initializer could not be unpickled: {error!r}"),), None
-    conn.send(("ready",))
-    serve(conn, parent, (fds, setup, limits))
-    # Nothing of this interpreter is worth tidying up, and its threads, if a preload made some, may not end.
-    os._exit(0)
-
-
-def _raise(error):
-    raise error
 
 
 # ---- the zygote's own life ----
@@ -380,7 +237,7 @@ def serve(conn, parent_pid, job):
             except (EOFError, OSError):
                 return
             try:
-                pid = _fork()
+                pid = fork()
                 if pid == 0:
                     for other in (conn.fileno(), parent_fd, *workers):
                         os.close(other)
@@ -408,7 +265,7 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
             atexit._clear()
             atexit.register(util._exit_function)
         _core.die_with_parent(forked_by)
-        ProcessState.adopt(changes)
+        process_state.adopt(changes)
         fds, setup, limits = job
         worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name)
         worker._parent_pid = parent_pid

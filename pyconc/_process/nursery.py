@@ -1,0 +1,386 @@
+"""The nursery: a fresh interpreter, of which the zygotes of a program that has threads are clones.
+
+There is one, of the whole program, as there is one forkserver; it starts when it is first needed.  To start it takes as
+long as an interpreter takes and the imports of the program's script; every further zygote is a fork of it.
+
+    parent                                    nursery                             zygote
+      |--- how to prepare ------------------->|
+      |<-- ("ready", fingerprints, error) ----|
+      |--- (number of files), files --------->|--- fork ------------------------->|
+      |<-- (pid or None, error), its pidfd ---|                                   |
+      |--- limits, pickled initializer ------------------------------------------>| see zygote.py
+      |                                       |<-- its pidfd: reaped -------------|
+
+It ends when its connection does, or its parent.  It ignores Ctrl-C.
+"""
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+import warnings
+from concurrent.futures import _base
+from multiprocessing import connection, context, process, util
+
+from pyconc import patching
+from pyconc._process import main_module, pickling, process_state, signals, zygote
+
+# So many file descriptors go in a message; the kernel takes 253.
+_FDS_MAX = 200
+
+
+class CannotPickle(Exception):
+    """The initializer or its arguments cannot be pickled; the cause says why."""
+
+
+class Nursery:
+    """The parent's end.  `_lock` guards it all: one conversation at a time."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._connection = None
+        self.pid = None
+        self._key = None  # what it was made for
+        self.state = None  # the program's as it was started
+        self.by_value = main_module.always
+
+    def clone(self, fds, setup, limits):
+        """Return a zygote.  Raises OSError or CannotPickle; the arguments are those of worker_main.main()."""
+        with signals.DeferSignals(), self._lock:
+            return self._converse(self._clone, fds, setup, limits)
+
+    def must_go_by_value(self, value):
+        """Whether something that mentions `__main__` must travel by value to its clones.  Starts it if need be."""
+        with signals.DeferSignals(), self._lock:
+            return self._converse(lambda: self.by_value(value))
+
+    def _converse(self, function, *args):
+        for attempt in range(2):
+            try:
+                self._start()
+                return function(*args)
+            except EOFError:
+                self._stop()  # It was killed: once more.
+                if attempt:
+                    raise OSError("the process that starts the workers has died") from None
+            except CannotPickle:
+                raise
+            except BaseException:
+                self._stop()  # Nobody knows what it would answer next.
+                raise
+
+    def stop(self):
+        """End it.  Zygotes that were made go on; the next one takes a new nursery."""
+        with signals.DeferSignals(), self._lock:
+            self._stop()
+
+    def forget(self):
+        """In the child of a fork: it is the parent's."""
+        self._lock = threading.Lock()
+        self.pid = None
+        self._stop()
+
+    def _stop(self):
+        self._key = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self.pid is not None:
+            pid, self.pid = self.pid, None
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)  # it has nothing to tidy up
+            with contextlib.suppress(OSError):
+                os.waitpid(pid, 0)  # it ends without a kill too, as its connection has
+
+    def _start(self):
+        from multiprocessing import spawn
+
+        main = sys.modules.get("__main__")
+        key = (main, getattr(main, "__file__", None), process_state.current_rights())
+        if self._key == key and not self._connection.poll(0):  # it says nothing of its own: that would be its end
+            return
+        self._stop()
+        self._connection, theirs = connection.Pipe()
+        self.state = process_state.ProcessState()
+        tracker = zygote.running_tracker_fd()
+        with theirs:
+            # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
+            start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()})"
+            code = f"import sys; sys.path[:] = {sys.path!r}; {start}"
+            command = [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", code]
+            fds = [theirs.fileno(), *([] if tracker is None else [tracker])]
+            self.pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
+        # While that interpreter begins.
+        preparation = spawn.get_preparation_data("pyconc-nursery")
+        preparation["authkey"] = bytes(preparation["authkey"])  # the class refuses to be pickled to who knows where
+        if main_module.is_guarded():
+            sys.modules["__mp_main__"] = main  # so what comes from there calls it
+        else:
+            for name in ("init_main_from_name", "init_main_from_path"):
+                preparation.pop(name, None)
+        filters = process_state.pack({"filters": list(warnings.filters)})
+        self._send((os.getpid(), preparation, tracker, patching._installed, filters))
+        _, prints, error = self._receive()
+        if error is not None:
+            _base.LOGGER.warning(
+                "worker processes could not run the program's __main__ up to its guard, so its settings do not hold "
+                "there, and what it defines travels by value:%s",
+                error,
+            )
+        self.by_value = main_module.always if prints is None else main_module.MainOfInterpreter(prints)
+        self._key = key
+
+    def _clone(self, fds, setup, limits):
+        try:
+            payload, passed = _pack(setup, self.by_value)
+        except Exception as error:
+            raise CannotPickle from error
+        ours, theirs = connection.Pipe()
+        with theirs:
+            sent = [theirs.fileno(), *fds, *passed]
+            self._send(len(sent))
+            try:
+                _send_fds(self._connection, sent)
+            except OSError:
+                raise EOFError from None
+            pid, error = self._receive()
+        if pid is None:
+            ours.close()
+            raise OSError(*error)
+        pidfd = _receive_fds(self._connection, 1)[0]
+        made = ZygoteOfNursery(pid, pidfd, ours, self.state, self.by_value)
+        try:
+            ours.send((os.getpid(), len(fds), limits))
+            ours.send_bytes(payload)
+        except OSError:
+            pass  # It has ended, which whoever uses it will see.
+        return made
+
+    def _send(self, message):
+        try:
+            self._connection.send(message)
+        except OSError:
+            raise EOFError from None
+
+    def _receive(self):
+        signals.call_interruptibly(connection.wait, [self._connection])
+        try:
+            return self._connection.recv()
+        except OSError:
+            raise EOFError from None
+
+
+class ZygoteOfNursery(zygote.Zygote):
+    """A zygote that is the nursery's child."""
+
+    def __init__(self, pid, pidfd, conn, state, by_value):
+        super().__init__(pid, conn, state, by_value)
+        self._pidfd = pidfd
+        self._closes = util.Finalize(self, os.close, (pidfd,))
+
+    def _kill(self):
+        with contextlib.suppress(OSError):  # it has ended, or will, as its connection has
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def join(self):
+        if self._closes.still_active():
+            connection.wait([self._pidfd])
+            self._closes()
+
+    def forget(self):
+        super().forget()
+        self._closes()
+
+
+the_nursery = Nursery()
+os.register_at_fork(after_in_child=lambda: the_nursery.forget())
+
+
+# ---- the initializer, packed ----
+
+
+class _Passing:
+    """Stands for the process that is being started while the initializer's arguments are pickled: they ask for that."""
+
+    def __init__(self):
+        self.fds = []
+
+    def duplicate_for_child(self, fd):
+        self.fds.append(fd)
+        return len(self.fds) - 1
+
+    @staticmethod
+    def DupFd(index):
+        return _PassedFd(index)
+
+
+_passed = []  # in a zygote: the file descriptors that came with the initializer
+
+
+class _PassedFd:
+    def __init__(self, index):
+        self._index = index
+
+    def detach(self):
+        return _passed[self._index]
+
+
+def _pack(setup, by_value):
+    """Return (pickle, file descriptors) of an initializer and its arguments."""
+    passing = _Passing()
+    context.set_spawning_popen(passing)
+    try:
+        try:
+            packed = pickling._dumps_as_multiprocessing(setup)
+        except Exception as error:
+            passing.fds.clear()
+            packed = pickling.dumps(setup, error)
+        else:
+            if b"__main__" in packed[0] and by_value(setup):
+                passing.fds.clear()
+                packed = pickling.dumps_by_value(setup)
+        return pickle.dumps(packed, pickling.PROTOCOL), passing.fds
+    finally:
+        context.set_spawning_popen(None)
+
+
+# ---- file descriptors, in chunks beside a byte each ----
+
+
+def _send_fds(conn, fds):
+    with _socket_of(conn) as sock:
+        for start in range(0, len(fds), _FDS_MAX):
+            socket.send_fds(sock, [b"f"], fds[start : start + _FDS_MAX])
+
+
+def _receive_fds(conn, count):
+    fds = []
+    with _socket_of(conn) as sock:
+        while len(fds) < count:
+            data, received, _, _ = socket.recv_fds(sock, 1, _FDS_MAX)
+            if not data:
+                raise EOFError
+            fds.extend(received)
+    return fds
+
+
+@contextlib.contextmanager
+def _socket_of(conn):
+    sock = socket.socket(fileno=conn.fileno())
+    try:
+        yield sock
+    finally:
+        sock.detach()
+
+
+# ---- the nursery's own life ----
+
+
+def main(fd):
+    """Prepare, and fork zygotes on request, until the connection or the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    conn = connection.Connection(fd)
+    parent, preparation, tracker, is_installed, filters = conn.recv()
+    if is_installed:
+        patching.install()
+    if tracker is not None:
+        from multiprocessing import resource_tracker
+
+        resource_tracker._resource_tracker._fd = tracker
+    conn.send(("ready", *_prepare(preparation)))
+    process_state.adopt(filters)
+    # Nothing of this interpreter is worth tidying up, and its threads, if the script made some, may not end.
+    try:
+        _serve(conn, parent)
+    finally:
+        os._exit(0)
+
+
+def _prepare(preparation):
+    """Run the script up to its guard, if it may be; return its fingerprints and what went wrong, or None for each."""
+    from multiprocessing import spawn
+
+    script = {name: preparation.pop(name) for name in list(preparation) if name.startswith("init_main")}
+    spawn.prepare(preparation)
+    if not script:
+        return None, None
+    before = sys.modules["__main__"]
+    process.current_process()._inheriting = True
+    try:
+        spawn.prepare(script)
+    except BaseException as error:
+        sys.modules["__main__"] = before
+        sys.modules.pop("__mp_main__", None)
+        return None, pickling._quote(error)
+    finally:
+        del process.current_process()._inheriting
+    if sys.modules["__main__"] is before:
+        return None, None  # of a package's __main__.py, for instance, multiprocessing makes nothing
+    return main_module.fingerprints(), None
+
+
+def _serve(conn, parent):
+    parent_fd = os.pidfd_open(parent)
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    poll.register(parent_fd, select.POLLIN)
+    children = {}  # pidfd: pid
+    while True:
+        for fd, _ in poll.poll():
+            if fd == parent_fd:
+                return
+            if fd in children:
+                poll.unregister(fd)
+                os.waitpid(children.pop(fd), 0)
+                os.close(fd)
+                continue
+            try:
+                fds = _receive_fds(conn, conn.recv())
+            except (EOFError, OSError):
+                return
+            util._flush_std_streams()
+            try:
+                pid = zygote.fork()
+            except OSError as error:
+                conn.send((None, error.args))
+            else:
+                if pid == 0:
+                    for other in (parent_fd, *children):
+                        os.close(other)
+                    conn.close()
+                    _be_zygote(*fds)
+                pidfd = os.pidfd_open(pid)
+                children[pidfd] = pid
+                poll.register(pidfd, select.POLLIN)
+                conn.send((pid, None))
+                _send_fds(conn, [pidfd])
+            for each in fds:
+                os.close(each)
+
+
+def _be_zygote(fd, *fds):
+    try:
+        conn = connection.Connection(fd)
+        parent, count, limits = conn.recv()
+        payload = conn.recv_bytes()
+        _passed[:] = fds[count:]
+        pickling.is_worker = True
+        try:
+            stream, buffers = pickle.loads(payload)
+            setup = pickle.loads(stream, buffers=buffers)
+        except BaseException as error:
+            setup = _raise, (RuntimeError(f"the initializer could not be unpickled: {error!r}"),), None
+        zygote.serve(conn, parent, (list(fds[:count]), setup, limits))
+    except (EOFError, OSError):
+        pass  # the parent has gone, or wants no more
+    finally:
+        os._exit(0)
+
+
+def _raise(error):
+    raise error

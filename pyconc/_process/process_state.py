@@ -1,0 +1,167 @@
+"""What a worker has as the program has it, though it was cloned from a process that was made earlier.
+
+Two kinds.  What a new worker can take over is sent to it: folder, environment, sys.path, filters of warnings, umask,
+limits, affinity, niceness, signal mask, locale.  And the program's rights: user, groups, capabilities, namespaces, root
+folder.  A process whose rights are others than the program's makes no worker: its launcher replaces it.
+
+Affinity, niceness and signal mask are those of the program's main thread.
+"""
+
+import _locale
+import os
+import pickle
+import resource
+import signal
+import sys
+import warnings
+
+_LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
+
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid_for_children", "user", "uts")
+
+# Lines of /proc/self/status.
+_RIGHTS = (
+    "Uid",
+    "Gid",
+    "Groups",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+)
+
+
+class ProcessState:
+    """What the program has now.  Takes some 100 microseconds to learn, a tenth of a fork."""
+
+    def __init__(self):
+        pid = os.getpid()
+        status = _read_status()
+        self.rights = _rights(status)
+        self.cwd = _or_none(os.getcwd)  # it may have been removed
+        self.environ = os.environb._data.copy()  # item by item it would take as long as a quarter of a fork
+        self.path = list(sys.path)
+        self.filters = list(warnings.filters)
+        self.umask = int(status["Umask"], 8) if "Umask" in status else None
+        self.limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
+        self.affinity = _or_none(os.sched_getaffinity, pid)
+        self.nice = _or_none(os.getpriority, os.PRIO_PROCESS, pid)
+        self.mask = int(status["SigBlk"], 16) if "SigBlk" in status else None
+        self.locale = _locale.setlocale(_locale.LC_ALL)
+
+    def changes_since(self, earlier):
+        """Return what a worker is to take over, as a dictionary for adopt()."""
+        changes = {name: value for name, value in vars(self).items() if getattr(earlier, name) != value}
+        changes.pop("rights", None)
+        return changes
+
+
+def pack(changes):
+    """Pickle each change by itself: one that cannot be pickled here, or unpickled there, costs no other."""
+    packed = {}
+    for name, value in changes.items():
+        try:
+            packed[name] = pickle.dumps(value)
+        except Exception:
+            if name == "filters":  # The category of some filter; the others count.
+                packed[name] = pickle.dumps([each for each in value if _is_picklable(each)])
+    return packed
+
+
+def adopt(packed):
+    """In a worker that begins: take over what the program has, as far as it can be had."""
+    for name, data in packed.items():
+        try:
+            _ADOPT[name](pickle.loads(data))
+        except Exception:
+            pass  # A category of warnings that is not known here, a folder that is gone, a right that it has not.
+
+
+def _adopt_environ(environ):
+    for name in set(os.environb) - set(environ):
+        del os.environb[name]
+    os.environb.update(environ)
+
+
+def _adopt_path(path):
+    sys.path[:] = path
+
+
+def set_warnings_filters(filters):
+    warnings.resetwarnings()  # which also makes the module forget what it has looked up
+    warnings.filters[:] = filters
+
+
+def _adopt_limits(limits):
+    for limit, value in limits.items():
+        try:
+            if resource.getrlimit(limit) != value:
+                resource.setrlimit(limit, value)
+        except (OSError, ValueError):
+            pass  # Only a privileged process may raise it.
+
+
+def _adopt_mask(mask):
+    signal.pthread_sigmask(signal.SIG_SETMASK, [number for number in range(1, 65) if mask >> (number - 1) & 1])
+
+
+_ADOPT = {
+    "cwd": lambda cwd: cwd is None or os.chdir(cwd),
+    "environ": _adopt_environ,
+    "path": _adopt_path,
+    "filters": set_warnings_filters,
+    "umask": lambda umask: umask is None or os.umask(umask),
+    "limits": _adopt_limits,
+    "affinity": lambda cpus: cpus is None or os.sched_setaffinity(0, cpus),
+    "nice": lambda nice: nice is None or os.setpriority(os.PRIO_PROCESS, 0, nice),
+    "mask": lambda mask: mask is None or _adopt_mask(mask),
+    "locale": lambda name: _locale.setlocale(_locale.LC_ALL, name),
+}
+
+
+def _is_picklable(value):
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True
+
+
+def _or_none(function, *args):
+    try:
+        return function(*args)
+    except OSError:
+        return None
+
+
+# ---- rights ----
+
+
+def current_rights():
+    """Return the program's rights: something to compare."""
+    return _rights(_read_status())
+
+
+def _read_status():
+    """Return the lines of /proc/self/status by their names; nothing where there is no /proc."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            text = file.read().decode("ascii", "replace")
+    except OSError:
+        return {}
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def _rights(status):
+    rights = {name: status[name].strip() for name in _RIGHTS if name in status}
+    if not rights:
+        rights = {"Uid": os.getresuid(), "Gid": os.getresgid(), "Groups": sorted(os.getgroups())}
+    for name in _NAMESPACES:
+        rights[name] = _or_none(os.readlink, f"/proc/self/ns/{name}")
+    root = _or_none(os.stat, "/")
+    rights["/"] = root and (root.st_dev, root.st_ino)
+    return rights
