@@ -184,16 +184,45 @@ executor_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUS
     return (PyObject *)self;
 }
 
+// Nobody can submit any more, so nobody will read why not.
+static void
+executor_finalize(PyObject *op)
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    if (self->tasks != NULL) {
+        PyObject *exception = PyErr_GetRaisedException();
+        self->tasks->kind->close(self->tasks, PyExc_RuntimeError, Py_None);
+        PyErr_SetRaisedException(exception);
+    }
+}
+
+static int
+executor_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(((ExecutorObject *)op)->tasks);
+    return 0;
+}
+
+static int
+executor_clear(PyObject *op)
+{
+    Py_CLEAR(((ExecutorObject *)op)->tasks);
+    return 0;
+}
+
 static void
 executor_dealloc(PyObject *op)
 {
-    ExecutorObject *self = (ExecutorObject *)op;
     PyTypeObject *type = Py_TYPE(op);
-    if (self->tasks != NULL) {
-        // Nobody can submit any more, so nobody will read why not.
-        self->tasks->kind->close(self->tasks, PyExc_RuntimeError, Py_None);
-        Py_DECREF(self->tasks);
+    if (type->tp_dealloc == executor_dealloc && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return;
     }
+    PyObject_GC_UnTrack(op);
+    if (type->tp_finalize != executor_finalize) {
+        executor_finalize(op);  // a subclass has a __del__ of its own, which may not call ours
+    }
+    executor_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -220,6 +249,9 @@ static PyType_Slot executor_slots[] = {
     {Py_tp_doc, (void *)executor_doc},
     {Py_tp_new, executor_tp_new},
     {Py_tp_dealloc, executor_dealloc},
+    {Py_tp_finalize, executor_finalize},
+    {Py_tp_traverse, executor_traverse},
+    {Py_tp_clear, executor_clear},
     {Py_tp_methods, executor_methods},
     {Py_tp_getset, executor_getset},
     {0, NULL},
@@ -228,6 +260,6 @@ static PyType_Slot executor_slots[] = {
 PyType_Spec executor_spec = {
     .name = "pyconc._core.Executor",
     .basicsize = sizeof(ExecutorObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = executor_slots,
 };

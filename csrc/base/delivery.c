@@ -32,6 +32,16 @@ delivery_new(const destination *to, PyObject *result, PyObject *exception)
     return d;
 }
 
+int
+delivery_traverse(const delivery *d, visitproc visit, void *arg)
+{
+    Py_VISIT(d->to.future);
+    Py_VISIT(d->to.carrier);
+    Py_VISIT(d->result);
+    Py_VISIT(d->exception);
+    return 0;
+}
+
 void
 delivery_free(delivery *d)
 {

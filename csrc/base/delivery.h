@@ -65,6 +65,9 @@ void delivery_init(delivery *d, const destination *to);
 // A call that has ended already: only its outcome is on the way.  Borrows all.
 delivery *delivery_new(const destination *to, PyObject *result, PyObject *exception);
 
+// For the tp_traverse of whoever owns it.
+int delivery_traverse(const delivery *d, visitproc visit, void *arg);
+
 // Frees a delivery, and the task that begins with it: its call is gone.
 void delivery_free(delivery *d);
 

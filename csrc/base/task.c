@@ -56,6 +56,31 @@ task_new_routed(const task_route *route, size_t room, PyObject *callable, const 
     return t;
 }
 
+static Py_ssize_t
+count_args(const task *t)
+{
+    return t->nargs + (t->kwnames == NULL ? 0 : PyTuple_GET_SIZE(t->kwnames));
+}
+
+int
+task_traverse(const task *t, visitproc visit, void *arg)
+{
+    if (t->callable != NULL) {  // else it has let go of its arguments, too
+        Py_VISIT(t->callable);
+        Py_VISIT(t->kwnames);
+        if (t->route != NULL) {
+            int rc = t->route->traverse(t, visit, arg);
+            if (rc != 0) {
+                return rc;
+            }
+        }
+        for (Py_ssize_t i = 1; t->route == NULL && i <= count_args(t); i++) {
+            Py_VISIT(t->args[i]);
+        }
+    }
+    return delivery_traverse(&t->delivery, visit, arg);
+}
+
 // Lets go of the callable and its arguments.
 static void
 drop_call(task *t)
@@ -70,7 +95,7 @@ drop_call(task *t)
         t->route->drop(t);
         return;
     }
-    Py_ssize_t total = t->nargs + (t->kwnames == NULL ? 0 : PyTuple_GET_SIZE(t->kwnames));
+    Py_ssize_t total = count_args(t);
     for (Py_ssize_t i = 1; i <= total; i++) {
         Py_DECREF(t->args[i]);
     }

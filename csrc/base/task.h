@@ -31,6 +31,8 @@ typedef struct task_route {
                 int64_t deadline_ns);
     // Lets go of what the queue keeps in its args; called once, when it ends in whatever way.
     void (*drop)(struct task *t);
+    // Visits what drop() lets go of.
+    int (*traverse)(const struct task *t, visitproc visit, void *arg);
     // Its destination has the outcome, or never will; called once, after drop().
     void (*forget)(struct task *t);
 } task_route;
@@ -51,6 +53,9 @@ task *task_new(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const
 // A task whose call is elsewhere; borrows all.  `callable` only serves to say which task it was.  Its args
 // are `room` bytes of zeros.  While the destination waits for it, it knows the task, to withdraw it.
 task *task_new_routed(const task_route *route, size_t room, PyObject *callable, const destination *to);
+
+// For the tp_traverse of whoever owns it.
+int task_traverse(const task *t, visitproc visit, void *arg);
 
 // Frees a task that nobody will deliver.  Accepts NULL.
 void task_free(task *t);

@@ -646,11 +646,10 @@ bridge_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->loop);
     for (list_node *node = self->finished.first; node != NULL; node = node->next) {
-        delivery *d = (delivery *)node;
-        Py_VISIT(d->to.future);
-        Py_VISIT(d->to.carrier);
-        Py_VISIT(d->result);
-        Py_VISIT(d->exception);
+        int rc = delivery_traverse((delivery *)node, visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
     }
     return 0;
 }

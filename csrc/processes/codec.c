@@ -279,7 +279,13 @@ list_closure(PyObject *function, PyObject *found, int depth)
         bool atomic = value == Py_None || PyBool_Check(value) || PyLong_CheckExact(value)
                       || PyFloat_CheckExact(value) || PyUnicode_CheckExact(value) || PyBytes_CheckExact(value)
                       || PyModule_CheckExact(value) || PyType_Check(value) || PyCFunction_CheckExact(value);
-        constant = PyList_Append(found, value) < 0 ? -1 : atomic;
+        // What may lead back to the executor is not kept alive by it; as long as it lives, its reference is
+        // one.
+        bool refers = PyFunction_Check(value) || PyModule_Check(value) || PyType_Check(value)
+                      || PyCFunction_Check(value);
+        PyObject *kept = refers ? PyWeakref_NewRef(value, NULL) : Py_NewRef(value);
+        constant = kept == NULL || PyList_Append(found, kept) < 0 ? -1 : atomic;
+        Py_XDECREF(kept);
         if (constant == 0 && PyFunction_Check(value)) {
             constant = list_closure(value, found, depth + 1);
         }
@@ -347,9 +353,10 @@ pickle_callable(packer *p, PyObject *callable, pickled *made, PyObject **closure
     return 0;  // The whole call will be pickled, and raise what there is to be raised.
 }
 
-// Gives a callable a number.  Returns its entry in the cache; NULL without an exception: it has none.
+// Gives a callable, and its weak reference, a number.  Returns its entry in the cache; NULL without an
+// exception: it has none.
 static PyObject *
-number_callable(packer *p, PyObject *callable)
+number_callable(packer *p, PyObject *callable, PyObject *reference)
 {
     callable_cache *cache = &p->callables;
     pickled made = {NULL, NULL};
@@ -364,7 +371,7 @@ number_callable(packer *p, PyObject *callable)
     if (keeps && (cache->known != NULL || (cache->known = PyDict_New()) != NULL)) {
         entry = Py_BuildValue("(IOO)", (unsigned)++cache->next_id, made.stream, closure);
     }
-    if (entry != NULL && PyDict_SetItem(cache->known, callable, entry) < 0) {
+    if (entry != NULL && PyDict_SetItem(cache->known, reference, entry) < 0) {
         Py_CLEAR(entry);
     }
     pickled_clear(&made);
@@ -394,14 +401,20 @@ pack_callable(packer *p, PyObject *callable, packed_message *packed)
     if (!may_be_a_name(callable)) {
         return 0;
     }
+    // A callable has only one plain weak reference at a time, and the cache keeps that.
+    PyObject *reference = PyWeakref_NewRef(callable, NULL);
+    if (reference == NULL) {
+        return -1;
+    }
     PyObject *known = p->callables.known;
-    PyObject *entry = known == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(known, callable));
+    PyObject *entry = known == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(known, reference));
     int current = entry != NULL ? is_current(entry, callable) : PyErr_Occurred() ? -1
                                                                                  : 0;
     if (current != 1) {
         Py_XDECREF(entry);
-        entry = current < 0 ? NULL : number_callable(p, callable);
+        entry = current < 0 ? NULL : number_callable(p, callable, reference);
     }
+    Py_DECREF(reference);
     if (entry == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
@@ -653,6 +666,14 @@ packer_ask(packer *p, PyObject *by_value)
     Py_XINCREF(by_value);
     Py_XSETREF(p->by_value, by_value);
     Py_CLEAR(p->callables.known);
+}
+
+int
+packer_traverse(const packer *p, visitproc visit, void *arg)
+{
+    Py_VISIT(p->callables.known);
+    Py_VISIT(p->by_value);
+    return 0;
 }
 
 void

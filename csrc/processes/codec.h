@@ -69,7 +69,8 @@ typedef struct packed_message {
 
 // The pickles of callables, and their numbers.  Owned by an executor's queue.
 typedef struct callable_cache {
-    // dict: callable to (number, pickle, what its closure refers to or None if it goes by name); NULL: empty
+    // dict: weak reference of a callable to (number, pickle, what its closure refers to or None if it goes by
+    // name); NULL: empty.  Weak, as functions lead to the program's globals, and these to the executor.
     PyObject *known;
     uint32_t next_id;
 } callable_cache;
@@ -127,6 +128,7 @@ PyObject *codec_call(const char *function, PyObject *argument, PyObject *other);
 // Has `by_value` decide from now on, or nobody if it is NULL; what was decided before is forgotten.
 void packer_ask(packer *p, PyObject *by_value);
 
+int packer_traverse(const packer *p, visitproc visit, void *arg);
 void packer_clear(packer *p);
 
 #endif

@@ -76,6 +76,15 @@ drop(task *t)
     Py_CLEAR(e->error);
 }
 
+static int
+traverse(const task *t, visitproc visit, void *arg)
+{
+    process_job *e = process_job_of(t);
+    Py_VISIT(e->whole);
+    Py_VISIT(e->error);
+    return 0;
+}
+
 // The child of a fork need not fail it any more.
 static void
 forget(task *t)
@@ -97,6 +106,7 @@ static const task_route process_route = {
     .is_taken = is_taken,
     .help = help,
     .drop = drop,
+    .traverse = traverse,
     .forget = forget,
 };
 
@@ -1111,17 +1121,53 @@ fail:
 
 // Nobody will collect what is on its way.
 static void
-end_all(ProcessQueueObject *self)
+process_queue_finalize(PyObject *op)
 {
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->table.region == NULL || self->head.inherited) {
+        return;  // half made, or the parent's
+    }
+    PyObject *exception = PyErr_GetRaisedException();
     task *t;
+    process_queue_close(&self->head, PyExc_RuntimeError, Py_None);
+    self->is_dead = true;
     if (task_fail_all(self->head.module, job_table_evict(&self->table, true), NULL, NULL) < 0) {
         PyErr_WriteUnraisable(NULL);
     }
-    while ((t = self->in_flight) != NULL) {
+    while (!self->head.inherited && (t = self->in_flight) != NULL) {
         if (task_fail(t, NULL) < 0) {
             PyErr_WriteUnraisable(NULL);
         }
     }
+    PyErr_SetRaisedException(exception);
+}
+
+static int
+process_queue_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->region);
+    Py_VISIT(self->close_error);
+    Py_VISIT(self->close_message);
+    for (task *t = self->in_flight; t != NULL; t = process_job_of(t)->next) {
+        // What a thread is ending is the thread's.
+        int rc = process_job_of(t)->is_in_delivery ? 0 : task_traverse(t, visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return packer_traverse(&self->packs, visit, arg);
+}
+
+// The finalizer has ended the tasks, and more are refused; the reason for that stays.  The region is in no
+// cycle.
+static int
+process_queue_clear(PyObject *op)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    packer_clear(&self->packs);
+    return 0;
 }
 
 static void
@@ -1129,19 +1175,20 @@ process_queue_dealloc(PyObject *op)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     PyTypeObject *type = Py_TYPE(op);
+    if (type->tp_dealloc == process_queue_dealloc && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(op);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
     if (self->table.region != NULL) {
-        if (!self->head.inherited) {
-            end_all(self);
-        }
         job_table_fini(&self->table);
     }
-    packer_clear(&self->packs);
-    Py_XDECREF((PyObject *)self->region);
+    process_queue_clear(op);
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
+    Py_XDECREF((PyObject *)self->region);
     if (self->wakeup_fd >= 0) {
         close(self->wakeup_fd);
     }
@@ -1213,6 +1260,9 @@ static PyType_Slot process_queue_slots[] = {
     {Py_tp_doc, (void *)process_queue_doc},
     {Py_tp_new, process_queue_tp_new},
     {Py_tp_dealloc, process_queue_dealloc},
+    {Py_tp_finalize, process_queue_finalize},
+    {Py_tp_traverse, process_queue_traverse},
+    {Py_tp_clear, process_queue_clear},
     {Py_tp_methods, process_queue_methods},
     {Py_tp_members, process_queue_members},
     {Py_tp_getset, process_queue_getset},
@@ -1222,6 +1272,6 @@ static PyType_Slot process_queue_slots[] = {
 PyType_Spec process_queue_spec = {
     .name = "pyconc._core.ProcessQueue",
     .basicsize = sizeof(ProcessQueueObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = process_queue_slots,
 };

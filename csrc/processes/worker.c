@@ -576,21 +576,43 @@ fail:
     return NULL;
 }
 
+static int
+worker_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->region);
+    for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
+        Py_VISIT(self->callables[slot].callable);
+    }
+    return packer_traverse(&self->packs, visit, arg);
+}
+
+static int
+worker_clear(PyObject *op)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    packer_clear(&self->packs);
+    for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
+        self->callables[slot].id = 0;
+        Py_CLEAR(self->callables[slot].callable);
+    }
+    return 0;
+}
+
 static void
 worker_dealloc(PyObject *op)
 {
     WorkerObject *self = (WorkerObject *)op;
     PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
     for (uint32_t i = 0; self->doorbells != NULL && i < self->ring.worker_count; i++) {
         close(self->doorbells[i]);
     }
     PyMem_Free(self->doorbells);
     job_ring_fini(&self->ring);
-    packer_clear(&self->packs);
+    worker_clear(op);
     Py_XDECREF((PyObject *)self->region);
-    for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
-        Py_XDECREF(self->callables[slot].callable);
-    }
     PyMem_Free(self->callables);
     close(self->wakeup_fd);
     type->tp_free(op);
@@ -617,6 +639,8 @@ static PyType_Slot worker_slots[] = {
     {Py_tp_doc, (void *)worker_doc},
     {Py_tp_new, worker_tp_new},
     {Py_tp_dealloc, worker_dealloc},
+    {Py_tp_traverse, worker_traverse},
+    {Py_tp_clear, worker_clear},
     {Py_tp_methods, worker_methods},
     {0, NULL},
 };
@@ -624,6 +648,6 @@ static PyType_Slot worker_slots[] = {
 PyType_Spec worker_spec = {
     .name = "pyconc._core.Worker",
     .basicsize = sizeof(WorkerObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = worker_slots,
 };

@@ -508,21 +508,65 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
+// No worker is left, for each holds a reference; nobody will run what is queued.
+static void
+thread_queue_finalize(PyObject *op)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    PyObject *exception = PyErr_GetRaisedException();
+    thread_queue_close(&self->head, PyExc_RuntimeError, Py_None);
+    if (thread_queue_fail_queued(&self->head, NULL, NULL) < 0) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    PyErr_SetRaisedException(exception);
+}
+
+static int
+thread_queue_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->close_error);
+    Py_VISIT(self->close_message);
+    for (list_node *node = self->queue.nodes.first; node != NULL; node = node->next) {
+        int rc = task_traverse((task *)node, visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+// The finalizer has ended the tasks, and more are refused; the reason for that stays.
+static int
+thread_queue_clear(PyObject *op)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    list_node *node = workq_take_all(&self->queue);
+    while (node != NULL) {
+        task *t = (task *)node;
+        node = node->next;
+        task_free(t);
+    }
+    return 0;
+}
+
 static void
 thread_queue_dealloc(PyObject *op)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
     PyTypeObject *type = Py_TYPE(op);
+    if (type->tp_dealloc == thread_queue_dealloc && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(op);
     if (self->weakrefs != NULL) {
         PyObject_ClearWeakRefs(op);
     }
-    // No worker is left, for each holds a reference; nobody will run what is queued.
-    if (thread_queue_fail_queued(&self->head, NULL, NULL) < 0) {
-        PyErr_WriteUnraisable(NULL);
-    }
-    workq_fini(&self->queue);
+    thread_queue_clear(op);
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
+    workq_fini(&self->queue);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -558,6 +602,9 @@ static PyType_Slot thread_queue_slots[] = {
     {Py_tp_doc, (void *)thread_queue_doc},
     {Py_tp_new, thread_queue_tp_new},
     {Py_tp_dealloc, thread_queue_dealloc},
+    {Py_tp_finalize, thread_queue_finalize},
+    {Py_tp_traverse, thread_queue_traverse},
+    {Py_tp_clear, thread_queue_clear},
     {Py_tp_methods, thread_queue_methods},
     {Py_tp_members, thread_queue_members},
     {0, NULL},
@@ -566,6 +613,6 @@ static PyType_Slot thread_queue_slots[] = {
 PyType_Spec thread_queue_spec = {
     .name = "pyconc._core.ThreadQueue",
     .basicsize = sizeof(ThreadQueueObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
     .slots = thread_queue_slots,
 };

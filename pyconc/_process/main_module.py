@@ -10,6 +10,7 @@ twice; what it defines travels to such workers by value.
 """
 
 import sys
+import weakref
 from types import FunctionType
 
 
@@ -34,7 +35,8 @@ class MainOfFork:
     """Whether something that mentions `__main__` must travel by value to the clones of a process forked just now."""
 
     def __init__(self):
-        self._then = definitions()
+        # Weak, as functions lead to the program's globals, and these to the executor.
+        self._then = {name: weakref.ref(value) for name, value in definitions().items()}
 
     def __call__(self, value):
         now = definitions()
@@ -44,7 +46,8 @@ class MainOfFork:
         return not all(self._has(name, found) for name, found in now.items())
 
     def _has(self, name, value):
-        return self._then.get(name) is value
+        then = self._then.get(name)
+        return then is not None and then() is value
 
 
 class MainOfInterpreter(MainOfFork):
