@@ -81,15 +81,12 @@ fail:
     return NULL;
 }
 
-PyDoc_STRVAR(submit_doc,
-"submit($self, fn, /, *args, **kwargs)\n--\n\n"
-"Have a worker call fn(*args, **kwargs); return the Future of that call.\n\n"
-"Any thread may submit, a signal handler too. Raises RuntimeError after shutdown() and\n"
-"BrokenExecutor when the executor is broken. Called by an asyncio loop's run_in_executor, it\n"
-"returns a future of that loop.");
+PyDoc_STRVAR(submit_here_doc,
+"_submit($self, fn, /, *args, **kwargs)\n--\n\n"
+"Do what submit() does, also where somebody has replaced the standard class's submit().");
 
 static PyObject *
-executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = (ExecutorObject *)op;
     destination to;
@@ -106,6 +103,30 @@ executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
         rc = future_destination(self->module, &to);
     }
     return rc < 0 ? NULL : submit_call(self, args, nargs, kwnames, &to);
+}
+
+PyDoc_STRVAR(submit_doc,
+"submit($self, fn, /, *args, **kwargs)\n--\n\n"
+"Have a worker call fn(*args, **kwargs); return the Future of that call.\n\n"
+"Any thread may submit, a signal handler too. Raises RuntimeError after shutdown() and\n"
+"BrokenExecutor when the executor is broken. Called by an asyncio loop's run_in_executor, it\n"
+"returns a future of that loop.");
+
+static PyObject *
+executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    if (self->tasks != NULL) {
+        bool routed = self->tasks->kind->routed;
+        standard_class *standard =
+            routed ? &self->module->standard_processes : &self->module->standard_threads;
+        PyObject *result;
+        if (standard_is_replaced(standard) && PyObject_TypeCheck(op, standard->type)
+            && standard_call(standard, false, "submit", op, args, nargs, kwnames, &result)) {
+            return result;
+        }
+    }
+    return executor_submit_here(op, args, nargs, kwnames);
 }
 
 PyDoc_STRVAR(run_in_loop_doc,
@@ -230,6 +251,8 @@ executor_dealloc(PyObject *op)
 static PyMethodDef executor_methods[] = {
     {"submit", (PyCFunction)(void (*)(void))executor_submit, METH_FASTCALL | METH_KEYWORDS,
      submit_doc},
+    {"_submit", (PyCFunction)(void (*)(void))executor_submit_here, METH_FASTCALL | METH_KEYWORDS,
+     submit_here_doc},
     {"_run_in_loop", (PyCFunction)(void (*)(void))executor_run_in_loop, METH_FASTCALL | METH_KEYWORDS,
      run_in_loop_doc},
     {NULL, NULL, 0, NULL},

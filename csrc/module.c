@@ -62,8 +62,35 @@ core_plain_loads(PyObject *Py_UNUSED(module), PyObject *bytes)
     return scalars_read((unsigned char *)PyBytes_AS_STRING(bytes), (size_t)PyBytes_GET_SIZE(bytes));
 }
 
+PyDoc_STRVAR(watch_standard_doc,
+"watch_standard(which, cls, originals, /)\n--\n\n"
+"Call what a standard class has for a method, where that is not the original one, instead of ours.\n\n"
+"which: future, threads, processes or lock. originals: a dict of the methods, by name.");
+
+static PyObject *
+core_watch_standard(PyObject *module, PyObject *args)
+{
+    module_state *state = state_of(module);
+    const char *which;
+    PyObject *type, *originals;
+    if (!PyArg_ParseTuple(args, "sO!O!:watch_standard", &which, &PyType_Type, &type, &PyDict_Type,
+                          &originals)) {
+        return NULL;
+    }
+#define WATCH(name)                                                                             \
+    if (strcmp(which, #name) == 0) {                                                            \
+        standard_class_watch(&state->standard_##name, (PyTypeObject *)type, originals);         \
+        Py_RETURN_NONE;                                                                         \
+    }
+    MODULE_STANDARD_CLASSES(WATCH)
+#undef WATCH
+    PyErr_Format(PyExc_ValueError, "there is no standard class %s", which);
+    return NULL;
+}
+
 static PyMethodDef core_methods[] = {
     {"after_fork", core_after_fork, METH_NOARGS, after_fork_doc},
+    {"watch_standard", core_watch_standard, METH_VARARGS, watch_standard_doc},
     {"scalars_dumps", core_plain_dumps, METH_O, scalars_dumps_doc},
     {"scalars_loads", core_plain_loads, METH_O, scalars_loads_doc},
     {NULL, NULL, 0, NULL},
@@ -193,6 +220,11 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
 #define VISIT(name) Py_VISIT(state->name);
     MODULE_OBJECTS(VISIT)
 #undef VISIT
+#define VISIT(name)                        \
+    Py_VISIT(state->standard_##name.type); \
+    Py_VISIT(state->standard_##name.originals);
+    MODULE_STANDARD_CLASSES(VISIT)
+#undef VISIT
     return 0;  // strings are in no cycle
 }
 
@@ -205,6 +237,11 @@ core_clear(PyObject *module)
 #undef CLEAR
 #define CLEAR(name) Py_CLEAR(state->name);
     MODULE_OBJECTS(CLEAR)
+#undef CLEAR
+#define CLEAR(name)                        \
+    Py_CLEAR(state->standard_##name.type); \
+    Py_CLEAR(state->standard_##name.originals);
+    MODULE_STANDARD_CLASSES(CLEAR)
 #undef CLEAR
 #define CLEAR(name) Py_CLEAR(state->str_##name);
     MODULE_STRINGS(CLEAR)

@@ -1,17 +1,27 @@
-"""install() gives pyconc's executors to programs that ask for the standard ones."""
+"""What ties pyconc's classes to the standard ones.
+
+install() gives pyconc's executors to programs that ask for the standard ones; and what others patch on the standard
+classes is called by pyconc's.
+"""
 
 from __future__ import annotations
 
+import _thread
 import concurrent.futures
 import sys
 import threading
 import types
 from abc import ABCMeta
+from collections import Counter
+from concurrent.futures import _base
 from importlib import import_module
-from types import CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType
+
+from pyconc import _core
 
 TYPE_CHECKING = False  # typing takes longer to import than this package
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 __all__ = ["install", "uninstall"]
@@ -19,6 +29,81 @@ __all__ = ["install", "uninstall"]
 _lock = threading.Lock()  # Held while the fields below and the names in concurrent.futures change together.
 _installed = False  # Read without the lock.
 _standard_getattr: Any = None  # what concurrent.futures has for a __getattr__; nothing since 3.15
+
+# --- Threads that are none --------------------------------------------------------------------------------------------
+
+
+def threads_are_greenlets() -> bool:
+    """Whether the threading module has been made to start greenlets, as gevent and eventlet do it, now or earlier.
+
+    A worker in C would stop them all, so the standard classes are made then, which are built on that module.
+    """
+    return type(threading.get_ident) is not BuiltinFunctionType
+
+
+def make_standard(cls: type, args: Any, kwargs: Any) -> Any:
+    """Makes an executor of the standard class for which one of pyconc's stands, where threads are greenlets."""
+    for substitution in _SUBSTITUTIONS:
+        if cls is substitution.ours:
+            executor = object.__new__(substitution.load_standard())
+            executor.__init__(*args, **kwargs)  # type: ignore[misc]
+            return executor
+    raise RuntimeError(
+        f"threading was monkey-patched after {cls.__name__} was defined: patch first, or derive from the standard class"
+    )
+
+
+# --- Patches on the standard classes ----------------------------------------------------------------------------------
+
+
+def find_originals(cls: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Finds what a standard class had for these methods, though somebody may have replaced them already.
+
+    An original is known by the file that it was compiled from, and is looked for behind what wraps it; where there is
+    none to be found, None stands for it.
+    """
+    files = Counter(
+        function.__code__.co_filename
+        for holder in (vars(sys.modules[cls.__module__]), vars(cls))
+        for function in list(holder.values())
+        if isinstance(function, FunctionType) and function.__module__ == cls.__module__
+    )
+    file = files.most_common(1)[0][0]
+    originals = {}
+    for name in names:
+        found = vars(cls).get(name)
+        while found is not None and not (isinstance(found, FunctionType) and found.__code__.co_filename == file):
+            found = getattr(found, "__wrapped__", None)
+        originals[name] = found
+    return originals
+
+
+def watch_standard(which: str, cls: Any, names: Iterable[str]) -> None:
+    """Has ours call what a standard class has for these methods, where somebody has replaced the original one."""
+    _core.watch_standard(which, cls, find_originals(cls, names))
+
+
+_core.watch_standard(
+    "lock", type(threading.Lock()), {"acquire": None if threads_are_greenlets() else _thread.LockType.acquire}
+)
+watch_standard(
+    "future",
+    _base.Future,
+    (
+        "add_done_callback",
+        "cancel",
+        "cancelled",
+        "done",
+        "exception",
+        "result",
+        "running",
+        "set_exception",
+        "set_result",
+        "set_running_or_notify_cancel",
+    ),
+)
+
+# --- install() --------------------------------------------------------------------------------------------------------
 
 _ABSENT = object()
 _LazyImport: Any = getattr(types, "LazyImportType", ())  # what stands, since 3.15, for what nobody has asked for
@@ -60,7 +145,7 @@ class _Substitution:
         def make(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
             # The interpreter calls the __init__ of whatever this returns, so pyconc's executor is initialised once, by
             # its own.  Subclasses of the standard class get what they would have got without this.
-            if cls is standard and _installed:
+            if cls is standard and _installed and not threads_are_greenlets():
                 ours = self.load()
                 return ours.__new__(ours, *args, **kwargs)
             inherited = super(standard, cls).__new__
@@ -156,10 +241,12 @@ class ExecutorType(ABCMeta):
     """
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **kwargs: Any) -> Any:
-        for substitution in _SUBSTITUTIONS if mcls is ExecutorType and _installed else ():
-            if substitution.ours in bases and _mentions(namespace, substitution.internals):
+        greenlets = threads_are_greenlets()
+        for substitution in _SUBSTITUTIONS if mcls is ExecutorType and (_installed or greenlets) else ():
+            if substitution.ours in bases and (greenlets or _mentions(namespace, substitution.internals)):
                 # Nothing that a program does with the standard class may fail because of install().
-                bases = tuple(substitution.standard if base is substitution.ours else base for base in bases)
+                standard = substitution.load_standard()
+                bases = tuple(standard if base is substitution.ours else base for base in bases)
                 return type(name, bases, namespace, **kwargs)
         return super().__new__(mcls, name, bases, namespace, **kwargs)
 
@@ -174,7 +261,9 @@ class ExecutorType(ABCMeta):
 
 def _standard_of(cls: type) -> Any:
     """The standard class that a class of pyconc's stands in for at the moment, or None."""
-    return next((s.standard for s in _SUBSTITUTIONS if cls is s.ours), None) if _installed else None
+    if not _installed and not threads_are_greenlets():
+        return None
+    return next((s.load_standard() for s in _SUBSTITUTIONS if cls is s.ours), None)
 
 
 def _mentions(namespace: dict[str, Any], internals: set[str]) -> bool:

@@ -15,8 +15,9 @@ from pyconc import _core
 from pyconc._async_with import AsyncWith
 from pyconc._process import chunks
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
+from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
-from pyconc.patching import ExecutorType
+from pyconc.patching import ExecutorType, make_standard, threads_are_greenlets, watch_standard
 
 __all__ = ["ProcessPoolExecutor", "TaskUnpicklable", "WorkerDied"]
 
@@ -205,7 +206,12 @@ class ProcessExecutor(AsyncWith):
         self._supervisor.kill(operation)
 
 
-class ProcessPoolExecutor(_core.Executor, ProcessExecutor, process.ProcessPoolExecutor, metaclass=ExecutorType):
+watch_standard("processes", process.ProcessPoolExecutor, ["submit"])
+
+
+class ProcessPoolExecutor(
+    _core.Executor, ProcessExecutor, StandardSubmit, process.ProcessPoolExecutor, metaclass=ExecutorType
+):
     """A concurrent.futures.ProcessPoolExecutor whose tasks and data travel through shared memory.
 
     max_workers: the most processes to run at once; default: the CPUs this process may use (affinity, cgroup quota).
@@ -226,6 +232,9 @@ class ProcessPoolExecutor(_core.Executor, ProcessExecutor, process.ProcessPoolEx
     first, unless the program was ended by KeyboardInterrupt. After os.fork() the child finds the executor empty and
     usable; futures that were pending are finished with BrokenProcessPool there.
     """
+
+    def __new__(cls, *args, **kwargs):
+        return make_standard(cls, args, kwargs) if threads_are_greenlets() else super().__new__(cls)
 
     def __init__(
         self,
@@ -264,6 +273,8 @@ class ProcessPoolExecutor(_core.Executor, ProcessExecutor, process.ProcessPoolEx
         setup = (initializer, initargs, None)
         limits = (max_tasks_per_child, None)
         self._begin("ProcessPoolExecutor", math.ceil(max_workers), mp_context, setup, limits, on_worker_death)
+
+    __new__.__wrapped__ = __init__  # for inspect.signature()
 
     def map(self, fn, *iterables, timeout=None, chunksize=None, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.

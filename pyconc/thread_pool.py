@@ -13,7 +13,7 @@ from itertools import islice
 
 from pyconc import _core
 from pyconc._async_with import AsyncWith
-from pyconc.patching import ExecutorType
+from pyconc.patching import ExecutorType, find_originals, make_standard, threads_are_greenlets, watch_standard
 
 # Since Python 3.14 workers have contexts, which run the work items.
 _CONTEXTS = sys.version_info >= (3, 14)
@@ -81,15 +81,13 @@ class _WorkQueue(_core.ThreadQueue):
     def get(self, block=True, timeout=None):
         """Take the next task out of the queue, as the work item of this Python version.
 
-        Its future is the caller's affair from then on. Raise queue.Empty if there is none and block is false; else
-        wait for one, and return None when there never will be, because the executor is shut down.
+        Its future is the caller's affair from then on. Without block, raise queue.Empty if there is none; with it, wait
+        for one, at most `timeout` seconds, and return None when there never will be, because the executor is shut down.
         """
-        if block and timeout is not None:
-            raise NotImplementedError("the queue of pyconc's executor can be waited for without a timeout only")
-        taken = self.take(bool(block))
+        taken = self.take(bool(block), timeout)
+        if taken is False:
+            return None
         if taken is None:
-            if block:
-                return None
             raise _empty_error()
         future, fn, args, kwargs = taken
         if type(fn) is _RunItem:
@@ -109,6 +107,8 @@ class _WorkQueue(_core.ThreadQueue):
         given back, as the threading module may keep a thread that it was about to start; a thread that runs all the
         same registers itself.
         """
+        if threads_are_greenlets():
+            raise RuntimeError("threading was monkey-patched after this executor was made, and starts no threads")
         # By its target a thread is known to be a pool's.
         worker = threading.Thread(name=name, target=thread._worker, args=seat.arguments())
         worker._started.__class__ = _Started
@@ -273,6 +273,12 @@ def _after_fork_in_child():
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+watch_standard("threads", thread.ThreadPoolExecutor, ["submit"])
+# Methods of ours that are in Python look themselves.
+_standard_map = find_originals(_base.Executor, ["map"])["map"]
+_standard_shutdown = find_originals(thread.ThreadPoolExecutor, ["shutdown"])["shutdown"]
+
+
 def _as_limit(max_workers):
     return max(0, min(math.ceil(max_workers), 2**31))
 
@@ -293,6 +299,9 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     futures that were pending are finished with BrokenThreadPool there, without calling their callbacks.
     """
 
+    def __new__(cls, *args, **kwargs):
+        return make_standard(cls, args, kwargs) if threads_are_greenlets() else super().__new__(cls)
+
     _made = False  # while the standard class's __init__ runs, which sets what we have already, or have otherwise
 
     def __init__(self, max_workers=None, thread_name_prefix="", initializer=None, initargs=()):
@@ -309,6 +318,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self))
         self._made = True
+
+    __new__.__wrapped__ = __init__  # for inspect.signature()
 
     # What others read and write, and what becomes of it:
 
@@ -404,6 +415,9 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         timeout: seconds from this call until the last result; TimeoutError after that. chunksize is ignored: it matters
         to processes only. Closing the iterator, or an exception from it, cancels the tasks that have not started.
         """
+        if thread.ThreadPoolExecutor.map is not _standard_map:
+            more = {} if buffersize is None else {"buffersize": buffersize}
+            return super(AsyncWith, self).map(fn, *iterables, timeout=timeout, chunksize=chunksize, **more)
         if buffersize is not None and not isinstance(buffersize, int):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
@@ -420,6 +434,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         of starting a thread, the submit() waits instead. cancel_futures: cancel what has not started. May be called
         several times, from any thread, and from a signal handler.
         """
+        if thread.ThreadPoolExecutor.shutdown is not _standard_shutdown:
+            return super(AsyncWith, self).shutdown(wait=wait, cancel_futures=cancel_futures)
         tasks = self._tasks
         with tasks.lock:
             self._shutdown = True  # which closes the queue

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
 
 from pyconc import _core
+from pyconc.patching import threads_are_greenlets
 
 _REPORTABLE = (_base.CANCELLED_AND_NOTIFIED, _base.FINISHED)
 
@@ -32,6 +33,8 @@ def wait(fs, timeout=None, return_when=ALL_COMPLETED):
     fs: futures of any executors; duplicates count once. timeout: seconds, or None for no limit. return_when:
     FIRST_COMPLETED, FIRST_EXCEPTION (else all), or ALL_COMPLETED. Any thread may call it.
     """
+    if threads_are_greenlets():
+        return _base.wait(fs, timeout, return_when)
     futures = set(fs)
     waiter = _core.Waiter()
     try:
@@ -52,6 +55,9 @@ def as_completed(fs, timeout=None):
     fs: futures of any executors; duplicates count once. timeout: seconds from the first next() until the last future;
     TimeoutError after that. The iterator keeps no reference to a future that it has yielded.
     """
+    if threads_are_greenlets():
+        yield from _base.as_completed(fs, timeout)
+        return
     deadline = None if timeout is None else time.monotonic() + timeout
     pending = set(fs)
     total = len(pending)

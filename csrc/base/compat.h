@@ -3,6 +3,7 @@
 #define PYCONC_COMPAT_H
 
 #include <Python.h>
+#include <stdbool.h>
 #include <structmember.h>
 
 // The start of a C struct that derives from a class written in Python without __slots__: the
@@ -105,6 +106,18 @@ PyErr_SetRaisedException(PyObject *exception)
 #if PY_VERSION_HEX < 0x030B0000
 #define PyType_GetModuleByDef _PyType_GetModuleByDef
 #endif
+
+// A number that changes whenever an attribute of the type, or of a base, does; 0 while it has none.
+static inline unsigned int
+type_version(PyTypeObject *type)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG)) {
+        return 0;
+    }
+#endif
+    return type->tp_version_tag;
+}
 
 // The value of the calling frame's local variable; a new reference.  NULL with an exception set if
 // it has none of that name.

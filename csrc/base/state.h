@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "core/park.h"
 #include "gil.h"
+#include "standard.h"
 
 // clang-format off: lists, laid out by hand.
 
@@ -46,6 +47,13 @@
     X(get_running_loop)                                                                          \
     X(loop_future_type)         /* see loop_future.c */                                          \
     X(adopt_loop) /* called with each loop that gets a bridge */
+
+// What of the standard library may be patched.
+#define MODULE_STANDARD_CLASSES(X)                                                                \
+    X(future)    /* concurrent.futures.Future */                                                  \
+    X(threads)   /* concurrent.futures.ThreadPoolExecutor */                                      \
+    X(processes) /* concurrent.futures.ProcessPoolExecutor; not watched until that is imported */ \
+    X(lock)      /* the type of threading.Lock(): detectors of blocking calls patch its acquire() */
 
 // Names of attributes, interned.
 #define MODULE_STRINGS(X)                                                                \
@@ -91,6 +99,9 @@ typedef struct module_state {
     MODULE_STRINGS(DECLARE)
 #undef DECLARE
     PyObject *state_names[5];
+#define DECLARE(name) standard_class standard_##name;
+    MODULE_STANDARD_CLASSES(DECLARE)
+#undef DECLARE
 
     const callback_hooks *callbacks;  // set once
 

@@ -390,10 +390,20 @@ future_abandon(FutureObject *self, PyObject *exception)
 
 // ---- as a destination ----
 
+static bool call_standard(FutureObject *self, const char *name, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames, PyObject **result);
+
 static int
 destination_start(const destination *to)
 {
-    return future_start(as_future(to->future));
+    FutureObject *self = as_future(to->future);
+    PyObject *result;
+    if (!call_standard(self, "set_running_or_notify_cancel", NULL, 0, NULL, &result)) {
+        return future_start(self);
+    }
+    int run = result == NULL ? -1 : PyObject_IsTrue(result);
+    Py_XDECREF(result);
+    return run;
 }
 
 static int
@@ -401,6 +411,14 @@ destination_finish(delivery *d)
 {
     PyObject *result = d->result, *exception = d->exception;
     d->result = d->exception = NULL;
+    PyObject *outcome = result != NULL ? result : exception;
+    PyObject *returned;
+    const char *setter = result != NULL ? "set_result" : "set_exception";
+    if (call_standard(as_future(d->to.future), setter, &outcome, 1, NULL, &returned)) {
+        Py_DECREF(outcome);
+        Py_XDECREF(returned);
+        return returned == NULL ? -1 : 0;
+    }
     return future_finish(as_future(d->to.future), result, exception);
 }
 
@@ -532,6 +550,29 @@ wait_until_finished(FutureObject *self, PyObject *timeout)
     return 0;
 }
 
+// True: the standard class's method of this name is not the original one, and was called.
+static bool
+call_standard(FutureObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, PyObject **result)
+{
+    standard_class *standard = &self->module->standard_future;
+    return standard_is_replaced(standard)
+           && standard_call(standard, false, name, (PyObject *)self, args, nargs, kwnames, result);
+}
+
+// The same for a method that waits: where somebody watches locks, the standard class's waits with one.
+static bool
+call_standard_wait(FutureObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
+                   PyObject *kwnames, PyObject **result)
+{
+    if (!future_is_done(self) && standard_is_replaced(&self->module->standard_lock)
+        && self->module->standard_future.type != NULL) {
+        return standard_call(&self->module->standard_future, true, name, (PyObject *)self, args, nargs,
+                             kwnames, result);
+    }
+    return call_standard(self, name, args, nargs, kwnames, result);
+}
+
 // Parses the one argument of a method, given by position or by name; borrowed.  If it has no
 // default, leaving it out is an error.
 static PyObject *
@@ -565,6 +606,10 @@ static PyObject *
 future_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     FutureObject *self = as_future(op);
+    PyObject *standard_result;
+    if (call_standard_wait(self, "result", args, nargs, kwnames, &standard_result)) {
+        return standard_result;
+    }
     PyObject *timeout = parse_argument("result", "timeout", Py_None, args, nargs, kwnames);
     if (timeout == NULL || wait_until_finished(self, timeout) < 0) {
         return NULL;
@@ -595,6 +640,10 @@ static PyObject *
 future_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     FutureObject *self = as_future(op);
+    PyObject *standard_result;
+    if (call_standard_wait(self, "exception", args, nargs, kwnames, &standard_result)) {
+        return standard_result;
+    }
     PyObject *timeout = parse_argument("exception", "timeout", Py_None, args, nargs, kwnames);
     if (timeout == NULL || wait_until_finished(self, timeout) < 0) {
         return NULL;
@@ -620,6 +669,10 @@ PyDoc_STRVAR(cancel_doc,
 static PyObject *
 future_cancel_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *standard_result;
+    if (call_standard(as_future(op), "cancel", NULL, 0, NULL, &standard_result)) {
+        return standard_result;
+    }
     int cancelled = future_cancel(as_future(op));
     return cancelled < 0 || look_now(as_future(op)) < 0 ? NULL : PyBool_FromLong(cancelled);
 }
@@ -632,6 +685,10 @@ static PyObject *
 future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     FutureObject *self = as_future(op);
+    PyObject *standard_result;
+    if (call_standard(self, "cancelled", NULL, 0, NULL, &standard_result)) {
+        return standard_result;
+    }
     return PyBool_FromLong(future_is_done(self) && self->state != FUTURE_FINISHED);
 }
 
@@ -642,6 +699,10 @@ PyDoc_STRVAR(running_doc,
 static PyObject *
 future_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *standard_result;
+    if (call_standard(as_future(op), "running", NULL, 0, NULL, &standard_result)) {
+        return standard_result;
+    }
     if (look_whether_taken(as_future(op)) < 0) {
         return NULL;
     }
@@ -655,6 +716,10 @@ PyDoc_STRVAR(done_doc,
 static PyObject *
 future_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *standard_result;
+    if (call_standard(as_future(op), "done", NULL, 0, NULL, &standard_result)) {
+        return standard_result;
+    }
     return PyBool_FromLong(future_is_done(as_future(op)));
 }
 
@@ -669,6 +734,10 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
 {
     FutureObject *self = as_future(op);
     PyObject *condition;
+    PyObject *standard_result;
+    if (call_standard(self, "add_done_callback", args, nargs, kwnames, &standard_result)) {
+        return standard_result;
+    }
     PyObject *callback = parse_argument("add_done_callback", "fn", NULL, args, nargs, kwnames);
     // The list first: making it may run the collector, and that other threads.
     if (callback == NULL || prepare_list(self, &self->callbacks) < 0
@@ -703,6 +772,10 @@ PyDoc_STRVAR(set_running_doc,
 static PyObject *
 future_set_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *standard_result;
+    if (call_standard(as_future(op), "set_running_or_notify_cancel", NULL, 0, NULL, &standard_result)) {
+        return standard_result;
+    }
     int run = future_start(as_future(op));
     return run < 0 ? NULL : PyBool_FromLong(run);
 }
@@ -715,6 +788,10 @@ PyDoc_STRVAR(set_result_doc,
 static PyObject *
 future_set_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    PyObject *standard_result;
+    if (call_standard(as_future(op), "set_result", args, nargs, kwnames, &standard_result)) {
+        return standard_result;
+    }
     PyObject *result = parse_argument("set_result", "result", NULL, args, nargs, kwnames);
     if (result == NULL || future_finish(as_future(op), Py_NewRef(result), NULL) < 0
         || look_now(as_future(op)) < 0) {
@@ -731,6 +808,10 @@ PyDoc_STRVAR(set_exception_doc,
 static PyObject *
 future_set_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    PyObject *standard_result;
+    if (call_standard(as_future(op), "set_exception", args, nargs, kwnames, &standard_result)) {
+        return standard_result;
+    }
     PyObject *exception = parse_argument("set_exception", "exception", NULL, args, nargs, kwnames);
     if (exception == NULL || future_finish(as_future(op), NULL, Py_NewRef(exception)) < 0
         || look_now(as_future(op)) < 0) {

@@ -392,27 +392,34 @@ done:
 }
 
 PyDoc_STRVAR(take_doc,
-"take($self, block, /)\n--\n\n"
-"Take the next task out of the queue: return (destination, fn, args, kwargs), or None if there is none;\n"
-"with block, only if there never will be one, because the queue is closed.\n\n"
+"take($self, block, timeout=None, /)\n--\n\n"
+"Take the next task out of the queue: return (destination, fn, args, kwargs), or None if there is\n"
+"none. With block, wait for one, for so many seconds; and return False if there never will be one,\n"
+"because the queue is closed.\n\n"
 "The destination is a Future or an asyncio future, and whoever takes the task completes it.");
 
 static PyObject *
-thread_queue_take(PyObject *op, PyObject *block)
+thread_queue_take(PyObject *op, PyObject *args)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
     workq_worker visitor = WORKQ_WORKER_INIT;
     list_node *node;
     int rc = WORKQ_OK;
+    int block;
+    int64_t deadline_ns;
+    PyObject *timeout = Py_None;
+    if (!PyArg_ParseTuple(args, "p|O:take", &block, &timeout) || module_deadline(timeout, &deadline_ns) < 0) {
+        return NULL;
+    }
     workq_join(&self->queue);
-    while ((node = workq_pop(&self->queue, &visitor)) == NULL && block == Py_True && rc == WORKQ_OK) {
+    while ((node = workq_pop(&self->queue, &visitor)) == NULL && block && rc == WORKQ_OK) {
         PyThreadState *thread = gil_release(&self->head.module->gil);
-        rc = workq_wait(&self->queue, &visitor, FUTEX_NO_DEADLINE);
+        rc = workq_wait(&self->queue, &visitor, deadline_ns);
         gil_acquire(&self->head.module->gil, thread, 0);
     }
     workq_leave(&self->queue, &visitor);
     if (node == NULL) {
-        Py_RETURN_NONE;
+        return Py_NewRef(rc == WORKQ_CLOSED ? Py_False : Py_None);
     }
     PyObject *described = describe_task((task *)node);
     PyObject *error = described == NULL ? PyErr_GetRaisedException() : NULL;
@@ -581,7 +588,7 @@ static PyMethodDef thread_queue_methods[] = {
     {"fail_queued", thread_queue_fail_queued_method, METH_VARARGS, fail_queued_doc},
     {"after_fork", thread_queue_after_fork, METH_O, after_fork_doc},
     {"push", thread_queue_push_method, METH_O, push_doc},
-    {"take", thread_queue_take, METH_O, take_doc},
+    {"take", thread_queue_take, METH_VARARGS, take_doc},
     {"set_max_workers", thread_queue_set_max_workers, METH_O, set_max_workers_doc},
     {"idle_workers", thread_queue_idle_workers, METH_NOARGS, idle_workers_doc},
     {"qsize", thread_queue_qsize, METH_NOARGS, qsize_doc},

@@ -111,6 +111,8 @@ def test_draining_takes_what_is_queued_in_order(library: Library) -> None:
             pool._work_queue.get_nowait()
         with pytest.raises(queue.Empty):
             pool._work_queue.get(block=False)
+        with pytest.raises(queue.Empty):
+            pool._work_queue.get(timeout=0.01)
         assert pool._work_queue.empty()
         assert [call_of(item) for item in items] == [(pow, (2, number), {"mod": 100}) for number in range(3)]
         assert [item.future for item in items] == futures
