@@ -209,9 +209,9 @@ give_back(shm_block *block)
 static bool
 is_committed(const shm_block *block)
 {
-    // Relaxed: the holder alone writes it.  We are that, or else this is only a hint.
+    // A7: pairs with R7 in note_commit(): who finds a block committed finds its holder.
     return block->header != NULL
-           && atomic_load_explicit(&block->header->committed, memory_order_relaxed) != 0;
+           && atomic_load_explicit(&block->header->committed, memory_order_acquire) != 0;
 }
 
 // Gives the memory of a block back that this process holds, which is free afterwards.
@@ -344,11 +344,14 @@ find_free(shm_arena_class *class)
 
 // A block has all its memory.
 static void
-note_commit(shm_block *block)
+note_commit(shm_arena *arena, shm_block *block)
 {
     // Memory counts as data only when something was written there: so a successor finds the end of it all.
     block->payload[block->capacity - 1] = 0;
-    atomic_store_explicit(&block->header->committed, 1, memory_order_relaxed);
+    // Relaxed: the store of `committed`, and the slot that will name the block, publish it.
+    atomic_store_explicit(&block->header->holder, arena->me, memory_order_relaxed);
+    // R7: pairs with A7 in is_committed(): a block that had no memory is held before it can be trimmed.
+    atomic_store_explicit(&block->header->committed, 1, memory_order_release);
 }
 
 // Makes a free block ready to be filled.
@@ -362,7 +365,7 @@ revive(shm_arena *arena, shm_block *block)
         rc = map(arena, block);
     }
     if (rc == SHM_OK && commits) {
-        note_commit(block);
+        note_commit(arena, block);
     }
     return rc;
 }
@@ -444,7 +447,7 @@ make(shm_arena *arena, shm_arena_class *class, uint64_t bytes, shm_block **made)
         free(block);
         return rc;
     }
-    note_commit(block);
+    note_commit(arena, block);
     class->blocks[class->count++] = block;
     *made = block;
     return SHM_OK;
@@ -466,8 +469,6 @@ claim(shm_arena *arena, uint64_t bytes, shm_block **block)
         give_back(found);
     }
     if (rc == SHM_OK) {
-        // Relaxed: the slot that will name the block publishes it.
-        atomic_store_explicit(&found->header->holder, arena->me, memory_order_relaxed);
         *block = found;
     }
     return rc == SHM_OS_ERROR ? SHM_NO_MEMORY : rc;
@@ -838,6 +839,9 @@ close_block(shm_arena *arena, shm_block *block, bool inherited, bool discards)
             return;
         }
         // Children may look at it: its memory stays.
+        if (!inherited) {
+            shm_view_forget(&block->view);
+        }
         discards = false;
     }
     if (!inherited) {

@@ -22,6 +22,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static shm_head *heads;
 static shm_view *views;
 static uint64_t forks;  // while a view was open
+static uint64_t counted_views;
 static witness witnesses[WITNESSES_MAX];
 static uint32_t witness_count;
 static void *mapped_witness;  // between prepare() and the handlers after the fork
@@ -91,6 +92,17 @@ call_witness(void)
 }
 
 static void
+close_witnesses(void)
+{
+    for (uint32_t i = 0; i < witness_count; i++) {
+        if (witnesses[i].fd >= 0) {
+            close(witnesses[i].fd);
+        }
+    }
+    witness_count = 0;
+}
+
+static void
 prepare(void)
 {
     pthread_mutex_lock(&lock);
@@ -118,12 +130,8 @@ after_in_child(void)
 {
     // The child keeps the witness mapped for as long as it lives; that is all there is to it.
     mapped_witness = NULL;
-    for (uint32_t i = 0; i < witness_count; i++) {
-        if (witnesses[i].fd >= 0) {
-            close(witnesses[i].fd);
-        }
-    }
-    witness_count = 0;
+    close_witnesses();
+    counted_views = 0;
     for (shm_head *head = heads; head != NULL; head = head->next) {
         if (!shm_head_is_inherited(head)) {
             mmap(head->start, head->bytes, PROT_READ | PROT_WRITE,
@@ -136,6 +144,7 @@ after_in_child(void)
         shm_view *view = views;
         views = view->next;
         view->link = NULL;
+        view->is_counted = false;
     }
     pthread_mutex_unlock(&lock);
 }
@@ -185,6 +194,17 @@ shm_head_forget(shm_head *head)
 
 // ---- views; with the mutex ----
 
+// The view needs the witnesses no longer; what none needs goes.
+static void
+discount(shm_view *view)
+{
+    counted_views -= view->is_counted;
+    view->is_counted = false;
+    if (counted_views == 0) {
+        close_witnesses();
+    }
+}
+
 static void
 unlink_view(shm_view *view)
 {
@@ -227,7 +247,9 @@ shm_view_open(shm_view *view, const shm_file *file, unsigned char *start, uint64
         .offset = offset,
         .is_forked = is_forked,
         .opened = forks,
+        .is_counted = true,
     };
+    counted_views++;
     if (view->next != NULL) {
         view->next->link = &view->next;
     }
@@ -253,6 +275,9 @@ shm_view_close(shm_view *view)
             atomic_store_explicit(view->is_forked, 0, memory_order_relaxed);
         }
     }
+    if (may_return) {
+        discount(view);
+    }
     pthread_mutex_unlock(&lock);
     return may_return;
 }
@@ -263,5 +288,15 @@ shm_view_detach(shm_view *view)
     pthread_mutex_lock(&lock);
     make_private(view);
     unlink_view(view);
+    discount(view);
+    pthread_mutex_unlock(&lock);
+}
+
+void
+shm_view_forget(shm_view *view)
+{
+    pthread_mutex_lock(&lock);
+    unlink_view(view);
+    discount(view);
     pthread_mutex_unlock(&lock);
 }

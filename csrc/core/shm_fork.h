@@ -56,6 +56,7 @@ typedef struct shm_view {
     _Atomic uint32_t *is_forked;  // in the mapping: made 1, for other processes, when it becomes private
     uint64_t opened, closed;      // how many forks there had been
     bool is_private;
+    bool is_counted;  // it needs the witnesses
 } shm_view;
 
 // A shared mapping of whole pages is a view from here on.
@@ -69,5 +70,8 @@ bool shm_view_close(shm_view *view);
 // The view stays, and the file goes: from here on it is an ordinary mapping of this process.  If the system
 // refuses, children of this process will not have it.
 void shm_view_detach(shm_view *view);
+
+// The memory of a view that could not be closed is not to be given back.
+void shm_view_forget(shm_view *view);
 
 #endif

@@ -195,7 +195,7 @@ def find_prefix(results):
 
 def pack_unpickling_error(error):
     """The same for what was raised as the arguments of a call were unpickled."""
-    return pack_exception(error, "arguments")
+    return pack_exception(error, "task" if isinstance(error, MemoryError) else "arguments")
 
 
 def _describe(error):

@@ -265,6 +265,28 @@ many_forks_do_not_pile_up(void)
 }
 
 static void
+nothing_is_left_when_no_view_is(void)
+{
+    received data;
+    check_child child;
+    begin(&data);
+    int fds = check_count_fds();
+    open_view(&data);
+    check_fork_until_done(&child, do_nothing, NULL);
+    CHECK(!shm_view_close(&data.view));
+    shm_view_forget(&data.view);
+    open_view(&data);
+    check_child later;
+    check_fork_until_done(&later, do_nothing, NULL);
+    shm_view_detach(&data.view);
+    // But for what the children say with.
+    CHECK_EQ(check_count_fds(), fds + 2);
+    check_kill(&child);
+    check_kill(&later);
+    end(&data);
+}
+
+static void
 look_at_a_head(void *arg)
 {
     received *self = arg;
@@ -357,6 +379,7 @@ main(int argc, char **argv)
         CHECK_TEST(a_child_that_becomes_another_program_does_not_count),
         CHECK_TEST(a_view_that_saw_no_fork_goes_back_at_once),
         CHECK_TEST(many_forks_do_not_pile_up),
+        CHECK_TEST(nothing_is_left_when_no_view_is),
         CHECK_TEST(the_child_finds_a_head_of_its_own),
         CHECK_TEST(a_child_may_fork_again),
         CHECK_TEST(a_detached_view_outlives_the_file),
