@@ -18,18 +18,24 @@ enum {
 #define CLAIM_BITS 2
 #define CLAIM_STATE(claim) ((claim) & 3u)
 
+// What both sides write has values that a stray write does not make: neither zeros, nor ones, nor text.
 enum worker_state {
-    WORKER_NONE,      // no worker has this number
-    WORKER_BUSY,      // it runs something, or looks for it
-    WORKER_SPINNING,  // it will see what is pushed
-    WORKER_ASLEEP,    // on this word
-    WORKER_CALLED,    // it was asleep, and will look for work
-    WORKER_OPEN,      // it runs something, has room for more, and watches its doorbell
+    WORKER_NONE = 0x57a70e01,  // no worker has this number
+    WORKER_BUSY,               // it runs something, or looks for it
+    WORKER_SPINNING,           // it will see what is pushed
+    WORKER_ASLEEP,             // on this word
+    WORKER_CALLED,             // it was asleep, and will look for work
+    WORKER_OPEN,               // it runs something, has room for more, and watches its doorbell
 };
 
 enum {
-    WAKEUP_DISARMED,
+    WAKEUP_DISARMED = 0x57a70e11,
     WAKEUP_ARMED
+};
+
+enum {
+    RING_OPEN = 0x57a70e21,
+    RING_CLOSED
 };
 
 // The submission ring has room for as many positions that are dead as for live ones; see make_room().
@@ -39,7 +45,7 @@ struct job_ring_shared {
     uint64_t size_bytes;
     uint32_t slot_count, worker_count;
     _Alignas(64) _Atomic uint32_t tail;      // positions written; the parent
-    _Atomic uint32_t closed;                 // the parent
+    _Atomic uint32_t closed;                 // RING_OPEN or RING_CLOSED; the parent
     _Alignas(64) _Atomic uint32_t head;      // no position before it is ready; everybody, only forward
     _Alignas(64) _Atomic uint32_t finished;  // workers count what they finish
     _Atomic uint32_t need_wakeup;            // set by both sides, see job_ring_arm_wakeup()
@@ -124,23 +130,55 @@ int
 job_ring_init(job_ring *ring, void *memory, uint32_t slots, uint32_t workers, int wakeup_fd)
 {
     memset(ring, 0, sizeof(*ring));
-    uint64_t size = lay_out(ring, memory, slots, workers);
+    lay_out(ring, memory, slots, workers);
     ring->wakeup_fd = wakeup_fd;
-    ring->shared->size_bytes = size;
-    ring->shared->slot_count = slots;
-    ring->shared->worker_count = workers;
     ring->free_slots = malloc(slots * sizeof(uint32_t));
-    ring->is_allocated = calloc(slots, sizeof(bool));
-    ring->collected = calloc(workers, sizeof(uint32_t));
-    if (ring->free_slots == NULL || ring->is_allocated == NULL || ring->collected == NULL) {
+    ring->given = malloc(slots * sizeof(uint32_t));
+    ring->is_allocated = malloc(slots * sizeof(bool));
+    ring->collected = malloc(workers * sizeof(uint32_t));
+    ring->inbox_tails = malloc(workers * sizeof(uint32_t));
+    ring->generations = calloc(workers, sizeof(uint32_t));
+    if (ring->free_slots == NULL || ring->given == NULL || ring->is_allocated == NULL
+        || ring->collected == NULL || ring->inbox_tails == NULL || ring->generations == NULL) {
         job_ring_fini(ring);
         return SHM_NO_MEMORY;
     }
+    job_ring_reset(ring);
+    return SHM_OK;
+}
+
+// Relaxed: no worker is there, and each is started after this.
+static void
+lay(_Atomic uint32_t *word, uint32_t value)
+{
+    atomic_store_explicit(word, value, memory_order_relaxed);
+}
+
+void
+job_ring_reset(job_ring *ring)
+{
+    uint32_t slots = ring->slot_count, workers = ring->worker_count;
+    ring->shared->size_bytes = job_ring_size(slots, workers);
+    ring->shared->slot_count = slots;
+    ring->shared->worker_count = workers;
+    ring->tail = 0;
+    lay(&ring->shared->tail, 0);
+    lay(&ring->shared->head, 0);
+    lay(&ring->shared->closed, ring->is_closed ? RING_CLOSED : RING_OPEN);
+    lay(&ring->shared->need_wakeup, WAKEUP_DISARMED);
+    for (uint32_t i = 0; i < workers; i++) {
+        ring->collected[i] = ring->inbox_tails[i] = 0;
+        lay(&ring->states[i], WORKER_NONE);
+        lay(&inbox_of(ring, i)->tail, 0);
+        lay(&completions_of(ring, i)->tail, 0);
+        lay(&completions_of(ring, i)->generation, ring->generations[i]);
+    }
     for (uint32_t i = 0; i < slots; i++) {
         ring->free_slots[i] = slots - 1 - i;  // the first first: memory is touched as it is needed
+        ring->is_allocated[i] = false;
+        ring->given[i] = CLAIM_FREE;
     }
     ring->free_count = slots;
-    return SHM_OK;
 }
 
 int
@@ -174,8 +212,11 @@ void
 job_ring_fini(job_ring *ring)
 {
     free(ring->free_slots);
+    free(ring->given);
     free(ring->is_allocated);
     free(ring->collected);
+    free(ring->inbox_tails);
+    free(ring->generations);
     memset(ring, 0, sizeof(*ring));
 }
 
@@ -185,6 +226,14 @@ static _Atomic uint32_t *
 entry_at(job_ring *ring, uint32_t position)
 {
     return &ring->submissions[position & (RING_SLACK * ring->slot_count - 1)];
+}
+
+// How many positions were written; the parent knows it by itself.  The caller says why its order is enough,
+// with "relaxed" or "consistent".
+static uint32_t
+tail_of(job_ring *ring, memory_order order)
+{
+    return ring->given != NULL ? ring->tail : atomic_load_explicit(&ring->shared->tail, order);
 }
 
 static uint32_t
@@ -213,12 +262,11 @@ static void
 settle(job_ring *ring, uint32_t position)
 {
     _Atomic uint32_t *head = &ring->shared->head;
-    _Atomic uint32_t *tail = &ring->shared->tail;
     // Relaxed: a hint where to begin.  Positions wrap around, hence the signed differences, and a
     // position of somebody who was stopped half a turn ago seems to lie ahead: even of the tail.
     uint32_t seen = atomic_load_explicit(head, memory_order_relaxed);
     while ((int32_t)(position - seen) > 0
-           && (int32_t)(atomic_load_explicit(tail, memory_order_relaxed) - position) >= 0
+           && (int32_t)(tail_of(ring, memory_order_relaxed) - position) >= 0
            && !atomic_compare_exchange_weak_explicit(head, &seen, position, memory_order_relaxed,
                                                      memory_order_relaxed)) {
     }
@@ -232,7 +280,7 @@ first_ready(job_ring *ring)
     uint32_t position = atomic_load_explicit(&ring->shared->head, memory_order_relaxed);
     // Sequentially consistent, as the store in push() and the states are: a worker that has said that it
     // sleeps and sees the old tail is seen asleep by who pushes.
-    uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
+    uint32_t tail = tail_of(ring, memory_order_seq_cst);
     uint32_t length = RING_SLACK * ring->slot_count;
     if (tail - position > length) {
         // Not what anybody writes on purpose, or a tail that is older than head; what came before has
@@ -251,7 +299,7 @@ job_ring_has_ready(job_ring *ring)
 {
     uint32_t position = first_ready(ring);
     // Relaxed: first_ready() has read the word in order, and it only grows.
-    return (int32_t)(atomic_load_explicit(&ring->shared->tail, memory_order_relaxed) - position) > 0;
+    return (int32_t)(tail_of(ring, memory_order_relaxed) - position) > 0;
 }
 
 static void
@@ -305,6 +353,21 @@ call_worker(job_ring *ring)
 
 // ---- the parent ----
 
+static uint32_t
+taken_by(uint32_t worker)
+{
+    return worker << CLAIM_BITS | CLAIM_TAKEN;
+}
+
+// Writes a slot's claim word.  Relaxed, if nothing is in the slot for a worker to read, or if R11 publishes
+// it.
+static void
+give(job_ring *ring, job_slot *slot, uint32_t claim, memory_order order)
+{
+    ring->given[slot - ring->slots] = claim;
+    atomic_store_explicit(&slot->claim, claim, order);
+}
+
 job_slot *
 job_ring_alloc(job_ring *ring)
 {
@@ -319,18 +382,17 @@ job_ring_alloc(job_ring *ring)
 void
 job_ring_free(job_ring *ring, job_slot *slot)
 {
-    // Relaxed: the parent alone gives slots out, and R8 publishes what it then becomes.
-    atomic_store_explicit(&slot->claim, CLAIM_FREE, memory_order_relaxed);
     uint32_t number = (uint32_t)(slot - ring->slots);
+    give(ring, slot, CLAIM_FREE, memory_order_relaxed);
     ring->is_allocated[number] = false;
     ring->free_slots[ring->free_count++] = number;
 }
 
 static void
-advance(job_ring *ring, uint32_t tail)
+advance(job_ring *ring)
 {
     // Sequentially consistent: see first_ready().
-    atomic_store_explicit(&ring->shared->tail, tail, memory_order_seq_cst);
+    atomic_store_explicit(&ring->shared->tail, ++ring->tail, memory_order_seq_cst);
 }
 
 // A slot that stays ready at the front, while those behind it are withdrawn and others pushed, would
@@ -342,32 +404,33 @@ advance(job_ring *ring, uint32_t tail)
 static void
 make_room(job_ring *ring)
 {
-    // Relaxed: only the parent writes the tail, and head is a hint.
-    uint32_t end = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
-    uint32_t tail = end;
+    uint32_t end = ring->tail;
     uint32_t length = RING_SLACK * ring->slot_count;
-    if (end - atomic_load_explicit(&ring->shared->head, memory_order_relaxed) < length) {  // a hint
+    // Relaxed: head is a hint.
+    if (end - atomic_load_explicit(&ring->shared->head, memory_order_relaxed) < length) {
         return;
     }
     uint32_t position = first_ready(ring);
     if (end - position < length) {
         return;
     }
-    for (; (int32_t)(end - position) > 0; position = first_ready(ring)) {
+    for (; (int32_t)(end - position) > 0; position++) {
         job_slot *slot = ready_slot(ring, position);
         uint32_t claim = ready_at(position);
         if (slot == NULL) {
-            continue;  // somebody has just taken it
+            continue;  // not ready, or a worker has just taken it
         }
         // Whose place this was is moved already, or is this very slot.  Relaxed: advance() publishes it.
-        atomic_store_explicit(entry_at(ring, tail), (uint32_t)(slot - ring->slots),
+        atomic_store_explicit(entry_at(ring, ring->tail), (uint32_t)(slot - ring->slots),
                               memory_order_relaxed);
         // Relaxed: what R8 in push() has published stays published.
-        if (atomic_compare_exchange_strong_explicit(&slot->claim, &claim, ready_at(tail),
+        if (atomic_compare_exchange_strong_explicit(&slot->claim, &claim, ready_at(ring->tail),
                                                     memory_order_relaxed, memory_order_relaxed)) {
-            advance(ring, ++tail);
+            ring->given[slot - ring->slots] = ready_at(ring->tail);
+            advance(ring);
         }
     }
+    settle(ring, end);
 }
 
 void
@@ -375,25 +438,28 @@ job_ring_push(job_ring *ring, job_slot *slot)
 {
     make_room(ring);
     // Relaxed: only the parent writes these, and the store to the tail in advance() publishes them.
-    uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
-    atomic_store_explicit(entry_at(ring, tail), (uint32_t)(slot - ring->slots),
+    atomic_store_explicit(entry_at(ring, ring->tail), (uint32_t)(slot - ring->slots),
                           memory_order_relaxed);
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
     // R8: pairs with A8 in job_ring_claim(): whoever takes the slot sees its message.
-    atomic_store_explicit(&slot->claim, ready_at(tail), memory_order_release);
-    advance(ring, tail + 1);
+    give(ring, slot, ready_at(ring->tail), memory_order_release);
+    advance(ring);
     call_worker(ring);
 }
 
 bool
 job_ring_withdraw(job_ring *ring, job_slot *slot)
 {
-    (void)ring;
-    // Relaxed: nobody else has written to the slot if the exchange succeeds, and nothing is read if not.
-    uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
-    return CLAIM_STATE(claim) == CLAIM_READY
-           && atomic_compare_exchange_strong_explicit(&slot->claim, &claim, CLAIM_FREE,
-                                                      memory_order_relaxed, memory_order_relaxed);
+    uint32_t *given = &ring->given[slot - ring->slots];
+    uint32_t claim = *given;
+    // Relaxed: no worker has written to the slot if the exchange succeeds, and nothing is read if not.
+    if (CLAIM_STATE(claim) != CLAIM_READY
+        || !atomic_compare_exchange_strong_explicit(&slot->claim, &claim, CLAIM_FREE,
+                                                    memory_order_relaxed, memory_order_relaxed)) {
+        return false;
+    }
+    *given = CLAIM_FREE;
+    return true;
 }
 
 bool
@@ -401,12 +467,6 @@ job_ring_is_taken(const job_slot *slot)
 {
     // Relaxed: the answer is about the claim alone, and no message is read by it.
     return CLAIM_STATE(atomic_load_explicit(&slot->claim, memory_order_relaxed)) == CLAIM_TAKEN;
-}
-
-static uint32_t
-taken_by(uint32_t worker)
-{
-    return worker << CLAIM_BITS | CLAIM_TAKEN;
 }
 
 // Whether the worker has the slot.  Claim words alone cannot be trusted: one that was written over
@@ -449,7 +509,7 @@ job_ring_reap(job_ring *ring, uint32_t worker)
     // Relaxed, all of it: the worker has ended, and its successor is started after this.
     atomic_store_explicit(&completions_of(ring, worker)->tail, 0, memory_order_relaxed);
     atomic_store_explicit(&inbox_of(ring, worker)->tail, 0, memory_order_relaxed);
-    ring->collected[worker] = 0;
+    ring->collected[worker] = ring->inbox_tails[worker] = 0;
     // Sequentially consistent, as all that is done to a state word: see first_ready().
     atomic_store_explicit(&ring->states[worker], WORKER_NONE, memory_order_seq_cst);
     // It may have died between ringing a state word and waking its sleeper, on whom everybody counts now.
@@ -461,11 +521,77 @@ job_ring_reap(job_ring *ring, uint32_t worker)
     }
     if (left == NULL) {
         // Relaxed: only the parent writes it, and before it starts the next worker.
-        _Atomic uint32_t *generation = &completions_of(ring, worker)->generation;
-        uint32_t buried = atomic_load_explicit(generation, memory_order_relaxed);
-        atomic_store_explicit(generation, buried + 1, memory_order_relaxed);
+        atomic_store_explicit(&completions_of(ring, worker)->generation, ++ring->generations[worker],
+                              memory_order_relaxed);
     }
     return left;
+}
+
+bool
+job_ring_is_ready(job_ring *ring, job_slot *slot)
+{
+    uint32_t claim = ring->given[slot - ring->slots];
+    return CLAIM_STATE(claim) == CLAIM_READY && ready_slot(ring, claim >> CLAIM_BITS) == slot;
+}
+
+// A word that is looked at by itself, so relaxed: one that a worker is just changing is sound before and
+// after.
+static uint32_t
+peek(const _Atomic uint32_t *word)
+{
+    return atomic_load_explicit(word, memory_order_relaxed);
+}
+
+// Whether a slot's claim word is the one that the parent gave it, or that of a worker that has taken it.
+static bool
+is_slot_intact(job_ring *ring, uint32_t number)
+{
+    const _Atomic uint32_t *word = &ring->slots[number].claim;
+    uint32_t given = ring->given[number];
+    uint32_t claim = peek(word);
+    if (CLAIM_STATE(given) != CLAIM_READY) {
+        return claim == given;
+    }
+    if (CLAIM_STATE(claim) == CLAIM_TAKEN) {
+        return claim >> CLAIM_BITS < ring->worker_count;
+    }
+    // A claim word has the low bits of a position; they suffice to find its place.  A worker may take the
+    // slot meanwhile.
+    return claim == given && (job_ring_is_ready(ring, &ring->slots[number]) || peek(word) != given);
+}
+
+static bool
+is_head_intact(const job_ring *ring)
+{
+    job_ring_shared *shared = ring->shared;
+    uint32_t need_wakeup = peek(&shared->need_wakeup);
+    return shared->size_bytes == job_ring_size(ring->slot_count, ring->worker_count)
+           && shared->slot_count == ring->slot_count && shared->worker_count == ring->worker_count
+           && peek(&shared->tail) == ring->tail && (int32_t)(ring->tail - peek(&shared->head)) >= 0
+           && peek(&shared->closed) == (ring->is_closed ? RING_CLOSED : RING_OPEN)
+           && (need_wakeup == WAKEUP_ARMED || need_wakeup == WAKEUP_DISARMED);
+}
+
+static bool
+is_worker_intact(job_ring *ring, uint32_t worker)
+{
+    uint32_t state = peek(&ring->states[worker]);
+    return state >= WORKER_NONE && state <= WORKER_OPEN
+           && peek(&completions_of(ring, worker)->generation) == ring->generations[worker]
+           && peek(&inbox_of(ring, worker)->tail) == ring->inbox_tails[worker];
+}
+
+bool
+job_ring_is_intact(job_ring *ring)
+{
+    bool intact = is_head_intact(ring);
+    for (uint32_t i = 0; intact && i < ring->worker_count; i++) {
+        intact = is_worker_intact(ring, i);
+    }
+    for (uint32_t i = 0; intact && ring->free_count < ring->slot_count && i < ring->slot_count; i++) {
+        intact = !ring->is_allocated[i] || is_slot_intact(ring, i);
+    }
+    return intact;
 }
 
 void
@@ -494,7 +620,8 @@ job_ring_close(job_ring *ring)
 {
     // Sequentially consistent, and so is its partner in is_closed(): a worker that has said that it sleeps
     // and sees an open ring is seen asleep here.
-    atomic_store_explicit(&ring->shared->closed, 1, memory_order_seq_cst);
+    ring->is_closed = true;
+    atomic_store_explicit(&ring->shared->closed, RING_CLOSED, memory_order_seq_cst);
     for (uint32_t i = 0; i < ring->worker_count; i++) {
         uint32_t worker_state = WORKER_ASLEEP;
         // Sequentially consistent: see above.
@@ -513,12 +640,12 @@ write_to_inbox(job_ring *ring, uint32_t worker, job_slot *slot, bool is_handed)
 {
     inbox *box = inbox_of(ring, worker);
     uint32_t length = INBOX_SLACK * ring->slot_count;
-    // Relaxed: only the parent writes the tail, and R11 publishes the entry.
-    uint32_t tail = atomic_load_explicit(&box->tail, memory_order_relaxed);
-    atomic_store_explicit(&box->entries[tail & (length - 1)],
+    uint32_t *tail = &ring->inbox_tails[worker];
+    // Relaxed: R11 publishes the entry.
+    atomic_store_explicit(&box->entries[*tail & (length - 1)],
                           (uint32_t)(slot - ring->slots) << 1 | is_handed, memory_order_relaxed);
     // R11: pairs with A11 in job_ring_read_inbox(): the entry is there, and the slot that it names.
-    atomic_store_explicit(&box->tail, tail + 1, memory_order_release);
+    atomic_store_explicit(&box->tail, ++*tail, memory_order_release);
     ring_doorbell(ring, worker);  // in any case: its worker_state is for what is ready
 }
 
@@ -527,7 +654,7 @@ job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker)
 {
     // Relaxed: R11 publishes both, and the message.
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->claim, taken_by(worker), memory_order_relaxed);
+    give(ring, slot, taken_by(worker), memory_order_relaxed);
     write_to_inbox(ring, worker, slot, true);
 }
 
@@ -535,7 +662,9 @@ uint32_t
 job_ring_generation(job_ring *ring, uint32_t worker)
 {
     // Relaxed: the parent alone writes it, and before it starts the worker.
-    return atomic_load_explicit(&completions_of(ring, worker)->generation, memory_order_relaxed);
+    return ring->generations != NULL
+               ? ring->generations[worker]
+               : atomic_load_explicit(&completions_of(ring, worker)->generation, memory_order_relaxed);
 }
 
 void
@@ -575,7 +704,7 @@ job_ring_arm_wakeup(job_ring *ring, uint32_t seen)
 // ---- a worker ----
 
 static void
-set_bell(job_ring *ring, uint32_t worker, enum worker_state worker_state)
+set_state(job_ring *ring, uint32_t worker, enum worker_state worker_state)
 {
     // Sequentially consistent: see first_ready().
     atomic_store_explicit(&ring->states[worker], worker_state, memory_order_seq_cst);
@@ -584,13 +713,13 @@ set_bell(job_ring *ring, uint32_t worker, enum worker_state worker_state)
 void
 job_ring_enter(job_ring *ring, uint32_t worker)
 {
-    set_bell(ring, worker, WORKER_BUSY);
+    set_state(ring, worker, WORKER_BUSY);
 }
 
 void
 job_ring_exit(job_ring *ring, uint32_t worker)
 {
-    set_bell(ring, worker, WORKER_NONE);
+    set_state(ring, worker, WORKER_NONE);
     // Whoever saw us spin or called us counted on us.
     job_ring_notify(ring);
 }
@@ -601,8 +730,7 @@ job_ring_claim(job_ring *ring, uint32_t worker)
     for (;;) {
         uint32_t position = first_ready(ring);
         // Relaxed: first_ready() has read the word in order, and it only grows.
-        uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_relaxed);
-        if ((int32_t)(tail - position) <= 0) {
+        if ((int32_t)(tail_of(ring, memory_order_relaxed) - position) <= 0) {
             return NULL;
         }
         job_slot *slot = ready_slot(ring, position);
@@ -626,7 +754,7 @@ bool
 job_ring_is_closed(job_ring *ring)
 {
     // Sequentially consistent: see job_ring_close().
-    return atomic_load_explicit(&ring->shared->closed, memory_order_seq_cst) != 0;
+    return atomic_load_explicit(&ring->shared->closed, memory_order_seq_cst) == RING_CLOSED;
 }
 
 // Whether another worker spins: one that does is enough.
@@ -642,18 +770,33 @@ another_spins(job_ring *ring, uint32_t worker)
     return false;
 }
 
+// Whether the words that a sleeping worker relies on make sense.
+static bool
+may_sleep(job_ring *ring)
+{
+    uint32_t need_wakeup = peek(&ring->shared->need_wakeup);
+    uint32_t closed = peek(&ring->shared->closed);
+    // The tail that we see may be older than the head, but not by more than the ring's length.
+    uint32_t ahead = peek(&ring->shared->tail) - peek(&ring->shared->head) + RING_SLACK * ring->slot_count;
+    return (need_wakeup == WAKEUP_ARMED || need_wakeup == WAKEUP_DISARMED)
+           && (closed == RING_OPEN || closed == RING_CLOSED) && ahead <= 2 * RING_SLACK * ring->slot_count;
+}
+
 int
 job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
 {
     int64_t start = clock_now_ns();
     bool spins = !another_spins(ring, worker);
     // From here on, who pushes counts on us.
-    set_bell(ring, worker, WORKER_SPINNING);
+    set_state(ring, worker, WORKER_SPINNING);
     // Sequentially consistent: see first_ready().
     uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
     if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring)
         && !(spins && park_spin(spot, &ring->shared->tail, tail, FUTEX_NO_DEADLINE))) {
-        set_bell(ring, worker, WORKER_ASLEEP);
+        if (!may_sleep(ring)) {
+            return JOB_RING_DAMAGED;
+        }
+        set_state(ring, worker, WORKER_ASLEEP);
         if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring)) {
             // A worker_state that was rung while we were on our way is not ASLEEP any more.
             int rc = futex_wait_shared(&ring->states[worker], WORKER_ASLEEP, FUTEX_NO_DEADLINE);
@@ -662,14 +805,17 @@ job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
             }
         }
     }
-    set_bell(ring, worker, WORKER_BUSY);
+    set_state(ring, worker, WORKER_BUSY);
     return job_ring_is_closed(ring) && !job_ring_has_ready(ring) ? JOB_RING_CLOSED : JOB_RING_WORK;
 }
 
 int
 job_ring_listen(job_ring *ring, uint32_t worker, bool is_idle)
 {
-    set_bell(ring, worker, is_idle ? WORKER_ASLEEP : WORKER_OPEN);
+    if (!may_sleep(ring)) {
+        return JOB_RING_DAMAGED;
+    }
+    set_state(ring, worker, is_idle ? WORKER_ASLEEP : WORKER_OPEN);
     bool ready = job_ring_has_ready(ring);
     // Relaxed: who wrote there rings, whatever the worker_state says.
     uint32_t written = atomic_load_explicit(&inbox_of(ring, worker)->tail, memory_order_relaxed);
@@ -678,7 +824,7 @@ job_ring_listen(job_ring *ring, uint32_t worker, bool is_idle)
     if (!ready && !asked && !closed) {
         return JOB_RING_LISTENS;
     }
-    set_bell(ring, worker, WORKER_BUSY);
+    set_state(ring, worker, WORKER_BUSY);
     return ready || asked ? JOB_RING_WORK : JOB_RING_CLOSED;
 }
 
@@ -702,7 +848,7 @@ job_ring_ready_count(job_ring *ring)
 {
     uint32_t position = first_ready(ring);
     // Relaxed: first_ready() has read the word in order, and it only grows.
-    int32_t count = (int32_t)(atomic_load_explicit(&ring->shared->tail, memory_order_relaxed) - position);
+    int32_t count = (int32_t)(tail_of(ring, memory_order_relaxed) - position);
     return count < 0 ? 0 : (uint32_t)count;
 }
 
@@ -710,19 +856,21 @@ void
 job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
 {
     completion_ring *completions = completions_of(ring, worker);
+    uint32_t position = ring->completed++;
     // Relaxed: only this worker writes its completions, and R9 publishes them.
-    uint32_t position = atomic_load_explicit(&completions->tail, memory_order_relaxed);
     atomic_store_explicit(&completions->numbers[position & (ring->slot_count - 1)],
                           (uint32_t)(slot - ring->slots), memory_order_relaxed);
     // R9: pairs with A9 in job_ring_pop_completion(): the parent finds the number, and the message in the
     // slot.
     atomic_store_explicit(&completions->tail, position + 1, memory_order_release);
-    uint32_t armed = WAKEUP_ARMED;
     // Sequentially consistent: see job_ring_arm_wakeup().
     atomic_fetch_add_explicit(&ring->shared->finished, 1, memory_order_seq_cst);
-    if (atomic_load_explicit(&ring->shared->need_wakeup, memory_order_seq_cst) == WAKEUP_ARMED
-        && atomic_compare_exchange_strong_explicit(&ring->shared->need_wakeup, &armed, WAKEUP_DISARMED,
-                                                   memory_order_seq_cst, memory_order_relaxed)) {
+    uint32_t armed = atomic_load_explicit(&ring->shared->need_wakeup, memory_order_seq_cst);
+    // A word that a stray write has hit counts as armed: the parent is to look.
+    if (armed != WAKEUP_DISARMED
+        && (armed != WAKEUP_ARMED
+            || atomic_compare_exchange_strong_explicit(&ring->shared->need_wakeup, &armed, WAKEUP_DISARMED,
+                                                       memory_order_seq_cst, memory_order_relaxed))) {
         uint64_t one = 1;
         (void)!write(ring->wakeup_fd, &one, sizeof(one));
     }

@@ -49,6 +49,12 @@
 // that no other worker may take, which is TAKEN from the start.  A worker reads its inbox, in order, before
 // it takes a slot, so an entry never means a later job in the same slot.
 //
+// *Stray writes.*  Any worker may write anywhere in the ring by mistake.  The parent reads back nothing that
+// it wrote: it keeps its own copy, and job_ring_is_intact() compares.  States have values that no stray
+// write makes. A worker that is about to sleep looks at the words that would wake it, and returns
+// JOB_RING_DAMAGED instead. The parent looks before it sleeps and after a worker's death.  A damaged ring is
+// of no use: the parent ends every worker, and lays it out anew.
+//
 // One lock of the parent's is held while its functions are called, except for job_ring_disarm_wakeup() and
 // job_ring_arm_wakeup().  One thread calls each worker's.  Each side checks what the other wrote.  No Python.
 #ifndef PYCONC_JOB_RING_H
@@ -61,9 +67,10 @@
 #include "shm_region.h"
 
 enum {
-    JOB_RING_WORK = 0,      // There may be work.
-    JOB_RING_LISTENS = 1,   // The doorbell will ring.
-    JOB_RING_CLOSED = -10,  // There never will be.
+    JOB_RING_WORK = 0,       // There may be work.
+    JOB_RING_LISTENS = 1,    // The doorbell will ring.
+    JOB_RING_CLOSED = -10,   // There never will be.
+    JOB_RING_DAMAGED = -11,  // A stray write has hit the ring.
 };
 
 #define JOB_SLOT_BYTES 512
@@ -93,12 +100,17 @@ typedef struct job_ring {
     uint32_t slot_count, worker_count;
     int wakeup_fd;         // eventfd; borrowed
     const int *doorbells;  // eventfds, one per worker; borrowed.  NULL: workers sleep on their state words
-    uint32_t inbox_read;   // of a worker's view: how far it has read its inbox
+    uint32_t inbox_read;   // of a worker's view: how far it has read its inbox,
+    uint32_t completed;    //   and how many slots it has completed
 
     uint32_t *free_slots;
     uint32_t free_count;
-    bool *is_allocated;   // per slot: not among the free ones
-    uint32_t *collected;  // per worker: how far its completions have been popped
+    bool *is_allocated;                   // per slot: not among the free ones
+    uint32_t *given;                      // per slot: the claim word that the parent wrote last
+    uint32_t tail;                        // what the parent wrote last to the shared words of these names:
+    bool is_closed;                       //   a stray write of a worker may change those
+    uint32_t *inbox_tails, *generations;  // per worker: the same
+    uint32_t *collected;                  // per worker: how far its completions have been popped
 } job_ring;
 
 // Bytes for so many slots (a power of two) and workers.
@@ -106,6 +118,9 @@ uint64_t job_ring_size(uint32_t slots, uint32_t workers);
 
 // The parent lays the ring out in zeroed memory, aligned to 64.  SHM_OK or SHM_NO_MEMORY.
 int job_ring_init(job_ring *ring, void *memory, uint32_t slots, uint32_t workers, int wakeup_fd);
+
+// Lays the ring out anew, empty; no worker is left, and of the slots none is the caller's any longer.
+void job_ring_reset(job_ring *ring);
 
 // A worker looks at what its parent laid out in `bytes` of memory.  SHM_OK or SHM_NOT_OURS.
 int job_ring_attach(job_ring *ring, void *memory, uint64_t bytes, int wakeup_fd);
@@ -150,6 +165,14 @@ job_slot *job_ring_pop_completion(job_ring *ring, uint32_t worker, bool *corrupt
 // number may be given to another worker.
 job_slot *job_ring_reap(job_ring *ring, uint32_t worker);
 
+// Whether every shared word is one that the parent or a worker writes on purpose.  A worker that runs code
+// of its own, such as an extension with a wild pointer, may write anywhere.  Takes time in proportion to the
+// slots in use.
+bool job_ring_is_intact(job_ring *ring);
+
+// Whether a pushed slot is ready still, at its place among the submissions: no worker has taken it.
+bool job_ring_is_ready(job_ring *ring, job_slot *slot);
+
 // Notifies a worker if a slot is ready and none is on its way; for after a death.
 void job_ring_notify(job_ring *ring);
 
@@ -181,12 +204,13 @@ void job_ring_enter(job_ring *ring, uint32_t worker);
 // The next slot that is ready, now taken by this worker; or NULL.
 job_slot *job_ring_claim(job_ring *ring, uint32_t worker);
 
-// Blocks until there may be work, or never will be.  Returns early, with work or not, when a signal
-// handler has run.
+// Blocks until there may be work, or never will be, or the ring is damaged.  Returns early, with work or
+// not, when a signal handler has run.
 int job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot);
 
 // Instead of waiting, for a worker with a doorbell: it is to be rung when there is work, or never will be.
-// JOB_RING_WORK: there is some already, or something in the inbox; JOB_RING_LISTENS; JOB_RING_CLOSED.
+// JOB_RING_WORK: there is some already, or something in the inbox; JOB_RING_LISTENS; JOB_RING_CLOSED;
+// JOB_RING_DAMAGED.
 int job_ring_listen(job_ring *ring, uint32_t worker, bool is_idle);
 
 // Whether the parent has closed the ring.

@@ -392,6 +392,18 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
+// A stray write has hit the ring: this worker ends, so that its parent looks at it.
+static PyObject *
+end_damaged(void)
+{
+    PyObject *code = PyLong_FromLong(WORKER_RING_DAMAGED);
+    if (code != NULL) {
+        PyErr_SetObject(PyExc_SystemExit, code);
+        Py_DECREF(code);
+    }
+    return NULL;
+}
+
 PyDoc_STRVAR(listen_doc,
 "listen($self, is_idle, /)\n--\n\n"
 "Say that the doorbell is to be rung when there is work; is_idle: that there is nothing else to do.\n\n"
@@ -412,6 +424,9 @@ worker_listen(PyObject *op, PyObject *arg)
         Py_RETURN_NONE;
     }
     int rc = job_ring_listen(&self->ring, self->number, is_idle);
+    if (rc == JOB_RING_DAMAGED) {
+        return end_damaged();
+    }
     if (rc == JOB_RING_CLOSED) {
         Py_RETURN_NONE;
     }
@@ -481,6 +496,9 @@ worker_run(PyObject *op, PyObject *arg)
             PyThreadState *thread = PyEval_SaveThread();
             rc = job_ring_wait(&self->ring, self->number, &self->spot);
             PyEval_RestoreThread(thread);
+        }
+        if (rc == JOB_RING_DAMAGED) {
+            return end_damaged();
         }
         if (PyErr_CheckSignals() < 0) {
             job_ring_exit(&self->ring, self->number);

@@ -11,6 +11,9 @@
 
 #include "codec.h"
 
+// The exit code of a worker that has found the job ring damaged.
+#define WORKER_RING_DAMAGED 98
+
 typedef struct WorkerObject {
     PyObject_HEAD
     module_state *module;  // borrowed from the type

@@ -57,8 +57,10 @@ typedef struct worker {
 } worker;
 
 static memory *shared;
+// As the unit has it.
+#define ASLEEP 0x57a70e04u
+
 static job_ring parent;
-static job_ring view;  // every worker's: a process or a thread only reads it
 static worker workers[MOST_WORKERS];
 static uint32_t worker_count;
 static bool processes;
@@ -127,6 +129,8 @@ work(void *arg)
 {
     worker *self = arg;
     uint64_t seed = self->seed;
+    job_ring view;
+    CHECK_EQ(job_ring_attach(&view, shared->ring, sizeof(shared->ring), wakeup_fd), SHM_OK);
     job_ring_enter(&view, self->number);
     for (;;) {
         job_slot *slot = job_ring_claim(&view, self->number);
@@ -382,7 +386,6 @@ begin_round(uint64_t *seed)
     memset(shared, 0, sizeof(*shared));
     CHECK(job_ring_size(slots, worker_count) <= sizeof(shared->ring));
     CHECK_EQ(job_ring_init(&parent, shared->ring, slots, worker_count, wakeup_fd), SHM_OK);
-    CHECK_EQ(job_ring_attach(&view, shared->ring, sizeof(shared->ring), wakeup_fd), SHM_OK);
     out_count = 0;
     next_task = 0;
     for (uint32_t i = 0; i < worker_count; i++) {
@@ -425,7 +428,7 @@ end_round(uint64_t *seed)
     reap_all_who_are_dying(seed);
     for (uint32_t i = 0; i < worker_count; i++) {
         // Asleep on the worker_state itself is the last state that a worker without work can be in.
-        CHECK_UNTIL(atomic_load(&parent.states[i]) == 3);
+        CHECK_UNTIL(atomic_load(&parent.states[i]) == ASLEEP);
     }
     CHECK(!job_ring_has_ready(&parent));
     CHECK_EQ(job_ring_idle_workers(&parent), worker_count);
@@ -452,7 +455,6 @@ end_round(uint64_t *seed)
         }
     }
     job_ring_fini(&parent);
-    job_ring_fini(&view);
 }
 
 int

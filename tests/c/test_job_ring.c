@@ -36,12 +36,14 @@ typedef struct done_layout {
 } done_layout;
 
 enum {
-    NOBODY,
+    NOBODY = 0x57a70e01,
     BUSY,
     SPINNING,
     ASLEEP,
     CALLED
 };
+
+#define CLOSED 0x57a70e22u
 
 #define READY_AT(position) ((uint32_t)(position) << 2 | 1u)
 #define TAKEN_BY(worker) ((uint32_t)(worker) << 2 | 2u)
@@ -52,9 +54,16 @@ typedef struct scene {
     uint64_t bytes;
     int wakeup_fd;
     job_ring parent;
-    job_ring worker;
+    job_ring workers[WORKERS];
     layout *shared;
 } scene;
+
+// A worker begins to look at the ring.
+static void
+attach(scene *all, uint32_t worker)
+{
+    CHECK_EQ(job_ring_attach(&all->workers[worker], all->memory, all->bytes, all->wakeup_fd), SHM_OK);
+}
 
 static void
 begin_with(scene *all, uint32_t workers)
@@ -65,7 +74,9 @@ begin_with(scene *all, uint32_t workers)
     all->wakeup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     CHECK(all->wakeup_fd >= 0);
     CHECK_EQ(job_ring_init(&all->parent, all->memory, RECORDS, workers, all->wakeup_fd), SHM_OK);
-    CHECK_EQ(job_ring_attach(&all->worker, all->memory, all->bytes, all->wakeup_fd), SHM_OK);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        attach(all, i);
+    }
     all->shared = (layout *)all->memory;
 }
 
@@ -79,7 +90,6 @@ static void
 end(scene *all)
 {
     job_ring_fini(&all->parent);
-    job_ring_fini(&all->worker);
     CHECK(munmap(all->memory, all->bytes) == 0);
     close(all->wakeup_fd);
 }
@@ -151,12 +161,13 @@ static int64_t
 reap(scene *all, uint32_t worker)
 {
     job_slot *slot = job_ring_reap(&all->parent, worker);
-    if (slot == NULL) {
-        return -1;
+    int64_t number = -1;
+    if (slot != NULL) {
+        number = read_number(slot);
+        job_ring_free(&all->parent, slot);
+        CHECK(job_ring_reap(&all->parent, worker) == NULL);
     }
-    uint32_t number = read_number(slot);
-    job_ring_free(&all->parent, slot);
-    CHECK(job_ring_reap(&all->parent, worker) == NULL);
+    attach(all, worker);  // the next worker of this number
     return number;
 }
 
@@ -175,7 +186,7 @@ check_all_records_are_free(scene *all)
 static job_slot *
 take(scene *all, uint32_t worker, uint32_t number)
 {
-    job_slot *slot = job_ring_claim(&all->worker, worker);
+    job_slot *slot = job_ring_claim(&all->workers[worker], worker);
     CHECK(slot != NULL);
     CHECK_EQ(read_number(slot), number);
     return slot;
@@ -184,7 +195,7 @@ take(scene *all, uint32_t worker, uint32_t number)
 static void
 finish(scene *all, uint32_t worker, job_slot *slot)
 {
-    job_ring_complete(&all->worker, worker, slot);
+    job_ring_complete(&all->workers[worker], worker, slot);
 }
 
 static void
@@ -203,7 +214,7 @@ check_ready(scene *all, const uint32_t *numbers, size_t count)
         CHECK_EQ(collect(all, 0), numbers[i]);
     }
     CHECK(!job_ring_has_ready(&all->parent));
-    CHECK(job_ring_claim(&all->worker, 0) == NULL);
+    CHECK(job_ring_claim(&all->workers[0], 0) == NULL);
 }
 
 #define CHECK_READY(all, ...)                              \
@@ -219,7 +230,7 @@ records_are_taken_in_the_order_in_which_they_were_posted(void)
 {
     scene all;
     begin(&all);
-    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
     // Several times around the line.
     for (uint32_t i = 0; i < 10 * LINE; i += 3) {
         post(&all, i);
@@ -245,7 +256,7 @@ every_record_is_taken_once(void)
         CHECK_EQ(atomic_load(&slot->claim), TAKEN_BY(i % WORKERS));
     }
     for (uint32_t i = 0; i < WORKERS; i++) {
-        CHECK(job_ring_claim(&all.worker, i) == NULL);
+        CHECK(job_ring_claim(&all.workers[i], i) == NULL);
     }
     end(&all);
 }
@@ -285,7 +296,7 @@ a_withdrawn_record_is_taken_by_nobody(void)
     CHECK_READY(&all, 1, 3);
     withdraw(&all, post(&all, 4));
     CHECK(!job_ring_has_ready(&all.parent));
-    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
     check_all_records_are_free(&all);
     end(&all);
 }
@@ -380,7 +391,7 @@ a_stale_position_takes_nothing(void)
     take(&all, 0, 2);
     CHECK_EQ(atomic_load(&all.shared->head), 2);
     atomic_store(&all.shared->head, 0);
-    CHECK(job_ring_claim(&all.worker, 1) == NULL);
+    CHECK(job_ring_claim(&all.workers[1], 1) == NULL);
     end(&all);
 }
 
@@ -395,14 +406,14 @@ a_place_in_the_line_that_was_written_over_takes_nothing(void)
     take(&all, 0, 2);
     atomic_store(&all.shared->head, 0);
     atomic_store(&all.parent.submissions[0], RECORDS);
-    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
     // The number of a slot that is ready elsewhere, or taken.
     post(&all, 3);
     atomic_store(&all.shared->head, 0);
     atomic_store(&all.parent.submissions[0], atomic_load(&all.parent.submissions[2]));
     atomic_store(&all.parent.submissions[1], (uint32_t)(two - all.parent.slots));
     take(&all, 1, 3);
-    CHECK(job_ring_claim(&all.worker, 1) == NULL);
+    CHECK(job_ring_claim(&all.workers[1], 1) == NULL);
     end(&all);
 }
 
@@ -428,6 +439,7 @@ a_wrong_head_hides_nothing(void)
 static void
 move_line_to(scene *all, uint32_t position)
 {
+    all->parent.tail = position;
     atomic_store(&all->shared->tail, position);
     atomic_store(&all->shared->head, position);
 }
@@ -476,7 +488,7 @@ what_stays_ready_is_found_after_any_number_of_withdrawals(void)
             take_and_finish(&all, 0, i);
             CHECK_EQ(collect(&all, 0), i);
         }
-        CHECK(job_ring_claim(&all.worker, 0) == NULL);
+        CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
         check_all_records_are_free(&all);
         end(&all);
     }
@@ -567,7 +579,7 @@ all_records_may_be_finished_before_one_is_collected(void)
     begin(&all);
     // Where the count of announcements wraps around.
     atomic_store(&completions_of(&all, 1)->tail, UINT32_MAX - 3);
-    all.parent.collected[1] = UINT32_MAX - 3;
+    all.parent.collected[1] = all.workers[1].completed = UINT32_MAX - 3;
     for (uint32_t i = 0; i < RECORDS; i++) {
         post(&all, i);
     }
@@ -621,7 +633,7 @@ a_worker_can_only_finish_what_it_has_taken(void)
     check_corrupt(&all, 1);  // drawn
     job_ring_push(&all.parent, slot);
     check_corrupt(&all, 1);  // ready
-    CHECK(job_ring_claim(&all.worker, 0) == slot);
+    CHECK(job_ring_claim(&all.workers[0], 0) == slot);
     check_corrupt(&all, 1);  // another's
     finish(&all, 0, slot);
     check_corrupt(&all, 1);
@@ -693,9 +705,9 @@ bells_are_what_these_tests_take_them_for(void)
     scene all;
     begin(&all);
     CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
-    job_ring_enter(&all.worker, 1);
+    job_ring_enter(&all.workers[1], 1);
     CHECK_BELLS(&all, NOBODY, BUSY, NOBODY);
-    job_ring_exit(&all.worker, 1);
+    job_ring_exit(&all.workers[1], 1);
     CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
     CHECK_EQ(sizeof(layout), 256);
     CHECK_EQ(all.shared->size_bytes, all.bytes);
@@ -708,7 +720,7 @@ bells_are_what_these_tests_take_them_for(void)
     CHECK_EQ(atomic_load(&all.shared->finished), 1);
     CHECK_EQ(atomic_load(&completions_of(&all, 2)->tail), 1);
     job_ring_close(&all.parent);
-    CHECK_EQ(atomic_load(&all.shared->closed), 1);
+    CHECK_EQ(atomic_load(&all.shared->closed), CLOSED);
     end(&all);
 }
 
@@ -791,7 +803,7 @@ who_takes_the_last_calls_nobody(void)
     set_bells(&all, BUSY, ASLEEP, ASLEEP);
     take(&all, 0, 1);
     CHECK_BELLS(&all, BUSY, ASLEEP, ASLEEP);
-    CHECK(job_ring_claim(&all.worker, 0) == NULL);
+    CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
     CHECK_BELLS(&all, BUSY, ASLEEP, ASLEEP);
     end(&all);
 }
@@ -806,7 +818,7 @@ who_exits_passes_its_call_on(void)
         set_bells(&all, SPINNING, ASLEEP, ASLEEP);
         post(&all, 1);
         set_bells(&all, relied_on[i], ASLEEP, ASLEEP);
-        job_ring_exit(&all.worker, 0);
+        job_ring_exit(&all.workers[0], 0);
         CHECK_BELLS(&all, NOBODY, CALLED, ASLEEP);
         end(&all);
     }
@@ -818,7 +830,7 @@ who_exits_and_leaves_no_work_calls_nobody(void)
     scene all;
     begin(&all);
     set_bells(&all, CALLED, ASLEEP, ASLEEP);
-    job_ring_exit(&all.worker, 0);
+    job_ring_exit(&all.workers[0], 0);
     CHECK_BELLS(&all, NOBODY, ASLEEP, ASLEEP);
     end(&all);
 }
@@ -882,13 +894,13 @@ static void
 wait_once(void *arg)
 {
     waiter *self = arg;
-    self->rc = job_ring_wait(&self->all->worker, self->number, &self->spot);
+    self->rc = job_ring_wait(&self->all->workers[self->number], self->number, &self->spot);
 }
 
 static _Atomic uint32_t *
 bell_of(waiter *self)
 {
-    return &self->all->worker.states[self->number];
+    return &self->all->workers[0].states[self->number];
 }
 
 static void
@@ -899,7 +911,7 @@ start_waiter(waiter *self, scene *all, uint32_t number, uint32_t spin_ns)
     park_spot_init(&self->spot, 1);
     self->spot.most_spinning = 1;
     atomic_store(&self->spot.spin_ns, spin_ns);
-    job_ring_enter(&all->worker, number);
+    job_ring_enter(&all->workers[number], number);
     check_start(&self->thread, wait_once, self);
 }
 
@@ -1029,7 +1041,7 @@ while_one_spins_another_sleeps_at_once(void)
     // The spinner will come for this, and gives up.
     post(&all, 1);
     CHECK(check_asleep(&worker.thread, bell_of(&worker)));
-    job_ring_exit(&all.worker, 2);
+    job_ring_exit(&all.workers[2], 2);
     check_waited(&worker, JOB_RING_WORK);
     end(&all);
 }
@@ -1070,7 +1082,7 @@ who_was_called_by_the_dead_is_woken_at_the_funeral(void)
     waiter worker;
     begin(&all);
     start_sleeper(&worker, &all, 0);
-    job_ring_enter(&all.worker, 1);
+    job_ring_enter(&all.workers[1], 1);
     // The other one rang the worker_state, and died before it woke the sleeper: now nobody else is called.
     atomic_store(bell_of(&worker), CALLED);
     post(&all, 1);
@@ -1299,7 +1311,7 @@ the_number_of_the_dead_begins_anew(void)
         post(&all, 2);
         take(&all, 0, 2);
         CHECK_EQ(reap(&all, 0), 2);
-        job_ring_enter(&all.worker, 0);
+        job_ring_enter(&all.workers[0], 0);
     }
     check_all_records_are_free(&all);
     end(&all);
@@ -1386,7 +1398,7 @@ nothing_is_lost_but_what_the_killed_had(void)
                                                                                  : -1);
         // Another worker comes for the rest, also when it sleeps already.
         if (claims || step == DIES_CALLED) {
-            job_ring_enter(&all.worker, 1);
+            job_ring_enter(&all.workers[1], 1);
             atomic_store(&all.parent.states[1], ASLEEP);
             job_ring_notify(&all.parent);
             CHECK_BELLS(&all, NOBODY, CALLED, NOBODY);
@@ -1410,15 +1422,15 @@ work_until_closed(void *arg)
     scene *all = arg;
     park_spot spot;
     park_spot_init(&spot, 1);
-    job_ring_enter(&all->worker, 0);
+    job_ring_enter(&all->workers[0], 0);
     do {
         job_slot *slot;
-        while ((slot = job_ring_claim(&all->worker, 0)) != NULL) {
+        while ((slot = job_ring_claim(&all->workers[0], 0)) != NULL) {
             write_number(slot, read_number(slot) + 1);
-            job_ring_complete(&all->worker, 0, slot);
+            job_ring_complete(&all->workers[0], 0, slot);
         }
-    } while (job_ring_wait(&all->worker, 0, &spot) != JOB_RING_CLOSED);
-    job_ring_exit(&all->worker, 0);
+    } while (job_ring_wait(&all->workers[0], 0, &spot) != JOB_RING_CLOSED);
+    job_ring_exit(&all->workers[0], 0);
 }
 
 static void
@@ -1449,12 +1461,12 @@ the_workers_view_is_the_parents(void)
 {
     scene all;
     begin(&all);
-    CHECK(all.worker.states == all.parent.states);
-    CHECK(all.worker.submissions == all.parent.submissions);
-    CHECK(all.worker.completions == all.parent.completions);
-    CHECK(all.worker.slots == all.parent.slots);
-    CHECK_EQ((uintptr_t)all.worker.slots % 64, 0);
-    CHECK((unsigned char *)(all.worker.slots + RECORDS) == all.memory + all.bytes);
+    CHECK(all.workers[0].states == all.parent.states);
+    CHECK(all.workers[0].submissions == all.parent.submissions);
+    CHECK(all.workers[0].completions == all.parent.completions);
+    CHECK(all.workers[0].slots == all.parent.slots);
+    CHECK_EQ((uintptr_t)all.workers[0].slots % 64, 0);
+    CHECK((unsigned char *)(all.workers[0].slots + RECORDS) == all.memory + all.bytes);
     // The ring may be the first part of something larger.
     job_ring another;
     CHECK_EQ(job_ring_attach(&another, all.memory, all.bytes + 1, all.wakeup_fd), SHM_OK);
