@@ -66,3 +66,17 @@ def __getattr__(name):
 
 def __dir__():
     return sorted([*globals(), *_LAZY])
+
+
+def _name_imports():
+    """Tell tools that follow imports, such as PyInstaller, of modules that the extension or a name's text asks for."""
+    from pyconc import (  # noqa: F401
+        _asyncio_glue,
+        _checkpoint,
+        aiomultiprocess,
+        asyncio,
+        concurrent,
+        coroutine_pool,
+        process_pool,
+    )
+    from pyconc._process import nursery, pickling  # noqa: F401

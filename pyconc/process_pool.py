@@ -26,8 +26,14 @@ _executors: "weakref.WeakSet[ProcessPoolExecutor]" = weakref.WeakSet()
 
 
 def default_workers():
-    """Return the number of CPUs that this process may use: by affinity, and by its cgroup's quota."""
+    """Return the number of CPUs that this process may use: by affinity, and by its cgroup's quota.
+
+    What the program was told to count on, by PYTHON_CPU_COUNT or -X cpu_count, goes before both.
+    """
     cpus = len(os.sched_getaffinity(0))
+    count = getattr(os, "process_cpu_count", lambda: None)()  # since Python 3.13
+    if count is not None and count != cpus:
+        return count
     quota = _cgroup_cpus()
     return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
 

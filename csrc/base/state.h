@@ -35,6 +35,7 @@
     X(checkpoint)          /* a function of one bytecode: serves the eval breaker */             \
     X(pickle_dumps)                                                                              \
     X(pickle_loads)                                                                              \
+    X(registered_reducers)   /* a dict of multiprocessing's, NULL until something is pickled */  \
     X(pickle_protocol)       /* the int 5 */                                                     \
     X(buffer_callback_names) /* ("buffer_callback",) */                                          \
     X(buffers_names)         /* ("buffers",) */                                                  \
@@ -108,6 +109,9 @@ typedef struct module_state {
     Py_ssize_t dest_loop_cell;    // where the closure of wrap_future() keeps the loop,
     Py_ssize_t destination_cell;  //   and the asyncio future
     Py_ssize_t loop_future_task;  // offset in a loop_future_type of its task
+
+    Py_ssize_t reducers_seen;  // how many of registered_reducers were looked at,
+    bool uses_reducers;        //   and whether pickling is to honour them
 
     struct LoopBridgeObject *riding;  // bridges with tasks that ride along, see loop_bridge.h
 

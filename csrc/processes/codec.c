@@ -82,9 +82,41 @@ take_buffer(PyObject *buffers, PyObject *buffer)
 
 static PyMethodDef take_buffer_method = {"take_buffer", take_buffer, METH_O, NULL};
 
+// Whether the program has registered types with multiprocessing's pickler, as torch does with tensors.  0, 1,
+// or -1 with an exception.
+static int
+honours_reducers(module_state *state)
+{
+    if (state->registered_reducers == NULL) {
+        PyObject *module = PyImport_ImportModule("pyconc._process.pickling");
+        PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, "registered_reducers");
+        Py_XDECREF(module);
+        if (found == NULL) {
+            return -1;
+        }
+        Py_XSETREF(state->registered_reducers, found);
+    }
+    Py_ssize_t size = PyDict_Size(state->registered_reducers);
+    if (size != state->reducers_seen) {
+        PyObject *answer = size < 0 ? NULL : codec_call("are_own", state->registered_reducers, NULL);
+        int own = answer == NULL ? -1 : PyObject_IsTrue(answer);
+        Py_XDECREF(answer);
+        if (own < 0) {
+            return -1;
+        }
+        state->reducers_seen = size;
+        state->uses_reducers = own;
+    }
+    return state->uses_reducers;
+}
+
 static int
 pickle_plainly(module_state *state, PyObject *object, pickled *result)
 {
+    int own = honours_reducers(state);
+    if (own != 0) {
+        return own < 0 ? -1 : pickle_otherwise(object, "dumps_registered", result);
+    }
     PyObject *buffers = PyList_New(0);
     PyObject *callback = buffers == NULL ? NULL : PyCFunction_New(&take_buffer_method, buffers);
     if (callback == NULL) {

@@ -79,9 +79,52 @@ control_die_with_pipe(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_NONE;
 }
 
+// ---- Ctrl-C in a worker ----
+
+// Python's own handler of SIGINT.  A process has one disposition of a signal, so this is no module's: set
+// before the handler that reads it is installed.
+static void (*python_handles)(int);
+
+// In a signal handler: pass on what this process has sent to itself, by raise() or kill().
+static void
+take_interrupt(int number, siginfo_t *info, void *Py_UNUSED(context))
+{
+    if (info->si_code <= 0 && info->si_pid == getpid()) {
+        python_handles(number);
+    }
+}
+
+PyDoc_STRVAR(ignore_outer_interrupts_doc,
+"ignore_outer_interrupts()\n--\n\n"
+"Have SIGINT call the handler that Python has for it only if this process sends it to itself.\n\n"
+"A terminal's Ctrl-C does nothing then, but programs that this process executes find the signal's default,\n"
+"which is not so when it is ignored. Raises ValueError if Python has no handler for it.");
+
+static PyObject *
+control_ignore_outer_interrupts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    struct sigaction action;
+    if (sigaction(SIGINT, NULL, &action) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if ((action.sa_flags & SA_SIGINFO) != 0 || action.sa_handler == SIG_DFL
+        || action.sa_handler == SIG_IGN) {
+        PyErr_SetString(PyExc_ValueError, "SIGINT has no handler of Python's");
+        return NULL;
+    }
+    python_handles = action.sa_handler;
+    action.sa_sigaction = take_interrupt;
+    action.sa_flags |= SA_SIGINFO;
+    if (sigaction(SIGINT, &action, NULL) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 PyMethodDef process_control_methods[] = {
     {"fork", control_fork, METH_NOARGS, fork_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
+    {"ignore_outer_interrupts", control_ignore_outer_interrupts, METH_NOARGS, ignore_outer_interrupts_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -56,6 +56,25 @@ def _reduce_lock(lock):
     return lock.__reduce_ex__(PROTOCOL)
 
 
+registered_reducers = ForkingPickler._extra_reducers  # of multiprocessing's own types, and what others register
+
+
+def are_own(reducers):
+    """Whether some of these reducers are not multiprocessing's: then everything is pickled with them."""
+    return any(getattr(reduce, "__module__", None) not in _OF_MULTIPROCESSING for reduce in reducers.values())
+
+
+_OF_MULTIPROCESSING = tuple(
+    f"multiprocessing.{name}"
+    for name in ("connection", "heap", "managers", "reduction", "resource_sharer", "sharedctypes", "synchronize")
+)
+
+
+def dumps_registered(value, error=None):
+    """Return (pickle, buffers) of something, with the reducers that were registered with multiprocessing."""
+    return _dumps_as_multiprocessing(value)
+
+
 class _MultiprocessingPickler(pickle.Pickler):
     def __init__(self, file, buffers):
         super().__init__(file, PROTOCOL, buffer_callback=buffers.append)

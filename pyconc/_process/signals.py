@@ -101,6 +101,15 @@ def end_in_child():
         _current._restore()
 
 
+def reset_in_child():
+    """In a process that is no part of the program: what the program would handle is not for it to handle.
+
+    A signal must not reach the program through the file descriptor that wakes its loop, and SIGTERM ends the process.
+    """
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+
+
 def call_interruptibly(function, *args):
     """Within such a block: call a function that may be interrupted, and handlers at once meanwhile."""
     deferred = _current if threading.current_thread() is threading.main_thread() else None

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import _base, process
 
 from pyconc import _core
-from pyconc._process import pickling
+from pyconc._process import pickling, signals
 
 # How a worker ends whose initializer has raised; nothing else ends it so before it has run a task.
 INITIALIZER_FAILED = 97
@@ -19,8 +19,7 @@ def main(fds, number, setup, limits):
     fds: of the region, the result handler's eventfd, and of workers that run event loops, the doorbells.
     setup: (initializer, initargs, loop_factory). limits: (tasks or None, coroutines at a time or None).
     """
-    # Ctrl-C goes to the whole terminal; the parent decides what becomes of its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prepare_signals()
     _make_line_buffered()
     pickling.is_worker = True
     region_fd, wakeup_fd, *doorbells = fds
@@ -28,7 +27,8 @@ def main(fds, number, setup, limits):
     max_tasks, concurrency = limits
     worker = _core.Worker(region_fd, wakeup_fd, number, tuple(doorbells))
     os.register_at_fork(after_in_child=worker.after_fork)
-    serve = functools.partial(worker.run, max_tasks or 0)
+    # No worker lives to see more tasks than that.
+    serve = functools.partial(worker.run, min(max_tasks or 0, sys.maxsize))
     try:
         if concurrency is not None:
             serve = _prepare_loop(worker, doorbells[number], loop_factory, concurrency, max_tasks)
@@ -43,6 +43,27 @@ def main(fds, number, setup, limits):
     finally:
         # What tasks have left open: before Python 3.13 multiprocessing would first wait for the processes in it.
         process._python_exit()
+
+
+def _prepare_signals():
+    """Leave Ctrl-C to the parent, which decides what becomes of its workers: it goes to the whole terminal.
+
+    It is not ignored, as commands that tasks run would ignore it too.  What a task sends to itself interrupts it.
+    """
+    signals.reset_in_child()
+    signal.signal(signal.SIGINT, _interrupt)
+    _core.ignore_outer_interrupts()
+    os.register_at_fork(after_in_child=_restore_interrupt)
+
+
+def _interrupt(number, frame):
+    raise KeyboardInterrupt
+
+
+def _restore_interrupt():
+    """In a process that a task has forked: it is like a command that a task runs."""
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _prepare_loop(*args):

@@ -15,6 +15,7 @@ fires when the thread that forked them ends, and the zygote has one.  The zygote
 """
 
 import atexit
+import contextlib
 import gc
 import os
 import select
@@ -316,8 +317,12 @@ class _Popen:
         if self.returncode is None:
             try:
                 signal.pidfd_send_signal(self.sentinel, number)
-            except (ProcessLookupError, OSError):
+            except ProcessLookupError:
                 pass  # it has ended
+            except OSError:  # A sandbox refuses that call, or this is the end of a pipe, see above.
+                with contextlib.suppress(OSError):
+                    if not connection.wait([self.sentinel], 0):
+                        os.kill(self.pid, number)
 
     def interrupt(self):
         self._send_signal(signal.SIGINT)

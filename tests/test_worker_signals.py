@@ -1,0 +1,125 @@
+"""Signals and workers: Ctrl-C is the program's, but for what tasks run or send themselves; SIGTERM ends a worker."""
+
+import os
+import signal
+
+import pytest
+from support import HANG_LIMIT, await_line, finish, run_script, start_script, wait_until
+
+import pyconc
+
+METHODS = ["zygote", "fork", "spawn"]
+
+POOL = """
+import _thread, asyncio, multiprocessing, os, signal, subprocess, sys, threading, warnings
+import pyconc
+warnings.simplefilter("ignore")
+def make_pool(method, *args, **options):
+    context = None if method == "zygote" else multiprocessing.get_context(method)
+    return pyconc.ProcessPoolExecutor(*args, mp_context=context, **options)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_commands_that_tasks_run_end_with_ctrl_c(method):
+    with start_script(
+        POOL
+        + """
+def run():
+    # It says that it is there, and waits for ever: its stdin has no end.
+    reader, writer = os.pipe()
+    return subprocess.run(["sh", "-c", "echo running; read line"], stdin=reader).returncode
+if __name__ == "__main__":
+    with make_pool(sys.argv[1], 1) as pool:
+        pool.submit(run).result()
+""",
+        method,
+    ) as process:
+        await_line(process, process.stdout, "running")
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does it
+        # The command holds the program's stdout, so this waits for its end too.
+        assert "KeyboardInterrupt" in finish(process).stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_may_interrupt_itself_and_nobody_else_may(method):
+    finished = run_script(
+        POOL
+        + """
+def interrupt_main():
+    try:
+        threading.Thread(target=_thread.interrupt_main).start()
+        threading.Event().wait(60)
+    except KeyboardInterrupt:
+        return "interrupted"
+def raise_signal():
+    try:
+        signal.raise_signal(signal.SIGINT)
+        threading.Event().wait(60)
+    except KeyboardInterrupt:
+        return "raised"
+def from_outside():
+    # The signal is there before kill() returns, and its handler runs before this is over.
+    subprocess.run(["sh", "-c", f"kill -INT {os.getpid()}"], check=True)
+    return "went on"
+def with_a_loop():
+    asyncio.run(asyncio.sleep(0))
+    return from_outside()
+if __name__ == "__main__":
+    with make_pool(sys.argv[1], 1) as pool:
+        for task in interrupt_main, raise_signal, from_outside, with_a_loop, raise_signal:
+            print(pool.submit(task).result())
+""",
+        method,
+    )
+    assert finished.stdout == "interrupted\nraised\nwent on\nwent on\nraised\n"
+    assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("handler", ["loop", "function", "ignore"])
+@pytest.mark.parametrize("operation", ["terminate_workers", "kill_workers"])
+def test_workers_end_whatever_the_program_does_with_sigterm(operation, handler):
+    finished = run_script(
+        POOL
+        + """
+async def main(operation, handler):
+    calls = []
+    loop = asyncio.get_running_loop()
+    if handler == "loop":
+        loop.add_signal_handler(signal.SIGTERM, calls.append, "called")
+    elif handler == "function":
+        signal.signal(signal.SIGTERM, lambda *_: calls.append("called"))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pool = pyconc.ProcessPoolExecutor(2)
+    started = [os.pipe() for _ in range(2)]
+    futures = [pool.submit(wait, writer) for _, writer in started]
+    for reader, _ in started:
+        os.read(reader, 1)
+    getattr(pool, operation)()
+    print([type(future.exception(60)).__name__ for future in futures])
+    pool.shutdown()
+    await asyncio.sleep(0)
+    print(calls)
+def wait(writer):
+    os.write(writer, b"x")
+    threading.Event().wait()
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
+""",
+        operation,
+        handler,
+    )
+    assert finished.stdout == "['WorkerDied', 'WorkerDied']\n[]\n"
+
+
+def test_a_worker_is_killed_where_a_pidfd_may_send_no_signal(monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        future = pool.submit(signal.pause)
+        wait_until(future.running, "the task to run")
+        pool.kill_workers()
+        assert isinstance(future.exception(HANG_LIMIT), pyconc.WorkerDied)
