@@ -1,6 +1,7 @@
 // module: makes pyconc._core: its types, and the names that it looks up.  Nobody includes it.
 #include "base/state.h"
 
+#include "class_builder.h"
 #include "executor.h"
 #include "futures/chain.h"
 #include "futures/future.h"
@@ -88,8 +89,24 @@ core_watch_standard(PyObject *module, PyObject *args)
     return NULL;
 }
 
+PyDoc_STRVAR(make_class_builder_doc,
+"make_class_builder(original, metaclass, choose_bases, /)\n--\n\n"
+"Return a function that does what `original`, a builtins.__build_class__, does; where the type of a base is\n"
+"`metaclass`, with the tuple that choose_bases(bases, the metaclass that is named, or None) returns.");
+
+static PyObject *
+core_make_class_builder(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *original, *metaclass, *choose_bases;
+    if (!PyArg_ParseTuple(args, "OOO:make_class_builder", &original, &metaclass, &choose_bases)) {
+        return NULL;
+    }
+    return class_builder_new(original, metaclass, choose_bases);
+}
+
 static PyMethodDef core_methods[] = {
     {"after_fork", core_after_fork, METH_NOARGS, after_fork_doc},
+    {"make_class_builder", core_make_class_builder, METH_VARARGS, make_class_builder_doc},
     {"watch_standard", core_watch_standard, METH_VARARGS, watch_standard_doc},
     {"scalars_dumps", core_plain_dumps, METH_O, scalars_dumps_doc},
     {"scalars_loads", core_plain_loads, METH_O, scalars_loads_doc},

@@ -14,10 +14,12 @@ Submodules (`asyncio.subprocess`, `asyncio.events`, ...) are reached as attribut
 # Type checkers read asyncio.pyi instead.
 
 import asyncio
+import gc
 import sys
 import threading
 import weakref
 from asyncio import *  # noqa: F403
+from concurrent.futures import Executor
 
 from pyconc.thread_pool import ThreadPoolExecutor
 
@@ -44,10 +46,17 @@ def _equip(loop, *, new=False):
     Not before: shutting a default executor down takes a thread, also if nobody has used it, and where asyncio.run() is
     called at exit there may be none to be had.
 
-    Loops other than asyncio's hide whether they have one; those are taken to have none only while they are `new`.
+    Loops other than asyncio's hide whether they have one; those are taken to have none only while they are `new`, and
+    refer to none that whoever made them may have set.
     """
-    has_one = getattr(loop, "_default_executor", None if new else _HIDDEN) is not None
-    if has_one or "run_in_executor" in getattr(loop, "__dict__", ("run_in_executor",)):
+    if "run_in_executor" in getattr(loop, "__dict__", ("run_in_executor",)):
+        return loop
+    executor = getattr(loop, "_default_executor", _HIDDEN)
+    if executor is _HIDDEN:
+        has_one = not new or _refers_to_an_executor(loop)
+    else:
+        has_one = executor is not None
+    if has_one:
         return loop
     reference = weakref.ref(loop)
 
@@ -70,6 +79,13 @@ def _equip(loop, *, new=False):
     loop.run_in_executor = run_in_executor
     loop.set_default_executor = set_default_executor
     return loop
+
+
+def _refers_to_an_executor(loop):
+    """Whether a loop holds an executor in a field, which may be one of C, or in its dictionary."""
+    referents = gc.get_referents(loop)
+    held = [value for referent in referents if type(referent) is dict for value in referent.values()]
+    return any(isinstance(referent, Executor) for referent in (*referents, *held))
 
 
 def new_event_loop():

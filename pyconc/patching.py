@@ -7,6 +7,7 @@ classes is called by pyconc's.
 from __future__ import annotations
 
 import _thread
+import builtins
 import concurrent.futures
 import sys
 import threading
@@ -15,7 +16,7 @@ from abc import ABCMeta
 from collections import Counter
 from concurrent.futures import _base
 from importlib import import_module
-from types import BuiltinFunctionType, CodeType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, NoneType
 
 from pyconc import _core
 
@@ -266,6 +267,21 @@ def _standard_of(cls: type) -> Any:
     return next((s.load_standard() for s in _SUBSTITUTIONS if cls is s.ours), None)
 
 
+def _choose_bases(bases: tuple[Any, ...], metaclass: Any) -> tuple[Any, ...]:
+    """The bases of a class statement while installed: the standard classes where the metaclass forbids ours."""
+    if not _installed or not isinstance(metaclass, (type, NoneType)):
+        return bases
+    metaclasses = [type(base) for base in bases] if metaclass is None else [metaclass, *map(type, bases)]
+    if any(all(issubclass(winner, other) for other in metaclasses) for winner in metaclasses):
+        return bases
+    standard = {s.ours: s.load_standard() for s in _SUBSTITUTIONS if s.ours in bases}
+    return tuple(standard.get(base, base) for base in bases)
+
+
+_standard_build_class: Any = builtins.__build_class__
+_build_class = _core.make_class_builder(_standard_build_class, ExecutorType, _choose_bases)
+
+
 def _mentions(namespace: dict[str, Any], internals: set[str]) -> bool:
     """Whether the body of a class defines one of these names, or has a function that uses one."""
     names = set(namespace)
@@ -360,7 +376,8 @@ def install() -> None:
 
     What stays the standard library's: executors that exist already (a loop's default executor among them), subclasses
     defined before, subclasses whose body names private parts of the standard class (``_work_queue``,
-    ``_adjust_thread_count``, ``_call_queue`` and the like), ``InterpreterPoolExecutor``, the functions
+    ``_adjust_thread_count``, ``_call_queue`` and the like) or whose metaclass is not that of pyconc's classes,
+    ``InterpreterPoolExecutor``, the functions
     ``concurrent.futures.wait`` and ``as_completed`` (which work with every future), what ``concurrent.futures.thread``
     and ``concurrent.futures.process`` call their executors (so that the classes can still be pickled by those names;
     calling them makes pyconc's), ``multiprocessing.Pool``, and other processes but forked ones: what a worker that was
@@ -389,6 +406,8 @@ def install() -> None:
         names = vars(concurrent.futures)
         _standard_getattr = names.get("__getattr__")
         names["__getattr__"] = _give
+        if builtins.__build_class__ is _standard_build_class:  # else it is another's
+            builtins.__build_class__ = _build_class
         for substitution in _SUBSTITUTIONS:
             substitution.redirect()
             substitution.hide()
@@ -407,6 +426,8 @@ def uninstall() -> None:
         # What was made the standard classes' __new__ stays and does nothing: once a class has had one, CPython cannot
         # do without (python/cpython#105888).
         _installed = False
+        if builtins.__build_class__ is _build_class:
+            builtins.__build_class__ = _standard_build_class
         for substitution in _SUBSTITUTIONS:
             substitution.show()
         names = vars(concurrent.futures)

@@ -1,6 +1,7 @@
 """pyconc.asyncio is the standard module, with pyconc's threads behind its loops and with calls of 2021 that work."""
 
 import asyncio
+import concurrent.futures
 import contextvars
 import gc
 import inspect
@@ -303,6 +304,36 @@ def test_uvloop_as_loop_factory():
     kind, name = pyconc_asyncio.run(main(), loop_factory=uvloop.new_event_loop)
     assert kind is uvloop.Loop
     assert name == "asyncio_0"  # its own executor's threads are called uvloop_0
+
+
+@needs_uvloop
+@needs_runner
+@pytest.mark.parametrize("kind", [concurrent.futures.ThreadPoolExecutor, pyconc.ThreadPoolExecutor])
+@pytest.mark.parametrize("way", ["run", "Runner", "new_event_loop"])
+def test_a_default_executor_that_a_factory_of_uvloops_chose_is_kept(way, kind, monkeypatch):
+    chosen = kind(1, thread_name_prefix="chosen")
+
+    def factory():
+        loop = uvloop.new_event_loop()
+        loop.set_default_executor(chosen)
+        return loop
+
+    async def main():
+        names = [await pyconc_asyncio.to_thread(thread_name) for _ in range(2)]
+        return [*names, await asyncio.get_running_loop().run_in_executor(None, thread_name)]
+
+    if way == "run":
+        names = pyconc_asyncio.run(main(), loop_factory=factory)
+    elif way == "Runner":
+        with pyconc_asyncio.Runner(loop_factory=factory) as runner:
+            names = runner.run(main())
+    else:
+        monkeypatch.setattr(asyncio, "new_event_loop", factory)
+        loop = pyconc_asyncio.new_event_loop()
+        names = loop.run_until_complete(main())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+    assert names == ["chosen_0"] * 3
 
 
 @needs_uvloop

@@ -2,6 +2,7 @@
 
 import abc
 import asyncio
+import builtins
 import concurrent.futures
 import copy
 import inspect
@@ -509,6 +510,94 @@ def test_subclasses_may_have_other_bases(installed):
     assert works(WithGeneric[int](1))
     assert Sized.size == 3
     assert works(Sized(1))
+
+
+class Singleton(type):
+    one = None
+
+    def __call__(cls, *args, **kwargs):
+        cls.one = cls.one or super().__call__(*args, **kwargs)
+        return cls.one
+
+
+class SingletonABC(abc.ABCMeta):
+    pass
+
+
+class Mixin(metaclass=Singleton):
+    pass
+
+
+@both
+def test_subclasses_whose_metaclass_forbids_pyconcs_get_the_standard_class(installed, standard):
+    class Named(named(standard), metaclass=Singleton):
+        pass
+
+    class NamedABC(named(standard), abc.ABC, metaclass=SingletonABC):
+        pass
+
+    class Inherited(Mixin, named(standard)):
+        pass
+
+    for cls in Named, Inherited:
+        assert type(cls) is Singleton
+        assert standard in cls.__bases__
+        assert cls(1) is cls(1)
+        cls(1).shutdown()
+    assert type(NamedABC) is SingletonABC
+    assert NamedABC.__bases__[0] is standard
+    assert Named.__module__ == Inherited.__module__ == __name__
+
+
+def test_subclasses_whose_metaclass_agrees_are_pyconcs(installed):
+    class Derived(type(pyconc.ThreadPoolExecutor)):
+        pass
+
+    class Mine(concurrent.futures.ThreadPoolExecutor, metaclass=Derived):
+        pass
+
+    class Abstract(concurrent.futures.ThreadPoolExecutor, metaclass=abc.ABCMeta):
+        pass
+
+    assert Mine.__bases__ == Abstract.__bases__ == (pyconc.ThreadPoolExecutor,)
+    assert works(Mine(1))
+    assert works(Abstract(1))
+
+
+def test_class_statements_are_what_they_were(installed):
+    seen = []
+
+    class Meta(type):
+        def __new__(mcls, name, bases, namespace, **kwargs):
+            frame = sys._getframe(1)
+            seen.append((frame.f_code.co_name, kwargs))
+            return super().__new__(mcls, name, bases, namespace)
+
+    class Plain(metaclass=Meta, option=1):
+        def method(self):
+            return __class__
+
+    def function(name, bases, namespace, **kwargs):
+        return (name, bases)
+
+    class NoClass(concurrent.futures.ThreadPoolExecutor, metaclass=function):
+        pass
+
+    assert seen == [("test_class_statements_are_what_they_were", {"option": 1})]
+    assert Plain().method() is Plain
+    assert NoClass == ("NoClass", (pyconc.ThreadPoolExecutor,))
+    with pytest.raises(TypeError, match="metaclass conflict"):
+
+        class Conflict(Plain, metaclass=abc.ABCMeta):
+            pass
+
+
+def test_uninstall_gives_the_class_statement_back():
+    before = builtins.__build_class__
+    pyconc.install()
+    assert builtins.__build_class__ is not before
+    pyconc.uninstall()
+    assert builtins.__build_class__ is before
 
 
 def test_the_interpreters_own_subclasses_work_while_installed():
