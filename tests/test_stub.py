@@ -18,6 +18,7 @@ import pyconc
 # What every class has, or what the machinery of classes adds.
 UNREMARKABLE = {"__doc__", "__module__", "__new__", "__init__", "__repr__", "__reduce_ex__", "__dict__", "__weakref__"}
 UNREMARKABLE |= {"__setattr__", "__delattr__"}
+UNREMARKABLE |= {"__del__"}  # of a type that has a finalizer
 UNREMARKABLE |= {"__buffer__"}  # what Python calls the buffer protocol since 3.12
 
 
