@@ -1,6 +1,28 @@
 #include "job_table.h"
 
+#include <assert.h>
 #include <stdlib.h>
+
+// The states that each state may follow.
+#define AFTER(state) (1u << JOB_##state)
+static const unsigned may_follow[] = {
+    [JOB_PACKED] = 0,
+    [JOB_WAITING] = AFTER(PACKED),
+    [JOB_IN_SLOT] = AFTER(PACKED) | AFTER(WAITING),
+    [JOB_CANCELLING] = AFTER(IN_SLOT),
+    [JOB_WITHDRAWN] = AFTER(WAITING) | AFTER(IN_SLOT) | AFTER(CANCELLING),
+    [JOB_COLLECTED] = AFTER(IN_SLOT) | AFTER(DELIVERING),
+    [JOB_DELIVERING] = AFTER(PACKED) | AFTER(WAITING) | AFTER(IN_SLOT) | AFTER(CANCELLING) | AFTER(WITHDRAWN)
+                       | AFTER(COLLECTED),
+};
+
+void
+process_job_enter(process_job *job, process_job_state state)
+{
+    assert(may_follow[state] & 1u << job->state);
+    (void)may_follow;
+    job->state = state;
+}
 
 uint64_t
 job_table_size(uint32_t max_workers, uint32_t slots)
@@ -46,8 +68,9 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
     packed_message_write(&e->call, slot->message);
     job_slot_set_range(slot, e->calls);
     e->slot = slot;
+    process_job_enter(e, JOB_IN_SLOT);
     table->by_slot[slot - table->ring.slots] = t;
-    if (e->is_bound) {
+    if (e->worker != JOB_ANY_WORKER) {
         job_ring_push_to(&table->ring, slot, e->worker);
     }
     else {
@@ -68,7 +91,7 @@ leave_slot(job_table *table, task *t)
 static void
 wait_for_slot(job_table *table, task *t)
 {
-    process_job_of(t)->is_waiting = true;
+    process_job_enter(process_job_of(t), JOB_WAITING);
     table->waiting_count++;
     node_list_append(&table->waiting, &t->delivery.node);
 }
@@ -78,7 +101,6 @@ stop_waiting(job_table *table)
 {
     task *t = (task *)node_list_pop(&table->waiting);
     if (t != NULL) {
-        process_job_of(t)->is_waiting = false;
         table->waiting_count--;
     }
     return t;
@@ -89,7 +111,7 @@ static void
 feed(job_table *table)
 {
     while (!node_list_is_empty(&table->waiting)) {
-        bool is_withdrawn = process_job_of((task *)table->waiting.first)->is_withdrawn;
+        bool is_withdrawn = process_job_of((task *)table->waiting.first)->state == JOB_WITHDRAWN;
         job_slot *slot = is_withdrawn ? NULL : job_ring_alloc(&table->ring);
         if (is_withdrawn) {
             node_list_append(&table->withdrawn, &stop_waiting(table)->delivery.node);
@@ -134,11 +156,13 @@ collect_from(job_table *table, uint32_t worker)
             job_ring_free(&table->ring, slot);  // its task was failed long ago
             continue;
         }
-        copy_outcome(table, process_job_of(t));
-        process_job_of(t)->is_sent = true;
-        process_job_of(t)->is_collected = true;
+        process_job *e = process_job_of(t);
+        bool counts = e->state == JOB_IN_SLOT;
+        copy_outcome(table, e);
+        e->is_sent = true;
         leave_slot(table, t);
-        node_list_append(&table->collected, &t->delivery.node);
+        process_job_enter(e, counts ? JOB_COLLECTED : JOB_WITHDRAWN);
+        node_list_append(counts ? &table->collected : &table->withdrawn, &t->delivery.node);
         table->progress = true;
     }
 }
@@ -165,7 +189,7 @@ job_table_push(job_table *table, task *t)
 {
     pthread_mutex_lock(&table->lock);
     process_job *e = process_job_of(t);
-    if (e->is_bound && job_ring_generation(&table->ring, e->worker) != e->generation) {
+    if (e->worker != JOB_ANY_WORKER && job_ring_generation(&table->ring, e->worker) != e->generation) {
         pthread_mutex_unlock(&table->lock);
         return (push_result){.is_lost = true};
     }
@@ -191,12 +215,13 @@ job_table_withdraw(job_table *table, task *t)
     pthread_mutex_lock(&table->lock);
     if (e->slot != NULL && job_ring_withdraw(&table->ring, e->slot)) {
         leave_slot(table, t);
+        process_job_enter(e, JOB_WITHDRAWN);
         node_list_append(&table->withdrawn, &t->delivery.node);
         withdrawn = true;
         feed(table);
     }
-    else if (e->is_waiting && !e->is_withdrawn) {
-        e->is_withdrawn = true;  // feed() will come upon it
+    else if (e->state == JOB_WAITING) {
+        process_job_enter(e, JOB_WITHDRAWN);  // feed() will come upon it
         table->outstanding--;
         withdrawn = true;
     }
@@ -212,8 +237,8 @@ request_cancel(job_table *table, task *t)
     if (table->ring.doorbells == NULL || e->slot == NULL || !job_ring_is_taken(e->slot)) {
         return false;
     }
-    if (!e->is_cancelled) {
-        e->is_cancelled = true;
+    if (e->state == JOB_IN_SLOT) {
+        process_job_enter(e, JOB_CANCELLING);
         job_ring_request_cancel(&table->ring, e->slot);
     }
     return true;
@@ -272,13 +297,24 @@ job_table_collect(job_table *table)
     pthread_mutex_unlock(&table->lock);
 }
 
+// It is the caller's from here on; with the lock.
+static void
+give_away(task *t, node_list *list)
+{
+    process_job_enter(process_job_of(t), JOB_DELIVERING);
+    node_list_append(list, &t->delivery.node);
+}
+
 void
 job_table_pop_all(job_table *table, node_list *collected, node_list *withdrawn)
 {
     pthread_mutex_lock(&table->lock);
+    task *t;
     collect_all(table);
     node_list_move(&table->collected, collected);
-    node_list_move(&table->withdrawn, withdrawn);
+    while ((t = (task *)node_list_pop(&table->withdrawn)) != NULL) {
+        give_away(t, withdrawn);
+    }
     table->is_announced = false;
     pthread_mutex_unlock(&table->lock);
 }
@@ -293,8 +329,12 @@ sort_out(job_table *table, const task *wanted, const carrier *waiter, node_list 
     while ((node = node_list_pop(&table->collected)) != NULL) {
         task *t = (task *)node;
         bool is_own = wanted != NULL ? t == wanted : t->delivery.to.carrier == waiter;
-        node_list_append(is_own ? own : &rest, node);
-        if (is_own && wanted != NULL) {
+        if (!is_own) {
+            node_list_append(&rest, node);
+            continue;
+        }
+        give_away(t, own);
+        if (wanted != NULL) {
             break;
         }
     }
@@ -305,7 +345,8 @@ sort_out(job_table *table, const task *wanted, const carrier *waiter, node_list 
 static bool
 must_announce(job_table *table)
 {
-    bool new = !table->is_announced && !node_list_is_empty(&table->collected);
+    bool new = !table->is_announced
+               && !(node_list_is_empty(&table->collected) && node_list_is_empty(&table->withdrawn));
     table->is_announced = table->is_announced || new;
     return new;
 }
@@ -315,8 +356,7 @@ job_table_pop_task(job_table *table, task *wanted, node_list *own)
 {
     pthread_mutex_lock(&table->lock);
     collect_all(table);
-    if (wanted != NULL && process_job_of(wanted)->is_collected) {
-        process_job_of(wanted)->is_collected = false;
+    if (wanted != NULL && process_job_of(wanted)->state == JOB_COLLECTED) {
         sort_out(table, wanted, NULL, own);
     }
     bool new = must_announce(table);
@@ -339,7 +379,7 @@ void
 job_table_return(job_table *table, task *t)
 {
     pthread_mutex_lock(&table->lock);
-    process_job_of(t)->is_collected = true;
+    process_job_enter(process_job_of(t), JOB_COLLECTED);
     node_list_append(&table->collected, &t->delivery.node);
     table->is_announced = true;
     pthread_mutex_unlock(&table->lock);
@@ -381,15 +421,15 @@ job_table_evict(job_table *table, bool taken)
     }
     qsort(found, count, sizeof(task *), compare_numbers);
     for (uint32_t i = 0; i < count; i++) {
-        node_list_append(&all, &found[i]->delivery.node);
+        give_away(found[i], &all);
     }
     while ((t = stop_waiting(table)) != NULL) {
-        if (process_job_of(t)->is_withdrawn) {
+        if (process_job_of(t)->state == JOB_WITHDRAWN) {
             node_list_append(&table->withdrawn, &t->delivery.node);
         }
         else {
             table->outstanding--;
-            node_list_append(&all, &t->delivery.node);
+            give_away(t, &all);
         }
     }
     pthread_mutex_unlock(&table->lock);
@@ -432,7 +472,7 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
         || (block != NULL
             && shm_block_holder(block) == SHM_WORKER(worker));
     leave_slot(table, lost_job);
-    node_list_append(lost, &lost_job->delivery.node);
+    give_away(lost_job, lost);
 }
 
 // What waits for room in the ring, and was for that worker only; with the lock.
@@ -444,12 +484,13 @@ reap_waiting(job_table *table, uint32_t worker, node_list *lost)
     node_list_init(&rest);
     while ((t = (task *)node_list_pop(&table->waiting)) != NULL) {
         process_job *e = process_job_of(t);
-        bool is_lost_job = e->is_bound && e->worker == worker && !e->is_withdrawn;
-        node_list_append(is_lost_job ? lost : &rest, &t->delivery.node);
-        if (is_lost_job) {
-            e->is_waiting = false;
+        if (e->worker == worker && e->state == JOB_WAITING) {
             table->waiting_count--;
             table->outstanding--;
+            give_away(t, lost);
+        }
+        else {
+            node_list_append(&rest, &t->delivery.node);
         }
     }
     node_list_move(&rest, &table->waiting);

@@ -1,10 +1,16 @@
 // job_table: where each task of a ProcessQueue is; kept under a lock of its own, without the GIL.
 //
-//                  .-----> waiting -----.
-//       pushed ----+                    +--> in a slot ==> a worker ==> collected --> popped, delivered
-//                  '--------------------'      |
-//                       (no free slot) |       | cancelled
-//                                      '---> withdrawn --> popped, told
+//                 .---> WAITING ---.
+//                 |        |       |                     outcome is here
+//      PACKED ----+--------|-------+---> IN_SLOT ==> a worker ==> COLLECTED ---> DELIVERING
+//                          |                |            |            ^               |
+//                          | cancel()       | cancel()   | cancel()   '---------------'
+//                          |                |            v             a signal handler raised
+//                          |                |        CANCELLING
+//                          '-----> WITHDRAWN <-----------'
+//                                      '---------------------------------------> DELIVERING
+//
+// A task whose worker dies, and one that is evicted, is DELIVERING from wherever it was.
 //
 // A task is in a slot of the job ring, or waits until a slot is free.  When a worker has completed a slot,
 // the table *collects* it: it copies the outcome out of the slot, frees the slot, and fills it with a task
@@ -24,9 +30,23 @@
 
 struct ProcessQueueObject;
 
+typedef enum process_job_state {
+    JOB_PACKED,      // not the table's yet
+    JOB_WAITING,     // without a slot: in `waiting`
+    JOB_IN_SLOT,     // in the ring, ready or taken by a worker
+    JOB_CANCELLING,  // the same; its worker is asked to cancel it, and what comes back does not count
+    JOB_WITHDRAWN,   // cancelled: in `withdrawn`, or in `waiting` until a slot would be its
+    JOB_COLLECTED,   // its outcome is here: in `collected`, or its queue's `ready`
+    JOB_DELIVERING,  // the table's no more: a thread has it on a list of its own, to end it
+} process_job_state;
+
+// The number of a worker that is any worker.
+#define JOB_ANY_WORKER UINT32_MAX
+
 // What a task of a process executor has in its args: where its call and its outcome are.
 typedef struct process_job {
     struct ProcessQueueObject *queue;  // borrowed: it outlives the tasks that it has not delivered
+    process_job_state state;           // lock while it is the table's, else GIL
     packed_message call;               // GIL, but for what packed_message_write() reads
     bool is_sent;                      // the call's block is the worker's affair; lock
     job_slot *slot;                    // lock; while it is in the ring
@@ -35,16 +55,10 @@ typedef struct process_job {
     BlockObject *whole;                // the same, once it has been looked at; GIL
     uint64_t number;                   // counts the queue's tasks; lock
     uint32_t calls;                    // of a chunk: how many the slot still stands for; lock
-    bool is_bound;                     // only `worker` may run it, and only that `generation`; set once
-    uint32_t worker, generation;       // see job_ring_generation()
-    bool is_waiting;                   // lock
-    bool is_collected;                 // lock
-    bool is_withdrawn;                 // lock
-    bool is_cancelled;                 // its worker was asked to cancel it; lock, and GIL to change
+    uint32_t worker, generation;       // who alone may run it, see job_ring_generation(); set once
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
     PyObject *error;                   // of a call that could not be packed: its outcome; GIL
     task *next, **link;                // among those that the queue has not delivered; GIL
-    bool is_in_delivery;               // a thread has taken it, to end it; GIL
 } process_job;
 
 static inline process_job *
@@ -52,6 +66,9 @@ process_job_of(const task *t)
 {
     return (process_job *)(void *)t->args;
 }
+
+// Notes where a job is from now on.
+void process_job_enter(process_job *job, process_job_state state);
 
 typedef struct job_table {
     RegionObject *region;  // borrowed; set once
@@ -62,8 +79,8 @@ typedef struct job_table {
     task **found;         // room for as many, for job_table_evict()
     node_list waiting;    // packed, without a slot
     node_list collected;  // finished, and nobody delivers it yet
-    bool is_announced;    // the result handler has been told of these
     node_list withdrawn;  // cancelled; their destinations have yet to be told
+    bool is_announced;    // the result handler has been told of all these
     uint32_t waiting_count;
     uint64_t accepted;     // tasks, in all
     uint32_t outstanding;  // tasks that workers still have to do: in the ring or waiting
@@ -94,7 +111,7 @@ push_result job_table_push(job_table *table, task *t);
 // True: no worker has taken it, and none will; it is among the withdrawn.
 bool job_table_withdraw(job_table *table, task *t);
 
-// True: a worker has taken it, and is asked to cancel it; what comes back does not count any more.
+// True: a worker has taken it, and is asked to cancel it.
 bool job_table_request_cancel(job_table *table, task *t);
 void job_table_request_cancel_all(job_table *table);
 
@@ -107,7 +124,8 @@ uint32_t job_table_split(job_table *table, task *t);
 // Collects what workers have finished, and fills the ring with what waits.
 void job_table_collect(job_table *table);
 
-// The same, then moves what is to be delivered, and whom to tell of a cancellation, to the ends of lists.
+// The same, then moves what is to be delivered to the end of a list, where it stays COLLECTED, and whom to
+// tell of a cancellation to another.
 void job_table_pop_all(job_table *table, node_list *collected, node_list *withdrawn);
 
 // The same for what a thread waits for itself: one task or none, or all that one carrier carries.  True if

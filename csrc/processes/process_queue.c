@@ -39,7 +39,7 @@ is_done(ProcessQueueObject *self)
 // ---- tasks of this queue ----
 
 static bool
-withdraw(task *t)
+process_job_withdraw(task *t)
 {
     process_job *e = process_job_of(t);
     ProcessQueueObject *self = e->queue;
@@ -57,13 +57,13 @@ withdraw(task *t)
 }
 
 static bool
-is_taken(task *t)
+process_job_is_taken(task *t)
 {
     return job_table_is_taken(&process_job_of(t)->queue->table, t);
 }
 
 static void
-drop(task *t)
+process_job_drop(task *t)
 {
     process_job *e = process_job_of(t);
     packed_message_drop(&e->call, e->queue->region, e->is_sent);
@@ -77,7 +77,7 @@ drop(task *t)
 }
 
 static int
-traverse(const task *t, visitproc visit, void *arg)
+process_job_traverse(const task *t, visitproc visit, void *arg)
 {
     process_job *e = process_job_of(t);
     Py_VISIT(e->whole);
@@ -87,7 +87,7 @@ traverse(const task *t, visitproc visit, void *arg)
 
 // The child of a fork need not fail it any more.
 static void
-forget(task *t)
+process_job_forget(task *t)
 {
     process_job *e = process_job_of(t);
     if (e->link != NULL) {
@@ -98,39 +98,30 @@ forget(task *t)
     }
 }
 
-static int help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter,
-                int64_t deadline_ns);
+static int process_job_help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected,
+                            carrier *waiter, int64_t deadline_ns);
 
 static const task_route process_route = {
-    .withdraw = withdraw,
-    .is_taken = is_taken,
-    .help = help,
-    .drop = drop,
-    .traverse = traverse,
-    .forget = forget,
+    .withdraw = process_job_withdraw,
+    .is_taken = process_job_is_taken,
+    .help = process_job_help,
+    .drop = process_job_drop,
+    .traverse = process_job_traverse,
+    .forget = process_job_forget,
 };
 
 static task *
-new_task(ProcessQueueObject *self, PyObject *callable, const destination *to)
+process_job_new(ProcessQueueObject *self, PyObject *callable, const destination *to)
 {
     task *t = task_new_routed(&process_route, sizeof(process_job), callable, to);
     if (t != NULL) {
         process_job_of(t)->queue = self;
+        process_job_of(t)->worker = JOB_ANY_WORKER;
     }
     return t;
 }
 
 // ---- delivery ----
-
-// These tasks are taken off the table to be ended by this thread.  What it calls may fork; then it is the
-// child's only thread, and comes back to them.
-static void
-spare_in_child(list_node *tasks)
-{
-    for (; tasks != NULL; tasks = tasks->next) {
-        process_job_of((task *)tasks)->is_in_delivery = true;
-    }
-}
 
 // What becomes of a call that raised, or of an outcome that could not be unpacked; never NULL.
 static PyObject *
@@ -214,8 +205,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
         park_learn(&self->spot, clock_now_ns() - e->pushed_ns);
         e->pushed_ns = 0;
     }
-    e->is_in_delivery = true;
-    if (!self->head.inherited && !e->is_cancelled) {
+    if (!self->head.inherited) {
         rc = unpack_outcome(self, e, interruptible, &result, &exception);
     }
     if (self->head.inherited) {
@@ -226,7 +216,6 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
         return rc;
     }
     if (rc < 0) {
-        e->is_in_delivery = false;
         job_table_return(&self->table, t);
         raise_wakeup(self);
         return -1;
@@ -234,11 +223,12 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     return task_deliver(t, result, exception);
 }
 
-// Tells the destination of a task that was withdrawn.
+// Tells the destination of a task that was cancelled.
 static void
 deliver_withdrawn(ProcessQueueObject *self, task *t)
 {
-    if (t->delivery.to.carrier != NULL) {
+    task **slot = t->delivery.to.kind->slot(&t->delivery.to);
+    if (t->delivery.to.carrier != NULL && slot != NULL && *slot != t) {
         task_free(t);  // its loop knows, it has cancelled the future
     }
     else if (task_fail(t, NULL) < 0) {
@@ -255,11 +245,11 @@ deliver_all(ProcessQueueObject *self)
     task *t;
     node_list_init(&withdrawn);
     job_table_pop_all(&self->table, &self->ready, &withdrawn);
-    spare_in_child(withdrawn.first);
     while ((t = (task *)node_list_pop(&withdrawn)) != NULL) {
         deliver_withdrawn(self, t);
     }
     for (uint32_t n = 1; (t = (task *)node_list_pop(&self->ready)) != NULL; n++) {
+        process_job_enter(process_job_of(t), JOB_DELIVERING);
         if (deliver_one(self, t, false) < 0) {
             module_log_escaped(self->head.module);
         }
@@ -286,7 +276,6 @@ leave(ProcessQueueObject *self, node_list *tasks)
 {
     task *t;
     while (!self->head.inherited && (t = (task *)node_list_pop(tasks)) != NULL) {
-        process_job_of(t)->is_in_delivery = false;
         job_table_return(&self->table, t);
     }
     raise_wakeup(self);
@@ -313,7 +302,6 @@ deliver_own(ProcessQueueObject *self, task *const *slot, const carrier *waiter)
     if (others) {
         raise_wakeup(self);
     }
-    spare_in_child(own.first);
     while ((t = (task *)node_list_pop(&own)) != NULL) {
         if (deliver_one(self, t, !self->is_dead) < 0) {
             leave(self, &own);
@@ -367,7 +355,8 @@ help_until(ProcessQueueObject *self, task *const *slot, const _Atomic uint32_t *
 }
 
 static int
-help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter, int64_t deadline_ns)
+process_job_help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter,
+                 int64_t deadline_ns)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)Py_NewRef(process_job_of(*slot)->queue);
     int rc = help_until(self, slot, word, expected, waiter, deadline_ns);
@@ -409,7 +398,7 @@ process_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs,
         refuse(self);
         return NULL;
     }
-    task *t = new_task(self, args[0], to);
+    task *t = process_job_new(self, args[0], to);
     if (t != NULL && codec_pack_call(&self->packs, args, nargs, kwnames, &process_job_of(t)->call) < 0) {
         t = fail_packing(t);
     }
@@ -420,6 +409,7 @@ process_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs,
 static int
 fail_lost(ProcessQueueObject *self, task *t)
 {
+    process_job_enter(process_job_of(t), JOB_DELIVERING);
     PyObject *error = make_exception("lost_worker_error", t->callable);
     int rc = task_fail(t, error);
     Py_DECREF(error);
@@ -495,7 +485,6 @@ process_queue_has_workers(queue_head *op)
 static int
 end_tasks(ProcessQueueObject *self, list_node *tasks, PyObject *make_error, PyObject *message)
 {
-    spare_in_child(tasks);
     int rc = task_fail_all(self->head.module, tasks, make_error, message);
     raise_wakeup(self);
     return rc;
@@ -820,7 +809,7 @@ process_queue_submit_chunk(PyObject *op, PyObject *args)
         return NULL;
     }
     destination to;
-    task *t = future_destination(self->head.module, &to) < 0 ? NULL : new_task(self, callable, &to);
+    task *t = future_destination(self->head.module, &to) < 0 ? NULL : process_job_new(self, callable, &to);
     if (t == NULL) {
         destination_clear(&to);
         return NULL;
@@ -880,10 +869,9 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
     if (rc < 0) {
         return NULL;
     }
-    task *t = new_task(self, args[3], &to);
+    task *t = process_job_new(self, args[3], &to);
     if (t != NULL) {
         process_job *e = process_job_of(t);
-        e->is_bound = true;
         e->worker = worker;
         e->generation = (uint32_t)generation;
         if (codec_pack_call(&self->packs, args + 3, nargs - 3, NULL, &e->call) < 0) {
@@ -1008,7 +996,7 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
         task_abandon(t, exception);
         e->is_sent = true;  // the parent's blocks
         e->block = NULL;
-        if (!e->is_in_delivery) {  // if it is, who delivers it frees it, or is not here
+        if (e->state != JOB_DELIVERING) {  // if it is, who delivers it frees it, or is not here
             task_free(t);
         }
     }
@@ -1152,7 +1140,7 @@ process_queue_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->close_message);
     for (task *t = self->in_flight; t != NULL; t = process_job_of(t)->next) {
         // What a thread is ending is the thread's.
-        int rc = process_job_of(t)->is_in_delivery ? 0 : task_traverse(t, visit, arg);
+        int rc = process_job_of(t)->state == JOB_DELIVERING ? 0 : task_traverse(t, visit, arg);
         if (rc != 0) {
             return rc;
         }
