@@ -374,6 +374,64 @@ if __name__ == "__main__":
     )
 
 
+# --- What a worker writes by mistake ----------------------------------------------------------------------------------
+
+
+def start_to_scribble(seed):
+    """A thread of the worker writes over what it has mapped of all blocks, from here on, a little at a time."""
+    import ctypes
+    import random
+    import threading
+
+    chance = random.Random(seed)
+
+    def scribble():
+        while True:
+            with open("/proc/self/maps") as file:
+                blocks = [line.split() for line in file if "memfd:pyconc " in line]
+            # All but the head, which lies at the front of the file.
+            blocks = [[int(end, 16) for end in line[0].split("-")] for line in blocks if int(line[2], 16) > 0]
+            for start, _ in chance.choices(blocks, k=20) if blocks else ():
+                ctypes.memset(start + 4 * chance.randrange(64), chance.randrange(256), chance.choice([1, 4, 64]))
+
+    threading.Thread(target=scribble, daemon=True).start()
+
+
+def swap_ends(data):
+    data = bytearray(data)
+    data[0], data[-1] = data[-1], data[0]
+    return pickle.PickleBuffer(data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_worker_writes_over_blocks_costs_tasks_and_no_more(seed):
+    finished = run_script(
+        PROLOGUE
+        + f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+from test_process_memory import start_to_scribble, swap_ends
+
+if __name__ == "__main__":
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        pool.submit(start_to_scribble, {seed})
+        ends = {{"returned": 0, "raised": 0}}
+        for number in range(60):
+            calls = [pool.submit(swap_ends, make(number, size)) for size in (2000, 50_000, 200_000, 3000, LARGE)]
+            done, pending = pyconc.wait(calls, HANG_LIMIT)
+            assert not pending
+            for call in done:
+                ends["raised" if call.exception() else "returned"] += 1
+    # Whoever has never been written over works on.
+    with pyconc.ProcessPoolExecutor(1) as other:
+        assert is_all(other.submit(make, 1).result(), 1)
+    print(ends["returned"] + ends["raised"])
+"""
+    )
+    assert finished.stdout.split()[-1] == "300"
+
+
 # --- Descriptors ------------------------------------------------------------------------------------------------------
 
 

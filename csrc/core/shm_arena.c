@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 // How many blocks of a size are looked at before a new one is made: the search must not grow with
 // the number of blocks that are in use.
@@ -108,6 +109,11 @@ shm_arena_open(shm_arena *arena, shm_region *region, uint32_t me)
     // What a dead predecessor left is the parent's to give back, and some of it may be in use there.  See
     // note_commit().
     arena->at = shm_region_end_of_data(region, share, arena->share_end);
+    if (arena->at == UINT64_MAX) {
+        // Anywhere in the lower half: hardly where something is.
+        uint64_t number = (uint64_t)getpid() * UINT64_C(0x9e3779b97f4a7c15);
+        arena->at = share + shm_round_up(number % (region->share_bytes / 2), SLAB_BYTES);
+    }
     return SHM_OK;
 }
 

@@ -186,6 +186,10 @@ shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes)
             at += step;
             left -= step;
         }
+        else if (errno == ENOSYS || errno == EPERM || errno == EOPNOTSUPP) {
+            // Where the call is not allowed, memory comes as it is touched.
+            return SHM_OK;
+        }
         else if (errno != EINTR) {
             int error = errno;
             shm_region_discard(region, offset, bytes);
@@ -221,6 +225,9 @@ shm_region_end_of_data(const shm_region *region, uint64_t offset, uint64_t end)
     while (last < end) {
         // The file's position is nobody's.
         off_t data = lseek(region->file.fd, (off_t)last, SEEK_DATA);
+        if (data < 0 && errno != ENXIO) {
+            return UINT64_MAX;
+        }
         off_t hole = data < 0 || (uint64_t)data >= end ? -1 : lseek(region->file.fd, data, SEEK_HOLE);
         if (hole < 0 || (uint64_t)hole <= last) {
             break;

@@ -65,6 +65,7 @@ void shm_region_discard(const shm_region *region, uint64_t offset, uint64_t byte
 void shm_region_write(const shm_region *region, uint64_t offset, const void *bytes, uint64_t count);
 
 // Where the last memory in a stretch ends that was written to; its beginning if there is none.
+// UINT64_MAX if the system cannot tell.
 uint64_t shm_region_end_of_data(const shm_region *region, uint64_t offset, uint64_t end);
 
 static inline uint64_t

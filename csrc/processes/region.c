@@ -1,5 +1,6 @@
 #include "region.h"
 
+#include <errno.h>
 #include <stddef.h>
 #include <unistd.h>
 
@@ -14,6 +15,15 @@ region_raise(int status)
     }
     else if (status == SHM_NOT_OURS) {
         PyErr_SetString(PyExc_ValueError, "the file descriptor is not a region of this version of pyconc");
+    }
+    else if (errno == ENOSYS || errno == EPERM) {
+        PyObject *args =
+            Py_BuildValue("(is)", errno, "processes share memory by memfd_create(), which the system does "
+                                         "not have or this sandbox does not allow");
+        if (args != NULL) {
+            PyErr_SetObject(PyExc_OSError, args);
+            Py_DECREF(args);
+        }
     }
     else {
         PyErr_SetFromErrno(PyExc_OSError);
