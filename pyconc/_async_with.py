@@ -23,7 +23,11 @@ class AsyncWith:
 
         def join():
             self.shutdown(wait=True)
-            loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+            try:
+                loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+            except RuntimeError:
+                if not loop.is_closed():  # if it is, who waited was cancelled
+                    raise
 
         threading.Thread(target=join, name=f"{type(self).__name__}_shutdown").start()
         await ended

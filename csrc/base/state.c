@@ -60,6 +60,10 @@ module_deadline(PyObject *timeout, int64_t *deadline_ns)
     if (seconds == -1.0 && PyErr_Occurred()) {
         return -1;
     }
+    if (isnan(seconds)) {
+        PyErr_SetString(PyExc_ValueError, "Invalid value NaN (not a number)");
+        return -1;
+    }
     if (!(seconds > 0)) {
         *deadline_ns = clock_now_ns();
         return 0;

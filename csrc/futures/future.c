@@ -127,9 +127,9 @@ prepare_list(FutureObject *self, PyObject **field)
         Py_CLEAR(list);  // made meanwhile by another thread
     }
     else if (list != NULL) {
-        track(self);
         *field = list;
     }
+    track(self);
     return *field == NULL ? -1 : 0;
 }
 
@@ -153,30 +153,37 @@ condition_enter(FutureObject *self, PyObject **entered)
     return 0;
 }
 
-// Leaves it, and first wakes those who wait on it.  Keeps an exception that is set.
-static void
-condition_leave(PyObject *entered, bool notify)
+static int
+call_condition(PyObject *condition, const char *method)
+{
+    PyObject *result = PyObject_CallMethod(condition, method, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+// Leaves it, and first wakes those who wait on it.  Returns rc, or -1 with an exception, Ctrl-C's say, that
+// struck in there.  Of several exceptions the first stays, and if rc is -1 already that is the one which is
+// set.
+static int
+condition_leave(PyObject *entered, bool notify, int rc)
 {
     if (entered == NULL) {
-        return;
+        return rc;
     }
-    PyObject *exception = PyErr_GetRaisedException();
-    if (notify) {
-        PyObject *result = PyObject_CallMethod(entered, "notify_all", NULL);
-        if (result == NULL) {
-            PyErr_WriteUnraisable(entered);
-        }
-        Py_XDECREF(result);
+    PyObject *exception = rc < 0 ? PyErr_GetRaisedException() : NULL;
+    if (notify && call_condition(entered, "notify_all") < 0 && exception == NULL) {
+        exception = PyErr_GetRaisedException();
     }
-    PyObject *result = PyObject_CallMethod(entered, "release", NULL);
-    if (result == NULL) {
-        PyErr_WriteUnraisable(entered);
+    if (call_condition(entered, "release") < 0 && exception == NULL) {
+        exception = PyErr_GetRaisedException();
     }
-    Py_XDECREF(result);
+    PyErr_Clear();
     Py_DECREF(entered);
     if (exception != NULL) {
         PyErr_SetRaisedException(exception);
+        return -1;
     }
+    return rc;
 }
 
 // ---- changes of state ----
@@ -186,18 +193,18 @@ condition_leave(PyObject *entered, bool notify)
 static PyObject *
 copy_waiters(FutureObject *self)
 {
-    Py_ssize_t size = self->waiters == NULL ? 0 : PyList_GET_SIZE(self->waiters);
-    PyObject *copy = PyTuple_New(size);
-    if (copy == NULL || self->waiters == NULL) {
-        return copy;
+    PyObject *list = Py_NewRef(self->waiters);
+    PyObject *copy = NULL;
+    Py_ssize_t size;
+    do {
+        Py_XDECREF(copy);
+        size = PyList_GET_SIZE(list);
+        copy = PyTuple_New(size);
+    } while (copy != NULL && PyList_GET_SIZE(list) != size);
+    for (Py_ssize_t i = 0; copy != NULL && i < size; i++) {
+        PyTuple_SET_ITEM(copy, i, Py_NewRef(PyList_GET_ITEM(list, i)));
     }
-    if (PyList_GET_SIZE(self->waiters) != size) {
-        Py_DECREF(copy);
-        return copy_waiters(self);
-    }
-    for (Py_ssize_t i = 0; i < size; i++) {
-        PyTuple_SET_ITEM(copy, i, Py_NewRef(PyList_GET_ITEM(self->waiters, i)));
-    }
+    Py_DECREF(list);
     return copy;
 }
 
@@ -267,6 +274,24 @@ call_callbacks(FutureObject *self)
     return rc;
 }
 
+// The same when something may have struck before, as rc says: an exception that is set stays.  Lets go of
+// `old`.
+static int
+call_callbacks_after(FutureObject *self, int rc, PyObject *old)
+{
+    PyObject *exception = rc < 0 ? PyErr_GetRaisedException() : NULL;
+    Py_XDECREF(old);
+    rc = call_callbacks(self);
+    if (exception == NULL) {
+        return rc;
+    }
+    if (rc < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
+    PyErr_SetRaisedException(exception);
+    return -1;
+}
+
 static int
 refuse_outcome(FutureObject *self)
 {
@@ -281,9 +306,7 @@ future_finish(FutureObject *self, PyObject *result, PyObject *exception)
     PyObject *condition;
     int rc = condition_enter(self, &condition);
     if (rc == 0 && future_is_done(self)) {
-        rc = refuse_outcome(self);
-        condition_leave(condition, false);
-        condition = NULL;
+        rc = condition_leave(condition, false, refuse_outcome(self));
     }
     if (rc < 0) {
         Py_XDECREF(result);
@@ -301,12 +324,8 @@ future_finish(FutureObject *self, PyObject *result, PyObject *exception)
     }
     set_state(self, FUTURE_FINISHED);
     rc = tell_waiters(self, result != NULL ? "add_result" : "add_exception");
-    condition_leave(condition, true);
-    Py_XDECREF(old);
-    if (rc == 0) {
-        rc = call_callbacks(self);
-    }
-    return rc;
+    rc = condition_leave(condition, true, rc);
+    return call_callbacks_after(self, rc, old);
 }
 
 int
@@ -335,8 +354,7 @@ future_start(FutureObject *self)
             PyErr_SetString(PyExc_RuntimeError, "Future in unexpected state");
         }
     }
-    condition_leave(condition, false);
-    return rc;
+    return condition_leave(condition, false, rc);
 }
 
 // A task in another process is taken up without a word: whoever asks whether it runs, asks it.
@@ -365,12 +383,11 @@ future_cancel(FutureObject *self)
     }
     if (self->state != FUTURE_PENDING) {
         bool cancelled = future_is_done(self) && self->state != FUTURE_FINISHED;
-        condition_leave(condition, false);
-        return cancelled;
+        return condition_leave(condition, false, cancelled);
     }
     set_state(self, FUTURE_CANCELLED);
-    condition_leave(condition, true);
-    return call_callbacks(self) < 0 ? -1 : 1;
+    int rc = condition_leave(condition, true, 0);
+    return call_callbacks_after(self, rc, NULL) < 0 ? -1 : 1;
 }
 
 void
@@ -488,13 +505,16 @@ future_add_waiter(FutureObject *self, PyObject *waiter)
 int
 future_remove_waiter(FutureObject *self, PyObject *waiter)
 {
-    PyObject *waiters = self->waiters;
+    PyObject *waiters = Py_XNewRef(self->waiters);
+    int rc = 0;
     for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++) {
         if (PyList_GET_ITEM(waiters, i) == waiter) {
-            return PyList_SetSlice(waiters, i, i + 1, NULL);
+            rc = PyList_SetSlice(waiters, i, i + 1, NULL);
+            break;
         }
     }
-    return 0;
+    Py_XDECREF(waiters);
+    return rc;
 }
 
 // ---- waiting for one future ----
@@ -524,10 +544,9 @@ wait_until_done(FutureObject *self, PyObject *timeout)
     }
     // Who sets the private attributes one by one does so while holding the condition.
     PyObject *condition;
-    if (condition_enter(self, &condition) < 0) {
+    if (condition_enter(self, &condition) < 0 || condition_leave(condition, false, 0) < 0) {
         return -1;
     }
-    condition_leave(condition, false);
     return future_is_done(self);
 }
 
@@ -739,23 +758,22 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         return standard_result;
     }
     PyObject *callback = parse_argument("add_done_callback", "fn", NULL, args, nargs, kwnames);
-    // The list first: making it may run the collector, and that other threads.
-    if (callback == NULL || prepare_list(self, &self->callbacks) < 0
-        || condition_enter(self, &condition) < 0) {
+    if (callback == NULL || condition_enter(self, &condition) < 0) {
         return NULL;
     }
-    int rc;
-    if (future_is_done(self)) {
-        condition_leave(condition, false);
+    // Making the list may run the collector, and that other threads; so does entering the condition.  The
+    // state is looked at when the list is there.
+    int rc = future_is_done(self) ? 0 : prepare_list(self, &self->callbacks);
+    bool is_done = future_is_done(self);
+    if (rc == 0 && !is_done) {
+        rc = PyList_Append(self->callbacks, callback);
+    }
+    rc = condition_leave(condition, false, rc);
+    if (rc == 0 && is_done) {
         rc = call_back(self, callback, false);
     }
-    else {
-        track(self);
-        rc = PyList_Append(self->callbacks, callback);
-        condition_leave(condition, false);
-        if (rc == 0) {
-            rc = self->module->callbacks->added(self->module, callback);
-        }
+    else if (rc == 0) {
+        rc = self->module->callbacks->added(self->module, callback);
     }
     if (rc < 0) {
         return NULL;

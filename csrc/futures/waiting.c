@@ -80,15 +80,16 @@ waiter_wait(PyObject *op, PyObject *args)
     int stop_on_exception = 0;
     int64_t deadline_ns;
     int rc = FUTEX_OK;
-    if (!PyArg_ParseTuple(args, "n|Op:wait", &count, &timeout, &stop_on_exception)
-        || module_deadline(timeout, &deadline_ns) < 0) {
+    if (!PyArg_ParseTuple(args, "n|Op:wait", &count, &timeout, &stop_on_exception)) {
         return NULL;
     }
     self->wanted = count;
     self->stop_on_exception = stop_on_exception;
     atomic_store_explicit(&self->fired, 0, memory_order_relaxed);  // relaxed: nobody looks yet
     if (!waiter_is_satisfied(self)) {
-        rc = module_wait(self->module, &self->fired, deadline_ns);
+        // A time-out counts, and has to be one, only if there is something to wait for.
+        rc = module_deadline(timeout, &deadline_ns);
+        rc = rc < 0 ? FUTEX_INTERRUPTED : module_wait(self->module, &self->fired, deadline_ns);
     }
     bool satisfied = waiter_is_satisfied(self);
     self->wanted = 0;

@@ -1,0 +1,264 @@
+"""Exceptions that strike where nobody expects them: in the loop's code, in a condition, in a wait."""
+
+import asyncio
+import concurrent.futures
+import os
+import signal
+import threading
+
+import pytest
+import support
+from gates import Gate, block_workers
+from loops import on_every_loop, watched
+
+import pyconc
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+
+
+class Strike(BaseException):
+    """As KeyboardInterrupt, which pytest would take for its own."""
+
+
+class InterruptedLoop(asyncio.SelectorEventLoop):
+    """Its method `strikes` is struck by an exception, once, when it has done its work, or before."""
+
+    strikes = None
+    done_before = False
+
+    def _call(self, name, *args, **kwargs):
+        if self.strikes == name:
+            self.strikes = None
+            if self.done_before:
+                getattr(super(), name)(*args, **kwargs)
+            raise Strike
+        return getattr(super(), name)(*args, **kwargs)
+
+    def call_soon(self, *args, **kwargs):
+        return self._call("call_soon", *args, **kwargs)
+
+    def call_soon_threadsafe(self, *args, **kwargs):
+        return self._call("call_soon_threadsafe", *args, **kwargs)
+
+
+@pytest.mark.parametrize("done_before", [False, True])
+@pytest.mark.parametrize("complete", ["set_result", "set_exception", "cancel"])
+def test_what_strikes_while_the_loop_is_told_comes_out_and_the_awaiter_hears(complete, done_before):
+    loop = InterruptedLoop()
+    future = pyconc.Future()
+
+    async def wait():
+        return await asyncio.wait([wrapped], timeout=support.HANG_LIMIT)
+
+    with watched(loop):
+        wrapped = asyncio.wrap_future(future, loop=loop)
+        loop.strikes, loop.done_before = "call_soon_threadsafe", done_before
+        with pytest.raises(Strike):
+            {
+                "set_result": lambda: future.set_result(1),
+                "set_exception": lambda: future.set_exception(ValueError()),
+                "cancel": future.cancel,
+            }[complete]()
+        assert future.done()
+        done, _ = loop.run_until_complete(wait())
+        assert done == {wrapped}
+        assert wrapped.cancelled() or wrapped.exception() or wrapped.result() == 1
+
+
+class EvilCondition:
+    """Does something to its future, or raises, in one of its methods."""
+
+    def __init__(self, future, method, act):
+        self.future, self.method, self.act = future, method, act
+
+    def _do(self, method):
+        if method == self.method:
+            self.method = None  # once
+            self.act(self.future)
+
+    def acquire(self):
+        self._do("acquire")
+        return True
+
+    def release(self):
+        self._do("release")
+
+    def notify_all(self):
+        self._do("notify_all")
+
+    def __enter__(self):
+        return self.acquire()
+
+    def __exit__(self, *exc):
+        self.release()
+
+
+def strike(future):
+    raise Strike
+
+
+ACTS = {
+    "renews it": lambda future: future.__init__(),
+    "completes it": lambda future: future.done() or future.set_result(2),
+    "cancels it": lambda future: future.cancel(),
+    "empties its lists": lambda future: (setattr(future, "_waiters", []), setattr(future, "_done_callbacks", [])),
+    "takes its condition": lambda future: setattr(future, "_condition", threading.Condition()),
+    "adds a callback": lambda future: future.add_done_callback(len),
+    "raises": strike,
+}
+USES = {
+    "add_done_callback": lambda future: future.add_done_callback(str),
+    "set_result": lambda future: future.set_result(1),
+    "set_exception": lambda future: future.set_exception(OSError()),
+    "cancel": lambda future: future.cancel(),
+    "set_running_or_notify_cancel": lambda future: future.set_running_or_notify_cancel(),
+    "result": lambda future: future.result(0.001),
+    "wait": lambda future: pyconc.wait([future], 0.001),
+    "as_completed": lambda future: list(pyconc.as_completed([future], 0.001)),
+}
+
+
+@pytest.mark.parametrize("method", ["acquire", "release", "notify_all"])
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("use", USES)
+def test_a_condition_may_do_anything(use, act, method, caplog):
+    future = pyconc.Future()
+    future.add_done_callback(repr)
+    condition = future._condition = EvilCondition(future, method, ACTS[act])
+    struck = False
+    try:
+        USES[use](future)
+    except Strike:
+        struck = True
+    except Exception:
+        pass
+    # What it raises comes out, whatever was done by then.
+    assert struck == (act == "raises" and condition.method is None)
+    condition.method = None
+    future.done() or future.set_result(3)
+    assert future.done()
+
+
+ODD_TIMEOUTS = {
+    "nan": (float("nan"), ValueError),
+    "inf": (float("inf"), OverflowError),
+    "huge": (1e300, OverflowError),
+    "huge int": (2**70, OverflowError),
+    "-inf": (float("-inf"), TimeoutError),
+    "-huge": (-1e300, TimeoutError),
+    "-1": (-1, TimeoutError),
+    "-0.0": (-0.0, TimeoutError),
+    "a string": ("1", TypeError),
+}
+WAITS = {
+    "result": lambda future, timeout: future.result(timeout),
+    "exception": lambda future, timeout: future.exception(timeout),
+    "wait": lambda future, timeout: [1 / 1 for _ in pyconc.wait([future], timeout).done] or expire(),
+    "as_completed": lambda future, timeout: list(pyconc.as_completed([future], timeout)),
+}
+
+
+def expire():
+    raise TimeoutError
+
+
+@pytest.mark.parametrize("name", ODD_TIMEOUTS)
+@pytest.mark.parametrize("use", WAITS)
+def test_odd_time_outs(use, name):
+    """As with the newest standard library; on every version."""
+    timeout, error = ODD_TIMEOUTS[name]
+    with pytest.raises((error, concurrent.futures.TimeoutError) if error is TimeoutError else error):
+        WAITS[use](pyconc.Future(), timeout)
+    if error is not TypeError:
+        done = pyconc.Future()
+        done.set_result(None)
+        WAITS[use](done, timeout)  # nothing to wait for, and nothing to complain of
+
+
+@pytest.mark.parametrize("name", ODD_TIMEOUTS)
+def test_odd_time_outs_of_map(name):
+    timeout, error = ODD_TIMEOUTS[name]
+    gate = Gate()
+    with pyconc.ThreadPoolExecutor(1) as pool, gate:
+        block_workers(pool, gate)
+        with pytest.raises((error, concurrent.futures.TimeoutError) if error is TimeoutError else error):
+            list(pool.map(abs, [1], timeout=timeout))
+
+
+@pytest.mark.parametrize("use", ["result", "wait", "as_completed", "shutdown", "map"])
+def test_what_a_signal_handler_raises_comes_out_of_a_wait(use):
+    """SIGALRM's handler is the usual way to bound a call."""
+    script = """
+        import signal, sys, threading
+        import pyconc
+
+        def alarm(signum, frame):
+            raise InterruptedError("alarm")
+
+        signal.signal(signal.SIGALRM, alarm)
+        pool, let = pyconc.ThreadPoolExecutor(1), threading.Event()
+        future = pool.submit(let.wait)
+        use = {
+            "result": future.result,
+            "wait": lambda: pyconc.wait([future]),
+            "as_completed": lambda: list(pyconc.as_completed([future])),
+            "shutdown": pool.shutdown,
+            "map": lambda: list(pool.map(abs, [1])),
+        }[sys.argv[1]]
+        print("begins", flush=True)
+        try:
+            use()
+        except InterruptedError:
+            print("interrupted", flush=True)
+        let.set()
+        pool.shutdown()
+    """
+    with support.start_script(script, use) as process:
+        support.await_line(process, process.stdout, "begins")
+        support.wait_until_asleep(process)
+        os.kill(process.pid, signal.SIGALRM)
+        finished = support.finish(process)
+    assert finished.stdout == "interrupted\n"
+    assert finished.stderr == ""
+    assert finished.returncode == 0
+
+
+@on_every_loop
+def test_async_with_that_is_cancelled_on_a_loop_that_closes_says_nothing(new_loop):
+    """The thread that waits for the workers finds the loop closed: nobody waits any more."""
+    gate = Gate()
+    loop = new_loop()
+    complaints = []
+    hook, threading.excepthook = threading.excepthook, complaints.append
+    try:
+
+        async def main():
+            async with pyconc.ThreadPoolExecutor(1) as pool:
+                loop.run_in_executor(pool, gate)
+                gate.wait_started()
+
+        with gate:
+            with pytest.raises(asyncio.TimeoutError):
+                loop.run_until_complete(asyncio.wait_for(main(), 0.01))
+            loop.close()
+        support.wait_until(
+            lambda: not any("_shutdown" in thread.name for thread in threading.enumerate()), "the waiting thread to end"
+        )
+    finally:
+        threading.excepthook = hook
+    assert complaints == []
+
+
+@on_every_loop
+@pytest.mark.parametrize("kind", ["ThreadPoolExecutor", "ProcessPoolExecutor"])
+def test_a_task_that_raises_stop_iteration(new_loop, kind):
+    loop = new_loop()
+    with watched(loop), getattr(pyconc, kind)(1) as pool:
+        assert isinstance(pool.submit(next, iter(())).exception(), StopIteration)
+
+        async def main():
+            for way in (loop.run_in_executor(pool, next, iter(())), asyncio.wrap_future(pool.submit(next, iter(())))):
+                with pytest.raises(RuntimeError, match="StopIteration"):
+                    await asyncio.wait_for(way, support.HANG_LIMIT)
+
+        loop.run_until_complete(main())
