@@ -7,6 +7,7 @@
 #include "futures/future.h"
 #include "futures/waiting.h"
 #include "loops/loop_bridge.h"
+#include "processes/chunk_map.h"
 #include "processes/keeper.h"
 #include "processes/process_control.h"
 #include "processes/process_queue.h"
@@ -168,9 +169,8 @@ intern_strings(module_state *state)
     return 0;
 }
 
-// Makes a type and adds it to the module under the last part of its name.
 static int
-add_type(PyObject *module, PyType_Spec *spec, PyObject *base, PyTypeObject **where)
+make_type(PyObject *module, PyType_Spec *spec, PyObject *base, PyTypeObject **where)
 {
     PyObject *bases = base == NULL ? NULL : PyTuple_Pack(1, base);
     if (base != NULL && bases == NULL) {
@@ -178,7 +178,14 @@ add_type(PyObject *module, PyType_Spec *spec, PyObject *base, PyTypeObject **whe
     }
     *where = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, bases);
     Py_XDECREF(bases);
-    return *where == NULL ? -1 : PyModule_AddType(module, *where);
+    return *where == NULL ? -1 : 0;
+}
+
+// Makes a type and adds it to the module under the last part of its name.
+static int
+add_type(PyObject *module, PyType_Spec *spec, PyObject *base, PyTypeObject **where)
+{
+    return make_type(module, spec, base, where) < 0 ? -1 : PyModule_AddType(module, *where);
 }
 
 static int
@@ -204,6 +211,8 @@ add_types(PyObject *module, module_state *state)
         || add_type(module, &executor_spec, NULL, &state->executor_type) < 0
         || add_type(module, &region_spec, NULL, &state->region_type) < 0
         || add_type(module, &block_spec, NULL, &state->block_type) < 0
+        || make_type(module, &map_feed_spec, NULL, &state->map_feed_type) < 0
+        || add_type(module, &map_results_spec, NULL, &state->map_results_type) < 0
         || add_type(module, &keeper_spec, NULL, &state->keeper_type) < 0
         || add_type(module, &worker_spec, NULL, &state->worker_type) < 0
         || add_type(module, &chain_spec, NULL, &state->chain_type) < 0) {

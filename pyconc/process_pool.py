@@ -172,7 +172,6 @@ class ProcessExecutor(AsyncWith):
         if not supervisor.broken:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         if cancel_futures:
-            supervisor.cancels = True
             self._tasks.cancel_queued()
         with supervisor.locked():
             if supervisor.thread is None and not supervisor.ended:

@@ -148,6 +148,17 @@ class ReportOrWait:
         return self.gate(number) if number in self.gated else self.reports(number)
 
 
+class PassOrWait:
+    """Returns its argument, but waits at the gate first with some of them."""
+
+    def __init__(self, gate, *gated):
+        self.gate = gate
+        self.gated = gated
+
+    def __call__(self, number):
+        return self.gate(number) if number in self.gated else number
+
+
 # --- Arrays -----------------------------------------------------------------------------------------------------------
 
 _kept = []

@@ -54,11 +54,24 @@ def use_chain():
     return chain
 
 
+class Cycle:
+    def __init__(self, number):
+        self.number = number
+
+
+def use_map_results():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        results = pool.map(Cycle, [1, 2, 3])
+        next(results).results = results  # a cycle
+    return results
+
+
 MAKERS = {
     "Block": make_block,
     "Chain": use_chain,
     "Future": use_future,
     "Keeper": lambda: _core.Keeper(_core.ProcessQueue(1)),
+    "MapResults": use_map_results,
     "LoopBridge": make_loop_bridge,
     "ThreadQueue": lambda: _core.ThreadQueue(1),
     "Executor": lambda: _core.Executor(),

@@ -21,9 +21,9 @@
 // clang-format off: lists, laid out by hand.
 
 // The module's own types.
-#define MODULE_TYPES(X)                                                                        \
-    X(block) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(process_queue) X(region)           \
-    X(thread_queue) X(waiter) X(worker)
+#define MODULE_TYPES(X)                                                                         \
+    X(block) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(map_feed) X(map_results) \
+    X(process_queue) X(region) X(thread_queue) X(waiter) X(worker)
 
 // What it uses of others.
 #define MODULE_OBJECTS(X)                                                                        \

@@ -49,6 +49,26 @@ codec_call(const char *function, PyObject *argument, PyObject *other)
     return result;
 }
 
+bool
+codec_was_interrupted(void)
+{
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        return true;
+    }
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *module = PyImport_ImportModule("pyconc._process.interruption");
+    PyObject *answer = module == NULL ? NULL : PyObject_CallMethod(module, "is_from_handler", "O", error);
+    Py_XDECREF(module);
+    if (answer == NULL) {
+        Py_DECREF(error);
+        return true;  // by another one
+    }
+    PyErr_SetRaisedException(error);
+    bool interrupted = answer == Py_True;
+    Py_DECREF(answer);
+    return interrupted;
+}
+
 // Tries other ways to pickle; if the plain one has failed, its exception is set.
 static int
 pickle_otherwise(PyObject *object, const char *how, pickled *result)
@@ -368,7 +388,7 @@ pickle_callable(packer *p, PyObject *callable, pickled *made, PyObject **closure
         how = "dumps_by_value";
     }
     if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted()) {
             return -1;
         }
         PyErr_Clear();
@@ -378,7 +398,7 @@ pickle_callable(packer *p, PyObject *callable, pickled *made, PyObject **closure
         return 1;
     }
     Py_CLEAR(*closure);
-    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) {
+    if (PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted())) {
         return -1;
     }
     PyErr_Clear();

@@ -125,6 +125,10 @@ PyObject *codec_load(module_state *state, PyObject *bytes);
 // Calls a function of pyconc._process.pickling with one argument, or two.
 PyObject *codec_call(const char *function, PyObject *argument, PyObject *other);
 
+// True if the exception that is set was not raised by the code that has run, but by a signal handler that has
+// interrupted it; then another one may be set.
+bool codec_was_interrupted(void);
+
 // Has `by_value` decide from now on, or nobody if it is NULL; what was decided before is forgotten.
 void packer_ask(packer *p, PyObject *by_value);
 

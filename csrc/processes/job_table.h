@@ -43,6 +43,13 @@ typedef enum process_job_state {
 // The number of a worker that is any worker.
 #define JOB_ANY_WORKER UINT32_MAX
 
+// What is to be done when a job has ended in whatever way: not within its delivery, but after that, by the
+// result handler, or by a thread that takes it before.  Embedded in what does it.  GIL.
+typedef struct job_followup {
+    struct job_followup *next, **link;  // among those that are due; link: NULL while it is not
+    void (*run)(struct job_followup *self);  // once; must not leave an exception
+} job_followup;
+
 // What a task of a process executor has in its args: where its call and its outcome are.
 typedef struct process_job {
     struct ProcessQueueObject *queue;  // borrowed: it outlives the tasks that it has not delivered
@@ -59,6 +66,7 @@ typedef struct process_job {
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
     PyObject *error;                   // of a call that could not be packed: its outcome; GIL
     task *next, **link;                // among those that the queue has not delivered; GIL
+    job_followup *followup;            // or NULL; GIL
 } process_job;
 
 static inline process_job *

@@ -96,6 +96,13 @@ process_job_forget(task *t)
             process_job_of(e->next)->link = e->link;
         }
     }
+    if (e->followup != NULL) {
+        e->followup->next = NULL;
+        e->followup->link = e->queue->followups_end;
+        *e->queue->followups_end = e->followup;
+        e->queue->followups_end = &e->followup->next;
+        e->followup = NULL;
+    }
 }
 
 static int process_job_help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected,
@@ -119,6 +126,36 @@ process_job_new(ProcessQueueObject *self, PyObject *callable, const destination 
         process_job_of(t)->worker = JOB_ANY_WORKER;
     }
     return t;
+}
+
+// ---- followups ----
+
+bool
+process_queue_take_followup(ProcessQueueObject *self, job_followup *followup)
+{
+    if (followup->link == NULL) {
+        return false;
+    }
+    *followup->link = followup->next;
+    if (followup->next != NULL) {
+        followup->next->link = followup->link;
+    }
+    else {
+        self->followups_end = followup->link;
+    }
+    followup->link = NULL;
+    return true;
+}
+
+// What they do may end jobs, and so add to them.
+static void
+run_followups(ProcessQueueObject *self)
+{
+    job_followup *followup;
+    while ((followup = self->followups) != NULL) {
+        (void)process_queue_take_followup(self, followup);
+        followup->run(followup);
+    }
 }
 
 // ---- delivery ----
@@ -146,8 +183,8 @@ look_at_outcome(ProcessQueueObject *self, process_job *e)
     return e->outcome == NULL ? &none : e->outcome;
 }
 
-// What became of a task that is collected: one of result and exception is set.  -1 with KeyboardInterrupt, if
-// that counts, and nothing is lost.
+// What became of a task that is collected: one of result and exception is set.  -1 with what a signal handler
+// raised, if that counts, and nothing is lost.
 static int
 unpack_outcome(ProcessQueueObject *self, process_job *e, bool interruptible, PyObject **result,
                PyObject **exception)
@@ -157,7 +194,7 @@ unpack_outcome(ProcessQueueObject *self, process_job *e, bool interruptible, PyO
     const char *how = NULL;  // the exception is made
     PyObject *about = NULL;
     if (outcome == NULL || codec_unpack(self->head.module, outcome, e->whole, &found) < 0) {
-        if (interruptible && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        if (interruptible && codec_was_interrupted()) {
             Py_XDECREF(found.callable);
             return -1;
         }
@@ -182,7 +219,7 @@ unpack_outcome(ProcessQueueObject *self, process_job *e, bool interruptible, PyO
     if (how != NULL) {
         *exception = codec_call(how, about, NULL);
         Py_DECREF(about);
-        if (*exception == NULL && interruptible && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        if (*exception == NULL && interruptible && codec_was_interrupted()) {
             return -1;
         }
         if (*exception == NULL) {
@@ -257,6 +294,7 @@ deliver_all(ProcessQueueObject *self)
             break;
         }
     }
+    run_followups(self);
     return !node_list_is_empty(&self->ready);
 }
 
@@ -378,8 +416,9 @@ static task *
 fail_packing(task *t)
 {
     process_job *e = process_job_of(t);
+    bool interrupted = !PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted();
     PyObject *error = PyErr_GetRaisedException();
-    if (!PyObject_IsInstance(error, PyExc_Exception)) {
+    if (interrupted) {
         task_free(t);
         PyErr_SetRaisedException(error);
         return NULL;
@@ -624,11 +663,13 @@ process_queue_close_method(PyObject *op, PyObject *args)
 
 PyDoc_STRVAR(cancel_queued_doc,
 "cancel_queued($self, /)\n--\n\n"
-"Cancel every task that no worker has taken.");
+"Cancel every task that no worker has taken; if the queue is closed, also what is pushed later.");
 
 static PyObject *
 process_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    self->cancels = self->closed;  // also what somebody who keeps it open has yet to push
     if (process_queue_fail_queued((queue_head *)op, NULL, NULL) < 0) {
         return NULL;
     }
@@ -662,6 +703,7 @@ process_queue_fail_all(PyObject *op, PyObject *make_error)
         && end_tasks(self, job_table_evict(&self->table, true), make_error, NULL) < 0) {
         return NULL;
     }
+    run_followups(self);
     Py_RETURN_NONE;
 }
 
@@ -741,6 +783,7 @@ static PyObject *
 process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     job_table_close(&((ProcessQueueObject *)op)->table);
+    run_followups((ProcessQueueObject *)op);
     Py_RETURN_NONE;
 }
 
@@ -766,26 +809,37 @@ process_queue_let_close(ProcessQueueObject *self)
     }
 }
 
-PyDoc_STRVAR(keep_open_doc,
-"keep_open($self, change, /)\n--\n\n"
-"Say that submit_chunk() will be called later even if the queue is closed (1), or not any more (-1).\n\n"
-"Nobody can begin to hold a closed queue that is not held: that raises what submit() would.");
-
-static PyObject *
-process_queue_keep_open_method(PyObject *op, PyObject *arg)
+int
+process_queue_pack_chunk(ProcessQueueObject *self, const destination *to, PyObject *callable,
+                         PyObject *items, unsigned flags, task **job)
 {
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    long change = PyLong_AsLong(arg);
-    if (change == -1 && PyErr_Occurred()) {
-        return NULL;
+    *job = NULL;
+    if (self->closed && (self->keepers == 0 || self->is_dead)) {
+        refuse(self);
+        return -1;
     }
-    if (change < 0) {
-        process_queue_let_close(self);
+    task *t = process_job_new(self, callable, to);
+    if (t == NULL) {
+        return -1;
     }
-    else if (process_queue_keep_open(self) < 0) {
-        return NULL;
+    process_job *e = process_job_of(t);
+    e->calls = (uint32_t)PyList_GET_SIZE(items);
+    if (codec_pack_chunk(&self->packs, callable, items, flags, &e->call) < 0 && fail_packing(t) == NULL) {
+        return PACKING_INTERRUPTED;
     }
-    Py_RETURN_NONE;
+    if (e->error != NULL && e->calls > 1) {
+        task_free(t);
+        return 0;
+    }
+    *job = t;
+    return 0;
+}
+
+bool
+process_queue_push_chunk(ProcessQueueObject *self, task *job, job_followup *followup)
+{
+    process_job_of(job)->followup = followup;
+    return accept(self, job) == WORKQ_SHORT;
 }
 
 PyDoc_STRVAR(submit_chunk_doc,
@@ -804,29 +858,19 @@ process_queue_submit_chunk(PyObject *op, PyObject *args)
     if (!PyArg_ParseTuple(args, "OO!pp:submit_chunk", &callable, &PyList_Type, &items, &star, &bounded)) {
         return NULL;
     }
-    if (self->closed && (self->keepers == 0 || self->is_dead)) {
-        refuse(self);
-        return NULL;
-    }
-    destination to;
-    task *t = future_destination(self->head.module, &to) < 0 ? NULL : process_job_new(self, callable, &to);
-    if (t == NULL) {
-        destination_clear(&to);
-        return NULL;
-    }
-    process_job_of(t)->calls = (uint32_t)PyList_GET_SIZE(items);
     unsigned flags = (star ? WIRE_STAR : 0u) | (bounded ? WIRE_BOUNDED : 0u);
-    if (codec_pack_chunk(&self->packs, callable, items, flags, &process_job_of(t)->call) < 0
-        && (t = fail_packing(t)) == NULL) {
+    destination to;
+    task *job = NULL;
+    if (future_destination(self->head.module, &to) < 0
+        || process_queue_pack_chunk(self, &to, callable, items, flags, &job) < 0) {
         destination_clear(&to);
         return NULL;
     }
-    if (process_job_of(t)->error != NULL && process_job_of(t)->calls > 1) {
-        task_free(t);
+    if (job == NULL) {
         destination_clear(&to);
         Py_RETURN_NONE;
     }
-    (void)accept(self, t);  // the caller asks for workers
+    (void)process_queue_push_chunk(self, job, NULL);  // the caller asks for workers
     return to.future;
 }
 
@@ -901,12 +945,24 @@ process_queue_split(PyObject *op, PyObject *future)
         PyErr_SetString(PyExc_TypeError, "split() takes a future of submit_chunk()");
         return NULL;
     }
+    return PyLong_FromSsize_t(process_queue_split_chunk(self, future));
+}
+
+Py_ssize_t
+process_queue_split_chunk(ProcessQueueObject *self, PyObject *future)
+{
     task *t = ((FutureObject *)future)->task;
     uint32_t calls = UINT32_MAX;
     if (t != NULL && t->route == &process_route && process_job_of(t)->queue == self) {
         calls = job_table_split(&self->table, t);
     }
-    return PyLong_FromUnsignedLong(calls);
+    return (Py_ssize_t)calls;
+}
+
+uint32_t
+process_queue_idle_workers(ProcessQueueObject *self)
+{
+    return job_table_idle_workers(&self->table);
 }
 
 PyDoc_STRVAR(idle_workers_doc,
@@ -914,23 +970,21 @@ PyDoc_STRVAR(idle_workers_doc,
 "Return the number of workers that have nothing to do, or may be started, when each task has one.");
 
 static PyObject *
-process_queue_idle_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+process_queue_idle_workers_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromUnsignedLong(job_table_idle_workers(&((ProcessQueueObject *)op)->table));
+    return PyLong_FromUnsignedLong(process_queue_idle_workers((ProcessQueueObject *)op));
 }
 
-PyDoc_STRVAR(check_open_doc,
-"check_open($self, /)\n--\n\n"
-"Raise what submit() would if the queue is closed.");
-
-static PyObject *
-process_queue_check_open(PyObject *op, PyObject *Py_UNUSED(ignored))
+int
+process_queue_check_open(ProcessQueueObject *self)
 {
-    if (((ProcessQueueObject *)op)->closed) {
-        refuse((ProcessQueueObject *)op);
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return self->closed ? refuse(self), -1 : 0;
+}
+
+void
+process_queue_raise_inherited(ProcessQueueObject *self)
+{
+    refuse(self);
 }
 
 PyDoc_STRVAR(is_inherited_doc,
@@ -1000,6 +1054,7 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
             task_free(t);
         }
     }
+    run_followups(self);
     Py_RETURN_NONE;
 }
 
@@ -1082,6 +1137,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->packs.module = module;
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
+    self->followups_end = &self->followups;
     self->wakeup_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (self->wakeup_fd < 0) {
         PyErr_SetFromErrno(PyExc_OSError);
@@ -1208,14 +1264,12 @@ static PyMethodDef process_queue_methods[] = {
     {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
     {"reap", process_queue_reap, METH_VARARGS, reap_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
-    {"keep_open", process_queue_keep_open_method, METH_O, keep_open_doc},
     {"submit_chunk", process_queue_submit_chunk, METH_VARARGS, submit_chunk_doc},
     {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,
      submit_to_worker_doc},
     {"split", process_queue_split, METH_O, split_doc},
-    {"idle_workers", process_queue_idle_workers, METH_NOARGS, idle_workers_doc},
+    {"idle_workers", process_queue_idle_workers_method, METH_NOARGS, idle_workers_doc},
     {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},
-    {"check_open", process_queue_check_open, METH_NOARGS, check_open_doc},
     {"is_inherited", process_queue_is_inherited, METH_NOARGS, is_inherited_doc},
     {"qsize", process_queue_qsize, METH_NOARGS, qsize_doc},
     {"empty", process_queue_empty, METH_NOARGS, empty_doc},

@@ -30,6 +30,7 @@ typedef struct ProcessQueueObject {
     uint32_t max_workers;
     bool closed;
     bool is_dead;                // closed, and nobody will run what is pushed nevertheless
+    bool cancels;                // closed, and what is not under way is cancelled
     uint32_t keepers;            // of those who will push later, also when it is closed
     int wakeup_fd;               // eventfd: wakes the thread in collect()
     int *doorbells;              // eventfds, one per worker, if workers run event loops; else NULL; set once
@@ -37,6 +38,8 @@ typedef struct ProcessQueueObject {
     park_spot spot;              // where threads spin for what they wait for
     task *in_flight;             // every task that was accepted and has not ended
     node_list ready;             // of these, what the result handler delivers next
+    job_followup *followups;     // of jobs that have ended: what is to be done about that
+    job_followup **followups_end;
     job_table table;
 } ProcessQueueObject;
 
@@ -46,5 +49,35 @@ extern PyType_Spec process_queue_spec;
 // -1, with what submit() would raise, if it is closed and nobody keeps it open.  See keeper.h.
 int process_queue_keep_open(ProcessQueueObject *self);
 void process_queue_let_close(ProcessQueueObject *self);
+
+// ---- for chunk_map ----
+
+enum { PACKING_INTERRUPTED = -2 };
+
+// Packs calls of `callable` with each of a list of items, as a job whose destination is a Future, which is
+// pending and has no job; flags: of a wire.  0; or -1 with an exception; or PACKING_INTERRUPTED with one
+// of a signal handler.  *job is NULL if it is one of several items that cannot be packed; a single one is the
+// exception that the job ends with.
+int process_queue_pack_chunk(ProcessQueueObject *self, const destination *to, PyObject *callable,
+                             PyObject *items, unsigned flags, task **job);
+
+// Pushes such a job, at once, and has the followup, if it is not NULL, run when it has ended.  True: more
+// workers are to be started.
+bool process_queue_push_chunk(ProcessQueueObject *self, task *job, job_followup *followup);
+
+// Takes the second half of the calls that a chunk has left away from its worker, if it has one yet: how many
+// remain of all that it had; all if there was nothing to take, and more than there can be if it has ended.
+Py_ssize_t process_queue_split_chunk(ProcessQueueObject *self, PyObject *future);
+
+uint32_t process_queue_idle_workers(ProcessQueueObject *self);
+
+// True: the followup was due, and is the caller's to be done.
+bool process_queue_take_followup(ProcessQueueObject *self, job_followup *followup);
+
+// Raises what submit() would raise if the queue is closed.  0 or -1.
+int process_queue_check_open(ProcessQueueObject *self);
+
+// Raises what tasks ended with that the parent of this forked process had.
+void process_queue_raise_inherited(ProcessQueueObject *self);
 
 #endif

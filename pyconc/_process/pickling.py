@@ -11,6 +11,8 @@ from multiprocessing.reduction import ForkingPickler
 from traceback import format_exception
 from types import FunctionType
 
+from pyconc._process.interruption import is_from_handler
+
 PROTOCOL = 5
 
 
@@ -95,11 +97,15 @@ def _dumps_with_cloudpickle(value):
 
 def dumps(value, error):
     """Return (pickle, buffers) of what pickle.dumps() has refused with an error, or raise that error."""
+    if error is not None and is_from_handler(error):
+        raise error
     for attempt in (_dumps_as_multiprocessing, _dumps_with_cloudpickle):
         try:
             return attempt(value)
-        except Exception:
-            pass  # The first error says best what is wrong.
+        except Exception as reason:
+            if is_from_handler(reason):
+                raise
+            # The first error says best what is wrong.
     raise error
 
 
@@ -242,6 +248,8 @@ def rebuild_exception(packed):
                 raise TypeError(f"its pickle gives a {type(error).__name__}")
             error.__cause__ = _RemoteTraceback(text)
         except BaseException as failure:
+            if is_from_handler(failure):
+                raise
             error, reason = None, _describe(failure)
     if what == "task":
         if error is not None:

@@ -70,7 +70,6 @@ class Supervisor:
         self.broken = None  # why no task is accepted any more
         self.replaces = True  # no, once the workers are being killed
         self.forced = False  # the executor's user has told it to end them
-        self.cancels = False  # what is not under way is cancelled
         self.ended = False
         if context is None:
             with DeferSignals():

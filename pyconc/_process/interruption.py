@@ -1,0 +1,25 @@
+"""Exceptions of signal handlers, told from those of the code that they have interrupted."""
+
+
+def is_from_handler(error):
+    """Whether an exception that code of the program let escape came from a signal handler that interrupted this code.
+
+    The interpreter calls a handler with the frame that it interrupts: the traceback has a frame whose arguments include
+    the frame that called it.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return True  # Python's own handler has no frame
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_back is not None and _has_local(frame, frame.f_back):
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _has_local(frame, value):
+    for local in frame.f_locals.values():
+        if local is value or (type(local) is tuple and any(item is value for item in local)):
+            return True
+    return False
