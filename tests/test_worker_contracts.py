@@ -61,3 +61,68 @@ def test_max_tasks_per_child_of_any_size(size):
     with another_thread(), pyconc.ProcessPoolExecutor(1, max_tasks_per_child=size) as pool:
         assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
         assert multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("world", ["one thread", "threads"])
+def test_workers_are_numbered_and_have_a_parent_to_watch(world):
+    finished = run_script(
+        PROGRAM
+        + """
+def who(_):
+    barrier.wait(60)
+    parent = multiprocessing.parent_process()
+    parent.join(0)  # it returns, as the parent lives
+    return multiprocessing.current_process()._identity, parent.is_alive(), parent.pid, parent.sentinel is not None
+def begin(given):
+    global barrier
+    barrier = given
+"""
+        + BEGIN
+        + """
+    barrier = multiprocessing.get_context("spawn").Barrier(3)
+    with pyconc.ProcessPoolExecutor(3, initializer=begin, initargs=(barrier,)) as pool:
+        seen = sorted(pool.map(who, range(3), chunksize=1))
+    print(seen == [((number,), True, os.getpid(), True) for number in (1, 2, 3)], seen)
+""",
+        world,
+    )
+    assert finished.stdout.startswith("True "), finished
+
+
+def test_a_worker_that_watches_its_parent_by_getppid_lives_with_a_context_that_forks():
+    finished = run_script(
+        PROGRAM
+        + BEGIN
+        + """
+    with pyconc.ProcessPoolExecutor(3, multiprocessing.get_context("fork")) as pool:
+        print({future.result() for future in [pool.submit(os.getppid) for _ in range(30)]} == {os.getpid()})
+""",
+        "one thread",
+    )
+    assert finished.stdout == "True\n"
+
+
+def test_a_frozen_program_is_not_run_again(tmp_path):
+    executable = tmp_path / "application"
+    executable.write_text(f"#!/bin/sh\necho run >> {tmp_path / 'runs'}\n")
+    executable.chmod(0o755)
+    finished = run_script(
+        PROGRAM
+        + """
+import multiprocessing.spawn
+sys.frozen = True
+sys.executable = sys.argv[2]
+multiprocessing.spawn.set_executable(sys.executable)
+"""
+        + BEGIN
+        + """
+    multiprocessing.freeze_support()
+    for _ in range(2):
+        with pyconc.ProcessPoolExecutor(2) as pool:
+            print(pool.submit(ask, Handle("plainly")).result(), list(pool.map(lambda x: x + 1, range(2))))
+""",
+        "threads",
+        executable,
+    )
+    assert finished.stdout == "by the registered reducer [1, 2]\n" * 2
+    assert not (tmp_path / "runs").exists()

@@ -5,8 +5,9 @@ nobody would ever release it.  What counts is what Python knows: its threads run
 locks.  Threads that only a library knows, such as those of numpy's BLAS, are the library's affair: it stops them before
 a fork or makes them anew after it.
 
-    the program has one thread     this thread forks the zygote
-    it has others                  the zygote is a clone of the nursery, a fresh interpreter
+    the program has one thread         this thread forks the zygote
+    it has others                      the zygote is a clone of the nursery, a fresh interpreter
+    it is frozen, or embeds Python     this thread forks all the same, with the standard warning
 
 A launcher is used by one thread at a time: its supervisor's lock guards it.
 """
@@ -19,7 +20,7 @@ import sys
 import threading
 import warnings
 import weakref
-from multiprocessing import get_start_method, process
+from multiprocessing import get_start_method, process, spawn
 
 from pyconc._process.nursery import CannotPickle, the_nursery
 from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, fork_zygote
@@ -45,6 +46,7 @@ class Launcher:
         self._limits = limits
         self._events = events
         self._forks = forks
+        self._outdated = []  # zygotes whose rights the program has given up, and whose workers are at work
         self._dropped = []  # zygotes that nobody has waited for yet
 
     def prepare(self):
@@ -58,7 +60,7 @@ class Launcher:
 
     def _predict(self, value):
         """Whether something that mentions `__main__` must travel by value, while there is no zygote.  Any thread."""
-        if self._forks or is_single_threaded():
+        if self._forks or not has_interpreter() or is_single_threaded():
             return False  # what there is will be in the workers
         try:
             return the_nursery.must_go_by_value(value)
@@ -73,8 +75,6 @@ class Launcher:
         the program's own children then, as the standard library's.
         """
         if _is_preparing():
-            from multiprocessing import spawn
-
             spawn.get_preparation_data(name)  # which says what is wrong
         if (first or self._forks) and is_single_threaded():
             if first:
@@ -87,6 +87,10 @@ class Launcher:
                         self._fork_zygote(job)
             return worker
         for attempt in range(2):
+            if self.zygote is not None and not self.zygote.may_serve():
+                # Its workers, who may be at work, end in their time.
+                self._outdated.append(self.zygote)
+                self.zygote = None
             if self.zygote is None:
                 self._make_zygote()
             worker = WorkerProcess(self.zygote, number, name)
@@ -100,13 +104,14 @@ class Launcher:
 
     def handle_event(self, fd):
         """Read what the zygote has said if the file descriptor is that of its connection; otherwise return False."""
-        if self.zygote is None or fd != self.zygote.fileno():
-            return False
-        try:
-            self.zygote.read_events()
-        except ZygoteDied:
-            self.drop()
-        return True
+        for zygote in (self.zygote, *self._outdated):
+            if zygote is not None and fd == zygote.fileno():
+                try:
+                    zygote.read_events()
+                except ZygoteDied:
+                    self._end(zygote)
+                return True
+        return False
 
     def drop_if_unused(self, workers):
         """End the zygote now if none of these workers depends on it."""
@@ -115,18 +120,26 @@ class Launcher:
 
     def drop(self):
         """End the zygote, and whatever workers it still has."""
-        zygote, self.zygote = self.zygote, None
-        if zygote is not None:
-            try:
-                self._events.unregister(zygote.fileno())
-            except (OSError, ValueError):
-                pass
-            zygote.kill()
-            self._dropped.append(zygote)
+        if self.zygote is not None:
+            self._end(self.zygote)
+
+    def _end(self, zygote):
+        if zygote is self.zygote:
+            self.zygote = None
+        else:
+            self._outdated.remove(zygote)
+        try:
+            self._events.unregister(zygote.fileno())
+        except (OSError, ValueError):
+            pass
+        zygote.kill()
+        self._dropped.append(zygote)
 
     def close(self):
         """End the zygote, and wait for all there were."""
         self.drop()
+        while self._outdated:
+            self._end(self._outdated[-1])
         while self._dropped:
             self._dropped.pop().join()
 
@@ -135,6 +148,9 @@ class Launcher:
         if self.zygote is not None:
             self.zygote.forget()
             self.zygote = None
+        for zygote in self._outdated:
+            zygote.forget()
+        self._outdated.clear()
         self._dropped.clear()
 
     @contextlib.contextmanager
@@ -154,7 +170,7 @@ class Launcher:
             if is_single_threaded():
                 self._fork_zygote(job)
                 return
-            if not self._forks:
+            if not self._forks and has_interpreter():
                 try:
                     self._use(the_nursery.clone(*job))
                     return
@@ -181,6 +197,14 @@ def worker_fds(queue):
 
 def _is_preparing():
     return getattr(process.current_process(), "_inheriting", False)
+
+
+def has_interpreter():
+    """Whether a fresh interpreter can be started: to run a frozen or embedding program again would be no such thing."""
+    if getattr(sys, "frozen", False):
+        return False
+    executable = spawn.get_executable()
+    return bool(executable) and "python" in os.path.basename(os.fsdecode(executable)).lower()
 
 
 def is_single_threaded():

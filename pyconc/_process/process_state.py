@@ -2,7 +2,8 @@
 
 Two kinds.  What a new worker can take over is sent to it: folder, environment, sys.path, filters of warnings, umask,
 limits, affinity, niceness, signal mask, locale.  And the program's rights: user, groups, capabilities, namespaces, root
-folder.  A process whose rights are others than the program's makes no worker: its launcher replaces it.
+folder.  A worker gives up what the program has given up since: user and groups.  Where that does not make it equal, it
+does not begin, and the zygote is replaced.
 
 Affinity, niceness and signal mask are those of the program's main thread.
 """
@@ -54,10 +55,8 @@ class ProcessState:
         self.locale = _locale.setlocale(_locale.LC_ALL)
 
     def changes_since(self, earlier):
-        """Return what a worker is to take over, as a dictionary for adopt()."""
-        changes = {name: value for name, value in vars(self).items() if getattr(earlier, name) != value}
-        changes.pop("rights", None)
-        return changes
+        """Return what a worker is to take over, as a dictionary: rights by adopt_rights(), the rest by adopt()."""
+        return {name: value for name, value in vars(self).items() if getattr(earlier, name) != value}
 
 
 def pack(changes):
@@ -165,3 +164,26 @@ def _rights(status):
     root = _or_none(os.stat, "/")
     rights["/"] = root and (root.st_dev, root.st_ino)
     return rights
+
+
+def may_become(rights, wanted):
+    """Whether a process with such rights can give up some to have just the wanted ones, as far as is known before."""
+    differing = {name for name in rights.keys() | wanted.keys() if rights.get(name) != wanted.get(name)}
+    return differing <= {"Uid", "Gid", "Groups", "CapPrm", "CapEff", "CapAmb"}
+
+
+def adopt_rights(rights):
+    """Give up what the program has given up.  Raises PermissionError if that does not make this process equal."""
+    own = _read_status()
+    if rights.get("Groups") != _rights(own).get("Groups"):
+        os.setgroups([int(group) for group in rights["Groups"].split()])
+    if rights.get("Gid") != own.get("Gid", "").strip():
+        os.setresgid(*_ids(rights["Gid"]))
+    if rights.get("Uid") != own.get("Uid", "").strip():
+        os.setresuid(*_ids(rights["Uid"]))
+    if current_rights() != rights:
+        raise PermissionError("this process cannot have just the program's rights")
+
+
+def _ids(line):
+    return [int(number) for number in line.split()[:3]]

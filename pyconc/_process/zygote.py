@@ -18,6 +18,7 @@ import atexit
 import contextlib
 import gc
 import os
+import pickle
 import select
 import signal
 import sys
@@ -49,6 +50,11 @@ class Zygote:
 
     def fileno(self):
         return self._connection.fileno()
+
+    def may_serve(self):
+        """Whether its workers can have the rights that the program has now, and no others."""
+        wanted = process_state.current_rights()
+        return wanted == self.state.rights or process_state.may_become(self.state.rights, wanted)
 
     def start_worker(self, number, name):
         """Fork a worker; return its pid.  Raises ZygoteDied, or OSError with the reason."""
@@ -222,12 +228,14 @@ def serve(conn, parent_pid, job):
     poll.register(parent_fd, select.POLLIN)
     own_pid = os.getpid()
     workers = {}  # pidfd: pid
+    privileged = set()  # those that need a zygote which may still signal them: they have what it had at first
     while True:
         for fd, _ in poll.poll():
             if fd == parent_fd:
                 return
             if fd in workers:
                 pid = workers.pop(fd)
+                privileged.discard(fd)
                 poll.unregister(fd)
                 os.close(fd)
                 status = os.waitpid(pid, 0)[1]
@@ -237,6 +245,10 @@ def serve(conn, parent_pid, job):
                 _, number, name, changes = conn.recv()
             except (EOFError, OSError):
                 return
+            if "rights" in changes and privileged.isdisjoint(workers):
+                # The program has given up rights.  What cannot follow here can perhaps in the worker, or that ends.
+                with contextlib.suppress(OSError):
+                    process_state.adopt_rights(pickle.loads(changes["rights"]))
             try:
                 pid = fork()
                 if pid == 0:
@@ -248,6 +260,8 @@ def serve(conn, parent_pid, job):
                 conn.send(("failed", error.args))
                 continue
             workers[pidfd] = pid
+            if "rights" not in changes:
+                privileged.add(pidfd)
             poll.register(pidfd, select.POLLIN)
             conn.send(("started", pid))
 
@@ -265,18 +279,30 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         if runs_atexit:
             atexit._clear()
             atexit.register(util._exit_function)
-        _core.die_with_parent(forked_by)
+        rights = changes.pop("rights", None)
+        if rights is not None:
+            process_state.adopt_rights(pickle.loads(rights))
+        _core.die_with_parent(forked_by)  # after that: the kernel forgets it when rights change
         process_state.adopt(changes)
         fds, setup, limits = job
+        name, identity = name
         worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name)
+        worker._identity = identity
         worker._parent_pid = parent_pid
-        code = worker._bootstrap()
+        code = worker._bootstrap(_open_pidfd(parent_pid))
     except BaseException:
         traceback.print_exc()
     finally:
         if runs_atexit:
             atexit._run_exitfuncs()
         os._exit(code)
+
+
+def _open_pidfd(pid):
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None  # a sandbox refuses it
 
 
 # ---- a worker, as its parent sees it ----
@@ -290,7 +316,7 @@ class _Popen:
     def __init__(self, worker):
         self._zygote = worker._zygote
         self.returncode = None
-        self.pid = self._zygote.start_worker(worker.number, worker.name)
+        self.pid = self._zygote.start_worker(worker.number, (worker.name, worker._identity))
         try:
             self.sentinel = os.pidfd_open(self.pid)
         except ProcessLookupError:

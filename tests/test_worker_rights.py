@@ -1,0 +1,108 @@
+"""Workers have what the program has when they start: its rights, never more, and limits, umask and the like."""
+
+import os
+
+import pytest
+from support import run_script
+
+from pyconc._process.process_state import may_become
+
+PROGRAM = """
+import _locale, os, resource, signal, sys, threading
+import pyconc
+THREADS = "threads" in sys.argv
+def start_thread():
+    if THREADS:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+"""
+
+worlds = pytest.mark.parametrize("world", ["one thread", "threads"])
+
+
+@worlds
+@pytest.mark.parametrize("when", ["before the first", "before the second"])
+def test_a_new_worker_takes_over_what_the_program_has_changed(world, when):
+    finished = run_script(
+        PROGRAM
+        + """
+def look(*_):
+    umask = os.umask(0)
+    os.umask(umask)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    blocked = signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return umask, limit, len(os.sched_getaffinity(0)), nice, blocked, _locale.setlocale(_locale.LC_NUMERIC), os.getcwd()
+def change():
+    os.umask(0o77)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    os.setpriority(os.PRIO_PROCESS, 0, 5)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    _locale.setlocale(_locale.LC_NUMERIC, "C.UTF-8")
+    os.chdir("/")
+if __name__ == "__main__":
+    pool = pyconc.ProcessPoolExecutor(2)
+    start_thread()
+    if sys.argv[2] == "before the second":
+        busy = pool.submit(signal.pause)
+        while not busy.running():
+            pass
+    change()
+    print(pool.submit(look).result() == look(), look()[:5])
+    pool.kill_workers()
+""",
+        world,
+        when,
+    )
+    assert finished.stdout.startswith("True (63, (200, "), finished
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+@worlds
+@pytest.mark.parametrize("when", ["before the first", "while one runs"])
+def test_a_worker_has_no_rights_that_the_program_has_given_up(world, when):
+    finished = run_script(
+        PROGRAM
+        + """
+def who():
+    with open("/proc/self/status") as file:
+        caps = [line for line in file if line[:6] in ("CapPrm", "CapEff")]
+    return os.getresuid(), os.getresgid(), os.getgroups(), caps
+def read(path):
+    with open(path) as file:
+        return file.read()
+if __name__ == "__main__":
+    os.chmod(".", 0o777)
+    os.mkfifo("gate")
+    os.chmod("gate", 0o666)
+    pool = pyconc.ProcessPoolExecutor(2)
+    start_thread()
+    if sys.argv[2] == "while one runs":
+        running = pool.submit(read, "gate")
+        while not running.running():
+            pass
+    os.setgroups([7])
+    os.setresgid(12345, 12345, 12345)
+    os.setresuid(12345, 12345, 12345)
+    print([pool.submit(who).result() == who() for _ in range(3)])
+    if sys.argv[2] == "while one runs":
+        with open("gate", "w") as gate:
+            gate.write("done")
+        print(running.result())
+    zygote = pool._supervisor.launcher.zygote.pid
+    pool.shutdown()
+    print(os.path.exists(f"/proc/{zygote}"))
+""",
+        world,
+        when,
+    )
+    done = "done\n" if when == "while one runs" else ""
+    assert finished.stdout == f"[True, True, True]\n{done}False\n"
+
+
+def test_what_another_process_may_become():
+    root = {"Uid": "0\t0\t0\t0", "Groups": "", "CapEff": "1ff", "NoNewPrivs": "0", "user": "user:[1]"}
+    user = {**root, "Uid": "5\t5\t5\t5", "Groups": "7", "CapEff": "0"}
+    assert may_become(root, user)
+    assert not may_become(root, {**user, "NoNewPrivs": "1"})
+    assert not may_become(root, {**user, "user": "user:[2]"})
