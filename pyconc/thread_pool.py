@@ -453,6 +453,11 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             for worker in list(tasks.threads):
                 worker.join()
 
+    async def _wait_closed(self):
+        # The thread that would wait may not be to be had where there never was one.
+        if any(worker.is_alive() for worker in list(self._tasks.threads)):
+            await super()._wait_closed()
+
 
 def _results(executor_reference, fn, arguments, pending, deadline):
     """Yield results in order; whenever one is taken, submit a task for the next arguments, if any are left."""

@@ -102,6 +102,58 @@ def test_with_fewer_threads_than_wanted_the_pool_goes_on(monkeypatch):
         assert queued[-1].result() == 0
 
 
+def test_a_program_that_gets_no_thread_says_so_goes_on_and_ends():
+    finished = run_script(
+        """
+        import asyncio, threading, pyconc
+
+        def refuse(*args, **kwargs):
+            raise RuntimeError("can't start new thread")
+
+        name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+        start = getattr(threading, name)
+        setattr(threading, name, refuse)
+        kept = pyconc.ThreadPoolExecutor(2)
+
+        def attempt(what, call):
+            try:
+                call()
+            except RuntimeError as error:
+                print(what, error)
+
+        async def submit():
+            with pyconc.ThreadPoolExecutor(1) as pool:
+                pool.submit(int)
+
+        async def run_in_executor():
+            await asyncio.get_running_loop().run_in_executor(kept, int)
+
+        async def leave():
+            async with pyconc.ThreadPoolExecutor(1):
+                print("entered")
+
+        attempt("submit", lambda: asyncio.run(submit()))
+        attempt("map", lambda: kept.map(int, "12"))
+        attempt("run_in_executor", lambda: asyncio.run(run_in_executor()))
+        attempt("leave", lambda: asyncio.run(leave()))
+        setattr(threading, name, start)
+        print(kept.submit(pow, 2, 3).result(), asyncio.run(asyncio.to_thread(pow, 2, 4)))
+        setattr(threading, name, refuse)
+        never = pyconc.ThreadPoolExecutor(1)
+        attempt("at the end", lambda: never.submit(int))
+        """
+    )
+    refused = "can't start new thread"
+    assert finished.stdout.splitlines() == [
+        f"submit {refused}",
+        f"map {refused}",
+        f"run_in_executor {refused}",
+        "entered",
+        "8 16",
+        f"at the end {refused}",
+    ]
+
+
 def test_an_error_that_is_not_about_threads_comes_out_of_submit(monkeypatch):
     threads = Threads(monkeypatch)
     threads.left = 1
