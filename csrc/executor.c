@@ -107,10 +107,15 @@ executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
 
 PyDoc_STRVAR(submit_doc,
 "submit($self, fn, /, *args, **kwargs)\n--\n\n"
-"Have a worker call fn(*args, **kwargs); return the Future of that call.\n\n"
-"Any thread may submit, a signal handler too. Raises RuntimeError after shutdown() and\n"
-"BrokenExecutor when the executor is broken. Called by an asyncio loop's run_in_executor, it\n"
-"returns a future of that loop.");
+"Have a worker call fn(*args, **kwargs); return the Future of that call.\n"
+"\n"
+"Any thread may submit, a signal handler too. Raises RuntimeError after shutdown() and BrokenExecutor when\n"
+"the executor is broken. Called by an asyncio loop's run_in_executor, it returns a future of that loop.\n"
+"\n"
+"    >>> with pyconc.ThreadPoolExecutor() as pool:\n"
+"    ...     future = pool.submit(int, \"ff\", base=16)\n"
+"    >>> future.result()\n"
+"    255");
 
 static PyObject *
 executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)

@@ -384,7 +384,13 @@ def install() -> None:
     not forked from this process makes for itself is standard.
 
     Calling it again changes nothing, and one uninstall() undoes any number of calls.  Both may be called at any time
-    from any thread.  In a program that can be edited, importing from pyconc is the better way.
+    from any thread, and raise nothing.  In a program that can be edited, importing from pyconc is the better way.
+
+        >>> import concurrent.futures
+        >>> pyconc.install()
+        >>> concurrent.futures.ThreadPoolExecutor is pyconc.ThreadPoolExecutor
+        True
+        >>> pyconc.uninstall()
     """
     global _installed, _standard_getattr
     with _lock:
@@ -417,7 +423,14 @@ def install() -> None:
 def uninstall() -> None:
     """Undoes install(): the standard names, and calls of the standard classes, give the standard executors again.
 
-    Executors made meanwhile go on working, and names imported meanwhile keep pyconc's classes.
+    Executors made meanwhile go on working, and names imported meanwhile keep pyconc's classes.  Raises nothing, also
+    where nothing was installed.
+
+        >>> import concurrent.futures
+        >>> pyconc.install()
+        >>> pyconc.uninstall()
+        >>> concurrent.futures.ThreadPoolExecutor is pyconc.ThreadPoolExecutor
+        False
     """
     global _installed
     with _lock:

@@ -299,6 +299,13 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
     At interpreter exit, queued tasks are finished first. After os.fork() the child finds the executor empty and usable;
     futures that were pending are finished with BrokenThreadPool there, without calling their callbacks.
+
+    Raises ValueError if max_workers is not above 0, and TypeError if initializer cannot be called.
+
+        >>> with pyconc.ThreadPoolExecutor(max_workers=4, thread_name_prefix="loader") as pool:
+        ...     future = pool.submit(pow, 2, 5)
+        ...     print(future.result(), list(pool.map(abs, [-1, 2, -3])))
+        32 [1, 2, 3]
     """
 
     def __new__(cls, *args, **kwargs):
@@ -416,6 +423,12 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         Tasks are submitted at once; with buffersize, an int of 1 or more, only so many ahead of the results taken.
         timeout: seconds from this call until the last result; TimeoutError after that. chunksize is ignored: it matters
         to processes only. Closing the iterator, or an exception from it, cancels the tasks that have not started.
+        Raises TypeError or ValueError for another buffersize, and RuntimeError after shutdown(); what a call raised, or
+        an iterable, comes out of the iterator.
+
+            >>> with pyconc.ThreadPoolExecutor() as pool:
+            ...     list(pool.map(pow, [2, 3, 4], [5, 5, 5], timeout=10))
+            [32, 243, 1024]
         """
         if thread.ThreadPoolExecutor.map is not _standard_map:
             more = {} if buffersize is None else {"buffersize": buffersize}
@@ -434,7 +447,14 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
         wait: return only when all threads have ended; in a signal handler that has interrupted a submit() in the midst
         of starting a thread, the submit() waits instead. cancel_futures: cancel what has not started. May be called
-        several times, from any thread, and from a signal handler.
+        several times, from any thread, and from a signal handler. Raises nothing; submit() raises RuntimeError from now
+        on.
+
+            >>> pool = pyconc.ThreadPoolExecutor()
+            >>> future = pool.submit(len, "abc")
+            >>> pool.shutdown()
+            >>> future.done()
+            True
         """
         if thread.ThreadPoolExecutor.shutdown is not _standard_shutdown:
             return super(AsyncWith, self).shutdown(wait=wait, cancel_futures=cancel_futures)

@@ -31,7 +31,13 @@ def wait(fs, timeout=None, return_when=ALL_COMPLETED):
     """Wait for futures; return the named tuple (done, not_done) of two sets.
 
     fs: futures of any executors; duplicates count once. timeout: seconds, or None for no limit. return_when:
-    FIRST_COMPLETED, FIRST_EXCEPTION (else all), or ALL_COMPLETED. Any thread may call it.
+    FIRST_COMPLETED, FIRST_EXCEPTION (else all), or ALL_COMPLETED. Any thread may call it. Raises ValueError for another
+    return_when; that time is over raises nothing.
+
+        >>> with pyconc.ThreadPoolExecutor() as pool:
+        ...     done, not_done = pyconc.wait([pool.submit(abs, -1), pool.submit(abs, -2)], timeout=10)
+        >>> sorted(future.result() for future in done), not_done
+        ([1, 2], set())
     """
     if threads_are_greenlets():
         return _base.wait(fs, timeout, return_when)
@@ -54,6 +60,11 @@ def as_completed(fs, timeout=None):
 
     fs: futures of any executors; duplicates count once. timeout: seconds from the first next() until the last future;
     TimeoutError after that. The iterator keeps no reference to a future that it has yielded.
+
+        >>> with pyconc.ThreadPoolExecutor() as pool:
+        ...     futures = [pool.submit(abs, number) for number in (-1, -2, -3)]
+        ...     sorted(future.result() for future in pyconc.as_completed(futures))
+        [1, 2, 3]
     """
     if threads_are_greenlets():
         yield from _base.as_completed(fs, timeout)

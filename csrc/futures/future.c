@@ -616,10 +616,15 @@ parse_argument(const char *method, const char *name, PyObject *fallback, PyObjec
 
 PyDoc_STRVAR(result_doc,
 "result($self, /, timeout=None)\n--\n\n"
-"Return what the call returned, or raise what it raised.\n\n"
-"Waits until the future is done, at most timeout seconds (None: without limit).\n"
-"Raises CancelledError if the future was cancelled and TimeoutError if it was not\n"
-"done in time; KeyboardInterrupt ends the wait. Any thread may call it.");
+"Return what the call returned, or raise what it raised.\n"
+"\n"
+"timeout: the most seconds to wait until the future is done; None: without limit. Raises CancelledError\n"
+"if the future was cancelled, and TimeoutError if it was not done in time. A signal handler's exception,\n"
+"such as KeyboardInterrupt, ends the wait. Any thread may call it.\n"
+"\n"
+"    >>> with pyconc.ThreadPoolExecutor() as pool:\n"
+"    ...     pool.submit(pow, 2, 10).result(timeout=5)\n"
+"    1024");
 
 static PyObject *
 future_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -652,8 +657,14 @@ future_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 
 PyDoc_STRVAR(exception_doc,
 "exception($self, /, timeout=None)\n--\n\n"
-"Return what the call raised, or None if it returned.\n\n"
-"Waits as result() does, and raises CancelledError and TimeoutError as result() does.");
+"Return what the call raised, or None if it returned.\n"
+"\n"
+"timeout: the most seconds to wait until the future is done; None: without limit. Raises CancelledError\n"
+"if the future was cancelled, and TimeoutError if it was not done in time.\n"
+"\n"
+"    >>> with pyconc.ThreadPoolExecutor() as pool:\n"
+"    ...     pool.submit(int, \"x\").exception()\n"
+"    ValueError(\"invalid literal for int() with base 10: 'x'\")");
 
 static PyObject *
 future_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -681,9 +692,14 @@ look_now(FutureObject *self)
 
 PyDoc_STRVAR(cancel_doc,
 "cancel($self, /)\n--\n\n"
-"Cancel the call if it has not started.\n\n"
-"Returns True if the future is cancelled now, False if the call runs or has ended. Callbacks are\n"
-"called in this thread.");
+"Cancel the call if it has not started.\n"
+"\n"
+"Returns True if the future is cancelled now, False if the call runs or has ended. Callbacks are called\n"
+"in this thread; what one raises that is no Exception, such as SystemExit, is raised here.\n"
+"\n"
+"    >>> future = pyconc.Future()\n"
+"    >>> future.cancel(), future.cancelled()\n"
+"    (True, True)");
 
 static PyObject *
 future_cancel_method(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -698,7 +714,12 @@ future_cancel_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(cancelled_doc,
 "cancelled($self, /)\n--\n\n"
-"Return True if the future was cancelled.");
+"Return True if the future was cancelled.\n"
+"\n"
+"Never waits, and raises nothing.\n"
+"\n"
+"    >>> pyconc.Future().cancelled()\n"
+"    False");
 
 static PyObject *
 future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -713,7 +734,12 @@ future_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(running_doc,
 "running($self, /)\n--\n\n"
-"Return True if the call runs now.");
+"Return True if the call runs now.\n"
+"\n"
+"Never waits, and raises nothing.\n"
+"\n"
+"    >>> pyconc.Future().running()\n"
+"    False");
 
 static PyObject *
 future_running(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -730,7 +756,14 @@ future_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(done_doc,
 "done($self, /)\n--\n\n"
-"Return True if the future was cancelled or the call has ended.");
+"Return True if the future was cancelled or the call has ended.\n"
+"\n"
+"Never waits, and raises nothing.\n"
+"\n"
+"    >>> future = pyconc.Future()\n"
+"    >>> future.set_result(1)\n"
+"    >>> future.done()\n"
+"    True");
 
 static PyObject *
 future_done(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -744,9 +777,15 @@ future_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(add_done_callback_doc,
 "add_done_callback($self, /, fn)\n--\n\n"
-"Call fn(future) when the future is done: at once if it is done already.\n\n"
-"Callbacks are called in the order in which they were added, by the thread that completes or\n"
-"cancels the future. An Exception that one raises is logged and ignored.");
+"Call fn(future) when the future is done: at once if it is done already.\n"
+"\n"
+"fn: a callable of one argument, the future. Callbacks are called in the order in which they were added,\n"
+"by the thread that completes or cancels the future. An Exception that one raises is logged and ignored.\n"
+"\n"
+"    >>> future = pyconc.Future()\n"
+"    >>> future.add_done_callback(lambda future: print(\"got\", future.result()))\n"
+"    >>> future.set_result(8)\n"
+"    got 8");
 
 static PyObject *
 future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -783,9 +822,14 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
 
 PyDoc_STRVAR(set_running_doc,
 "set_running_or_notify_cancel($self, /)\n--\n\n"
-"Mark the future as running, or tell those who wait that it was cancelled.\n\n"
+"Mark the future as running, or tell those who wait that it was cancelled.\n"
+"\n"
 "For executors and tests. Returns False if the future was cancelled: the call must not run. Raises\n"
-"RuntimeError if the future is neither pending nor just cancelled.");
+"RuntimeError if the future is neither pending nor just cancelled.\n"
+"\n"
+"    >>> future = pyconc.Future()\n"
+"    >>> future.set_running_or_notify_cancel(), future.running()\n"
+"    (True, True)");
 
 static PyObject *
 future_set_running(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -800,8 +844,14 @@ future_set_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(set_result_doc,
 "set_result($self, /, result)\n--\n\n"
-"Complete the future with what its call returned.\n\n"
-"For executors and tests. Raises InvalidStateError if the future is done.");
+"Complete the future with what its call returned.\n"
+"\n"
+"result: any object. For executors and tests. Raises InvalidStateError if the future is done.\n"
+"\n"
+"    >>> future = pyconc.Future()\n"
+"    >>> future.set_result(42)\n"
+"    >>> future.result()\n"
+"    42");
 
 static PyObject *
 future_set_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -820,8 +870,15 @@ future_set_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObjec
 
 PyDoc_STRVAR(set_exception_doc,
 "set_exception($self, /, exception)\n--\n\n"
-"Complete the future with what its call raised.\n\n"
-"For executors and tests. Raises InvalidStateError if the future is done.");
+"Complete the future with what its call raised.\n"
+"\n"
+"exception: an exception, which result() will raise. For executors and tests. Raises InvalidStateError if\n"
+"the future is done.\n"
+"\n"
+"    >>> future = pyconc.Future()\n"
+"    >>> future.set_exception(LookupError(\"nothing there\"))\n"
+"    >>> future.exception()\n"
+"    LookupError('nothing there')");
 
 static PyObject *
 future_set_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -1141,10 +1198,19 @@ static PyMethodDef future_methods[] = {
 
 PyDoc_STRVAR(future_doc,
 "Future()\n--\n\n"
-"The outcome, some day, of a call that an executor runs.\n\n"
-"A concurrent.futures.Future in C; made by Executor.submit(), and by tests. All methods may be\n"
-"called from any thread. In the child of a fork, a future that was pending in an executor is\n"
-"finished with BrokenThreadPool, and its callbacks are not called.");
+"The outcome, some day, of a call that an executor runs.\n"
+"\n"
+"A concurrent.futures.Future in C; made by Executor.submit(), and by tests. Takes no arguments, and raises\n"
+"TypeError if it is given any. All methods may be called from any thread. In the child of a fork, a future\n"
+"that was pending in an executor is finished with BrokenThreadPool or BrokenProcessPool, and its callbacks\n"
+"are not called. At interpreter exit, futures of tasks that are queued are completed first.\n"
+"\n"
+"    >>> with pyconc.ThreadPoolExecutor() as pool:\n"
+"    ...     future = pool.submit(sum, [1, 2, 3])\n"
+"    >>> future\n"
+"    <Future at 0x... state=finished returned int>\n"
+"    >>> future.result()\n"
+"    6");
 
 static PyType_Slot future_slots[] = {
     {Py_tp_doc, (void *)future_doc},
