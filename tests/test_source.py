@@ -99,6 +99,37 @@ def test_sequential_consistency_says_why():
                 assert any("//" in near for near in lines[max(0, number - 4) : number + 1]), f"{path.name}:{number + 1}"
 
 
+# Objects that refer to nothing but each other, and so are in no cycle.
+LEAVES = {"BlockObject", "RegionObject"}
+
+
+def object_fields() -> Iterator[tuple[Path, str, list[str]]]:
+    """Each struct of a Python object: its file, its name, and its references to objects, borrowed ones left out."""
+    for path in C_FILES:
+        pattern = r"typedef struct (\w+Object) \{\n(.*?)^\} \1;"
+        for struct in re.finditer(pattern, path.read_text(), re.DOTALL | re.MULTILINE):
+            fields = []
+            for line in struct[2].splitlines():
+                field = re.match(r"    (?:struct )?(PyObject|\w+Object|queue_head|carrier) \*(\w+)", line)
+                if field and field[1] not in LEAVES and field[2] != "weakrefs" and "borrowed" not in line:
+                    fields.append(field[2])
+            yield path, struct[1], fields
+
+
+def test_the_garbage_collector_sees_every_object():
+    """A type whose instances refer to objects has a tp_traverse that visits each of them."""
+    structs = list(object_fields())
+    assert len(structs) > 9
+    for path, name, fields in structs:
+        text = "".join(file.read_text() for file in sorted(path.parent.glob("*.c")))
+        cast = rf"\({name} \*\)|\bas_{name.removesuffix('Object').lower()}\("
+        found = re.finditer(r"^(\w+_traverse)\(PyObject \*op.*?^\}", text, re.DOTALL | re.MULTILINE)
+        traverses = {match[1]: match[0] for match in found if re.search(cast, match[0])}
+        visited = {field for body in traverses.values() for field in re.findall(r"Py_VISIT\([^;]*->(\w+)\);", body)}
+        assert not set(fields) - visited, f"{name} does not visit {set(fields) - visited}"
+        assert all(f"{{Py_tp_traverse, {function}}}" in text for function in traverses), f"{name} has no tp_traverse"
+
+
 def test_only_the_module_init_is_visible():
     assert not lines_with(r"__attribute__\s*\(\(\s*visibility", C_FILES)
     assert len(lines_with(r"^PyMODINIT_FUNC\s*$|^PyMODINIT_FUNC\s+\w+", C_FILES)) in (1, 2)  # prototype, definition
