@@ -8,6 +8,7 @@ from functools import partial
 
 from pyconc import _core
 from pyconc._process import loop_worker
+from pyconc._process.interruption import is_from_handler
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc.process_pool import ProcessExecutor, default_workers
 
@@ -78,8 +79,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         """Return an async iterator over async_fn's results for the items of iterables, which may be async ones.
 
         ordered: in the order of the items; otherwise as they are completed. buffersize: how many calls may be ahead of
-        the results taken; default: enough for all workers. The iterables are read no further than that. Leaving the
-        loop, once the iterator is closed, or an exception, cancels what still runs: use contextlib.aclosing().
+        the results taken; default: enough for all workers. The iterables are read no further than that, where this
+        iterator is; what they raise comes after the results of the items before it. Leaving the loop, once the iterator
+        is closed, or an exception, cancels what still runs: use contextlib.aclosing().
         """
         if not iterables:
             raise TypeError("map() takes at least one iterable")
@@ -95,34 +97,28 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         return self._map_as_completed(async_fn, source, buffersize)
 
     async def _map_in_order(self, async_fn, source, buffersize):
-        window = collections.deque()
+        source, window = _Source(source), collections.deque()
         try:
             while True:
-                while source is not None and len(window) < buffersize:
-                    args = next(source, None)
-                    if args is None:
-                        source = None
-                        break
+                while len(window) < buffersize and (args := source.read()) is not None:
                     window.append(self.run(async_fn, *args))
                 if not window:
+                    source.end()
                     return
                 yield await window.popleft()
         finally:
             _cancel_all(window)
 
     async def _map_as_completed(self, async_fn, source, buffersize):
-        running, done = set(), asyncio.Queue()
+        source, running, done = _Source(source), set(), asyncio.Queue()
         try:
             while True:
-                while source is not None and len(running) < buffersize:
-                    args = next(source, None)
-                    if args is None:
-                        source = None
-                        break
+                while len(running) < buffersize and (args := source.read()) is not None:
                     future = self.run(async_fn, *args)
                     running.add(future)
                     future.add_done_callback(done.put_nowait)
                 if not running:
+                    source.end()
                     return
                 future = await done.get()
                 running.discard(future)
@@ -159,12 +155,12 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
                 future = await arrived.get()
                 if future is _END:
                     has_ended = True
-                    feeder.result()  # raises what the source did
                     continue
                 result = await future
                 running.discard(future)
                 room.release()
                 yield result
+            feeder.result()  # raises what the source did
         finally:
             feeder.cancel()
             _cancel_all(running)
@@ -345,6 +341,38 @@ def _check_count(name, count):
 def _cancel_all(pending):
     for future in pending:
         future.cancel()
+
+
+class _Source:
+    """Tuples of arguments, and what reading them raises: that comes after the results of the calls before it."""
+
+    def __init__(self, tuples):
+        self._tuples = tuples
+        self._error = None
+
+    def read(self):
+        """Return the next tuple, or None if there is none."""
+        if self._tuples is None:
+            return None
+        try:
+            args = next(self._tuples, None)
+        except Exception as error:
+            if is_from_handler(error):
+                raise
+            self._error = error
+            args = None
+        if args is None:
+            self._tuples = None
+        return args
+
+    def end(self):
+        """Raise what reading has raised, if it has."""
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
 
 async def _zip_async(iterables):
