@@ -140,7 +140,7 @@ class ProcessExecutor(AsyncWith):
 
     @property
     def _executor_manager_thread(self):
-        return self._supervisor.thread
+        return self._supervisor.handler
 
     @property
     def _broken(self):
@@ -154,7 +154,6 @@ class ProcessExecutor(AsyncWith):
     @_force_shutting_down.setter
     def _force_shutting_down(self, forced):
         self._supervisor.forced = forced
-        self._supervisor.replaces = self._supervisor.replaces and not forced
 
     @property
     def _work_queue(self):
@@ -173,14 +172,9 @@ class ProcessExecutor(AsyncWith):
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         if cancel_futures:
             self._tasks.cancel_queued()
-        with supervisor.locked():
-            if supervisor.thread is None and not supervisor.ended:
-                if self._tasks.outstanding() == 0:
-                    supervisor.finish()  # nothing was ever submitted
-                else:
-                    supervisor.start_workers()  # another thread has submitted, but is not further than that
+        supervisor.close()
         if wait:
-            supervisor.wait()
+            supervisor.join()
         self._processes = None
 
     def __exit__(self, exc_type, exc_val, exc_tb):
@@ -295,15 +289,7 @@ class ProcessPoolExecutor(
 def _after_fork_in_child():
     lost = BrokenProcessPool("the process was forked while the call was pending; only the parent runs it")
     for executor in list(_executors):
-        supervisor = executor._supervisor
-        supervisor.lock = threading.RLock()
-        supervisor.ended = True
-        supervisor.thread, thread = None, supervisor.thread
-        supervisor.queue.after_fork(lost)
-        supervisor.events.close()
-        supervisor.launcher.forget()
-        if thread is not None:
-            process._threads_wakeups.pop(thread, None)
+        executor._supervisor.inherit(lost)
         executor._processes = {}
 
 

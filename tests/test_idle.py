@@ -24,10 +24,24 @@ def figures(pids):
             found[tid] = (int(fields["voluntary_ctxt_switches"]), *map(int, ticks))
     return found
 
+def a_timer_runs():
+    # The one that watches over tasks that are ready; it ends by itself when none is.
+    for fd in os.listdir("/proc/self/fdinfo"):
+        try:
+            with open(f"/proc/self/fdinfo/{fd}") as info:
+                text = info.read()
+        except FileNotFoundError:
+            continue  # that of the list
+        if "it_value:" in text and not ("it_value: (0, 0)" in text and "ticks: 0" in text):
+            return True
+    return False
+
 def check_idle(*pids):
     # The program is the measurement: five seconds in which nothing may happen.
     before = None
     while before is None:
+        while a_timer_runs():
+            pass
         before = figures(pids)
     time.sleep(5)
     after = figures(pids)
@@ -66,13 +80,13 @@ for path in pathlib.Path().glob("gate*"):
     path.write_bytes(b"")
 assert [future.result() for future in futures] == [b""] * 4
 assert list(pool.map(abs, range(100))) == list(range(100))
-# The thread that collects is this process's; then there are the zygote and the workers.
+# The supervisor and the result handler are this process's; then there are the zygote and the workers.
 zygote = pool._supervisor.launcher.zygote
 print(check_idle(os.getpid(), zygote.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
 """,
         threads,
     )
-    assert finished.stdout == "6 sleep\n"
+    assert finished.stdout == "7 sleep\n"
 
 
 @pytest.mark.parametrize("state", ["idle", "full", "waiting"])

@@ -602,6 +602,44 @@ job_ring_notify(job_ring *ring)
     }
 }
 
+bool
+job_ring_notify_others(job_ring *ring)
+{
+    if (!job_ring_has_ready(ring)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        // Relaxed to look: what has changed since is not late.
+        uint32_t worker_state = atomic_load_explicit(&ring->states[i], memory_order_relaxed);
+        // BUSY is what the worker makes of it when it comes: then it looks for work before it sleeps.
+        // Sequentially consistent, as all that is done to a state word.
+        if ((worker_state == WORKER_CALLED || worker_state == WORKER_SPINNING)
+            && atomic_compare_exchange_strong_explicit(&ring->states[i], &worker_state, WORKER_BUSY,
+                                                       memory_order_seq_cst, memory_order_relaxed)) {
+            // Whoever called it may have died before it rang.
+            ring_doorbell(ring, i);
+        }
+    }
+    call_worker(ring);
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        // Relaxed: who has come meanwhile counts as on its way, or looks for itself before it sleeps.
+        if (atomic_load_explicit(&ring->states[i], memory_order_relaxed) == WORKER_CALLED) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void
+job_ring_admit(job_ring *ring, uint32_t worker)
+{
+    uint32_t worker_state = WORKER_NONE;
+    // Sequentially consistent, as all that is done to a state word.
+    (void)atomic_compare_exchange_strong_explicit(&ring->states[worker], &worker_state, WORKER_BUSY,
+                                                  memory_order_seq_cst, memory_order_relaxed);
+    futex_wake_shared(&ring->states[worker], 1);
+}
+
 uint32_t
 job_ring_idle_workers(job_ring *ring)
 {
@@ -708,6 +746,18 @@ set_state(job_ring *ring, uint32_t worker, enum worker_state worker_state)
 {
     // Sequentially consistent: see first_ready().
     atomic_store_explicit(&ring->states[worker], worker_state, memory_order_seq_cst);
+}
+
+bool
+job_ring_wait_admitted(job_ring *ring, uint32_t worker)
+{
+    _Atomic uint32_t *word = &ring->states[worker];
+    // Sequentially consistent, as all that is done to a state word.
+    if (atomic_load_explicit(word, memory_order_seq_cst) == WORKER_NONE) {
+        (void)futex_wait_shared(word, WORKER_NONE, FUTEX_NO_DEADLINE);
+    }
+    // Sequentially consistent: see above.
+    return atomic_load_explicit(word, memory_order_seq_cst) != WORKER_NONE;
 }
 
 void

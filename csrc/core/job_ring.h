@@ -25,6 +25,12 @@
 // forward.  Workers take slots in the order of their positions; one may be overtaken while the parent makes
 // room in a submission ring that is full of positions whose slots it has withdrawn.
 //
+// *Admission.*  A worker that has begun waits on its state word until the parent admits it, which the parent
+// does when it can see the worker's end; so a worker of which the parent knows nothing takes nothing.
+//
+// *Stopped workers.*  Whoever was notified, or spins, may be stopped, or not get any CPU.  While something is
+// ready the parent looks again after a while: it stops counting on such workers and notifies another.
+//
 // The processes share no lock, so no death can orphan one.  Where a worker may die:
 //     before its claim              nothing has happened; if it was notified, the parent notifies another
 //     while it notifies another     reap() wakes again whoever was notified and may still sleep
@@ -176,6 +182,14 @@ bool job_ring_is_ready(job_ring *ring, job_slot *slot);
 // Notifies a worker if a slot is ready and none is on its way; for after a death.
 void job_ring_notify(job_ring *ring);
 
+// For when some slot has been ready for a while: workers that were notified, or spin, have not come.  The
+// parent counts on them no longer, and notifies another.  True if that one is on its way; if none is, no
+// worker sleeps while something is ready.  A worker that is only slow loses nothing.
+bool job_ring_notify_others(job_ring *ring);
+
+// The parent can see this worker's end: it may take slots now.
+void job_ring_admit(job_ring *ring, uint32_t worker);
+
 // Whether something is ready that nobody has taken.
 bool job_ring_has_ready(job_ring *ring);
 
@@ -197,6 +211,9 @@ void job_ring_disarm_wakeup(job_ring *ring);
 bool job_ring_arm_wakeup(job_ring *ring, uint32_t seen);
 
 // ---- a worker ----
+
+// Blocks until the parent has admitted the worker.  False if a signal handler has run before.
+bool job_ring_wait_admitted(job_ring *ring, uint32_t worker);
 
 // It is there, and counts as busy.
 void job_ring_enter(job_ring *ring, uint32_t worker);

@@ -2,6 +2,13 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+// How long a slot may be ready before the parent looks whether the workers that it has notified are stopped.
+// Many times what a worker takes to wake up, also beside busy programs; and so long that a pool under load
+// does not feel it.
+#define STALL_NS 50000000
 
 // The states that each state may follow.
 #define AFTER(state) (1u << JOB_##state)
@@ -36,6 +43,7 @@ job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uin
 {
     table->region = region;
     table->max_workers = max_workers;
+    table->stall_fd = -1;
     pthread_mutex_init(&table->lock, NULL);
     node_list_init(&table->waiting);
     node_list_init(&table->collected);
@@ -59,6 +67,18 @@ job_table_fini(job_table *table)
     pthread_mutex_destroy(&table->lock);
 }
 
+// ---- the timer; with the lock ----
+
+// Something has become ready, and a worker is on its way.
+static void
+watch_over_ready(job_table *table)
+{
+    static const struct itimerspec when = {.it_value = {.tv_nsec = STALL_NS}};
+    if (table->stall_fd >= 0 && !table->is_stall_set) {
+        table->is_stall_set = timerfd_settime(table->stall_fd, 0, &when, NULL) == 0;
+    }
+}
+
 // ---- the ring; with the lock ----
 
 static void
@@ -75,6 +95,7 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
     }
     else {
         job_ring_push(&table->ring, slot);
+        watch_over_ready(table);
     }
 }
 
@@ -518,6 +539,38 @@ job_table_reap(job_table *table, uint32_t worker, bool *progress)
     // What it owned goes back to the system.
     shm_arena_free_held(&table->region->arena, SHM_WORKER(worker));
     return lost.first;
+}
+
+void
+job_table_admit(job_table *table, uint32_t worker)
+{
+    pthread_mutex_lock(&table->lock);
+    job_ring_admit(&table->ring, worker);
+    pthread_mutex_unlock(&table->lock);
+}
+
+void
+job_table_use_timer(job_table *table, int stall_fd)
+{
+    pthread_mutex_lock(&table->lock);
+    table->stall_fd = stall_fd;
+    table->is_stall_set = false;
+    watch_over_ready(table);  // whatever was pushed before
+    pthread_mutex_unlock(&table->lock);
+}
+
+void
+job_table_look_after_stalled(job_table *table)
+{
+    uint64_t times;
+    pthread_mutex_lock(&table->lock);
+    if (read(table->stall_fd, &times, sizeof(times)) == (ssize_t)sizeof(times)) {
+        table->is_stall_set = false;
+        if (job_ring_notify_others(&table->ring)) {
+            watch_over_ready(table);
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
 }
 
 void

@@ -94,6 +94,8 @@ typedef struct job_table {
     uint32_t outstanding;  // tasks that workers still have to do: in the ring or waiting
     uint32_t workers;      // started, or about to be
     bool progress;         // something was collected since a worker was last reaped
+    int stall_fd;          // timerfd: fires when something may have been ready for long; -1: none
+    bool is_stall_set;     // it is set to fire
 } job_table;
 
 // Bytes of shared memory that the table of so many workers need.
@@ -157,6 +159,17 @@ void job_table_add_workers(job_table *table, long change);
 // Settles the affairs of a dead worker, whose number is then free; returns the tasks that it had taken and
 // not finished, or NULL.  *progress: some worker has finished a task since the last burial.
 list_node *job_table_reap(job_table *table, uint32_t worker, bool *progress);
+
+// The parent can see this worker's end: it may take tasks from here on.
+void job_table_admit(job_table *table, uint32_t worker);
+
+// The timer of these workers, a timerfd, is set whenever a slot becomes ready and it is not set already;
+// borrowed.  -1: there is none any more.
+void job_table_use_timer(job_table *table, int stall_fd);
+
+// It has fired: if something is ready still, and some worker sleeps, that one is notified, and the timer is
+// set again.
+void job_table_look_after_stalled(job_table *table);
 
 // Has the workers leave when nothing is left for them to take.
 void job_table_close(job_table *table);

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -33,7 +34,7 @@ call_handler(ProcessQueueObject *self)
 static bool
 is_done(ProcessQueueObject *self)
 {
-    return self->closed && self->keepers == 0 && self->in_flight == NULL;
+    return self->closed && (self->keepers == 0 || self->is_dead) && self->in_flight == NULL;
 }
 
 // ---- tasks of this queue ----
@@ -241,6 +242,12 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     if (e->pushed_ns != 0) {
         park_learn(&self->spot, clock_now_ns() - e->pushed_ns);
         e->pushed_ns = 0;
+    }
+    if (e->error != NULL && !self->head.inherited) {
+        PyObject *error = Py_NewRef(e->error);
+        rc = task_fail(t, error);
+        Py_DECREF(error);
+        return rc;
     }
     if (!self->head.inherited) {
         rc = unpack_outcome(self, e, interruptible, &result, &exception);
@@ -529,6 +536,29 @@ end_tasks(ProcessQueueObject *self, list_node *tasks, PyObject *make_error, PyOb
     return rc;
 }
 
+// Has the result handler fail tasks that were taken from the table, so that their callbacks do not hold up
+// the supervisor.
+static void
+fail_later(ProcessQueueObject *self, list_node *tasks, PyObject *make_error)
+{
+    while (tasks != NULL) {
+        task *t = (task *)tasks;
+        process_job *e = process_job_of(t);
+        tasks = tasks->next;
+        PyObject *error = PyObject_CallOneArg(make_error, t->callable);
+        if (error == NULL) {
+            error = PyErr_GetRaisedException();  // short of memory: that is an answer, too
+        }
+        Py_XSETREF(e->error, error);
+        if (self->head.inherited) {
+            task_free(t);
+            continue;
+        }
+        job_table_return(&self->table, t);
+    }
+    raise_wakeup(self);
+}
+
 static int
 process_queue_fail_queued(queue_head *op, PyObject *error, PyObject *message)
 {
@@ -566,20 +596,15 @@ milliseconds_until(int64_t deadline_ns)
 }
 
 PyDoc_STRVAR(collect_doc,
-"collect($self, events_fd, /)\n--\n\n"
-"Deliver outcomes until wake() is called, the file descriptor events_fd becomes readable, or the\n"
-"closed queue has nothing left to do. The life of the result handler.");
+"collect($self, /)\n--\n\n"
+"Deliver outcomes until wake() is called, or the closed queue has nothing left to do. The life of the\n"
+"result handler.");
 
 static PyObject *
-process_queue_collect(PyObject *op, PyObject *arg)
+process_queue_collect(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     module_state *module = self->head.module;
-    int events_fd = (int)PyLong_AsLong(arg);
-    bool events = false;
-    if (events_fd == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
     while (!self->head.inherited) {
         job_ring_disarm_wakeup(&self->table.ring);
         // Acquire: what it counts is there to be collected.
@@ -592,7 +617,7 @@ process_queue_collect(PyObject *op, PyObject *arg)
         }
         // Acquire: pairs with the release in call_handler().
         uint32_t attention = atomic_exchange_explicit(&self->attention, 0, memory_order_acquire);
-        if (attention || events || is_done(self)) {
+        if (attention || is_done(self)) {
             // Not dozing: whoever finishes something leaves it to us, and we come back.
             break;
         }
@@ -600,13 +625,10 @@ process_queue_collect(PyObject *op, PyObject *arg)
         if (!job_ring_arm_wakeup(&self->table.ring, seen)) {
             continue;
         }
-        struct pollfd fds[] = {
-            {.fd = self->wakeup_fd, .events = POLLIN},
-            {.fd = events_fd, .events = POLLIN},
-        };
+        struct pollfd wakeup = {.fd = self->wakeup_fd, .events = POLLIN};
         int64_t look_ns = loop_bridge_next_look(module);
         PyThreadState *thread = gil_release(&module->gil);
-        int ready = poll(fds, 2, milliseconds_until(look_ns));
+        int ready = poll(&wakeup, 1, milliseconds_until(look_ns));
         clear_wakeup(self);
         // Before anything that takes the GIL, so that workers are fed while it is busy.
         job_table_collect(&self->table);
@@ -614,7 +636,6 @@ process_queue_collect(PyObject *op, PyObject *arg)
         if (ready == 0 && loop_bridge_look(module, look_ns) < 0) {
             module_log_escaped(module);
         }
-        events = ready > 0 && fds[1].revents != 0;
     }
     // This may be the thread's last look.
     if (!self->head.inherited && loop_bridge_look(module, INT64_MAX) < 0) {
@@ -678,8 +699,23 @@ process_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(fail_all_doc,
 "fail_all($self, make_error, /)\n--\n\n"
-"Fail every task, those that workers have taken too, with what make_error(callable) returns.\n\n"
+"Have the result handler fail every task, those that workers have taken too, with what\n"
+"make_error(callable) returns.\n\n"
 "What is finished is delivered first. The workers are of no use any more, and nothing is accepted.");
+
+PyDoc_STRVAR(fail_queued_doc,
+"fail_queued($self, make_error, /)\n--\n\n"
+"Have the result handler fail every task that no worker has taken, with what make_error(callable) returns.");
+
+static PyObject *
+process_queue_fail_queued_method(PyObject *op, PyObject *make_error)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (!self->head.inherited) {
+        fail_later(self, job_table_evict(&self->table, false), make_error);
+    }
+    Py_RETURN_NONE;
+}
 
 PyDoc_STRVAR(cancel_taken_doc,
 "cancel_taken($self, /)\n--\n\n"
@@ -697,11 +733,87 @@ process_queue_fail_all(PyObject *op, PyObject *make_error)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     self->is_dead = true;
-    while (deliver_all(self)) {
+    if (!self->head.inherited) {
+        job_table_collect(&self->table);
+        fail_later(self, job_table_evict(&self->table, true), make_error);
+        call_handler(self);
     }
-    if (!self->head.inherited
-        && end_tasks(self, job_table_evict(&self->table, true), make_error, NULL) < 0) {
-        return NULL;
+    Py_RETURN_NONE;
+}
+
+// ---- the supervisor ----
+
+PyDoc_STRVAR(supervise_doc,
+"supervise($self, /)\n--\n\n"
+"Return two file descriptors for the supervisor to watch, which the queue owns: one is readable after\n"
+"poke(), the other when look_after_stalled() is to be called.");
+
+static PyObject *
+process_queue_supervise(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->supervisor_fd < 0) {
+        self->supervisor_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    if (self->stall_fd < 0 && self->supervisor_fd >= 0) {
+        self->stall_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (self->stall_fd >= 0) {
+            job_table_use_timer(&self->table, self->stall_fd);
+        }
+    }
+    if (self->stall_fd < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("ii", self->supervisor_fd, self->stall_fd);
+}
+
+PyDoc_STRVAR(end_supervision_doc,
+"end_supervision($self, /)\n--\n\n"
+"There is no supervisor any more: close what supervise() returned.");
+
+static PyObject *
+process_queue_end_supervision(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->stall_fd >= 0) {
+        if (!self->head.inherited) {
+            job_table_use_timer(&self->table, -1);
+        }
+        close(self->stall_fd);
+        self->stall_fd = -1;
+    }
+    if (self->supervisor_fd >= 0) {
+        close(self->supervisor_fd);
+        self->supervisor_fd = -1;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(poke_doc,
+"poke($self, /)\n--\n\n"
+"Wake the supervisor. Any thread, also a signal handler, may call it.");
+
+static PyObject *
+process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint64_t one = 1;
+    if (self->supervisor_fd >= 0 && !self->head.inherited) {
+        (void)!write(self->supervisor_fd, &one, sizeof(one));
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(look_after_stalled_doc,
+"look_after_stalled($self, /)\n--\n\n"
+"If a task has been ready for a while, notify another worker: the one that was notified may be stopped.");
+
+static PyObject *
+process_queue_look_after_stalled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (!self->head.inherited) {
+        job_table_look_after_stalled(&self->table);
     }
     run_followups(self);
     Py_RETURN_NONE;
@@ -753,8 +865,8 @@ PyDoc_STRVAR(reap_doc,
 "reap($self, worker, make_error, /)\n--\n\n"
 "Settle the affairs of a worker that is dead; return two flags: it leaves a task behind, and some\n"
 "worker has finished one since the last burial.\n\n"
-"What it had finished is delivered, each task that it had taken fails with make_error(callable), its\n"
-"memory is taken back, and its number is free.");
+"The result handler delivers what it had finished, and fails each task that it had taken with\n"
+"make_error(callable); its memory is taken back, and its number is free.");
 
 static PyObject *
 process_queue_reap(PyObject *op, PyObject *args)
@@ -768,16 +880,29 @@ process_queue_reap(PyObject *op, PyObject *args)
     bool progress;
     list_node *lost = job_table_reap(&self->table, worker, &progress);
     bool any = lost != NULL;
-    if (any && end_tasks(self, lost, make_error, NULL) < 0) {
-        return NULL;
-    }
-    raise_wakeup(self);
+    fail_later(self, lost, make_error);
     return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
 }
 
 PyDoc_STRVAR(close_workers_doc,
 "close_workers($self, /)\n--\n\n"
 "Have the workers leave when nothing is left for them to take.");
+
+static PyObject *
+process_queue_admit(PyObject *op, PyObject *number)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint32_t worker;
+    if (parse_worker(self, number, &worker) < 0) {
+        return NULL;
+    }
+    job_table_admit(&self->table, worker);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(admit_doc,
+"admit($self, worker, /)\n--\n\n"
+"Let a worker that was started take tasks: its end can be seen.");
 
 static PyObject *
 process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -1133,7 +1258,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->head.module = module;
     self->head.kind = &process_queue_kind;
     self->max_workers = max_workers;
-    self->wakeup_fd = -1;
+    self->wakeup_fd = self->supervisor_fd = self->stall_fd = -1;
     self->packs.module = module;
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
@@ -1233,8 +1358,11 @@ process_queue_dealloc(PyObject *op)
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
     Py_XDECREF((PyObject *)self->region);
-    if (self->wakeup_fd >= 0) {
-        close(self->wakeup_fd);
+    int fds[] = {self->wakeup_fd, self->supervisor_fd, self->stall_fd};
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
     }
     close_doorbells(self);
     type->tp_free(op);
@@ -1253,7 +1381,7 @@ process_queue_decide_by_value(PyObject *op, PyObject *function)
 }
 
 static PyMethodDef process_queue_methods[] = {
-    {"collect", process_queue_collect, METH_O, collect_doc},
+    {"collect", process_queue_collect, METH_NOARGS, collect_doc},
     {"wake", process_queue_wake, METH_NOARGS, wake_doc},
     {"is_done", process_queue_is_done, METH_NOARGS, is_done_doc},
     {"close", process_queue_close_method, METH_VARARGS, close_doc},
@@ -1263,6 +1391,12 @@ static PyMethodDef process_queue_methods[] = {
     {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
     {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
     {"reap", process_queue_reap, METH_VARARGS, reap_doc},
+    {"fail_queued", process_queue_fail_queued_method, METH_O, fail_queued_doc},
+    {"supervise", process_queue_supervise, METH_NOARGS, supervise_doc},
+    {"end_supervision", process_queue_end_supervision, METH_NOARGS, end_supervision_doc},
+    {"poke", process_queue_poke, METH_NOARGS, poke_doc},
+    {"look_after_stalled", process_queue_look_after_stalled, METH_NOARGS, look_after_stalled_doc},
+    {"admit", process_queue_admit, METH_O, admit_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
     {"submit_chunk", process_queue_submit_chunk, METH_VARARGS, submit_chunk_doc},
     {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,

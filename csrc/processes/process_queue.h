@@ -34,6 +34,8 @@ typedef struct ProcessQueueObject {
     uint32_t keepers;            // of those who will push later, also when it is closed
     int wakeup_fd;               // eventfd: wakes the thread in collect()
     int *doorbells;              // eventfds, one per worker, if workers run event loops; else NULL; set once
+    int supervisor_fd;           // eventfd: wakes the supervisor; -1 until there is one
+    int stall_fd;                // timerfd: the supervisor is to look after stalled tasks; -1 as above
     _Atomic uint32_t attention;  // that thread is wanted in Python
     park_spot spot;              // where threads spin for what they wait for
     task *in_flight;             // every task that was accepted and has not ended

@@ -459,6 +459,26 @@ worker_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 // ---- the life of a worker ----
 
+PyDoc_STRVAR(wait_admitted_doc,
+"wait_admitted($self, /)\n--\n\n"
+"Wait until the parent knows this worker; before, it must not take anything.");
+
+static PyObject *
+worker_wait_admitted(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    bool admitted = is_inherited(self);
+    while (!admitted) {
+        PyThreadState *thread = PyEval_SaveThread();
+        admitted = job_ring_wait_admitted(&self->ring, self->number);
+        PyEval_RestoreThread(thread);
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(run_doc,
 "run($self, max_tasks, /)\n--\n\n"
 "Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.");
@@ -638,6 +658,7 @@ worker_dealloc(PyObject *op)
 }
 
 static PyMethodDef worker_methods[] = {
+    {"wait_admitted", worker_wait_admitted, METH_NOARGS, wait_admitted_doc},
     {"run", worker_run, METH_O, run_doc},
     {"identify", worker_identify, METH_NOARGS, identify_doc},
     {"take", worker_take, METH_O, take_doc},

@@ -9,7 +9,7 @@ a fork or makes them anew after it.
     it has others                      the zygote is a clone of the nursery, a fresh interpreter
     it is frozen, or embeds Python     this thread forks all the same, with the standard warning
 
-A launcher is used by one thread at a time: its supervisor's lock guards it.
+A launcher is used by one thread at a time: its supervisor, or before there is one, a thread that submits.
 """
 
 import _thread
@@ -23,7 +23,7 @@ import weakref
 from multiprocessing import get_start_method, process, spawn
 
 from pyconc._process.nursery import CannotPickle, the_nursery
-from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, fork_zygote
+from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, ZygoteStopped, fork_zygote
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
@@ -67,8 +67,10 @@ class Launcher:
         except OSError:
             return False  # nor will there be workers
 
-    def start(self, number, name, first):
-        """Start a worker and return its WorkerProcess.  Raises OSError.  first: the executor has no other.
+    def start(self, number, name, workers):
+        """Start a worker and return its WorkerProcess.  workers: the executor's others, as far as they may live.
+
+        Raises OSError, or ZygoteStopped: then call when_answered().
 
         The first one is forked from this thread if the program has no other thread, and then a zygote that has what
         this worker has, while the worker begins.  With a context that forks, all are as long as that is so: they are
@@ -76,6 +78,7 @@ class Launcher:
         """
         if _is_preparing():
             spawn.get_preparation_data(name)  # which says what is wrong
+        first = not workers
         if (first or self._forks) and is_single_threaded():
             if first:
                 self.drop()  # what the program has defined or imported since is to be there
@@ -86,7 +89,7 @@ class Launcher:
                     with contextlib.suppress(OSError):  # If there is no room for it now, another will be made.
                         self._fork_zygote(job)
             return worker
-        for attempt in range(2):
+        for _ in range(2):
             if self.zygote is not None and not self.zygote.may_serve():
                 # Its workers, who may be at work, end in their time.
                 self._outdated.append(self.zygote)
@@ -97,10 +100,13 @@ class Launcher:
             try:
                 worker.start()
                 return worker
+            except ZygoteStopped:
+                if self._is_used(workers):
+                    raise  # they would end with it
+                self.drop()
             except ZygoteDied:
                 self.drop()
-                if attempt:
-                    raise OSError("the process that starts the workers has died") from None
+        raise OSError("the process that starts the workers has died")
 
     def handle_event(self, fd):
         """Read what the zygote has said if the file descriptor is that of its connection; otherwise return False."""
@@ -115,8 +121,15 @@ class Launcher:
 
     def drop_if_unused(self, workers):
         """End the zygote now if none of these workers depends on it."""
-        if self.zygote is not None and not any(worker.is_cloned_from(self.zygote) for worker in workers):
+        if self.zygote is not None and not self._is_used(workers):
             self.drop()
+
+    def _is_used(self, workers):
+        return any(isinstance(worker, WorkerProcess) and worker.is_cloned_from(self.zygote) for worker in workers)
+
+    def when_answered(self, function):
+        """After ZygoteStopped: call a function when it is certain that there is no such worker, and will be none."""
+        self.zygote.when_answered(function)
 
     def drop(self):
         """End the zygote, and whatever workers it still has."""
@@ -140,6 +153,10 @@ class Launcher:
         self.drop()
         while self._outdated:
             self._end(self._outdated[-1])
+        self.reap_dropped()
+
+    def reap_dropped(self):
+        """Wait for the zygotes that were ended: none of them stays a zombie."""
         while self._dropped:
             self._dropped.pop().join()
 
@@ -209,6 +226,8 @@ def has_interpreter():
 
 def is_single_threaded():
     """Whether a fork is safe: Python knows no thread that runs but this one, and quiet ones."""
+    if threading.current_thread() in quiet_threads:
+        return False  # there is a thread that has submitted
     for _ in range(_ENDING_LOOKS):
         quiet = sum(thread.is_alive() for thread in list(quiet_threads))
         if threading.active_count() > 1 + quiet:

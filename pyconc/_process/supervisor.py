@@ -1,27 +1,69 @@
-"""The workers of one process executor: started, watched, reaped, replaced; and the thread that collects from them."""
+"""The supervisor: the thread of a process executor that alone starts, watches, reaps and replaces its workers.
+
+    submit -----> start_workers() --poke--> supervisor --> launcher --> a worker: known, then admitted
+       '--- waits until a worker is there, or none can be started <--'
+    shutdown ---> the queue is closed ---> result handler: all is delivered --poke--> supervisor: the workers leave
+
+The supervisor sleeps in one epoll: on its eventfd, the zygote's connection, the end of each worker, and a timer that
+runs while tasks are ready.  The result handler fails what is lost (see result_handler.py), so a callback holds up no
+worker.  A program's other threads wait for the supervisor in start_workers() and shutdown() only, where they may be
+interrupted.  The supervisor holds no lock.
+
+    NEW --------> SERVING --------> CLOSING --------> ENDED
+     |  threads      |  all is done    ^   no worker     ^     inherited: in the child of a fork, any state ends
+     |  started      | kill, breakdown |   is left       |
+     |               '----> ENDING ----'                 |
+     '-------------- shut down unused -------------------'
+
+    NEW      no thread; perhaps a zygote, made while the program has one thread
+    SERVING  workers are started while tasks outnumber them, and replaced when they die
+    ENDING   the workers are being ended, or the executor is broken: none is started, every task fails
+    CLOSING  every task has been delivered: the workers leave, none is started
+    ENDED    nothing is left
+
+A worker's life.  It takes nothing before it is admitted, and it is admitted when the supervisor watches it, so no
+failure at any step of its start leaves a process that runs tasks and that nobody knows; what fails is killed, and its
+number is free when its end is certain:
+
+    reserved number --> launched --> WATCHED, admitted --> GONE: its end is seen, not how --> REAPED: number free again
+                           | fails        |                                                      ^
+                           '--> killed    '------------------------------------------------------'
+"""
 
 import contextlib
+import enum
 import itertools
+import os
 import select
 import signal
 import sys
 import threading
 import weakref
+from collections import deque
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
-from multiprocessing import reduction, util
+from multiprocessing import connection, reduction, util
 
 from pyconc import _core
 from pyconc._process import chunks, worker_main
-from pyconc._process.launcher import Launcher, quiet_threads, worker_fds
+from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied
+from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import DeferSignals
+from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end
 
-# The threads that collect, of all executors.
-_handlers: "weakref.WeakSet[_ResultHandler]" = weakref.WeakSet()
+# The result handlers of all executors.
+_handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
 
 # So many workers may die in a row while nothing gets done, and then the executor is broken.
 _FALSE_STARTS = 3
+
+# How long, in seconds, the end of a worker may be seen before somebody tells how it ended.  The zygote tells at once,
+# unless it is stopped.
+_REPORT_SECONDS = 1.0
+
+# The same for multiprocessing's fork server, which writes it down after the end.
+_FORKSERVER_SECONDS = 0.2
 
 _BROKEN = "A child process terminated abruptly, the process pool is not usable anymore"
 _ABRUPTLY = "A process in the process pool was terminated abruptly while the future was running or pending."
@@ -29,269 +71,475 @@ _FORCED = "A worker process exited while the pool was being forcefully shut down
 _INITIALIZER_FAILED = "A process initializer failed, the process pool is not usable anymore"
 
 
-class Supervisor:
-    """The workers of one executor and the thread that collects from them; they may outlive the executor.
+class State(enum.Enum):
+    """Of a supervisor; see the drawing above."""
 
-    `lock` guards what is below it in __init__, and is held while workers are started.  It is re-entrant because a
-    signal handler may submit or shut down while its own thread is at it: what the handler cannot do then, start another
-    worker or wait for the result handler, which needs the lock, its thread does for it afterwards.
+    NEW = enum.auto()
+    SERVING = enum.auto()
+    ENDING = enum.auto()
+    CLOSING = enum.auto()
+    ENDED = enum.auto()
+
+
+_NEXT = {
+    State.NEW: {State.SERVING, State.ENDED},
+    State.SERVING: {State.NEW, State.ENDING, State.CLOSING, State.ENDED},  # NEW: no thread could be started
+    State.ENDING: {State.CLOSING, State.ENDED},
+    State.CLOSING: {State.ENDED},
+    State.ENDED: set(),
+}
+
+
+class WorkerState(enum.Enum):
+    """Of a worker; see the drawing above."""
+
+    LAUNCHED = enum.auto()
+    WATCHED = enum.auto()
+    GONE = enum.auto()
+    REAPED = enum.auto()
+
+
+_NEXT_OF_WORKER = {
+    WorkerState.LAUNCHED: {WorkerState.WATCHED, WorkerState.REAPED},
+    WorkerState.WATCHED: {WorkerState.GONE},
+    WorkerState.GONE: {WorkerState.REAPED},
+    WorkerState.REAPED: set(),
+}
+
+
+class _Worker:
+    """A worker, as its supervisor knows it."""
+
+    def __init__(self, number, launched):
+        self.number = number
+        self.process = launched  # a multiprocessing.Process
+        self.state = WorkerState.LAUNCHED
+        # What else says that a process has ended, a process can say while it lives.
+        if isinstance(launched, WorkerProcess):
+            self.pidfd = os.dup(launched.sentinel)
+        else:
+            self.pidfd = open_end(launched.pid)
+
+    def enter(self, state):
+        assert state in _NEXT_OF_WORKER[self.state], (self.state, state)
+        self.state = state
+
+    def close(self):
+        os.close(self.pidfd)
+
+
+class _Starter:
+    """A thread that waits in start_workers()."""
+
+    def __init__(self):
+        self.error = None
+        self.thread_id = threading.get_ident()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self):
+        self._lock.acquire()
+
+    def answer(self, error):
+        self.error = error
+        self._lock.release()
+
+
+class Supervisor:
+    """The workers of one executor, and the thread that looks after them; they may outlive the executor.
+
+    Until the thread runs, `_begin_lock` guards everything; then the thread alone changes what is below, but for what is
+    marked "any".  Everybody may read, with the GIL.
     """
 
-    thread = None
-    ended = True  # until __init__ is done
+    state = State.ENDED  # until __init__ is done
 
     def __init__(self, max_workers, context, setup, limits, on_worker_death, name):
         """setup, limits: as for worker_main.main()."""
         concurrency = limits[1]
         if concurrency is None:
             # More of them serve long bursts better, but a short-lived pool waits for their memory.
-            self.queue = _core.ProcessQueue(max_workers, _records_for(min(32 * max_workers, 512)))
+            self.queue = _core.ProcessQueue(max_workers, _slots_for(min(32 * max_workers, 512)))
         else:
-            self.queue = _core.ProcessQueue(max_workers, _records_for(max(max_workers * concurrency, 512)), True)
+            self.queue = _core.ProcessQueue(max_workers, _slots_for(max(max_workers * concurrency, 512)), True)
         self.max_workers = max_workers
-        self.context = context  # None: workers come from a zygote
-        self.setup = setup
-        self.limits = limits
-        self.on_worker_death = on_worker_death
-        self.prespawns = context is not None and context.get_start_method() == "fork"
-        self.name = name
         self.call_ns = chunks.CallTimes()
-        self.events = select.epoll()
-        self.lock = threading.RLock()
-        self.starting = False  # a worker is being started
-        self.wait_owed = None  # the thread whose signal handler shut down meanwhile, and could not wait
-        self.processes = {}  # pid: process
-        self.numbers = {}  # sentinel: (number, process)
-        self.free_numbers = list(range(max_workers - 1, -1, -1))
-        self.launcher = Launcher(self.queue, setup, limits, self.events, self.prespawns)
-        self.streams = weakref.WeakSet()  # of a CoroutinePool: those that are open, and hold the queue
-        self.count = itertools.count(1)
-        self.false_starts = 0
+        self.streams = weakref.WeakSet()  # of a CoroutinePool: those that are open, and keep the queue open
+        self.name = name
+        self.thread = None
+        self.handler = None  # the result handler
         self.broken = None  # why no task is accepted any more
-        self.replaces = True  # no, once the workers are being killed
-        self.forced = False  # the executor's user has told it to end them
-        self.ended = False
+        self.forced = False  # the executor's user has told it to end its workers; any
+        self.processes = {}  # pid: multiprocessing.Process
+        self._context = context  # None: workers come from a zygote
+        self._setup = setup
+        self._limits = limits
+        self._on_worker_death = on_worker_death
+        self._prespawns = context is not None and context.get_start_method() == "fork"
+        self._events = select.epoll()
+        self._workers = {}  # pidfd: _Worker
+        self._watched = []  # workers that are not admitted yet
+        self._gone = []  # workers of which nobody has told how they ended
+        self._free_numbers = list(range(max_workers - 1, -1, -1))
+        self._count = itertools.count()
+        self._false_starts = 0
+        self._starters = deque()  # any
+        self._orders = deque()  # "kill" or "terminate", the latest last; any
+        self._starts_all = False  # as many workers as there may be are wanted; any
+        self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
+        self._begins = False
+        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns)
+        self.state = State.NEW
         if context is None:
             with DeferSignals():
                 self.launcher.prepare()
 
-    @contextlib.contextmanager
-    def locked(self):
-        # A signal handler that raises is kept away from the lock: it could be left taken.
-        with DeferSignals(), self.lock:
-            yield
-        if self.wait_owed == threading.get_ident() and not self.lock._is_owned():
-            self.wait_owed = None
-            self.wait()
+    def _enter(self, state):
+        assert state in _NEXT[self.state], (self.state, state)
+        self.state = state
 
-    def wait(self):
-        """Wait for the result handler to end."""
-        if self.lock._is_owned():
-            self.wait_owed = threading.get_ident()
-        elif self.thread is not None:
-            self.thread.join()
-
-    # ---- workers ----
+    # ---- any thread ----
 
     def start_workers(self):
-        """Start workers until there are as many as tasks, and the thread that collects from them."""
-        if self.ended or (self.thread is not None and not self.free_numbers):
+        """Have workers started until there are as many as tasks; return when that is done, or cannot be done now.
+
+        Raises what kept the first worker, or a thread, from being started.
+        """
+        if self.state is State.NEW:
+            self._begin()
+        if self.state is not State.SERVING or not (self._free_numbers or self._starters):
+            return  # or the dead are being reaped, and the supervisor then starts others
+        if threading.current_thread() is self.thread:
+            return  # user's code that the supervisor calls, such as a __reduce__
+        starter = _Starter()
+        if any(other.thread_id == starter.thread_id for other in list(self._starters)):
+            self.queue.poke()
+            return  # a signal handler of a thread that waits already
+        self._starters.append(starter)
+        if self.state is State.ENDED:
             return
-        with self.locked():
-            if self.ended or self.starting:
-                return
-            self.starting = True
-            try:
-                self._start_missing()
-            except OSError:
-                if not self.processes:
-                    raise
-                # Those there are will do, and the next submit tries again.
-            finally:
-                self.starting = False
-            if self.thread is None:
-                thread = _ResultHandler(self)
-                thread.start()
-                self.thread = thread
+        self.queue.poke()
+        try:
+            starter.wait()
+        finally:
+            with contextlib.suppress(ValueError):  # it was answered
+                self._starters.remove(starter)
+        if starter.error is not None:
+            raise starter.error
 
     def start_all(self):
         """Start as many workers as there may be, before there is anything to do."""
-        with self.locked():
-            while self.free_numbers:
-                self.queue.add_worker(1)
-                self._start_reserved()
+        self._starts_all = True
         self.start_workers()
-
-    def _start_missing(self):
-        if self.prespawns and not self.processes and self.thread is None:
-            while len(self.processes) < self.max_workers:
-                self.queue.add_worker(1)
-                self._start_reserved()
-        while self.replaces and self.queue.reserve_worker() and self._start_reserved():
-            pass
-
-    def _start_reserved(self):
-        """Start a worker that the queue has counted; False if there is no number for it."""
-        if not self.free_numbers:
-            # The dead are being buried; whoever does that starts others.
-            self.queue.add_worker(-1)
-            return False
-        number = self.free_numbers.pop()
-        try:
-            worker = self._start(number)
-        except BaseException:
-            self.free_numbers.append(number)
-            self.queue.add_worker(-1)
-            raise
-        self.processes[worker.pid] = worker
-        self.numbers[worker.sentinel] = (number, worker)
-        self.events.register(worker.sentinel, select.EPOLLIN)
-        return True
-
-    def _start(self, number):
-        name = f"{self.name}_{next(self.count) - 1}"
-        if self.context is not None and not self.prespawns:
-            fds = [_LateFd(fd) for fd in worker_fds(self.queue)]
-            args = (fds, number, self.setup, self.limits)
-            worker = self.context.Process(target=worker_main.spawned_main, args=args, name=name)
-            worker.start()
-            return worker
-        return self.launcher.start(number, name, first=not self.processes)
-
-    # ---- in the result handler ----
-
-    def handle_events(self):
-        for fd, _ in self.events.poll(0):
-            with self.locked():
-                if self.launcher.handle_event(fd):
-                    continue
-                number, worker = self.numbers.pop(fd, (None, None))
-                if worker is None:
-                    continue
-                self.events.unregister(fd)
-            self._reap(number, worker)
-
-    def _reap(self, number, worker):
-        worker.join()
-        code = worker.exitcode
-        left_task, progress = self.queue.reap(number, lambda task: self._death_of(worker, task))
-        with self.locked():
-            self.processes.pop(worker.pid, None)
-            self.free_numbers.append(number)
-        if code == worker_main.INITIALIZER_FAILED and not left_task:
-            self.break_down(_INITIALIZER_FAILED, _ABRUPTLY)
-        elif self.replaces and (left_task or not self._may_leave(code)):
-            if self.on_worker_death == "break":
-                self.break_down(_BROKEN, _ABRUPTLY, _quote(worker))
-                return
-            self.false_starts = 0 if left_task or progress else self.false_starts + 1
-            if self.false_starts > _FALSE_STARTS:
-                self.break_down(_BROKEN, "workers die before they run anything", _quote(worker))
-                return
-        self._replace(left_task)
-
-    def _may_leave(self, code):
-        """Whether a worker that leaves no task behind has done so properly."""
-        return code == 0 and (self.limits[0] is not None or self.queue.is_done())
-
-    def _replace(self, left_task):
-        if not self.replaces:
-            return
-        try:
-            self.start_workers()
-        except Exception as error:
-            if not self.processes:
-                self.break_down(_BROKEN, f"no worker could be started: {error}")
-
-    def _death_of(self, worker, task):
-        code = worker.exitcode
-        how, name = _manner(code)
-        message = f"worker process {worker.pid} {how} while it ran {_describe(task)}"
-        error = WorkerDied(message, worker.pid, code, name, task)
-        error.__cause__ = _RemoteTraceback(_quote(worker))
-        return error
-
-    def break_down(self, reason, message, quoted=None):
-        """Refuse tasks from now on, fail all there are, and end the workers."""
-        self.broken = reason
-        self.replaces = False
-        self.queue.close(BrokenProcessPool, reason)
-        with self.locked():
-            workers = list(self.processes.values())
-        self.queue.fail_all(lambda task: _broken(message, quoted))
-        for worker in workers:
-            worker.terminate()
 
     def kill(self, operation="kill"):
         """End the workers whatever they do; what they ran, or was queued, fails."""
-        self.replaces = False
-        with self.locked():
-            workers = list(self.processes.values())
-        for worker in workers:
+        self._orders.append(operation)  # first: a worker that is being started sees it
+        for worker in list(self.processes.values()):
             getattr(worker, operation)()
-        self.queue.wake()
+        self.queue.poke()
 
-    def __del__(self):
-        if self.thread is None and not self.ended:
-            self.finish()
+    def close(self):
+        """The queue is closed: if nothing was ever submitted, let go of everything."""
+        if self.state is not State.NEW:
+            return
+        with DeferSignals(), self._begin_lock:
+            if self.state is not State.NEW or self._begins:
+                return
+            if self.queue.outstanding() == 0:
+                self._enter(State.ENDED)
+                self._let_go()
+                return
+        self.start_workers()  # another thread has submitted, but is not further than that
 
-    def finish(self):
-        """Wait for the workers to leave, and let go of everything."""
-        self.queue.close_workers()
-        with self.locked():
-            self.ended = True
-            self.queue.decide_by_value(None)
-            workers = list(self.processes.values())
-            self.launcher.drop_if_unused(workers)  # so that it ends while they do
-        for worker in workers:
-            worker.join()
-        with self.locked():
-            self.launcher.close()
-            self.events.close()
-            # Each of them has a file open.
-            self.processes = {}
-            self.numbers.clear()
+    def join(self):
+        """Wait until everything has ended."""
+        if self.handler is not None:
+            self.handler.join()
 
+    def __del__(self, new=State.NEW, ended=State.ENDED):  # at the end of an interpreter this module is empty
+        if self.state is new:
+            self.state = ended
+            self._let_go()
 
-class _ResultHandler(threading.Thread):
-    """The thread that delivers outcomes, and buries and replaces workers."""
+    def inherit(self, lost):
+        """In the child of a fork: workers and tasks are the parent's; lost: the exception of the tasks."""
+        self.state = State.ENDED
+        self._begin_lock = threading.RLock()
+        self.queue.after_fork(lost)
+        self._events.close()
+        self.launcher.forget()
+        handler, self.handler, self.thread = self.handler, None, None
+        if handler is not None:
+            process._threads_wakeups.pop(handler, None)
+        self._answer(None)  # a signal handler of a thread that waits may have forked
 
-    def __init__(self, supervisor):
-        super().__init__(name=f"{supervisor.name}_result_handler", target=_collect, args=(supervisor,))
-        self._supervisor = weakref.ref(supervisor)
-        _handlers.add(self)
-        quiet_threads.add(self)
-        # At exit the standard library wakes and joins whatever stands here.
-        process._threads_wakeups[self] = _ExitBell(supervisor)
+    # ---- the beginning: in a thread that submits ----
 
-    def join(self, timeout=None):
+    def _begin(self):
+        with DeferSignals(), self._begin_lock:
+            if self.state is not State.NEW or self._begins:
+                return
+            self._begins = True
+            try:
+                if self._context is None or self._prespawns:
+                    self._start_here()
+                self._start_threads()
+            except BaseException:
+                self._abandon_workers()
+                raise
+            finally:
+                self._begins = False
+
+    def _start_here(self):
+        """Start what this thread has to fork: while the program has no other, or because it wants that all the same."""
+        if not (self._prespawns or is_single_threaded()):
+            return
+        while len(self._workers) < (self.max_workers if self._prespawns else 1):
+            self.queue.add_worker(1)
+            try:
+                self._start_worker()
+            except OSError:
+                if not self._workers:
+                    raise
+                return  # Those there are will do.
+
+    def _start_threads(self):
+        fds = self.queue.supervise()
+        handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
+        thread = threading.Thread(name=f"{self.name}_supervisor", target=self._supervise, args=fds)
+        quiet_threads.add(thread)
+        handler.supervisor_thread = thread
+        handler.start()
         try:
-            super().join(timeout)
-        except KeyboardInterrupt:
-            supervisor = self._supervisor()
-            if process._global_shutdown and supervisor is not None:
-                # The program is over, and the user does not want to wait.
-                supervisor.kill()
-                super().join()
+            for fd in fds:
+                self._events.register(fd, select.EPOLLIN)
+            self.handler, self.thread = handler, thread
+            self._enter(State.SERVING)
+            thread.start()
+        except BaseException:
+            if self.state is State.SERVING:
+                self._enter(State.NEW)
+            self.handler = self.thread = None
+            for fd in fds:
+                with contextlib.suppress(OSError):
+                    self._events.unregister(fd)
+            handler.dismiss(self.queue)
             raise
+        _handlers.add(handler)
+        # At exit the standard library wakes and joins whatever stands here.
+        process._threads_wakeups[handler] = _ExitBell(self)
 
+    def _abandon_workers(self):
+        """No thread would look after them."""
+        self._watched.clear()
+        for worker in list(self._workers.values()):
+            _end(worker.process)
+            self._forget(worker)
+            self._settle(worker)
 
-def _collect(supervisor):
-    """Live the life of a result handler."""
-    queue = supervisor.queue
-    while True:
-        queue.collect(supervisor.events.fileno())
-        if supervisor.ended:
-            return  # in the child of a fork
-        supervisor.handle_events()
-        if queue.is_done():
-            break
-        if not supervisor.replaces and not supervisor.processes:
-            queue.fail_all(
-                lambda task: BrokenProcessPool(supervisor.broken or (_FORCED if supervisor.forced else _ABRUPTLY))
-            )
-            break  # also if somebody holds the queue: it takes nothing any more
-    supervisor.finish()
+    # ---- the thread ----
+
+    def _supervise(self, poke_fd, stall_fd):
+        """Live the life of the thread; the arguments are what ProcessQueue.supervise() returns."""
+        self._admit_watched()
+        while True:
+            # One at a time: what is done about one event may close a file whose number the next one has.
+            ready = self._events.poll(_REPORT_SECONDS if self._gone else None, 1)
+            if self.state is State.ENDED:
+                return  # in the child of a fork that this thread made
+            fd = ready[0][0] if ready else None
+            if fd is None:
+                self._reap_gone(gives_up=True)
+            elif fd == poke_fd:
+                os.eventfd_read(poke_fd)
+            elif fd == stall_fd:
+                self.queue.look_after_stalled()
+            elif fd in self._workers:
+                self._see_end(self._workers[fd])
+            elif self.launcher.handle_event(fd):
+                self._reap_gone(gives_up=False)
+            self._go_on()
+            if self.state is State.ENDED:
+                return
+
+    def _go_on(self):
+        """Do what the state asks for, after any event."""
+        self.launcher.reap_dropped()
+        if self.state is State.SERVING and self._orders:
+            self._enter(State.ENDING)
+        if self.state is State.SERVING:
+            self._start_missing()
+        if self.state is State.ENDING and not self._workers and not self._gone:
+            self.queue.fail_all(lambda task: BrokenProcessPool(self.broken or (_FORCED if self.forced else _ABRUPTLY)))
+        if self.state in (State.SERVING, State.ENDING) and self.handler.is_over:
+            self._enter(State.CLOSING)
+            self.queue.close_workers()
+            self.queue.decide_by_value(None)
+            # So that it ends while they do.
+            self.launcher.drop_if_unused([worker.process for worker in self._workers.values()])
+        if self.state is State.CLOSING and not self._workers and not self._gone:
+            self._enter(State.ENDED)
+            self._let_go()
+        if self.state is not State.SERVING:
+            self._answer(None)
+        # After those who wait have been told: they run while the new workers begin.
+        self._admit_watched()
+
+    def _start_missing(self):
+        """Start workers until there are as many as tasks, and tell those who wait for that."""
+        error = None
+        try:
+            while self._starts_all and self._free_numbers and self._may_start():
+                self.queue.add_worker(1)
+                self._start_worker()
+            self._starts_all = False
+            while self._free_numbers and self._may_start() and self.queue.reserve_worker():
+                self._start_worker()
+        except Exception as caught:
+            self._starts_all = False
+            if not self._workers and not self._gone:
+                error = caught
+                # They would wait for ever; who submits next has another try made.
+                self.queue.fail_queued(lambda task: _no_worker(caught))
+            # Otherwise those there are will do, and the next submit has another try made.
+        self._answer(error)
+
+    def _may_start(self):
+        return self.state is State.SERVING and not self._orders and not self.forced
+
+    def _answer(self, error):
+        while self._starters:
+            try:
+                starter = self._starters.popleft()
+            except IndexError:
+                return
+            starter.answer(error)
+
+    # ---- a worker's start ----
+
+    def _start_worker(self):
+        """Start a worker that the queue has counted; whatever fails, none is left that nobody knows."""
+        number = self._free_numbers.pop()
+        try:
+            launched = self._launch(number)
+            worker = self._watch(number, launched)
+        except ZygoteStopped:
+            # It may start that worker yet: then the worker is known, or killed.  Until then its number is not free.
+            self.queue.add_worker(-1)
+            self.launcher.when_answered(lambda: self._free_numbers.append(number))
+            raise OSError("the process that starts the workers is stopped") from None
+        except BaseException:
+            self.queue.add_worker(-1)
+            self._free_numbers.append(number)
+            raise
+        self._watched.append(worker)
+
+    def _admit_watched(self):
+        while self._watched:
+            worker = self._watched.pop()
+            self.queue.admit(worker.number)
+            if self._orders:  # they came while it was being started
+                getattr(worker.process, self._orders[-1])()
+
+    def _launch(self, number):
+        """Return the multiprocessing.Process of a new worker.  If this raises, there is none."""
+        name = f"{self.name}_{next(self._count)}"
+        if self._context is None or self._prespawns:
+            return self.launcher.start(number, name, list(self.processes.values()))
+        fds = [_LateFd(fd) for fd in worker_fds(self.queue)]
+        args = (fds, number, self._setup, self._limits)
+        launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
+        launched.start()
+        return launched
+
+    def _watch(self, number, launched):
+        """Watch a process; if that cannot be done, end it."""
+        worker = None
+        try:
+            worker = _Worker(number, launched)
+            self._events.register(worker.pidfd, select.EPOLLIN)
+        except BaseException:
+            _end(launched)
+            if worker is not None:
+                worker.close()
+            raise
+        worker.enter(WorkerState.WATCHED)
+        self._workers[worker.pidfd] = worker
+        self.processes[launched.pid] = launched
+        return worker
+
+    # ---- a worker's end ----
+
+    def _see_end(self, worker):
+        self._forget(worker)
+        self._gone.append(worker)
+        self._reap_gone(gives_up=False)
+
+    def _forget(self, worker):
+        worker.enter(WorkerState.GONE)
+        del self._workers[worker.pidfd]
+        self._events.unregister(worker.pidfd)
+        worker.close()
+
+    def _reap_gone(self, gives_up):
+        """Reap the workers of which it is known how they ended; with gives_up, the others too."""
+        for worker in list(self._gone):
+            if self._reap_process(worker, gives_up):
+                self._gone.remove(worker)
+                self._reap(worker)
+
+    def _reap_process(self, worker, gives_up):
+        """Find out how a worker ended whose end was seen; return False if nobody tells, unless it gives up."""
+        if isinstance(worker.process, WorkerProcess):
+            return worker.process.learn_end(0) or (gives_up and worker.process.give_up())
+        worker.process.join(_FORKSERVER_SECONDS)
+        return worker.process.exitcode is not None or gives_up
+
+    def _reap(self, worker):
+        left_task, progress = self._settle(worker)
+        if self.state is not State.SERVING or self._orders or self.forced:
+            return
+        code = _exit_code(worker.process)
+        if code == worker_main.INITIALIZER_FAILED and not left_task:
+            self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
+        elif left_task or not self._may_leave(code):
+            if self._on_worker_death == "break":
+                self._break_down(_BROKEN, _ABRUPTLY, _quote(worker.process))
+                return
+            self._false_starts = 0 if left_task or progress else self._false_starts + 1
+            if self._false_starts > _FALSE_STARTS:
+                self._break_down(_BROKEN, "workers die before they run anything", _quote(worker.process))
+
+    def _settle(self, worker):
+        """Free a worker's number; what it had taken is lost."""
+        worker.enter(WorkerState.REAPED)
+        worker.process.join(0)  # multiprocessing forgets it
+        settled = self.queue.reap(worker.number, lambda task: _death_of(worker.process, task))
+        self.processes.pop(worker.process.pid, None)
+        self._free_numbers.append(worker.number)
+        return settled
+
+    def _may_leave(self, code):
+        """Whether a worker that leaves no task behind has done so properly."""
+        # None: the program has waited for it, or has the kernel do so, and nobody else was told.
+        return code in (0, None) and (self._limits[0] is not None or self.queue.is_done())
+
+    def _break_down(self, reason, message, quoted=None):
+        """Refuse tasks from now on, fail all there are, and end the workers."""
+        self.broken = reason
+        self.queue.close(BrokenProcessPool, reason)
+        self._enter(State.ENDING)
+        self.queue.fail_all(lambda task: _broken(message, quoted))
+        for worker in list(self.processes.values()):
+            worker.terminate()
+
+    def _let_go(self):
+        self.queue.decide_by_value(None)
+        self.queue.end_supervision()
+        self.launcher.close()
+        self._events.close()
+        self.processes = {}  # each of them has a file open
 
 
 class _ExitBell:
@@ -310,8 +558,8 @@ class _ExitBell:
                 supervisor.kill()  # one Ctrl-C is enough
 
 
-def _records_for(tasks):
-    """Return how many records a board needs that so many tasks occupy: as many again, so that none waits for one."""
+def _slots_for(tasks):
+    """Return how many slots a job ring needs that so many tasks occupy: as many again, so that none waits for one."""
     return 1 << (2 * tasks - 1).bit_length()
 
 
@@ -329,6 +577,36 @@ def _identity(value):
     return value
 
 
+def _no_worker(caught):
+    error = BrokenProcessPool(f"no worker could be started: {caught}")
+    error.__cause__ = caught
+    return error
+
+
+def _death_of(worker, task):
+    code = _exit_code(worker)
+    how, name = _manner(code)
+    message = f"worker process {worker.pid} {how} while it ran {_describe(task)}"
+    error = WorkerDied(message, worker.pid, code, name, task)
+    error.__cause__ = _RemoteTraceback(_quote(worker))
+    return error
+
+
+def _end(launched):
+    """Kill a process that was started, and wait until it has ended."""
+    launched.kill()
+    if isinstance(launched, WorkerProcess):
+        connection.wait([launched.sentinel])
+        if not launched.learn_end(_REPORT_SECONDS):
+            launched.give_up()
+    launched.join()
+
+
+def _exit_code(worker):
+    """Return a process's exit code, as multiprocessing has it; None if nobody could tell."""
+    return None if getattr(worker, "has_unknown_end", False) else worker.exitcode
+
+
 def _broken(message, quoted):
     error = BrokenProcessPool(message)
     if quoted is not None:
@@ -337,7 +615,7 @@ def _broken(message, quoted):
 
 
 def _quote(worker):
-    return f"\n'''\nProcess {worker.pid} terminated abruptly with exit code {worker.exitcode}'''"
+    return f"\n'''\nProcess {worker.pid} terminated abruptly with exit code {_exit_code(worker)}'''"
 
 
 def _manner(code):
@@ -364,9 +642,8 @@ def _describe(task):
 def _kill_the_rest():
     """At exit, after the standard exit handler: if Ctrl-C has kept that from waiting, nobody is to wait now."""
     for handler in list(_handlers):
-        supervisor = handler._supervisor()
-        if supervisor is not None and handler.is_alive():
-            supervisor.kill()
+        if handler.is_alive():
+            handler.kill_workers()
 
 
 # Before multiprocessing waits for the processes that are left.

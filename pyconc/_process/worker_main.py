@@ -39,6 +39,7 @@ def main(fds, number, setup, limits):
                 _base.LOGGER.critical("Exception in initializer:", exc_info=True)
                 sys.exit(INITIALIZER_FAILED)
         del initializer, initargs, setup
+        worker.wait_admitted()
         serve()
     finally:
         # What tasks have left open: before Python 3.13 multiprocessing would first wait for the processes in it.

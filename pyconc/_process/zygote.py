@@ -7,8 +7,12 @@ submits forks its first worker itself, and the zygote right after it.)
 
     parent                                    zygote                              worker
       |--- ("start", number, name, changes) --->|--- fork ------------------------->|
-      |<-- ("started", pid) --------------------|                                   | runs tasks
+      |<-- ("started", pid) --------------------|                                   | is admitted, runs tasks
+      |--- ("discard", pid) ------------------->|--- SIGKILL ---------------------->|   or cannot be watched
       |<-- ("exited", pid, status) -------------|<-- its pidfd: reaped -------------|
+
+A worker takes nothing before the parent has admitted it, see job_ring.h.  What cannot be started or watched is killed
+and reaped before anybody is told.
 
 The zygote ends when its connection does, or its parent.  Workers end with the zygote, by PR_SET_PDEATHSIG: that
 fires when the thread that forked them ends, and the zygote has one.  The zygote ignores Ctrl-C.
@@ -36,17 +40,26 @@ class ZygoteDied(Exception):
     """The zygote is gone; its workers with it."""
 
 
+class ZygoteStopped(Exception):
+    """The zygote does not answer, because it is stopped: it may start the worker yet, or not."""
+
+
+# How long, in seconds, a zygote may take to answer before the parent looks whether it is stopped.
+_LOOK_SECONDS = 0.2
+
+
 class Zygote:
-    """The parent's end.  `lock` guards the connection and what was read from it."""
+    """The parent's end.  One thread at a time uses it: a supervisor, or before there is one, a thread that submits."""
 
     def __init__(self, pid, conn, state, by_value):
         self.pid = pid
         self.state = state  # the program's, when what the zygote has was made
         self.by_value = by_value  # whether what mentions `__main__` travels by value to its workers
-        self.lock = threading.Lock()
         self._connection = conn
         self._statuses = {}  # pid: wait status, of workers that have ended
         self._dead = False
+        self._late = None  # called when the worker that a stopped zygote was asked for exists no more, or never will
+        self._discarded = None  # that worker's pid, once it was started all the same, and is being killed
 
     def fileno(self):
         return self._connection.fileno()
@@ -57,39 +70,55 @@ class Zygote:
         return wanted == self.state.rights or process_state.may_become(self.state.rights, wanted)
 
     def start_worker(self, number, name):
-        """Fork a worker; return its pid.  Raises ZygoteDied, or OSError with the reason."""
-        changes = process_state.pack(ProcessState().changes_since(self.state))
-        with self.lock:
-            self._send(("start", number, name, changes))
-            while True:
-                message = self._receive()
-                if message[0] == "started":
-                    return message[1]
-                if message[0] == "failed":
-                    raise OSError(*message[1])
+        """Fork a worker; return its pid.  Raises ZygoteDied, ZygoteStopped, or OSError with the reason."""
+        if self._late is not None:
+            raise ZygoteStopped
+        self._send(("start", number, name, process_state.pack(ProcessState().changes_since(self.state))))
+        while True:
+            while not self._has_events(_LOOK_SECONDS):
+                if _is_stopped(self.pid):
+                    self._late = _nothing
+                    raise ZygoteStopped
+            message = self._receive()
+            if message[0] == "started":
+                return message[1]
+            if message[0] == "failed":
+                raise OSError(*message[1])
 
-    def status_of(self, pid, block):
-        """Return the wait status of a worker that has ended; None if it has not, unless `block`."""
-        with self.lock:
-            try:
-                while pid not in self._statuses and (block or self._has_events()):
-                    self._receive()
-            except ZygoteDied:
-                # It could not tell; but they all ended as the kernel ended this one.
-                self._statuses.setdefault(pid, signal.SIGKILL)
-            return self._statuses.get(pid)
+    def when_answered(self, function):
+        """After ZygoteStopped: have a function called when the worker that was asked for is certain not to be there."""
+        late, self._late = self._late, function
+        if late is not _nothing:
+            late()
+
+    def discard(self, pid):
+        """Kill a worker that was started, and wait until it has ended.  Raises ZygoteDied: it has ended with that."""
+        self._send(("discard", pid))
+        while pid not in self._statuses:
+            if not self._has_events(_LOOK_SECONDS) and _is_stopped(self.pid):
+                self.kill()
+            self._receive()
+        del self._statuses[pid]
+
+    def status_of(self, pid, timeout):
+        """Return the wait status of a worker that has ended; None if it has not reported that in so many seconds."""
+        try:
+            while pid not in self._statuses and self._has_events(timeout):
+                self._take_event()
+        except ZygoteDied:
+            # It could not tell; but they all ended as the kernel ended this one.
+            self._statuses.setdefault(pid, signal.SIGKILL)
+        return self._statuses.pop(pid, None)
 
     def read_events(self):
         """Read what has come.  Raises ZygoteDied when that is its end."""
-        with self.lock:
-            while self._has_events():
-                self._receive()
+        while self._has_events(0):
+            self._take_event()
 
     def kill(self):
         """End it, and whatever workers it still has."""
-        with self.lock:
-            self._dead = True
-            self._connection.close()
+        self._dead = True
+        self._connection.close()
         self._kill()
 
     def _kill(self):
@@ -108,11 +137,12 @@ class Zygote:
                 os.waitpid(pid, 0)
             except ChildProcessError:
                 pass  # as above
+        self._answer_late()
 
     def forget(self):
         """In the child of a fork: it is the parent's."""
-        self.lock = threading.Lock()
         self.pid = None
+        self._late = None
         self._dead = True
         self._connection.close()
 
@@ -122,8 +152,8 @@ class Zygote:
         except OSError:
             raise ZygoteDied from None
 
-    def _has_events(self):
-        return self._dead or self._connection.poll(0)  # the news of the dead is that they are
+    def _has_events(self, timeout):
+        return self._dead or self._connection.poll(timeout)  # the news of the dead is that they are
 
     def _receive(self):
         if self._dead:
@@ -136,6 +166,35 @@ class Zygote:
         if message[0] == "exited":
             self._statuses[message[1]] = message[2]
         return message
+
+    def _take_event(self):
+        """Read a message that nobody waits for."""
+        message = self._receive()
+        if message[0] == "started":
+            self._discarded = message[1]
+            self._send(("discard", message[1]))
+        elif message[0] == "failed":
+            self._answer_late()
+        elif message[1] == self._discarded:
+            self._statuses.pop(message[1])
+            self._answer_late()
+
+    def _answer_late(self):
+        late, self._late, self._discarded = self._late, None, None
+        if late is not None:
+            late()
+
+
+def _nothing():
+    pass
+
+
+def _is_stopped(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] in "tT"
+    except OSError:
+        return False
 
 
 # ---- making one ----
@@ -175,7 +234,7 @@ def fork_zygote(job):
             serve(theirs, parent, job)
             code = 0
         except BaseException:
-            traceback.print_exc()
+            pass  # its parent finds it gone; nothing that the program did, and nothing for its output
         finally:
             os._exit(code)
     theirs.close()
@@ -199,12 +258,15 @@ class ThisProcess:
             _be_worker(parent, parent, number, name, {}, self._job)
         return pid
 
-    def status_of(self, pid, block):
-        try:
-            found, status = os.waitpid(pid, 0 if block else os.WNOHANG)
-        except ChildProcessError:
-            return None  # somebody else has waited for it
-        return status if found == pid else None
+    def discard(self, pid):
+        """Kill a worker, and wait until it has ended."""
+        os.kill(pid, signal.SIGKILL)
+        self.status_of(pid, None)
+
+    def status_of(self, pid, timeout):
+        """Return the wait status of a worker whose end has been seen.  Raises ChildProcessError."""
+        # If the program has waited for it, or ignores SIGCHLD, nobody can tell.
+        return os.waitpid(pid, 0)[1]
 
 
 def running_tracker_fd():
@@ -218,6 +280,8 @@ def running_tracker_fd():
 def serve(conn, parent_pid, job):
     """Fork workers on request until the connection or the parent ends; job: see worker_main.main()."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nobody else may wait for its workers; they get the program's handler back.
+    sigchld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         parent_fd = os.pidfd_open(parent_pid)
     except ProcessLookupError:
@@ -242,21 +306,36 @@ def serve(conn, parent_pid, job):
                 conn.send(("exited", pid, status))
                 continue
             try:
-                _, number, name, changes = conn.recv()
+                what, *args = conn.recv()
             except (EOFError, OSError):
                 return
+            if what == "discard":
+                for pidfd, pid in workers.items():
+                    if pid == args[0]:
+                        with contextlib.suppress(OSError):
+                            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                continue
+            number, name, changes = args
             if "rights" in changes and privileged.isdisjoint(workers):
                 # The program has given up rights.  What cannot follow here can perhaps in the worker, or that ends.
                 with contextlib.suppress(OSError):
                     process_state.adopt_rights(pickle.loads(changes["rights"]))
             try:
                 pid = fork()
-                if pid == 0:
-                    for other in (conn.fileno(), parent_fd, *workers):
-                        os.close(other)
-                    _be_worker(parent_pid, own_pid, number, name, changes, job)
+            except OSError as error:
+                conn.send(("failed", error.args))
+                continue
+            if pid == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL if sigchld is None else sigchld)
+                for other in (conn.fileno(), parent_fd, *workers):
+                    os.close(other)
+                _be_worker(parent_pid, own_pid, number, name, changes, job)
+            try:
                 pidfd = os.pidfd_open(pid)
             except OSError as error:
+                # Nobody would see its end, so it must not begin.
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
                 conn.send(("failed", error.args))
                 continue
             workers[pidfd] = pid
@@ -308,36 +387,63 @@ def _open_pidfd(pid):
 # ---- a worker, as its parent sees it ----
 
 
+def open_end(pid):
+    """Return a file descriptor that is readable when a process has ended."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        # It has ended and was reaped.
+        reader, writer = os.pipe()
+        os.close(writer)
+        return reader
+
+
 class _Popen:
-    """What multiprocessing.Process asks about a process that it has started."""
+    """What multiprocessing.Process asks about a process that it has started; the supervisor tells how it ended."""
 
     method = "fork"
 
     def __init__(self, worker):
-        self._zygote = worker._zygote
         self.returncode = None
-        self.pid = self._zygote.start_worker(worker.number, (worker.name, worker._identity))
+        self.has_unknown_end = False
+        self._has_ended = threading.Lock()
+        self._has_ended.acquire()
+        self.pid = worker.maker.start_worker(worker.number, (worker.name, worker._identity))
         try:
-            self.sentinel = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            # It has ended and was reaped: a file descriptor that says so.
-            self.sentinel, writer = os.pipe()
-            os.close(writer)
+            self.sentinel = open_end(self.pid)
+        except BaseException:
+            with contextlib.suppress(ZygoteDied, OSError):
+                worker.maker.discard(self.pid)
+            raise
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
 
     def poll(self, flag=os.WNOHANG):
-        if self.returncode is None:
-            status = self._zygote.status_of(self.pid, block=flag == 0)
-            if status is not None:
-                self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
     def wait(self, timeout=None):
-        if self.returncode is None:
-            if not connection.wait([self.sentinel], timeout):
-                return None
-            self.poll(0)
+        if self.returncode is None and self._has_ended.acquire(timeout=-1 if timeout is None else max(timeout, 0)):
+            self._has_ended.release()
         return self.returncode
+
+    def learn_end(self, maker, timeout):
+        if self.returncode is None:
+            try:
+                status = maker.status_of(self.pid, timeout)
+            except ChildProcessError:
+                return self.give_up()
+            if status is not None:
+                self._end(os.waitstatus_to_exitcode(status))
+        return self.returncode is not None
+
+    def give_up(self):
+        if self.returncode is None:
+            self.has_unknown_end = True
+            self._end(_UNKNOWN)
+        return True
+
+    def _end(self, code):
+        self.returncode = code
+        self._has_ended.release()
 
     def _send_signal(self, number):
         if self.returncode is None:
@@ -363,18 +469,34 @@ class _Popen:
         self.finalizer()
 
 
+# The exit code of a process of which nobody could tell how it ended, as asyncio has it.
+_UNKNOWN = 255
+
+
 class WorkerProcess(process.BaseProcess):
-    """A multiprocessing.Process that a zygote forks."""
+    """A multiprocessing.Process that a zygote forks, or in its place this process."""
 
     _start_method = None
 
-    def __init__(self, zygote, number, name):
+    def __init__(self, maker, number, name):
         super().__init__(name=name)
-        self._zygote = zygote
+        self.maker = maker  # a Zygote or a ThisProcess
         self.number = number
 
     def is_cloned_from(self, zygote):
-        return self._zygote is zygote
+        return self.maker is zygote
+
+    @property
+    def has_unknown_end(self):
+        return self._popen.has_unknown_end
+
+    def learn_end(self, timeout):
+        """Find out how it ended, now that its end was seen; return False if nobody tells within so many seconds."""
+        return self._popen.learn_end(self.maker, timeout)
+
+    def give_up(self):
+        """Nobody tells."""
+        return self._popen.give_up()
 
     @staticmethod
     def _Popen(worker):

@@ -1,0 +1,174 @@
+"""The start of a worker fails at every step: the pool goes on or says so, and no process is left that nobody knows."""
+
+import pytest
+from support import run_script
+
+PROGRAM = """
+import errno, os, select, signal, sys, threading, types
+import pyconc
+from concurrent.futures import BrokenExecutor
+from pyconc import _core
+from pyconc._process import supervisor
+from pyconc._process.nursery import the_nursery
+
+step, when, threads = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "threads"
+error = RuntimeError("injected") if step == "thread" else OSError(errno.EMFILE, "injected")
+
+def failing(function):
+    calls = []
+    def fails_once(*args, **kwargs):
+        calls.append(None)
+        if armed and len(calls) == when:
+            raise error
+        return function(*args, **kwargs)
+    return fails_once
+
+class Epoll:
+    def __init__(self):
+        real = select.epoll()
+        self.unregister, self.poll, self.close = real.unregister, real.poll, real.close
+        self.register = failing(real.register)
+
+def who(number):
+    return os.getpid()
+
+armed = False
+if threads:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    with pyconc.ProcessPoolExecutor(1) as pool:  # what the program has but once is there
+        pool.submit(who, 0).result()
+if step == "fork":
+    _core.fork = failing(_core.fork)
+elif step == "register":
+    supervisor.select = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
+elif step == "thread":
+    threading.Thread.start = failing(threading.Thread.start)
+elif step == "supervise":
+    _core.ProcessQueue.supervise = failing(_core.ProcessQueue.supervise)
+else:
+    setattr(os, step, failing(getattr(os, step)))
+armed = True
+pool, said = None, []
+while pool is None:
+    try:
+        pool = pyconc.ProcessPoolExecutor(3)
+    except (OSError, RuntimeError) as caught:
+        said.append(caught)
+calls = []
+for number in range(30):
+    try:
+        calls.append(pool.submit(who, number))
+    except (OSError, RuntimeError) as caught:
+        said.append(caught)
+ran = set()
+for call in calls:
+    try:
+        ran.add(call.result())
+    except BrokenExecutor as caught:
+        said.append(caught)
+ran.add(pool.submit(who, 0).result())
+assert all("injected" in str(each) for each in said), said
+assert len(said) <= 30
+assert ran <= set(pool._processes), (ran, pool._processes)
+pool.shutdown()
+if not threads:
+    the_nursery.stop()  # the program's, if a zygote could not be forked
+    try:
+        left = os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        left = None
+    assert left is None, left
+print("done")
+"""
+
+
+@pytest.mark.parametrize("threads", ["threads", "no threads"])
+@pytest.mark.parametrize("step", ["fork", "pidfd_open", "dup", "pipe", "register", "supervise", "thread"])
+def test_a_step_of_a_start_fails(step, threads):
+    for when in range(1, 7):
+        finished = run_script(PROGRAM, step, when, threads)
+        assert (finished.stdout, finished.stderr) == ("done\n", ""), when
+
+
+def test_a_program_without_threads_says_so_and_ends():
+    finished = run_script(
+        """
+        import sys, threading, pyconc
+        def refuses(*args, **kwargs):
+            raise RuntimeError("can't start new thread")
+        name = "_start_joinable_thread" if hasattr(threading, "_start_joinable_thread") else "_start_new_thread"
+        start = getattr(threading, name)
+        setattr(threading, name, refuses)
+        pool = pyconc.ProcessPoolExecutor(2)
+        for _ in range(2):
+            try:
+                pool.submit(len, "abc")
+            except RuntimeError as error:
+                print(error)
+        setattr(threading, name, start)
+        print(pool.submit(len, "abc").result())
+        setattr(threading, name, refuses)
+        try:
+            pyconc.ProcessPoolExecutor(2).submit(len, "abc")
+        except RuntimeError as error:
+            print(error)
+        """
+    )
+    assert finished.stdout == "can't start new thread\n" * 2 + "3\n" + "can't start new thread\n"
+    assert finished.stderr == ""
+
+
+def test_a_program_without_descriptors_goes_on_when_it_has_some():
+    run_script(
+        """
+        import os, resource, pyconc
+        from concurrent.futures import BrokenExecutor, wait
+        def who(number):
+            return os.getpid()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        with pyconc.ProcessPoolExecutor(4) as pool:
+            pool.submit(who, 0).result()
+            full = []
+            try:
+                while True:
+                    full.append(os.dup(0))
+            except OSError:
+                pass
+            calls = []
+            for number in range(20):
+                try:
+                    calls.append(pool.submit(who, number))
+                except OSError:
+                    pass
+            for fd in full:
+                os.close(fd)
+            calls += [pool.submit(who, number) for number in range(100)]
+            ran = {call.result() for call in calls if not isinstance(call.exception(), BrokenExecutor)}
+            assert ran <= set(pool._processes) and len(pool._processes) <= 4
+        """
+    )
+
+
+def test_a_zygote_without_descriptors_leaves_no_process_that_nobody_knows():
+    # It inherits many files, of which the program then closes its own.
+    run_script(
+        """
+        import os, resource, time, pyconc
+        def family(pid):
+            with open(f"/proc/{pid}/task/{pid}/children") as children:
+                found = [int(child) for child in children.read().split()]
+            return found + [each for child in found for each in family(child)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+        opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(70)]
+        with pyconc.ProcessPoolExecutor(12) as pool:
+            assert pool.submit(abs, -1).result() == 1
+            for fd in opened:
+                os.close(fd)
+            for _ in range(4):
+                for call in [pool.submit(abs, -number) for number in range(60)]:
+                    call.result()
+                assert len(pool._processes) <= 12
+                unknown = set(family(os.getpid())) - set(pool._processes)
+                assert len(unknown) <= 1, unknown  # the zygote
+        """
+    )
