@@ -8,7 +8,7 @@
 typedef struct ExecutorObject {
     PyObject_HEAD
     module_state *module;  // borrowed from the type
-    queue_head *tasks;     // set once, by __init__
+    queue_head *tasks;     // replaced by _renew() only; the GIL
 } ExecutorObject;
 
 // Starts workers until there are enough, or as many as the system allows.  0, or -1 with an exception,
@@ -56,11 +56,13 @@ static PyObject *
 submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, destination *to)
 {
     int rc;
-    task *t = self->tasks->kind->make_task(self->tasks, args, nargs, kwnames, to);
+    // To pickle the call runs Python code, and another thread may have _renew() called meanwhile.
+    queue_head *tasks = (queue_head *)Py_NewRef((PyObject *)self->tasks);
+    task *t = tasks->kind->make_task(tasks, args, nargs, kwnames, to);
     if (t == NULL) {
         goto fail;
     }
-    rc = self->tasks->kind->push(self->tasks, t);  // unless closed, the queue owns t
+    rc = tasks->kind->push(tasks, t);  // unless closed, the queue owns t
     if (rc == WORKQ_CLOSED) {
         PyObject *exception = PyErr_GetRaisedException();
         task_free(t);
@@ -74,10 +76,12 @@ submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObj
         goto fail;
     }
     Py_XDECREF(to->carrier);
+    Py_DECREF(tasks);
     return to->future;
 
 fail:
     destination_clear(to);
+    Py_DECREF(tasks);
     return NULL;
 }
 

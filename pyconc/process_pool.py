@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from pyconc import _core
 from pyconc._async_with import AsyncWith
-from pyconc._process import chunks
+from pyconc._process import chunks, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
@@ -112,6 +112,8 @@ class ProcessExecutor(AsyncWith):
     Its __init__ sets up what _renew() needs, and then calls _begin().
     """
 
+    _former: "list[_FormerWorkers]" = []  # noqa: RUF012  # replaced, never changed
+
     def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death):
         """Begin; setup, limits: as for worker_main.main()."""
         if on_worker_death not in ("replace", "break"):
@@ -123,6 +125,7 @@ class ProcessExecutor(AsyncWith):
         self._shutdown_thread = False
         self._renew()
         _executors.add(self)
+        rights.watch(_leave_workers)
 
     def _renew(self):
         """Begin with no workers and no tasks."""
@@ -131,6 +134,16 @@ class ProcessExecutor(AsyncWith):
         self._processes = self._supervisor.processes
         if self._shutdown_thread:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
+
+    def _leave_workers(self):
+        """Have what is submitted from now on run by new workers; those there are finish what was submitted before."""
+        supervisor = self._supervisor
+        if supervisor.thread is not None and not self._shutdown_thread and not supervisor.broken:
+            former = _FormerWorkers(self)
+            self._renew()
+            self._former = [*self._former, former]
+            if former._tasks.outstanding() == 0:
+                former.shutdown(wait=False)
 
     def _start_workers(self):
         if process._global_shutdown:
@@ -176,6 +189,8 @@ class ProcessExecutor(AsyncWith):
         if wait:
             supervisor.join()
         self._processes = None
+        for former in self._former:
+            former.shutdown(wait, cancel_futures=cancel_futures)
 
     def __exit__(self, exc_type, exc_val, exc_tb):
         if _is_interrupt(exc_val):
@@ -203,6 +218,30 @@ class ProcessExecutor(AsyncWith):
         self._force_shutting_down = True
         self.shutdown(wait=False, cancel_futures=True)
         self._supervisor.kill(operation)
+        for former in self._former:
+            former._force_shutdown(operation)
+
+
+class _FormerWorkers(ProcessExecutor):
+    """The workers that an executor had before the program gave up rights, with what was submitted to them."""
+
+    def __init__(self, executor):
+        self._shutdown_thread = False
+        self._supervisor = executor._supervisor
+        self._tasks = self._supervisor.queue
+        self._processes = self._supervisor.processes
+        _executors.add(self)
+
+    def _leave_workers(self):
+        pass  # They have been left.
+
+    def __del__(self):
+        self.shutdown(wait=False)
+
+
+def _leave_workers():
+    for executor in list(_executors):
+        executor._leave_workers()
 
 
 watch_standard("processes", process.ProcessPoolExecutor, ["submit"])

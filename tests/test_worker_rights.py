@@ -58,8 +58,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
-@worlds
-@pytest.mark.parametrize("when", ["before the first", "while one runs"])
+@pytest.mark.parametrize(
+    ("world", "when"),
+    [("one thread", "before the first"), ("threads", "before the first"), ("one thread", "while one runs")],
+)
 def test_a_worker_has_no_rights_that_the_program_has_given_up(world, when):
     finished = run_script(
         PROGRAM
@@ -106,3 +108,39 @@ def test_what_another_process_may_become():
     assert may_become(root, user)
     assert not may_become(root, {**user, "NoNewPrivs": "1"})
     assert not may_become(root, {**user, "user": "user:[2]"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_workers_that_have_more_rights_take_nothing_that_is_submitted_afterwards():
+    finished = run_script(
+        PROGRAM
+        + """
+def read(path):
+    with open(path) as file:
+        return file.readline(), os.getuid()  # no end: new workers have the other end open, too
+if __name__ == "__main__":
+    os.chmod(".", 0o777)
+    os.mkfifo("gate")
+    pool = pyconc.ProcessPoolExecutor(2)
+    idle = pyconc.ProcessPoolExecutor(1)
+    assert idle.submit(os.getuid).result() == 0
+    pids = {pool.submit(os.getpid).result(), idle.submit(os.getpid).result()}
+    running = pool.submit(read, "gate")
+    while not running.running():
+        pass
+    gate = open("gate", "w")
+    os.setgroups([])
+    os.setgid(12345)
+    os.setuid(12345)
+    uids = {pool.submit(os.getuid).result() for _ in range(20)}
+    print(uids, set(pool.map(abs, [-1])), idle.submit(os.getuid).result())
+    assert pool.submit(os.getpid).result() not in pids
+    gate.write("done\\n")
+    gate.close()
+    print(running.result())
+    pool.shutdown()
+    idle.shutdown()
+    print([pid for pid in pids if os.path.exists(f"/proc/{pid}")])
+"""
+    )
+    assert finished.stdout == "{12345} {1} 12345\n('done\\n', 0)\n[]\n"

@@ -66,7 +66,10 @@ class Nursery:
             except EOFError:
                 self._stop()  # It was killed: once more.
                 if attempt:
-                    raise OSError("the process that starts the workers has died") from None
+                    from multiprocessing import spawn
+
+                    executable = os.fsdecode(spawn.get_executable())
+                    raise OSError(f"the interpreter that makes the workers, {executable}, does not run") from None
             except CannotPickle:
                 raise
             except BaseException:

@@ -11,6 +11,7 @@ Affinity, niceness and signal mask are those of the program's main thread.
 import _locale
 import os
 import pickle
+import posix
 import resource
 import signal
 import sys
@@ -166,6 +167,14 @@ def _rights(status):
     return rights
 
 
+def is_privileged():
+    """Whether the program has rights of which os.setuid() and the like could take some."""
+    status = _read_status()
+    if "CapPrm" not in status:
+        return os.geteuid() == 0 or len({*os.getresuid()}) > 1
+    return int(status["CapPrm"], 16) != 0 or len({*os.getresuid()}) > 1 or len({*os.getresgid()}) > 1
+
+
 def may_become(rights, wanted):
     """Whether a process with such rights can give up some to have just the wanted ones, as far as is known before."""
     differing = {name for name in rights.keys() | wanted.keys() if rights.get(name) != wanted.get(name)}
@@ -176,11 +185,11 @@ def adopt_rights(rights):
     """Give up what the program has given up.  Raises PermissionError if that does not make this process equal."""
     own = _read_status()
     if rights.get("Groups") != _rights(own).get("Groups"):
-        os.setgroups([int(group) for group in rights["Groups"].split()])
+        posix.setgroups([int(group) for group in rights["Groups"].split()])
     if rights.get("Gid") != own.get("Gid", "").strip():
-        os.setresgid(*_ids(rights["Gid"]))
+        posix.setresgid(*_ids(rights["Gid"]))
     if rights.get("Uid") != own.get("Uid", "").strip():
-        os.setresuid(*_ids(rights["Uid"]))
+        posix.setresuid(*_ids(rights["Uid"]))
     if current_rights() != rights:
         raise PermissionError("this process cannot have just the program's rights")
 
