@@ -199,7 +199,7 @@ static bool
 hold(shm_arena *arena, shm_block *block)
 {
     uint32_t nobody = SHM_NOBODY;
-    // A6, as above.
+    // A6, as above: pairs with R6 in give_back().  Relaxed if it fails: nothing is read then.
     return atomic_compare_exchange_strong_explicit(&block->header->holder, &nobody, arena->me,
                                                    memory_order_acquire, memory_order_relaxed);
 }
@@ -231,8 +231,9 @@ discard(shm_arena *arena, shm_block *block)
         return;
     }
     if (bytes > SHM_PAGE) {
-        // First, so that the owner never takes for memory what is none.
-        atomic_store_explicit(&block->header->committed, 0, memory_order_release);
+        // First, so that the owner never takes for memory what is none.  Relaxed: R6 in give_back()
+        // publishes it, or the owner waits for our death.
+        atomic_store_explicit(&block->header->committed, 0, memory_order_relaxed);
         shm_region_discard(arena->region, block->offset + SHM_PAGE, bytes - SHM_PAGE);
     }
     give_back(block);

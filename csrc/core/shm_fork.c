@@ -136,6 +136,7 @@ after_in_child(void)
         if (!shm_head_is_inherited(head)) {
             mmap(head->start, head->bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+            // Relaxed: the child has one thread.
             atomic_store_explicit(&head->is_inherited, true, memory_order_relaxed);
         }
     }
@@ -272,6 +273,7 @@ shm_view_close(shm_view *view)
                      && shm_file_map(view->file, view->start, view->offset, view->bytes, false) != NULL;
         if (may_return) {
             view->is_private = false;
+            // Relaxed: whoever reads it has waited for the end of this process.
             atomic_store_explicit(view->is_forked, 0, memory_order_relaxed);
         }
     }

@@ -117,6 +117,7 @@ void
 region_after_fork(RegionObject *self)
 {
     // The handler of pthread_atfork() has done so already, but where a process was cloned behind its back.
+    //  Relaxed: the child has one thread.
     atomic_store_explicit(&self->memory.mapped_head.is_inherited, true, memory_order_relaxed);
 }
 
