@@ -100,6 +100,7 @@ def test_its_own_tests_pass():
 
     One knows what older Pythons say; one counts on a result's taking longer than what the child sends through a queue.
     """
+    pytest.importorskip("aiomultiprocess")
     known = ["test_pool_exception_handler"]
     known += ["test_spawn_method"] if sys.version_info >= (3, 13) else []
     script = Path(__file__).parent / "upstream" / "run_aiomultiprocess.py"

@@ -195,9 +195,9 @@ def test_check_no_leak_accepts_what_is_given_back():
 def test_check_flat_memory_sees_growth(fails):
     kept = []
     with fails("memory grew"):
-        support.check_flat_memory(lambda: kept.append(b"x" * (2 << 20)))
+        support.check_flat_memory(lambda: kept.append(b"x" * (16 << 20)))
     kept.clear()
-    support.check_flat_memory(lambda: b"x" * (2 << 20))
+    support.check_flat_memory(lambda: b"x" * (16 << 20))
 
 
 def test_nothing_left_names_shared_memory(fails):

@@ -550,13 +550,13 @@ codec_pack_outcome(packer *p, wire_kind kind, PyObject *value, packed_message *p
 void
 packed_message_write(const packed_message *packed, unsigned char *message)
 {
-    wire *head = (wire *)message;
-    memcpy(head, &packed->head, sizeof(wire));
+    unsigned char *stream = message + sizeof(wire);
+    memcpy(message, &packed->head, sizeof(wire));
     if (packed->callable != NULL) {
-        memcpy(head->stream, PyBytes_AS_STRING(packed->callable), packed->head.callable_bytes);
+        memcpy(stream, PyBytes_AS_STRING(packed->callable), packed->head.callable_bytes);
     }
     if (packed->stream != NULL) {
-        memcpy(head->stream + packed->head.callable_bytes, PyBytes_AS_STRING(packed->stream),
+        memcpy(stream + packed->head.callable_bytes, PyBytes_AS_STRING(packed->stream),
                (size_t)PyBytes_GET_SIZE(packed->stream));
     }
 }
@@ -662,7 +662,7 @@ int
 codec_unpack(module_state *state, const wire *message, BlockObject *whole, unpacked_message *found)
 {
     PyObject *buffers = NULL, *stream = NULL;
-    const unsigned char *start = message->stream;
+    const unsigned char *start = (const unsigned char *)(message + 1);
     *found = (unpacked_message){
         .kind = message->kind, .flags = message->flags, .callable_id = message->callable_id};
     if (message->block != 0) {

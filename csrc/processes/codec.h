@@ -49,8 +49,7 @@ typedef struct wire {
     uint64_t stream_bytes;  // with the callable's
     uint64_t block;         // its offset; 0: the stream is here
     uint64_t elapsed_ns;    // of a chunk's outcome: how long its calls took
-    unsigned char stream[];
-} wire;
+} wire;                     // and behind it the stream, unless that is in the block
 
 _Static_assert(sizeof(wire) == 40, "the layout is shared");
 

@@ -225,6 +225,11 @@ check_join(check_thread *self)
     CHECK(pthread_join(self->thread, NULL) == 0);
 }
 
+// What the kernel calls futex(): under an emulator it is not what the program calls it.
+#ifndef CHECK_SYS_FUTEX
+#define CHECK_SYS_FUTEX SYS_futex
+#endif
+
 // True if the kernel has the thread asleep on the futex `word`: it tells which system call a thread
 // is blocked in.  A thread that has just been woken may look asleep until it has a CPU.
 static inline bool
@@ -241,7 +246,7 @@ check_asleep(check_thread *thread, const void *word)
     }
     int fields = fscanf(file, "%ld %lx", &number, &address);
     fclose(file);
-    return fields == 2 && number == SYS_futex && address == (unsigned long)word;
+    return fields == 2 && number == CHECK_SYS_FUTEX && address == (unsigned long)word;
 }
 
 // How often the thread has gone to sleep.  -1 if it has ended.

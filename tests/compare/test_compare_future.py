@@ -12,8 +12,6 @@ from concurrent.futures import CancelledError, InvalidStateError, TimeoutError
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from libraries import PYCONC, STANDARD, Library, Log, blank, outcome
 
 ERROR = ValueError("the error")
@@ -128,10 +126,16 @@ def test_every_program_of_three_operations(first: str, log: Log) -> None:
         check((first, *others), log)
 
 
-@given(st.lists(st.sampled_from(list(OPERATIONS)), min_size=4, max_size=12).map(tuple))
-def test_longer_programs(program: tuple[str, ...]) -> None:
-    with Log() as log:
-        check(program, log)
+def test_longer_programs() -> None:
+    hypothesis = pytest.importorskip("hypothesis")
+    st = hypothesis.strategies
+
+    @hypothesis.given(st.lists(st.sampled_from(list(OPERATIONS)), min_size=4, max_size=12).map(tuple))
+    def check_one(program: tuple[str, ...]) -> None:
+        with Log() as log:
+            check(program, log)
+
+    check_one()
 
 
 # --- Construction and class -------------------------------------------------------------------------------------------

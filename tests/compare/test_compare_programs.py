@@ -8,12 +8,15 @@ from itertools import zip_longest
 from typing import Any
 
 import pytest
+from libraries import FORKS, PYCONC, STANDARD
+from support import SANITIZED
+
+pytest.importorskip("hypothesis")
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from libraries import FORKS, PYCONC, STANDARD
 from process_programs import Pools, process_programs, run_process_program
 from programs import Step, configurations, programs, run_program
-from support import SANITIZED
 
 EXAMPLES = int(os.environ.get("PYCONC_EXAMPLES", "1000"))
 FEW_EXAMPLES = min(EXAMPLES, 100)
