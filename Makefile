@@ -87,6 +87,30 @@ test: install  ## run the quick test suite
 test-all: install  ## run all tests: the rounds by the thousand and the builds, too
 	@$(BIN)/pytest $(PARALLEL) $(ARGS)
 
+# The quick suite where only pytest and what pyconc itself requires are installed: cloudpickle, numpy and uvloop hid faults.
+BARE_VENV = $(VENV)-bare
+
+$(BARE_VENV)/installed: $(BARE_VENV)/bin/python $(PACKAGE_FILES)
+	$(call pip_install,$(BARE_VENV),,. "pytest>=9")
+	@touch $@
+
+.PHONY: test-bare
+test-bare: $(BARE_VENV)/installed  ## run the quick test suite without any optional package
+	@$(BARE_VENV)/bin/pytest -m "not slow" $(ARGS)
+
+# Beside libraries with threads of their own, or that put something else in the place of threads.
+GREENLETS_VENV = $(VENV)-greenlets
+GREENLETS_TESTS = $(addprefix tests/test_,$(addsuffix .py,greenlets worker_world process_data install))
+
+$(GREENLETS_VENV)/installed: $(GREENLETS_VENV)/bin/python $(PACKAGE_FILES)
+	$(call pip_install,$(GREENLETS_VENV),,. "pytest>=9" numpy gevent eventlet)
+	@touch $@
+
+.PHONY: test-greenlets
+test-greenlets: $(GREENLETS_VENV)/installed  ## run what concerns numpy, gevent and eventlet, with all three installed
+	@$(GREENLETS_VENV)/bin/python -c 'import numpy, gevent, eventlet' 2>&1
+	@$(GREENLETS_VENV)/bin/pytest $(GREENLETS_TESTS) $(ARGS)
+
 .PHONY: bench
 bench: install  ## run the benchmarks
 	@status=0; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || status=$$?; done; exit $$status
@@ -109,8 +133,17 @@ strict:  ## compile every file of csrc under strict warnings
 	done; \
 	for file in $(C_FILES); do \
 		for assertions in "" -DNDEBUG; do \
-			$(CC) $(WARNINGS) $$assertions -O2 -fPIC -Icsrc -fno-canonical-system-headers $$includes -c $$file -o /dev/null; \
+			$(CC) $(WARNINGS) $$assertions -O2 -fPIC -Icsrc $$includes -c $$file -o /dev/null; \
 		done; \
+	done
+
+# gcc 12 takes for leaked what is stored in an array that realloc() has moved; AddressSanitizer looks for leaks instead.
+.PHONY: analyze
+analyze:  ## let gcc follow the paths through every file of csrc
+	@echo "gcc -fanalyzer, Python $(ABI)"
+	@includes=$$($(PYTHON) -c 'import sysconfig; print(*{"-isystem " + sysconfig.get_path(p) for p in ("include", "platinclude")})'); \
+	for file in $(CORE_FILES) $(C_FILES); do \
+		gcc -std=c11 -fanalyzer -Wno-analyzer-malloc-leak -Werror -O1 -fPIC -Icsrc $$includes -c $$file -o /dev/null; \
 	done
 
 SANITIZE_plain = -O2
@@ -131,6 +164,24 @@ run-c-$(1): $(patsubst tests/c/%.c,.build/c/$(1)/%,$(C_TEST_FILES))
 	@for program in $$^; do echo "$(1): $$$${program##*/}"; timeout --signal=ABRT 600 $$(RUN_$(1)) $$$$program; done
 endef
 $(foreach variant,plain asan tsan,$(eval $(call c_variant,$(variant))))
+
+# The other architecture: the extension is compiled, and the core's tests run under emulation, but for those whose system
+# calls the emulator does not know (the seals of a memory file) or takes hours for.  What is 98 there is 202 for the kernel.
+AARCH64_CC = aarch64-linux-gnu-gcc
+AARCH64_TESTS = test_futex test_park test_workq test_job_ring test_doorbells stress_workq
+AARCH64_FLAGS = $(filter-out -Wconversion,$(WARNINGS)) -g -O2 -DCHECK_SYS_FUTEX=202 -Icsrc -Itests/c
+
+.PHONY: aarch64
+aarch64:  ## compile everything for aarch64, and run the core's tests there as far as they can be emulated
+	@mkdir -p .build/c/aarch64
+	@$(MAKE) --no-print-directory strict CC=$(AARCH64_CC)
+	@for file in $(C_TEST_FILES); do \
+		name=$$(basename $$file .c); \
+		$(AARCH64_CC) $(AARCH64_FLAGS) $$file $(CORE_FILES) -pthread -o .build/c/aarch64/$$name; \
+		case " $(AARCH64_TESTS) " in *" $$name "*) ;; *) echo "SKIPPED: aarch64: $$name is compiled only"; continue;; esac; \
+		echo "aarch64: $$name"; \
+		timeout --signal=ABRT 600 qemu-aarch64 -L /usr/aarch64-linux-gnu .build/c/aarch64/$$name; \
+	done
 
 .PHONY: ctest asan tsan
 ctest: run-c-plain  ## the core's own tests
@@ -156,6 +207,22 @@ test-asan: $(ASAN_VENV)/installed  ## the test suite with the extension under th
 	@rm -rf $(ASAN_LOGS) && mkdir -p $(ASAN_LOGS)
 	@status=0; $(ASAN_ENV) $(ASAN_VENV)/bin/pytest --capture=sys $(ARGS) || status=$$?; \
 	for report in $(ASAN_LOGS)/*; do [ ! -e "$$report" ] || { cat "$$report"; status=1; }; done; exit $$status
+
+# Races of the extension's threads.  TSan follows no threads beyond a fork, so what forks is left out; a report is a file.
+TSAN_VENV = $(VENV)-tsan
+TSAN_LOGS = $(CURDIR)/.build/races
+TSAN_ENV = LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) TSAN_OPTIONS=exitcode=66:log_path=$(TSAN_LOGS)/tsan
+TSAN_TESTS = $(addprefix tests/test_,$(addsuffix .py,future wait chain thread_pool loop_bridge asyncio_module deadlock))
+
+$(TSAN_VENV)/installed: $(TSAN_VENV)/bin/python $(PACKAGE_FILES)
+	$(call pip_install,$(TSAN_VENV),CFLAGS="-g $(SANITIZE_tsan)",. "pytest>=9")
+	@touch $@
+
+.PHONY: test-tsan
+test-tsan: $(TSAN_VENV)/installed  ## tests of threads and loops with the extension under the thread sanitizer
+	@rm -rf $(TSAN_LOGS) && mkdir -p $(TSAN_LOGS)
+	@status=0; $(RUN_tsan) env $(TSAN_ENV) $(TSAN_VENV)/bin/pytest --capture=sys -k "not fork" $(TSAN_TESTS) $(ARGS) || status=$$?; \
+	for report in $(TSAN_LOGS)/*; do [ ! -e "$$report" ] || { cat "$$report"; status=1; }; done; exit $$status
 
 # --- Style, types, the interpreter's own tests ------------------------------------------------------------------------
 
