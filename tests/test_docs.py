@@ -19,7 +19,7 @@ KNOWN: dict[str, set[str]] = {
     "CoroutinePool": {"example", "raises"},
     "CoroutinePool.cancel_all": {"example", "raises"},
     "CoroutinePool.kill_workers": {"example", "raises"},
-    "CoroutinePool.map": {"example", "raises"},
+    "CoroutinePool.map": {"example"},
     "CoroutinePool.run": {"example"},
     "CoroutinePool.shutdown": {"example", "raises"},
     "CoroutinePool.stream": {"example"},
