@@ -149,11 +149,13 @@ def fork_and_fill(data):
         os.write(say, b"!")
         os.read(told, 1)
         os._exit(bytes(data) != b"\2" * len(data))
+    os.close(say)
+    os.close(told)
     os.read(heard, 1)
     before = bytes(data)
     memoryview(data)[:] = b"\3" * len(data)
-    for fd in (heard, say, told, tell):
-        os.close(fd)
+    os.close(heard)
+    os.close(tell)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), before == b"\1" * len(before)
 
 
@@ -261,6 +263,26 @@ def test_a_small_part_of_a_result_keeps_nothing_else(small):
         kept = [pool.submit(make_two, 4 << 20, small).result(HANG_LIMIT)[1] for _ in range(20)]
         assert memory_of(pool) < 20 << 20
         assert [bytes(part) for part in kept] == [bytes(small)] * 20
+
+
+def make_several(count, byte):
+    return [pickle.PickleBuffer(bytearray([byte]) * LARGE) for _ in range(count)]
+
+
+def test_a_large_part_of_a_result_does_not_keep_the_others_for_long():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        kept = [pool.submit(make_several, 10, number).result(HANG_LIMIT)[3] for number in range(10)]
+        # The last one has the rest of its block until another comes.
+        pool.submit(make_several, 1, 99).result(HANG_LIMIT)
+        assert memory_of(pool) < 50 << 20
+        assert [bytes(data) for data in kept] == [bytes([number]) * LARGE for number in range(10)]
+        # All of it is used again.
+        del kept
+        for number in range(20):
+            assert {bytes(data) for data in pool.submit(make_several, 10, number).result(HANG_LIMIT)} == {
+                bytes([number]) * LARGE
+            }
+        assert memory_of(pool) < 60 << 20
 
 
 def make_tiny(number):

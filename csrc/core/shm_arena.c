@@ -302,7 +302,13 @@ end_stay(shm_arena *arena, shm_block *block)
     }
     // If it is another's by now, somebody has written over it.
     if (holder_of(block) == arena->me) {
-        give_back(block);
+        if (block->is_partial) {
+            block->is_partial = false;
+            discard(arena, block);
+        }
+        else {
+            give_back(block);
+        }
     }
     if (!is_small(bytes) && is_limited(bytes)) {
         forget(arena, block);
@@ -637,6 +643,27 @@ shm_block_release(shm_block *block, uint32_t me)
         }
     }
     end_waits(arena);
+    pthread_mutex_unlock(&arena->lock);
+}
+
+void
+shm_block_discard_part(shm_block *block, uint64_t start, uint64_t bytes)
+{
+    shm_arena *arena = block->arena;
+    if (arena == NULL || is_inherited(arena)) {
+        return;
+    }
+    uint64_t payload = block->offset + sizeof(shm_block_header);
+    uint64_t first = shm_round_up(payload + start, SHM_PAGE);
+    uint64_t end = (payload + start + bytes) & ~(uint64_t)(SHM_PAGE - 1);
+    pthread_mutex_lock(&arena->lock);
+    // A child that is forked from now on has nothing there that looks at it.
+    if (block->is_open && end > first && shm_view_is_unseen(&block->view)) {
+        block->is_partial = true;
+        // First, so that the owner, also of a block whose holder died, never takes for memory what is none.
+        atomic_store_explicit(&block->header->committed, 0, memory_order_release);
+        shm_region_discard(arena->region, first, end - first);
+    }
     pthread_mutex_unlock(&arena->lock);
 }
 

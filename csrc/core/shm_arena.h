@@ -76,6 +76,7 @@ typedef struct shm_block {
     bool is_received;         // from its owner, and not given back
     bool is_orphaned;         // its owner is dead
     bool is_open;             // the view is, or is to be closed
+    bool is_partial;          // the memory of some of it was given back meanwhile
     shm_view view;
     struct shm_block *next;   // in the table of others' blocks
     struct shm_block *waiting;  // for children that may look at it
@@ -138,6 +139,10 @@ void shm_block_release(shm_block *block, uint32_t me);
 
 // What other processes find it by: where it is, and in the lowest bits how large.  Never 0.
 uint64_t shm_block_name(const shm_block *block);
+
+// Nobody here looks at a part of the payload any more: its memory goes back at once, unless children may
+// look.
+void shm_block_discard_part(shm_block *block, uint64_t start, uint64_t bytes);
 
 // Another process has the block now, and releases it.
 void shm_block_sent(shm_block *block);

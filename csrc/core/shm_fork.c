@@ -284,6 +284,15 @@ shm_view_close(shm_view *view)
     return may_return;
 }
 
+bool
+shm_view_is_unseen(shm_view *view)
+{
+    pthread_mutex_lock(&lock);
+    bool unseen = !view->is_private && view->opened == forks;
+    pthread_mutex_unlock(&lock);
+    return unseen;
+}
+
 void
 shm_view_detach(shm_view *view)
 {

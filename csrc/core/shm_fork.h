@@ -67,6 +67,9 @@ void shm_view_open(shm_view *view, const shm_file *file, unsigned char *start, u
 // and the memory may be given back; false: call it again later.
 bool shm_view_close(shm_view *view);
 
+// Whether no fork has happened since it was opened.
+bool shm_view_is_unseen(shm_view *view);
+
 // The view stays, and the file goes: from here on it is an ordinary mapping of this process.  If the system
 // refuses, children of this process will not have it.
 void shm_view_detach(shm_view *view);

@@ -121,6 +121,81 @@ region_after_fork(RegionObject *self)
     atomic_store_explicit(&self->memory.mapped_head.is_inherited, true, memory_order_relaxed);
 }
 
+// ---- parts of blocks that are gone ----
+
+typedef struct dead_part {
+    uint64_t start, bytes;
+    struct dead_part *next;
+} dead_part;
+
+static void
+leave_partial(BlockObject *whole)
+{
+    if (whole->partial_link != NULL) {
+        *whole->partial_link = whole->next_partial;
+        if (whole->next_partial != NULL) {
+            whole->next_partial->partial_link = whole->partial_link;
+        }
+        whole->partial_link = NULL;
+    }
+    for (dead_part *part = whole->dead, *next; part != NULL; part = next) {
+        next = part->next;
+        PyMem_Free(part);
+    }
+    whole->dead = NULL;
+}
+
+static RegionObject *
+region_of(const shm_block *block)
+{
+    return (RegionObject *)(void *)((char *)block->arena - offsetof(RegionObject, arena));
+}
+
+// A large part of a block dies before the whole.  Mostly the others follow at once; so its memory goes
+// back only if some are there still when the next block comes.
+static void
+note_dead_part(const BlockObject *part)
+{
+    BlockObject *whole = part->whole;
+    dead_part *dead = NULL;
+    if (Py_REFCNT(whole) > 1 && part->size_bytes > (Py_ssize_t)SHM_SMALL_BYTES
+        && whole->block->arena != NULL) {
+        dead = PyMem_Malloc(sizeof(dead_part));
+    }
+    if (dead == NULL) {
+        return;
+    }
+    *dead = (dead_part){
+        .start = (uint64_t)(part->start - whole->start),
+        .bytes = (uint64_t)part->size_bytes,
+        .next = whole->dead,
+    };
+    whole->dead = dead;
+    if (whole->partial_link == NULL) {
+        RegionObject *region = region_of(whole->block);
+        whole->next_partial = region->partial;
+        whole->partial_link = &region->partial;
+        if (whole->next_partial != NULL) {
+            whole->next_partial->partial_link = &whole->next_partial;
+        }
+        region->partial = whole;
+    }
+}
+
+static void
+discard_dead_parts(RegionObject *self)
+{
+    BlockObject *whole;
+    while ((whole = self->partial) != NULL) {
+        for (dead_part *part = whole->dead; part != NULL; part = part->next) {
+            shm_block_discard_part(whole->block, part->start, part->bytes);
+        }
+        leave_partial(whole);
+    }
+}
+
+// ---- the type ----
+
 static PyObject *
 region_count(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -139,6 +214,9 @@ static void
 region_dealloc(PyObject *op)
 {
     RegionObject *self = (RegionObject *)op;
+    while (self->partial != NULL) {
+        leave_partial(self->partial);
+    }
     PyTypeObject *type = Py_TYPE(op);
     // The parent is the last: its workers have ended, or have no use for what is not theirs.
     shm_arena_close(&self->arena, region_me(self) == SHM_PARENT);
@@ -191,6 +269,9 @@ block_alloc(PyTypeObject *type, BlockObject *whole, unsigned char *start, uint64
         self->start = start;
         self->size_bytes = (Py_ssize_t)size;
         self->is_readonly = false;
+        self->dead = NULL;
+        self->next_partial = NULL;
+        self->partial_link = NULL;
     }
     return self;
 }
@@ -204,6 +285,7 @@ block_new(RegionObject *region, shm_block *block, uint64_t size)
         return NULL;
     }
     self->block = block;
+    discard_dead_parts(region);
     if (!shm_block_open_view(block)) {
         self->region = (RegionObject *)Py_NewRef((PyObject *)region);
     }
@@ -228,8 +310,7 @@ release_block(shm_block *block)
         shm_block_release(block, SHM_NOBODY);
         return;
     }
-    RegionObject *region =
-        (RegionObject *)(void *)((char *)block->arena - offsetof(RegionObject, arena));
+    RegionObject *region = region_of(block);
     region->loose_bytes += block->capacity;
     shm_block_release(block, region_me(region));
     trim_if_due(region);
@@ -241,7 +322,11 @@ block_dealloc(PyObject *op)
     BlockObject *self = (BlockObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     if (self->block != NULL) {
+        leave_partial(self);
         release_block(self->block);
+    }
+    if (self->whole != NULL) {
+        note_dead_part(self);
     }
     Py_XDECREF((PyObject *)self->whole);
     Py_XDECREF((PyObject *)self->region);

@@ -23,6 +23,7 @@ typedef struct RegionObject {
     shm_arena arena;
     unsigned char *head;  // what region_new() was asked for
     uint64_t head_bytes;
+    struct BlockObject *partial;  // whole ones of which parts are gone, while others are kept
     bool rests;            // the executor has nothing to do
     uint64_t loose_bytes;  // claimed or released here since memory was last given back
 } RegionObject;
@@ -35,6 +36,9 @@ typedef struct BlockObject {
     unsigned char *start;
     Py_ssize_t size_bytes;
     bool is_readonly;
+    // Of a whole one:
+    struct dead_part *dead;  // parts that are gone; owned
+    struct BlockObject *next_partial, **partial_link;  // in the Region's list; link: NULL if it is not
 } BlockObject;
 
 extern PyType_Spec region_spec;

@@ -805,6 +805,51 @@ what_is_looked_at_outlives_the_arena(void)
 }
 
 static void
+a_part_that_nobody_looks_at_goes_back_at_once(void)
+{
+    parties all;
+    begin(&all);
+    shm_block *block = claim(&all.workers[0], LARGE);
+    fill(block, 1);
+    shm_block *here = take_over(&all.parent, block);
+    CHECK(shm_block_open_view(here));
+    uint64_t before = check_memory(all.parent.region.file.fd);
+    shm_block_discard_part(here, 100, MIB / 2);
+    CHECK_EQ(check_memory(all.parent.region.file.fd), before - MIB / 2 + PAGE);
+    CHECK(check_all(here->payload, 100, 1));
+    CHECK(check_all(here->payload + 100 + MIB / 2, LARGE - MIB / 2 - 100, 1));
+    // Less than a page, and what lies at the very end.
+    shm_block_discard_part(here, LARGE - 100, 100);
+    CHECK_EQ(check_memory(all.parent.region.file.fd), before - MIB / 2 + PAGE);
+    release(&all.parent, here);
+    // The owner has all of it again when it uses it.
+    CHECK(claim(&all.workers[0], LARGE) == block);
+    fill(block, 2);
+    check_memory_is_accounted_for(&all);
+    end(&all);
+}
+
+static void
+a_part_that_a_child_may_look_at_stays(void)
+{
+    parties all;
+    check_child child;
+    begin(&all);
+    shm_block *block = claim(&all.workers[0], LARGE);
+    fill(block, 1);
+    shm_block *here = take_over(&all.parent, block);
+    CHECK(shm_block_open_view(here));
+    check_fork_until_done(&child, do_nothing, NULL);
+    uint64_t before = check_memory(all.parent.region.file.fd);
+    shm_block_discard_part(here, 0, LARGE);
+    CHECK_EQ(check_memory(all.parent.region.file.fd), before);
+    check_kill(&child);
+    release(&all.parent, here);
+    CHECK_EQ(holder(block), SHM_NOBODY);
+    end(&all);
+}
+
+static void
 small_blocks_are_not_looked_at_for_long(void)
 {
     parties all;
@@ -955,6 +1000,8 @@ main(int argc, char **argv)
         CHECK_TEST(a_child_has_what_was_received_for_itself),
         CHECK_TEST(what_the_children_of_the_dead_see_is_not_used_again),
         CHECK_TEST(what_is_looked_at_outlives_the_arena),
+        CHECK_TEST(a_part_that_nobody_looks_at_goes_back_at_once),
+        CHECK_TEST(a_part_that_a_child_may_look_at_stays),
         CHECK_TEST(small_blocks_are_not_looked_at_for_long),
         CHECK_TEST(names_are_checked),
         CHECK_TEST(a_block_in_use_is_not_named_again),
