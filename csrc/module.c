@@ -22,6 +22,25 @@ state_of(PyObject *module)
     return (module_state *)PyModule_GetState(module);
 }
 
+PyDoc_STRVAR(before_collection_doc,
+"before_collection(phase, info, /)\n--\n\n"
+"One of gc.callbacks: has the collector track the futures that got attributes by object.__setattr__().");
+
+static PyObject *
+core_before_collection(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *generation = NULL;  // borrowed
+    if (nargs == 2 && PyDict_Check(args[1])) {
+        generation = PyDict_GetItemString(args[1], "generation");
+    }
+    // The others come too often to look at each future.
+    bool is_full = generation != NULL && PyLong_Check(generation) && PyLong_AsLong(generation) == 2;
+    if (is_full && PyUnicode_Check(args[0]) && PyUnicode_CompareWithASCIIString(args[0], "start") == 0) {
+        future_track_attributes(state_of(module));
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(after_fork_doc,
 "after_fork()\n--\n\n"
 "In the child of a fork: forget the threads that waited.");
@@ -107,6 +126,8 @@ core_make_class_builder(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef core_methods[] = {
     {"after_fork", core_after_fork, METH_NOARGS, after_fork_doc},
+    {"before_collection", (PyCFunction)(void (*)(void))core_before_collection, METH_FASTCALL,
+     before_collection_doc},
     {"make_class_builder", core_make_class_builder, METH_VARARGS, make_class_builder_doc},
     {"watch_standard", core_watch_standard, METH_VARARGS, watch_standard_doc},
     {"scalars_dumps", core_plain_dumps, METH_O, scalars_dumps_doc},
@@ -221,6 +242,21 @@ add_types(PyObject *module, module_state *state)
     return 0;
 }
 
+// Has the garbage collector tell us.  0, or -1 with an exception.
+static int
+watch_collector(PyObject *module)
+{
+    PyObject *callbacks;
+    if (import_name("gc", "callbacks", &callbacks) < 0) {
+        return -1;
+    }
+    PyObject *callback = PyObject_GetAttrString(module, "before_collection");
+    int rc = callback == NULL || !PyList_Check(callbacks) ? -1 : PyList_Append(callbacks, callback);
+    Py_XDECREF(callback);
+    Py_DECREF(callbacks);
+    return rc;
+}
+
 static int
 core_exec(PyObject *module)
 {
@@ -233,7 +269,7 @@ core_exec(PyObject *module)
     park_spot_init(&state->result_spot, UINT32_MAX);
     park_spot_init(&state->busy_wait_spot, UINT32_MAX);
     atomic_init(&state->gil.held, 0);
-    return 0;
+    return watch_collector(module);
 }
 
 static int

@@ -255,3 +255,45 @@ def test_a_loop_in_a_cycle_through_what_is_on_its_way_is_collected():
         probe = weakref.ref(loop)
         del loop
         gone(probe)
+
+
+@pytest.mark.parametrize(
+    "tie",
+    [
+        lambda future: object.__setattr__(future, "me", future),
+        lambda future: super(pyconc.Future, future).__setattr__("me", future),
+        lambda future: vars(future).update(me=future),
+        lambda future: setattr(future, "me", future),
+    ],
+    ids=["object.__setattr__", "super", "vars", "setattr"],
+)
+@pytest.mark.parametrize("when", ["pending", "done"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_future_that_refers_to_itself_is_collected(kind, when, tie):
+    """Futures of plain results are not the collector's business, until they refer to something."""
+    with getattr(pyconc, kind)(1) as pool:
+        others = [pool.submit(abs, -number) for number in range(3)]
+        future = pool.submit(abs, -1)
+        if when == "done":
+            assert future.result() == 1
+        tie(future)
+        others += [pool.submit(abs, -number) for number in range(3)]
+        assert future.result() == 1
+        probe = weakref.ref(future)
+        del future
+        gone(probe)
+        assert [other.result() for other in others] == [0, 1, 2] * 2
+
+
+def test_the_list_of_untracked_futures_survives_any_order_of_deaths():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        futures = [pool.submit(abs, number) for number in range(100)]
+        for step in (7, 3, 2, 1):
+            for future in futures[::step]:
+                object.__setattr__(future, "mark", step)
+            gc.collect()
+            assert all(gc.is_tracked(future) for future in futures[::step])
+            del futures[::step]
+        assert futures == []
+        gc.collect()
+        assert pool.submit(abs, -1).result() == 1

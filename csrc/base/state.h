@@ -113,6 +113,7 @@ typedef struct module_state {
     Py_ssize_t reducers_seen;  // how many of registered_reducers were looked at,
     bool uses_reducers;        //   and whether pickling is to honour them
 
+    struct FutureObject *untracked;   // futures that the garbage collector does not know, see future.h
     struct LoopBridgeObject *riding;  // bridges with tasks that ride along, see loop_bridge.h
 
     park_spot result_spot;     // where threads wait for one future or a set of them

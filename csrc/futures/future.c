@@ -36,11 +36,29 @@ future_alloc(PyTypeObject *type, module_state *state)
 PyObject *
 future_new(module_state *state)
 {
-    PyObject *self = future_alloc(state->future_type, state);
+    FutureObject *self = as_future(future_alloc(state->future_type, state));
     if (self != NULL) {
         PyObject_GC_UnTrack(self);
+        self->next_untracked = state->untracked;
+        self->untracked_link = &state->untracked;
+        if (self->next_untracked != NULL) {
+            self->next_untracked->untracked_link = &self->next_untracked;
+        }
+        state->untracked = self;
     }
-    return self;
+    return (PyObject *)self;
+}
+
+static void
+unlink_untracked(FutureObject *self)
+{
+    if (self->untracked_link != NULL) {
+        *self->untracked_link = self->next_untracked;
+        if (self->next_untracked != NULL) {
+            self->next_untracked->untracked_link = self->untracked_link;
+        }
+        self->untracked_link = NULL;
+    }
 }
 
 // Hands the future to the garbage collector, before it refers to something that may refer back.
@@ -49,8 +67,30 @@ future_new(module_state *state)
 static void
 track(FutureObject *self)
 {
-    if (!PyObject_GC_IsTracked((PyObject *)self)) {
+    if (self->untracked_link != NULL) {
+        unlink_untracked(self);
         PyObject_GC_Track(self);
+    }
+}
+
+static int
+find_any(PyObject *Py_UNUSED(op), void *found)
+{
+    *(bool *)found = true;
+    return 1;
+}
+
+void
+future_track_attributes(module_state *state)
+{
+    FutureObject *next;
+    for (FutureObject *self = state->untracked; self != NULL; self = next) {
+        bool found = false;
+        next = self->next_untracked;
+        (void)PyObject_VisitManagedDict((PyObject *)self, find_any, &found);
+        if (found) {
+            track(self);
+        }
     }
 }
 
@@ -110,6 +150,7 @@ future_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
+    unlink_untracked(as_future(op));
     // A future may be the result of a future and so on: do not recurse without end.
     Py_TRASHCAN_BEGIN(op, future_dealloc)
     PyObject_ClearWeakRefs(op);

@@ -44,12 +44,17 @@ typedef struct FutureObject {
     PyObject *callbacks;  // list, or NULL while there is none
     PyObject *waiters;    // list, or NULL while there is none
     PyObject *condition;  // threading.Condition, or NULL while nobody asked
+    struct FutureObject *next_untracked;   // borrowed; among those that the collector does not track;
+    struct FutureObject **untracked_link;  //   NULL for one that it does
 } FutureObject;
 
 extern PyType_Spec future_spec;
 
 // A pending future.
 PyObject *future_new(module_state *state);
+
+// Before a full collection: those that got attributes behind our back, by object.__setattr__(), are tracked.
+void future_track_attributes(module_state *state);
 
 // The same as the destination of a task.  0, or -1 with an exception.
 int future_destination(module_state *state, destination *to);
