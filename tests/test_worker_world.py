@@ -244,3 +244,60 @@ if __name__ == "__main__":
         script,
     )
     assert finished.stdout == "('as imported', True) True\n"
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("world", ["one thread", "threads"])
+def test_a_warning_that_cannot_be_pickled_costs_only_its_filter(world, when):
+    finished = run_script(
+        """
+        import sys, threading, warnings, pyconc
+        def filter_warnings():
+            class Local(UserWarning):
+                pass
+            warnings.simplefilter("error", FutureWarning)
+            warnings.simplefilter("error", Local)
+        def warn():
+            try:
+                warnings.warn("now an error", FutureWarning)
+            except FutureWarning:
+                return "raised"
+        if __name__ == "__main__":
+            if sys.argv[1] == "threads":
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+            if sys.argv[2] == "before":
+                filter_warnings()
+            with pyconc.ProcessPoolExecutor(2) as pool:
+                if sys.argv[2] == "after":
+                    filter_warnings()
+                print([pool.submit(warn).result() for _ in range(3)])
+        """,
+        world,
+        when,
+    )
+    assert finished.stdout == "['raised', 'raised', 'raised']\n"
+    assert finished.stderr == ""
+
+
+def test_sigterm_to_the_group_calls_the_handler_of_the_program_alone():
+    finished = run_script(
+        """
+        import os, signal, pyconc
+        def handle(*_):
+            print("handled by", os.getpid(), flush=True)
+            raise SystemExit(3)
+        if __name__ == "__main__":
+            signal.signal(signal.SIGTERM, handle)
+            pool = pyconc.ProcessPoolExecutor(2)
+            futures = [pool.submit(signal.pause) for _ in range(2)]
+            while not all(future.running() for future in futures):
+                pass
+            print(os.getpid(), flush=True)
+            os.killpg(0, signal.SIGTERM)
+        """,
+        check=False,
+    )
+    first, *rest = finished.stdout.splitlines()
+    assert rest == [f"handled by {first}"]
+    assert finished.returncode == 3
+    assert finished.stderr == ""

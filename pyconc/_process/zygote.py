@@ -231,6 +231,7 @@ def fork_zygote(job):
         code = 1
         try:
             ours.close()
+            signals.reset_in_child()
             serve(theirs, parent, job)
             code = 0
         except BaseException:
