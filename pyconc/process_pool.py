@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from pyconc import _core
 from pyconc._async_with import AsyncWith
-from pyconc._process import chunks, rights
+from pyconc._process import chunks, kernel, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
@@ -120,6 +120,7 @@ class ProcessExecutor(AsyncWith):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
         if context is None and limits[0] is None:
             context = _chosen_context()
+        kernel.check_pidfds()
         self._plan = (max_workers, context, setup, limits, on_worker_death, f"{prefix}-{next(_names)}")
         self._on_worker_death = on_worker_death
         self._shutdown_thread = False

@@ -1186,6 +1186,26 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
 // The most slots of a ring; it has half a kilobyte for each.
 #define SLOTS_MAX (1u << 20)
 
+// An eventfd, or -1 with an exception.
+static int
+open_eventfd(void)
+{
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM)) {
+        PyObject *args =
+            Py_BuildValue("(is)", errno, "worker processes are woken by eventfd(), which the system does not "
+                                         "have or this sandbox does not allow");
+        if (args != NULL) {
+            PyErr_SetObject(PyExc_OSError, args);
+            Py_DECREF(args);
+        }
+    }
+    else if (fd < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return fd;
+}
+
 // 0, or -1 with an exception.
 static int
 open_doorbells(ProcessQueueObject *self)
@@ -1199,9 +1219,8 @@ open_doorbells(ProcessQueueObject *self)
         self->doorbells[i] = -1;
     }
     for (uint32_t i = 0; i < self->max_workers; i++) {
-        self->doorbells[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        self->doorbells[i] = open_eventfd();
         if (self->doorbells[i] < 0) {
-            PyErr_SetFromErrno(PyExc_OSError);
             return -1;
         }
     }
@@ -1263,9 +1282,8 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
     self->followups_end = &self->followups;
-    self->wakeup_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    self->wakeup_fd = open_eventfd();
     if (self->wakeup_fd < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
         goto fail;
     }
     if (doorbells && open_doorbells(self) < 0) {

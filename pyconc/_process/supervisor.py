@@ -45,7 +45,7 @@ from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from multiprocessing import connection, reduction, util
 
 from pyconc import _core
-from pyconc._process import chunks, worker_main
+from pyconc._process import chunks, kernel, worker_main
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied
 from pyconc._process.result_handler import ResultHandler
@@ -176,7 +176,7 @@ class Supervisor:
         self._limits = limits
         self._on_worker_death = on_worker_death
         self._prespawns = context is not None and context.get_start_method() == "fork"
-        self._events = select.epoll()
+        self._events = kernel.open_epoll()
         self._workers = {}  # pidfd: _Worker
         self._watched = []  # workers that are not admitted yet
         self._gone = []  # workers of which nobody has told how they ended
