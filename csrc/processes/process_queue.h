@@ -7,7 +7,7 @@
 // else.  Where it is from then on, job_table.h tells.  When it is collected it is unpacked and
 // delivered with the GIL.
 //
-// Who collects: a thread that lives in collect(), and sleeps until the eventfd or a worker's end wakes
+// Who collects: a thread that lives in collect(), and sleeps until the eventfd wakes
 // it; and, for a short while each, threads that wait for an outcome: *bringing in* what is finished saves
 // the sleep and the wakeup of the other.  Such a thread delivers only what it waits for itself, and only
 // if no callback or waiter hangs on that, so that nobody's code runs in a thread that may hold his locks.
