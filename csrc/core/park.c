@@ -9,6 +9,8 @@
 #define SPIN_PAYS_NS (2 * (int64_t)PARK_SPIN_MAX_NS)
 // A spin shorter than this catches nothing: better none.
 #define SPIN_MIN_NS 2000
+// The most short waits that go without a spin because those before it were in vain.
+#define MOST_DOUBT 256
 // How many looks at the word between two looks at the clock.
 #define LOOKS 32
 
@@ -44,6 +46,9 @@ park_spot_init(park_spot *spot, uint32_t most_spinning)
     spot->most_spinning = most_spinning;
     atomic_init(&spot->spin_ns, PARK_SPIN_MAX_NS);
     atomic_init(&spot->spinning, 0);
+    atomic_init(&spot->was_vain, 0);
+    atomic_init(&spot->doubt, 1);
+    atomic_init(&spot->skip, 0);
 }
 
 bool
@@ -103,9 +108,34 @@ park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int6
     uint32_t others = atomic_fetch_add_explicit(&spot->spinning, 1, memory_order_relaxed);
     if (others < spot->most_spinning && others < load_spare_cpus()) {
         changed = park_spin_for(word, expected, limit_ns);
+        // All relaxed: hints.
+        if (changed && atomic_load_explicit(&spot->doubt, memory_order_relaxed) != 1) {
+            atomic_store_explicit(&spot->doubt, 1, memory_order_relaxed);
+        }
+        if (!changed && limit_ns >= PARK_SPIN_MAX_NS) {
+            atomic_store_explicit(&spot->was_vain, 1, memory_order_relaxed);
+        }
     }
-    atomic_fetch_sub_explicit(&spot->spinning, 1, memory_order_relaxed);  // as above
+    // Relaxed: only a limit, as above.
+    atomic_fetch_sub_explicit(&spot->spinning, 1, memory_order_relaxed);
     return changed;
+}
+
+// A wait was short, and so a spin would have served, if none of the last ones was in vain all the same.
+static uint32_t
+spin_after_short_wait(park_spot *spot, bool was_vain)
+{
+    // All relaxed: hints.
+    uint32_t skip = atomic_load_explicit(&spot->skip, memory_order_relaxed);
+    if (was_vain) {
+        skip = atomic_load_explicit(&spot->doubt, memory_order_relaxed);
+        atomic_store_explicit(&spot->doubt, skip < MOST_DOUBT ? 2 * skip : skip, memory_order_relaxed);
+    }
+    else if (skip > 0) {
+        skip--;
+    }
+    atomic_store_explicit(&spot->skip, skip, memory_order_relaxed);
+    return skip > 0 ? 0 : PARK_SPIN_MAX_NS;
 }
 
 void
@@ -113,8 +143,12 @@ park_learn(park_spot *spot, int64_t waited_ns)
 {
     // Two threads may learn at once and one lesson may be lost; the next wait teaches it again.
     uint32_t spin_ns = atomic_load_explicit(&spot->spin_ns, memory_order_relaxed);
+    bool was_vain = atomic_load_explicit(&spot->was_vain, memory_order_relaxed) != 0;
+    if (was_vain) {
+        atomic_store_explicit(&spot->was_vain, 0, memory_order_relaxed);  // a hint, as above
+    }
     if (waited_ns <= SPIN_PAYS_NS) {
-        spin_ns = PARK_SPIN_MAX_NS;
+        spin_ns = spin_after_short_wait(spot, was_vain);
     }
     else {
         spin_ns = spin_ns / 2 < SPIN_MIN_NS ? 0 : spin_ns / 2;

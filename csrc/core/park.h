@@ -6,6 +6,11 @@
 // which remembers how long its waits lasted: after short waits it spins for up to PARK_SPIN_MAX_NS,
 // after long ones it halves the spin until there is none.  On one CPU nobody spins.
 //
+// Where all CPUs are busy, the thread that is to change the word may have been woken on the CPU of the one
+// that spins, and run as soon as that sleeps.  A full spin in vain and a short wait after it tell so: then
+// the spot does not spin for the next short waits, for twice as many of them each time, until a spin
+// catches a change.
+//
 // A spin keeps its CPU: it never calls sched_yield().  That call gives away the rest of the time slice,
 // and where other programs want the CPU it comes back milliseconds later (benchmarks/neighbours.py: a call
 // every 2 ms took 1 to 3 ms instead of 60 microseconds, beside one busy program for each CPU).
@@ -28,6 +33,10 @@
 typedef struct park_spot {
     _Atomic uint32_t spin_ns;   // how long the next wait may spin; a hint, so relaxed everywhere
     _Atomic uint32_t spinning;  // threads that spin here now; relaxed: only a limit
+    // Hints, which a lost update does not harm:
+    _Atomic uint32_t was_vain;  // the last spin was a full one and caught nothing; relaxed everywhere
+    _Atomic uint32_t doubt;     // short waits without a spin after the next such one; relaxed everywhere
+    _Atomic uint32_t skip;      // how many of them are left; relaxed everywhere
     uint32_t most_spinning;     // constant
 } park_spot;
 

@@ -173,6 +173,7 @@ static bool
 sleep_until_chosen(workq *q, workq_worker *worker, int64_t deadline_ns)
 {
     int64_t start = clock_now_ns();
+    worker->slept = true;
     q->sleeping++;
     for (;;) {
         // Relaxed: it is written under the lock, which we hold.
@@ -199,6 +200,7 @@ int
 workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns)
 {
     bool in_time = true;
+    worker->slept = false;
     pthread_mutex_lock(&q->lock);
     while (in_time && node_list_is_empty(&q->nodes) && !q->closed) {
         if (worker->searching) {

@@ -57,9 +57,10 @@ typedef struct workq {
 typedef struct workq_worker {
     bool idle;
     bool searching;
+    bool slept;  // in its last workq_wait()
 } workq_worker;
 
-#define WORKQ_WORKER_INIT {.idle = true, .searching = false}
+#define WORKQ_WORKER_INIT {.idle = true, .searching = false, .slept = false}
 
 void workq_init(workq *q, uint32_t max_workers);
 void workq_fini(workq *q);

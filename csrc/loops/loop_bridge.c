@@ -409,8 +409,11 @@ loop_bridge_busy_wait(const destination *to)
         bool arrived = park_spin(&module->busy_wait_spot, &self->posted, posted, FUTEX_NO_DEADLINE);
         gil_acquire(&module->gil, thread, arrived ? GIL_PATIENCE_NS : 0);
         self->busy_waiting = false;
-        if (!arrived) {
-            park_learn(&module->busy_wait_spot, INT64_MAX);
+        if (!arrived && node_list_is_empty(&self->finished)) {
+            self->handed_over_ns = start;  // When it comes tells how long a spin would have had to be.
+        }
+        else if (!arrived) {
+            park_learn(&module->busy_wait_spot, clock_now_ns() - start);
         }
         if (!node_list_is_empty(&self->finished)) {
             rc = schedule_drain(self, loop);

@@ -128,7 +128,8 @@ thread_queue_work(PyObject *op, PyObject *reservation)
             int64_t look_ns = loop_bridge_next_look(module);
             PyThreadState *thread = gil_release(&module->gil);
             int rc = workq_wait(&self->queue, &w.parking, look_ns);
-            gil_acquire(&module->gil, thread, GIL_PATIENCE_NS);
+            // Whoever pushed the task for which a sleeper was woken has had time to let go of the GIL.
+            gil_acquire(&module->gil, thread, w.parking.slept ? 0 : GIL_PATIENCE_NS);
             if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
                 module_log_escaped(module);
             }

@@ -284,6 +284,45 @@ long_waits_halve_the_spin_until_there_is_none(void)
 }
 
 static void
+spins_in_vain_before_short_waits_become_rare(void)
+{
+    park_spot spot;
+    _Atomic uint32_t word = 7;
+    if (!has_cpus()) {
+        return;
+    }
+    init_spot(&spot, PARK_SPIN_MAX_NS);
+    for (int skipped = 1; skipped <= 8; skipped *= 2) {
+        CHECK(!park_spin(&spot, &word, 7, FUTEX_NO_DEADLINE));
+        for (int i = 0; i < skipped; i++) {
+            park_learn(&spot, 1000);
+            CHECK(!park_may_spin(&spot));
+        }
+        park_learn(&spot, 1000);
+        CHECK_EQ(spin_ns(&spot), PARK_SPIN_MAX_NS);
+    }
+    // One that catches a change makes up for all of them.
+    CHECK(park_spin(&spot, &word, 8, FUTEX_NO_DEADLINE));
+    CHECK(!park_spin(&spot, &word, 7, FUTEX_NO_DEADLINE));
+    park_learn(&spot, 1000);
+    CHECK(!park_may_spin(&spot));
+    park_learn(&spot, 1000);
+    CHECK(park_may_spin(&spot));
+}
+
+static void
+a_spin_in_vain_before_a_long_wait_raises_no_doubt(void)
+{
+    park_spot spot;
+    _Atomic uint32_t word = 7;
+    init_spot(&spot, PARK_SPIN_MAX_NS);
+    CHECK(!park_spin(&spot, &word, 7, FUTEX_NO_DEADLINE));
+    park_learn(&spot, INT64_MAX);
+    park_learn(&spot, 1000);
+    CHECK_EQ(spin_ns(&spot), PARK_SPIN_MAX_NS);
+}
+
+static void
 nobody_sleeps_on_a_word_that_has_changed(void)
 {
     park_spot spot;
@@ -448,6 +487,8 @@ main(int argc, char **argv)
         CHECK_TEST(a_spin_sees_the_change_and_what_came_before_it),
         CHECK_TEST(short_waits_teach_a_full_spin),
         CHECK_TEST(long_waits_halve_the_spin_until_there_is_none),
+        CHECK_TEST(spins_in_vain_before_short_waits_become_rare),
+        CHECK_TEST(a_spin_in_vain_before_a_long_wait_raises_no_doubt),
         CHECK_TEST(nobody_sleeps_on_a_word_that_has_changed),
         CHECK_TEST(a_spinning_waiter_needs_no_wake),
         CHECK_TEST(a_sleeping_waiter_wakes_when_told_of_a_change),
