@@ -661,6 +661,7 @@ shm_block_discard_part(shm_block *block, uint64_t start, uint64_t bytes)
     if (block->is_open && end > first && shm_view_is_unseen(&block->view)) {
         block->is_partial = true;
         // First, so that the owner, also of a block whose holder died, never takes for memory what is none.
+        // R6 in give_back() publishes it to the owner, or the owner has waited for that death.
         atomic_store_explicit(&block->header->committed, 0, memory_order_release);
         shm_region_discard(arena->region, first, end - first);
     }
