@@ -972,13 +972,16 @@ future_reduce(PyObject *op, PyObject *Py_UNUSED(protocol))
     return NULL;
 }
 
-// For attributes that users add; the others track for themselves.
+#if PY_VERSION_HEX >= 0x030D0000
+// For attributes that users add; the others track for themselves.  Before 3.13 object.__setattr__() would
+// refuse a type that has this, and such a future is tracked before the next full collection.
 static int
 future_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
     track(as_future(op));
     return PyObject_GenericSetAttr(op, name, value);
 }
+#endif
 
 static PyObject *
 future_repr(PyObject *op)
@@ -1261,7 +1264,9 @@ static PyType_Slot future_slots[] = {
     {Py_tp_traverse, future_traverse},
     {Py_tp_clear, future_clear},
     {Py_tp_repr, future_repr},
+#if PY_VERSION_HEX >= 0x030D0000
     {Py_tp_setattro, future_setattro},
+#endif
     {Py_tp_methods, future_methods},
     {Py_tp_getset, future_getset},
     {0, NULL},
