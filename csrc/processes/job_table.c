@@ -14,7 +14,7 @@
 #define AFTER(state) (1u << JOB_##state)
 static const unsigned may_follow[] = {
     [JOB_PACKED] = 0,
-    [JOB_WAITING] = AFTER(PACKED),
+    [JOB_WAITING] = AFTER(PACKED) | AFTER(IN_SLOT),
     [JOB_IN_SLOT] = AFTER(PACKED) | AFTER(WAITING),
     [JOB_CANCELLING] = AFTER(IN_SLOT),
     [JOB_WITHDRAWN] = AFTER(WAITING) | AFTER(IN_SLOT) | AFTER(CANCELLING),
@@ -127,13 +127,20 @@ stop_waiting(job_table *table)
     return t;
 }
 
+// A free slot, unless the ring is of no use.
+static job_slot *
+find_slot(job_table *table)
+{
+    return table->condition == RING_SOUND ? job_ring_alloc(&table->ring) : NULL;
+}
+
 // Fills the ring with what waits.
 static void
 feed(job_table *table)
 {
     while (!node_list_is_empty(&table->waiting)) {
         bool is_withdrawn = process_job_of((task *)table->waiting.first)->state == JOB_WITHDRAWN;
-        job_slot *slot = is_withdrawn ? NULL : job_ring_alloc(&table->ring);
+        job_slot *slot = is_withdrawn ? NULL : find_slot(table);
         if (is_withdrawn) {
             node_list_append(&table->withdrawn, &stop_waiting(table)->delivery.node);
         }
@@ -165,7 +172,14 @@ copy_outcome(job_table *table, process_job *e)
     }
 }
 
-// A worker that announced what cannot be is left alone: what it has taken fails when it ends.
+static void
+note_damage(job_table *table)
+{
+    if (table->condition == RING_SOUND) {
+        table->condition = RING_DAMAGED;
+    }
+}
+
 static void
 collect_from(job_table *table, uint32_t worker)
 {
@@ -186,6 +200,9 @@ collect_from(job_table *table, uint32_t worker)
         node_list_append(counts ? &table->collected : &table->withdrawn, &t->delivery.node);
         table->progress = true;
     }
+    if (corrupt) {
+        note_damage(table);
+    }
 }
 
 static void
@@ -202,7 +219,10 @@ collect_all(job_table *table)
 static bool
 is_short(const job_table *table)
 {
-    return table->outstanding > table->workers && table->workers < table->max_workers;
+    // The workers of a damaged ring are being ended; if none was left to be reaped, another begins all the
+    // same.
+    bool is_useful = table->condition == RING_SOUND || table->workers == 0;
+    return table->outstanding > table->workers && table->workers < table->max_workers && is_useful;
 }
 
 push_result
@@ -216,7 +236,7 @@ job_table_push(job_table *table, task *t)
     }
     table->outstanding++;
     e->number = table->accepted++;
-    job_slot *slot = node_list_is_empty(&table->waiting) ? job_ring_alloc(&table->ring) : NULL;
+    job_slot *slot = node_list_is_empty(&table->waiting) ? find_slot(table) : NULL;
     if (slot != NULL) {
         put_in_slot(table, t, slot);
     }
@@ -517,6 +537,58 @@ reap_waiting(job_table *table, uint32_t worker, node_list *lost)
     node_list_move(&rest, &table->waiting);
 }
 
+bool
+job_table_is_to_be_condemned(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    if (!job_ring_is_intact(&table->ring)) {
+        note_damage(table);
+    }
+    bool is_news = table->condition == RING_DAMAGED;
+    if (is_news) {
+        table->condition = RING_CONDEMNED;
+    }
+    pthread_mutex_unlock(&table->lock);
+    return is_news;
+}
+
+// The last worker of a damaged ring is reaped: lays it out anew.  Jobs that some worker had taken, or may
+// have, are lost; the others wait for a slot, before those that wait already.  With the lock.
+static void
+begin_anew(job_table *table, node_list *lost)
+{
+    task **found = table->found;
+    uint32_t count = 0;
+    node_list rest;
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        task *t = table->by_slot[i];
+        if (t == NULL) {
+            continue;
+        }
+        process_job *e = process_job_of(t);
+        bool is_ready = job_ring_is_ready(&table->ring, e->slot);
+        table->by_slot[i] = NULL;
+        e->slot = NULL;
+        if (is_ready && e->state == JOB_IN_SLOT) {
+            found[count++] = t;
+        }
+        else {
+            e->is_sent = true;
+            table->outstanding--;
+            give_away(t, lost);
+        }
+    }
+    qsort(found, count, sizeof(task *), compare_numbers);
+    node_list_init(&rest);
+    node_list_move(&table->waiting, &rest);
+    for (uint32_t i = 0; i < count; i++) {
+        wait_for_slot(table, found[i]);
+    }
+    node_list_move(&rest, &table->waiting);
+    job_ring_reset(&table->ring);
+    table->condition = RING_SOUND;
+}
+
 list_node *
 job_table_reap(job_table *table, uint32_t worker, bool *progress)
 {
@@ -532,6 +604,12 @@ job_table_reap(job_table *table, uint32_t worker, bool *progress)
     }
     reap_waiting(table, worker, &lost);
     table->workers--;
+    if (!job_ring_is_intact(&table->ring)) {
+        note_damage(table);
+    }
+    if (table->condition != RING_SOUND && table->workers == 0) {
+        begin_anew(table, &lost);
+    }
     feed(table);
     // It may have been called, or was on its way to what is ready.
     job_ring_notify(&table->ring);

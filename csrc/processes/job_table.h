@@ -78,11 +78,18 @@ process_job_of(const task *t)
 // Notes where a job is from now on.
 void process_job_enter(process_job *job, process_job_state state);
 
+typedef enum ring_condition {
+    RING_SOUND,
+    RING_DAMAGED,    // a worker's stray write has hit it: nothing enters it
+    RING_CONDEMNED,  // the same, and the queue's owner knows that it has to end the workers
+} ring_condition;
+
 typedef struct job_table {
     RegionObject *region;  // borrowed; set once
     uint32_t max_workers;  // set once
     pthread_mutex_t lock;
     job_ring ring;        // what is shared of it has a protocol of its own
+    ring_condition condition;
     task **by_slot;       // by slot: who is in the ring
     task **found;         // room for as many, for job_table_evict()
     node_list waiting;    // packed, without a slot
@@ -155,6 +162,11 @@ list_node *job_table_evict(job_table *table, bool taken);
 // One more worker counts, and is to be started, if tasks outnumber workers and there may be one more.
 bool job_table_reserve_worker(job_table *table);
 void job_table_add_workers(job_table *table, long change);
+
+// Looks whether a worker's stray write has hit the ring.  True, once: the caller has every worker ended.
+// When the last one is reaped, the ring is laid out anew; jobs that no worker had taken go there, the others
+// are lost.
+bool job_table_is_to_be_condemned(job_table *table);
 
 // Settles the affairs of a dead worker, whose number is then free; returns the tasks that it had taken and
 // not finished, or NULL.  *progress: some worker has finished a task since the last burial.

@@ -584,6 +584,15 @@ clear_wakeup(ProcessQueueObject *self)
     (void)!read(self->wakeup_fd, &count, sizeof(count));
 }
 
+static void
+poke_supervisor(ProcessQueueObject *self)
+{
+    uint64_t one = 1;
+    if (self->supervisor_fd >= 0 && !self->head.inherited) {
+        (void)!write(self->supervisor_fd, &one, sizeof(one));
+    }
+}
+
 // What poll() takes for a deadline.
 static int
 milliseconds_until(int64_t deadline_ns)
@@ -617,6 +626,10 @@ process_queue_collect(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         // Acquire: pairs with the release in call_handler().
         uint32_t attention = atomic_exchange_explicit(&self->attention, 0, memory_order_acquire);
+        if (job_table_is_to_be_condemned(&self->table)) {
+            self->is_condemned = true;
+            poke_supervisor(self);
+        }
         if (attention || is_done(self)) {
             // Not dozing: whoever finishes something leaves it to us, and we come back.
             break;
@@ -796,11 +809,7 @@ PyDoc_STRVAR(poke_doc,
 static PyObject *
 process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    uint64_t one = 1;
-    if (self->supervisor_fd >= 0 && !self->head.inherited) {
-        (void)!write(self->supervisor_fd, &one, sizeof(one));
-    }
+    poke_supervisor((ProcessQueueObject *)op);
     Py_RETURN_NONE;
 }
 
@@ -882,6 +891,20 @@ process_queue_reap(PyObject *op, PyObject *args)
     bool any = lost != NULL;
     fail_later(self, lost, make_error);
     return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
+}
+
+PyDoc_STRVAR(is_condemned_doc,
+"is_condemned($self, /)\n--\n\n"
+"Return True, once, when a worker has written over what the processes share: kill every worker.\n\n"
+"When the last one is reaped, the queue goes on with what no worker had taken.");
+
+static PyObject *
+process_queue_is_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    bool is_condemned = self->is_condemned || job_table_is_to_be_condemned(&self->table);
+    self->is_condemned = false;
+    return PyBool_FromLong(is_condemned);
 }
 
 PyDoc_STRVAR(close_workers_doc,
@@ -1415,6 +1438,7 @@ static PyMethodDef process_queue_methods[] = {
     {"poke", process_queue_poke, METH_NOARGS, poke_doc},
     {"look_after_stalled", process_queue_look_after_stalled, METH_NOARGS, look_after_stalled_doc},
     {"admit", process_queue_admit, METH_O, admit_doc},
+    {"is_condemned", process_queue_is_condemned, METH_NOARGS, is_condemned_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
     {"submit_chunk", process_queue_submit_chunk, METH_VARARGS, submit_chunk_doc},
     {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,

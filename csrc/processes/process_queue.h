@@ -31,6 +31,7 @@ typedef struct ProcessQueueObject {
     bool closed;
     bool is_dead;                // closed, and nobody will run what is pushed nevertheless
     bool cancels;                // closed, and what is not under way is cancelled
+    bool is_condemned;           // the workers are to be ended, and nobody has been told
     uint32_t keepers;            // of those who will push later, also when it is closed
     int wakeup_fd;               // eventfd: wakes the thread in collect()
     int *doorbells;              // eventfds, one per worker, if workers run event loops; else NULL; set once

@@ -68,6 +68,7 @@ _FORKSERVER_SECONDS = 0.2
 _BROKEN = "A child process terminated abruptly, the process pool is not usable anymore"
 _ABRUPTLY = "A process in the process pool was terminated abruptly while the future was running or pending."
 _FORCED = "A worker process exited while the pool was being forcefully shut down; what was queued is not run."
+_DAMAGED = "A process in the process pool has written over the memory that its processes share."
 _INITIALIZER_FAILED = "A process initializer failed, the process pool is not usable anymore"
 
 
@@ -179,6 +180,7 @@ class Supervisor:
         self._events = kernel.open_epoll()
         self._workers = {}  # pidfd: _Worker
         self._watched = []  # workers that are not admitted yet
+        self._condemned = set()  # numbers of workers that are ended because the memory that all share is damaged
         self._gone = []  # workers of which nobody has told how they ended
         self._free_numbers = list(range(max_workers - 1, -1, -1))
         self._count = itertools.count()
@@ -368,6 +370,8 @@ class Supervisor:
         self.launcher.reap_dropped()
         if self.state is State.SERVING and self._orders:
             self._enter(State.ENDING)
+        if self.queue.is_condemned():
+            self._condemn_workers()
         if self.state is State.SERVING:
             self._start_missing()
         if self.state is State.ENDING and not self._workers and not self._gone:
@@ -501,7 +505,9 @@ class Supervisor:
         if self.state is not State.SERVING or self._orders or self.forced:
             return
         code = _exit_code(worker.process)
-        if code == worker_main.INITIALIZER_FAILED and not left_task:
+        if worker.number in self._condemned:
+            self._condemned.discard(worker.number)
+        elif code == worker_main.INITIALIZER_FAILED and not left_task:
             self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
         elif left_task or not self._may_leave(code):
             if self._on_worker_death == "break":
@@ -515,7 +521,8 @@ class Supervisor:
         """Free a worker's number; what it had taken is lost."""
         worker.enter(WorkerState.REAPED)
         worker.process.join(0)  # multiprocessing forgets it
-        settled = self.queue.reap(worker.number, lambda task: _death_of(worker.process, task))
+        is_condemned = worker.number in self._condemned
+        settled = self.queue.reap(worker.number, lambda task: _death_of(worker.process, task, is_condemned))
         self.processes.pop(worker.process.pid, None)
         self._free_numbers.append(worker.number)
         return settled
@@ -533,6 +540,14 @@ class Supervisor:
         self.queue.fail_all(lambda task: _broken(message, quoted))
         for worker in list(self.processes.values()):
             worker.terminate()
+
+    def _condemn_workers(self):
+        """End all workers, of which one has written over what all share: with the last the queue begins anew."""
+        if self.state is State.SERVING and self._on_worker_death == "break":
+            self._break_down(_BROKEN, _DAMAGED)
+        for worker in list(self._workers.values()):
+            self._condemned.add(worker.number)
+            worker.process.kill()
 
     def _let_go(self):
         self.queue.decide_by_value(None)
@@ -583,10 +598,12 @@ def _no_worker(caught):
     return error
 
 
-def _death_of(worker, task):
+def _death_of(worker, task, is_condemned):
     code = _exit_code(worker)
     how, name = _manner(code)
     message = f"worker process {worker.pid} {how} while it ran {_describe(task)}"
+    if is_condemned:
+        message = f"{_describe(task)} is lost: a worker wrote over shared memory, and worker {worker.pid} {how}"
     error = WorkerDied(message, worker.pid, code, name, task)
     error.__cause__ = _RemoteTraceback(_quote(worker))
     return error

@@ -1,0 +1,89 @@
+"""A worker's code writes where it should not, as an extension with a wild pointer does: no call is lost in silence.
+
+Each future gets its result or an exception, the executor goes on, and it ends.
+"""
+
+import ctypes
+import random
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+from support import HANG_LIMIT
+
+from pyconc import CoroutinePool, ProcessPoolExecutor
+
+LOST = object()
+
+
+def shared_mappings():
+    """Return (start, bytes) of what this process shares with its parent, the first one with the job ring."""
+    found = []
+    with open("/proc/self/maps") as file:
+        for line in file:
+            where, mode, offset, _, _, *name = line.split(maxsplit=5)
+            if name and "memfd:pyconc" in name[0] and "w" in mode:
+                start, end = (int(part, 16) for part in where.split("-"))
+                found.append((int(offset, 16), start, end - start))
+    return [(start, size) for _, start, size in sorted(found)]
+
+
+def scribble(seed, most):
+    """Write over up to `most` bytes somewhere in the first half megabyte, where the job ring is."""
+    dice = random.Random(seed)
+    start, size = shared_mappings()[0]
+    size = min(size, 1 << 19)
+    length = dice.randrange(4, most)
+    at = dice.randrange(4096, size - length) & ~3
+    pattern = dice.choice([bytes(length), b"\xff" * length, dice.randbytes(length), (b"stray write" * length)[:length]])
+    ctypes.memmove(start + at, pattern, length)
+
+
+async def scribble_as_coroutine(seed, most):
+    scribble(seed, most)
+
+
+async def negative(number):
+    return -number
+
+
+def outcome_of(future):
+    """Return a result, or LOST; an outcome whose message was hit cannot be read either."""
+    try:
+        return future.result(HANG_LIMIT)
+    except (BrokenProcessPool, MemoryError):
+        return LOST
+
+
+@pytest.mark.parametrize("most", [8, 4096, 65536])
+def test_each_call_ends_after_a_stray_write(most):
+    for seed in range(8):
+        with ProcessPoolExecutor(2) as pool:
+            calls = [pool.submit(abs, -n) for n in range(20)]
+            stray = pool.submit(scribble, seed, most)
+            calls += [pool.submit(abs, -n) for n in range(20, 200)]
+            outcome_of(stray)
+            outcomes = [outcome_of(call) for call in calls]
+            assert all(outcome in (n, LOST) for n, outcome in enumerate(outcomes)), (seed, outcomes)
+
+
+def test_the_executor_goes_on_after_a_stray_write():
+    with ProcessPoolExecutor(2) as pool:
+        for seed in range(10):
+            outcome_of(pool.submit(scribble, seed, 65536))
+            # What is on its way when the damage is found may be lost with its worker; then all is new.
+            for _ in range(100):
+                if outcome_of(pool.submit(abs, -7)) == 7:
+                    break
+            else:
+                pytest.fail("the executor does not recover")
+
+
+def test_coroutines_end_after_a_stray_write():
+    for seed in range(6):
+        with CoroutinePool(2) as pool:
+            calls = [pool.submit(negative, n) for n in range(20)]
+            stray = pool.submit(scribble_as_coroutine, seed, 65536)
+            calls += [pool.submit(negative, n) for n in range(20, 100)]
+            outcome_of(stray)
+            outcomes = [outcome_of(call) for call in calls]
+            assert all(outcome in (-n, LOST) for n, outcome in enumerate(outcomes)), (seed, outcomes)
