@@ -98,10 +98,10 @@ core_watch_standard(PyObject *module, PyObject *args)
                           &originals)) {
         return NULL;
     }
-#define WATCH(name)                                                                             \
-    if (strcmp(which, #name) == 0) {                                                            \
-        standard_class_watch(&state->standard_##name, (PyTypeObject *)type, originals);         \
-        Py_RETURN_NONE;                                                                         \
+#define WATCH(name)                                                                     \
+    if (strcmp(which, #name) == 0) {                                                    \
+        standard_class_watch(&state->standard_##name, (PyTypeObject *)type, originals); \
+        Py_RETURN_NONE;                                                                 \
     }
     MODULE_STANDARD_CLASSES(WATCH)
 #undef WATCH

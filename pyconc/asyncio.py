@@ -52,11 +52,9 @@ def _equip(loop, *, new=False):
     if "run_in_executor" in getattr(loop, "__dict__", ("run_in_executor",)):
         return loop
     executor = getattr(loop, "_default_executor", _HIDDEN)
-    if executor is _HIDDEN:
-        has_one = not new or _refers_to_an_executor(loop)
-    else:
-        has_one = executor is not None
-    if has_one:
+    if executor is _HIDDEN and (not new or _refers_to_an_executor(loop)):
+        return loop
+    if executor is not _HIDDEN and executor is not None:
         return loop
     reference = weakref.ref(loop)
 

@@ -244,12 +244,12 @@ def test_a_loop_in_a_cycle_through_what_is_on_its_way_is_collected():
     with pyconc.ThreadPoolExecutor(1) as pool:
         loop = asyncio.new_event_loop()
 
-        async def leave():
+        async def leave(loop):
             with gate:
                 block_workers(pool, gate)
                 loop.run_in_executor(pool, weakref.ref(loop))  # its result is the loop
 
-        loop.run_until_complete(leave())
+        loop.run_until_complete(leave(loop))
         pool.submit(int).result()
         loop.close()
         probe = weakref.ref(loop)

@@ -53,6 +53,7 @@ def test_its_death_in_a_cycle_releases():
 
 def test_an_exception_that_passes_by_releases():
     queue = _core.ProcessQueue(1)
+
     def interrupted():
         keeper = _core.Keeper(queue)
         raise KeyboardInterrupt(str(keeper))

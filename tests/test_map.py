@@ -1,11 +1,13 @@
 """map() of processes: late failures, signals, replaced submits, and what it leaves behind."""
 
+import functools
 import gc
 import signal
 import sys
 import threading
 import weakref
 from pathlib import Path
+from typing import ClassVar
 
 import jobs
 import pytest
@@ -103,7 +105,7 @@ def test_calls_are_made_while_nobody_takes_results(pool, reports):
 
 def test_results_that_nobody_can_take_any_more_are_not_kept():
     class Counted:
-        alive = weakref.WeakSet()
+        alive: ClassVar = weakref.WeakSet()
 
         def __reduce__(self):
             return jobs.identity, ()
@@ -213,12 +215,11 @@ def test_map_goes_through_a_submit_that_was_replaced(kind, where, monkeypatch):
 
 def test_such_a_map_holds_the_executor_weakly():
     pool = pyconc.ProcessPoolExecutor(1)
-    original = pool.submit
-    pool.submit = lambda fn, /, *args: original(fn, *args)
+    pool.submit = functools.partial(pool.submit)
     results = pool.map(abs, range(5), buffersize=2)
     assert next(results) == 0
     thread, reference = pool._executor_manager_thread, weakref.ref(pool)
-    del pool, original
+    del pool
     gc.collect()
     assert reference() is None
     assert list(results) == [1, 2]  # what was submitted before

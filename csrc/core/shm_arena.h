@@ -66,19 +66,19 @@ typedef struct shm_arena shm_arena;
 // What this process knows of a block.  The arena's mutex guards all but offset, capacity, payload and arena,
 // which do not change while it is held here.
 typedef struct shm_block {
-    shm_arena *arena;         // NULL: the block has outlived it, see shm_arena_close()
-    uint64_t offset;          // of the header in the file
-    uint64_t capacity;        // bytes of payload that fit
-    shm_block_header *header; // where it is mapped here; NULL: not, and there is no memory
+    shm_arena *arena;          // NULL: the block has outlived it, see shm_arena_close()
+    uint64_t offset;           // of the header in the file
+    uint64_t capacity;         // bytes of payload that fit
+    shm_block_header *header;  // where it is mapped here; NULL: not, and there is no memory
     unsigned char *payload;
-    uint64_t mapped_bytes;    // of a large one: all, or but the front
+    uint64_t mapped_bytes;  // of a large one: all, or but the front
     uint32_t owner;
-    bool is_received;         // from its owner, and not given back
-    bool is_orphaned;         // its owner is dead
-    bool is_open;             // the view is, or is to be closed
-    bool is_partial;          // the memory of some of it was given back meanwhile
+    bool is_received;  // from its owner, and not given back
+    bool is_orphaned;  // its owner is dead
+    bool is_open;      // the view is, or is to be closed
+    bool is_partial;   // the memory of some of it was given back meanwhile
     shm_view view;
-    struct shm_block *next;   // in the table of others' blocks
+    struct shm_block *next;     // in the table of others' blocks
     struct shm_block *waiting;  // for children that may look at it
 } shm_block;
 
@@ -99,13 +99,13 @@ typedef struct shm_slab {
 } shm_slab;
 
 struct shm_arena {
-    shm_region *region;        // borrowed
-    uint32_t me;               // SHM_PARENT or SHM_WORKER(n); SHM_NOBODY: closed
+    shm_region *region;  // borrowed
+    uint32_t me;         // SHM_PARENT or SHM_WORKER(n); SHM_NOBODY: closed
     pthread_mutex_t lock;
-    shm_arena_class *classes;  // SHM_ARENA_CLASSES of them
-    shm_block **others;        // SHM_ARENA_BUCKETS lists of others' blocks
-    shm_slab **slabs;          // as many of what is mapped of anybody's slabs
-    shm_block *waiting;        // released, but children may look at them
+    shm_arena_class *classes;     // SHM_ARENA_CLASSES of them
+    shm_block **others;           // SHM_ARENA_BUCKETS lists of others' blocks
+    shm_slab **slabs;             // as many of what is mapped of anybody's slabs
+    shm_block *waiting;           // released, but children may look at them
     uint64_t at, share_end;       // the rest of this process's share
     uint64_t small_at, slab_end;  // the rest of its slab
 };

@@ -31,7 +31,7 @@ enum {
 #define SHM_MAP_ALIGNMENT (UINT64_C(1) << 16)
 
 typedef struct shm_region {
-    unsigned char *head;   // what create() was asked for, mapped; NULL when closed
+    unsigned char *head;  // what create() was asked for, mapped; NULL when closed
     uint64_t head_bytes;
     uint64_t share_bytes;  // a power of two
     uint32_t share_count;  // with that of the head

@@ -225,7 +225,8 @@ workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns)
         worker->searching = true;
         q->searching++;
     }
-    int rc = !node_list_is_empty(&q->nodes) ? WORKQ_OK : q->closed ? WORKQ_CLOSED : WORKQ_TIMED_OUT;
+    int rc = !node_list_is_empty(&q->nodes) ? WORKQ_OK : q->closed ? WORKQ_CLOSED
+                                                                   : WORKQ_TIMED_OUT;
     pthread_mutex_unlock(&q->lock);
     return rc;
 }

@@ -279,8 +279,10 @@ call_back(FutureObject *self, PyObject *callback, bool was_registered)
 {
     bool finished = self->state == FUTURE_FINISHED;
     PyObject *exception = finished ? Py_XNewRef(self->exception) : NULL;
-    PyObject *outcome = !finished || exception != NULL ? NULL
-                        : Py_NewRef(self->result == NULL ? Py_None : self->result);
+    PyObject *outcome = NULL;
+    if (finished && exception == NULL) {
+        outcome = Py_NewRef(self->result == NULL ? Py_None : self->result);
+    }
     int forwarded =
         self->module->callbacks->forward(self->module, callback, was_registered, outcome, exception);
     Py_XDECREF(exception);

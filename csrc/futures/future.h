@@ -38,12 +38,12 @@ typedef struct FutureObject {
     future_state state;
     uint32_t sleepers;  // threads that wait for `done`
     _Atomic uint32_t done;
-    struct task *task;    // on its way to another process, while it can be asked about; else NULL
-    PyObject *result;     // NULL is None
-    PyObject *exception;  // NULL is None
-    PyObject *callbacks;  // list, or NULL while there is none
-    PyObject *waiters;    // list, or NULL while there is none
-    PyObject *condition;  // threading.Condition, or NULL while nobody asked
+    struct task *task;                     // on its way to another process, while it can be asked; else NULL
+    PyObject *result;                      // NULL is None
+    PyObject *exception;                   // NULL is None
+    PyObject *callbacks;                   // list, or NULL while there is none
+    PyObject *waiters;                     // list, or NULL while there is none
+    PyObject *condition;                   // threading.Condition, or NULL while nobody asked
     struct FutureObject *next_untracked;   // borrowed; among those that the collector does not track;
     struct FutureObject **untracked_link;  //   NULL for one that it does
 } FutureObject;

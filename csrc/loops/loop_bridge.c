@@ -613,7 +613,8 @@ bridge_drain(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         self->turn_end_ns = now + DRAIN_MAX_NS;
     }
     for (unsigned n = 1; (int32_t)(limit - self->drained) > 0 && now <= self->turn_end_ns
-                         && (d = (delivery *)node_list_pop(&self->finished)) != NULL; n++) {
+                         && (d = (delivery *)node_list_pop(&self->finished)) != NULL;
+         n++) {
         self->drained++;
         if (complete(self->module, d) < 0 && complete_with_error(self->module, d) < 0) {
             // One future's trouble does not keep the others waiting.

@@ -30,7 +30,7 @@ typedef struct chunk {
     destination to;                 // a Future
     uint32_t references;            // of the feed's list, of its job, and of functions at work
     bool is_listed;
-    bool is_pushed;                 // its followup will run, or has run
+    bool is_pushed;  // its followup will run, or has run
 } chunk;
 
 typedef struct MapFeedObject {
@@ -68,12 +68,12 @@ typedef struct MapResultsObject {
     int64_t ahead;        // so many items may be read ahead of the results taken
     int64_t read, taken;  // items, results
     bool has_deadline;
-    double deadline;      // seconds of the monotonic clock
-    PyObject *values;     // list, of the chunk that was taken last; or NULL
-    Py_ssize_t next;      // of them
-    PyObject *failure;    // packed exception that ended that chunk; or NULL
-    bool has_begun;       // a result was asked for
-    bool is_running;      // a thread is in here
+    double deadline;    // seconds of the monotonic clock
+    PyObject *values;   // list, of the chunk that was taken last; or NULL
+    Py_ssize_t next;    // of them
+    PyObject *failure;  // packed exception that ended that chunk; or NULL
+    bool has_begun;     // a result was asked for
+    bool is_running;    // a thread is in here
 } MapResultsObject;
 
 // ---- chunks ----
@@ -722,7 +722,9 @@ PyType_Spec map_feed_spec = {
 
 // ---- the results ----
 
-enum { SOURCE_FAILED = 1 };  // with the exception
+enum {
+    SOURCE_FAILED = 1
+};  // with the exception
 
 // The source is exhausted, or has raised, or the queue is closed, of which the consumer hears after the
 // results of what was read.  0; -1 with an exception that is not to wait, or SOURCE_FAILED if none is.
@@ -958,8 +960,8 @@ map_results_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 map_results_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"queue",     "start_workers", "times", "fn",       "source", "lazy", "star",
-                               "chunksize", "ahead",         "call_ns", "deadline", NULL};
+    static char *keywords[] = {"queue", "start_workers", "times", "fn", "source", "lazy", "star",
+                               "chunksize", "ahead", "call_ns", "deadline", NULL};
     module_state *module = module_state_of(type);
     PyObject *queue, *start, *times, *callable, *source, *deadline;
     int star, lazy;

@@ -46,7 +46,7 @@ typedef enum process_job_state {
 // What is to be done when a job has ended in whatever way: not within its delivery, but after that, by the
 // result handler, or by a thread that takes it before.  Embedded in what does it.  GIL.
 typedef struct job_followup {
-    struct job_followup *next, **link;  // among those that are due; link: NULL while it is not
+    struct job_followup *next, **link;       // among those that are due; link: NULL while it is not
     void (*run)(struct job_followup *self);  // once; must not leave an exception
 } job_followup;
 
@@ -88,7 +88,7 @@ typedef struct job_table {
     RegionObject *region;  // borrowed; set once
     uint32_t max_workers;  // set once
     pthread_mutex_t lock;
-    job_ring ring;        // what is shared of it has a protocol of its own
+    job_ring ring;  // what is shared of it has a protocol of its own
     ring_condition condition;
     task **by_slot;       // by slot: who is in the ring
     task **found;         // room for as many, for job_table_evict()

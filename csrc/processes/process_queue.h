@@ -55,7 +55,9 @@ void process_queue_let_close(ProcessQueueObject *self);
 
 // ---- for chunk_map ----
 
-enum { PACKING_INTERRUPTED = -2 };
+enum {
+    PACKING_INTERRUPTED = -2
+};
 
 // Packs calls of `callable` with each of a list of items, as a job whose destination is a Future, which is
 // pending and has no job; flags: of a wire.  0; or -1 with an exception; or PACKING_INTERRUPTED with one

@@ -365,7 +365,7 @@ static int
 block_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 {
     PyObject *view = PyMemoryView_FromObject(op);
-    int rc = view == NULL       ? -1
+    int rc = view == NULL    ? -1
              : value == NULL ? PyObject_DelItem(view, key)
                              : PyObject_SetItem(view, key, value);
     Py_XDECREF(view);

@@ -24,8 +24,8 @@ typedef struct RegionObject {
     unsigned char *head;  // what region_new() was asked for
     uint64_t head_bytes;
     struct BlockObject *partial;  // whole ones of which parts are gone, while others are kept
-    bool rests;            // the executor has nothing to do
-    uint64_t loose_bytes;  // claimed or released here since memory was last given back
+    bool rests;                   // the executor has nothing to do
+    uint64_t loose_bytes;         // claimed or released here since memory was last given back
 } RegionObject;
 
 typedef struct BlockObject {
@@ -37,7 +37,7 @@ typedef struct BlockObject {
     Py_ssize_t size_bytes;
     bool is_readonly;
     // Of a whole one:
-    struct dead_part *dead;  // parts that are gone; owned
+    struct dead_part *dead;                            // parts that are gone; owned
     struct BlockObject *next_partial, **partial_link;  // in the Region's list; link: NULL if it is not
 } BlockObject;
 

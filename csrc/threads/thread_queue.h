@@ -12,7 +12,7 @@
 // A worker thread, on its stack, linked while it runs.  Guarded by the GIL, except for `parking`.
 typedef struct worker {
     workq_worker parking;  // owner thread
-    task *current;  // what it owns; NULL from the moment when that belongs to another
+    task *current;         // what it owns; NULL from the moment when that belongs to another
     struct worker *next, **link;
     bool inherited;  // it forked: its queue has forgotten it
 } worker;

@@ -186,6 +186,7 @@ class Supervisor:
         self._count = itertools.count()
         self._false_starts = 0
         self._starters = deque()  # any
+        self._refusal = None  # why no worker could be started when the last task failed for that
         self._orders = deque()  # "kill" or "terminate", the latest last; any
         self._starts_all = False  # as many workers as there may be are wanted; any
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
@@ -403,10 +404,15 @@ class Supervisor:
         except Exception as caught:
             self._starts_all = False
             if not self._workers and not self._gone:
-                error = caught
+                error = self._refusal = caught
                 # They would wait for ever; who submits next has another try made.
-                self.queue.fail_queued(lambda task: _no_worker(caught))
+                self.queue.fail_queued(lambda task: _no_worker(error))
             # Otherwise those there are will do, and the next submit has another try made.
+        if self._workers:
+            self._refusal = None
+        elif self._starters and error is None:
+            # A thread that had submitted, and had not come to wait, when its task failed.
+            error, self._refusal = self._refusal, None
         self._answer(error)
 
     def _may_start(self):

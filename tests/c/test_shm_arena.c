@@ -883,8 +883,8 @@ names_are_checked(void)
         1,
         PAGE,
         share - PAGE,
-        share,                  // the parent's own
-        4 * share,              // nobody's
+        share,      // the parent's own
+        4 * share,  // nobody's
         UINT64_MAX,
         UINT64_MAX - PAGE + 1,
         2 * share + SHM_ARENA_CLASSES,

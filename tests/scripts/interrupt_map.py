@@ -79,8 +79,7 @@ def map_once(pool):
         armed = False
     except type(error) as came:
         armed = False
-        assert came is error
-        caught += 1
+        caught += came is error
 
 
 def main():
