@@ -51,7 +51,7 @@ typedef struct LoopBridgeObject {
     PyObject *loop;                         // weak reference
     node_list finished;                     // deliveries, in order; owned
     uint32_t drained;                       // counts what has left `finished`
-    uint32_t drains;                        // counts the drains that were scheduled; the number of the last one
+    uint32_t drains;                        // the number of the drain that was scheduled last
     int64_t scheduled_ns;                   // when that was; 0 once it has run
     uint32_t turn_drains;                   // the drains up to this number share one span of time
     int64_t turn_end_ns;                    // the end of that
