@@ -110,8 +110,11 @@ def test_no_pool_keeps_a_zombie():
         def states():
             with open("/proc/self/task/%d/children" % os.getpid()) as children:
                 for pid in children.read().split():
-                    with open(f"/proc/{pid}/stat") as stat:
-                        yield stat.read().rpartition(")")[2].split()[0]
+                    try:
+                        with open(f"/proc/{pid}/stat") as stat:
+                            yield stat.read().rpartition(")")[2].split()[0]
+                    except OSError:
+                        pass  # it was reaped meanwhile
         for _ in range(3):
             with pyconc.ProcessPoolExecutor(2) as pool:
                 assert list(pool.map(abs, range(10))) == list(range(10))
