@@ -199,6 +199,9 @@ job_ring_attach(job_ring *ring, void *memory, uint64_t bytes, int wakeup_fd)
         return SHM_NOT_OURS;
     }
     ring->wakeup_fd = wakeup_fd;
+    if (!shm_file_identify(&ring->wakeup, wakeup_fd)) {
+        ring->wakeup.fd = -1;
+    }
     return SHM_OK;
 }
 
@@ -902,7 +905,7 @@ job_ring_ready_count(job_ring *ring)
     return count < 0 ? 0 : (uint32_t)count;
 }
 
-void
+bool
 job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
 {
     completion_ring *completions = completions_of(ring, worker);
@@ -922,8 +925,10 @@ job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
             || atomic_compare_exchange_strong_explicit(&ring->shared->need_wakeup, &armed, WAKEUP_DISARMED,
                                                        memory_order_seq_cst, memory_order_relaxed))) {
         uint64_t one = 1;
-        (void)!write(ring->wakeup_fd, &one, sizeof(one));
+        return shm_file_is_there(&ring->wakeup)
+               && write(ring->wakeup_fd, &one, sizeof(one)) == (ssize_t)sizeof(one);
     }
+    return true;
 }
 
 // ---- ranges ----

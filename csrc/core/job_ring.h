@@ -70,6 +70,7 @@
 #include <stddef.h>
 
 #include "park.h"
+#include "shm_file.h"
 #include "shm_region.h"
 
 enum {
@@ -107,7 +108,8 @@ typedef struct job_ring {
     int wakeup_fd;         // eventfd; borrowed
     const int *doorbells;  // eventfds, one per worker; borrowed.  NULL: workers sleep on their state words
     uint32_t inbox_read;   // of a worker's view: how far it has read its inbox,
-    uint32_t completed;    //   and how many slots it has completed
+    uint32_t completed;    //   and how many slots it has completed;
+    shm_file wakeup;       //   the eventfd, as it was when the worker attached
 
     uint32_t *free_slots;
     uint32_t free_count;
@@ -240,8 +242,9 @@ job_slot *job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed);
 // At most how many slots are ready.
 uint32_t job_ring_ready_count(job_ring *ring);
 
-// The message is in the slot; the parent is told.
-void job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot);
+// The message is in the slot; the parent is told.  False: it is to be woken, and the eventfd is gone, because the
+// worker's code has closed all files, for instance.  The worker must end then, so that its parent looks.
+bool job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot);
 
 // It takes nothing any more.
 void job_ring_exit(job_ring *ring, uint32_t worker);

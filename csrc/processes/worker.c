@@ -190,7 +190,7 @@ finish_record(WorkerObject *self, job_slot *slot, packed_message *outcome)
 {
     packed_message_write(outcome, slot->message);
     packed_message_drop(outcome, self->region, true);
-    job_ring_complete(&self->ring, self->number, slot);
+    self->is_cut_off |= !job_ring_complete(&self->ring, self->number, slot);
 }
 
 // Takes a slot through its whole stay here.
@@ -392,11 +392,11 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
-// A stray write has hit the ring: this worker ends, so that its parent looks at it.
+// A stray write has hit the ring, or the worker cannot wake its parent: it ends, so that its parent looks.
 static PyObject *
-end_damaged(void)
+end_cut_off(void)
 {
-    PyObject *code = PyLong_FromLong(WORKER_RING_DAMAGED);
+    PyObject *code = PyLong_FromLong(WORKER_CUT_OFF);
     if (code != NULL) {
         PyErr_SetObject(PyExc_SystemExit, code);
         Py_DECREF(code);
@@ -424,8 +424,9 @@ worker_listen(PyObject *op, PyObject *arg)
         Py_RETURN_NONE;
     }
     int rc = job_ring_listen(&self->ring, self->number, is_idle);
-    if (rc == JOB_RING_DAMAGED) {
-        return end_damaged();
+    // A loop whose doorbell's file was closed does not hear it.
+    if (rc == JOB_RING_DAMAGED || self->is_cut_off || !shm_file_is_there(&self->doorbell)) {
+        return end_cut_off();
     }
     if (rc == JOB_RING_CLOSED) {
         Py_RETURN_NONE;
@@ -517,8 +518,8 @@ worker_run(PyObject *op, PyObject *arg)
             rc = job_ring_wait(&self->ring, self->number, &self->spot);
             PyEval_RestoreThread(thread);
         }
-        if (rc == JOB_RING_DAMAGED) {
-            return end_damaged();
+        if (rc == JOB_RING_DAMAGED || self->is_cut_off) {
+            return end_cut_off();
         }
         if (PyErr_CheckSignals() < 0) {
             job_ring_exit(&self->ring, self->number);
@@ -606,6 +607,10 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         goto fail;
     }
     if (doorbell_count > 0 && take_doorbells(self, doorbells) < 0) {
+        goto fail;
+    }
+    if (self->doorbells != NULL && !shm_file_identify(&self->doorbell, self->doorbells[number])) {
+        PyErr_SetFromErrno(PyExc_OSError);
         goto fail;
     }
     return (PyObject *)self;

@@ -11,8 +11,8 @@
 
 #include "codec.h"
 
-// The exit code of a worker that has found the job ring damaged.
-#define WORKER_RING_DAMAGED 98
+// The exit code of a worker that has found the job ring damaged, or has no way to wake its parent.
+#define WORKER_CUT_OFF 98
 
 typedef struct WorkerObject {
     PyObject_HEAD
@@ -27,8 +27,10 @@ typedef struct WorkerObject {
         PyObject *callable;
     } *callables;
     uint32_t number;
-    int wakeup_fd;   // owned
-    int *doorbells;  // of all workers, owned; or NULL
+    int wakeup_fd;      // owned
+    int *doorbells;     // of all workers, owned; or NULL
+    shm_file doorbell;  // this worker's, as it was at the start
+    bool is_cut_off;    // it could not wake its parent
 } WorkerObject;
 
 extern PyType_Spec worker_spec;
