@@ -1,4 +1,4 @@
-"""A task closes all files, as code that makes daemons does, or opens another in their place: its own call alone is hit."""
+"""A task closes all files, as code that makes daemons does, or opens another in their place: no call is lost."""
 
 import os
 

@@ -242,8 +242,9 @@ job_slot *job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed);
 // At most how many slots are ready.
 uint32_t job_ring_ready_count(job_ring *ring);
 
-// The message is in the slot; the parent is told.  False: it is to be woken, and the eventfd is gone, because the
-// worker's code has closed all files, for instance.  The worker must end then, so that its parent looks.
+// The message is in the slot; the parent is told.  False: it is to be woken, and the eventfd is gone,
+// because the worker's code has closed all files, for instance.  The worker must end then, so that its
+// parent looks.
 bool job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot);
 
 // It takes nothing any more.
