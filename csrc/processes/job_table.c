@@ -84,14 +84,14 @@ watch_over_ready(job_table *table)
 static void
 put_in_slot(job_table *table, task *t, job_slot *slot)
 {
-    process_job *e = process_job_of(t);
-    packed_message_write(&e->call, slot->message);
-    job_slot_set_range(slot, e->calls);
-    e->slot = slot;
-    process_job_enter(e, JOB_IN_SLOT);
+    process_job *job = process_job_of(t);
+    packed_message_write(&job->call, slot->message);
+    job_slot_set_range(slot, job->calls);
+    job->slot = slot;
+    process_job_enter(job, JOB_IN_SLOT);
     table->by_slot[slot - table->ring.slots] = t;
-    if (e->worker != JOB_ANY_WORKER) {
-        job_ring_push_to(&table->ring, slot, e->worker);
+    if (job->worker != JOB_ANY_WORKER) {
+        job_ring_push_to(&table->ring, slot, job->worker);
     }
     else {
         job_ring_push(&table->ring, slot);
@@ -102,10 +102,10 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
 static void
 leave_slot(job_table *table, task *t)
 {
-    process_job *e = process_job_of(t);
-    table->by_slot[e->slot - table->ring.slots] = NULL;
-    job_ring_free(&table->ring, e->slot);
-    e->slot = NULL;
+    process_job *job = process_job_of(t);
+    table->by_slot[job->slot - table->ring.slots] = NULL;
+    job_ring_free(&table->ring, job->slot);
+    job->slot = NULL;
     table->outstanding--;
 }
 
@@ -155,20 +155,20 @@ feed(job_table *table)
 
 // Copies an outcome out of its slot.
 static void
-copy_outcome(job_table *table, process_job *e)
+copy_outcome(job_table *table, process_job *job)
 {
-    size_t length = wire_length(e->slot->message);
+    size_t length = wire_length(job->slot->message);
     if (length == 0) {
         return;  // it cannot be: as if there had been no memory for it
     }
-    e->outcome = malloc(length);
-    if (e->outcome == NULL) {
+    job->outcome = malloc(length);
+    if (job->outcome == NULL) {
         return;  // what is not there, is taken for WIRE_NO_MEMORY
     }
-    memcpy(e->outcome, e->slot->message, length);
-    e->block = wire_block(table->region, e->outcome);
-    if (e->block != NULL) {
-        shm_block_take_over(e->block, region_me(table->region));
+    memcpy(job->outcome, job->slot->message, length);
+    job->block = wire_block(table->region, job->outcome);
+    if (job->block != NULL) {
+        shm_block_take_over(job->block, region_me(table->region));
     }
 }
 
@@ -191,12 +191,12 @@ collect_from(job_table *table, uint32_t worker)
             job_ring_free(&table->ring, slot);  // its task was failed long ago
             continue;
         }
-        process_job *e = process_job_of(t);
-        bool counts = e->state == JOB_IN_SLOT;
-        copy_outcome(table, e);
-        e->is_sent = true;
+        process_job *job = process_job_of(t);
+        bool counts = job->state == JOB_IN_SLOT;
+        copy_outcome(table, job);
+        job->is_sent = true;
         leave_slot(table, t);
-        process_job_enter(e, counts ? JOB_COLLECTED : JOB_WITHDRAWN);
+        process_job_enter(job, counts ? JOB_COLLECTED : JOB_WITHDRAWN);
         node_list_append(counts ? &table->collected : &table->withdrawn, &t->delivery.node);
         table->progress = true;
     }
@@ -229,13 +229,13 @@ push_result
 job_table_push(job_table *table, task *t)
 {
     pthread_mutex_lock(&table->lock);
-    process_job *e = process_job_of(t);
-    if (e->worker != JOB_ANY_WORKER && job_ring_generation(&table->ring, e->worker) != e->generation) {
+    process_job *job = process_job_of(t);
+    if (job->worker != JOB_ANY_WORKER && job_ring_generation(&table->ring, job->worker) != job->generation) {
         pthread_mutex_unlock(&table->lock);
         return (push_result){.is_lost = true};
     }
     table->outstanding++;
-    e->number = table->accepted++;
+    job->number = table->accepted++;
     job_slot *slot = node_list_is_empty(&table->waiting) ? find_slot(table) : NULL;
     if (slot != NULL) {
         put_in_slot(table, t, slot);
@@ -251,18 +251,18 @@ job_table_push(job_table *table, task *t)
 bool
 job_table_withdraw(job_table *table, task *t)
 {
-    process_job *e = process_job_of(t);
+    process_job *job = process_job_of(t);
     bool withdrawn = false;
     pthread_mutex_lock(&table->lock);
-    if (e->slot != NULL && job_ring_withdraw(&table->ring, e->slot)) {
+    if (job->slot != NULL && job_ring_withdraw(&table->ring, job->slot)) {
         leave_slot(table, t);
-        process_job_enter(e, JOB_WITHDRAWN);
+        process_job_enter(job, JOB_WITHDRAWN);
         node_list_append(&table->withdrawn, &t->delivery.node);
         withdrawn = true;
         feed(table);
     }
-    else if (e->state == JOB_WAITING) {
-        process_job_enter(e, JOB_WITHDRAWN);  // feed() will come upon it
+    else if (job->state == JOB_WAITING) {
+        process_job_enter(job, JOB_WITHDRAWN);  // feed() will come upon it
         table->outstanding--;
         withdrawn = true;
     }
@@ -274,13 +274,13 @@ job_table_withdraw(job_table *table, task *t)
 static bool
 request_cancel(job_table *table, task *t)
 {
-    process_job *e = process_job_of(t);
-    if (table->ring.doorbells == NULL || e->slot == NULL || !job_ring_is_taken(e->slot)) {
+    process_job *job = process_job_of(t);
+    if (table->ring.doorbells == NULL || job->slot == NULL || !job_ring_is_taken(job->slot)) {
         return false;
     }
-    if (e->state == JOB_IN_SLOT) {
-        process_job_enter(e, JOB_CANCELLING);
-        job_ring_request_cancel(&table->ring, e->slot);
+    if (job->state == JOB_IN_SLOT) {
+        process_job_enter(job, JOB_CANCELLING);
+        job_ring_request_cancel(&table->ring, job->slot);
     }
     return true;
 }
@@ -309,9 +309,9 @@ job_table_request_cancel_all(job_table *table)
 bool
 job_table_is_taken(job_table *table, task *t)
 {
-    process_job *e = process_job_of(t);
+    process_job *job = process_job_of(t);
     pthread_mutex_lock(&table->lock);
-    bool taken = e->slot != NULL ? job_ring_is_taken(e->slot) : e->is_sent;
+    bool taken = job->slot != NULL ? job_ring_is_taken(job->slot) : job->is_sent;
     pthread_mutex_unlock(&table->lock);
     return taken;
 }
@@ -319,13 +319,13 @@ job_table_is_taken(job_table *table, task *t)
 uint32_t
 job_table_split(job_table *table, task *t)
 {
-    process_job *e = process_job_of(t);
+    process_job *job = process_job_of(t);
     pthread_mutex_lock(&table->lock);
     // Also if no worker has taken it yet: its first call may be a long one.
-    if (e->slot != NULL) {
-        e->calls = job_slot_split(e->slot, e->calls);
+    if (job->slot != NULL) {
+        job->calls = job_slot_split(job->slot, job->calls);
     }
-    uint32_t calls = e->calls;
+    uint32_t calls = job->calls;
     pthread_mutex_unlock(&table->lock);
     return calls;
 }
@@ -524,8 +524,8 @@ reap_waiting(job_table *table, uint32_t worker, node_list *lost)
     task *t;
     node_list_init(&rest);
     while ((t = (task *)node_list_pop(&table->waiting)) != NULL) {
-        process_job *e = process_job_of(t);
-        if (e->worker == worker && e->state == JOB_WAITING) {
+        process_job *job = process_job_of(t);
+        if (job->worker == worker && job->state == JOB_WAITING) {
             table->waiting_count--;
             table->outstanding--;
             give_away(t, lost);
@@ -565,15 +565,15 @@ begin_anew(job_table *table, node_list *lost)
         if (t == NULL) {
             continue;
         }
-        process_job *e = process_job_of(t);
-        bool is_ready = job_ring_is_ready(&table->ring, e->slot);
+        process_job *job = process_job_of(t);
+        bool is_ready = job_ring_is_ready(&table->ring, job->slot);
         table->by_slot[i] = NULL;
-        e->slot = NULL;
-        if (is_ready && e->state == JOB_IN_SLOT) {
+        job->slot = NULL;
+        if (is_ready && job->state == JOB_IN_SLOT) {
             found[count++] = t;
         }
         else {
-            e->is_sent = true;
+            job->is_sent = true;
             table->outstanding--;
             give_away(t, lost);
         }

@@ -42,14 +42,14 @@ is_done(ProcessQueueObject *self)
 static bool
 process_job_withdraw(task *t)
 {
-    process_job *e = process_job_of(t);
-    ProcessQueueObject *self = e->queue;
+    process_job *job = process_job_of(t);
+    ProcessQueueObject *self = job->queue;
     if (!job_table_withdraw(&self->table, t)) {
         return job_table_request_cancel(&self->table, t);
     }
     // Whoever has the GIL next may end the task.
-    packed_message call = e->call;
-    e->call = (packed_message){.block = NULL};
+    packed_message call = job->call;
+    job->call = (packed_message){.block = NULL};
     Py_INCREF(self);
     raise_wakeup(self);
     packed_message_drop(&call, self->region, false);
@@ -66,23 +66,23 @@ process_job_is_taken(task *t)
 static void
 process_job_drop(task *t)
 {
-    process_job *e = process_job_of(t);
-    packed_message_drop(&e->call, e->queue->region, e->is_sent);
-    if (e->block != NULL) {
-        shm_block_release(e->block, region_me(e->queue->region));
-        e->block = NULL;
+    process_job *job = process_job_of(t);
+    packed_message_drop(&job->call, job->queue->region, job->is_sent);
+    if (job->block != NULL) {
+        shm_block_release(job->block, region_me(job->queue->region));
+        job->block = NULL;
     }
-    Py_CLEAR(e->whole);
-    free(e->outcome);
-    Py_CLEAR(e->error);
+    Py_CLEAR(job->whole);
+    free(job->outcome);
+    Py_CLEAR(job->error);
 }
 
 static int
 process_job_traverse(const task *t, visitproc visit, void *arg)
 {
-    process_job *e = process_job_of(t);
-    Py_VISIT(e->whole);
-    Py_VISIT(e->error);
+    process_job *job = process_job_of(t);
+    Py_VISIT(job->whole);
+    Py_VISIT(job->error);
     return 0;
 }
 
@@ -90,19 +90,19 @@ process_job_traverse(const task *t, visitproc visit, void *arg)
 static void
 process_job_forget(task *t)
 {
-    process_job *e = process_job_of(t);
-    if (e->link != NULL) {
-        *e->link = e->next;
-        if (e->next != NULL) {
-            process_job_of(e->next)->link = e->link;
+    process_job *job = process_job_of(t);
+    if (job->link != NULL) {
+        *job->link = job->next;
+        if (job->next != NULL) {
+            process_job_of(job->next)->link = job->link;
         }
     }
-    if (e->followup != NULL) {
-        e->followup->next = NULL;
-        e->followup->link = e->queue->followups_end;
-        *e->queue->followups_end = e->followup;
-        e->queue->followups_end = &e->followup->next;
-        e->followup = NULL;
+    if (job->followup != NULL) {
+        job->followup->next = NULL;
+        job->followup->link = job->queue->followups_end;
+        *job->queue->followups_end = job->followup;
+        job->queue->followups_end = &job->followup->next;
+        job->followup = NULL;
     }
 }
 
@@ -169,32 +169,32 @@ make_exception(const char *how, PyObject *about)
     return exception != NULL ? exception : PyErr_GetRaisedException();
 }
 
-// The message of an outcome, and as e->whole what is in shared memory of it.  NULL with an exception.
+// The message of an outcome, and as job->whole what is in shared memory of it.  NULL with an exception.
 static const wire *
-look_at_outcome(ProcessQueueObject *self, process_job *e)
+look_at_outcome(ProcessQueueObject *self, process_job *job)
 {
     static const wire none = {.kind = WIRE_NO_MEMORY};
-    if (e->block != NULL) {
-        e->whole = block_new(self->region, e->block, e->block->capacity);
-        e->block = NULL;  // passed on
-        if (e->whole == NULL) {
+    if (job->block != NULL) {
+        job->whole = block_new(self->region, job->block, job->block->capacity);
+        job->block = NULL;  // passed on
+        if (job->whole == NULL) {
             return NULL;
         }
     }
-    return e->outcome == NULL ? &none : e->outcome;
+    return job->outcome == NULL ? &none : job->outcome;
 }
 
 // What became of a task that is collected: one of result and exception is set.  -1 with what a signal handler
 // raised, if that counts, and nothing is lost.
 static int
-unpack_outcome(ProcessQueueObject *self, process_job *e, bool interruptible, PyObject **result,
+unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, PyObject **result,
                PyObject **exception)
 {
     unpacked_message found = {0};
-    const wire *outcome = look_at_outcome(self, e);
+    const wire *outcome = look_at_outcome(self, job);
     const char *how = NULL;  // the exception is made
     PyObject *about = NULL;
-    if (outcome == NULL || codec_unpack(self->head.module, outcome, e->whole, &found) < 0) {
+    if (outcome == NULL || codec_unpack(self->head.module, outcome, job->whole, &found) < 0) {
         if (interruptible && codec_was_interrupted()) {
             Py_XDECREF(found.callable);
             return -1;
@@ -206,7 +206,7 @@ unpack_outcome(ProcessQueueObject *self, process_job *e, bool interruptible, PyO
         how = "rebuild_exception";
         about = found.value;
     }
-    else if (e->calls > 0) {
+    else if (job->calls > 0) {
         // Of a chunk, also how long it took: map() learns from it.
         *result = Py_BuildValue("NK", found.value, (unsigned long long)outcome->elapsed_ns);
         if (*result == NULL) {
@@ -236,21 +236,21 @@ unpack_outcome(ProcessQueueObject *self, process_job *e, bool interruptible, PyO
 static int
 deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
 {
-    process_job *e = process_job_of(t);
+    process_job *job = process_job_of(t);
     PyObject *result = NULL, *exception = NULL;
     int rc = 0;
-    if (e->pushed_ns != 0) {
-        park_learn(&self->spot, clock_now_ns() - e->pushed_ns);
-        e->pushed_ns = 0;
+    if (job->pushed_ns != 0) {
+        park_learn(&self->spot, clock_now_ns() - job->pushed_ns);
+        job->pushed_ns = 0;
     }
-    if (e->error != NULL && !self->head.inherited) {
-        PyObject *error = Py_NewRef(e->error);
+    if (job->error != NULL && !self->head.inherited) {
+        PyObject *error = Py_NewRef(job->error);
         rc = task_fail(t, error);
         Py_DECREF(error);
         return rc;
     }
     if (!self->head.inherited) {
-        rc = unpack_outcome(self, e, interruptible, &result, &exception);
+        rc = unpack_outcome(self, job, interruptible, &result, &exception);
     }
     if (self->head.inherited) {
         // Somebody's code has forked, and here is the child, in which the task counts as lost.
@@ -422,7 +422,7 @@ refuse(ProcessQueueObject *self)
 static task *
 fail_packing(task *t)
 {
-    process_job *e = process_job_of(t);
+    process_job *job = process_job_of(t);
     bool interrupted = !PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted();
     PyObject *error = PyErr_GetRaisedException();
     if (interrupted) {
@@ -430,7 +430,7 @@ fail_packing(task *t)
         PyErr_SetRaisedException(error);
         return NULL;
     }
-    e->error = make_exception("call_error", error);
+    job->error = make_exception("call_error", error);
     Py_DECREF(error);
     return t;
 }
@@ -468,11 +468,11 @@ fail_lost(ProcessQueueObject *self, task *t)
 static void
 list_in_flight(ProcessQueueObject *self, task *t)
 {
-    process_job *e = process_job_of(t);
-    e->link = &self->in_flight;
-    e->next = self->in_flight;
-    if (e->next != NULL) {
-        process_job_of(e->next)->link = &e->next;
+    process_job *job = process_job_of(t);
+    job->link = &self->in_flight;
+    job->next = self->in_flight;
+    if (job->next != NULL) {
+        process_job_of(job->next)->link = &job->next;
     }
     self->in_flight = t;
 }
@@ -481,9 +481,9 @@ list_in_flight(ProcessQueueObject *self, task *t)
 static int
 accept(ProcessQueueObject *self, task *t)
 {
-    process_job *e = process_job_of(t);
-    if (e->error != NULL) {
-        if (task_fail(t, e->error) < 0) {
+    process_job *job = process_job_of(t);
+    if (job->error != NULL) {
+        if (task_fail(t, job->error) < 0) {
             module_log_escaped(self->head.module);
         }
         return WORKQ_OK;
@@ -495,7 +495,7 @@ accept(ProcessQueueObject *self, task *t)
         return fail_lost(self, t);
     }
     if (how.is_alone && !park_may_spin(&self->spot)) {
-        e->pushed_ns = clock_now_ns();  // When it comes back tells whether to spin again.
+        job->pushed_ns = clock_now_ns();  // When it comes back tells whether to spin again.
     }
     return how.is_short ? WORKQ_SHORT : WORKQ_OK;
 }
@@ -543,13 +543,13 @@ fail_later(ProcessQueueObject *self, list_node *tasks, PyObject *make_error)
 {
     while (tasks != NULL) {
         task *t = (task *)tasks;
-        process_job *e = process_job_of(t);
+        process_job *job = process_job_of(t);
         tasks = tasks->next;
         PyObject *error = PyObject_CallOneArg(make_error, t->callable);
         if (error == NULL) {
             error = PyErr_GetRaisedException();  // short of memory: that is an answer, too
         }
-        Py_XSETREF(e->error, error);
+        Py_XSETREF(job->error, error);
         if (self->head.inherited) {
             task_free(t);
             continue;
@@ -710,12 +710,6 @@ process_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(fail_all_doc,
-"fail_all($self, make_error, /)\n--\n\n"
-"Have the result handler fail every task, those that workers have taken too, with what\n"
-"make_error(callable) returns.\n\n"
-"What is finished is delivered first. The workers are of no use any more, and nothing is accepted.");
-
 PyDoc_STRVAR(fail_queued_doc,
 "fail_queued($self, make_error, /)\n--\n\n"
 "Have the result handler fail every task that no worker has taken, with what make_error(callable) returns.");
@@ -740,6 +734,12 @@ process_queue_cancel_taken(PyObject *op, PyObject *Py_UNUSED(ignored))
     job_table_request_cancel_all(&((ProcessQueueObject *)op)->table);
     Py_RETURN_NONE;
 }
+
+PyDoc_STRVAR(fail_all_doc,
+"fail_all($self, make_error, /)\n--\n\n"
+"Have the result handler fail every task, those that workers have taken too, with what\n"
+"make_error(callable) returns.\n\n"
+"What is finished is delivered first. The workers are of no use any more, and nothing is accepted.");
 
 static PyObject *
 process_queue_fail_all(PyObject *op, PyObject *make_error)
@@ -907,9 +907,9 @@ process_queue_is_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(is_condemned);
 }
 
-PyDoc_STRVAR(close_workers_doc,
-"close_workers($self, /)\n--\n\n"
-"Have the workers leave when nothing is left for them to take.");
+PyDoc_STRVAR(admit_doc,
+"admit($self, worker, /)\n--\n\n"
+"Let a worker that was started take tasks: its end can be seen.");
 
 static PyObject *
 process_queue_admit(PyObject *op, PyObject *number)
@@ -923,9 +923,9 @@ process_queue_admit(PyObject *op, PyObject *number)
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(admit_doc,
-"admit($self, worker, /)\n--\n\n"
-"Let a worker that was started take tasks: its end can be seen.");
+PyDoc_STRVAR(close_workers_doc,
+"close_workers($self, /)\n--\n\n"
+"Have the workers leave when nothing is left for them to take.");
 
 static PyObject *
 process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -959,9 +959,9 @@ process_queue_let_close(ProcessQueueObject *self)
 
 int
 process_queue_pack_chunk(ProcessQueueObject *self, const destination *to, PyObject *callable,
-                         PyObject *items, unsigned flags, task **job)
+                         PyObject *items, unsigned flags, task **packed)
 {
-    *job = NULL;
+    *packed = NULL;
     if (self->closed && (self->keepers == 0 || self->is_dead)) {
         refuse(self);
         return -1;
@@ -970,16 +970,16 @@ process_queue_pack_chunk(ProcessQueueObject *self, const destination *to, PyObje
     if (t == NULL) {
         return -1;
     }
-    process_job *e = process_job_of(t);
-    e->calls = (uint32_t)PyList_GET_SIZE(items);
-    if (codec_pack_chunk(&self->packs, callable, items, flags, &e->call) < 0 && fail_packing(t) == NULL) {
+    process_job *job = process_job_of(t);
+    job->calls = (uint32_t)PyList_GET_SIZE(items);
+    if (codec_pack_chunk(&self->packs, callable, items, flags, &job->call) < 0 && fail_packing(t) == NULL) {
         return PACKING_INTERRUPTED;
     }
-    if (e->error != NULL && e->calls > 1) {
+    if (job->error != NULL && job->calls > 1) {
         task_free(t);
         return 0;
     }
-    *job = t;
+    *packed = t;
     return 0;
 }
 
@@ -1063,10 +1063,10 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
     }
     task *t = process_job_new(self, args[3], &to);
     if (t != NULL) {
-        process_job *e = process_job_of(t);
-        e->worker = worker;
-        e->generation = (uint32_t)generation;
-        if (codec_pack_call(&self->packs, args + 3, nargs - 3, NULL, &e->call) < 0) {
+        process_job *job = process_job_of(t);
+        job->worker = worker;
+        job->generation = (uint32_t)generation;
+        if (codec_pack_call(&self->packs, args + 3, nargs - 3, NULL, &job->call) < 0) {
             t = fail_packing(t);
         }
     }
@@ -1193,12 +1193,12 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
     self->head.inherited = self->closed = true;
     task *t, *next;
     for (t = self->in_flight; t != NULL; t = next) {
-        process_job *e = process_job_of(t);
-        next = e->next;
+        process_job *job = process_job_of(t);
+        next = job->next;
         task_abandon(t, exception);
-        e->is_sent = true;  // the parent's blocks
-        e->block = NULL;
-        if (e->state != JOB_DELIVERING) {  // if it is, who delivers it frees it, or is not here
+        job->is_sent = true;  // the parent's blocks
+        job->block = NULL;
+        if (job->state != JOB_DELIVERING) {  // if it is, who delivers it frees it, or is not here
             task_free(t);
         }
     }

@@ -186,7 +186,7 @@ is_inherited(WorkerObject *self)
 }
 
 static void
-finish_record(WorkerObject *self, job_slot *slot, packed_message *outcome)
+finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
 {
     packed_message_write(outcome, slot->message);
     packed_message_drop(outcome, self->region, true);
@@ -195,7 +195,7 @@ finish_record(WorkerObject *self, job_slot *slot, packed_message *outcome)
 
 // Takes a slot through its whole stay here.
 static void
-run_record(WorkerObject *self, job_slot *slot)
+run_slot(WorkerObject *self, job_slot *slot)
 {
     packed_message outcome;
     call c;
@@ -228,7 +228,7 @@ run_record(WorkerObject *self, job_slot *slot)
             outcome.head.elapsed_ns = (uint64_t)(clock_now_ns() - start);
         }
     }
-    finish_record(self, slot, &outcome);
+    finish_slot(self, slot, &outcome);
 }
 
 // ---- a worker that runs an event loop ----
@@ -250,7 +250,7 @@ describe_call(WorkerObject *self, job_slot *slot)
     }
     if (described == NULL) {
         pack_failure(self, "pack_unpickling_error", &outcome);
-        finish_record(self, slot, &outcome);
+        finish_slot(self, slot, &outcome);
     }
     return described;
 }
@@ -388,7 +388,7 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         pack_failure(self, "pack_exception", &outcome);
     }
     Py_XDECREF(result);
-    finish_record(self, &self->ring.slots[number], &outcome);
+    finish_slot(self, &self->ring.slots[number], &outcome);
     Py_RETURN_NONE;
 }
 
@@ -499,7 +499,7 @@ worker_run(PyObject *op, PyObject *arg)
     while (max_tasks == 0 || tasks < max_tasks) {
         job_slot *slot = job_ring_claim(&self->ring, self->number);
         if (slot != NULL) {
-            run_record(self, slot);
+            run_slot(self, slot);
             if (is_inherited(self)) {
                 Py_RETURN_NONE;
             }
