@@ -6,13 +6,16 @@ Each future gets its result or an exception, the executor goes on, and it ends.
 import ctypes
 import random
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
-from support import HANG_LIMIT
+from support import HANG_LIMIT, run_script
 
 from pyconc import CoroutinePool, ProcessPoolExecutor
 
 LOST = object()
+
+SCRIBBLE = Path(__file__).parent / "scripts" / "scribble.py"
 
 
 def shared_mappings():
@@ -87,3 +90,12 @@ def test_coroutines_end_after_a_stray_write():
             outcome_of(stray)
             outcomes = [outcome_of(call) for call in calls]
             assert all(outcome in (-n, LOST) for n, outcome in enumerate(outcomes)), (seed, outcomes)
+
+
+def test_the_parent_survives_garbage_anywhere_in_the_shared_memory():
+    run_script(SCRIBBLE, 1, 4, limit=4 * HANG_LIMIT)
+
+
+@pytest.mark.slow
+def test_the_parent_survives_a_minute_of_garbage():
+    run_script(SCRIBBLE, 1000, 1000, 60, limit=6 * HANG_LIMIT)
