@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from gates import ProcessGate, block_workers
 from support import HANG_LIMIT
 
 from pyconc import CoroutinePool, ProcessPoolExecutor, WorkerDied
@@ -58,3 +59,13 @@ def test_coroutines_go_on_after_one_has_closed_all_files():
             assert outcome_of(pool.submit(close_all_in_a_loop, number), number) == number
             outcomes = [outcome_of(pool.submit(negative, n), -n) for n in range(10)]
             assert outcomes == [-n for n in range(10)]
+
+
+def test_a_worker_that_has_closed_its_files_ends_alone():
+    with ProcessPoolExecutor(2) as pool, ProcessGate() as gate:
+        (other,) = block_workers(pool, gate, 1)
+        for number in range(3):
+            assert pool.submit(close_all, number).result(HANG_LIMIT) == number
+        assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
+        gate.open()
+        other.result(HANG_LIMIT)

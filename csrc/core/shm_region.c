@@ -109,9 +109,15 @@ shm_region_create(shm_region *region, uint64_t head_bytes, uint32_t parties)
         errno = error;
         return rc;
     }
-    *(region_header *)(region->head - SHM_PAGE) =
-        (region_header){.magic = MAGIC, .head_bytes = head_bytes, .share_bytes = region->share_bytes};
+    shm_region_write_header(region);
     return SHM_OK;
+}
+
+void
+shm_region_write_header(shm_region *region)
+{
+    *(region_header *)(region->head - SHM_PAGE) =
+        (region_header){.magic = MAGIC, .head_bytes = region->head_bytes, .share_bytes = region->share_bytes};
 }
 
 int

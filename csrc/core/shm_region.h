@@ -44,6 +44,9 @@ typedef struct shm_region {
 // Makes a region with a head of zeros, and with shares for parties 1 to `parties`.
 int shm_region_create(shm_region *region, uint64_t head_bytes, uint32_t parties);
 
+// Writes what those who attach check; again, when a stray write may have hit it.  The parent.
+void shm_region_write_header(shm_region *region);
+
 // Maps what another process made; on SHM_OK the region owns fd.
 int shm_region_attach(shm_region *region, int fd);
 

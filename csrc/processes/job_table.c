@@ -552,6 +552,14 @@ job_table_is_to_be_condemned(job_table *table)
     return is_news;
 }
 
+void
+job_table_condemn(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    note_damage(table);
+    pthread_mutex_unlock(&table->lock);
+}
+
 // The last worker of a damaged ring is reaped: lays it out anew.  Jobs that some worker had taken, or may
 // have, are lost; the others wait for a slot, before those that wait already.  With the lock.
 static void
@@ -585,6 +593,7 @@ begin_anew(job_table *table, node_list *lost)
         wait_for_slot(table, found[i]);
     }
     node_list_move(&rest, &table->waiting);
+    shm_region_write_header(&table->region->memory);
     job_ring_reset(&table->ring);
     table->condition = RING_SOUND;
 }

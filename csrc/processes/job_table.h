@@ -168,6 +168,9 @@ void job_table_add_workers(job_table *table, long change);
 // are lost.
 bool job_table_is_to_be_condemned(job_table *table);
 
+// A worker has found the shared memory damaged: as if the table had.
+void job_table_condemn(job_table *table);
+
 // Settles the affairs of a dead worker, whose number is then free; returns the tasks that it had taken and
 // not finished, or NULL.  *progress: some worker has finished a task since the last burial.
 list_node *job_table_reap(job_table *table, uint32_t worker, bool *progress);

@@ -893,6 +893,17 @@ process_queue_reap(PyObject *op, PyObject *args)
     return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
 }
 
+PyDoc_STRVAR(condemn_doc,
+"condemn($self, /)\n--\n\n"
+"A worker that has ended has found the shared memory damaged. Call it before reap().");
+
+static PyObject *
+process_queue_condemn(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    job_table_condemn(&((ProcessQueueObject *)op)->table);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(is_condemned_doc,
 "is_condemned($self, /)\n--\n\n"
 "Return True, once, when a worker has written over what the processes share: kill every worker.\n\n"
@@ -1438,6 +1449,7 @@ static PyMethodDef process_queue_methods[] = {
     {"poke", process_queue_poke, METH_NOARGS, poke_doc},
     {"look_after_stalled", process_queue_look_after_stalled, METH_NOARGS, look_after_stalled_doc},
     {"admit", process_queue_admit, METH_O, admit_doc},
+    {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"is_condemned", process_queue_is_condemned, METH_NOARGS, is_condemned_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
     {"submit_chunk", process_queue_submit_chunk, METH_VARARGS, submit_chunk_doc},

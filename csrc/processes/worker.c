@@ -392,11 +392,11 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
-// A stray write has hit the ring, or the worker cannot wake its parent: it ends, so that its parent looks.
+// The worker ends, so that its parent looks.
 static PyObject *
-end_cut_off(void)
+end_with(long how)
 {
-    PyObject *code = PyLong_FromLong(WORKER_CUT_OFF);
+    PyObject *code = PyLong_FromLong(how);
     if (code != NULL) {
         PyErr_SetObject(PyExc_SystemExit, code);
         Py_DECREF(code);
@@ -424,9 +424,12 @@ worker_listen(PyObject *op, PyObject *arg)
         Py_RETURN_NONE;
     }
     int rc = job_ring_listen(&self->ring, self->number, is_idle);
+    if (rc == JOB_RING_DAMAGED) {
+        return end_with(WORKER_MEMORY_DAMAGED);
+    }
     // A loop whose doorbell's file was closed does not hear it.
-    if (rc == JOB_RING_DAMAGED || self->is_cut_off || !shm_file_is_there(&self->doorbell)) {
-        return end_cut_off();
+    if (self->is_cut_off || !shm_file_is_there(&self->doorbell)) {
+        return end_with(WORKER_CUT_OFF);
     }
     if (rc == JOB_RING_CLOSED) {
         Py_RETURN_NONE;
@@ -519,7 +522,7 @@ worker_run(PyObject *op, PyObject *arg)
             PyEval_RestoreThread(thread);
         }
         if (rc == JOB_RING_DAMAGED || self->is_cut_off) {
-            return end_cut_off();
+            return end_with(self->is_cut_off ? WORKER_CUT_OFF : WORKER_MEMORY_DAMAGED);
         }
         if (PyErr_CheckSignals() < 0) {
             job_ring_exit(&self->ring, self->number);

@@ -11,8 +11,10 @@
 
 #include "codec.h"
 
-// The exit code of a worker that has found the job ring damaged, or has no way to wake its parent.
+// The exit code of a worker that has no way to wake its parent any more,
 #define WORKER_CUT_OFF 98
+// and of one that has found what all processes share damaged.
+#define WORKER_MEMORY_DAMAGED 99
 
 typedef struct WorkerObject {
     PyObject_HEAD

@@ -528,6 +528,8 @@ class Supervisor:
         worker.enter(WorkerState.REAPED)
         worker.process.join(0)  # multiprocessing forgets it
         is_condemned = worker.number in self._condemned
+        if _exit_code(worker.process) == worker_main.MEMORY_DAMAGED:
+            self.queue.condemn()
         settled = self.queue.reap(worker.number, lambda task: _death_of(worker.process, task, is_condemned))
         self.processes.pop(worker.process.pid, None)
         self._free_numbers.append(worker.number)

@@ -12,6 +12,9 @@ from pyconc._process import pickling, signals
 # How a worker ends whose initializer has raised; nothing else ends it so before it has run a task.
 INITIALIZER_FAILED = 97
 
+# How a worker ends that cannot use the memory that it shares, because another has written over it; see worker.h.
+MEMORY_DAMAGED = 99
+
 
 def main(fds, number, setup, limits):
     """Run tasks until there are none left, or as many as a worker may.
@@ -25,7 +28,10 @@ def main(fds, number, setup, limits):
     region_fd, wakeup_fd, *doorbells = fds
     initializer, initargs, loop_factory = setup
     max_tasks, concurrency = limits
-    worker = _core.Worker(region_fd, wakeup_fd, number, tuple(doorbells))
+    try:
+        worker = _core.Worker(region_fd, wakeup_fd, number, tuple(doorbells))
+    except ValueError:
+        sys.exit(MEMORY_DAMAGED)
     os.register_at_fork(after_in_child=worker.after_fork)
     # No worker lives to see more tasks than that.
     serve = functools.partial(worker.run, min(max_tasks or 0, sys.maxsize))
