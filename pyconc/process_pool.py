@@ -168,6 +168,7 @@ class ProcessExecutor(AsyncWith):
     @_force_shutting_down.setter
     def _force_shutting_down(self, forced):
         self._supervisor.forced = forced
+        self._supervisor.queue.poke()
 
     @property
     def _work_queue(self):

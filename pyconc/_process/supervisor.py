@@ -369,7 +369,8 @@ class Supervisor:
     def _go_on(self):
         """Do what the state asks for, after any event."""
         self.launcher.reap_dropped()
-        if self.state is State.SERVING and self._orders:
+        is_deserted = self.forced and not self._workers and not self._gone  # and none is to be started
+        if self.state is State.SERVING and (self._orders or is_deserted):
             self._enter(State.ENDING)
         if self.queue.is_condemned():
             self._condemn_workers()
