@@ -164,6 +164,11 @@ def end_process(code: int) -> None:
     os._exit(code)
 
 
+def end_process_after(gate: Any, code: int) -> None:
+    gate()
+    os._exit(code)
+
+
 def make_unpicklable() -> Any:
     return threading.Lock()
 

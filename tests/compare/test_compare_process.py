@@ -478,9 +478,11 @@ def test_failing_initializer_breaks_the_pool(library: Library, error: BaseExcept
 
 @pytest.mark.parametrize("code", [1, 0])
 def test_a_dying_worker_breaks_the_pool(library: Library, code: int) -> None:
-    with library.breakable_pool(2) as pool, Gate() as gate:
+    with library.breakable_pool(2) as pool, Gate() as gate, Gate() as end:
         others = block_workers(pool, gate)
-        futures = [pool.submit(tasks.end_process, code), *(pool.submit(gate) for _ in range(5))]
+        futures = [pool.submit(tasks.end_process_after, end, code), *(pool.submit(gate) for _ in range(5))]
+        end.wait_started()
+        end.open()
         assert isinstance(futures[0].exception(), BrokenProcessPool)  # pyconc's says more
         errors = [future.exception() for future in others + futures[1:]]
         assert {(type(error), str(error)) for error in errors} == {(BrokenProcessPool, ABRUPTLY)}
