@@ -124,6 +124,9 @@ check:  ## everything that CI runs, on every interpreter that is here
 CC = gcc
 WARNINGS = -std=c11 -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wvla -Wconversion -Werror
 
+# gcc would look for what a header includes beside the file that a link leads to.
+HEADERS_AS_NAMED = $(if $(filter gcc%,$(CC)),-fno-canonical-system-headers)
+
 .PHONY: strict
 strict:  ## compile every file of csrc under strict warnings
 	@echo "strict warnings, Python $(ABI)"
@@ -133,7 +136,7 @@ strict:  ## compile every file of csrc under strict warnings
 	done; \
 	for file in $(C_FILES); do \
 		for assertions in "" -DNDEBUG; do \
-			$(CC) $(WARNINGS) $$assertions -O2 -fPIC -Icsrc $$includes -c $$file -o /dev/null; \
+			$(CC) $(WARNINGS) $$assertions -O2 -fPIC -Icsrc $(HEADERS_AS_NAMED) $$includes -c $$file -o /dev/null; \
 		done; \
 	done
 

@@ -58,7 +58,8 @@ def _reduce_lock(lock):
     return lock.__reduce_ex__(PROTOCOL)
 
 
-registered_reducers = ForkingPickler._extra_reducers  # of multiprocessing's own types, and what others register
+# Of multiprocessing's own types, and what others register.
+registered_reducers = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
 
 def are_own(reducers):
