@@ -47,7 +47,7 @@ def make_standard(cls: type, args: Any, kwargs: Any) -> Any:
     for substitution in _SUBSTITUTIONS:
         if cls is substitution.ours:
             executor = object.__new__(substitution.load_standard())
-            executor.__init__(*args, **kwargs)  # type: ignore[misc]
+            executor.__init__(*args, **kwargs)
             return executor
     raise RuntimeError(
         f"threading was monkey-patched after {cls.__name__} was defined: patch first, or derive from the standard class"
