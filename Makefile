@@ -140,7 +140,7 @@ strict:  ## compile every file of csrc under strict warnings
 		done; \
 	done
 
-# gcc 12 takes for leaked what is stored in an array that realloc() has moved; AddressSanitizer looks for leaks instead.
+# gcc 12 takes for leaked what is stored in an array that realloc() has moved.  For the core, `make asan` looks for leaks.
 .PHONY: analyze
 analyze:  ## let gcc follow the paths through every file of csrc
 	@echo "gcc -fanalyzer, Python $(ABI)"
