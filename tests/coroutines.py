@@ -10,9 +10,16 @@ import threading
 
 import jobs
 
+from pyconc._process import loop_worker
+
 
 async def identity(*args):
     return args[0] if len(args) == 1 else args
+
+
+async def identify_worker():
+    """The number and the generation of the worker that runs this."""
+    return loop_worker._current.identify()
 
 
 async def double(value):

@@ -1,7 +1,9 @@
-"""A Keeper: while it lives, a closed queue takes chunks; whatever happens to its owner, it lets go in the end."""
+"""A Keeper: while it lives, a closed queue takes calls; whatever happens to its owner, it lets go in the end."""
 
+import asyncio
 import gc
 
+import coroutines
 import pytest
 
 import pyconc
@@ -76,12 +78,19 @@ def test_a_closed_queue_refuses_the_first_keeper_only():
     assert queue.is_done()
 
 
-def test_a_pool_that_is_kept_open_runs_chunks_after_shutdown():
-    pool = pyconc.ProcessPoolExecutor(1)
-    assert pool.submit(abs, -1).result() == 1
-    keeper = _core.Keeper(pool._tasks)
-    pool.shutdown(wait=False)
-    chunk = pool._tasks.submit_chunk(abs, [-1, -2], False, True)
-    assert chunk.result()[0] == ([1, 2], None)
-    del keeper
-    pool.shutdown()
+def test_a_pool_that_is_kept_open_makes_calls_after_shutdown():
+    async def main():
+        pool = pyconc.CoroutinePool(1)
+        worker = await pool.run(coroutines.identify_worker)
+        keeper = _core.Keeper(pool._tasks)
+        pool.shutdown(wait=False)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(coroutines.identity, 1)
+        call = pool._tasks.submit_to_worker(*worker, asyncio.get_running_loop(), coroutines.identity, 1)
+        assert await call == 1
+        del keeper
+        await asyncio.to_thread(pool.shutdown)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool._tasks.submit_to_worker(*worker, asyncio.get_running_loop(), coroutines.identity, 1)
+
+    asyncio.run(main())

@@ -16,6 +16,7 @@ from support import HANG_LIMIT, THOUSAND, run_script, wait_until
 
 import pyconc
 from pyconc import _core
+from pyconc._process.chunks import CallTimes
 
 SCRIPTS = Path(__file__).parent / "scripts"
 
@@ -345,3 +346,17 @@ def test_a_source_must_be_an_iterator():
     queue = _core.ProcessQueue(1)
     with pytest.raises(TypeError, match="the source must be an iterator"):
         _core.MapResults(queue, print, None, abs, [1], False, False, 0, 1, -1.0, None)
+
+
+def test_what_no_worker_has_taken_is_shared_with_workers_that_have_yet_to_be_started():
+    """Whoever takes it may be held up by its first call."""
+    queue = _core.ProcessQueue(3)  # nobody takes anything
+    items = iter([threading.Lock(), 1, 2, 3])  # a chunk, but a lock cannot be pickled: [lock], [1], [2, 3]
+    results = _core.MapResults(queue, int, CallTimes(), abs, items, False, False, 0, sys.maxsize, 1000.0, None)
+    assert queue.qsize() == 2
+    queue.wake()  # so that it returns
+    queue.collect()
+    assert queue.qsize() == 3
+    with pytest.raises(TypeError, match="pickle"):
+        next(results)
+    assert queue.empty()

@@ -15,7 +15,7 @@ from gates import ProcessGate, block_workers
 from support import HANG_LIMIT, wait_until
 
 import pyconc
-from pyconc import WorkerDied, _core
+from pyconc import WorkerDied
 
 KILLS = int(os.environ.get("PYCONC_CHAOS_ROUNDS", "200"))
 
@@ -204,22 +204,6 @@ def test_several_long_calls_hold_up_no_short_one_in_a_map(reports):
         reports.wait_for(set(range(2000)) - long)
         gate.open()
         assert list(results) == list(range(2000))
-
-
-def test_what_no_worker_has_taken_yet_is_shared_too():
-    # The last to end something may be the one that takes it, and be held up by its first call.
-    queue = _core.ProcessQueue(3)
-    assert queue.idle_workers() == 3
-    chunk = queue.submit_chunk(abs, [1, 2, 3], False, True)
-    assert queue.idle_workers() == 2
-    assert queue.split(chunk) == 1
-    assert queue.split(chunk) == 0  # its worker will find nothing to do
-    others = [queue.submit_chunk(abs, [1], False, True) for _ in range(3)]
-    assert queue.idle_workers() == 0
-    assert queue.qsize() == 4
-    queue.cancel_queued()
-    assert queue.idle_workers() == 3
-    assert all(future.cancelled() for future in [chunk, *others])
 
 
 def test_a_long_call_holds_up_no_other_map(reports):

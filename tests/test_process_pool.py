@@ -854,26 +854,6 @@ def test_submit_from_many_threads():
     assert sorted(results) == [[(number, i) for i in range(100)] for number in range(8)]
 
 
-def test_nothing_can_be_taken_from_a_chunk_that_is_over():
-    with pyconc.ProcessPoolExecutor(1) as pool:
-        pool.submit(jobs.identity, 1).result(HANG_LIMIT)
-        chunk = pool._tasks.submit_chunk(jobs.identity, [1, 2, 3], False, True)
-        (values, _), _ = chunk.result(HANG_LIMIT)
-        assert values == [1, 2, 3]
-        assert pool._tasks.split(chunk) >= 3  # the map has not heard of its end yet
-
-
-def test_a_map_may_count_on_workers_that_have_yet_to_be_started():
-    # Or what waits behind its long calls waits for them when there are as many of these as workers by chance.
-    with pyconc.ProcessPoolExecutor(2) as pool, ProcessGate() as gate:
-        block_workers(pool, gate, 1)
-        assert len(pool._processes) == 1
-        assert pool._tasks.idle_workers() == 1
-        block_workers(pool, gate, 1)
-        assert pool._tasks.idle_workers() == 0
-        gate.open()
-
-
 def test_a_closed_map_lets_its_calls_go(tmp_path):
     path = tmp_path / "reports"
     path.touch()

@@ -643,19 +643,6 @@ job_ring_admit(job_ring *ring, uint32_t worker)
     futex_wake_shared(&ring->states[worker], 1);
 }
 
-uint32_t
-job_ring_idle_workers(job_ring *ring)
-{
-    uint32_t idle = 0;
-    for (uint32_t i = 0; i < ring->worker_count; i++) {
-        // Relaxed: a number that is out of date the moment it is read.
-        uint32_t worker_state = atomic_load_explicit(&ring->states[i], memory_order_relaxed);
-        idle += worker_state == WORKER_SPINNING || worker_state == WORKER_ASLEEP
-                || worker_state == WORKER_CALLED;
-    }
-    return idle;
-}
-
 void
 job_ring_close(job_ring *ring)
 {

@@ -195,9 +195,6 @@ void job_ring_admit(job_ring *ring, uint32_t worker);
 // Whether something is ready that nobody has taken.
 bool job_ring_has_ready(job_ring *ring);
 
-// How many workers spin, sleep, or were called and have not come yet.
-uint32_t job_ring_idle_workers(job_ring *ring);
-
 // Workers finish what is ready and leave.
 void job_ring_close(job_ring *ring);
 

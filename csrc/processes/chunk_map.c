@@ -476,8 +476,9 @@ divide(MapFeedObject *feed, chunk *c, bool is_interruptible)
         return -1;
     }
     int rc = 0;
-    // It may have ended while memory was found.
-    Py_ssize_t kept = c->feed == NULL ? c->count : process_queue_split_chunk(feed->queue, c->to.future);
+    // The chunk may have ended while memory was found; then its future knows no job.
+    task *job = c->feed == NULL ? NULL : ((FutureObject *)c->to.future)->task;
+    Py_ssize_t kept = job == NULL ? c->count : (Py_ssize_t)job_table_split(&feed->queue->table, job);
     if (kept < c->count) {
         chunk_fill(rest, c->items, kept, c->count);
         c->count = kept;
@@ -493,7 +494,7 @@ divide(MapFeedObject *feed, chunk *c, bool is_interruptible)
 static int
 share(MapFeedObject *feed, bool is_interruptible)
 {
-    uint32_t idle = feed->chunk_size > 0 ? 0 : process_queue_idle_workers(feed->queue);
+    uint32_t idle = feed->chunk_size > 0 ? 0 : job_table_idle_workers(&feed->queue->table);
     chunk *c = idle == 0 ? NULL : feed->last;
     // Those under way are the last ones, mostly: a late consumer has many before them.
     for (uint32_t seen = 0; c != NULL && c->previous != NULL; c = c->previous) {

@@ -1001,38 +1001,6 @@ process_queue_push_chunk(ProcessQueueObject *self, task *job, job_followup *foll
     return accept(self, job) == WORKQ_SHORT;
 }
 
-PyDoc_STRVAR(submit_chunk_doc,
-"submit_chunk($self, fn, items, star, bounded, /)\n--\n\n"
-"Have a worker call fn with each of a list of items, or with star, of a list of tuples of arguments.\n\n"
-"Return the Future of ((results, exception or None), nanoseconds). The results end where a call\n"
-"raised, where split() took the rest away, or if bounded, where they had taken long enough. Returns\n"
-"None if one of several items cannot be pickled. Works on a closed queue that is held.");
-
-static PyObject *
-process_queue_submit_chunk(PyObject *op, PyObject *args)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    PyObject *callable, *items;
-    int star, bounded;
-    if (!PyArg_ParseTuple(args, "OO!pp:submit_chunk", &callable, &PyList_Type, &items, &star, &bounded)) {
-        return NULL;
-    }
-    unsigned flags = (star ? WIRE_STAR : 0u) | (bounded ? WIRE_BOUNDED : 0u);
-    destination to;
-    task *job = NULL;
-    if (future_destination(self->head.module, &to) < 0
-        || process_queue_pack_chunk(self, &to, callable, items, flags, &job) < 0) {
-        destination_clear(&to);
-        return NULL;
-    }
-    if (job == NULL) {
-        destination_clear(&to);
-        Py_RETURN_NONE;
-    }
-    (void)process_queue_push_chunk(self, job, NULL);  // the caller asks for workers
-    return to.future;
-}
-
 PyDoc_STRVAR(submit_to_worker_doc,
 "submit_to_worker($self, worker, generation, loop, fn, /, *args)\n--\n\n"
 "Have one worker call fn(*args): the one that said that these are its number and generation.\n\n"
@@ -1088,50 +1056,6 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
     (void)accept(self, t);
     Py_XDECREF(to.carrier);
     return to.future;
-}
-
-PyDoc_STRVAR(split_doc,
-"split($self, future, /)\n--\n\n"
-"Take the second half of the calls that a chunk has left away from its worker, if it has one yet: return\n"
-"how many remain, of all that it had. Returns all if there was nothing to take, and more than there can\n"
-"be if it is over.");
-
-static PyObject *
-process_queue_split(PyObject *op, PyObject *future)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    if (!PyObject_TypeCheck(future, self->head.module->future_type)) {
-        PyErr_SetString(PyExc_TypeError, "split() takes a future of submit_chunk()");
-        return NULL;
-    }
-    return PyLong_FromSsize_t(process_queue_split_chunk(self, future));
-}
-
-Py_ssize_t
-process_queue_split_chunk(ProcessQueueObject *self, PyObject *future)
-{
-    task *t = ((FutureObject *)future)->task;
-    uint32_t calls = UINT32_MAX;
-    if (t != NULL && t->route == &process_route && process_job_of(t)->queue == self) {
-        calls = job_table_split(&self->table, t);
-    }
-    return (Py_ssize_t)calls;
-}
-
-uint32_t
-process_queue_idle_workers(ProcessQueueObject *self)
-{
-    return job_table_idle_workers(&self->table);
-}
-
-PyDoc_STRVAR(idle_workers_doc,
-"idle_workers($self, /)\n--\n\n"
-"Return the number of workers that have nothing to do, or may be started, when each task has one.");
-
-static PyObject *
-process_queue_idle_workers_method(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    return PyLong_FromUnsignedLong(process_queue_idle_workers((ProcessQueueObject *)op));
 }
 
 int
@@ -1452,11 +1376,8 @@ static PyMethodDef process_queue_methods[] = {
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"is_condemned", process_queue_is_condemned, METH_NOARGS, is_condemned_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
-    {"submit_chunk", process_queue_submit_chunk, METH_VARARGS, submit_chunk_doc},
     {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,
      submit_to_worker_doc},
-    {"split", process_queue_split, METH_O, split_doc},
-    {"idle_workers", process_queue_idle_workers_method, METH_NOARGS, idle_workers_doc},
     {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},
     {"is_inherited", process_queue_is_inherited, METH_NOARGS, is_inherited_doc},
     {"qsize", process_queue_qsize, METH_NOARGS, qsize_doc},

@@ -70,12 +70,6 @@ int process_queue_pack_chunk(ProcessQueueObject *self, const destination *to, Py
 // workers are to be started.
 bool process_queue_push_chunk(ProcessQueueObject *self, task *job, job_followup *followup);
 
-// Takes the second half of the calls that a chunk has left away from its worker, if it has one yet: how many
-// remain of all that it had; all if there was nothing to take, and more than there can be if it has ended.
-Py_ssize_t process_queue_split_chunk(ProcessQueueObject *self, PyObject *future);
-
-uint32_t process_queue_idle_workers(ProcessQueueObject *self);
-
 // True: the followup was due, and is the caller's to be done.
 bool process_queue_take_followup(ProcessQueueObject *self, job_followup *followup);
 

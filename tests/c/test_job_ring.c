@@ -867,19 +867,6 @@ close_calls_all_sleepers(void)
     end(&all);
 }
 
-static void
-idle_workers_are_those_who_are_not_busy(void)
-{
-    scene all;
-    begin(&all);
-    CHECK_EQ(job_ring_idle_workers(&all.parent), 0);
-    set_bells(&all, SPINNING, ASLEEP, CALLED);
-    CHECK_EQ(job_ring_idle_workers(&all.parent), 3);
-    set_bells(&all, BUSY, NOBODY, CALLED);
-    CHECK_EQ(job_ring_idle_workers(&all.parent), 1);
-    end(&all);
-}
-
 // ---- waiting; the worker that waits is a thread ----
 
 typedef struct waiter {
@@ -1717,7 +1704,6 @@ main(int argc, char **argv)
         CHECK_TEST(who_exits_and_leaves_no_work_calls_nobody),
         CHECK_TEST(a_call_is_for_work),
         CHECK_TEST(close_calls_all_sleepers),
-        CHECK_TEST(idle_workers_are_those_who_are_not_busy),
         CHECK_TEST(who_finds_work_does_not_wait),
         CHECK_TEST(a_closed_ring_is_worked_off),
         CHECK_TEST(a_post_wakes_one_of_several_sleepers),
