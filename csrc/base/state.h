@@ -14,6 +14,7 @@
 #define PYCONC_STATE_H
 
 #include "compat.h"
+#include "core/node_list.h"
 #include "core/park.h"
 #include "gil.h"
 #include "standard.h"
@@ -113,8 +114,8 @@ typedef struct module_state {
     Py_ssize_t reducers_seen;  // how many of registered_reducers were looked at,
     bool uses_reducers;        //   and whether pickling is to honour them
 
-    struct FutureObject *untracked;   // futures that the garbage collector does not know, see future.h
-    struct LoopBridgeObject *riding;  // bridges with tasks that ride along, see loop_bridge.h
+    list_link *untracked;  // futures that the garbage collector does not track, see future.h; borrowed
+    list_link *riding;     // bridges with deliveries that ride along, see loop_bridge.h; borrowed
 
     park_spot result_spot;     // where threads wait for one future or a set of them
     park_spot busy_wait_spot;  // where a loop's thread gives a short task the time to end

@@ -1,7 +1,9 @@
-// node_list: a first-in-first-out list of things that have their place in the list within themselves.
+// node_list: lists of things that have their place in the list within themselves, so nothing is allocated.
 //
-// The node is the first field of whatever is listed, so that a node is its thing, and nothing is allocated.
-// No lock: whoever owns a list says what guards it; that guards the nodes on it as well.  No Python.
+// A node_list is first in, first out.  The node is the first field of the listed thing, so that a node is its
+// thing.  A list of list_links has no order, but a thing can leave it at any time; the link may be any field.
+//
+// No lock: the owner of a list says what guards it; that guards the nodes and links on it, too.  No Python.
 #ifndef PYCONC_NODE_LIST_H
 #define PYCONC_NODE_LIST_H
 
@@ -38,7 +40,7 @@ node_list_append(node_list *list, list_node *node)
     list->end = &node->next;
 }
 
-// The first, which is listed no more; or NULL.
+// Takes the first off the list; or returns NULL.
 static inline list_node *
 node_list_pop(node_list *list)
 {
@@ -69,6 +71,38 @@ node_list_move(node_list *from, node_list *to)
         *to->end = from->first;
         to->end = from->end;
         node_list_init(from);
+    }
+}
+
+typedef struct list_link {
+    struct list_link *next;
+    struct list_link **place;  // the pointer that points here; NULL: on no list
+} list_link;
+
+// The thing of which a link is the named field.
+#define THING_OF(link, type, field) ((type *)(void *)((char *)(link) - offsetof(type, field)))
+
+static inline void
+list_link_push(list_link **first, list_link *link)
+{
+    link->next = *first;
+    link->place = first;
+    if (link->next != NULL) {
+        link->next->place = &link->next;
+    }
+    *first = link;
+}
+
+// Does nothing if the link is on no list.
+static inline void
+list_link_remove(list_link *link)
+{
+    if (link->place != NULL) {
+        *link->place = link->next;
+        if (link->next != NULL) {
+            link->next->place = link->place;
+        }
+        link->place = NULL;
     }
 }
 

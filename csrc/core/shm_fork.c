@@ -19,8 +19,8 @@ typedef struct witness {
 
 // The process's own; all guarded by the mutex, which prepare() takes and the other handlers give back.
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static shm_head *heads;
-static shm_view *views;
+static list_link *heads;
+static list_link *views;
 static uint64_t forks;  // while a view was open
 static uint64_t counted_views;
 static witness witnesses[WITNESSES_MAX];
@@ -109,8 +109,8 @@ prepare(void)
     if (views != NULL) {
         forks++;
         call_witness();
-        for (shm_view *view = views; view != NULL; view = view->next) {
-            make_private(view);
+        for (list_link *link = views; link != NULL; link = link->next) {
+            make_private((shm_view *)link);
         }
     }
 }
@@ -132,7 +132,8 @@ after_in_child(void)
     mapped_witness = NULL;
     close_witnesses();
     counted_views = 0;
-    for (shm_head *head = heads; head != NULL; head = head->next) {
+    for (list_link *link = heads; link != NULL; link = link->next) {
+        shm_head *head = (shm_head *)link;
         if (!shm_head_is_inherited(head)) {
             mmap(head->start, head->bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
@@ -142,10 +143,8 @@ after_in_child(void)
     }
     // They are memory like any other here, and this process gives nothing back.
     while (views != NULL) {
-        shm_view *view = views;
-        views = view->next;
-        view->link = NULL;
-        view->is_counted = false;
+        ((shm_view *)views)->is_counted = false;
+        list_link_remove(views);
     }
     pthread_mutex_unlock(&lock);
 }
@@ -169,12 +168,7 @@ shm_head_watch(shm_head *head, void *start, uint64_t bytes)
     head->start = start;
     head->bytes = bytes;
     atomic_init(&head->is_inherited, false);
-    head->next = heads;
-    head->link = &heads;
-    if (head->next != NULL) {
-        head->next->link = &head->next;
-    }
-    heads = head;
+    list_link_push(&heads, &head->link);
     pthread_mutex_unlock(&lock);
     return 0;
 }
@@ -183,13 +177,7 @@ void
 shm_head_forget(shm_head *head)
 {
     pthread_mutex_lock(&lock);
-    if (head->link != NULL) {
-        *head->link = head->next;
-        if (head->next != NULL) {
-            head->next->link = head->link;
-        }
-        head->link = NULL;
-    }
+    list_link_remove(&head->link);
     pthread_mutex_unlock(&lock);
 }
 
@@ -203,18 +191,6 @@ discount(shm_view *view)
     view->is_counted = false;
     if (counted_views == 0) {
         close_witnesses();
-    }
-}
-
-static void
-unlink_view(shm_view *view)
-{
-    if (view->link != NULL) {
-        *view->link = view->next;
-        if (view->next != NULL) {
-            view->next->link = view->link;
-        }
-        view->link = NULL;
     }
 }
 
@@ -240,8 +216,6 @@ shm_view_open(shm_view *view, const shm_file *file, unsigned char *start, uint64
 {
     pthread_mutex_lock(&lock);
     *view = (shm_view){
-        .next = views,
-        .link = &views,
         .file = file,
         .start = start,
         .bytes = bytes,
@@ -251,10 +225,7 @@ shm_view_open(shm_view *view, const shm_file *file, unsigned char *start, uint64
         .is_counted = true,
     };
     counted_views++;
-    if (view->next != NULL) {
-        view->next->link = &view->next;
-    }
-    views = view;
+    list_link_push(&views, &view->link);
     pthread_mutex_unlock(&lock);
 }
 
@@ -262,8 +233,8 @@ bool
 shm_view_close(shm_view *view)
 {
     pthread_mutex_lock(&lock);
-    if (view->link != NULL) {
-        unlink_view(view);
+    if (view->link.place != NULL) {
+        list_link_remove(&view->link);
         view->closed = forks;
     }
     bool may_return = witness_count == 0 || !has_watchers(view);
@@ -298,7 +269,7 @@ shm_view_detach(shm_view *view)
 {
     pthread_mutex_lock(&lock);
     make_private(view);
-    unlink_view(view);
+    list_link_remove(&view->link);
     discount(view);
     pthread_mutex_unlock(&lock);
 }
@@ -307,7 +278,7 @@ void
 shm_view_forget(shm_view *view)
 {
     pthread_mutex_lock(&lock);
-    unlink_view(view);
+    list_link_remove(&view->link);
     discount(view);
     pthread_mutex_unlock(&lock);
 }

@@ -26,11 +26,12 @@
 
 #include <stdatomic.h>
 
+#include "node_list.h"
 #include "shm_file.h"
 
 // The head of a region.  The mutex guards the list.
 typedef struct shm_head {
-    struct shm_head *next, **link;  // link: NULL if it is not watched
+    list_link link;  // first: a link is its head; on a list while it is watched
     void *start;
     uint64_t bytes;
     _Atomic bool is_inherited;  // this process is a child of the one that had opened the region
@@ -49,8 +50,8 @@ shm_head_is_inherited(const shm_head *head)
 
 // The mutex guards all fields.
 typedef struct shm_view {
-    struct shm_view *next, **link;  // link: NULL if it is not open
-    const shm_file *file;           // borrowed
+    list_link link;        // first: a link is its view; on a list while it is open
+    const shm_file *file;  // borrowed
     unsigned char *start;
     uint64_t bytes, offset;
     _Atomic uint32_t *is_forked;  // in the mapping: made 1, for other processes, when it becomes private

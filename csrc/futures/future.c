@@ -39,26 +39,9 @@ future_new(module_state *state)
     FutureObject *self = as_future(future_alloc(state->future_type, state));
     if (self != NULL) {
         PyObject_GC_UnTrack(self);
-        self->next_untracked = state->untracked;
-        self->untracked_link = &state->untracked;
-        if (self->next_untracked != NULL) {
-            self->next_untracked->untracked_link = &self->next_untracked;
-        }
-        state->untracked = self;
+        list_link_push(&state->untracked, &self->untracked);
     }
     return (PyObject *)self;
-}
-
-static void
-unlink_untracked(FutureObject *self)
-{
-    if (self->untracked_link != NULL) {
-        *self->untracked_link = self->next_untracked;
-        if (self->next_untracked != NULL) {
-            self->next_untracked->untracked_link = self->untracked_link;
-        }
-        self->untracked_link = NULL;
-    }
 }
 
 // Hands the future to the garbage collector, before it refers to something that may refer back.
@@ -67,8 +50,8 @@ unlink_untracked(FutureObject *self)
 static void
 track(FutureObject *self)
 {
-    if (self->untracked_link != NULL) {
-        unlink_untracked(self);
+    if (self->untracked.place != NULL) {
+        list_link_remove(&self->untracked);
         PyObject_GC_Track(self);
     }
 }
@@ -83,10 +66,10 @@ find_any(PyObject *Py_UNUSED(op), void *found)
 void
 future_track_attributes(module_state *state)
 {
-    FutureObject *next;
-    for (FutureObject *self = state->untracked; self != NULL; self = next) {
+    for (list_link *link = state->untracked, *next; link != NULL; link = next) {
+        FutureObject *self = THING_OF(link, FutureObject, untracked);
         bool found = false;
-        next = self->next_untracked;
+        next = link->next;
         (void)PyObject_VisitManagedDict((PyObject *)self, find_any, &found);
         if (found) {
             track(self);
@@ -150,7 +133,7 @@ future_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    unlink_untracked(as_future(op));
+    list_link_remove(&as_future(op)->untracked);
     // A future may be the result of a future and so on: do not recurse without end.
     Py_TRASHCAN_BEGIN(op, future_dealloc)
     PyObject_ClearWeakRefs(op);
@@ -593,25 +576,6 @@ wait_until_done(FutureObject *self, PyObject *timeout)
     return future_is_done(self);
 }
 
-// Waits, and raises unless the future is finished.
-static int
-wait_until_finished(FutureObject *self, PyObject *timeout)
-{
-    int rc = wait_until_done(self, timeout);
-    if (rc < 0) {
-        return -1;
-    }
-    if (rc == 0) {
-        PyErr_SetNone(self->module->timeout_error);
-        return -1;
-    }
-    if (self->state != FUTURE_FINISHED) {
-        PyErr_SetNone(self->module->cancelled_error);
-        return -1;
-    }
-    return 0;
-}
-
 // True: the standard class's method of this name is not the original one, and was called.
 static bool
 call_standard(FutureObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
@@ -620,19 +584,6 @@ call_standard(FutureObject *self, const char *name, PyObject *const *args, Py_ss
     standard_class *standard = &self->module->standard_future;
     return standard_is_replaced(standard)
            && standard_call(standard, false, name, (PyObject *)self, args, nargs, kwnames, result);
-}
-
-// The same for a method that waits: where somebody watches locks, the standard class's waits with one.
-static bool
-call_standard_wait(FutureObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
-                   PyObject *kwnames, PyObject **result)
-{
-    if (!future_is_done(self) && standard_is_replaced(&self->module->standard_lock)
-        && self->module->standard_future.type != NULL) {
-        return standard_call(&self->module->standard_future, true, name, (PyObject *)self, args, nargs,
-                             kwnames, result);
-    }
-    return call_standard(self, name, args, nargs, kwnames, result);
 }
 
 // Parses the one argument of a method, given by position or by name; borrowed.  If it has no
@@ -657,6 +608,32 @@ parse_argument(const char *method, const char *name, PyObject *fallback, PyObjec
     return args[0];
 }
 
+// What result() and exception() begin with.  True: the future is finished.  False: the method returns
+// *instead, NULL with an exception.
+static bool
+wait_until_finished(FutureObject *self, const char *method, PyObject *const *args, Py_ssize_t nargs,
+                    PyObject *kwnames, PyObject **instead)
+{
+    standard_class *standard = &self->module->standard_future;
+    // Where the program watches locks, the standard class's method waits, with a lock.
+    bool locks = !future_is_done(self) && standard->type != NULL
+                 && standard_is_replaced(&self->module->standard_lock);
+    if (locks ? standard_call(standard, true, method, (PyObject *)self, args, nargs, kwnames, instead)
+              : call_standard(self, method, args, nargs, kwnames, instead)) {
+        return false;
+    }
+    *instead = NULL;
+    PyObject *timeout = parse_argument(method, "timeout", Py_None, args, nargs, kwnames);
+    int rc = timeout == NULL ? -1 : wait_until_done(self, timeout);
+    if (rc == 0) {
+        PyErr_SetNone(self->module->timeout_error);
+    }
+    else if (rc > 0 && self->state != FUTURE_FINISHED) {
+        PyErr_SetNone(self->module->cancelled_error);
+    }
+    return rc > 0 && self->state == FUTURE_FINISHED;
+}
+
 PyDoc_STRVAR(result_doc,
 "result($self, /, timeout=None)\n--\n\n"
 "Return what the call returned, or raise what it raised.\n"
@@ -673,13 +650,9 @@ static PyObject *
 future_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     FutureObject *self = as_future(op);
-    PyObject *standard_result;
-    if (call_standard_wait(self, "result", args, nargs, kwnames, &standard_result)) {
-        return standard_result;
-    }
-    PyObject *timeout = parse_argument("result", "timeout", Py_None, args, nargs, kwnames);
-    if (timeout == NULL || wait_until_finished(self, timeout) < 0) {
-        return NULL;
+    PyObject *instead;
+    if (!wait_until_finished(self, "result", args, nargs, kwnames, &instead)) {
+        return instead;
     }
     PyObject *exception = self->exception;
     if (exception != NULL) {
@@ -713,13 +686,9 @@ static PyObject *
 future_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     FutureObject *self = as_future(op);
-    PyObject *standard_result;
-    if (call_standard_wait(self, "exception", args, nargs, kwnames, &standard_result)) {
-        return standard_result;
-    }
-    PyObject *timeout = parse_argument("exception", "timeout", Py_None, args, nargs, kwnames);
-    if (timeout == NULL || wait_until_finished(self, timeout) < 0) {
-        return NULL;
+    PyObject *instead;
+    if (!wait_until_finished(self, "exception", args, nargs, kwnames, &instead)) {
+        return instead;
     }
     return Py_NewRef(self->exception == NULL ? Py_None : self->exception);
 }
@@ -885,6 +854,27 @@ future_set_running(PyObject *op, PyObject *Py_UNUSED(ignored))
     return run < 0 ? NULL : PyBool_FromLong(run);
 }
 
+// What set_result() and set_exception() do; `name` is their argument's.
+static PyObject *
+set_outcome_method(FutureObject *self, const char *method, const char *name, bool is_exception,
+                   PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *standard_result;
+    if (call_standard(self, method, args, nargs, kwnames, &standard_result)) {
+        return standard_result;
+    }
+    PyObject *outcome = parse_argument(method, name, NULL, args, nargs, kwnames);
+    if (outcome == NULL) {
+        return NULL;
+    }
+    Py_INCREF(outcome);
+    int rc = future_finish(self, is_exception ? NULL : outcome, is_exception ? outcome : NULL);
+    if (rc < 0 || look_now(self) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(set_result_doc,
 "set_result($self, /, result)\n--\n\n"
 "Complete the future with what its call returned.\n"
@@ -899,16 +889,7 @@ PyDoc_STRVAR(set_result_doc,
 static PyObject *
 future_set_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *standard_result;
-    if (call_standard(as_future(op), "set_result", args, nargs, kwnames, &standard_result)) {
-        return standard_result;
-    }
-    PyObject *result = parse_argument("set_result", "result", NULL, args, nargs, kwnames);
-    if (result == NULL || future_finish(as_future(op), Py_NewRef(result), NULL) < 0
-        || look_now(as_future(op)) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return set_outcome_method(as_future(op), "set_result", "result", false, args, nargs, kwnames);
 }
 
 PyDoc_STRVAR(set_exception_doc,
@@ -926,16 +907,7 @@ PyDoc_STRVAR(set_exception_doc,
 static PyObject *
 future_set_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    PyObject *standard_result;
-    if (call_standard(as_future(op), "set_exception", args, nargs, kwnames, &standard_result)) {
-        return standard_result;
-    }
-    PyObject *exception = parse_argument("set_exception", "exception", NULL, args, nargs, kwnames);
-    if (exception == NULL || future_finish(as_future(op), NULL, Py_NewRef(exception)) < 0
-        || look_now(as_future(op)) < 0) {
-        return NULL;
-    }
-    Py_RETURN_NONE;
+    return set_outcome_method(as_future(op), "set_exception", "exception", true, args, nargs, kwnames);
 }
 
 PyDoc_STRVAR(snapshot_doc,

@@ -38,14 +38,13 @@ typedef struct FutureObject {
     future_state state;
     uint32_t sleepers;  // threads that wait for `done`
     _Atomic uint32_t done;
-    struct task *task;                     // on its way to another process, while it can be asked; else NULL
-    PyObject *result;                      // NULL is None
-    PyObject *exception;                   // NULL is None
-    PyObject *callbacks;                   // list, or NULL while there is none
-    PyObject *waiters;                     // list, or NULL while there is none
-    PyObject *condition;                   // threading.Condition, or NULL while nobody asked
-    struct FutureObject *next_untracked;   // borrowed; among those that the collector does not track;
-    struct FutureObject **untracked_link;  //   NULL for one that it does
+    struct task *task;    // on its way to another process, while it can be asked; else NULL
+    PyObject *result;     // NULL is None
+    PyObject *exception;  // NULL is None
+    PyObject *callbacks;  // list, or NULL while there is none
+    PyObject *waiters;    // list, or NULL while there is none
+    PyObject *condition;  // threading.Condition, or NULL while nobody asked
+    list_link untracked;  // among those that the collector does not track; off that list if it does
 } FutureObject;
 
 extern PyType_Spec future_spec;

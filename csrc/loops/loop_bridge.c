@@ -213,27 +213,6 @@ is_running_here(LoopBridgeObject *self, PyObject *loop)
     return running == NULL ? -1 : running == loop;
 }
 
-// Tasks on the list ride along with a drain, or do not any more.
-static void
-set_riding(LoopBridgeObject *self, bool riding)
-{
-    LoopBridgeObject **first = &self->module->riding;
-    if (riding == (self->riding_link != NULL)) {
-        return;
-    }
-    if (riding) {
-        self->next_riding = *first;
-        *first = self;
-    }
-    else {
-        *self->riding_link = self->next_riding;
-    }
-    if (self->next_riding != NULL) {
-        self->next_riding->riding_link = riding ? &self->next_riding : self->riding_link;
-    }
-    self->riding_link = riding ? first : NULL;
-}
-
 // Schedules a drain for all that is posted by now.  0, or -1 with the exception that the loop raised.
 static int
 schedule_drain(LoopBridgeObject *self, PyObject *loop)
@@ -301,7 +280,7 @@ tell_loop(LoopBridgeObject *self)
     PyObject *loop;
     int rc = 0;
     Py_INCREF(self);  // dropping what is here may drop the loop, and us with it
-    set_riding(self, false);
+    list_link_remove(&self->riding);
     if (PyWeakref_GetRef(self->loop, &loop) <= 0) {
         PyErr_Clear();
         drop_finished(self);
@@ -338,23 +317,31 @@ post(delivery *d)
         return 0;
     }
     if (self->scheduled_ns != 0 && clock_now_ns() - self->scheduled_ns < RIDE_NS) {
-        set_riding(self, true);
+        if (self->riding.place == NULL) {
+            list_link_push(&self->module->riding, &self->riding);
+        }
         return 0;
     }
     return tell_loop(self);
 }
 
+static LoopBridgeObject *
+first_riding(module_state *state)
+{
+    return THING_OF(state->riding, LoopBridgeObject, riding);
+}
+
 int64_t
 loop_bridge_next_look(module_state *state)
 {
-    return state->riding == NULL ? FUTEX_NO_DEADLINE : state->riding->scheduled_ns + RIDE_NS;
+    return state->riding == NULL ? FUTEX_NO_DEADLINE : first_riding(state)->scheduled_ns + RIDE_NS;
 }
 
 int
 loop_bridge_look(module_state *state, int64_t now_ns)
 {
     while (state->riding != NULL && loop_bridge_next_look(state) <= now_ns) {
-        if (tell_loop(state->riding) < 0) {
+        if (tell_loop(first_riding(state)) < 0) {
             return -1;
         }
     }
@@ -382,6 +369,7 @@ loop_bridge_busy_wait(const destination *to)
         return here;
     }
     int64_t start = clock_now_ns();
+    // Relaxed: its writers have the GIL, as this thread does.
     uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
     struct task **slot = loop_future_slot(module, to->future);
     if (slot != NULL && *slot != NULL) {
@@ -629,7 +617,7 @@ bridge_drain(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         self->scheduled_ns = 0;
     }
     if (node_list_is_empty(&self->finished)) {
-        set_riding(self, false);
+        list_link_remove(&self->riding);
     }
     else if (self->scheduled_ns == 0 && tell_loop(self) < 0) {
         keep_error(op, &error);
@@ -671,7 +659,7 @@ bridge_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     // No deliveries are left: each holds a reference to its bridge.
-    set_riding((LoopBridgeObject *)op, false);
+    list_link_remove(&((LoopBridgeObject *)op)->riding);
     Py_XDECREF(((LoopBridgeObject *)op)->loop);
     type->tp_free(op);
     Py_DECREF(type);

@@ -47,19 +47,18 @@
 
 typedef struct LoopBridgeObject {
     carrier head;
-    module_state *module;                   // borrowed from the type
-    PyObject *loop;                         // weak reference
-    node_list finished;                     // deliveries, in order; owned
-    uint32_t drained;                       // counts what has left `finished`
-    uint32_t drains;                        // the number of the drain that was scheduled last
-    int64_t scheduled_ns;                   // when that was; 0 once it has run
-    uint32_t turn_drains;                   // the drains up to this number share one span of time
-    int64_t turn_end_ns;                    // the end of that
-    struct LoopBridgeObject *next_riding;   // borrowed; among the module's bridges with deliveries that
-    struct LoopBridgeObject **riding_link;  //   ride along; NULL if this one has none
-    bool busy_waiting;                      // the loop's thread waits in loop_bridge_busy_wait()
-    int64_t handed_over_ns;                 // when the only outstanding task was handed over; 0 if attended
-    _Atomic uint32_t posted;                // counts posts; the attending thread spins on it without the GIL
+    module_state *module;     // borrowed from the type
+    PyObject *loop;           // weak reference
+    node_list finished;       // deliveries, in order; owned
+    uint32_t drained;         // counts what has left `finished`
+    uint32_t drains;          // the number of the drain that was scheduled last
+    int64_t scheduled_ns;     // when that was; 0 once it has run
+    uint32_t turn_drains;     // the drains up to this number share one span of time
+    int64_t turn_end_ns;      // the end of that
+    list_link riding;         // among the module's bridges with deliveries that ride along
+    bool busy_waiting;        // the loop's thread waits in loop_bridge_busy_wait()
+    int64_t handed_over_ns;   // when the only outstanding task was handed over; 0 if attended
+    _Atomic uint32_t posted;  // counts posts; the attending thread spins on it without the GIL
 } LoopBridgeObject;
 
 extern PyType_Spec loop_bridge_spec;

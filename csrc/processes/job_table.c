@@ -506,7 +506,8 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
         job_ring_free(&table->ring, slot);
         return;
     }
-    // It may have died between taking the block over and saying so.
+    // The worker may have died between taking the block over and saying so.  Relaxed: the parent has waited
+    // for its end.
     shm_block *block = process_job_of(lost_job)->call.block;
     process_job_of(lost_job)->is_sent =
         atomic_load_explicit(&slot->accepted, memory_order_relaxed) != 0

@@ -39,26 +39,6 @@ thread_queue_close(queue_head *op, PyObject *error, PyObject *message)
 
 // ---- workers ----
 
-static void
-worker_link(ThreadQueueObject *self, worker *w)
-{
-    w->next = self->workers;
-    w->link = &self->workers;
-    if (w->next != NULL) {
-        w->next->link = &w->next;
-    }
-    self->workers = w;
-}
-
-static void
-worker_unlink(worker *w)
-{
-    *w->link = w->next;
-    if (w->next != NULL) {
-        w->next->link = w->link;
-    }
-}
-
 // A thread is counted from its reservation until its state is cleared, which is the last thing that
 // it does with the GIL: a capsule in the state's dictionary tells.
 static void
@@ -120,7 +100,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
         workq_leave(&self->queue, &w.parking);
         return NULL;
     }
-    worker_link(self, &w);
+    list_link_push(&self->workers, &w.link);
     gil_hold(&module->gil);
     for (;;) {
         list_node *node = workq_pop(&self->queue, &w.parking);
@@ -160,7 +140,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
         check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
     }
     workq_leave(&self->queue, &w.parking);
-    worker_unlink(&w);
+    list_link_remove(&w.link);
     Py_RETURN_NONE;
 }
 
@@ -319,7 +299,8 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
         task_abandon(t, exception);
         task_free(t);
     }
-    for (worker *w = self->workers; w != NULL; w = w->next) {
+    for (list_link *link = self->workers; link != NULL; link = link->next) {
+        worker *w = (worker *)link;
         w->inherited = true;
         if (w->current != NULL) {
             // Not freed: if this is the thread that forked, it is still at work on it.

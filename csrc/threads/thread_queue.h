@@ -11,17 +11,17 @@
 
 // A worker thread, on its stack, linked while it runs.  Guarded by the GIL, except for `parking`.
 typedef struct worker {
+    list_link link;        // first: a link is its worker
     workq_worker parking;  // owner thread
     task *current;         // what it owns; NULL from the moment when that belongs to another
-    struct worker *next, **link;
-    bool inherited;  // it forked: its queue has forgotten it
+    bool inherited;        // it forked: its queue has forgotten it
 } worker;
 
 typedef struct ThreadQueueObject {
     queue_head head;
     PyObject *weakrefs;
     workq queue;                // has its own lock
-    worker *workers;            // GIL
+    list_link *workers;         // GIL
     uintptr_t fork_generation;  // counts forks, from 1; reservations of another era are void; GIL
     _Atomic uint32_t threads;   // reserved or not yet ended; written with the GIL
     PyObject *close_error;      // exception type and message for a refused push; GIL
