@@ -56,10 +56,10 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(scalars_dumps_doc,
 "scalars_dumps(value, /)\n--\n\n"
-"Return the bytes in which a small plain value travels between processes, or None: it is pickled.");
+"Return the bytes in which a scalar travels between processes, or None if the value is pickled.");
 
 static PyObject *
-core_plain_dumps(PyObject *Py_UNUSED(module), PyObject *value)
+core_scalars_dumps(PyObject *Py_UNUSED(module), PyObject *value)
 {
     unsigned char bytes[SCALARS_BYTES_MAX];
     size_t size = scalars_write(value, bytes, sizeof(bytes));
@@ -74,7 +74,7 @@ PyDoc_STRVAR(scalars_loads_doc,
 "Return the value that scalars_dumps() made bytes of. Raises ValueError if that cannot be.");
 
 static PyObject *
-core_plain_loads(PyObject *Py_UNUSED(module), PyObject *bytes)
+core_scalars_loads(PyObject *Py_UNUSED(module), PyObject *bytes)
 {
     if (!PyBytes_Check(bytes)) {
         PyErr_SetString(PyExc_TypeError, "scalars_loads() takes bytes");
@@ -130,8 +130,8 @@ static PyMethodDef core_methods[] = {
      before_collection_doc},
     {"make_class_builder", core_make_class_builder, METH_VARARGS, make_class_builder_doc},
     {"watch_standard", core_watch_standard, METH_VARARGS, watch_standard_doc},
-    {"scalars_dumps", core_plain_dumps, METH_O, scalars_dumps_doc},
-    {"scalars_loads", core_plain_loads, METH_O, scalars_loads_doc},
+    {"scalars_dumps", core_scalars_dumps, METH_O, scalars_dumps_doc},
+    {"scalars_loads", core_scalars_loads, METH_O, scalars_loads_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,7 +1,7 @@
 // codec: calls and outcomes to bytes and back.
 //
 // A *packed_message* is an object on its way: its bytes, or the block that they have been copied to.
-// Mostly they are a pickle; small plain values have an encoding of their own, see plain.h.  Pickle protocol
+// Mostly they are a pickle; small values have an encoding of their own, see scalars.h.  Pickle protocol
 // 5 hands out large buffers instead of copying them into the stream; they go into a block, one memcpy each,
 // and are looked at there by whatever is made of them on the other side.
 //
@@ -37,7 +37,7 @@ enum {
     WIRE_KWARGS = 1,   // see WIRE_CALL
     WIRE_STAR = 2,     // of a chunk: each item is a tuple of arguments, not one argument
     WIRE_BOUNDED = 4,  // of a chunk: comes back unfinished rather than take long
-    WIRE_SCALARS = 8,  // the stream, but for the callable, is no pickle but what plain.h says
+    WIRE_SCALARS = 8,  // the stream, but for the callable, is what scalars.h says, and no pickle
 };
 
 typedef struct wire {
