@@ -191,6 +191,13 @@ ctest: run-c-plain  ## the core's own tests
 asan: run-c-asan  ## the core's own tests under the address and undefined-behaviour sanitizers
 tsan: run-c-tsan  ## the core's own tests under the thread sanitizer
 
+# setup.py compiles as the interpreter was compiled: without assertions, unless that is a debug build.  The sanitizers'
+# builds have them.
+define installed_with
+$(call pip_install,$(1),CFLAGS="-g -UNDEBUG $(2)",$(3))
+@grep -q __assert_fail $(1)/lib/python*/site-packages/pyconc/_core*.so || { echo "no assertions in $(1)" >&2; exit 1; }
+endef
+
 # The suite again, with the extension under ASan and UBSan; Python's allocator stands aside so that ASan sees each block.
 # What ASan says goes to files, because a test may keep what its child writes; a file is a failure, whosever it is.
 # UBSan writes to stderr, which pytest leaves alone with --capture=sys.  Workers that tests end by SIGSEGV are to end by
@@ -202,7 +209,7 @@ ASAN_ENV = LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) PYTHONMALLOC=ma
 	UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1
 
 $(ASAN_VENV)/installed: $(ASAN_VENV)/bin/python $(PACKAGE_FILES)
-	$(call pip_install,$(ASAN_VENV),CFLAGS="-g $(SANITIZE_asan)",.[test])
+	$(call installed_with,$(ASAN_VENV),$(SANITIZE_asan),.[test])
 	@touch $@
 
 .PHONY: test-asan
@@ -218,7 +225,7 @@ TSAN_ENV = LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) TSAN_OPTIONS=ex
 TSAN_TESTS = $(addprefix tests/test_,$(addsuffix .py,future wait chain thread_pool loop_bridge asyncio_module deadlock))
 
 $(TSAN_VENV)/installed: $(TSAN_VENV)/bin/python $(PACKAGE_FILES)
-	$(call pip_install,$(TSAN_VENV),CFLAGS="-g $(SANITIZE_tsan)",. "pytest>=9")
+	$(call installed_with,$(TSAN_VENV),$(SANITIZE_tsan),. "pytest>=9")
 	@touch $@
 
 .PHONY: test-tsan

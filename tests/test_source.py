@@ -5,6 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import DEBUG_BUILD
+
+from pyconc import _core
 
 ROOT = Path(__file__).parent.parent
 C_FILES = sorted((ROOT / "csrc").rglob("*.[ch]"))
@@ -149,6 +152,11 @@ def test_no_path_of_a_machine():
     pattern = r"/(?:root|home/\w+|work|farm|opt)/|\.pyenv/versions/\d|\.cache/extra|https?://(?:localhost|127\.)"
     files = [path for path in ALL_FILES if path.exists() and path != Path(__file__)]
     assert not lines_with(pattern, files, code=str)
+
+
+@pytest.mark.skipif(not DEBUG_BUILD, reason="only debug builds of Python compile extensions with their assertions")
+def test_a_debug_build_has_the_assertions():
+    assert b"__assert_fail" in Path(_core.__file__).read_bytes()
 
 
 def test_nothing_sleeps_in_order_to_wait():

@@ -15,7 +15,7 @@
 // here.
 //
 // Nanoseconds to write a value and read it again, called from Python, the best of 18 interleaved rounds of
-// 20,000.  Besides, marshal takes what can change, and is not safe from bytes that another process has damaged.
+// 20,000.  Besides, marshal takes what can change, and trusts the bytes that another process wrote.
 //
 //                           Python 3.13                 Python 3.15
 //                     here  marshal  pickle       here  marshal  pickle
