@@ -6,7 +6,7 @@
 
 int64_t clock_now_ns(void);
 
-// The same to the last tick of the kernel, a few milliseconds at most, for a quarter of the price.
+// The same as of the kernel's last tick, a few milliseconds ago at most, for a quarter of the time.
 int64_t clock_coarse_ns(void);
 
 #endif

@@ -1,9 +1,8 @@
 // futex: sleep on a 32-bit word until another thread changes it.
 //
-// The only unit that asks the kernel for it.  No function touches Python; a caller that holds the
-// GIL releases it before it sleeps.  The plain functions are for words of this process, the shared
-// ones for words in memory that several processes have mapped; a word is used with one kind only.
-// No Python.
+// The only unit that calls futex().  No function touches Python; a caller that holds the GIL releases it
+// before it sleeps. The plain functions are for words of this process, the shared ones for words in memory
+// that several processes have mapped; a word is used with one kind only.  No Python.
 #ifndef PYCONC_FUTEX_H
 #define PYCONC_FUTEX_H
 
@@ -11,7 +10,7 @@
 #include <stdint.h>
 
 enum {
-    FUTEX_OK = 0,            // Woken, or *word had changed already, or for no reason: look again.
+    FUTEX_OK = 0,            // Woken, or *word had changed, or a spurious wakeup: look again.
     FUTEX_TIMED_OUT = -1,    // The deadline has passed.
     FUTEX_INTERRUPTED = -2,  // A signal handler ran in this thread.
 };
@@ -21,8 +20,8 @@ enum {
 // Sleeps while *word == expected, at most until deadline_ns on the clock of clock_now_ns().
 int futex_wait(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
 
-// Wakes up to `count` threads that sleep on the word.  The word may be gone by now: whoever it
-// belonged to may have seen the change without sleeping, and the kernel only compares addresses.
+// Wakes up to `count` threads that sleep on the word.  The word may be freed memory by now, because its owner
+// may have seen the change without sleeping: the kernel only compares addresses.
 void futex_wake(_Atomic uint32_t *word, int count);
 
 void futex_wake_all(_Atomic uint32_t *word);

@@ -24,7 +24,7 @@ enum worker_state {
     WORKER_BUSY,               // it runs something, or looks for it
     WORKER_SPINNING,           // it will see what is pushed
     WORKER_ASLEEP,             // on this word
-    WORKER_CALLED,             // it was asleep, and will look for work
+    WORKER_CALLED,             // another process has notified it, and it will look for work
     WORKER_OPEN,               // it runs something, has room for more, and watches its doorbell
 };
 
@@ -46,7 +46,7 @@ struct job_ring_shared {
     uint32_t slot_count, worker_count;
     _Alignas(64) _Atomic uint32_t tail;      // positions written; the parent
     _Atomic uint32_t closed;                 // RING_OPEN or RING_CLOSED; the parent
-    _Alignas(64) _Atomic uint32_t head;      // no position before it is ready; everybody, only forward
+    _Alignas(64) _Atomic uint32_t head;      // no position before it is ready; every process, only forward
     _Alignas(64) _Atomic uint32_t finished;  // workers count what they finish
     _Atomic uint32_t need_wakeup;            // set by both sides, see job_ring_arm_wakeup()
 };
@@ -62,7 +62,7 @@ typedef struct inbox {
     _Atomic uint32_t entries[];          // a slot's number, and 1 bit: it is handed.  It can never be full
 } inbox;
 
-// A slot may be handed over and cancelled before the worker has looked.
+// A slot may be handed over and then cancelled before the worker has looked.
 #define INBOX_SLACK 2
 
 _Static_assert(sizeof(job_ring_shared) == 256, "the layout is shared");
@@ -147,7 +147,7 @@ job_ring_init(job_ring *ring, void *memory, uint32_t slots, uint32_t workers, in
     return SHM_OK;
 }
 
-// Relaxed: no worker is there, and each is started after this.
+// Relaxed: there is no worker, and each later one starts after this.
 static void
 lay(_Atomic uint32_t *word, uint32_t value)
 {
@@ -231,8 +231,8 @@ entry_at(job_ring *ring, uint32_t position)
     return &ring->submissions[position & (RING_SLACK * ring->slot_count - 1)];
 }
 
-// How many positions were written; the parent knows it by itself.  The caller says why its order is enough,
-// with "relaxed" or "consistent".
+// How many positions were written; the parent knows it without the shared word.  The caller says why its
+// order is enough, with "relaxed" or "consistent".
 static uint32_t
 tail_of(job_ring *ring, memory_order order)
 {
@@ -249,8 +249,8 @@ ready_at(uint32_t position)
 static job_slot *
 ready_slot(job_ring *ring, uint32_t position)
 {
-    // Relaxed: the tail that we have seen published it; if it is being written anew, the position
-    // will not match.
+    // Relaxed: the tail that this process has seen published the entry; if the parent is writing it anew, the
+    // position does not match.
     uint32_t number = atomic_load_explicit(entry_at(ring, position), memory_order_relaxed);
     if (number >= ring->slot_count) {
         return NULL;
@@ -265,8 +265,8 @@ static void
 settle(job_ring *ring, uint32_t position)
 {
     _Atomic uint32_t *head = &ring->shared->head;
-    // Relaxed: a hint where to begin.  Positions wrap around, hence the signed differences, and a
-    // position of somebody who was stopped half a turn ago seems to lie ahead: even of the tail.
+    // Relaxed: a hint where to begin.  Positions wrap around, hence the signed differences, and the position
+    // of a worker that was stopped half a turn ago seems to lie ahead, even of the tail.
     uint32_t seen = atomic_load_explicit(head, memory_order_relaxed);
     while ((int32_t)(position - seen) > 0
            && (int32_t)(tail_of(ring, memory_order_relaxed) - position) >= 0
@@ -279,15 +279,15 @@ settle(job_ring *ring, uint32_t position)
 static uint32_t
 first_ready(job_ring *ring)
 {
-    // Relaxed: a hint where to begin; what lies before it is ready nowhere.
+    // Relaxed: a hint where to begin; no slot is ready before it.
     uint32_t position = atomic_load_explicit(&ring->shared->head, memory_order_relaxed);
-    // Sequentially consistent, as the store in push() and the states are: a worker that has said that it
-    // sleeps and sees the old tail is seen asleep by who pushes.
+    // Sequentially consistent, as the store in advance() and the states are: the process that pushes sees
+    // asleep every worker that has said that it sleeps and then sees the old tail.
     uint32_t tail = tail_of(ring, memory_order_seq_cst);
     uint32_t length = RING_SLACK * ring->slot_count;
     if (tail - position > length) {
-        // Not what anybody writes on purpose, or a tail that is older than head; what came before has
-        // been written over.
+        // A head that no process writes on purpose, or a tail that is older than the head; the entries before
+        // it have been written over.
         position = tail - length;
     }
     while (position != tail && ready_slot(ring, position) == NULL) {
@@ -301,7 +301,7 @@ bool
 job_ring_has_ready(job_ring *ring)
 {
     uint32_t position = first_ready(ring);
-    // Relaxed: first_ready() has read the word in order, and it only grows.
+    // Relaxed: first_ready() has read the tail in order, and the tail only grows.
     return (int32_t)(tail_of(ring, memory_order_relaxed) - position) > 0;
 }
 
@@ -317,12 +317,12 @@ ring_doorbell(job_ring *ring, uint32_t worker)
     }
 }
 
-// If a worker's worker_state is `from`, makes it `to` and rings.
+// If a worker's state is `from`, makes it `to` and rings.
 static bool
 call_if(job_ring *ring, uint32_t worker, uint32_t from, uint32_t to)
 {
-    // Relaxed to look, because who was busy a moment ago looks for itself before it sleeps.  Sequentially
-    // consistent to ring, as all that is done to a state word.
+    // Relaxed to look, because a worker that was busy a moment ago looks for work itself before it sleeps.
+    // Sequentially consistent to ring, as all that is done to a state word.
     if (atomic_load_explicit(&ring->states[worker], memory_order_relaxed) != from
         || !atomic_compare_exchange_strong_explicit(&ring->states[worker], &from, to, memory_order_seq_cst,
                                                     memory_order_relaxed)) {
@@ -332,14 +332,14 @@ call_if(job_ring *ring, uint32_t worker, uint32_t from, uint32_t to)
     return true;
 }
 
-// Something is ready: sees to it that some worker comes for it.
+// A slot is ready: makes sure that a worker comes for it.
 static void
 call_worker(job_ring *ring)
 {
     for (uint32_t i = 0; i < ring->worker_count; i++) {
         // Sequentially consistent: see first_ready().
-        uint32_t worker_state = atomic_load_explicit(&ring->states[i], memory_order_seq_cst);
-        if (worker_state == WORKER_SPINNING || worker_state == WORKER_CALLED) {
+        uint32_t state = atomic_load_explicit(&ring->states[i], memory_order_seq_cst);
+        if (state == WORKER_SPINNING || state == WORKER_CALLED) {
             return;
         }
     }
@@ -349,7 +349,7 @@ call_worker(job_ring *ring)
         }
     }
     for (uint32_t i = 0; ring->doorbells != NULL && i < ring->worker_count; i++) {
-        // Not CALLED: nobody counts on it, for it may be long at something else.
+        // Not CALLED: no process counts on it, as it may be busy with something else for long.
         call_if(ring, i, WORKER_OPEN, WORKER_BUSY);
     }
 }
@@ -362,8 +362,8 @@ taken_by(uint32_t worker)
     return worker << CLAIM_BITS | CLAIM_TAKEN;
 }
 
-// Writes a slot's claim word.  Relaxed, if nothing is in the slot for a worker to read, or if R11 publishes
-// it.
+// Writes a slot's claim word.  Relaxed if there is nothing in the slot for a worker to read, or if R11 in
+// write_to_inbox() publishes it.
 static void
 give(job_ring *ring, job_slot *slot, uint32_t claim, memory_order order)
 {
@@ -398,12 +398,12 @@ advance(job_ring *ring)
     atomic_store_explicit(&ring->shared->tail, ++ring->tail, memory_order_seq_cst);
 }
 
-// A slot that stays ready at the front, while those behind it are withdrawn and others pushed, would
-// in the end have its position written over, and nobody would find it.  So when the ring is full, all
-// that is ready goes to the end of it, in order: slots are fewer than positions, so afterwards at
-// least half of the ring is free, and as many pushes go by until the next time.  A worker that comes
-// along meanwhile finds each slot ready in its old place or in its new one; one that is past the old
-// place and has not seen the new one notifies no worker, but the push that made room does.
+// A slot that stays ready at the front, while the parent withdraws those behind it and pushes others, would
+// in the end have its position written over, and no worker would find it.  So when the ring is full, the
+// parent moves all ready slots to its end, in order: there are fewer slots than positions, so afterwards at
+// least half of the ring is free, and as many pushes pass until the next time.  A worker that comes along
+// meanwhile finds each slot ready in its old place or in its new one; a worker that is past the old place and
+// has not seen the new one notifies no other, but the push that made room does.
 static void
 make_room(job_ring *ring)
 {
@@ -423,10 +423,11 @@ make_room(job_ring *ring)
         if (slot == NULL) {
             continue;  // not ready, or a worker has just taken it
         }
-        // Whose place this was is moved already, or is this very slot.  Relaxed: advance() publishes it.
+        // The slot that had this place has been moved, or is this very slot.  Relaxed: advance() publishes
+        // the entry.
         atomic_store_explicit(entry_at(ring, ring->tail), (uint32_t)(slot - ring->slots),
                               memory_order_relaxed);
-        // Relaxed: what R8 in push() has published stays published.
+        // Relaxed: what R8 in job_ring_push() has published stays published.
         if (atomic_compare_exchange_strong_explicit(&slot->claim, &claim, ready_at(ring->tail),
                                                     memory_order_relaxed, memory_order_relaxed)) {
             ring->given[slot - ring->slots] = ready_at(ring->tail);
@@ -444,7 +445,7 @@ job_ring_push(job_ring *ring, job_slot *slot)
     atomic_store_explicit(entry_at(ring, ring->tail), (uint32_t)(slot - ring->slots),
                           memory_order_relaxed);
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
-    // R8: pairs with A8 in job_ring_claim(): whoever takes the slot sees its message.
+    // R8: pairs with A8 in job_ring_claim(): the worker that takes the slot sees its message.
     give(ring, slot, ready_at(ring->tail), memory_order_release);
     advance(ring);
     call_worker(ring);
@@ -468,12 +469,12 @@ job_ring_withdraw(job_ring *ring, job_slot *slot)
 bool
 job_ring_is_taken(const job_slot *slot)
 {
-    // Relaxed: the answer is about the claim alone, and no message is read by it.
+    // Relaxed: the answer is about the claim alone, and the caller reads no message because of it.
     return CLAIM_STATE(atomic_load_explicit(&slot->claim, memory_order_relaxed)) == CLAIM_TAKEN;
 }
 
-// Whether the worker has the slot.  Claim words alone cannot be trusted: one that was written over
-// would put a slot on the free list twice.  Relaxed: A9 comes before it, or the worker is dead.
+// Whether the worker has the slot.  Claim words alone cannot be trusted: one that was written over would put
+// a slot on the free list twice.  Relaxed: the caller has come past A9, or the worker is dead.
 static bool
 has_taken(job_ring *ring, uint32_t worker, uint32_t number)
 {
@@ -486,7 +487,8 @@ job_ring_pop_completion(job_ring *ring, uint32_t worker, bool *corrupt)
 {
     completion_ring *completions = completions_of(ring, worker);
     uint32_t position = ring->collected[worker];
-    // A9: pairs with R9 in job_ring_complete(): the slot's message and its number are there.
+    // A9: pairs with R9 in job_ring_complete(): the slot's message and its number are there.  The number's
+    // load is relaxed.
     if (atomic_load_explicit(&completions->tail, memory_order_acquire) == position) {
         return NULL;
     }
@@ -509,21 +511,22 @@ job_ring_reap(job_ring *ring, uint32_t worker)
             left = &ring->slots[i];
         }
     }
-    // Relaxed, all of it: the worker has ended, and its successor is started after this.
+    // Both relaxed: the worker has ended, and its successor starts after this.
     atomic_store_explicit(&completions_of(ring, worker)->tail, 0, memory_order_relaxed);
     atomic_store_explicit(&inbox_of(ring, worker)->tail, 0, memory_order_relaxed);
     ring->collected[worker] = ring->inbox_tails[worker] = 0;
     // Sequentially consistent, as all that is done to a state word: see first_ready().
     atomic_store_explicit(&ring->states[worker], WORKER_NONE, memory_order_seq_cst);
-    // It may have died between ringing a state word and waking its sleeper, on whom everybody counts now.
+    // The worker may have died between ringing a state word and waking its sleeper, on which all processes
+    // count now.
     for (uint32_t i = 0; i < ring->worker_count; i++) {
-        // Relaxed: whoever called that worker before it died has been waited for.
+        // Relaxed: the parent has waited for the end of the worker that may have written it.
         if (atomic_load_explicit(&ring->states[i], memory_order_relaxed) == WORKER_CALLED) {
             ring_doorbell(ring, i);
         }
     }
     if (left == NULL) {
-        // Relaxed: only the parent writes it, and before it starts the next worker.
+        // Relaxed: only the parent writes it, and it starts the next worker after this.
         atomic_store_explicit(&completions_of(ring, worker)->generation, ++ring->generations[worker],
                               memory_order_relaxed);
     }
@@ -537,7 +540,7 @@ job_ring_is_ready(job_ring *ring, job_slot *slot)
     return CLAIM_STATE(claim) == CLAIM_READY && ready_slot(ring, claim >> CLAIM_BITS) == slot;
 }
 
-// A word that is looked at by itself, so relaxed: one that a worker is just changing is sound before and
+// Relaxed: each word is looked at by itself, and one that a worker is just changing is sound before and
 // after.
 static uint32_t
 peek(const _Atomic uint32_t *word)
@@ -558,7 +561,7 @@ is_slot_intact(job_ring *ring, uint32_t number)
     if (CLAIM_STATE(claim) == CLAIM_TAKEN) {
         return claim >> CLAIM_BITS < ring->worker_count;
     }
-    // A claim word has the low bits of a position; they suffice to find its place.  A worker may take the
+    // A claim word has the low bits of a position; they are enough to find its place.  A worker may take the
     // slot meanwhile.
     return claim == given && (job_ring_is_ready(ring, &ring->slots[number]) || peek(word) != given);
 }
@@ -612,20 +615,21 @@ job_ring_notify_others(job_ring *ring)
         return false;
     }
     for (uint32_t i = 0; i < ring->worker_count; i++) {
-        // Relaxed to look: what has changed since is not late.
-        uint32_t worker_state = atomic_load_explicit(&ring->states[i], memory_order_relaxed);
-        // BUSY is what the worker makes of it when it comes: then it looks for work before it sleeps.
-        // Sequentially consistent, as all that is done to a state word.
-        if ((worker_state == WORKER_CALLED || worker_state == WORKER_SPINNING)
-            && atomic_compare_exchange_strong_explicit(&ring->states[i], &worker_state, WORKER_BUSY,
+        // Relaxed to look: a worker that has changed it since is not late.
+        uint32_t state = atomic_load_explicit(&ring->states[i], memory_order_relaxed);
+        // The worker itself makes it BUSY when it comes, and looks for work before it sleeps.  Sequentially
+        // consistent, as all that is done to a state word.
+        if ((state == WORKER_CALLED || state == WORKER_SPINNING)
+            && atomic_compare_exchange_strong_explicit(&ring->states[i], &state, WORKER_BUSY,
                                                        memory_order_seq_cst, memory_order_relaxed)) {
-            // Whoever called it may have died before it rang.
+            // The process that called it may have died before it rang.
             ring_doorbell(ring, i);
         }
     }
     call_worker(ring);
     for (uint32_t i = 0; i < ring->worker_count; i++) {
-        // Relaxed: who has come meanwhile counts as on its way, or looks for itself before it sleeps.
+        // Relaxed: a worker that has come meanwhile counts as on its way, or looks for work itself before it
+        // sleeps.
         if (atomic_load_explicit(&ring->states[i], memory_order_relaxed) == WORKER_CALLED) {
             return true;
         }
@@ -636,9 +640,9 @@ job_ring_notify_others(job_ring *ring)
 void
 job_ring_admit(job_ring *ring, uint32_t worker)
 {
-    uint32_t worker_state = WORKER_NONE;
+    uint32_t state = WORKER_NONE;
     // Sequentially consistent, as all that is done to a state word.
-    (void)atomic_compare_exchange_strong_explicit(&ring->states[worker], &worker_state, WORKER_BUSY,
+    (void)atomic_compare_exchange_strong_explicit(&ring->states[worker], &state, WORKER_BUSY,
                                                   memory_order_seq_cst, memory_order_relaxed);
     futex_wake_shared(&ring->states[worker], 1);
 }
@@ -646,14 +650,14 @@ job_ring_admit(job_ring *ring, uint32_t worker)
 void
 job_ring_close(job_ring *ring)
 {
-    // Sequentially consistent, and so is its partner in is_closed(): a worker that has said that it sleeps
-    // and sees an open ring is seen asleep here.
+    // Sequentially consistent, as is its partner in job_ring_is_closed(): the parent sees asleep here every
+    // worker that has said that it sleeps and then sees an open ring.
     ring->is_closed = true;
     atomic_store_explicit(&ring->shared->closed, RING_CLOSED, memory_order_seq_cst);
     for (uint32_t i = 0; i < ring->worker_count; i++) {
-        uint32_t worker_state = WORKER_ASLEEP;
+        uint32_t state = WORKER_ASLEEP;
         // Sequentially consistent: see above.
-        if (atomic_compare_exchange_strong_explicit(&ring->states[i], &worker_state, WORKER_CALLED,
+        if (atomic_compare_exchange_strong_explicit(&ring->states[i], &state, WORKER_CALLED,
                                                     memory_order_seq_cst, memory_order_relaxed)) {
             ring_doorbell(ring, i);
         }
@@ -669,18 +673,18 @@ write_to_inbox(job_ring *ring, uint32_t worker, job_slot *slot, bool is_handed)
     inbox *box = inbox_of(ring, worker);
     uint32_t length = INBOX_SLACK * ring->slot_count;
     uint32_t *tail = &ring->inbox_tails[worker];
-    // Relaxed: R11 publishes the entry.
+    // Relaxed: R11 below publishes the entry.
     atomic_store_explicit(&box->entries[*tail & (length - 1)],
                           (uint32_t)(slot - ring->slots) << 1 | is_handed, memory_order_relaxed);
     // R11: pairs with A11 in job_ring_read_inbox(): the entry is there, and the slot that it names.
     atomic_store_explicit(&box->tail, ++*tail, memory_order_release);
-    ring_doorbell(ring, worker);  // in any case: its worker_state is for what is ready
+    ring_doorbell(ring, worker);  // whatever its state, which is about ready slots
 }
 
 void
 job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker)
 {
-    // Relaxed: R11 publishes both, and the message.
+    // Relaxed: R11 in write_to_inbox() publishes both, and the message.
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
     give(ring, slot, taken_by(worker), memory_order_relaxed);
     write_to_inbox(ring, worker, slot, true);
@@ -689,7 +693,7 @@ job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker)
 uint32_t
 job_ring_generation(job_ring *ring, uint32_t worker)
 {
-    // Relaxed: the parent alone writes it, and before it starts the worker.
+    // Relaxed: only the parent writes it, before it starts the worker.
     return ring->generations != NULL
                ? ring->generations[worker]
                : atomic_load_explicit(&completions_of(ring, worker)->generation, memory_order_relaxed);
@@ -698,7 +702,8 @@ job_ring_generation(job_ring *ring, uint32_t worker)
 void
 job_ring_request_cancel(job_ring *ring, job_slot *slot)
 {
-    // Relaxed: the worker is asked by its number; it sees for itself whether it still has the slot.
+    // Relaxed: the parent asks the worker by its number, and the worker sees for itself whether it still has
+    // the slot.
     uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
     uint32_t worker = claim >> CLAIM_BITS;
     if (CLAIM_STATE(claim) != CLAIM_TAKEN || worker >= ring->worker_count) {
@@ -716,15 +721,15 @@ job_ring_finished(job_ring *ring)
 void
 job_ring_disarm_wakeup(job_ring *ring)
 {
-    // Relaxed: if a worker does not see it yet, it raises the eventfd once more.
+    // Relaxed: a worker that does not see it yet raises the eventfd once more.
     atomic_store_explicit(&ring->shared->need_wakeup, WAKEUP_DISARMED, memory_order_relaxed);
 }
 
 bool
 job_ring_arm_wakeup(job_ring *ring, uint32_t seen)
 {
-    // Sequentially consistent, and so are their partners in finish(): the parent that misses a count
-    // was seen asleep by the process that counted.
+    // Both sequentially consistent, as are their partners in job_ring_complete(): a parent that misses a
+    // count was seen asleep by the process that counted.
     atomic_store_explicit(&ring->shared->need_wakeup, WAKEUP_ARMED, memory_order_seq_cst);
     return atomic_load_explicit(&ring->shared->finished, memory_order_seq_cst) == seen;
 }
@@ -732,10 +737,10 @@ job_ring_arm_wakeup(job_ring *ring, uint32_t seen)
 // ---- a worker ----
 
 static void
-set_state(job_ring *ring, uint32_t worker, enum worker_state worker_state)
+set_state(job_ring *ring, uint32_t worker, enum worker_state state)
 {
     // Sequentially consistent: see first_ready().
-    atomic_store_explicit(&ring->states[worker], worker_state, memory_order_seq_cst);
+    atomic_store_explicit(&ring->states[worker], state, memory_order_seq_cst);
 }
 
 bool
@@ -760,7 +765,7 @@ void
 job_ring_exit(job_ring *ring, uint32_t worker)
 {
     set_state(ring, worker, WORKER_NONE);
-    // Whoever saw us spin or called us counted on us.
+    // Processes that saw this worker spin, or called it, counted on it.
     job_ring_notify(ring);
 }
 
@@ -769,18 +774,18 @@ job_ring_claim(job_ring *ring, uint32_t worker)
 {
     for (;;) {
         uint32_t position = first_ready(ring);
-        // Relaxed: first_ready() has read the word in order, and it only grows.
+        // Relaxed: first_ready() has read the tail in order, and the tail only grows.
         if ((int32_t)(tail_of(ring, memory_order_relaxed) - position) <= 0) {
             return NULL;
         }
         job_slot *slot = ready_slot(ring, position);
         uint32_t claim = ready_at(position);
-        // A8: pairs with R8 in job_ring_push(): the message is there.  Relaxed if it fails: nothing is
-        // read then.
+        // A8: pairs with R8 in job_ring_push(): the message is there.  Relaxed if it fails: nothing is read
+        // then.
         if (slot == NULL
             || !atomic_compare_exchange_strong_explicit(&slot->claim, &claim, taken_by(worker),
                                                         memory_order_acquire, memory_order_relaxed)) {
-            continue;  // somebody else was quicker
+            continue;  // another process was quicker
         }
         settle(ring, position + 1);
         if (ring->worker_count > 1 && job_ring_has_ready(ring)) {
@@ -797,12 +802,12 @@ job_ring_is_closed(job_ring *ring)
     return atomic_load_explicit(&ring->shared->closed, memory_order_seq_cst) == RING_CLOSED;
 }
 
-// Whether another worker spins: one that does is enough.
+// Whether another worker spins: one is enough.
 static bool
 another_spins(job_ring *ring, uint32_t worker)
 {
     for (uint32_t i = 0; i < ring->worker_count; i++) {
-        // Relaxed: only a hint.
+        // Relaxed: a hint.
         if (i != worker && atomic_load_explicit(&ring->states[i], memory_order_relaxed) == WORKER_SPINNING) {
             return true;
         }
@@ -810,13 +815,13 @@ another_spins(job_ring *ring, uint32_t worker)
     return false;
 }
 
-// Whether the words that a sleeping worker relies on make sense.
+// Whether the words on which a sleeping worker relies make sense.
 static bool
 may_sleep(job_ring *ring)
 {
     uint32_t need_wakeup = peek(&ring->shared->need_wakeup);
     uint32_t closed = peek(&ring->shared->closed);
-    // The tail that we see may be older than the head, but not by more than the ring's length.
+    // The tail that this worker sees may be older than the head, but not by more than the ring's length.
     uint32_t ahead = peek(&ring->shared->tail) - peek(&ring->shared->head) + RING_SLACK * ring->slot_count;
     return (need_wakeup == WAKEUP_ARMED || need_wakeup == WAKEUP_DISARMED)
            && (closed == RING_OPEN || closed == RING_CLOSED) && ahead <= 2 * RING_SLACK * ring->slot_count;
@@ -827,7 +832,7 @@ job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
 {
     int64_t start = clock_now_ns();
     bool spins = !another_spins(ring, worker);
-    // From here on, who pushes counts on us.
+    // From here on a process that pushes counts on this worker.
     set_state(ring, worker, WORKER_SPINNING);
     // Sequentially consistent: see first_ready().
     uint32_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
@@ -838,7 +843,7 @@ job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
         }
         set_state(ring, worker, WORKER_ASLEEP);
         if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring)) {
-            // A worker_state that was rung while we were on our way is not ASLEEP any more.
+            // A state word that was rung since then is not ASLEEP any more.
             int rc = futex_wait_shared(&ring->states[worker], WORKER_ASLEEP, FUTEX_NO_DEADLINE);
             if (rc == FUTEX_OK) {
                 park_learn(spot, clock_now_ns() - start);
@@ -857,7 +862,7 @@ job_ring_listen(job_ring *ring, uint32_t worker, bool is_idle)
     }
     set_state(ring, worker, is_idle ? WORKER_ASLEEP : WORKER_OPEN);
     bool ready = job_ring_has_ready(ring);
-    // Relaxed: who wrote there rings, whatever the worker_state says.
+    // Relaxed: the parent rings after it has written there, whatever the state.
     uint32_t written = atomic_load_explicit(&inbox_of(ring, worker)->tail, memory_order_relaxed);
     bool asked = written != ring->inbox_read;
     bool closed = job_ring_is_closed(ring);
@@ -887,7 +892,7 @@ uint32_t
 job_ring_ready_count(job_ring *ring)
 {
     uint32_t position = first_ready(ring);
-    // Relaxed: first_ready() has read the word in order, and it only grows.
+    // Relaxed: first_ready() has read the tail in order, and the tail only grows.
     int32_t count = (int32_t)(tail_of(ring, memory_order_relaxed) - position);
     return count < 0 ? 0 : (uint32_t)count;
 }
@@ -897,16 +902,16 @@ job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
 {
     completion_ring *completions = completions_of(ring, worker);
     uint32_t position = ring->completed++;
-    // Relaxed: only this worker writes its completions, and R9 publishes them.
+    // Relaxed: only this worker writes its completions, and R9 below publishes them.
     atomic_store_explicit(&completions->numbers[position & (ring->slot_count - 1)],
                           (uint32_t)(slot - ring->slots), memory_order_relaxed);
     // R9: pairs with A9 in job_ring_pop_completion(): the parent finds the number, and the message in the
     // slot.
     atomic_store_explicit(&completions->tail, position + 1, memory_order_release);
-    // Sequentially consistent: see job_ring_arm_wakeup().
+    // All sequentially consistent: see job_ring_arm_wakeup().
     atomic_fetch_add_explicit(&ring->shared->finished, 1, memory_order_seq_cst);
     uint32_t armed = atomic_load_explicit(&ring->shared->need_wakeup, memory_order_seq_cst);
-    // A word that a stray write has hit counts as armed: the parent is to look.
+    // A word that a stray write has hit counts as armed: the parent has to look.
     if (armed != WAKEUP_DISARMED
         && (armed != WAKEUP_ARMED
             || atomic_compare_exchange_strong_explicit(&ring->shared->need_wakeup, &armed, WAKEUP_DISARMED,
@@ -923,14 +928,14 @@ job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
 void
 job_slot_set_range(job_slot *slot, uint32_t count)
 {
-    // Relaxed: R8 or R11 publishes it with the slot.
+    // Relaxed: R8 in job_ring_push() or R11 in write_to_inbox() publishes it with the slot.
     atomic_store_explicit(&slot->range, count, memory_order_relaxed);
 }
 
 uint32_t
 job_slot_next(job_slot *slot)
 {
-    // Relaxed: only numbers are agreed upon here; the calls are each side's own copy.
+    // Relaxed: the sides agree on numbers only; each has its own copy of the calls.
     uint64_t range = atomic_load_explicit(&slot->range, memory_order_relaxed);
     do {
         if ((uint32_t)(range >> 32) >= (uint32_t)range) {
@@ -944,14 +949,14 @@ job_slot_next(job_slot *slot)
 uint32_t
 job_slot_split(job_slot *slot, uint32_t count)
 {
-    // Relaxed, as in job_slot_next(): only numbers are agreed upon.
+    // Relaxed, as in job_slot_next(): the sides agree on numbers only.
     uint64_t range = atomic_load_explicit(&slot->range, memory_order_relaxed);
     uint64_t kept;
     do {
         uint64_t next = range >> 32;
         uint64_t limit = (uint32_t)range;
         if (limit != count || next >= limit) {
-            return count;  // somebody has split it already, or nothing is left
+            return count;  // it has been split already, or no call is left
         }
         kept = next + (limit - next) / 2;
         // Relaxed, as above.

@@ -3,8 +3,8 @@
 // The ring lies in memory that all of these processes have mapped:
 //
 //     submissions   positions 0, 1, 2, ...: which slot was pushed there      the parent writes
-//     slots         each with a claim word and room for a message            whoever has the slot
-//     states        per worker: whether it sleeps, on this very word         that worker, and who notifies it
+//     slots         each with a claim word and room for a message            the slot's present owner
+//     states        per worker: whether it sleeps, on this very word         that worker, and the notifier
 //     completions   per worker: the slots that it has completed, in order    that worker
 //     inboxes       per worker: slots that it should cancel, or run          the parent
 //
@@ -16,53 +16,54 @@
 //                                | withdraw             | the worker has died: reap
 //                                '----> FREE            '----> FREE
 //
-// READY carries the slot's position among the submissions.  A worker goes along them from `head` and tries
-// to change "ready at p" into "taken by me" with one compare-and-swap; the parent changes it back to free in
-// the same way to withdraw the slot.  One of them wins, so the parent can withdraw a slot until the very
-// moment at which a worker takes it, and a free worker never waits behind a busy one.  A worker that was
-// away for long may look at a position whose slot the parent has pushed anew elsewhere; the position does
-// not match, and the worker goes on.  `head` only says that no slot before it is ready; any process moves it
-// forward.  Workers take slots in the order of their positions; one may be overtaken while the parent makes
-// room in a submission ring that is full of positions whose slots it has withdrawn.
+// READY carries the slot's position among the submissions.  A worker goes along them from `head` and tries to
+// change "ready at p" into "taken by me" with one compare-and-swap; the parent changes it back to free in the
+// same way to withdraw the slot.  One of them wins, so the parent can withdraw a slot until the moment at
+// which a worker takes it, and a free worker never waits for a busy one.  A worker that was stopped for long
+// may look at a position whose slot the parent has pushed anew elsewhere; the position does not match, and
+// the worker goes on.  `head` only says that no slot before it is ready; any process moves it forward.
+// Workers take slots in the order of their positions; one may be overtaken while the parent makes room in a
+// submission ring that is full of positions whose slots it has withdrawn.
 //
-// *Admission.*  A worker that has begun waits on its state word until the parent admits it, which the parent
-// does when it can see the worker's end; so a worker of which the parent knows nothing takes nothing.
+// *Admission.*  A worker that has begun waits on its state word until the parent admits it.  The parent does
+// so once it can see the worker's end, so a worker of which the parent knows nothing takes nothing.
 //
-// *Stopped workers.*  Whoever was notified, or spins, may be stopped, or not get any CPU.  While something is
-// ready the parent looks again after a while: it stops counting on such workers and notifies another.
+// *Stopped workers.*  A worker that was notified, or that spins, may be stopped, or get no CPU.  While a slot
+// is ready the parent looks again after a while: it stops counting on such workers and notifies another.
 //
 // The processes share no lock, so no death can orphan one.  Where a worker may die:
 //     before its claim              nothing has happened; if it was notified, the parent notifies another
-//     while it notifies another     reap() wakes again whoever was notified and may still sleep
+//     while it notifies another     reap() wakes every notified worker again, as it may still sleep
 //     after its claim               the slot says so: reap() returns it
 //     while it writes the outcome   the same: it has announced nothing
 //     after its announcement        the parent pops the completion before it reaps the worker
 // If the parent dies, every worker dies, and the memory goes with them.
 //
 // *Notifying.*  A worker without work spins for a while and then sleeps on its state word.  A process that
-// pushes a slot notifies one sleeper, unless one worker spins or is on its way already; a worker that takes
-// a slot and leaves others behind does the same.  So no worker wakes without need, and no slot stays ready
-// while every worker sleeps.  The parent in its turn looks at `finished`; before it sleeps it arms
-// `need_wakeup`, and the first worker that completes a slot then disarms it and raises the eventfd, once.
+// pushes a slot notifies one sleeper, unless one worker spins or is on its way already; a worker that takes a
+// slot and leaves others behind does the same.  So no worker wakes without need, and no slot stays ready
+// while every worker sleeps.  The parent looks at `finished`; before it sleeps it arms `need_wakeup`, and the
+// first worker that completes a slot then disarms it and raises the eventfd, once.
 //
-// *Doorbells.*  A worker that runs an event loop cannot sleep on a word, and has many slots taken at a time.
-// A ring for such workers has an eventfd per worker, which the loop watches.  A worker says by its state
+// *Doorbells.*  A worker that runs an event loop cannot sleep on a word, and takes many slots at a time.  A
+// ring for such workers has an eventfd per worker, which the loop watches.  A worker says by its state
 // whether it is ASLEEP, with nothing to do, or OPEN: at work, with room for more.  A process that pushes a
-// slot rings for one that sleeps; if none does, for all that are open, because it cannot tell which of them
+// slot rings for one that sleeps; if none sleeps, for all that are open, because it cannot tell which of them
 // has time.
 //
-// *Inboxes* are for one worker: the parent asks it to cancel a slot that it has taken, or gives it a slot
-// that no other worker may take, which is TAKEN from the start.  A worker reads its inbox, in order, before
-// it takes a slot, so an entry never means a later job in the same slot.
+// *Inboxes* have one reader each: the parent asks that worker to cancel a slot that it has taken, or gives it
+// a slot that no other worker may take, which is TAKEN from the start.  A worker reads its inbox, in order,
+// before it takes a slot, so an entry never means a later job in the same slot.
 //
 // *Stray writes.*  Any worker may write anywhere in the ring by mistake.  The parent reads back nothing that
-// it wrote: it keeps its own copy, and job_ring_is_intact() compares.  States have values that no stray
-// write makes. A worker that is about to sleep looks at the words that would wake it, and returns
-// JOB_RING_DAMAGED instead. The parent looks before it sleeps and after a worker's death.  A damaged ring is
-// of no use: the parent ends every worker, and lays it out anew.
+// it wrote: it keeps its own copy, and job_ring_is_intact() compares.  States have values that no stray write
+// makes.  A worker that is about to sleep looks at the words that would wake it, and returns JOB_RING_DAMAGED
+// instead.  The parent looks before it sleeps and after a worker's death.  A damaged ring is of no use: the
+// parent ends every worker, and lays the ring out anew.
 //
-// One lock of the parent's is held while its functions are called, except for job_ring_disarm_wakeup() and
-// job_ring_arm_wakeup().  One thread calls each worker's.  Each side checks what the other wrote.  No Python.
+// The parent calls its functions with one lock held, except for job_ring_disarm_wakeup() and
+// job_ring_arm_wakeup().  One thread calls each worker's functions.  Each side checks what the other wrote.
+// No Python.
 #ifndef PYCONC_JOB_RING_H
 #define PYCONC_JOB_RING_H
 
@@ -84,10 +85,10 @@ enum {
 
 typedef struct job_slot {
     _Alignas(64) _Atomic uint32_t claim;
-    // 1 once the worker has taken the block over that the message names; push() makes it 0.
+    // 1 once the worker has taken over the block that the message names; push() makes it 0.
     _Atomic uint32_t accepted;
-    // Of a slot that stands for many calls: which is next, and which is the first that is somebody
-    // else's by now.  See job_slot_next().
+    // Of a slot that stands for many calls: the number of the next call, and that of the first one that is
+    // another slot's by now.  See job_slot_next().
     _Atomic uint64_t range;
     unsigned char message[JOB_SLOT_BYTES - 16];
 } job_slot;
@@ -127,13 +128,13 @@ uint64_t job_ring_size(uint32_t slots, uint32_t workers);
 // The parent lays the ring out in zeroed memory, aligned to 64.  SHM_OK or SHM_NO_MEMORY.
 int job_ring_init(job_ring *ring, void *memory, uint32_t slots, uint32_t workers, int wakeup_fd);
 
-// Lays the ring out anew, empty; no worker is left, and of the slots none is the caller's any longer.
+// Lays the ring out anew, empty.  No worker may be left; no slot is the caller's any longer.
 void job_ring_reset(job_ring *ring);
 
 // A worker looks at what its parent laid out in `bytes` of memory.  SHM_OK or SHM_NOT_OURS.
 int job_ring_attach(job_ring *ring, void *memory, uint64_t bytes, int wakeup_fd);
 
-// Workers have these doorbells, as many as there are workers; borrowed.  Before anything else, on both sides.
+// Workers have these doorbells, one each; borrowed.  Both sides call it before anything else.
 void job_ring_use_doorbells(job_ring *ring, const int *doorbells);
 
 // Frees what the parent's view needed; accepts NULL fields.
@@ -148,7 +149,7 @@ void job_ring_free(job_ring *ring, job_slot *slot);
 // From here on a worker may take it.
 void job_ring_push(job_ring *ring, job_slot *slot);
 
-// True: nobody had taken it, and nobody will; the slot is allocated still.
+// True: no worker had taken it, and none will; the slot stays allocated.
 bool job_ring_withdraw(job_ring *ring, job_slot *slot);
 
 // Asks the worker that has taken the slot to cancel it, once.  Only with doorbells.
@@ -158,14 +159,14 @@ void job_ring_request_cancel(job_ring *ring, job_slot *slot);
 // has not been reaped.
 void job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker);
 
-// How many workers with this number have been reaped, as the present one knows it.
+// How many workers with this number the parent has reaped, as the present one knows it.
 uint32_t job_ring_generation(job_ring *ring, uint32_t worker);
 
 // True once a worker has taken it.
 bool job_ring_is_taken(const job_slot *slot);
 
-// The next slot that this worker has completed; the caller reads it and frees it.  NULL if there
-// is none.  *corrupt is set, and left alone otherwise, if what the worker announced cannot be.
+// The next slot that this worker has completed; the caller reads it and frees it.  NULL if there is none.
+// *corrupt is set, and left alone otherwise, if what the worker announced cannot be.
 job_slot *job_ring_pop_completion(job_ring *ring, uint32_t worker, bool *corrupt);
 
 // The worker is dead, and the caller has popped and freed its completions.  Returns a slot that the worker
@@ -173,40 +174,41 @@ job_slot *job_ring_pop_completion(job_ring *ring, uint32_t worker, bool *corrupt
 // number may be given to another worker.
 job_slot *job_ring_reap(job_ring *ring, uint32_t worker);
 
-// Whether every shared word is one that the parent or a worker writes on purpose.  A worker that runs code
-// of its own, such as an extension with a wild pointer, may write anywhere.  Takes time in proportion to the
-// slots in use.
+// Whether every shared word has a value that the parent or a worker writes on purpose.  A worker runs code
+// that is not pyconc's, such as an extension with a wild pointer, and may write anywhere.  Takes time in
+// proportion to the slots in use.
 bool job_ring_is_intact(job_ring *ring);
 
 // Whether a pushed slot is ready still, at its place among the submissions: no worker has taken it.
 bool job_ring_is_ready(job_ring *ring, job_slot *slot);
 
-// Notifies a worker if a slot is ready and none is on its way; for after a death.
+// Notifies a worker if a slot is ready and no worker is on its way; for after a death.
 void job_ring_notify(job_ring *ring);
 
 // For when some slot has been ready for a while: workers that were notified, or spin, have not come.  The
-// parent counts on them no longer, and notifies another.  True if that one is on its way; if none is, no
-// worker sleeps while something is ready.  A worker that is only slow loses nothing.
+// parent counts on them no longer, and notifies another.  True if that one is on its way; if false, no worker
+// sleeps while a slot is ready.  A worker that is only slow loses nothing.
 bool job_ring_notify_others(job_ring *ring);
 
 // The parent can see this worker's end: it may take slots now.
 void job_ring_admit(job_ring *ring, uint32_t worker);
 
-// Whether something is ready that nobody has taken.
+// Whether a slot is ready.
 bool job_ring_has_ready(job_ring *ring);
 
-// Workers finish what is ready and leave.
+// From here on workers finish what is ready, and leave.
 void job_ring_close(job_ring *ring);
 
-// Changes whenever a worker completes a slot.  Read it with acquire before you pop completions: then you miss
-// none that it counts.
+// Changes whenever a worker completes a slot.  A caller that reads it with acquire before it pops completions
+// misses none that it counts.
 _Atomic uint32_t *job_ring_finished(job_ring *ring);
 
 // A thread of the parent looks at `finished` from now on: workers need not raise the eventfd.
 void job_ring_disarm_wakeup(job_ring *ring);
 
 // The thread stops looking.  False if `finished` is not `seen`: then it must pop completions, and arm again.
-// The worker whose turn it is to raise the eventfd may die instead: its death must wake the parent as well.
+// The worker whose turn it is to raise the eventfd may die instead, so its death must wake the parent as
+// well.
 bool job_ring_arm_wakeup(job_ring *ring, uint32_t seen);
 
 // ---- a worker ----
@@ -214,14 +216,14 @@ bool job_ring_arm_wakeup(job_ring *ring, uint32_t seen);
 // Blocks until the parent has admitted the worker.  False if a signal handler has run before.
 bool job_ring_wait_admitted(job_ring *ring, uint32_t worker);
 
-// It is there, and counts as busy.
+// The worker is there, and counts as busy.
 void job_ring_enter(job_ring *ring, uint32_t worker);
 
 // The next slot that is ready, now taken by this worker; or NULL.
 job_slot *job_ring_claim(job_ring *ring, uint32_t worker);
 
 // Blocks until there may be work, or never will be, or the ring is damaged.  Returns early, with work or
-// not, when a signal handler has run.
+// without, when a signal handler has run.
 int job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot);
 
 // Instead of waiting, for a worker with a doorbell: it is to be rung when there is work, or never will be.
@@ -239,12 +241,12 @@ job_slot *job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed);
 // At most how many slots are ready.
 uint32_t job_ring_ready_count(job_ring *ring);
 
-// The message is in the slot; the parent is told.  False: it is to be woken, and the eventfd is gone,
-// because the worker's code has closed all files, for instance.  The worker must end then, so that its
+// Tells the parent that the outcome is in the slot.  False: the parent must be woken, and the eventfd is
+// gone, for instance because code in the worker has closed all files.  The worker must then end, so that its
 // parent looks.
 bool job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot);
 
-// It takes nothing any more.
+// The worker takes nothing from here on.
 void job_ring_exit(job_ring *ring, uint32_t worker);
 
 // ---- ranges ----
@@ -252,11 +254,11 @@ void job_ring_exit(job_ring *ring, uint32_t worker);
 // Sets the calls that an allocated slot stands for: 0 to count - 1.
 void job_slot_set_range(job_slot *slot, uint32_t count);
 
-// The worker's next call, or UINT32_MAX when the rest is somebody else's.
+// The number of the worker's next call, or UINT32_MAX when the rest is another slot's.
 uint32_t job_slot_next(job_slot *slot);
 
-// Takes the calls from the middle of what is left to the end away from whoever runs the slot: returns
-// how many are left to it in all, out of `count`; `count` if there was nothing to take.
+// Takes the calls from the middle of what is left to the end away from the worker that runs the slot: returns
+// how many it keeps in all, out of `count`; `count` if there was nothing to take.
 uint32_t job_slot_split(job_slot *slot, uint32_t count);
 
 #endif

@@ -5,17 +5,17 @@
 
 #include "clock.h"
 
-// A wait this short would have been served by a full spin.
+// A full spin would have caught the change that ended a wait this short.
 #define SPIN_PAYS_NS (2 * (int64_t)PARK_SPIN_MAX_NS)
-// A spin shorter than this catches nothing: better none.
+// A spin shorter than this catches nothing, because a change takes about as long to arrive: better none.
 #define SPIN_MIN_NS 2000
-// The most short waits that go without a spin because those before it were in vain.
+// The most short waits in a row that pass without a spin, because the spins before them were in vain.
 #define MOST_DOUBT 256
 // How many looks at the word between two looks at the clock.
 #define LOOKS 32
 
-// How many threads may spin at once: one fewer than there are CPUs for the thread that looked last.  The one
-// static variable of the core, for a fact about the process that every spin asks for.
+// How many threads may spin at once: one fewer than the CPUs of the thread that looked last.  The one static
+// variable of this unit, for a fact about the process that every spin needs.
 static _Atomic uint32_t spare_cpus;
 
 static uint32_t
@@ -24,8 +24,8 @@ load_spare_cpus(void)
     return atomic_load_explicit(&spare_cpus, memory_order_relaxed);  // a hint, out of date at any time
 }
 
-// A program may be confined to one CPU, or set free, at any time.  A thread looks when a spin was in vain and
-// when a wait was long, beside which the system call is nothing.
+// A program may be confined to one CPU, or released, at any time.  A thread looks after a spin that was in
+// vain and after a long wait, next to which the system call costs nothing.
 static void
 look_at_cpus(void)
 {
@@ -62,8 +62,9 @@ static bool
 look(const _Atomic uint32_t *word, uint32_t expected)
 {
     for (int i = 0; i < LOOKS; i++) {
-        // A1: pairs with R1, R2, R3, R4 and R5, the stores that change the words on which threads wait:
-        // whoever sees the word changed sees what was written before it.
+        // A1: pairs with R1 in change_signal(), R2 in set_state(), R3 in waiter_add(), R4 in post() and R5 in
+        // add_threads(), the stores that change the words on which threads wait: a thread that sees the word
+        // changed sees what was written before it.
         if (atomic_load_explicit(word, memory_order_acquire) != expected) {
             return true;
         }
@@ -79,7 +80,7 @@ park_spin_for(const _Atomic uint32_t *word, uint32_t expected, int64_t limit_ns)
     if (look(word, expected)) {
         return true;
     }
-    // On one CPU nobody changes the word before this thread sleeps.
+    // On one CPU no other thread changes the word before this one sleeps.
     if (limit_ns > 0 && load_spare_cpus() > 0) {
         int64_t end = clock_now_ns() + limit_ns;
         do {
@@ -121,7 +122,8 @@ park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int6
     return changed;
 }
 
-// A wait was short, and so a spin would have served, if none of the last ones was in vain all the same.
+// How long to spin after a short wait: not at all while spins that should have caught the change were in
+// vain.
 static uint32_t
 spin_after_short_wait(park_spot *spot, bool was_vain)
 {
@@ -141,11 +143,12 @@ spin_after_short_wait(park_spot *spot, bool was_vain)
 void
 park_learn(park_spot *spot, int64_t waited_ns)
 {
-    // Two threads may learn at once and one lesson may be lost; the next wait teaches it again.
+    // Relaxed: hints.  Two threads may learn at once and one lesson may be lost; the next wait teaches it
+    // again.
     uint32_t spin_ns = atomic_load_explicit(&spot->spin_ns, memory_order_relaxed);
     bool was_vain = atomic_load_explicit(&spot->was_vain, memory_order_relaxed) != 0;
     if (was_vain) {
-        atomic_store_explicit(&spot->was_vain, 0, memory_order_relaxed);  // a hint, as above
+        atomic_store_explicit(&spot->was_vain, 0, memory_order_relaxed);  // relaxed, as above
     }
     if (waited_ns <= SPIN_PAYS_NS) {
         spin_ns = spin_after_short_wait(spot, was_vain);

@@ -35,7 +35,7 @@ shm_file_map(const shm_file *file, void *at, uint64_t offset, uint64_t bytes, bo
     if (!is_private) {
         madvise(start, bytes, MADV_DONTFORK);
     }
-    // A core dump has no use for what may be gigabytes of somebody else's data.
+    // A core dump has no use for what may be gigabytes of data of other processes.
     madvise(start, bytes, MADV_DONTDUMP);
     return start;
 }

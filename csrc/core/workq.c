@@ -8,7 +8,7 @@ static void
 forget_workers(workq *q)
 {
     pthread_mutex_init(&q->lock, NULL);
-    // Relaxed: no other thread has the queue yet, or still.
+    // Relaxed: no other thread has the queue yet, or the threads that had it did not survive the fork.
     atomic_store_explicit(&q->workers, 0, memory_order_relaxed);
     q->idle = q->spinning = q->searching = q->sleeping = q->chosen = 0;
     park_spot_init(&q->spot, 1);
@@ -37,8 +37,8 @@ workq_after_fork(workq *q)
     forget_workers(q);
 }
 
-// Only holders of the lock change a count, so the load is relaxed; so is the store, because readers
-// without the lock only take it for a hint.
+// Relaxed: only a thread that holds the lock changes a count, and those that read it without the lock take it
+// for a hint.
 static void
 add(_Atomic uint32_t *count, int change)
 {
@@ -49,13 +49,14 @@ add(_Atomic uint32_t *count, int change)
 static void
 change_signal(workq *q)
 {
-    // R1: pairs with A1 in look().  The load is relaxed because the lock orders the writers.
+    // R1: pairs with A1 in look() and in park_sleep().  The load is relaxed because the lock orders the
+    // writers.
     uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
     atomic_store_explicit(&q->signal, signal + 1, memory_order_release);
 }
 
-// With the lock held and work in the queue: true if the caller must wake a sleeper with
-// futex_wake() once it has released the lock.
+// With the lock held and work in the queue: true if the caller must wake a sleeper with futex_wake() once it
+// has released the lock.
 static bool
 choose_sleeper(workq *q)
 {
@@ -176,12 +177,13 @@ sleep_until_chosen(workq *q, workq_worker *worker, int64_t deadline_ns)
     worker->slept = true;
     q->sleeping++;
     for (;;) {
-        // Relaxed: it is written under the lock, which we hold.
+        // Relaxed: the word is written under the lock, which this thread holds.
         uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
         pthread_mutex_unlock(&q->lock);
         int rc = futex_wait(&q->signal, signal, deadline_ns);
         pthread_mutex_lock(&q->lock);
-        // Wakeups are tokens, not addresses: who comes back first takes one, whatever brought it back.
+        // Wakeups are tokens, addressed to no one: the first thread that comes back takes one, whatever woke
+        // it.
         if (q->chosen > 0) {
             q->chosen--;
             worker->searching = true;
@@ -208,7 +210,7 @@ workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns)
             q->searching--;
         }
         if (q->spinning == 0) {
-            // Relaxed: it is written under the lock, which we hold.
+            // Relaxed: the word is written under the lock, which this thread holds.
             uint32_t signal = atomic_load_explicit(&q->signal, memory_order_relaxed);
             q->spinning++;
             pthread_mutex_unlock(&q->lock);

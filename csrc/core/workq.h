@@ -1,8 +1,8 @@
 // workq: a first-in-first-out queue of work and the workers that wait for it.
 //
-// Nodes are intrusive: they live in whatever is queued, so a push never allocates.  One mutex
-// guards the queue and the counts of its workers; it is held for a few instructions and never
-// across a system call.
+// Nodes are intrusive: they are fields of the queued things, so a push never allocates.  One mutex guards the
+// queue and the counts of its workers; a thread holds it for a few instructions and never across a system
+// call.
 //
 //            workq_reserve_worker            workq_pop: a node
 //   (none) ------------------------> idle ----------------------> busy
@@ -10,14 +10,14 @@
 //      '------------------------------'  '--------------------------'
 //          workq_leave: closed, empty         workq_pop: nothing
 //
-// An idle worker is starting, spinning, asleep, or *searching*: on its way to workq_pop() because
-// it saw work.  A push wakes a sleeper only if nobody spins and nobody searches.  Whoever pops and
-// leaves work behind applies the same rule, so sleepers are woken one after the other for as long
-// as there is work for them, and a burst that one worker can clear wakes no other.  That is why no
-// wakeup is lost: work is never left behind without a searcher, a spinner, or everybody awake.
+// An idle worker is starting, spinning, asleep, or *searching*: on its way to workq_pop() because it saw
+// work.  A push wakes a sleeper only if no worker spins and none searches.  A worker that pops a node and
+// leaves others behind applies the same rule, so workers wake one after the other for as long as there is
+// work for them, and a burst that one worker can clear wakes no other.  No wakeup is lost, because work is
+// never left in the queue without a searcher or a spinner, unless every worker is awake.
 //
-// A push is refused once the queue is closed; what was pushed before is still popped (the push and
-// the close are ordered by the mutex).  No Python.
+// A closed queue refuses pushes; workers still pop what was pushed before (the mutex orders the push and the
+// close). No Python.
 #ifndef PYCONC_WORKQ_H
 #define PYCONC_WORKQ_H
 
@@ -31,7 +31,7 @@
 
 enum {
     WORKQ_OK = 0,
-    WORKQ_SHORT = 1,    // Done, but no idle worker is left for it and one more may be started.
+    WORKQ_SHORT = 1,    // Pushed; no idle worker is left for it, and one more may be started.
     WORKQ_CLOSED = -1,  // Refused: the queue is closed.
     WORKQ_TIMED_OUT = -2,
 };
@@ -50,10 +50,10 @@ typedef struct workq {
     uint32_t chosen;           // taken from sleeping by a waker, not yet back from the futex
     bool closed;
     _Atomic uint32_t signal;  // changes whenever a spinner or a sleeper has to look again
-    park_spot spot;           // where idle workers spin; one at most
+    park_spot spot;           // where idle workers spin, one at most
 } workq;
 
-// One per worker thread, on its stack, zeroed but for idle = true.  Owner thread only.
+// One per worker thread, on its stack; only that thread uses it.  WORKQ_WORKER_INIT begins it.
 typedef struct workq_worker {
     bool idle;
     bool searching;
@@ -69,22 +69,22 @@ void workq_fini(workq *q);
 // WORKQ_CLOSED: it is still the caller's.
 int workq_push(workq *q, list_node *node);
 
-// True if a worker should be started: work outnumbers the idle ones, and max_workers allows one more.
-// A closed queue wants one only if it has none.  The new worker counts as idle from here on; whoever
+// True if a worker should be started: there is more work than idle workers, and max_workers allows one more.
+// A closed queue wants one only if it has none.  The new worker counts as idle from here on; the caller that
 // got true starts it or calls workq_leave().
 bool workq_reserve_worker(workq *q);
 
-// A thread that is none of the queue's own takes part as an idle worker, until it calls workq_leave().
+// A thread that is no worker of the queue takes part as an idle one, until it calls workq_leave().
 void workq_join(workq *q);
 
-// Changes the limit for workers that are yet to be reserved.
+// Changes the limit for workers that are reserved from now on.
 void workq_set_max_workers(workq *q, uint32_t max_workers);
 
-// The worker's turn.  NULL when there is nothing: the worker is idle and calls workq_wait().
+// Pops a node for the worker.  NULL: there is none; the worker is idle and calls workq_wait().
 list_node *workq_pop(workq *q, workq_worker *worker);
 
 // Blocks an idle worker until there is work (WORKQ_OK) or never will be (WORKQ_CLOSED), or until the deadline
-// (WORKQ_TIMED_OUT).  Then it calls workq_pop() again.
+// (WORKQ_TIMED_OUT).  The worker then calls workq_pop() again.
 int workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns);
 
 // The worker ends, or the reserved one never began.
@@ -113,9 +113,9 @@ workq_workers(workq *q)
 // Number of workers that hold no node.
 uint32_t workq_idle(workq *q);
 
-// In the child of a fork: the workers are gone and the mutex may have been held by one of them.
-// The queue is as it was (its list changes only in threads that hold the interpreter's lock, which
-// the forking thread held); the counts start afresh.
+// In the child of a fork: the workers are gone, and one of them may have held the mutex.  The nodes stay as
+// they are (their list changes only in threads that hold the interpreter's lock, which the forking thread
+// held); the counts begin anew.
 void workq_after_fork(workq *q);
 
 #endif
