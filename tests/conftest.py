@@ -1,8 +1,10 @@
 """Every test runs under a hang guard (pytest's, see pyproject.toml) and must leave nothing behind."""
 
+import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import traceback
+from collections.abc import Generator, Iterator
 
 import pytest
 import support
@@ -44,3 +46,17 @@ def _kept_for_life() -> None:
 def _nothing_left(_kept_for_life: None) -> Iterator[None]:
     with support.nothing_left():
         yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(call: "pytest.CallInfo[None]") -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Empties the frames of a test that failed, once they are shown: pytest keeps them, and they keep its pools."""
+    report = yield
+    error = call.excinfo and call.excinfo.value
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            with contextlib.suppress(RuntimeError):  # it runs
+                frame.clear()
+            _ = frame.f_locals  # before Python 3.13 a dictionary that is brought up to date when it is looked at
+        error = error.__cause__ or error.__context__
+    return report

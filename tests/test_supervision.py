@@ -1,5 +1,6 @@
 """Workers and the zygote are killed, stopped, waited for by others: the pool goes on, and its reports are right."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -216,44 +217,59 @@ def test_a_pool_with_a_stopped_zygote_can_be_killed():
 # --- Who is busy in a callback ----------------------------------------------------------------------------------------
 
 
-def test_a_busy_callback_holds_up_neither_replacement_nor_others():
-    with pyconc.ProcessPoolExecutor(2) as pool:
-        goes_on, is_busy = threading.Event(), threading.Event()
-        future = pool.submit(jobs.identity, 0)
+@contextlib.contextmanager
+def busy_callback(pool):
+    """Keeps the thread that calls the pool's callbacks in one of them."""
+    goes_on, is_busy = threading.Event(), threading.Event()
+    with ProcessGate() as gate:
+        (future,) = block_workers(pool, gate)  # it is not done before it has the callback, or this thread would call it
         future.add_done_callback(lambda _: (is_busy.set(), goes_on.wait(HANG_LIMIT)))
+        gate.open()
+    try:
         assert is_busy.wait(HANG_LIMIT)
-        try:
-            before = set(pool._processes)
-            for victim in before:
-                os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: not before & set(pool._processes), "the dead to be reaped")
-            again = pool.submit(os.getpid)
-            assert again.result(HANG_LIMIT) not in before
-        finally:
-            goes_on.set()
+        yield
+    finally:
+        goes_on.set()
+
+
+def test_a_busy_callback_does_not_hold_up_replacement():
+    with pyconc.ProcessPoolExecutor(2) as pool, ProcessGate() as gate, busy_callback(pool):
+        before = set(pool._processes)
+        for victim in before:
+            os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not before & set(pool._processes), "the dead to be reaped")
+        # What it returns is delivered by the thread that is busy.
+        future = pool.submit(gate)
+        (worker,) = gate.wait_started()
+        assert worker not in before
+        gate.open()
+    assert future.result() == ()
 
 
 def test_a_worker_and_the_zygote_are_killed_while_a_callback_is_busy():
     with pyconc.ProcessPoolExecutor(3) as pool:
-        goes_on, is_busy = threading.Event(), threading.Event()
         with ProcessGate() as gate:
             futures = block_workers(pool, gate, 3)
             gate.open()
             pyconc.wait(futures)
-        future = pool.submit(jobs.identity, 0)
-        future.add_done_callback(lambda _: (is_busy.set(), goes_on.wait(HANG_LIMIT)))
-        assert is_busy.wait(HANG_LIMIT)
-        try:
-            zygote = pool._supervisor.launcher.zygote
-            for victim in [pid for pid, worker in pool._processes.items() if not worker.is_cloned_from(zygote)]:
+        launcher = pool._supervisor.launcher
+        zygote = launcher.zygote
+        with busy_callback(pool):
+            victims = [pid for pid, worker in list(pool._processes.items()) if not worker.is_cloned_from(zygote)]
+            for victim in victims:
                 os.kill(victim, signal.SIGKILL)
             os.kill(zygote.pid, signal.SIGKILL)
             calls = [pool.submit(jobs.identity, number) for number in range(20)]
-        finally:
-            goes_on.set()
         for number, call in enumerate(calls):
             # The death of the zygote's workers may come after one of them has taken a call.
             assert isinstance(call.exception(HANG_LIMIT), WorkerDied) or call.result() == number
+
+        def is_doomed(pid, worker):
+            return pid in victims or worker.is_cloned_from(zygote)
+
+        # From a zygote that the launcher knows to be gone, no further worker comes.
+        wait_until(lambda: launcher.zygote is not zygote, "the zygote's end to be seen")
+        wait_until(lambda: not any(is_doomed(*item) for item in list(pool._processes.items())), "the dead to be reaped")
         assert pool.submit(jobs.identity, 1).result(HANG_LIMIT) == 1
 
 
