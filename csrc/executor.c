@@ -140,9 +140,17 @@ executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
 
 PyDoc_STRVAR(run_in_loop_doc,
 "_run_in_loop($self, fn, /, *args, **kwargs)\n--\n\n"
-"Have a worker call fn(*args, **kwargs); return a future of the running event loop.\n\n"
-"Raises RuntimeError without such a loop and after shutdown(), and BrokenExecutor when the executor is\n"
-"broken.");
+"Have a worker call fn(*args, **kwargs); return a future of the running event loop.\n"
+"\n"
+"Cancelling the future cancels the call. Raises RuntimeError without such a loop and after shutdown(), and\n"
+"BrokenExecutor when the executor is broken; the future raises what the call raises.\n"
+"\n"
+"    >>> import asyncio\n"
+"    >>> async def main():\n"
+"    ...     async with pyconc.CoroutinePool(max_workers=1) as pool:\n"
+"    ...         return await pool.run(asyncio.sleep, 0.01, \"slept\")\n"
+"    >>> asyncio.run(main())\n"
+"    'slept'");
 
 static PyObject *
 executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)

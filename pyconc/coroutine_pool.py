@@ -24,23 +24,37 @@ _END = object()
 
 
 class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
-    """An executor whose workers are processes that run an event loop each, and many coroutines at once on it.
+    """An executor whose worker processes run an event loop each, and many coroutines at once on it.
 
     max_workers: the most processes to run at once; default: the CPUs this process may use (affinity, cgroup quota).
-    concurrency: the most coroutines that one worker runs at a time; more wait.
+    concurrency: the most coroutines that one worker runs at a time; further ones wait.
     mp_context, initializer, initargs, on_worker_death: as for ProcessPoolExecutor. A dead worker fails the coroutines
-    that it ran, with WorkerDied. The initializer, which is no coroutine, finds the loop set as the current one.
-    max_tasks_per_child: a worker is replaced after so many calls.
+    that it ran, with WorkerDied. The initializer is no coroutine function; it finds the loop set as the current one.
+    max_tasks_per_child: the number of calls after which a worker is replaced.
     loop_factory: makes a worker's event loop; default: asyncio.new_event_loop.
 
-    Cancelling what run() or submit() returned, also by asyncio.timeout(), cancels the coroutine: in the worker it sees
-    CancelledError, and may clean up; the caller does not wait for that, but shutdown() does. `async with` waits for
-    what runs; if the block is left by an exception, it is cancelled first. Streams end with the block. submit(), which
-    returns a concurrent.futures.Future, and shutdown() may be called from any thread; the others where a loop runs.
+    Cancelling the future of run() or submit(), also by asyncio.timeout(), cancels the coroutine: in the worker it sees
+    CancelledError, and may clean up; the caller does not wait for that, but shutdown() does. `async with` waits for the
+    coroutines that run; if an exception leaves the block, they are cancelled first. Streams end with the block. run(),
+    map() and stream() are called where an event loop runs, the other methods from any thread.
 
-    Workers ignore Ctrl-C and end with this process, however it ends. At interpreter exit, what was submitted is
-    finished first, unless the program was ended by KeyboardInterrupt. After os.fork() the child finds the pool empty
-    and usable; futures that were pending are finished with BrokenProcessPool there.
+    Workers ignore Ctrl-C, and end when this process ends in any way. At interpreter exit, calls that were submitted are
+    finished first, unless a KeyboardInterrupt ends the program. After os.fork() the child finds the pool empty and
+    usable; there, futures that were pending are finished with BrokenProcessPool.
+
+    Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death,
+    TypeError if initializer or loop_factory cannot be called or is a coroutine function, and OSError if the system
+    refuses what the pool needs (memfd_create, eventfd, epoll, pidfd_open).
+
+        >>> import asyncio
+        >>> async def double(number):
+        ...     await asyncio.sleep(0)
+        ...     return 2 * number
+        >>> async def main():
+        ...     async with pyconc.CoroutinePool(max_workers=2) as pool:
+        ...         return await asyncio.gather(*[pool.run(double, number) for number in range(5)])
+        >>> asyncio.run(main())
+        [0, 2, 4, 6, 8]
     """
 
     def __init__(
@@ -78,10 +92,20 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     def map(self, async_fn, *iterables, ordered=True, buffersize=None):
         """Return an async iterator over async_fn's results for the items of iterables, which may be async ones.
 
-        ordered: in the order of the items; otherwise as they are completed. buffersize: how many calls may be ahead of
-        the results taken; default: enough for all workers. The iterables are read no further than that, where this
-        iterator is; what they raise comes after the results of the items before it. Leaving the loop, once the iterator
-        is closed, or an exception, cancels what still runs: use contextlib.aclosing().
+        ordered: yield results in the order of the items; otherwise as they are completed. buffersize: how many calls
+        may be ahead of the results taken; default: enough for all workers. The iterables are read no further than that,
+        in the thread of this iterator; what they raise comes after the results of the items before it. Closing the
+        iterator, or an exception from it, cancels the calls that still run: `async for` alone does not close what it
+        leaves, contextlib.aclosing() does. Raises TypeError without an iterable, TypeError or ValueError for another
+        buffersize, and, from the iterator, what a call raises.
+
+            >>> import asyncio
+            >>> async def main():
+            ...     async with pyconc.CoroutinePool(max_workers=2) as pool:
+            ...         results = pool.map(asyncio.sleep, [0.02, 0.01, 0], ["a", "b", "c"])
+            ...         return [result async for result in results]
+            >>> asyncio.run(main())
+            ['a', 'b', 'c']
         """
         if not iterables:
             raise TypeError("map() takes at least one iterable")
@@ -169,26 +193,57 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     def stream(self, async_fn, /, *args, buffersize=STREAM_BUFFER, **kwargs):
         """Have a worker iterate over the async generator async_fn(*args, **kwargs); return an async iterator of items.
 
-        buffersize: how many items the generator may be ahead. Leaving the `async for` loop, or aclose(), stops the
-        generator in its worker, where it is closed as any other. What it raises is raised here, after the items before
-        it. If an item cannot be pickled, that ends the stream.
+        buffersize: how many items the generator may be ahead of this iterator. Leaving the `async for` loop, or
+        aclose(), stops the generator and closes it in its worker. Raises TypeError or ValueError for another
+        buffersize. The iterator raises what the generator raises, after the items before that; the pickling error,
+        and ends, if an item cannot be pickled; and RuntimeError once the pool is shut down.
+
+            >>> import asyncio
+            >>> async def count_down(start):
+            ...     for number in range(start, 0, -1):
+            ...         yield number
+            >>> async def main():
+            ...     async with pyconc.CoroutinePool(max_workers=1) as pool:
+            ...         return [number async for number in pool.stream(count_down, 3)]
+            >>> asyncio.run(main())
+            [3, 2, 1]
         """
         _check_count("buffersize", buffersize)
         return _Stream(self, async_fn, args, kwargs, buffersize)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
-        """Refuse calls from now on, and let the workers end when all that was submitted is done.
+        """Refuse calls from now on, and let the workers end when the submitted calls are done.
 
         wait: return only when all workers have ended; that ends streams, whose consumers get RuntimeError.
         cancel_futures: cancel the calls that no worker has begun. May be called several times, from any thread, and
-        from a signal handler.
+        from a signal handler. Raises nothing; run() and submit() raise RuntimeError from now on.
+
+            >>> import asyncio
+            >>> pool = pyconc.CoroutinePool(max_workers=1)
+            >>> future = pool.submit(asyncio.sleep, 0, "slept")
+            >>> pool.shutdown()
+            >>> future.result()
+            'slept'
         """
         if wait:
             self._end_streams("the pool was shut down")
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def cancel_all(self):
-        """Cancel every call: those that wait, and those that run, which see CancelledError; and end streams."""
+        """Cancel every call, and end every stream; the pool stays open.
+
+        Calls that no worker has begun never run; in those that run, the coroutine sees CancelledError, and may clean
+        up. Consumers of streams get RuntimeError. May be called from any thread. Raises nothing, and waits for nothing.
+
+            >>> import asyncio
+            >>> with pyconc.CoroutinePool(max_workers=1) as pool:
+            ...     future = pool.submit(asyncio.sleep, 3600)
+            ...     pool.cancel_all()
+            ...     print(future in pyconc.wait([future]).done, future.cancelled())
+            ...     pool.submit(asyncio.sleep, 0, "slept").result()
+            True True
+            'slept'
+        """
         self._tasks.cancel_queued()
         self._tasks.cancel_taken()
         self._end_streams("the pool's calls were cancelled")

@@ -176,10 +176,17 @@ class ProcessExecutor(AsyncWith):
         return self._tasks
 
     def shutdown(self, wait=True, *, cancel_futures=False):
-        """Refuse tasks from now on, and let the workers end when what is queued is done.
+        """Refuse tasks from now on, and let the workers end when the queued tasks are done.
 
-        wait: return only when all workers have ended. cancel_futures: cancel what no worker has taken. May be called
-        several times, from any thread, and from a signal handler.
+        wait: return only when all workers have ended. cancel_futures: cancel the tasks that no worker has taken. May be
+        called several times, from any thread, and from a signal handler. Raises nothing; submit() raises RuntimeError
+        from now on.
+
+            >>> pool = pyconc.ProcessPoolExecutor()
+            >>> future = pool.submit(len, "abc")
+            >>> pool.shutdown()
+            >>> future.done()
+            True
         """
         supervisor = self._supervisor
         self._shutdown_thread = True
@@ -201,17 +208,43 @@ class ProcessExecutor(AsyncWith):
         return False
 
     async def __aexit__(self, *exc_info):
-        """Shut down, and wait for the workers while the event loop goes on."""
+        """Shut down, and wait for the workers while the event loop goes on.
+
+        After Ctrl-C, kill the workers first.
+        """
         if _is_interrupt(exc_info[1]):
             self.kill_workers()
         await super().__aexit__(*exc_info)
 
     def terminate_workers(self):
-        """Send SIGTERM to the workers and shut down without waiting; what has not finished fails."""
+        """Send SIGTERM to the workers, and shut down without waiting.
+
+        Calls that no worker has taken are cancelled; calls that run fail, with BrokenProcessPool, unless they end
+        first. May be called several times, from any thread, and from a signal handler. Raises nothing; submit() raises
+        RuntimeError from now on.
+
+            >>> import time
+            >>> pool = pyconc.ProcessPoolExecutor(max_workers=1)
+            >>> future = pool.submit(time.sleep, 3600)
+            >>> pool.terminate_workers()
+            >>> pyconc.wait([future]).not_done
+            set()
+        """
         return self._force_shutdown(operation="terminate")
 
     def kill_workers(self):
-        """Send SIGKILL to the workers and shut down without waiting; what has not finished fails."""
+        """Send SIGKILL to the workers, and shut down without waiting, as terminate_workers() does.
+
+        For workers that SIGTERM does not end. Raises nothing.
+
+            >>> import signal
+            >>> pool = pyconc.ProcessPoolExecutor(max_workers=1, initializer=signal.signal,
+            ...                                   initargs=(signal.SIGTERM, signal.SIG_IGN))
+            >>> future = pool.submit(signal.pause)
+            >>> pool.kill_workers()
+            >>> pyconc.wait([future]).not_done
+            set()
+        """
         return self._force_shutdown(operation="kill")
 
     def _force_shutdown(self, operation):
@@ -255,22 +288,32 @@ class ProcessPoolExecutor(
     """A concurrent.futures.ProcessPoolExecutor whose tasks and data travel through shared memory.
 
     max_workers: the most processes to run at once; default: the CPUs this process may use (affinity, cgroup quota).
-    mp_context: how multiprocessing is to start workers: fork, forkserver or spawn. Default: a small process with one
-    thread is forked from this one, or started anew if this one has threads, and workers are forked from it.
-    initializer, initargs: called in each worker before its first task. If it raises, the executor is broken. What
-    cannot be pickled, such as a lock, reaches workers by a fork only: with threads, submit() raises what pickling did,
-    unless fork is multiprocessing's start method.
-    max_tasks_per_child: a worker is replaced after so many tasks; not with a context that forks.
+    mp_context: a context of multiprocessing, which starts the workers by fork, forkserver or spawn. Default: workers
+    are forked from a small process with one thread. That process is forked from this one, or started anew if this one
+    has threads.
+    initializer, initargs: each worker calls initializer(*initargs) before its first task. If it raises, the executor is
+    broken. An argument that cannot be pickled, such as a lock, reaches workers by a fork only: in a program with
+    threads, submit() raises the pickling error, unless fork is multiprocessing's start method.
+    max_tasks_per_child: the number of tasks after which a worker is replaced; not with a context that forks.
     on_worker_death: "replace" fails the task that a dead worker ran, with WorkerDied, and starts another worker;
-    "break" is the standard library's way: the executor is broken and every task fails with BrokenProcessPool.
+    "break" does as the standard library: the executor is broken, and every task fails with BrokenProcessPool.
 
     Arguments and results are pickled; large buffers (numpy arrays, bytearrays in pickle.PickleBuffer) are copied once,
     into memory that the receiver owns. Use it with `with`, with `async with`, and in loop.run_in_executor. All methods
     may be called from any thread, and from signal handlers.
 
-    Workers ignore Ctrl-C and end with this process, however it ends. At interpreter exit, queued tasks are finished
-    first, unless the program was ended by KeyboardInterrupt. After os.fork() the child finds the executor empty and
-    usable; futures that were pending are finished with BrokenProcessPool there.
+    Workers ignore Ctrl-C, and end when this process ends in any way. At interpreter exit, queued tasks are finished
+    first, unless a KeyboardInterrupt ends the program. After os.fork() the child finds the executor empty and usable;
+    there, futures that were pending are finished with BrokenProcessPool.
+
+    Raises ValueError for a number that is not above 0, for another on_worker_death, and for max_tasks_per_child with a
+    context that forks; TypeError if initializer cannot be called; and OSError if the system refuses what the executor
+    needs (memfd_create, eventfd, epoll, pidfd_open).
+
+        >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
+        ...     future = pool.submit(pow, 2, 100)
+        ...     print(future.result(), list(pool.map(abs, [-1, 2, -3])))
+        1267650600228229401496703205376 [1, 2, 3]
     """
 
     def __new__(cls, *args, **kwargs):
@@ -319,10 +362,16 @@ class ProcessPoolExecutor(
     def map(self, fn, *iterables, timeout=None, chunksize=None, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.
 
-        chunksize: how many calls to send at a time; None lets the executor choose, from the time that calls take.
-        buffersize: so many chunks, or without a chunksize so many calls, may be ahead of the results taken; None takes
-        all of the iterables at once. timeout: seconds from this call until the last result; TimeoutError after that.
-        Closing the iterator, or an exception from it, cancels what has not started.
+        chunksize: how many calls to send at a time; by default the executor chooses, from the time that calls take.
+        buffersize: how many chunks, or without a chunksize how many calls, may be ahead of the results taken; by
+        default, all of the iterables' items are read at once. timeout: seconds from this call until the last result;
+        TimeoutError after that. Closing the iterator, or an exception from it, cancels the calls that have not started.
+        Raises TypeError or ValueError for another chunksize or buffersize, and RuntimeError after shutdown(). What a
+        call or an iterable raises comes out of the iterator.
+
+            >>> with pyconc.ProcessPoolExecutor() as pool:
+            ...     list(pool.map(pow, [2, 3, 4], [5, 5, 5], timeout=60))
+            [32, 243, 1024]
         """
         return chunks.map_chunks(self, fn, iterables, timeout, chunksize, buffersize)
 

@@ -19,8 +19,16 @@ PROTOCOL = 5
 class WorkerDied(BrokenProcessPool):
     """The worker process that ran a task died: that task is lost, and no other.
 
-    pid: of the worker.  exitcode: as multiprocessing.Process.exitcode; negative is a signal's number, None unknown.
-    signal: its name, or None.  task: the callable.
+    Raised by the task's future. `pid` is the worker's; `exitcode` is as multiprocessing.Process has it: a signal's
+    number is negative, None is unknown; `signal` is the signal's name, or None; `task` is the callable.
+
+        >>> import os
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     error = pool.submit(os._exit, 3).exception()
+        ...     print(type(error).__name__, error.exitcode, error.signal, error.task)
+        ...     pool.submit(abs, -1).result()
+        WorkerDied 3 None <built-in function _exit>
+        1
     """
 
     def __init__(self, message, pid=None, exitcode=None, signal=None, task=None):
@@ -32,9 +40,22 @@ class WorkerDied(BrokenProcessPool):
 
 
 class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError):
-    """Arguments, a result or an exception could not be pickled or rebuilt; `__cause__` says why.
+    """A task's arguments or result could not be rebuilt, or what it raised; `__cause__` says why.
 
-    It is a BrokenProcessPool because that is what the standard library raises then, but the executor goes on.
+    Raised by the task's future; an error in pickling arguments or a result is raised there as it is. This is a
+    BrokenProcessPool because the standard library raises that then, but the executor goes on.
+
+        >>> class Refused(Exception):
+        ...     def __init__(self, code, reason):
+        ...         super().__init__(f"{code} ({reason})")
+        >>> def fail():
+        ...     raise Refused(403, "no key")
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     error = pool.submit(fail).exception()
+        ...     print(type(error).__name__, "-", error)
+        ...     pool.submit(abs, -1).result()
+        TaskUnpicklable - the task raised Refused: 403 (no key), which could not be rebuilt here (TypeError: ...)
+        1
     """
 
 
