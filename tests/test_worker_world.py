@@ -1,11 +1,13 @@
 """What of the program's world its workers have: settings, globals, functions, whatever threads the program has."""
 
 import importlib.util
+import pickle
+from pathlib import Path
 
 import pytest
 from support import run_script
 
-from pyconc._process.main_module import has_guard
+from pyconc._process.main_module import _mentions, has_guard
 
 # A program that configures its world at its top, and defines there what it has workers do.
 PROGRAM = """
@@ -130,6 +132,82 @@ def test_what_is_defined_behind_the_guard_travels_by_value():
         """
     )
     assert finished.stdout == "the new one 6\nTrue [1, 2]\n"
+
+
+SHARED = """
+import enum, threading
+import pyconc
+class Color(enum.Enum):
+    RED = 1
+class Point:
+    pass
+class Slots:
+    __slots__ = "a", "__b"
+    def __init__(self, a):
+        self.a, self.__b = a, -a
+    def get(self):
+        return self.a, self.__b, hasattr(self, "__dict__")
+def begin():
+    global origin
+    origin = Point()
+def knows(point, color):
+    return type(point) is type(origin) is Point, color is Color.RED
+"""
+
+
+@pytest.mark.parametrize("threads", ["", THREAD], ids=["one thread", "threads"])
+def test_what_workers_have_goes_by_name_beside_what_goes_by_value(threads):
+    """Classes and members of enumerations stay the same things for lambdas, and whatever is defined later on."""
+    finished = run_script(
+        SHARED
+        + f"""
+if __name__ == "__main__":
+    {threads}
+    with pyconc.ProcessPoolExecutor(1, initializer=begin) as pool:
+        pool.submit(abs, 1).result()
+        asks = [knows, lambda point, color: (type(point) is type(origin) is Point, color is Color.RED)]
+        for ask in asks:  # a new name of something old, too
+            print(*pool.submit(ask, Point(), Color.RED).result(), *pool.map(ask, [Point()], [Color.RED]))
+        print(pool.submit(lambda: [Color.RED, lambda: 0]).result()[0] is Color.RED)
+        class Later(Point):
+            pass
+        print(*pool.submit(lambda point: (isinstance(point, Point), isinstance(Later(), Point)), Later()).result())
+        print(*pool.submit(knows, Point(), Color.RED).result())
+"""
+    )
+    assert finished.stdout == "True True (True, True)\n" * 2 + "True\nTrue True\nTrue True\n"
+
+
+@pytest.mark.parametrize("threads", ["", THREAD], ids=["one thread", "threads"])
+def test_objects_with_slots_travel_by_value(threads):
+    finished = run_script(
+        SHARED
+        + f"""
+if True:
+    {threads}
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(abs, 1).result()
+        class More(Slots):
+            __slots__ = "c", "__weakref__"
+        for kind in Slots, More:
+            print(*pool.submit(kind.get, kind(1)).result(), *pool.submit(lambda x: x, kind(2)).result().get())
+"""
+    )
+    assert finished.stdout == "1 -1 False 2 -2 False\n" * 2
+
+
+@pytest.mark.parametrize(
+    ("stream", "mentions"),
+    [
+        (pickle.dumps(Path), True),
+        (pickle.dumps(Path.joinpath), True),
+        (pickle.dumps(pickle.dumps(Path, 2)), True),
+        (pickle.dumps("a Path"), False),
+        (pickle.dumps("PathLike"), False),
+    ],
+)
+def test_which_pickles_mention_a_name(stream, mentions):
+    assert _mentions(stream, "Path") == mentions
 
 
 @pytest.mark.parametrize("end", ["raise LookupError('not here')", "sys.exit(3)"])

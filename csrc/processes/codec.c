@@ -35,18 +35,24 @@ pickled_clear(pickled *p)
     Py_CLEAR(p->buffers);
 }
 
-PyObject *
-codec_call(const char *function, PyObject *argument, PyObject *other)
+static PyObject *
+call_pickling(const char *function, PyObject *argument, PyObject *other, PyObject *third)
 {
     PyObject *module = PyImport_ImportModule("pyconc._process.pickling");
     PyObject *callable = module == NULL ? NULL : PyObject_GetAttrString(module, function);
     PyObject *result = NULL;
     if (callable != NULL) {
-        result = PyObject_CallFunctionObjArgs(callable, argument, other, NULL);
+        result = PyObject_CallFunctionObjArgs(callable, argument, other, third, NULL);
     }
     Py_XDECREF(callable);
     Py_XDECREF(module);
     return result;
+}
+
+PyObject *
+codec_call(const char *function, PyObject *argument, PyObject *other)
+{
+    return call_pickling(function, argument, other, NULL);
 }
 
 bool
@@ -69,12 +75,14 @@ codec_was_interrupted(void)
     return interrupted;
 }
 
-// Tries other ways to pickle; if the plain one has failed, its exception is set.
+// Tries other ways to pickle; if the plain one has failed, its exception is set.  by_value may be NULL.
 static int
-pickle_otherwise(PyObject *object, const char *how, pickled *result)
+pickle_otherwise(PyObject *by_value, PyObject *object, const char *how, pickled *result)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *pair = codec_call(how, object, error == NULL ? Py_None : error);
+    Py_XINCREF(by_value);  // another thread may replace it meanwhile
+    PyObject *pair = call_pickling(how, object, error == NULL ? Py_None : error, by_value);
+    Py_XDECREF(by_value);
     Py_XDECREF(error);
     if (pair == NULL) {
         return -1;
@@ -135,7 +143,7 @@ pickle_plainly(module_state *state, PyObject *object, pickled *result)
 {
     int own = honours_reducers(state);
     if (own != 0) {
-        return own < 0 ? -1 : pickle_otherwise(object, "dumps_registered", result);
+        return own < 0 ? -1 : pickle_otherwise(NULL, object, "dumps_registered", result);
     }
     PyObject *buffers = PyList_New(0);
     PyObject *callback = buffers == NULL ? NULL : PyCFunction_New(&take_buffer_method, buffers);
@@ -174,7 +182,7 @@ must_go_by_value(const packer *p, PyObject *object, const pickled *made)
         return 0;
     }
     PyObject *decides = Py_NewRef(p->by_value);
-    PyObject *answer = PyObject_CallOneArg(decides, object);
+    PyObject *answer = PyObject_CallFunctionObjArgs(decides, object, made->stream, NULL);
     Py_DECREF(decides);
     int by_value = answer == NULL ? -1 : PyObject_IsTrue(answer);
     Py_XDECREF(answer);
@@ -188,14 +196,14 @@ pickle_object(packer *p, PyObject *object, pickled *result)
         if (!PyErr_ExceptionMatches(PyExc_Exception)) {
             return -1;
         }
-        return pickle_otherwise(object, "dumps", result);
+        return pickle_otherwise(p->by_value, object, "dumps", result);
     }
     int by_value = must_go_by_value(p, object, result);
     if (by_value == 0) {
         return 0;
     }
     pickled_clear(result);
-    return by_value < 0 ? -1 : pickle_otherwise(object, "dumps_by_value", result);
+    return by_value < 0 ? -1 : pickle_otherwise(p->by_value, object, "dumps_by_value", result);
 }
 
 // ---- packing ----
@@ -394,7 +402,7 @@ pickle_callable(packer *p, PyObject *callable, pickled *made, PyObject **closure
         PyErr_Clear();
     }
     *closure = constant_closure(callable);
-    if (*closure != NULL && pickle_otherwise(callable, how, made) == 0) {
+    if (*closure != NULL && pickle_otherwise(p->by_value, callable, how, made) == 0) {
         return 1;
     }
     Py_CLEAR(*closure);

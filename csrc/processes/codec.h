@@ -79,8 +79,8 @@ typedef struct packer {
     module_state *module;  // borrowed
     RegionObject *region;  // borrowed
     callable_cache callables;
-    PyObject *by_value;  // called with a callable or a pickle's object that mentions __main__: whether
-                         // it must travel by value; NULL: never
+    PyObject *by_value;  // called with a callable or an object that mentions __main__, and its pickle:
+                         // whether it must travel by value; NULL: never
 } packer;
 
 // Packs args[0](args[1:], kwnames).  0, or -1 with what pickling raised.

@@ -1347,7 +1347,7 @@ process_queue_dealloc(PyObject *op)
 
 PyDoc_STRVAR(decide_by_value_doc,
 "decide_by_value($self, function, /)\n--\n\n"
-"Have function(object) say whether what mentions __main__ in its pickle goes by value. None: nothing does.");
+"Have function(object, pickle) say whether what mentions __main__ goes by value. None: nothing does.");
 
 static PyObject *
 process_queue_decide_by_value(PyObject *op, PyObject *function)

@@ -58,12 +58,12 @@ class Launcher:
             with contextlib.suppress(OSError), self._job() as job:
                 self._fork_zygote(job)
 
-    def _predict(self, value):
+    def _predict(self, value, stream=b""):
         """Whether something that mentions `__main__` must travel by value, while there is no zygote.  Any thread."""
         if self._forks or not has_interpreter() or is_single_threaded():
             return False  # what there is will be in the workers
         try:
-            return the_nursery.must_go_by_value(value)
+            return the_nursery.must_go_by_value(value, stream)
         except OSError:
             return False  # nor will there be workers
 

@@ -13,6 +13,8 @@ import sys
 import weakref
 from types import FunctionType
 
+from pyconc._process import pickling
+
 
 def definitions():
     """Return the functions and classes in `__main__`, by name: what pickles refer to there."""
@@ -32,18 +34,21 @@ def _fingerprint(value):
 
 
 class MainOfFork:
-    """Whether something that mentions `__main__` must travel by value to the clones of a process forked just now."""
+    """Whether something that mentions `__main__` must travel by value to the clones of a process forked just now.
+
+    Called with a definition, or with something else and its pickle by name.
+    """
 
     def __init__(self):
         # Weak, as functions lead to the program's globals, and these to the executor.
         self._then = {name: weakref.ref(value) for name, value in definitions().items()}
 
-    def __call__(self, value):
+    def __call__(self, value, stream=b""):
         now = definitions()
         name = getattr(value, "__qualname__", "").partition(".")[0]
         if getattr(value, "__module__", None) == "__main__" and name in now:
             return not self._has(name, now[name])
-        return not all(self._has(name, found) for name, found in now.items())
+        return any(not self._has(name, found) and _mentions(stream, name) for name, found in now.items())
 
     def _has(self, name, value):
         then = self._then.get(name)
@@ -60,7 +65,24 @@ class MainOfInterpreter(MainOfFork):
         return self._then.get(name) == _fingerprint(value)
 
 
-def always(value):
+def _mentions(stream, name):
+    """Whether a pickle has this name, or one within what it names; where it cannot tell, it has."""
+    raw = name.encode()
+    # As a short string of protocol 4; in a dotted name; in a line of an inner pickle of protocol 0 to 3.
+    return len(raw) > 255 or any(form in stream for form in (b"\x8c%c%b" % (len(raw), raw), raw + b".", raw + b"\n"))
+
+
+def begin_worker():
+    """Have this process, which is going to run tasks for another, unpickle what comes by value as its own."""
+    main = vars(sys.modules["__main__"])
+    functions = [value for value in definitions().values() if type(value) is FunctionType]
+    # Where a script was run up to its guard, the module has a copy of its functions' globals.
+    copied = [function.__globals__ for function in functions if function.__globals__.get("__name__") == "__mp_main__"]
+    pickling.worker_globals = copied[0] if copied else main
+    pickling.main_of_worker = MainOfFork()
+
+
+def always(value, stream=b""):
     return True
 
 

@@ -53,10 +53,10 @@ class Nursery:
         with signals.DeferSignals(), self._lock:
             return self._converse(self._clone, fds, setup, limits)
 
-    def must_go_by_value(self, value):
+    def must_go_by_value(self, value, stream):
         """Whether something that mentions `__main__` must travel by value to its clones.  Starts it if need be."""
         with signals.DeferSignals(), self._lock:
-            return self._converse(lambda: self.by_value(value))
+            return self._converse(lambda: self.by_value(value, stream))
 
     def _converse(self, function, *args):
         for attempt in range(2):
@@ -241,11 +241,11 @@ def _pack(setup, by_value):
             packed = pickling._dumps_as_multiprocessing(setup)
         except Exception as error:
             passing.fds.clear()
-            packed = pickling.dumps(setup, error)
+            packed = pickling.dumps(setup, error, by_value)
         else:
-            if b"__main__" in packed[0] and by_value(setup):
+            if b"__main__" in packed[0] and by_value(setup, packed[0]):
                 passing.fds.clear()
-                packed = pickling.dumps_by_value(setup)
+                packed = pickling.dumps_by_value(setup, by_value=by_value)
         return pickle.dumps(packed, pickling.PROTOCOL), passing.fds
     finally:
         context.set_spawning_popen(None)
@@ -372,7 +372,7 @@ def _be_zygote(fd, *fds):
         parent, count, limits = conn.recv()
         payload = conn.recv_bytes()
         _passed[:] = fds[count:]
-        pickling.is_worker = True
+        main_module.begin_worker()
         try:
             stream, buffers = pickle.loads(payload)
             setup = pickle.loads(stream, buffers=buffers)

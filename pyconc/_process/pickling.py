@@ -9,7 +9,7 @@ from collections import ChainMap
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from multiprocessing.reduction import ForkingPickler
 from traceback import format_exception
-from types import FunctionType
+from types import FunctionType, MemberDescriptorType
 
 from pyconc._process.interruption import is_from_handler
 
@@ -94,7 +94,7 @@ _OF_MULTIPROCESSING = tuple(
 )
 
 
-def dumps_registered(value, error=None):
+def dumps_registered(value, error=None, by_value=None):
     """Return (pickle, buffers) of something, with the reducers that were registered with multiprocessing."""
     return _dumps_as_multiprocessing(value)
 
@@ -111,17 +111,17 @@ def _dumps_as_multiprocessing(value):
     return file.getvalue(), buffers
 
 
-def _dumps_with_cloudpickle(value):
+def _dumps_with_cloudpickle(value, by_value):
     file, buffers = io.BytesIO(), []
-    _make_pickler_by_value()(file, protocol=PROTOCOL, buffer_callback=buffers.append).dump(value)
+    _make_pickler_by_value()(file, by_value, protocol=PROTOCOL, buffer_callback=buffers.append).dump(value)
     return file.getvalue(), buffers
 
 
-def dumps(value, error):
+def dumps(value, error, by_value=None):
     """Return (pickle, buffers) of what pickle.dumps() has refused with an error, or raise that error."""
     if error is not None and is_from_handler(error):
         raise error
-    for attempt in (_dumps_as_multiprocessing, _dumps_with_cloudpickle):
+    for attempt in (_dumps_as_multiprocessing, lambda value: _dumps_with_cloudpickle(value, by_value)):
         try:
             return attempt(value)
         except Exception as reason:
@@ -131,10 +131,10 @@ def dumps(value, error):
     raise error
 
 
-def dumps_by_value(value, error=None):
+def dumps_by_value(value, error=None, by_value=None):
     """Return (pickle, buffers) of something that mentions `__main__`, for a process that has another `__main__`."""
     try:
-        return _dumps_with_cloudpickle(value)
+        return _dumps_with_cloudpickle(value, by_value)
     except ImportError as missing:
         raise pickle.PicklingError(
             f"{value!r} is defined in __main__, which the workers of this executor do not have, and pyconc lacks a "
@@ -146,8 +146,33 @@ def dumps_by_value(value, error=None):
 #
 # cloudpickle gives the functions of each pickle globals of their own.  In a worker those of `__main__` all get the
 # globals of its `__main__`, so that tasks find what the initializer and other tasks have put there.
+#
+# What both processes have goes by name all the same, so that it stays one thing: a task that compares with a member of
+# an enumeration, or calls isinstance(), finds the class that it knows.
 
-is_worker = False  # whether this process runs tasks for another
+worker_globals = None  # in a process that runs tasks for another: those that functions of its `__main__` have
+main_of_worker = None  # in a worker: whether a definition in `__main__` is none that it began with
+
+
+def _is_found_in_main(definition):
+    if getattr(definition, "__module__", None) != "__main__":
+        return False
+    found = sys.modules.get("__main__")
+    for name in definition.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is definition
+
+
+def _with_slots(definition, reduced):
+    """Return what cloudpickle makes of a class, which leaves out the slots, with these."""
+    made_by, (kind, name, bases, namespace, *identity), (attributes, slots), *rest = reduced
+    attributes = {
+        name: value
+        for name, value in attributes.items()
+        if not (type(value) is MemberDescriptorType and value.__objclass__ is definition)
+    }
+    namespace = {**namespace, "__slots__": vars(definition)["__slots__"]}
+    return (made_by, (kind, name, bases, namespace, *identity), (attributes, slots), *rest)
 
 
 @functools.cache
@@ -155,16 +180,24 @@ def _make_pickler_by_value():
     import cloudpickle  # type: ignore[import-untyped]
 
     class PicklerByValue(cloudpickle.Pickler):
-        def __init__(self, file, **options):
+        def __init__(self, file, by_value, **options):
             super().__init__(file, **options)
+            self.by_value = by_value or main_of_worker or (lambda definition: True)
             self.main = vars(sys.modules["__main__"])
             self.globals_ref[id(self.main)] = _MainGlobals(self.main)
 
         def reducer_override(self, value):
+            is_function, is_class = type(value) is FunctionType, issubclass(type(value), type)
+            if (is_function or is_class) and _is_found_in_main(value) and not self.by_value(value):
+                return NotImplemented
             reduced = super().reducer_override(value)
-            if type(value) is FunctionType and value.__globals__ is self.main and len(reduced) == 6:
+            if reduced is NotImplemented:
+                return reduced
+            if is_function and value.__globals__ is self.main and len(reduced) == 6:
                 made_by, args, state, *nothing, setter = reduced
                 return (made_by, args, (setter, state), *nothing, set_state_in_main)
+            if is_class and "__slots__" in vars(value) and reduced[0] is cloudpickle.cloudpickle._make_skeleton_class:
+                return _with_slots(value, reduced)
             return reduced
 
     PicklerByValue.dispatch_table = ChainMap(PicklerByValue.dispatch_table, _multiprocessing_reducers())
@@ -183,18 +216,17 @@ class _MainGlobals:
 
 def main_globals(about):
     """Return what a function that is unpickled here has as its globals."""
-    if not is_worker:
+    if worker_globals is None:
         return about
-    main = vars(sys.modules["__main__"])
     for name, value in about.items():
-        main.setdefault(name, value)
-    return main
+        worker_globals.setdefault(name, value)
+    return worker_globals
 
 
 def set_state_in_main(function, state):
     """Complete such a function, of whose globals only those go in that are missing, and definitions that are newer."""
     setter, (attributes, slots) = state
-    if is_worker:
+    if worker_globals is not None:
         main, given = function.__globals__, slots["__globals__"]
         kinds = (type, FunctionType)
         slots["__globals__"] = {

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import _base, process
 
 from pyconc import _core
-from pyconc._process import pickling, signals
+from pyconc._process import main_module, signals
 
 # How a worker ends whose initializer has raised; nothing else ends it so before it has run a task.
 INITIALIZER_FAILED = 97
@@ -24,7 +24,7 @@ def main(fds, number, setup, limits):
     """
     _prepare_signals()
     _make_line_buffered()
-    pickling.is_worker = True
+    main_module.begin_worker()
     region_fd, wakeup_fd, *doorbells = fds
     initializer, initargs, loop_factory = setup
     max_tasks, concurrency = limits
