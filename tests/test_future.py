@@ -297,6 +297,41 @@ def test_a_chain_of_callbacks_runs():
     assert futures[-1].result() == 49
 
 
+DEEP_CHAIN = """
+    import sys, threading
+    import pyconc
+    def run(length):
+        futures, order, escaped = [pyconc.Future() for _ in range(length)], [], []
+        for n, (one, following) in enumerate(zip(futures, futures[1:])):
+            one.add_done_callback(lambda one, following=following: following.set_result(one.result() + 1))
+            one.add_done_callback(lambda one, n=n: order.append(n))
+        def strike(_):
+            raise KeyboardInterrupt
+        futures[-1].add_done_callback(strike)
+        try:
+            futures[0].set_result(0)
+        except KeyboardInterrupt:
+            escaped.append(1)
+        print(all(future.done() for future in futures), futures[-1].result() == length - 1, len(order), escaped)
+    run(300)
+    run(20000)  # with the default recursion limit the standard library gets 332 deep
+    sys.setrecursionlimit(10**6)
+    threading.stack_size(512 << 20)
+    thread = threading.Thread(target=run, args=(20000,))
+    thread.start()
+    thread.join()
+"""
+
+
+def test_a_chain_of_callbacks_of_any_depth_runs():
+    """What a BaseException escapes from is left, and what waited further down runs all the same."""
+    finished = run_script(DEEP_CHAIN)
+    assert finished.stderr == ""
+    short, *deep = finished.stdout.splitlines()
+    assert short == "True True 0 [1]"  # it comes out at every level before the second callback
+    assert deep == ["True True 19600 [1]"] * 2  # but for the first 399 levels
+
+
 @pytest.mark.parametrize(
     "tie",
     [

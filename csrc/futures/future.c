@@ -286,7 +286,7 @@ call_back(FutureObject *self, PyObject *callback, bool was_registered)
 }
 
 static int
-call_callbacks(FutureObject *self)
+call_each(FutureObject *self)
 {
     // By index and with a reference: a callback may change the list.
     PyObject *callbacks = Py_XNewRef(self->callbacks);
@@ -297,6 +297,69 @@ call_callbacks(FutureObject *self)
         Py_DECREF(callback);
     }
     Py_XDECREF(callbacks);
+    return rc;
+}
+
+// Callbacks that complete futures whose callbacks complete others nest, and some interpreters limit how
+// deep C may nest.  The standard library gets 332 levels deep with the default recursion limit.  Further
+// down a thread notes the future, and the callback at the last level calls for it when it has returned.
+#define NESTED_MAX 400
+
+static _Thread_local struct {
+    int depth;
+    PyObject *deferred;  // a list of futures, or NULL; the thread changes it with the GIL
+} nesting;
+
+// After the callbacks at the last level, as rc says: calls those that were deferred.
+static int
+call_deferred(int rc)
+{
+    PyObject *exception = rc < 0 ? PyErr_GetRaisedException() : NULL;
+    while (nesting.deferred != NULL) {
+        PyObject *futures = nesting.deferred;
+        nesting.deferred = NULL;
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(futures); i++) {
+            PyObject *future = PyList_GET_ITEM(futures, i);
+            if (call_each(as_future(future)) == 0) {
+                continue;
+            }
+            if (exception == NULL) {
+                exception = PyErr_GetRaisedException();
+            }
+            else {
+                PyErr_WriteUnraisable(future);
+            }
+        }
+        Py_DECREF(futures);
+    }
+    if (exception == NULL) {
+        return 0;
+    }
+    PyErr_SetRaisedException(exception);
+    return -1;
+}
+
+static int
+call_callbacks(FutureObject *self)
+{
+    if (self->callbacks == NULL) {
+        return 0;
+    }
+    if (nesting.depth == NESTED_MAX) {
+        if (nesting.deferred == NULL) {
+            nesting.deferred = PyList_New(0);
+        }
+        if (nesting.deferred != NULL && PyList_Append(nesting.deferred, (PyObject *)self) == 0) {
+            return 0;
+        }
+        PyErr_Clear();  // no memory for the list: one level more, then
+    }
+    nesting.depth++;
+    int rc = call_each(self);
+    if (nesting.deferred != NULL && nesting.depth <= NESTED_MAX) {
+        rc = call_deferred(rc);  // with greenlets, whoever comes by: another may be paused at the last level
+    }
+    nesting.depth--;
     return rc;
 }
 
