@@ -115,6 +115,10 @@ test-greenlets: $(GREENLETS_VENV)/installed  ## run what concerns numpy, gevent 
 bench: install  ## run the benchmarks
 	@status=0; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || status=$$?; done; exit $$status
 
+.PHONY: soak
+soak: install  ## ten minutes of mixed load, after which nothing may have grown
+	@$(BIN)/python tests/scripts/soak.py $(ARGS)
+
 .PHONY: check
 check:  ## everything that CI runs, on every interpreter that is here
 	@bash .ci/run
