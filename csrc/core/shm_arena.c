@@ -14,6 +14,8 @@
 // What stays warm of each size when memory is given back.
 #define KEEP_BLOCKS 2
 #define KEEP_BYTES (UINT64_C(1) << 20)
+// Nothing larger stays warm: an idle executor would hold what one large call has needed.
+#define KEEP_BLOCK_BYTES (UINT64_C(1) << 27)
 // Small blocks share mappings of this size.
 #define SLAB_BYTES (UINT64_C(1) << 18)
 // Less than this is not worth a look at the limits.
@@ -707,7 +709,7 @@ trim_block(shm_arena *arena, shm_block *block, kept_blocks *kept)
         return;
     }
     uint8_t *count = &kept->count[block->owner % 64][class_of_block(arena, block) - arena->classes];
-    if (*count < UINT8_MAX
+    if (*count < UINT8_MAX && shm_block_bytes(block) <= KEEP_BLOCK_BYTES
         && (*count < KEEP_BLOCKS || (*count + UINT64_C(1)) * shm_block_bytes(block) <= KEEP_BYTES)) {
         ++*count;
     }

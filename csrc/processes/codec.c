@@ -9,6 +9,12 @@
 #define CALLABLE_BYTES_MAX 16384
 // How many functions deep a closure is looked into.
 #define CLOSURE_DEPTH_MAX 4
+// A string of so many bytes is copied from where it stands into the block, by way of a stream in parts, which
+// costs some microseconds; as a part of a whole stream it would be in memory three times.
+#define LARGE_STRING_BYTES (1 << 20)
+// How deep, and among how many items of a container, such a string is looked for.
+#define LARGE_STRING_DEPTH 3
+#define LARGE_STRING_ITEMS 16
 // A buffer of so few bytes stays in the pickle, which may then fit into a slot.
 #define IN_BAND_BYTES 1024
 #define BUFFER_ALIGNMENT 64
@@ -24,9 +30,31 @@ align(uint64_t bytes)
 // ---- pickling ----
 
 typedef struct pickled {
-    PyObject *stream;   // bytes
+    PyObject *stream;   // bytes; or, if it holds large strings, the list of its parts, of bytes
     PyObject *buffers;  // list of PickleBuffers, or NULL
 } pickled;
+
+static Py_ssize_t
+part_count(PyObject *stream)
+{
+    return PyList_CheckExact(stream) ? PyList_GET_SIZE(stream) : 1;
+}
+
+static PyObject *
+part_of(PyObject *stream, Py_ssize_t number)
+{
+    return PyList_CheckExact(stream) ? PyList_GET_ITEM(stream, number) : stream;
+}
+
+static uint64_t
+stream_size(PyObject *stream)
+{
+    uint64_t size = 0;
+    for (Py_ssize_t i = 0; i < part_count(stream); i++) {
+        size += (uint64_t)PyBytes_GET_SIZE(part_of(stream, i));
+    }
+    return size;
+}
 
 static void
 pickled_clear(pickled *p)
@@ -88,7 +116,13 @@ pickle_otherwise(PyObject *by_value, PyObject *object, const char *how, pickled 
         return -1;
     }
     PyObject *stream, *buffers;
-    int ok = PyArg_ParseTuple(pair, "SO!", &stream, &PyList_Type, &buffers);
+    int ok = PyArg_ParseTuple(pair, "OO!", &stream, &PyList_Type, &buffers);
+    for (Py_ssize_t i = 0; ok && i < part_count(stream); i++) {
+        ok = PyBytes_CheckExact(part_of(stream, i));
+        if (!ok) {
+            PyErr_SetString(PyExc_TypeError, "a pickler did not write bytes");
+        }
+    }
     if (ok) {
         result->stream = Py_NewRef(stream);
         result->buffers = PyList_GET_SIZE(buffers) > 0 ? Py_NewRef(buffers) : NULL;
@@ -138,12 +172,42 @@ honours_reducers(module_state *state)
     return state->uses_reducers;
 }
 
+// Whether an object is a large string, or a container of one.
+static bool
+holds_large_string(PyObject *object, int depth)
+{
+    if (PyBytes_CheckExact(object)) {
+        return PyBytes_GET_SIZE(object) >= LARGE_STRING_BYTES;
+    }
+    if (PyUnicode_CheckExact(object)) {
+        return PyUnicode_GET_LENGTH(object) >= LARGE_STRING_BYTES;
+    }
+    bool found = false;
+    if (depth > 1 && (PyTuple_CheckExact(object) || PyList_CheckExact(object))) {
+        Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
+        for (Py_ssize_t i = 0; !found && i < size && i < LARGE_STRING_ITEMS; i++) {
+            found = holds_large_string(PySequence_Fast_GET_ITEM(object, i), depth - 1);
+        }
+    }
+    else if (depth > 1 && PyDict_CheckExact(object)) {
+        PyObject *key, *value;
+        Py_ssize_t at = 0;
+        for (int i = 0; !found && i < LARGE_STRING_ITEMS && PyDict_Next(object, &at, &key, &value); i++) {
+            found = holds_large_string(value, depth - 1);
+        }
+    }
+    return found;
+}
+
 static int
 pickle_plainly(module_state *state, PyObject *object, pickled *result)
 {
     int own = honours_reducers(state);
     if (own != 0) {
         return own < 0 ? -1 : pickle_otherwise(NULL, object, "dumps_registered", result);
+    }
+    if (holds_large_string(object, LARGE_STRING_DEPTH)) {
+        return pickle_otherwise(NULL, object, "dumps_in_parts", result);
     }
     PyObject *buffers = PyList_New(0);
     PyObject *callback = buffers == NULL ? NULL : PyCFunction_New(&take_buffer_method, buffers);
@@ -170,8 +234,13 @@ static bool
 mentions_main(PyObject *stream)
 {
     static const char name[] = "__main__";
-    return memmem(PyBytes_AS_STRING(stream), (size_t)PyBytes_GET_SIZE(stream), name, sizeof(name) - 1)
-           != NULL;
+    bool found = false;
+    for (Py_ssize_t i = 0; !found && i < part_count(stream); i++) {
+        PyObject *part = part_of(stream, i);
+        size_t size = (size_t)PyBytes_GET_SIZE(part);
+        found = memmem(PyBytes_AS_STRING(part), size, name, sizeof(name) - 1) != NULL;
+    }
+    return found;
 }
 
 // Whether an object with this pickle has to travel by value instead.  -1: an exception.
@@ -222,7 +291,7 @@ raise_claim(int status)
 
 // Copies stream and buffers into a block.
 static int
-fill_block(packer *p, packed_message *packed, PyObject *buffers)
+fill_block(packer *p, packed_message *packed, PyObject *stream, PyObject *buffers)
 {
     Py_ssize_t count = buffers == NULL ? 0 : PyList_GET_SIZE(buffers);
     uint64_t size = (uint64_t)count * sizeof(uint64_t) + packed->head.stream_bytes;
@@ -255,9 +324,12 @@ fill_block(packer *p, packed_message *packed, PyObject *buffers)
         if (packed->callable != NULL) {
             memcpy(payload + at, PyBytes_AS_STRING(packed->callable), packed->head.callable_bytes);
         }
-        memcpy(payload + at + packed->head.callable_bytes, PyBytes_AS_STRING(packed->stream),
-               (size_t)PyBytes_GET_SIZE(packed->stream));
-        at += packed->head.stream_bytes;
+        at += packed->head.callable_bytes;
+        for (Py_ssize_t i = 0; i < part_count(stream); i++) {
+            PyObject *part = part_of(stream, i);
+            memcpy(payload + at, PyBytes_AS_STRING(part), (size_t)PyBytes_GET_SIZE(part));
+            at += (uint64_t)PyBytes_GET_SIZE(part);
+        }
         // The sender may change its arrays as soon as it has the GIL back, as with a pickle; so it is kept.
         for (Py_ssize_t i = 0; i < count; i++) {
             at = align(at);
@@ -267,7 +339,6 @@ fill_block(packer *p, packed_message *packed, PyObject *buffers)
         packed->head.block = shm_block_name(packed->block);
         packed->head.buffer_count = (uint32_t)count;
         Py_CLEAR(packed->callable);
-        Py_CLEAR(packed->stream);
     }
     for (Py_ssize_t i = 0; i < open; i++) {
         PyBuffer_Release(&views[i]);
@@ -281,12 +352,14 @@ static int
 pack(packer *p, pickled *made, packed_message *packed)
 {
     int rc = 0;
-    packed->stream = made->stream;
-    packed->head.stream_bytes = packed->head.callable_bytes + (uint64_t)PyBytes_GET_SIZE(made->stream);
+    packed->head.stream_bytes = packed->head.callable_bytes + stream_size(made->stream);
     if (made->buffers != NULL || packed->head.stream_bytes > WIRE_INLINE_BYTES) {
-        rc = fill_block(p, packed, made->buffers);
+        rc = fill_block(p, packed, made->stream, made->buffers);
     }
-    Py_CLEAR(made->buffers);
+    else {
+        packed->stream = Py_NewRef(made->stream);
+    }
+    pickled_clear(made);
     return rc;
 }
 
@@ -424,7 +497,8 @@ number_callable(packer *p, PyObject *callable, PyObject *reference)
     if (cache->next_id == UINT32_MAX || pickle_callable(p, callable, &made, &closure) < 1) {
         return NULL;
     }
-    bool keeps = made.buffers == NULL && PyBytes_GET_SIZE(made.stream) <= CALLABLE_BYTES_MAX;
+    bool keeps = made.buffers == NULL && PyBytes_CheckExact(made.stream)
+                 && PyBytes_GET_SIZE(made.stream) <= CALLABLE_BYTES_MAX;
     if (keeps && cache->known != NULL && PyDict_GET_SIZE(cache->known) >= CALLABLES_MAX) {
         PyDict_Clear(cache->known);
     }

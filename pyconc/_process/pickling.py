@@ -99,6 +99,19 @@ def dumps_registered(value, error=None, by_value=None):
     return _dumps_as_multiprocessing(value)
 
 
+class _Parts(list):
+    """A file that keeps what is written to it; a large string is written as it is, and not copied."""
+
+    write = list.append
+
+
+def dumps_in_parts(value, error=None):
+    """Return (parts of a pickle, buffers) of something that holds large strings."""
+    parts, buffers = _Parts(), []
+    pickle.Pickler(parts, PROTOCOL, buffer_callback=buffers.append).dump(value)
+    return list(parts), buffers
+
+
 class _MultiprocessingPickler(pickle.Pickler):
     def __init__(self, file, buffers):
         super().__init__(file, PROTOCOL, buffer_callback=buffers.append)

@@ -452,6 +452,18 @@ trimming_keeps_a_few_large_blocks(void)
 }
 
 static void
+trimming_keeps_no_huge_block(void)
+{
+    parties all;
+    begin(&all);
+    release(&all.parent, claim(&all.parent, 200 * MIB));
+    shm_arena_trim(&all.parent.arena);
+    CHECK(committed(&all.parent) < MIB);
+    check_memory_is_accounted_for(&all);
+    end(&all);
+}
+
+static void
 trimming_keeps_many_small_blocks(void)
 {
     parties all;
@@ -985,6 +997,7 @@ main(int argc, char **argv)
         CHECK_TEST(a_block_that_cannot_be_mapped_goes_back),
         CHECK_TEST(a_full_share_is_a_shortage),
         CHECK_TEST(trimming_keeps_a_few_large_blocks),
+        CHECK_TEST(trimming_keeps_no_huge_block),
         CHECK_TEST(trimming_keeps_many_small_blocks),
         CHECK_TEST(trimmed_blocks_are_used_again_after_warm_ones),
         CHECK_TEST(a_block_that_cannot_be_committed_stays_free_for_later),
