@@ -32,7 +32,7 @@
 // trips between two threads from 36 microseconds into 1.
 #define PARK_SPIN_MAX_NS 50000
 
-    typedef struct park_spot {
+typedef struct park_spot {
     _Atomic uint32_t spin_ns;   // how long the next wait may spin; a hint, so relaxed everywhere
     _Atomic uint32_t spinning;  // threads that spin here now; relaxed: only a limit
     // Hints, which a lost update does not harm:

@@ -8,24 +8,24 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-// How many blocks of a size are looked at before a new one is made: the search must not grow with
-// the number of blocks that are in use.
+// How many blocks of a size the search looks at before it makes a new one: it must not grow with the number
+// of blocks in use.
 #define PROBES 8
-// What stays warm of each size when memory is given back.
+// How many blocks of each size, or bytes if that is more, keep their memory when free memory is given back.
 #define KEEP_BLOCKS 2
 #define KEEP_BYTES (UINT64_C(1) << 20)
 // Nothing larger stays warm: an idle executor would hold what one large call has needed.
 #define KEEP_BLOCK_BYTES (UINT64_C(1) << 27)
 // Small blocks share mappings of this size.
 #define SLAB_BYTES (UINT64_C(1) << 18)
-// Less than this is not worth a look at the limits.
+// Smaller blocks are not worth a look at the limits.
 #define LIMITED_BYTES (UINT64_C(1) << 20)
 
 _Static_assert(offsetof(shm_block_header, payload) == 64, "the layout is shared");
 _Static_assert(ATOMIC_INT_LOCK_FREE == 2, "a lock in shared memory would die with its holder");
 
-// Sizes are counted in pages: every one up to four, then four steps for each doubling, so that no
-// block is more than a quarter larger than it has to be.
+// The unit of sizes is a page: every size up to four, then four steps for each doubling, so that no block is
+// more than a quarter larger than it has to be.
 static unsigned
 class_of(uint64_t pages, uint64_t *class_pages)
 {
@@ -65,14 +65,14 @@ is_small(uint64_t total_bytes)
     return total_bytes <= SHM_SMALL_PAGES * SHM_PAGE;
 }
 
-// In the child of a fork everything is the parent's; even the mutex may have been caught locked.
+// In the child of a fork everything is the parent's, and the fork may have caught the mutex locked.
 static bool
 is_inherited(const shm_arena *arena)
 {
     return shm_head_is_inherited(&arena->region->mapped_head);
 }
 
-// Whether address space is short, so that none is to be kept that is not used.
+// Whether address space is limited, so that unused blocks are not to be kept mapped.
 static bool
 is_limited(uint64_t bytes)
 {
@@ -108,11 +108,11 @@ shm_arena_open(shm_arena *arena, shm_region *region, uint32_t me)
     uint64_t share = me * region->share_bytes;
     arena->me = me;
     arena->share_end = share + region->share_bytes;
-    // What a dead predecessor left is the parent's to give back, and some of it may be in use there.  See
+    // What a dead predecessor left is the parent's to give back, and the parent may use some of it.  See
     // note_commit().
     arena->at = shm_region_end_of_data(region, share, arena->share_end);
     if (arena->at == UINT64_MAX) {
-        // Anywhere in the lower half: hardly where something is.
+        // Anywhere in the lower half: a predecessor's blocks are hardly there.
         uint64_t number = (uint64_t)getpid() * UINT64_C(0x9e3779b97f4a7c15);
         arena->at = share + shm_round_up(number % (region->share_bytes / 2), SLAB_BYTES);
     }
@@ -185,7 +185,7 @@ map_once(shm_arena *arena, shm_block *block)
 static uint32_t
 holder_of(const shm_block *block)
 {
-    // A6: pairs with R6 in give_back(): what the releaser did with the payload comes before.
+    // A6: pairs with R6 in give_back(): what the releasing process did with the payload comes before.
     return block->header == NULL ? SHM_NOBODY
                                  : atomic_load_explicit(&block->header->holder, memory_order_acquire);
 }
@@ -196,7 +196,7 @@ is_free(const shm_block *block)
     return holder_of(block) == SHM_NOBODY;
 }
 
-// Takes a free block.  False if somebody else was quicker.
+// Takes a free block.  False if another process was quicker.
 static bool
 hold(shm_arena *arena, shm_block *block)
 {
@@ -209,20 +209,20 @@ hold(shm_arena *arena, shm_block *block)
 static void
 give_back(shm_block *block)
 {
-    // R6: pairs with A6 in holder_of() and hold(): our last look at the payload comes before the owner's
-    // next use.
+    // R6: pairs with A6 in holder_of() and hold(): this process's last look at the payload comes before the
+    // owner's next use.
     atomic_store_explicit(&block->header->holder, SHM_NOBODY, memory_order_release);
 }
 
 static bool
 is_committed(const shm_block *block)
 {
-    // A7: pairs with R7 in note_commit(): who finds a block committed finds its holder.
+    // A7: pairs with R7 in note_commit(): a process that finds a block committed finds its holder.
     return block->header != NULL
            && atomic_load_explicit(&block->header->committed, memory_order_acquire) != 0;
 }
 
-// Gives the memory of a block back that this process holds, which is free afterwards.
+// Gives back the memory of a block that this process holds; the block is free afterwards.
 static void
 discard(shm_arena *arena, shm_block *block)
 {
@@ -233,15 +233,15 @@ discard(shm_arena *arena, shm_block *block)
         return;
     }
     if (bytes > SHM_PAGE) {
-        // First, so that the owner never takes for memory what is none.  Relaxed: R6 in give_back()
-        // publishes it, or the owner waits for our death.
+        // Before the discard, so that the owner never takes for memory what has none.  Relaxed: R6 in
+        // give_back() publishes it, or the owner waits for this process's end.
         atomic_store_explicit(&block->header->committed, 0, memory_order_relaxed);
         shm_region_discard(arena->region, block->offset + SHM_PAGE, bytes - SHM_PAGE);
     }
     give_back(block);
 }
 
-// Another's block is unknown here from now on.
+// This process no longer knows a block of another's.
 static void
 forget(shm_arena *arena, shm_block *block)
 {
@@ -254,7 +254,7 @@ forget(shm_arena *arena, shm_block *block)
     free(block);
 }
 
-// Unmaps what is not in use.
+// Unmaps the blocks that are not in use.
 static void
 spare_address_space(shm_arena *arena)
 {
@@ -302,7 +302,7 @@ end_stay(shm_arena *arena, shm_block *block)
         shm_region_discard(arena->region, offset, bytes);
         return;
     }
-    // If it is another's by now, somebody has written over it.
+    // If another process holds it by now, a stray write has hit the word.
     if (holder_of(block) == arena->me) {
         if (block->is_partial) {
             block->is_partial = false;
@@ -317,7 +317,7 @@ end_stay(shm_arena *arena, shm_block *block)
     }
 }
 
-// Gives blocks back that children may have looked at, if they cannot any more.
+// Gives back the blocks at which children could look, and cannot any longer.
 static void
 end_waits(shm_arena *arena)
 {
@@ -336,7 +336,7 @@ end_waits(shm_arena *arena)
 
 // ---- claiming ----
 
-// A free block of this class, preferably a warm one; or NULL.
+// A free block of this class, preferably one that has its memory; or NULL.
 static shm_block *
 find_free(shm_arena_class *class)
 {
@@ -361,9 +361,10 @@ find_free(shm_arena_class *class)
 static void
 note_commit(shm_arena *arena, shm_block *block)
 {
-    // Memory counts as data only when something was written there: so a successor finds the end of it all.
+    // The system counts memory as data only once it was written to: so a successor finds the end of all
+    // blocks.
     block->payload[block->capacity - 1] = 0;
-    // Relaxed: the store of `committed`, and the slot that will name the block, publish it.
+    // Relaxed: R7 below and the slot that will name the block publish it.
     atomic_store_explicit(&block->header->holder, arena->me, memory_order_relaxed);
     // R7: pairs with A7 in is_committed(): a block that had no memory is held before it can be trimmed.
     atomic_store_explicit(&block->header->committed, 1, memory_order_release);
@@ -433,7 +434,7 @@ place(shm_arena *arena, uint64_t bytes)
     return arena->small_at - bytes;
 }
 
-// A block that could not be made leaves its place to the next.
+// A block that could not be made leaves its place to the next one.
 static void
 leave_place(shm_arena *arena, uint64_t offset, uint64_t bytes)
 {
@@ -603,11 +604,11 @@ shm_block_open_view(shm_block *block)
     return true;
 }
 
-// In the child of a fork, or when the arena is closed: the mapping is the receiver's memory.
+// In the child of a fork, or after the arena is closed, the mapping is the receiver's memory.
 static void
 unmap_view(shm_block *block)
 {
-    // One that could not be made private may not be there, but something else.
+    // If it could not be made private, something else may be mapped there.
     if (block->view.is_private) {
         munmap(block->header, block->mapped_bytes);
     }
@@ -659,11 +660,12 @@ shm_block_discard_part(shm_block *block, uint64_t start, uint64_t bytes)
     uint64_t first = shm_round_up(payload + start, SHM_PAGE);
     uint64_t end = (payload + start + bytes) & ~(uint64_t)(SHM_PAGE - 1);
     pthread_mutex_lock(&arena->lock);
-    // A child that is forked from now on has nothing there that looks at it.
+    // A child that is forked from now on has nothing that looks there.
     if (block->is_open && end > first && shm_view_is_unseen(&block->view)) {
         block->is_partial = true;
-        // First, so that the owner, also of a block whose holder died, never takes for memory what is none.
-        // R6 in give_back() publishes it to the owner, or the owner has waited for that death.
+        // Before the discard, so that the owner, also of a block whose holder died, never takes for memory
+        // what has none.  R6 in give_back() publishes it to the owner, or the owner has waited for that
+        // death.
         atomic_store_explicit(&block->header->committed, 0, memory_order_release);
         shm_region_discard(arena->region, first, end - first);
     }
@@ -755,7 +757,7 @@ compare_offsets(const void *one, const void *other)
     return (a > b) - (a < b);
 }
 
-// Gives back the memory of the dead, all but what is in use here.
+// Gives back the memory that a dead process owned, except for the blocks in use here.
 static void
 discard_share(shm_arena *arena, uint32_t dead)
 {
@@ -783,7 +785,7 @@ discard_share(shm_arena *arena, uint32_t dead)
     }
     uint64_t at = dead * arena->region->share_bytes, end = at + arena->region->share_bytes;
     for (uint32_t i = 0; i < count; i++) {
-        // What cannot be, blocks that overlap, only keeps memory longer.
+        // Blocks that overlap, which cannot be, only keep memory longer.
         if (used[i]->offset > at) {
             shm_region_discard(arena->region, at, used[i]->offset - at);
         }
@@ -800,8 +802,8 @@ free_held(shm_arena *arena, uint32_t dead)
     for (unsigned i = 0; i < SHM_ARENA_CLASSES; i++) {
         for (uint32_t j = 0; j < arena->classes[i].count; j++) {
             shm_block *block = arena->classes[i].blocks[j];
-            // Relaxed: the dead write no more, and that they died has been waited for.  What their children
-            // may look at is not used again.
+            // Relaxed: this process has waited for the end of the one that wrote it.  A block at which
+            // children of the dead process may look is not used again.
             if (holder_of(block) == dead
                 && atomic_load_explicit(&block->header->is_forked, memory_order_relaxed) == 0) {
                 give_back(block);
@@ -859,7 +861,7 @@ shm_arena_count(shm_arena *arena, uint64_t *committed_bytes, uint64_t *held_byte
 
 // ---- closing ----
 
-// Lets the block go its own way, or frees it.
+// Leaves the block to its receiver, or frees it.
 static void
 close_block(shm_arena *arena, shm_block *block, bool inherited, bool discards)
 {
@@ -875,7 +877,7 @@ close_block(shm_arena *arena, shm_block *block, bool inherited, bool discards)
             block->arena = NULL;
             return;
         }
-        // Children may look at it: its memory stays.
+        // Children may look at it, so its memory stays.
         if (!inherited) {
             shm_view_forget(&block->view);
         }

@@ -8,20 +8,21 @@
 #include <unistd.h>
 
 #define WITNESS_BYTES 4096
-// More forks than this that are to be told apart share a witness.
+// At most so many groups of forks are told apart; the forks after that share the last witness.
 #define WITNESSES_MAX 8
 
-// Of the children that were forked as number first to last.
+// For the children of the forks with these numbers, the first to the last.
 typedef struct witness {
-    int fd;  // -1: there could be none, and these children may live for ever
+    int fd;  // -1: it could not be made, and these children count as alive for ever
     uint64_t first, last;
 } witness;
 
-// The process's own; all guarded by the mutex, which prepare() takes and the other handlers give back.
+// This process's; the mutex guards all of them.  prepare() takes it before a fork, and the handlers after the
+// fork release it.
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static list_link *heads;
 static list_link *views;
-static uint64_t forks;  // while a view was open
+static uint64_t forks;  // those that happened while a view was open
 static uint64_t counted_views;
 static witness witnesses[WITNESSES_MAX];
 static uint32_t witness_count;
@@ -35,10 +36,10 @@ static int once_status;
 static void
 make_private(shm_view *view)
 {
-    // The descriptor may be another file's by now.  Threads that write meanwhile find one mapping or the
-    // other.
+    // The descriptor may be another file's by now.  Threads that write meanwhile find the old mapping or the
+    // new one.
     if (!view->is_private && shm_file_is_there(view->file)) {
-        // Relaxed: whoever reads it has waited for the end of this process.
+        // Relaxed: the process that reads it has waited for the end of this one.
         atomic_store_explicit(view->is_forked, 1, memory_order_relaxed);
         view->is_private =
             shm_file_map(view->file, view->start, view->offset, view->bytes, true) != NULL;
@@ -56,7 +57,7 @@ make_witness(void)
     return fd;
 }
 
-// Whether the children of a witness are gone; then so is the witness.
+// Whether the children of a witness are gone; if so, closes it.
 static bool
 is_gone(witness *one)
 {
@@ -68,9 +69,9 @@ is_gone(witness *one)
     return true;
 }
 
-// The next child will have this one.
+// Maps the witness of the next child.
 static void
-call_witness(void)
+map_witness(void)
 {
     for (uint32_t i = 0; i < witness_count;) {
         i += !is_gone(&witnesses[i]);
@@ -108,7 +109,7 @@ prepare(void)
     pthread_mutex_lock(&lock);
     if (views != NULL) {
         forks++;
-        call_witness();
+        map_witness();
         for (list_link *link = views; link != NULL; link = link->next) {
             make_private((shm_view *)link);
         }
@@ -128,7 +129,7 @@ after_in_parent(void)
 static void
 after_in_child(void)
 {
-    // The child keeps the witness mapped for as long as it lives; that is all there is to it.
+    // The child keeps the witness mapped for as long as it lives, and does nothing else with it.
     mapped_witness = NULL;
     close_witnesses();
     counted_views = 0;
@@ -141,7 +142,7 @@ after_in_child(void)
             atomic_store_explicit(&head->is_inherited, true, memory_order_relaxed);
         }
     }
-    // They are memory like any other here, and this process gives nothing back.
+    // Views are ordinary memory in the child, which gives nothing back.
     while (views != NULL) {
         ((shm_view *)views)->is_counted = false;
         list_link_remove(views);
@@ -183,7 +184,7 @@ shm_head_forget(shm_head *head)
 
 // ---- views; with the mutex ----
 
-// The view needs the witnesses no longer; what none needs goes.
+// The view needs the witnesses no longer; without any view that does, they are closed.
 static void
 discount(shm_view *view)
 {
@@ -239,12 +240,12 @@ shm_view_close(shm_view *view)
     }
     bool may_return = witness_count == 0 || !has_watchers(view);
     if (may_return && view->is_private) {
-        // What was written here is forgotten, as is what the mapping hid.
+        // The new mapping drops what this process has written, and shows what the file has.
         may_return = shm_file_is_there(view->file)
                      && shm_file_map(view->file, view->start, view->offset, view->bytes, false) != NULL;
         if (may_return) {
             view->is_private = false;
-            // Relaxed: whoever reads it has waited for the end of this process.
+            // Relaxed: the process that reads it has waited for the end of this one.
             atomic_store_explicit(view->is_forked, 0, memory_order_relaxed);
         }
     }

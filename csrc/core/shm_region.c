@@ -11,10 +11,10 @@
 
 // "pyconc", and the version of everything that is laid out in a region.
 #define MAGIC UINT64_C(0x0002636e6f637970)
-// Holes cost nothing; a process that may not have files this large gets less.
+// A share's most bytes: holes cost nothing.  And its least, for a process that may not have large files.
 #define SHARE_MOST (UINT64_C(1) << 40)
 #define SHARE_LEAST (UINT64_C(1) << 20)
-// Memory is asked for in steps this large.
+// fallocate() is called for so many bytes at a time; see shm_region_commit().
 #define STEP_BYTES (UINT64_C(1) << 21)
 
 // The file's first page.
@@ -185,15 +185,15 @@ shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes)
     }
     uint64_t at = offset, left = bytes;
     while (left > 0) {
-        // Many kernels give up and take back what they have when a signal comes: all at once would never
-        // be done in a process whose timer is faster than that.
+        // Many kernels give up, and take back what they have, when a signal comes: one call for all would
+        // never end in a process whose timer is faster than the call.
         uint64_t step = left < STEP_BYTES ? left : STEP_BYTES;
         if (fallocate(region->file.fd, 0, (off_t)at, (off_t)step) == 0) {
             at += step;
             left -= step;
         }
         else if (errno == ENOSYS || errno == EPERM || errno == EOPNOTSUPP) {
-            // Where the call is not allowed, memory comes as it is touched.
+            // Where the call is not allowed, the system allocates memory when it is touched.
             return SHM_OK;
         }
         else if (errno != EINTR) {
@@ -209,7 +209,7 @@ shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes)
 void
 shm_region_discard(const shm_region *region, uint64_t offset, uint64_t bytes)
 {
-    // If the system refuses, the memory is kept a while longer.
+    // If the system refuses, the memory stays a while longer.
     if (bytes > 0 && shm_file_is_there(&region->file)) {
         (void)!fallocate(region->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
                          (off_t)bytes);
@@ -229,7 +229,7 @@ shm_region_end_of_data(const shm_region *region, uint64_t offset, uint64_t end)
 {
     uint64_t last = offset;
     while (last < end) {
-        // The file's position is nobody's.
+        // No caller relies on the file's position.
         off_t data = lseek(region->file.fd, (off_t)last, SEEK_DATA);
         if (data < 0 && errno != ENXIO) {
             return UINT64_MAX;
