@@ -1,4 +1,4 @@
-// What another process wrote is checked before it is used: here it wrote anything at all.
+// A process checks what another wrote before it uses that: here the other wrote anything at all.
 //
 // Each round makes a region, a ring and some blocks, writes over a few words of what is shared, and
 // then does what a process does with it.  Nothing may be touched outside, nothing may go on for ever,
@@ -70,7 +70,7 @@ check_inside(const void *part, uint64_t size, unsigned char *memory, uint64_t by
 }
 
 static void
-check_record(job_ring *ring, job_slot *slot)
+check_slot(job_ring *ring, job_slot *slot)
 {
     CHECK(slot >= ring->slots && slot < ring->slots + ring->slot_count);
     CHECK_EQ((uint64_t)((unsigned char *)slot - (unsigned char *)ring->slots) % JOB_SLOT_BYTES, 0);
@@ -83,11 +83,11 @@ work_on(job_ring *ring, uint64_t *seed)
         return;
     }
     uint32_t worker = (uint32_t)(check_random(seed) % ring->worker_count);
-    // What is ready is so at some position in the line, so there is no more of it than that.
+    // A ready slot has a position in the submission ring, so there are no more of them than positions.
     for (uint32_t i = 0; i < 4; i++) {
         job_slot *slot = job_ring_claim(ring, worker);
         if (slot != NULL) {
-            check_record(ring, slot);
+            check_slot(ring, slot);
             CHECK(job_ring_is_taken(slot));
             job_slot_next(slot);
             job_ring_complete(ring, worker, slot);
@@ -115,7 +115,7 @@ fuzz_join(unsigned char *memory, uint64_t bytes, uint64_t *seed)
 }
 
 static void
-check_free_records(job_ring *ring)
+check_free_slots(job_ring *ring)
 {
     bool is_free[64] = {false};
     CHECK(ring->free_count <= ring->slot_count && ring->slot_count <= 64);
@@ -133,13 +133,13 @@ act_as_parent(job_ring *ring, uint64_t *seed)
     job_slot *slot;
     bool corrupt = false;
     while ((slot = job_ring_pop_completion(ring, worker, &corrupt)) != NULL) {
-        check_record(ring, slot);
+        check_slot(ring, slot);
         job_ring_free(ring, slot);
         collected++;
     }
     corrupt_ones += corrupt;
     if ((slot = job_ring_alloc(ring)) != NULL) {
-        check_record(ring, slot);
+        check_slot(ring, slot);
         job_slot_set_range(slot, 5);
         job_ring_push(ring, slot);
         if (check_chance(seed, 2)) {
@@ -152,11 +152,11 @@ act_as_parent(job_ring *ring, uint64_t *seed)
     job_ring_notify(ring);
     if (check_chance(seed, 4)) {
         while ((slot = job_ring_reap(ring, worker)) != NULL) {
-            check_record(ring, slot);
+            check_slot(ring, slot);
             job_ring_free(ring, slot);
         }
     }
-    check_free_records(ring);
+    check_free_slots(ring);
 }
 
 static void
@@ -224,7 +224,7 @@ fuzz_arena(shm_region *region, uint64_t *seed)
             shm_arena_trim(check_chance(seed, 2) ? &parent : &worker);
         }
     }
-    // Each goes on with what it has.
+    // Each process goes on with what it has.
     for (int i = 0; i < 8; i++) {
         shm_block *block;
         shm_arena *arena = check_chance(seed, 2) ? &parent : &worker;

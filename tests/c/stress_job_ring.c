@@ -1,13 +1,13 @@
-// One parent posts and several workers take, in rounds with a fresh ring each, all of them losing
+// One parent pushes and several workers take, in rounds with a fresh ring each, all of them losing
 // random bits of time.  In every round
 //
 // - each slot that is not withdrawn is run, and collected, with what was written into it;
-// - none is run twice, but for those that a killed worker may have begun;
-// - no wakeup is lost, of workers or of the parent: everybody sleeps for lack of work again and again;
+// - none is run twice, except for those that a killed worker may have begun;
+// - no wakeup is lost, of workers or of the parent: all sleep for lack of work again and again;
 // - calls that are taken from a slot while it runs are run once all the same.
 //
-// First the workers are processes, and some are killed wherever they happen to be; what they had
-// taken is posted again, and another takes their place.  Then they are threads.
+// First the workers are processes, and some are killed wherever they happen to be; the slots that they had
+// taken are pushed again, and others take their place.  Then they are threads.
 //
 //     stress_job_ring [rounds [seed]]        or STRESS_JOB_RING_ROUNDS and STRESS_SEED
 #define _GNU_SOURCE
@@ -19,7 +19,7 @@
 
 #include "core/job_ring.h"
 
-#define MOST_RECORDS 16
+#define MOST_SLOTS 16
 #define MOST_WORKERS 4
 #define TASKS 1000  // in each round
 #define MOST_CALLS 6
@@ -32,14 +32,14 @@ typedef struct message {
     uint64_t words[WORDS];
 } message;
 
-// What everybody writes down about a task, and the parent reads when all is over.
+// What parent and workers note about a task, for the parent to check at the end of the round.
 typedef struct task {
     _Atomic uint32_t begun;            // times
-    _Atomic uint32_t ran[MOST_CALLS];  // times, by whoever had the slot
+    _Atomic uint32_t ran[MOST_CALLS];  // times, by the worker that had the slot
     uint32_t lost;                     // times it was left by a dead worker; the parent
     bool withdrawn, collected;
     uint32_t kept, calls;
-    job_slot *slot;  // while it is posted
+    job_slot *slot;  // while it is pushed
 } task;
 
 typedef struct memory {
@@ -66,13 +66,13 @@ static uint32_t worker_count;
 static bool processes;
 static int wakeup_fd;
 
-// The round's tasks: posted and neither collected nor withdrawn, in any order.
-static uint32_t out[MOST_RECORDS];
+// The round's tasks: pushed and neither collected nor withdrawn, in any order.
+static uint32_t out[MOST_SLOTS];
 static uint32_t out_count;
 static uint32_t next_task;
 
 // Over all rounds.
-static uint64_t collected, withdrawn, dozes, kills, lost, splits;
+static uint64_t collected, withdrawn, sleeps, kills, lost, splits;
 
 // ---- workers ----
 
@@ -141,7 +141,7 @@ work(void *arg)
         else if (job_ring_wait(&view, self->number, &self->spot) == JOB_RING_CLOSED) {
             break;
         }
-        // Here it may be the one on whom others rely.
+        // Here it may be the worker on which others rely.
         if (check_chance(&seed, 32)) {
             job_ring_exit(&view, self->number);
             check_dawdle(&seed);
@@ -160,7 +160,7 @@ start_worker(worker *self, uint64_t *seed)
     self->seed = check_random(seed);
     self->dying = false;
     park_spot_init(&self->spot, 1);
-    // Everybody learns, but starts with other habits.
+    // Every worker learns, but starts with other habits.
     self->spot.most_spinning = (uint32_t)check_random(seed) % 2;
     atomic_store(&self->spot.spin_ns, (uint32_t)(check_random(seed) % PARK_SPIN_MAX_NS));
     if (processes) {
@@ -174,7 +174,7 @@ start_worker(worker *self, uint64_t *seed)
 // ---- the parent ----
 
 static void
-fill_and_post(uint32_t number, job_slot *slot, uint64_t *seed)
+fill_and_push(uint32_t number, job_slot *slot, uint64_t *seed)
 {
     task *one = &shared->tasks[number];
     message *text = message_of(slot);
@@ -202,23 +202,23 @@ forget(uint32_t number)
             return;
         }
     }
-    CHECK(!"it was posted");
+    CHECK(!"it was pushed");
 }
 
-// Several are drawn before the first is posted.
+// Several are allocated before the first is pushed.
 static void
-post_some(uint64_t *seed)
+push_some(uint64_t *seed)
 {
-    job_slot *drawn[MOST_RECORDS];
+    job_slot *drawn[MOST_SLOTS];
     uint32_t count = 0;
-    uint32_t most = 1 + (uint32_t)(check_random(seed) % MOST_RECORDS);
+    uint32_t most = 1 + (uint32_t)(check_random(seed) % MOST_SLOTS);
     while (count < most && next_task + count < TASKS && (drawn[count] = job_ring_alloc(&parent)) != NULL) {
         count++;
     }
     for (uint32_t i = 0; i < count; i++) {
         shared->tasks[next_task].calls = (uint32_t)(check_random(seed) % (MOST_CALLS + 1));
         out[out_count++] = next_task;
-        fill_and_post(next_task++, drawn[i], seed);
+        fill_and_push(next_task++, drawn[i], seed);
     }
 }
 
@@ -235,7 +235,7 @@ withdraw_one(uint64_t *seed)
         return;
     }
     if (check_chance(seed, 2)) {
-        fill_and_post(number, slot, seed);
+        fill_and_push(number, slot, seed);
         return;
     }
     one->withdrawn = true;
@@ -302,7 +302,7 @@ reap(worker *self, uint64_t *seed)
         CHECK(job_ring_reap(&parent, self->number) == NULL);
         slot = job_ring_alloc(&parent);
         CHECK(slot != NULL);
-        fill_and_post(number, slot, seed);
+        fill_and_push(number, slot, seed);
     }
     job_ring_notify(&parent);
     start_worker(self, seed);
@@ -319,7 +319,7 @@ kill_one(uint64_t *seed)
     }
 }
 
-// Until somebody has finished something, or has died.
+// Until a worker has completed a slot, or has died.
 static void
 sleep_until_told(uint64_t *seed)
 {
@@ -332,7 +332,7 @@ sleep_until_told(uint64_t *seed)
     while (poll(ends, count, -1) < 0) {
         CHECK_EQ(errno, EINTR);
     }
-    dozes++;
+    sleeps++;
     if (ends[0].revents != 0) {
         uint64_t times;
         CHECK(read(wakeup_fd, &times, sizeof(times)) == sizeof(times));
@@ -353,9 +353,9 @@ collect_from_all(void)
 }
 
 static void
-collect_and_doze(uint64_t *seed)
+collect_and_sleep(uint64_t *seed)
 {
-    // Before the look: what is counted later ends the doze.
+    // Before the look: what is counted later ends the sleep.
     uint32_t seen = atomic_load_explicit(job_ring_finished(&parent), memory_order_acquire);
     collect_from_all();
     if (out_count > 0) {
@@ -395,12 +395,12 @@ begin_round(uint64_t *seed)
 }
 
 static void
-post_and_collect(uint64_t *seed)
+push_and_collect(uint64_t *seed)
 {
     // Short bursts leave the workers time to fall asleep.
     uint64_t habit = 2 + check_random(seed) % 16;
     while (next_task < TASKS || out_count > 0) {
-        post_some(seed);
+        push_some(seed);
         if (check_chance(seed, 2)) {
             withdraw_one(seed);
         }
@@ -413,10 +413,10 @@ post_and_collect(uint64_t *seed)
         if (!processes && check_chance(seed, 16)) {
             pthread_kill(workers[check_random(seed) % worker_count].thread.thread, SIGUSR1);
         }
-        // Mostly without a look at the count, which would put in order what the announcements must.
+        // Mostly without a look at the count, which would order what completions must order by themselves.
         collect_from_all();
         while (out_count > 0 && (next_task == TASKS || check_chance(seed, habit))) {
-            collect_and_doze(seed);
+            collect_and_sleep(seed);
         }
     }
 }
@@ -424,10 +424,10 @@ post_and_collect(uint64_t *seed)
 static void
 end_round(uint64_t *seed)
 {
-    // Nothing is to be done: everybody falls asleep, unless it was killed.
+    // Nothing is to be done: every worker falls asleep, unless it was killed.
     reap_all_who_are_dying(seed);
     for (uint32_t i = 0; i < worker_count; i++) {
-        // Asleep on the worker_state itself is the last state that a worker without work can be in.
+        // Asleep on the state word itself is the last state that a worker without work can be in.
         CHECK_UNTIL(atomic_load(&parent.states[i]) == ASLEEP);
     }
     CHECK(!job_ring_has_ready(&parent));
@@ -479,13 +479,13 @@ main(int argc, char **argv)
         processes = processes && round < rounds / 2;
         check_guard(processes ? "stress_job_ring, processes" : "stress_job_ring, threads");
         begin_round(&seed);
-        post_and_collect(&seed);
+        push_and_collect(&seed);
         end_round(&seed);
     }
     CHECK(munmap(shared, sizeof(*shared)) == 0);
     close(wakeup_fd);
-    printf("ok: %llu collected, %llu withdrawn, %llu split, %llu dozes, %llu kills, %llu posted again\n",
+    printf("ok: %llu collected, %llu withdrawn, %llu split, %llu sleeps, %llu kills, %llu pushed again\n",
            (unsigned long long)collected, (unsigned long long)withdrawn, (unsigned long long)splits,
-           (unsigned long long)dozes, (unsigned long long)kills, (unsigned long long)lost);
+           (unsigned long long)sleeps, (unsigned long long)kills, (unsigned long long)lost);
     return EXIT_SUCCESS;
 }

@@ -3,12 +3,12 @@
 //
 // - each node that a push accepted comes out exactly once, and no other does;
 // - no wakeup is lost: producers stop again and again until all of theirs is done;
-// - whenever anybody looks, queued work has a spinner, a searcher, or everybody awake;
-// - the books balance when everybody is idle, and when everybody has left.
+// - at any time, queued work has a spinner, a searcher, or every worker awake;
+// - the counts are right when every worker is idle, and when every worker has left.
 //
-// In some rounds one of them closes the queue or takes all that is queued, while others push.  In
-// *restless* rounds workers leave whenever they like and reserved ones never begin; whoever leaves,
-// or pushes and is told that workers are short, reserves another, also when the queue is closed.
+// In some rounds one of them closes the queue or takes all that is queued, while others push.  In *restless*
+// rounds workers leave whenever they like and reserved ones never begin; a worker that leaves, or a producer
+// that is told that workers are short, reserves another, also when the queue is closed.
 //
 //     stress_workq [rounds [seed]]        or STRESS_WORKQ_ROUNDS and STRESS_SEED
 #define _GNU_SOURCE
@@ -20,7 +20,7 @@
 #include "core/workq.h"
 
 #define PRODUCERS 3
-#define CREW 4
+#define WORKERS 4
 #define ITEMS 60
 
 typedef struct item {
@@ -41,13 +41,13 @@ typedef struct producer {
     uint32_t expected;      // the number that a single worker must get next
 } producer;
 
-typedef struct hand {
+typedef struct hired_worker {
     check_thread thread;
     uint64_t seed;
-} hand;
+} hired_worker;
 
 static producer producers[PRODUCERS];
-static hand crew[CREW];
+static hired_worker workers[WORKERS];
 static pthread_barrier_t barrier;  // a round begins; a round has ended
 static sem_t hired;                // one for each worker to begin
 static _Atomic bool over;
@@ -56,8 +56,8 @@ static _Atomic bool over;
 static workq queue;
 static uint32_t max_workers;
 static bool restless;
-static bool in_order;  // one worker, who gets everything
-static int closer;     // the producer who closes or takes all, or none
+static bool in_order;  // one worker, which gets everything
+static int closer;     // the producer that closes or takes all, or none
 static bool takes_all;
 static _Atomic bool closed;
 static _Atomic uint32_t hires;
@@ -75,9 +75,9 @@ count(_Atomic uint64_t *counter)
     atomic_fetch_add_explicit(counter, 1, memory_order_relaxed);
 }
 
-// The rule that loses no wakeup, and what the books always obey.
+// The rule that loses no wakeup, and what the counts always obey.
 static void
-check_books(void)
+check_counts(void)
 {
     pthread_mutex_lock(&queue.lock);
     bool empty = node_list_is_empty(&queue.nodes);
@@ -196,7 +196,7 @@ work(uint64_t *seed)
             return;
         }
         CHECK(rc == WORKQ_OK || (looks_again && rc == WORKQ_TIMED_OUT));
-        // Here it is the searcher on whom others rely.
+        // Here it is the searcher on which others rely.
         if (leave(&worker, seed)) {
             return;
         }
@@ -206,7 +206,7 @@ work(uint64_t *seed)
 static void
 work_when_hired(void *arg)
 {
-    hand *self = arg;
+    hired_worker *self = arg;
     for (;;) {
         while (sem_wait(&hired) != 0) {
         }
@@ -258,10 +258,10 @@ push_items(producer *self, bool closes)
             hire(&self->seed);
         }
         if (check_chance(&self->seed, 4)) {
-            check_books();
+            check_counts();
         }
         if (check_chance(&self->seed, 16)) {
-            pthread_kill(crew[check_random(&self->seed) % CREW].thread.thread, SIGUSR1);
+            pthread_kill(workers[check_random(&self->seed) % WORKERS].thread.thread, SIGUSR1);
         }
         // A lost wakeup ends here.
         if (check_chance(&self->seed, 2)) {
@@ -290,7 +290,7 @@ produce(void *arg)
 static void
 begin_round(uint64_t *seed)
 {
-    max_workers = 1 + (uint32_t)(check_random(seed) % CREW);
+    max_workers = 1 + (uint32_t)(check_random(seed) % WORKERS);
     restless = check_chance(seed, 3);
     closer = check_chance(seed, 3) ? (int)(check_random(seed) % PRODUCERS) : -1;
     takes_all = check_chance(seed, 2);
@@ -322,7 +322,7 @@ end_round(void)
     if (!atomic_load(&closed)) {
         CHECK_UNTIL(all_are_idle());
         CHECK_EQ(workq_length(&queue), 0);
-        check_books();
+        check_counts();
         close_queue();
     }
     CHECK_UNTIL(atomic_load(&stints) == atomic_load(&hires));
@@ -354,9 +354,9 @@ main(int argc, char **argv)
     check_handle_sigusr1();
     CHECK(pthread_barrier_init(&barrier, NULL, PRODUCERS + 1) == 0);
     CHECK(sem_init(&hired, 0, 0) == 0);
-    for (int i = 0; i < CREW; i++) {
-        crew[i].seed = check_random(&seed);
-        check_start(&crew[i].thread, work_when_hired, &crew[i]);
+    for (int i = 0; i < WORKERS; i++) {
+        workers[i].seed = check_random(&seed);
+        check_start(&workers[i].thread, work_when_hired, &workers[i]);
     }
     for (int i = 0; i < PRODUCERS; i++) {
         producers[i].seed = check_random(&seed);
@@ -376,11 +376,11 @@ main(int argc, char **argv)
     for (int i = 0; i < PRODUCERS; i++) {
         check_join(&producers[i].thread);
     }
-    for (int i = 0; i < CREW; i++) {
+    for (int i = 0; i < WORKERS; i++) {
         sem_post(&hired);
     }
-    for (int i = 0; i < CREW; i++) {
-        check_join(&crew[i].thread);
+    for (int i = 0; i < WORKERS; i++) {
+        check_join(&workers[i].thread);
     }
     CHECK(sem_destroy(&hired) == 0);
     CHECK(pthread_barrier_destroy(&barrier) == 0);

@@ -1,4 +1,4 @@
-// Workers that run event loops: who is rung when, and what comes by the inbox.
+// Workers that run event loops: which is rung when, and what the inbox brings.
 #define _GNU_SOURCE
 #include <string.h>
 #include <sys/eventfd.h>
@@ -9,7 +9,7 @@
 #include "core/job_ring.h"
 
 enum {
-    RECORDS = 4,
+    SLOTS = 4,
     WORKERS = 3
 };
 
@@ -35,7 +35,7 @@ join(scene *all, uint32_t worker)
 static void
 begin(scene *all)
 {
-    all->bytes = job_ring_size(RECORDS, WORKERS);
+    all->bytes = job_ring_size(SLOTS, WORKERS);
     all->memory = mmap(NULL, all->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(all->memory != MAP_FAILED);
     all->wakeup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -44,7 +44,7 @@ begin(scene *all)
         all->doorbells[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
         CHECK(all->doorbells[i] >= 0);
     }
-    CHECK_EQ(job_ring_init(&all->parent, all->memory, RECORDS, WORKERS, all->wakeup_fd), SHM_OK);
+    CHECK_EQ(job_ring_init(&all->parent, all->memory, SLOTS, WORKERS, all->wakeup_fd), SHM_OK);
     job_ring_use_doorbells(&all->parent, all->doorbells);
     for (uint32_t i = 0; i < WORKERS; i++) {
         join(all, i);
@@ -72,7 +72,7 @@ has_rung(scene *all, uint32_t worker)
 }
 
 static job_slot *
-post(scene *all)
+push(scene *all)
 {
     job_slot *slot = job_ring_alloc(&all->parent);
     CHECK(slot != NULL);
@@ -113,16 +113,16 @@ read_inbox(scene *all, uint32_t worker, bool handed)
 }
 
 static void
-one_that_is_idle_is_rung_and_no_other(void)
+one_idle_worker_is_rung_and_no_other(void)
 {
     scene all;
     begin(&all);
     CHECK_EQ(listen_as(&all, 0, false), JOB_RING_LISTENS);
     CHECK_EQ(listen_as(&all, 1, true), JOB_RING_LISTENS);
     CHECK_EQ(listen_as(&all, 2, true), JOB_RING_LISTENS);
-    post(&all);
+    push(&all);
     CHECK(!has_rung(&all, 0) && has_rung(&all, 1) && !has_rung(&all, 2));
-    post(&all);  // who has been called will see to the others
+    push(&all);  // the worker that has been called will see to the others
     CHECK(!has_rung(&all, 0) && !has_rung(&all, 1) && !has_rung(&all, 2));
     CHECK(claim(&all, 1) != NULL);
     CHECK(!has_rung(&all, 0) && !has_rung(&all, 1));
@@ -130,29 +130,29 @@ one_that_is_idle_is_rung_and_no_other(void)
 }
 
 static void
-if_none_is_idle_all_that_have_room_are_rung(void)
+if_no_worker_is_idle_all_that_have_room_are_rung(void)
 {
     scene all;
     begin(&all);
     CHECK_EQ(listen_as(&all, 0, false), JOB_RING_LISTENS);
     CHECK_EQ(listen_as(&all, 1, false), JOB_RING_LISTENS);
-    post(&all);
+    push(&all);
     CHECK(has_rung(&all, 0) && has_rung(&all, 1) && !has_rung(&all, 2));
-    post(&all);  // neither has looked yet
+    push(&all);  // neither has looked yet
     CHECK(!has_rung(&all, 0) && !has_rung(&all, 1) && !has_rung(&all, 2));
     CHECK_EQ(listen_as(&all, 0, false), JOB_RING_WORK);
     end(&all);
 }
 
 static void
-who_takes_and_leaves_others_behind_calls_another(void)
+a_worker_that_takes_a_slot_and_leaves_others_calls_another(void)
 {
     scene all;
     begin(&all);
     CHECK_EQ(listen_as(&all, 0, true), JOB_RING_LISTENS);
     CHECK_EQ(listen_as(&all, 1, true), JOB_RING_LISTENS);
-    post(&all);
-    post(&all);
+    push(&all);
+    push(&all);
     CHECK_EQ(job_ring_ready_count(&all.workers[0]), 2);
     job_ring_enter(&all.workers[0], 0);
     CHECK(claim(&all, 0) != NULL);
@@ -163,13 +163,13 @@ who_takes_and_leaves_others_behind_calls_another(void)
 }
 
 static void
-all_are_rung_at_the_end(void)
+close_rings_every_doorbell(void)
 {
     scene all;
     begin(&all);
     CHECK_EQ(listen_as(&all, 0, true), JOB_RING_LISTENS);
     CHECK_EQ(listen_as(&all, 1, false), JOB_RING_LISTENS);
-    job_slot *slot = post(&all);
+    job_slot *slot = push(&all);
     has_rung(&all, 0);
     job_ring_close(&all.parent);
     CHECK(has_rung(&all, 0) && has_rung(&all, 1) && has_rung(&all, 2));
@@ -180,11 +180,11 @@ all_are_rung_at_the_end(void)
 }
 
 static void
-a_request_to_cancel_reaches_who_has_the_record(void)
+a_request_to_cancel_reaches_the_worker_that_has_the_slot(void)
 {
     scene all;
     begin(&all);
-    job_slot *slot = post(&all);
+    job_slot *slot = push(&all);
     CHECK(claim(&all, 2) == slot);
     has_rung(&all, 2);
     job_ring_request_cancel(&all.parent, slot);
@@ -195,9 +195,9 @@ a_request_to_cancel_reaches_who_has_the_record(void)
     CHECK_EQ(listen_as(&all, 2, false), JOB_RING_LISTENS);
     job_ring_complete(&all.workers[2], 2, slot);
     collect(&all, 2, slot);
-    // What is free, or was never taken, is nobody's to cancel.
+    // A slot that is free, or was never taken, has no worker to cancel it.
     job_ring_request_cancel(&all.parent, slot);
-    job_ring_request_cancel(&all.parent, post(&all));
+    job_ring_request_cancel(&all.parent, push(&all));
     for (uint32_t i = 0; i < WORKERS; i++) {
         CHECK(read_inbox(&all, i, false) == NULL);
     }
@@ -205,7 +205,7 @@ a_request_to_cancel_reaches_who_has_the_record(void)
 }
 
 static void
-a_record_may_be_handed_to_a_worker(void)
+a_slot_may_be_pushed_to_one_worker(void)
 {
     scene all;
     begin(&all);
@@ -229,19 +229,19 @@ an_inbox_has_room_for_all_there_can_be(void)
 {
     scene all;
     begin(&all);
-    job_slot *slots[RECORDS];
+    job_slot *slots[SLOTS];
     for (int round = 0; round < 3; round++) {
-        for (int i = 0; i < RECORDS; i++) {
+        for (int i = 0; i < SLOTS; i++) {
             slots[i] = job_ring_alloc(&all.parent);
             job_ring_push_to(&all.parent, slots[i], 0);
         }
-        for (int i = 0; i < RECORDS; i++) {
+        for (int i = 0; i < SLOTS; i++) {
             job_ring_request_cancel(&all.parent, slots[i]);
         }
-        for (int i = 0; i < RECORDS; i++) {
+        for (int i = 0; i < SLOTS; i++) {
             CHECK(read_inbox(&all, 0, true) == slots[i]);
         }
-        for (int i = 0; i < RECORDS; i++) {
+        for (int i = 0; i < SLOTS; i++) {
             CHECK(read_inbox(&all, 0, false) == slots[i]);
             job_ring_complete(&all.workers[0], 0, slots[i]);
             collect(&all, 0, slots[i]);
@@ -251,11 +251,11 @@ an_inbox_has_room_for_all_there_can_be(void)
 }
 
 static void
-the_dead_leave_all_that_they_had(void)
+a_dead_worker_leaves_all_its_slots(void)
 {
     scene all;
     begin(&all);
-    job_slot *taken = post(&all);
+    job_slot *taken = push(&all);
     CHECK(claim(&all, 1) == taken);
     job_slot *handed = job_ring_alloc(&all.parent);
     job_ring_push_to(&all.parent, handed, 1);
@@ -274,19 +274,19 @@ the_dead_leave_all_that_they_had(void)
     CHECK_EQ(job_ring_generation(&all.workers[1], 1), 1);
     CHECK(read_inbox(&all, 1, true) == NULL);
     CHECK_EQ(listen_as(&all, 1, true), JOB_RING_LISTENS);
-    post(&all);
+    push(&all);
     CHECK(has_rung(&all, 1));
     end(&all);
 }
 
 static void
-who_was_called_and_died_is_replaced_by_another(void)
+a_called_worker_that_died_is_replaced_by_another(void)
 {
     scene all;
     begin(&all);
     CHECK_EQ(listen_as(&all, 0, true), JOB_RING_LISTENS);
     CHECK_EQ(listen_as(&all, 1, false), JOB_RING_LISTENS);
-    post(&all);
+    push(&all);
     CHECK(has_rung(&all, 0) && !has_rung(&all, 1));
     CHECK(job_ring_reap(&all.parent, 0) == NULL);
     job_ring_notify(&all.parent);
@@ -298,15 +298,15 @@ int
 main(int argc, char **argv)
 {
     static const check_test tests[] = {
-        CHECK_TEST(one_that_is_idle_is_rung_and_no_other),
-        CHECK_TEST(if_none_is_idle_all_that_have_room_are_rung),
-        CHECK_TEST(who_takes_and_leaves_others_behind_calls_another),
-        CHECK_TEST(all_are_rung_at_the_end),
-        CHECK_TEST(a_request_to_cancel_reaches_who_has_the_record),
-        CHECK_TEST(a_record_may_be_handed_to_a_worker),
+        CHECK_TEST(one_idle_worker_is_rung_and_no_other),
+        CHECK_TEST(if_no_worker_is_idle_all_that_have_room_are_rung),
+        CHECK_TEST(a_worker_that_takes_a_slot_and_leaves_others_calls_another),
+        CHECK_TEST(close_rings_every_doorbell),
+        CHECK_TEST(a_request_to_cancel_reaches_the_worker_that_has_the_slot),
+        CHECK_TEST(a_slot_may_be_pushed_to_one_worker),
         CHECK_TEST(an_inbox_has_room_for_all_there_can_be),
-        CHECK_TEST(the_dead_leave_all_that_they_had),
-        CHECK_TEST(who_was_called_and_died_is_replaced_by_another),
+        CHECK_TEST(a_dead_worker_leaves_all_its_slots),
+        CHECK_TEST(a_called_worker_that_died_is_replaced_by_another),
     };
     return check_run(tests, CHECK_COUNT(tests), argc, argv);
 }

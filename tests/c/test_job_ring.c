@@ -1,9 +1,8 @@
-// Tests of core/job_ring: who gets which slot, who is called when, and what a death leaves behind.
+// Tests of core/job_ring: which worker gets which slot, which is called when, and what a death leaves behind.
 //
 // Most of it needs one thread, which plays the parent and the workers in turn, each with a view of its
-// own.  What the other side would have written at some step is forged by hand: states, places in the
-// line, claim words, announcements.  Where somebody has to sleep or to die, there is a thread or a
-// process that does only that.
+// own.  What the other side would have written at some step is forged by hand: states, submissions, claim
+// words, completions.  Where a worker has to sleep or to die, a thread or a process does only that.
 #define _GNU_SOURCE
 #include "check_shm.h"
 
@@ -13,8 +12,8 @@
 #include "core/clock.h"
 #include "core/job_ring.h"
 
-#define RECORDS 8
-#define LINE (2 * RECORDS)
+#define SLOTS 8
+#define POSITIONS (2 * SLOTS)
 #define WORKERS 3
 
 // The shared part, as the unit lays it out.
@@ -25,18 +24,18 @@ typedef struct layout {
     _Atomic uint32_t closed;
     _Alignas(64) _Atomic uint32_t head;
     _Alignas(64) _Atomic uint32_t finished;
-    _Atomic uint32_t collector;
+    _Atomic uint32_t need_wakeup;
 } layout;
 
-typedef struct done_layout {
+typedef struct completion_layout {
     _Alignas(64) _Atomic uint32_t tail;
     _Atomic uint32_t generation;
-    _Atomic uint32_t numbers[RECORDS];
+    _Atomic uint32_t numbers[SLOTS];
     _Alignas(64) unsigned char unused[64];
-} done_layout;
+} completion_layout;
 
 enum {
-    NOBODY = 0x57a70e01,
+    NONE = 0x57a70e01,
     BUSY,
     SPINNING,
     ASLEEP,
@@ -68,12 +67,12 @@ attach(scene *all, uint32_t worker)
 static void
 begin_with(scene *all, uint32_t workers)
 {
-    all->bytes = job_ring_size(RECORDS, workers);
+    all->bytes = job_ring_size(SLOTS, workers);
     all->memory = mmap(NULL, all->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(all->memory != MAP_FAILED);
     all->wakeup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     CHECK(all->wakeup_fd >= 0);
-    CHECK_EQ(job_ring_init(&all->parent, all->memory, RECORDS, workers, all->wakeup_fd), SHM_OK);
+    CHECK_EQ(job_ring_init(&all->parent, all->memory, SLOTS, workers, all->wakeup_fd), SHM_OK);
     for (uint32_t i = 0; i < WORKERS; i++) {
         attach(all, i);
     }
@@ -94,10 +93,10 @@ end(scene *all)
     close(all->wakeup_fd);
 }
 
-static done_layout *
+static completion_layout *
 completions_of(scene *all, uint32_t worker)
 {
-    return (done_layout *)(all->parent.completions + worker * sizeof(done_layout));
+    return (completion_layout *)(all->parent.completions + worker * sizeof(completion_layout));
 }
 
 // ---- the parent's part ----
@@ -117,7 +116,7 @@ read_number(job_slot *slot)
 }
 
 static job_slot *
-post(scene *all, uint32_t number)
+push(scene *all, uint32_t number)
 {
     job_slot *slot = job_ring_alloc(&all->parent);
     CHECK(slot != NULL);
@@ -133,7 +132,7 @@ withdraw(scene *all, job_slot *slot)
     job_ring_free(&all->parent, slot);
 }
 
-// Reads and puts back what the worker has finished next; -1 if that is nothing.
+// Reads and frees the slot that the worker has completed next; -1 if that is nothing.
 static int64_t
 collect(scene *all, uint32_t worker)
 {
@@ -156,7 +155,7 @@ check_corrupt(scene *all, uint32_t worker)
     CHECK(corrupt);
 }
 
-// Buries the worker and puts back what it had; -1 if that is nothing.
+// Reaps the worker and frees the slot that it had; -1 if that is nothing.
 static int64_t
 reap(scene *all, uint32_t worker)
 {
@@ -172,10 +171,10 @@ reap(scene *all, uint32_t worker)
 }
 
 static void
-check_all_records_are_free(scene *all)
+check_all_slots_are_free(scene *all)
 {
-    CHECK_EQ(all->parent.free_count, RECORDS);
-    for (int i = 0; i < RECORDS; i++) {
+    CHECK_EQ(all->parent.free_count, SLOTS);
+    for (int i = 0; i < SLOTS; i++) {
         CHECK(!all->parent.is_allocated[i]);
         CHECK_EQ(atomic_load(&all->parent.slots[i].claim), 0);
     }
@@ -226,31 +225,31 @@ check_ready(scene *all, const uint32_t *numbers, size_t count)
 // ---- slots ----
 
 static void
-records_are_taken_in_the_order_in_which_they_were_posted(void)
+slots_are_taken_in_the_order_in_which_they_were_pushed(void)
 {
     scene all;
     begin(&all);
     CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
-    // Several times around the line.
-    for (uint32_t i = 0; i < 10 * LINE; i += 3) {
-        post(&all, i);
-        post(&all, i + 1);
-        post(&all, i + 2);
+    // Several times around the submission ring.
+    for (uint32_t i = 0; i < 10 * POSITIONS; i += 3) {
+        push(&all, i);
+        push(&all, i + 1);
+        push(&all, i + 2);
         CHECK_READY(&all, i, i + 1, i + 2);
     }
-    check_all_records_are_free(&all);
+    check_all_slots_are_free(&all);
     end(&all);
 }
 
 static void
-every_record_is_taken_once(void)
+every_slot_is_taken_once(void)
 {
     scene all;
     begin(&all);
-    for (uint32_t i = 0; i < RECORDS; i++) {
-        post(&all, i);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        push(&all, i);
     }
-    for (uint32_t i = 0; i < RECORDS; i++) {
+    for (uint32_t i = 0; i < SLOTS; i++) {
         job_slot *slot = take(&all, i % WORKERS, i);
         CHECK(job_ring_is_taken(slot));
         CHECK_EQ(atomic_load(&slot->claim), TAKEN_BY(i % WORKERS));
@@ -262,12 +261,12 @@ every_record_is_taken_once(void)
 }
 
 static void
-records_run_out_and_come_back(void)
+slots_run_out_and_come_back(void)
 {
     scene all;
-    job_slot *slots[RECORDS];
+    job_slot *slots[SLOTS];
     begin(&all);
-    for (int i = 0; i < RECORDS; i++) {
+    for (int i = 0; i < SLOTS; i++) {
         slots[i] = job_ring_alloc(&all.parent);
         for (int j = 0; j < i; j++) {
             CHECK(slots[i] != slots[j]);
@@ -277,39 +276,39 @@ records_run_out_and_come_back(void)
     job_ring_free(&all.parent, slots[3]);
     CHECK(job_ring_alloc(&all.parent) == slots[3]);
     CHECK(job_ring_alloc(&all.parent) == NULL);
-    for (int i = 0; i < RECORDS; i++) {
+    for (int i = 0; i < SLOTS; i++) {
         job_ring_free(&all.parent, slots[i]);
     }
-    check_all_records_are_free(&all);
+    check_all_slots_are_free(&all);
     end(&all);
 }
 
 static void
-a_withdrawn_record_is_taken_by_nobody(void)
+a_withdrawn_slot_is_never_taken(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
-    job_slot *two = post(&all, 2);
-    post(&all, 3);
+    push(&all, 1);
+    job_slot *two = push(&all, 2);
+    push(&all, 3);
     withdraw(&all, two);
     CHECK_READY(&all, 1, 3);
-    withdraw(&all, post(&all, 4));
+    withdraw(&all, push(&all, 4));
     CHECK(!job_ring_has_ready(&all.parent));
     CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
-    check_all_records_are_free(&all);
+    check_all_slots_are_free(&all);
     end(&all);
 }
 
 static void
-only_what_is_ready_can_be_withdrawn(void)
+only_a_ready_slot_can_be_withdrawn(void)
 {
     scene all;
     begin(&all);
     job_slot *slot = job_ring_alloc(&all.parent);
     CHECK(!job_ring_withdraw(&all.parent, slot));
     job_ring_free(&all.parent, slot);
-    slot = post(&all, 1);
+    slot = push(&all, 1);
     CHECK(!job_ring_is_taken(slot));
     take(&all, 0, 1);
     CHECK(!job_ring_withdraw(&all.parent, slot));
@@ -318,19 +317,19 @@ only_what_is_ready_can_be_withdrawn(void)
     CHECK(!job_ring_withdraw(&all.parent, slot));
     CHECK_EQ(collect(&all, 0), 1);
     CHECK(!job_ring_is_taken(slot));
-    slot = post(&all, 2);
+    slot = push(&all, 2);
     CHECK(job_ring_withdraw(&all.parent, slot));
     CHECK(!job_ring_withdraw(&all.parent, slot));
     end(&all);
 }
 
 static void
-a_record_that_is_posted_again_comes_last(void)
+a_slot_that_is_pushed_again_comes_last(void)
 {
     scene all;
     begin(&all);
-    job_slot *slot = post(&all, 1);
-    post(&all, 2);
+    job_slot *slot = push(&all, 1);
+    push(&all, 2);
     CHECK(job_ring_withdraw(&all.parent, slot));
     write_number(slot, 3);
     job_ring_push(&all.parent, slot);
@@ -342,7 +341,7 @@ static void
 two_mappings_are_one_ring(void)
 {
     scene all;
-    uint64_t bytes = job_ring_size(RECORDS, WORKERS);
+    uint64_t bytes = job_ring_size(SLOTS, WORKERS);
     job_ring parent, worker;
     begin(&all);
     int fd = memfd_create("ring", MFD_CLOEXEC);
@@ -350,9 +349,9 @@ two_mappings_are_one_ring(void)
     void *here = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     void *there = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     CHECK(here != MAP_FAILED && there != MAP_FAILED);
-    CHECK_EQ(job_ring_init(&parent, here, RECORDS, WORKERS, all.wakeup_fd), SHM_OK);
+    CHECK_EQ(job_ring_init(&parent, here, SLOTS, WORKERS, all.wakeup_fd), SHM_OK);
     CHECK_EQ(job_ring_attach(&worker, there, bytes, all.wakeup_fd), SHM_OK);
-    for (uint32_t i = 0; i < 3 * LINE; i++) {
+    for (uint32_t i = 0; i < 3 * POSITIONS; i++) {
         bool corrupt = false;
         job_slot *slot = job_ring_alloc(&parent);
         write_number(slot, i);
@@ -380,7 +379,7 @@ a_stale_position_takes_nothing(void)
 {
     scene all;
     begin(&all);
-    job_slot *slot = post(&all, 1);
+    job_slot *slot = push(&all, 1);
     CHECK(job_ring_withdraw(&all.parent, slot));
     write_number(slot, 2);
     job_ring_push(&all.parent, slot);
@@ -396,19 +395,19 @@ a_stale_position_takes_nothing(void)
 }
 
 static void
-a_place_in_the_line_that_was_written_over_takes_nothing(void)
+a_submission_that_was_written_over_takes_nothing(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
-    job_slot *two = post(&all, 2);
+    push(&all, 1);
+    job_slot *two = push(&all, 2);
     atomic_store(&all.parent.submissions[0], UINT32_MAX);
     take(&all, 0, 2);
     atomic_store(&all.shared->head, 0);
-    atomic_store(&all.parent.submissions[0], RECORDS);
+    atomic_store(&all.parent.submissions[0], SLOTS);
     CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
     // The number of a slot that is ready elsewhere, or taken.
-    post(&all, 3);
+    push(&all, 3);
     atomic_store(&all.shared->head, 0);
     atomic_store(&all.parent.submissions[0], atomic_load(&all.parent.submissions[2]));
     atomic_store(&all.parent.submissions[1], (uint32_t)(two - all.parent.slots));
@@ -421,13 +420,13 @@ static void
 a_wrong_head_hides_nothing(void)
 {
     scene all;
-    uint32_t wrong[] = {UINT32_C(1) << 31, UINT32_C(3) << 30, UINT32_C(1) << 30, 1, 7, LINE, 1000};
+    uint32_t wrong[] = {UINT32_C(1) << 31, UINT32_C(3) << 30, UINT32_C(1) << 30, 1, 7, POSITIONS, 1000};
     begin(&all);
     for (uint32_t i = 0; i < CHECK_COUNT(wrong); i++) {
-        for (uint32_t j = 0; j < RECORDS; j++) {
-            post(&all, j);
+        for (uint32_t j = 0; j < SLOTS; j++) {
+            push(&all, j);
         }
-        // Beyond the tail, by little or by half the numbers there are, or further back than the line goes.
+        // Beyond the tail, by little or by half the numbers there are, or further back than the ring goes.
         uint32_t tail = atomic_load(&all.shared->tail);
         atomic_store(&all.shared->head, tail + wrong[i]);
         CHECK_READY(&all, 0, 1, 2, 3, 4, 5, 6, 7);
@@ -437,7 +436,7 @@ a_wrong_head_hides_nothing(void)
 }
 
 static void
-move_line_to(scene *all, uint32_t position)
+move_positions_to(scene *all, uint32_t position)
 {
     all->parent.tail = position;
     atomic_store(&all->shared->tail, position);
@@ -452,56 +451,56 @@ positions_wrap_around(void)
     for (size_t i = 0; i < CHECK_COUNT(ends); i++) {
         scene all;
         begin(&all);
-        move_line_to(&all, ends[i] - 3);
-        for (uint32_t j = 0; j < RECORDS; j++) {
-            post(&all, j);
+        move_positions_to(&all, ends[i] - 3);
+        for (uint32_t j = 0; j < SLOTS; j++) {
+            push(&all, j);
         }
-        CHECK_EQ(atomic_load(&all.shared->tail), ends[i] - 3 + RECORDS);
+        CHECK_EQ(atomic_load(&all.shared->tail), ends[i] - 3 + SLOTS);
         CHECK_READY(&all, 0, 1, 2, 3, 4, 5, 6, 7);
         // With room to be made across the end.
-        move_line_to(&all, ends[i] - LINE + 1);
-        post(&all, 1);
-        for (uint32_t j = 0; j < 2 * LINE; j++) {
-            withdraw(&all, post(&all, 100));
+        move_positions_to(&all, ends[i] - POSITIONS + 1);
+        push(&all, 1);
+        for (uint32_t j = 0; j < 2 * POSITIONS; j++) {
+            withdraw(&all, push(&all, 100));
         }
-        post(&all, 2);
+        push(&all, 2);
         CHECK_READY(&all, 1, 2);
         end(&all);
     }
 }
 
 static void
-what_stays_ready_is_found_after_any_number_of_withdrawals(void)
+a_slot_that_stays_ready_is_found_after_any_number_of_withdrawals(void)
 {
-    for (uint32_t stay = 1; stay < RECORDS; stay++) {
+    for (uint32_t stay = 1; stay < SLOTS; stay++) {
         scene all;
         begin(&all);
         for (uint32_t i = 0; i < stay; i++) {
-            post(&all, i);
-            withdraw(&all, post(&all, 100));
+            push(&all, i);
+            withdraw(&all, push(&all, 100));
         }
-        for (uint32_t i = 0; i < 5 * LINE; i++) {
-            withdraw(&all, post(&all, 100));
-            CHECK(atomic_load(&all.shared->tail) - atomic_load(&all.shared->head) <= LINE);
+        for (uint32_t i = 0; i < 5 * POSITIONS; i++) {
+            withdraw(&all, push(&all, 100));
+            CHECK(atomic_load(&all.shared->tail) - atomic_load(&all.shared->head) <= POSITIONS);
         }
         for (uint32_t i = 0; i < stay; i++) {
             take_and_finish(&all, 0, i);
             CHECK_EQ(collect(&all, 0), i);
         }
         CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
-        check_all_records_are_free(&all);
+        check_all_slots_are_free(&all);
         end(&all);
     }
 }
 
 static void
-one_record_may_be_withdrawn_and_posted_for_ever(void)
+one_slot_may_be_withdrawn_and_pushed_for_ever(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
-    job_slot *slot = post(&all, 100);
-    for (uint32_t i = 0; i < 5 * LINE; i++) {
+    push(&all, 1);
+    job_slot *slot = push(&all, 100);
+    for (uint32_t i = 0; i < 5 * POSITIONS; i++) {
         CHECK(job_ring_withdraw(&all.parent, slot));
         job_ring_push(&all.parent, slot);
     }
@@ -510,20 +509,20 @@ one_record_may_be_withdrawn_and_posted_for_ever(void)
 }
 
 static void
-all_records_may_be_drawn_before_the_first_is_posted(void)
+all_slots_may_be_allocated_before_the_first_is_pushed(void)
 {
     scene all;
-    job_slot *slots[RECORDS];
+    job_slot *slots[SLOTS];
     begin(&all);
-    job_slot *first = post(&all, 1);
-    for (uint32_t i = 0; i < LINE - 2; i++) {
-        withdraw(&all, post(&all, 100));
+    job_slot *first = push(&all, 1);
+    for (uint32_t i = 0; i < POSITIONS - 2; i++) {
+        withdraw(&all, push(&all, 100));
     }
-    for (uint32_t i = 0; i < RECORDS - 1; i++) {
+    for (uint32_t i = 0; i < SLOTS - 1; i++) {
         slots[i] = job_ring_alloc(&all.parent);
         CHECK(slots[i] != NULL);
     }
-    for (uint32_t i = 0; i < RECORDS - 1; i++) {
+    for (uint32_t i = 0; i < SLOTS - 1; i++) {
         write_number(slots[i], i + 2);
         job_ring_push(&all.parent, slots[i]);
     }
@@ -533,15 +532,15 @@ all_records_may_be_drawn_before_the_first_is_posted(void)
 }
 
 static void
-a_line_of_dead_positions_is_no_obstacle(void)
+a_ring_full_of_dead_positions_is_no_obstacle(void)
 {
     scene all;
     begin(&all);
-    for (uint32_t i = 0; i < 5 * LINE; i++) {
-        withdraw(&all, post(&all, 100));
+    for (uint32_t i = 0; i < 5 * POSITIONS; i++) {
+        withdraw(&all, push(&all, 100));
     }
-    atomic_store(&all.shared->head, atomic_load(&all.shared->tail) - LINE);
-    post(&all, 1);
+    atomic_store(&all.shared->head, atomic_load(&all.shared->tail) - POSITIONS);
+    push(&all, 1);
     CHECK_READY(&all, 1);
     end(&all);
 }
@@ -549,48 +548,48 @@ a_line_of_dead_positions_is_no_obstacle(void)
 // ---- collecting ----
 
 static void
-what_a_worker_finishes_is_collected_in_order(void)
+completions_are_popped_in_order(void)
 {
     scene all;
     bool corrupt = true;
     begin(&all);
     CHECK(job_ring_pop_completion(&all.parent, 0, &corrupt) == NULL);
     CHECK(corrupt);  // left alone
-    for (uint32_t i = 0; i < RECORDS; i++) {
-        post(&all, i);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        push(&all, i);
     }
-    // Many times as many as its line of announcements is long.
-    for (uint32_t i = 0; i < 10 * RECORDS; i++) {
+    // Many times as many as its completion ring is long.
+    for (uint32_t i = 0; i < 10 * SLOTS; i++) {
         job_slot *slot = take(&all, i % 2, i);
         CHECK_EQ(collect(&all, i % 2), -1);
         finish(&all, i % 2, slot);
         CHECK_EQ(collect(&all, 2), -1);
         CHECK_EQ(collect(&all, i % 2), i);
-        post(&all, RECORDS + i);
+        push(&all, SLOTS + i);
     }
-    CHECK_EQ(atomic_load(&all.shared->finished), 10 * RECORDS);
+    CHECK_EQ(atomic_load(&all.shared->finished), 10 * SLOTS);
     end(&all);
 }
 
 static void
-all_records_may_be_finished_before_one_is_collected(void)
+all_slots_may_be_completed_before_one_is_popped(void)
 {
     scene all;
     begin(&all);
     // Where the count of announcements wraps around.
     atomic_store(&completions_of(&all, 1)->tail, UINT32_MAX - 3);
     all.parent.collected[1] = all.workers[1].completed = UINT32_MAX - 3;
-    for (uint32_t i = 0; i < RECORDS; i++) {
-        post(&all, i);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        push(&all, i);
     }
-    for (uint32_t i = 0; i < RECORDS; i++) {
+    for (uint32_t i = 0; i < SLOTS; i++) {
         take_and_finish(&all, 1, i);
     }
-    for (uint32_t i = 0; i < RECORDS; i++) {
+    for (uint32_t i = 0; i < SLOTS; i++) {
         CHECK_EQ(collect(&all, 1), i);
     }
     CHECK_EQ(collect(&all, 1), -1);
-    check_all_records_are_free(&all);
+    check_all_slots_are_free(&all);
     end(&all);
 }
 
@@ -598,23 +597,23 @@ all_records_may_be_finished_before_one_is_collected(void)
 static void
 announce(scene *all, uint32_t worker, uint32_t number)
 {
-    done_layout *done = completions_of(all, worker);
+    completion_layout *done = completions_of(all, worker);
     uint32_t tail = atomic_load(&done->tail);
-    atomic_store(&done->numbers[tail % RECORDS], number);
+    atomic_store(&done->numbers[tail % SLOTS], number);
     atomic_store(&done->tail, tail + 1);
 }
 
 static void
-announcements_that_cannot_be_are_corrupt(void)
+completions_that_cannot_be_are_corrupt(void)
 {
-    uint32_t too_large[] = {RECORDS, RECORDS + 1, UINT32_C(1) << 31, UINT32_MAX};
+    uint32_t too_large[] = {SLOTS, SLOTS + 1, UINT32_C(1) << 31, UINT32_MAX};
     for (size_t i = 0; i < CHECK_COUNT(too_large); i++) {
         scene all;
         begin(&all);
         announce(&all, 1, too_large[i]);
         CHECK_EQ(collect(&all, 0), -1);
         check_corrupt(&all, 1);
-        // It does not get better by looking again, but by a funeral.
+        // A second look does not make it sound; reaping the worker does.
         check_corrupt(&all, 1);
         CHECK_EQ(reap(&all, 1), -1);
         CHECK_EQ(collect(&all, 1), -1);
@@ -623,7 +622,7 @@ announcements_that_cannot_be_are_corrupt(void)
 }
 
 static void
-a_worker_can_only_finish_what_it_has_taken(void)
+a_worker_can_only_complete_a_slot_that_it_has_taken(void)
 {
     scene all;
     begin(&all);
@@ -646,11 +645,11 @@ a_worker_can_only_finish_what_it_has_taken(void)
 }
 
 static void
-what_is_finished_twice_is_corrupt(void)
+a_slot_that_is_completed_twice_is_corrupt(void)
 {
     scene all;
     begin(&all);
-    job_slot *slot = post(&all, 1);
+    job_slot *slot = push(&all, 1);
     take_and_finish(&all, 0, 1);
     announce(&all, 0, (uint32_t)(slot - all.parent.slots));
     CHECK_EQ(collect(&all, 0), 1);
@@ -663,25 +662,25 @@ a_claim_word_that_was_written_over_frees_nothing_twice(void)
 {
     scene all;
     begin(&all);
-    for (uint32_t i = 0; i < RECORDS; i++) {
+    for (uint32_t i = 0; i < SLOTS; i++) {
         atomic_store(&all.parent.slots[i].claim, TAKEN_BY(1));
     }
     announce(&all, 1, 3);
     check_corrupt(&all, 1);
     CHECK(job_ring_reap(&all.parent, 1) == NULL);
-    CHECK_EQ(all.parent.free_count, RECORDS);
+    CHECK_EQ(all.parent.free_count, SLOTS);
     // Such a slot is used like any other.
-    for (uint32_t i = 0; i < RECORDS; i++) {
-        post(&all, i);
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        push(&all, i);
     }
     CHECK_READY(&all, 0, 1, 2, 3, 4, 5, 6, 7);
     end(&all);
 }
 
-// ---- who is called; the states are forged ----
+// ---- which worker is called; the states are forged ----
 
 static void
-set_bells(scene *all, uint32_t first, uint32_t second, uint32_t third)
+set_states(scene *all, uint32_t first, uint32_t second, uint32_t third)
 {
     atomic_store(&all->parent.states[0], first);
     atomic_store(&all->parent.states[1], second);
@@ -689,31 +688,31 @@ set_bells(scene *all, uint32_t first, uint32_t second, uint32_t third)
 }
 
 static void
-check_bells(scene *all, uint32_t first, uint32_t second, uint32_t third, const char *text)
+check_states(scene *all, uint32_t first, uint32_t second, uint32_t third, const char *text)
 {
     check_equal(atomic_load(&all->parent.states[0]), first, text);
     check_equal(atomic_load(&all->parent.states[1]), second, text);
     check_equal(atomic_load(&all->parent.states[2]), third, text);
 }
 
-#define CHECK_BELLS(all, first, second, third) \
-    check_bells(all, first, second, third, CHECK_HERE "states " #first ", " #second ", " #third)
+#define CHECK_STATES(all, first, second, third) \
+    check_states(all, first, second, third, CHECK_HERE "states " #first ", " #second ", " #third)
 
 static void
-bells_are_what_these_tests_take_them_for(void)
+states_are_what_these_tests_take_them_for(void)
 {
     scene all;
     begin(&all);
-    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    CHECK_STATES(&all, NONE, NONE, NONE);
     job_ring_enter(&all.workers[1], 1);
-    CHECK_BELLS(&all, NOBODY, BUSY, NOBODY);
+    CHECK_STATES(&all, NONE, BUSY, NONE);
     job_ring_exit(&all.workers[1], 1);
-    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    CHECK_STATES(&all, NONE, NONE, NONE);
     CHECK_EQ(sizeof(layout), 256);
     CHECK_EQ(all.shared->size_bytes, all.bytes);
-    CHECK_EQ(all.shared->slot_count, RECORDS);
+    CHECK_EQ(all.shared->slot_count, SLOTS);
     CHECK_EQ(all.shared->worker_count, WORKERS);
-    post(&all, 1);
+    push(&all, 1);
     CHECK_EQ(atomic_load(&all.shared->tail), 1);
     take_and_finish(&all, 2, 1);
     CHECK_EQ(atomic_load(&all.shared->head), 1);
@@ -725,113 +724,113 @@ bells_are_what_these_tests_take_them_for(void)
 }
 
 static void
-a_post_calls_one_sleeper(void)
+a_push_calls_one_sleeper(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, BUSY, ASLEEP, ASLEEP);
-    post(&all, 1);
-    CHECK_BELLS(&all, BUSY, CALLED, ASLEEP);
+    set_states(&all, BUSY, ASLEEP, ASLEEP);
+    push(&all, 1);
+    CHECK_STATES(&all, BUSY, CALLED, ASLEEP);
     end(&all);
 }
 
 static void
-while_one_is_on_its_way_nobody_is_called(void)
+while_one_worker_is_on_its_way_no_other_is_called(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, ASLEEP, BUSY, SPINNING);
-    post(&all, 1);
-    CHECK_BELLS(&all, ASLEEP, BUSY, SPINNING);
-    set_bells(&all, ASLEEP, ASLEEP, CALLED);
-    post(&all, 2);
-    CHECK_BELLS(&all, ASLEEP, ASLEEP, CALLED);
+    set_states(&all, ASLEEP, BUSY, SPINNING);
+    push(&all, 1);
+    CHECK_STATES(&all, ASLEEP, BUSY, SPINNING);
+    set_states(&all, ASLEEP, ASLEEP, CALLED);
+    push(&all, 2);
+    CHECK_STATES(&all, ASLEEP, ASLEEP, CALLED);
     end(&all);
 }
 
 static void
-who_is_busy_or_not_there_is_not_called(void)
+a_worker_that_is_busy_or_not_there_is_not_called(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, BUSY, NOBODY, BUSY);
-    post(&all, 1);
-    CHECK_BELLS(&all, BUSY, NOBODY, BUSY);
+    set_states(&all, BUSY, NONE, BUSY);
+    push(&all, 1);
+    CHECK_STATES(&all, BUSY, NONE, BUSY);
     end(&all);
 }
 
 static void
-who_leaves_work_behind_calls_a_sleeper(void)
+a_worker_that_leaves_work_behind_calls_a_sleeper(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, BUSY, BUSY, BUSY);
+    set_states(&all, BUSY, BUSY, BUSY);
     for (uint32_t i = 0; i < 3; i++) {
-        post(&all, i);
+        push(&all, i);
     }
-    set_bells(&all, BUSY, ASLEEP, ASLEEP);
+    set_states(&all, BUSY, ASLEEP, ASLEEP);
     take(&all, 0, 0);
-    CHECK_BELLS(&all, BUSY, CALLED, ASLEEP);
+    CHECK_STATES(&all, BUSY, CALLED, ASLEEP);
     // The called one comes, and does the same.
-    set_bells(&all, BUSY, BUSY, ASLEEP);
+    set_states(&all, BUSY, BUSY, ASLEEP);
     take(&all, 1, 1);
-    CHECK_BELLS(&all, BUSY, BUSY, CALLED);
+    CHECK_STATES(&all, BUSY, BUSY, CALLED);
     end(&all);
 }
 
 static void
-who_leaves_work_behind_relies_on_the_one_on_its_way(void)
+a_worker_that_leaves_work_behind_relies_on_the_one_on_its_way(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, BUSY, SPINNING, ASLEEP);
-    post(&all, 0);
-    post(&all, 1);
+    set_states(&all, BUSY, SPINNING, ASLEEP);
+    push(&all, 0);
+    push(&all, 1);
     take(&all, 0, 0);
-    CHECK_BELLS(&all, BUSY, SPINNING, ASLEEP);
+    CHECK_STATES(&all, BUSY, SPINNING, ASLEEP);
     end(&all);
 }
 
 static void
-who_takes_the_last_calls_nobody(void)
+a_worker_that_takes_the_last_slot_calls_no_other(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, BUSY, BUSY, BUSY);
-    post(&all, 1);
-    withdraw(&all, post(&all, 2));
-    set_bells(&all, BUSY, ASLEEP, ASLEEP);
+    set_states(&all, BUSY, BUSY, BUSY);
+    push(&all, 1);
+    withdraw(&all, push(&all, 2));
+    set_states(&all, BUSY, ASLEEP, ASLEEP);
     take(&all, 0, 1);
-    CHECK_BELLS(&all, BUSY, ASLEEP, ASLEEP);
+    CHECK_STATES(&all, BUSY, ASLEEP, ASLEEP);
     CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
-    CHECK_BELLS(&all, BUSY, ASLEEP, ASLEEP);
+    CHECK_STATES(&all, BUSY, ASLEEP, ASLEEP);
     end(&all);
 }
 
 static void
-who_exits_passes_its_call_on(void)
+a_worker_that_exits_passes_its_call_on(void)
 {
     uint32_t relied_on[] = {CALLED, SPINNING, BUSY};
     for (size_t i = 0; i < CHECK_COUNT(relied_on); i++) {
         scene all;
         begin(&all);
-        set_bells(&all, SPINNING, ASLEEP, ASLEEP);
-        post(&all, 1);
-        set_bells(&all, relied_on[i], ASLEEP, ASLEEP);
+        set_states(&all, SPINNING, ASLEEP, ASLEEP);
+        push(&all, 1);
+        set_states(&all, relied_on[i], ASLEEP, ASLEEP);
         job_ring_exit(&all.workers[0], 0);
-        CHECK_BELLS(&all, NOBODY, CALLED, ASLEEP);
+        CHECK_STATES(&all, NONE, CALLED, ASLEEP);
         end(&all);
     }
 }
 
 static void
-who_exits_and_leaves_no_work_calls_nobody(void)
+a_worker_that_exits_and_leaves_no_work_calls_no_other(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, CALLED, ASLEEP, ASLEEP);
+    set_states(&all, CALLED, ASLEEP, ASLEEP);
     job_ring_exit(&all.workers[0], 0);
-    CHECK_BELLS(&all, NOBODY, ASLEEP, ASLEEP);
+    CHECK_STATES(&all, NONE, ASLEEP, ASLEEP);
     end(&all);
 }
 
@@ -840,16 +839,16 @@ a_call_is_for_work(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, ASLEEP, ASLEEP, ASLEEP);
+    set_states(&all, ASLEEP, ASLEEP, ASLEEP);
     job_ring_notify(&all.parent);
-    CHECK_BELLS(&all, ASLEEP, ASLEEP, ASLEEP);
-    set_bells(&all, BUSY, BUSY, BUSY);
-    post(&all, 1);
-    set_bells(&all, ASLEEP, ASLEEP, ASLEEP);
+    CHECK_STATES(&all, ASLEEP, ASLEEP, ASLEEP);
+    set_states(&all, BUSY, BUSY, BUSY);
+    push(&all, 1);
+    set_states(&all, ASLEEP, ASLEEP, ASLEEP);
     job_ring_notify(&all.parent);
-    CHECK_BELLS(&all, CALLED, ASLEEP, ASLEEP);
+    CHECK_STATES(&all, CALLED, ASLEEP, ASLEEP);
     job_ring_notify(&all.parent);
-    CHECK_BELLS(&all, CALLED, ASLEEP, ASLEEP);
+    CHECK_STATES(&all, CALLED, ASLEEP, ASLEEP);
     end(&all);
 }
 
@@ -858,12 +857,12 @@ close_calls_all_sleepers(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, ASLEEP, BUSY, ASLEEP);
+    set_states(&all, ASLEEP, BUSY, ASLEEP);
     job_ring_close(&all.parent);
-    CHECK_BELLS(&all, CALLED, BUSY, CALLED);
-    set_bells(&all, SPINNING, NOBODY, CALLED);
+    CHECK_STATES(&all, CALLED, BUSY, CALLED);
+    set_states(&all, SPINNING, NONE, CALLED);
     job_ring_close(&all.parent);
-    CHECK_BELLS(&all, SPINNING, NOBODY, CALLED);
+    CHECK_STATES(&all, SPINNING, NONE, CALLED);
     end(&all);
 }
 
@@ -885,7 +884,7 @@ wait_once(void *arg)
 }
 
 static _Atomic uint32_t *
-bell_of(waiter *self)
+state_of(waiter *self)
 {
     return &self->all->workers[0].states[self->number];
 }
@@ -907,8 +906,8 @@ static void
 start_sleeper(waiter *self, scene *all, uint32_t number)
 {
     start_waiter(self, all, number, 0);
-    CHECK_UNTIL(check_asleep(&self->thread, bell_of(self)));
-    CHECK_EQ(atomic_load(bell_of(self)), ASLEEP);
+    CHECK_UNTIL(check_asleep(&self->thread, state_of(self)));
+    CHECK_EQ(atomic_load(state_of(self)), ASLEEP);
 }
 
 // The worker's wait is over, and nobody relies on it.
@@ -917,7 +916,7 @@ check_waited(waiter *self, int rc)
 {
     check_join(&self->thread);
     CHECK_EQ(self->rc, rc);
-    CHECK_EQ(atomic_load(bell_of(self)), BUSY);
+    CHECK_EQ(atomic_load(state_of(self)), BUSY);
 }
 
 static int
@@ -926,16 +925,16 @@ wait_here(scene *all, uint32_t worker)
     waiter self = {.all = all, .number = worker};
     park_spot_init(&self.spot, 0);
     wait_once(&self);
-    CHECK_EQ(atomic_load(bell_of(&self)), BUSY);
+    CHECK_EQ(atomic_load(state_of(&self)), BUSY);
     return self.rc;
 }
 
 static void
-who_finds_work_does_not_wait(void)
+a_worker_that_finds_work_does_not_wait(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
+    push(&all, 1);
     CHECK_EQ(wait_here(&all, 0), JOB_RING_WORK);
     take(&all, 0, 1);
     end(&all);
@@ -946,8 +945,8 @@ a_closed_ring_is_worked_off(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
-    post(&all, 2);
+    push(&all, 1);
+    push(&all, 2);
     job_ring_close(&all.parent);
     CHECK_EQ(wait_here(&all, 0), JOB_RING_WORK);
     take_and_finish(&all, 0, 1);
@@ -960,7 +959,7 @@ a_closed_ring_is_worked_off(void)
 }
 
 static void
-a_post_wakes_one_of_several_sleepers(void)
+a_push_wakes_one_of_several_sleepers(void)
 {
     scene all;
     waiter workers[WORKERS];
@@ -969,12 +968,12 @@ a_post_wakes_one_of_several_sleepers(void)
         start_sleeper(&workers[i], &all, i);
     }
     for (uint32_t i = 0; i < WORKERS; i++) {
-        post(&all, i);
+        push(&all, i);
         // It is called in the order of the states, and is on its way until it says that it is busy.
-        CHECK_UNTIL(atomic_load(bell_of(&workers[i])) == BUSY);
+        CHECK_UNTIL(atomic_load(state_of(&workers[i])) == BUSY);
         check_waited(&workers[i], JOB_RING_WORK);
         for (uint32_t j = i + 1; j < WORKERS; j++) {
-            CHECK(check_asleep(&workers[j].thread, bell_of(&workers[j])));
+            CHECK(check_asleep(&workers[j].thread, state_of(&workers[j])));
         }
         take(&all, i, i);
     }
@@ -989,12 +988,12 @@ a_worker_wakes_the_next_for_what_it_leaves(void)
     begin(&all);
     start_sleeper(&workers[0], &all, 0);
     start_sleeper(&workers[1], &all, 1);
-    post(&all, 1);
+    push(&all, 1);
     check_waited(&workers[0], JOB_RING_WORK);
-    // Somebody seems to be on the way, so this post calls nobody.
+    // A worker seems to be on its way, so this push calls none.
     atomic_store(&all.parent.states[0], CALLED);
-    post(&all, 2);
-    CHECK_EQ(atomic_load(bell_of(&workers[1])), ASLEEP);
+    push(&all, 2);
+    CHECK_EQ(atomic_load(state_of(&workers[1])), ASLEEP);
     atomic_store(&all.parent.states[0], BUSY);
     take(&all, 0, 1);
     check_waited(&workers[1], JOB_RING_WORK);
@@ -1003,14 +1002,14 @@ a_worker_wakes_the_next_for_what_it_leaves(void)
 }
 
 static void
-a_spinning_worker_sees_a_post_without_a_call(void)
+a_spinning_worker_sees_a_push_without_a_call(void)
 {
     scene all;
     waiter worker;
     begin(&all);
     start_waiter(&worker, &all, 0, UINT32_MAX);
-    CHECK_UNTIL(atomic_load(bell_of(&worker)) == SPINNING);
-    post(&all, 1);
+    CHECK_UNTIL(atomic_load(state_of(&worker)) == SPINNING);
+    push(&all, 1);
     check_waited(&worker, JOB_RING_WORK);
     take(&all, 0, 1);
     end(&all);
@@ -1024,17 +1023,17 @@ while_one_spins_another_sleeps_at_once(void)
     begin(&all);
     atomic_store(&all.parent.states[2], SPINNING);
     start_waiter(&worker, &all, 0, UINT32_MAX);
-    CHECK_UNTIL(check_asleep(&worker.thread, bell_of(&worker)));
+    CHECK_UNTIL(check_asleep(&worker.thread, state_of(&worker)));
     // The spinner will come for this, and gives up.
-    post(&all, 1);
-    CHECK(check_asleep(&worker.thread, bell_of(&worker)));
+    push(&all, 1);
+    CHECK(check_asleep(&worker.thread, state_of(&worker)));
     job_ring_exit(&all.workers[2], 2);
     check_waited(&worker, JOB_RING_WORK);
     end(&all);
 }
 
 static void
-close_wakes_everybody(void)
+close_wakes_every_worker(void)
 {
     scene all;
     waiter workers[WORKERS];
@@ -1063,24 +1062,24 @@ a_signal_handler_ends_a_wait(void)
 }
 
 static void
-who_was_called_by_the_dead_is_woken_at_the_funeral(void)
+a_worker_called_by_a_dead_one_is_woken_by_reap(void)
 {
     scene all;
     waiter worker;
     begin(&all);
     start_sleeper(&worker, &all, 0);
     job_ring_enter(&all.workers[1], 1);
-    // The other one rang the worker_state, and died before it woke the sleeper: now nobody else is called.
-    atomic_store(bell_of(&worker), CALLED);
-    post(&all, 1);
-    CHECK(check_asleep(&worker.thread, bell_of(&worker)));
+    // The other worker rang the state word, and died before it woke the sleeper: now no other is called.
+    atomic_store(state_of(&worker), CALLED);
+    push(&all, 1);
+    CHECK(check_asleep(&worker.thread, state_of(&worker)));
     CHECK_EQ(reap(&all, 1), -1);
     check_waited(&worker, JOB_RING_WORK);
     take(&all, 0, 1);
     end(&all);
 }
 
-// ---- the parent that dozes ----
+// ---- the parent that sleeps ----
 
 // How often the eventfd was raised since the last look.
 static uint64_t
@@ -1096,7 +1095,7 @@ raised(scene *all)
 static void
 finish_one(scene *all, uint32_t worker)
 {
-    post(all, 1);
+    push(all, 1);
     take_and_finish(all, worker, 1);
     CHECK_EQ(collect(all, worker), 1);
 }
@@ -1108,7 +1107,7 @@ finished(scene *all)
 }
 
 static void
-while_the_parent_watches_nobody_raises_the_eventfd(void)
+a_disarmed_wakeup_raises_no_eventfd(void)
 {
     scene all;
     begin(&all);
@@ -1117,7 +1116,7 @@ while_the_parent_watches_nobody_raises_the_eventfd(void)
     finish_one(&all, 1);
     CHECK_EQ(raised(&all), 0);
     CHECK_EQ(finished(&all), 2);
-    // Neither after a doze that is over.
+    // Nor after a sleep that is over.
     CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
     job_ring_disarm_wakeup(&all.parent);
     finish_one(&all, 0);
@@ -1126,7 +1125,7 @@ while_the_parent_watches_nobody_raises_the_eventfd(void)
 }
 
 static void
-the_first_to_finish_wakes_the_parent(void)
+the_first_completion_wakes_the_parent(void)
 {
     scene all;
     begin(&all);
@@ -1146,7 +1145,7 @@ the_first_to_finish_wakes_the_parent(void)
 }
 
 static void
-a_parent_that_missed_something_does_not_doze(void)
+a_parent_that_missed_a_completion_does_not_sleep(void)
 {
     scene all;
     begin(&all);
@@ -1166,18 +1165,18 @@ a_parent_that_missed_something_does_not_doze(void)
 }
 
 static void
-a_doze_that_the_dead_ended_is_followed_by_another(void)
+a_wakeup_that_a_dead_worker_disarmed_is_armed_again(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
+    push(&all, 1);
     CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
     // A worker finished, took it upon itself to raise the eventfd, and died.
     take(&all, 0, 1);
     announce(&all, 0, (uint32_t)(&all.parent.slots[0] - all.parent.slots));
     atomic_fetch_add(&all.shared->finished, 1);
-    atomic_store(&all.shared->collector, 0);
-    // The parent learns of the death: it collects from all, and dozes anew.
+    atomic_store(&all.shared->need_wakeup, 0);
+    // The parent learns of the death: it collects from all, and sleeps anew.
     CHECK_EQ(collect(&all, 0), 1);
     CHECK_EQ(reap(&all, 0), -1);
     CHECK(job_ring_arm_wakeup(&all.parent, finished(&all)));
@@ -1186,46 +1185,46 @@ a_doze_that_the_dead_ended_is_followed_by_another(void)
     end(&all);
 }
 
-// ---- funerals ----
+// ---- reaping ----
 
 static void
-who_never_came_leaves_nothing(void)
+a_worker_that_never_came_leaves_nothing(void)
 {
     scene all;
     begin(&all);
     CHECK_EQ(reap(&all, 0), -1);
-    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    CHECK_STATES(&all, NONE, NONE, NONE);
     end(&all);
 }
 
 static void
-who_dies_before_its_claim_leaves_the_record_ready(void)
+a_worker_that_dies_before_its_claim_leaves_the_slot_ready(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, ASLEEP, ASLEEP, BUSY);
-    post(&all, 1);
-    CHECK_BELLS(&all, CALLED, ASLEEP, BUSY);
+    set_states(&all, ASLEEP, ASLEEP, BUSY);
+    push(&all, 1);
+    CHECK_STATES(&all, CALLED, ASLEEP, BUSY);
     CHECK_EQ(reap(&all, 0), -1);
     job_ring_notify(&all.parent);
-    CHECK_BELLS(&all, NOBODY, CALLED, BUSY);
+    CHECK_STATES(&all, NONE, CALLED, BUSY);
     take(&all, 1, 1);
     end(&all);
 }
 
 static void
-who_dies_after_its_claim_leaves_one_record(void)
+a_worker_that_dies_after_its_claim_leaves_one_slot(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, BUSY, BUSY, ASLEEP);
-    post(&all, 1);
-    post(&all, 2);
+    set_states(&all, BUSY, BUSY, ASLEEP);
+    push(&all, 1);
+    push(&all, 2);
     take(&all, 0, 1);
     take(&all, 1, 2);
-    post(&all, 3);
+    push(&all, 3);
     CHECK_EQ(reap(&all, 0), 1);
-    CHECK_BELLS(&all, NOBODY, BUSY, CALLED);
+    CHECK_STATES(&all, NONE, BUSY, CALLED);
     // The others' slots are theirs.
     CHECK(job_ring_is_taken(&all.parent.slots[1]));
     CHECK_READY(&all, 3);
@@ -1234,82 +1233,82 @@ who_dies_after_its_claim_leaves_one_record(void)
 }
 
 static void
-who_dies_before_it_calls_another_is_made_up_for(void)
+a_worker_that_dies_before_it_calls_another_is_made_up_for(void)
 {
     scene all;
     begin(&all);
-    set_bells(&all, BUSY, BUSY, BUSY);
-    post(&all, 1);
-    job_slot *left = post(&all, 2);
+    set_states(&all, BUSY, BUSY, BUSY);
+    push(&all, 1);
+    job_slot *left = push(&all, 2);
     // It had changed the claim word and no more.
     uint32_t claim = READY_AT(0);
     CHECK(atomic_compare_exchange_strong(&all.parent.slots[0].claim, &claim, TAKEN_BY(0)));
-    set_bells(&all, BUSY, ASLEEP, BUSY);
+    set_states(&all, BUSY, ASLEEP, BUSY);
     CHECK_EQ(reap(&all, 0), 1);
     job_ring_notify(&all.parent);
-    CHECK_BELLS(&all, NOBODY, CALLED, BUSY);
+    CHECK_STATES(&all, NONE, CALLED, BUSY);
     CHECK(take(&all, 1, 2) == left);
     end(&all);
 }
 
 static void
-who_dies_in_the_middle_of_its_answer_has_not_answered(void)
+a_worker_that_dies_while_it_answers_has_not_answered(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
+    push(&all, 1);
     job_slot *slot = take(&all, 0, 1);
     write_number(slot, 2);
-    // Its place in the line of announcements is written, too, but not yet counted.
-    done_layout *done = completions_of(&all, 0);
+    // Its entry in the completion ring is written, too, but not yet counted.
+    completion_layout *done = completions_of(&all, 0);
     atomic_store(&done->numbers[0], (uint32_t)(slot - all.parent.slots));
     CHECK_EQ(collect(&all, 0), -1);
     CHECK_EQ(reap(&all, 0), 2);
-    check_all_records_are_free(&all);
+    check_all_slots_are_free(&all);
     end(&all);
 }
 
 static void
-who_dies_after_its_announcement_has_answered(void)
+a_worker_that_dies_after_its_completion_has_answered(void)
 {
     scene all;
     begin(&all);
-    post(&all, 1);
-    post(&all, 2);
+    push(&all, 1);
+    push(&all, 2);
     take_and_finish(&all, 0, 1);
-    // Or before anybody was told: the count of all that is finished lacks this one.
+    // Or before it told the parent: the count of completions lacks this one.
     take(&all, 0, 2);
     announce(&all, 0, 1);
     CHECK_EQ(finished(&all), 1);
     CHECK_EQ(collect(&all, 0), 1);
     CHECK_EQ(collect(&all, 0), 2);
     CHECK_EQ(reap(&all, 0), -1);
-    check_all_records_are_free(&all);
+    check_all_slots_are_free(&all);
     end(&all);
 }
 
 static void
-the_number_of_the_dead_begins_anew(void)
+the_number_of_a_dead_worker_begins_anew(void)
 {
     scene all;
     begin(&all);
-    for (uint32_t i = 0; i < 3 * RECORDS; i++) {
+    for (uint32_t i = 0; i < 3 * SLOTS; i++) {
         finish_one(&all, 0);
-        post(&all, 2);
+        push(&all, 2);
         take(&all, 0, 2);
         CHECK_EQ(reap(&all, 0), 2);
         job_ring_enter(&all.workers[0], 0);
     }
-    check_all_records_are_free(&all);
+    check_all_slots_are_free(&all);
     end(&all);
 }
 
 // ---- real deaths ----
 
-typedef struct victim {
+typedef struct dying_worker {
     scene *all;
     int step;
-} victim;
+} dying_worker;
 
 enum {
     DIES_AFTER_ENTERING,
@@ -1326,7 +1325,7 @@ enum {
 static void
 live_until(void *arg)
 {
-    victim *self = arg;
+    dying_worker *self = arg;
     job_ring ring;
     CHECK_EQ(job_ring_attach(&ring, self->all->memory, self->all->bytes, self->all->wakeup_fd), SHM_OK);
     job_ring_enter(&ring, 0);
@@ -1351,19 +1350,19 @@ live_until(void *arg)
 }
 
 static void
-nothing_is_lost_but_what_the_killed_had(void)
+only_the_slots_of_killed_workers_are_lost(void)
 {
     for (int step = 0; step < DEATHS; step++) {
         scene all;
         check_child child;
         waiter other;
-        victim dead = {.all = &all, .step = step};
+        dying_worker dead = {.all = &all, .step = step};
         bool claims = step >= DIES_AFTER_CLAIM;
         bool answers = step >= DIES_AFTER_ANNOUNCEMENT;
         begin(&all);
         if (claims) {
-            post(&all, 1);
-            post(&all, 2);
+            push(&all, 1);
+            push(&all, 2);
         }
         if (step == DIES_ASLEEP || step == DIES_CALLED) {
             check_fork(&child, live_until, &dead);
@@ -1375,7 +1374,7 @@ nothing_is_lost_but_what_the_killed_had(void)
         if (step == DIES_CALLED) {
             // Killed on its way: what it was called for stays.
             CHECK(kill(child.pid, SIGSTOP) == 0);
-            post(&all, 2);
+            push(&all, 2);
             CHECK_EQ(atomic_load(&all.parent.states[0]), CALLED);
         }
         check_kill(&child);
@@ -1388,17 +1387,17 @@ nothing_is_lost_but_what_the_killed_had(void)
             job_ring_enter(&all.workers[1], 1);
             atomic_store(&all.parent.states[1], ASLEEP);
             job_ring_notify(&all.parent);
-            CHECK_BELLS(&all, NOBODY, CALLED, NOBODY);
+            CHECK_STATES(&all, NONE, CALLED, NONE);
         }
         else {
             start_sleeper(&other, &all, 1);
-            post(&all, 2);
+            push(&all, 2);
             check_waited(&other, JOB_RING_WORK);
         }
         take_and_finish(&all, 1, 2);
         CHECK_EQ(collect(&all, 1), 2);
         CHECK(!job_ring_has_ready(&all.parent));
-        check_all_records_are_free(&all);
+        check_all_slots_are_free(&all);
         end(&all);
     }
 }
@@ -1430,14 +1429,14 @@ another_process_is_woken_works_and_leaves(void)
     for (uint32_t i = 0; i < 10; i++) {
         CHECK_UNTIL(atomic_load(&all.parent.states[0]) == ASLEEP && check_child_asleep(&child));
         uint32_t seen = finished(&all);
-        post(&all, i);
+        push(&all, i);
         CHECK_UNTIL(finished(&all) != seen);
         CHECK_EQ(collect(&all, 0), i + 1);
     }
     CHECK_UNTIL(atomic_load(&all.parent.states[0]) == ASLEEP && check_child_asleep(&child));
     job_ring_close(&all.parent);
     check_finish(&child);
-    CHECK_BELLS(&all, NOBODY, NOBODY, NOBODY);
+    CHECK_STATES(&all, NONE, NONE, NONE);
     end(&all);
 }
 
@@ -1453,7 +1452,7 @@ the_workers_view_is_the_parents(void)
     CHECK(all.workers[0].completions == all.parent.completions);
     CHECK(all.workers[0].slots == all.parent.slots);
     CHECK_EQ((uintptr_t)all.workers[0].slots % 64, 0);
-    CHECK((unsigned char *)(all.workers[0].slots + RECORDS) == all.memory + all.bytes);
+    CHECK((unsigned char *)(all.workers[0].slots + SLOTS) == all.memory + all.bytes);
     // The ring may be the first part of something larger.
     job_ring another;
     CHECK_EQ(job_ring_attach(&another, all.memory, all.bytes + 1, all.wakeup_fd), SHM_OK);
@@ -1468,7 +1467,7 @@ check_not_ours(scene *all, uint64_t bytes, const char *text)
     check_equal(job_ring_attach(&ring, all->memory, bytes, all->wakeup_fd), SHM_NOT_OURS, text);
     // Whatever was forged is whole again.
     all->shared->size_bytes = all->bytes;
-    all->shared->slot_count = RECORDS;
+    all->shared->slot_count = SLOTS;
     all->shared->worker_count = WORKERS;
     CHECK_EQ(job_ring_attach(&ring, all->memory, all->bytes, all->wakeup_fd), SHM_OK);
 }
@@ -1476,7 +1475,7 @@ check_not_ours(scene *all, uint64_t bytes, const char *text)
 #define CHECK_NOT_OURS(all, bytes) check_not_ours(all, bytes, CHECK_HERE "not ours")
 
 static void
-what_is_no_board_is_refused(void)
+memory_that_is_no_ring_is_refused(void)
 {
     scene all;
     begin(&all);
@@ -1488,7 +1487,7 @@ what_is_no_board_is_refused(void)
     CHECK_NOT_OURS(&all, all.bytes + 1);
     all.shared->size_bytes--;
     CHECK_NOT_OURS(&all, all.bytes);
-    uint32_t counts[] = {0, 1, 3, RECORDS - 1, RECORDS / 2, 2 * RECORDS, UINT32_C(1) << 31, UINT32_MAX};
+    uint32_t counts[] = {0, 1, 3, SLOTS - 1, SLOTS / 2, 2 * SLOTS, UINT32_C(1) << 31, UINT32_MAX};
     for (size_t i = 0; i < CHECK_COUNT(counts); i++) {
         all.shared->slot_count = counts[i];
         CHECK_NOT_OURS(&all, all.bytes);
@@ -1504,7 +1503,7 @@ what_is_no_board_is_refused(void)
 static void
 a_size_that_wraps_around_is_refused(void)
 {
-    // With so many slots, each worker's line of announcements is so long that some number of them asks
+    // With so many slots, each worker's completion ring is so long that some number of them asks
     // for less memory than the header has.
     scene all;
     begin(&all);
@@ -1524,7 +1523,7 @@ a_size_that_wraps_around_is_refused(void)
 }
 
 static void
-leave_accepts_what_is_left(void)
+fini_accepts_null_fields(void)
 {
     scene all;
     job_ring ring;
@@ -1538,7 +1537,7 @@ leave_accepts_what_is_left(void)
 }
 
 static void
-a_board_may_be_as_small_as_one_record_and_one_worker(void)
+a_ring_may_be_as_small_as_one_slot_and_one_worker(void)
 {
     _Alignas(64) unsigned char memory[4096];
     job_ring ring;
@@ -1568,7 +1567,7 @@ a_board_may_be_as_small_as_one_record_and_one_worker(void)
 typedef struct model {
     job_slot slot;
     bool ran[RANGE];
-    uint32_t kept;  // RANGE until somebody splits
+    uint32_t kept;  // RANGE until it is split
     uint32_t splits;
     bool over;  // the taker has been told that the rest is not its own
     uint64_t orders;
@@ -1672,65 +1671,65 @@ int
 main(int argc, char **argv)
 {
     static const check_test tests[] = {
-        CHECK_TEST(records_are_taken_in_the_order_in_which_they_were_posted),
-        CHECK_TEST(every_record_is_taken_once),
-        CHECK_TEST(records_run_out_and_come_back),
-        CHECK_TEST(a_withdrawn_record_is_taken_by_nobody),
-        CHECK_TEST(only_what_is_ready_can_be_withdrawn),
-        CHECK_TEST(a_record_that_is_posted_again_comes_last),
+        CHECK_TEST(slots_are_taken_in_the_order_in_which_they_were_pushed),
+        CHECK_TEST(every_slot_is_taken_once),
+        CHECK_TEST(slots_run_out_and_come_back),
+        CHECK_TEST(a_withdrawn_slot_is_never_taken),
+        CHECK_TEST(only_a_ready_slot_can_be_withdrawn),
+        CHECK_TEST(a_slot_that_is_pushed_again_comes_last),
         CHECK_TEST(two_mappings_are_one_ring),
         CHECK_TEST(a_stale_position_takes_nothing),
-        CHECK_TEST(a_place_in_the_line_that_was_written_over_takes_nothing),
+        CHECK_TEST(a_submission_that_was_written_over_takes_nothing),
         CHECK_TEST(a_wrong_head_hides_nothing),
         CHECK_TEST(positions_wrap_around),
-        CHECK_TEST(what_stays_ready_is_found_after_any_number_of_withdrawals),
-        CHECK_TEST(one_record_may_be_withdrawn_and_posted_for_ever),
-        CHECK_TEST(all_records_may_be_drawn_before_the_first_is_posted),
-        CHECK_TEST(a_line_of_dead_positions_is_no_obstacle),
-        CHECK_TEST(what_a_worker_finishes_is_collected_in_order),
-        CHECK_TEST(all_records_may_be_finished_before_one_is_collected),
-        CHECK_TEST(announcements_that_cannot_be_are_corrupt),
-        CHECK_TEST(a_worker_can_only_finish_what_it_has_taken),
-        CHECK_TEST(what_is_finished_twice_is_corrupt),
+        CHECK_TEST(a_slot_that_stays_ready_is_found_after_any_number_of_withdrawals),
+        CHECK_TEST(one_slot_may_be_withdrawn_and_pushed_for_ever),
+        CHECK_TEST(all_slots_may_be_allocated_before_the_first_is_pushed),
+        CHECK_TEST(a_ring_full_of_dead_positions_is_no_obstacle),
+        CHECK_TEST(completions_are_popped_in_order),
+        CHECK_TEST(all_slots_may_be_completed_before_one_is_popped),
+        CHECK_TEST(completions_that_cannot_be_are_corrupt),
+        CHECK_TEST(a_worker_can_only_complete_a_slot_that_it_has_taken),
+        CHECK_TEST(a_slot_that_is_completed_twice_is_corrupt),
         CHECK_TEST(a_claim_word_that_was_written_over_frees_nothing_twice),
-        CHECK_TEST(bells_are_what_these_tests_take_them_for),
-        CHECK_TEST(a_post_calls_one_sleeper),
-        CHECK_TEST(while_one_is_on_its_way_nobody_is_called),
-        CHECK_TEST(who_is_busy_or_not_there_is_not_called),
-        CHECK_TEST(who_leaves_work_behind_calls_a_sleeper),
-        CHECK_TEST(who_leaves_work_behind_relies_on_the_one_on_its_way),
-        CHECK_TEST(who_takes_the_last_calls_nobody),
-        CHECK_TEST(who_exits_passes_its_call_on),
-        CHECK_TEST(who_exits_and_leaves_no_work_calls_nobody),
+        CHECK_TEST(states_are_what_these_tests_take_them_for),
+        CHECK_TEST(a_push_calls_one_sleeper),
+        CHECK_TEST(while_one_worker_is_on_its_way_no_other_is_called),
+        CHECK_TEST(a_worker_that_is_busy_or_not_there_is_not_called),
+        CHECK_TEST(a_worker_that_leaves_work_behind_calls_a_sleeper),
+        CHECK_TEST(a_worker_that_leaves_work_behind_relies_on_the_one_on_its_way),
+        CHECK_TEST(a_worker_that_takes_the_last_slot_calls_no_other),
+        CHECK_TEST(a_worker_that_exits_passes_its_call_on),
+        CHECK_TEST(a_worker_that_exits_and_leaves_no_work_calls_no_other),
         CHECK_TEST(a_call_is_for_work),
         CHECK_TEST(close_calls_all_sleepers),
-        CHECK_TEST(who_finds_work_does_not_wait),
+        CHECK_TEST(a_worker_that_finds_work_does_not_wait),
         CHECK_TEST(a_closed_ring_is_worked_off),
-        CHECK_TEST(a_post_wakes_one_of_several_sleepers),
+        CHECK_TEST(a_push_wakes_one_of_several_sleepers),
         CHECK_TEST(a_worker_wakes_the_next_for_what_it_leaves),
-        CHECK_TEST(a_spinning_worker_sees_a_post_without_a_call),
+        CHECK_TEST(a_spinning_worker_sees_a_push_without_a_call),
         CHECK_TEST(while_one_spins_another_sleeps_at_once),
-        CHECK_TEST(close_wakes_everybody),
+        CHECK_TEST(close_wakes_every_worker),
         CHECK_TEST(a_signal_handler_ends_a_wait),
-        CHECK_TEST(who_was_called_by_the_dead_is_woken_at_the_funeral),
-        CHECK_TEST(while_the_parent_watches_nobody_raises_the_eventfd),
-        CHECK_TEST(the_first_to_finish_wakes_the_parent),
-        CHECK_TEST(a_parent_that_missed_something_does_not_doze),
-        CHECK_TEST(a_doze_that_the_dead_ended_is_followed_by_another),
-        CHECK_TEST(who_never_came_leaves_nothing),
-        CHECK_TEST(who_dies_before_its_claim_leaves_the_record_ready),
-        CHECK_TEST(who_dies_after_its_claim_leaves_one_record),
-        CHECK_TEST(who_dies_before_it_calls_another_is_made_up_for),
-        CHECK_TEST(who_dies_in_the_middle_of_its_answer_has_not_answered),
-        CHECK_TEST(who_dies_after_its_announcement_has_answered),
-        CHECK_TEST(the_number_of_the_dead_begins_anew),
-        CHECK_TEST(nothing_is_lost_but_what_the_killed_had),
+        CHECK_TEST(a_worker_called_by_a_dead_one_is_woken_by_reap),
+        CHECK_TEST(a_disarmed_wakeup_raises_no_eventfd),
+        CHECK_TEST(the_first_completion_wakes_the_parent),
+        CHECK_TEST(a_parent_that_missed_a_completion_does_not_sleep),
+        CHECK_TEST(a_wakeup_that_a_dead_worker_disarmed_is_armed_again),
+        CHECK_TEST(a_worker_that_never_came_leaves_nothing),
+        CHECK_TEST(a_worker_that_dies_before_its_claim_leaves_the_slot_ready),
+        CHECK_TEST(a_worker_that_dies_after_its_claim_leaves_one_slot),
+        CHECK_TEST(a_worker_that_dies_before_it_calls_another_is_made_up_for),
+        CHECK_TEST(a_worker_that_dies_while_it_answers_has_not_answered),
+        CHECK_TEST(a_worker_that_dies_after_its_completion_has_answered),
+        CHECK_TEST(the_number_of_a_dead_worker_begins_anew),
+        CHECK_TEST(only_the_slots_of_killed_workers_are_lost),
         CHECK_TEST(another_process_is_woken_works_and_leaves),
         CHECK_TEST(the_workers_view_is_the_parents),
-        CHECK_TEST(what_is_no_board_is_refused),
+        CHECK_TEST(memory_that_is_no_ring_is_refused),
         CHECK_TEST(a_size_that_wraps_around_is_refused),
-        CHECK_TEST(leave_accepts_what_is_left),
-        CHECK_TEST(a_board_may_be_as_small_as_one_record_and_one_worker),
+        CHECK_TEST(fini_accepts_null_fields),
+        CHECK_TEST(a_ring_may_be_as_small_as_one_slot_and_one_worker),
         CHECK_TEST(every_call_is_run_once_or_split_off_in_every_order),
         CHECK_TEST(a_split_leaves_the_first_half_of_what_is_left),
         CHECK_TEST(a_forged_range_splits_off_nothing),

@@ -1,7 +1,7 @@
-// Tests of core/workq: the queue, the books about its workers, and who is woken when.
+// Tests of core/workq: the queue, the counts of its workers, and which is woken when.
 //
-// Books are forged by hand where a rule has to be seen alone: a sleeper that is only a number shows
-// who a push would choose.  Where threads are needed, each blocks in one workq_wait(); the test plays
+// Counts are forged by hand where a rule has to be seen alone: a sleeper that is only a number shows
+// whether a push would choose one.  Where threads are needed, each blocks in one workq_wait(); the test plays
 // the rest of the worker's part itself, so nothing happens but what it does.
 #define _GNU_SOURCE
 #include "check.h"
@@ -13,16 +13,16 @@
 
 #define NODES 5
 
-typedef struct books {
+typedef struct worker_counts {
     uint32_t length, workers, idle, spinning, searching, sleeping, chosen, signal;
     bool closed;
-} books;
+} worker_counts;
 
-static books
+static worker_counts
 look(workq *q)
 {
     pthread_mutex_lock(&q->lock);
-    books all = {
+    worker_counts all = {
         .length = workq_length(q),
         .workers = q->workers,
         .idle = q->idle,
@@ -38,20 +38,20 @@ look(workq *q)
 }
 
 static void
-check_idle_books(workq *q, uint32_t spinning, uint32_t searching, uint32_t sleeping,
-                 uint32_t chosen, const char *text)
+check_idle_counts(workq *q, uint32_t spinning, uint32_t searching, uint32_t sleeping,
+                  uint32_t chosen, const char *text)
 {
-    books now = look(q);
+    worker_counts now = look(q);
     check_equal(now.spinning, spinning, text);
     check_equal(now.searching, searching, text);
     check_equal(now.sleeping, sleeping, text);
     check_equal(now.chosen, chosen, text);
 }
 
-#define CHECK_IDLE(q, spinning, searching, sleeping, chosen)                                \
-    check_idle_books(q, spinning, searching, sleeping, chosen,                              \
-                     CHECK_HERE #spinning " spinning, " #searching " searching, " #sleeping \
-                                          " sleeping, " #chosen " chosen")
+#define CHECK_IDLE(q, spinning, searching, sleeping, chosen)                                 \
+    check_idle_counts(q, spinning, searching, sleeping, chosen,                              \
+                      CHECK_HERE #spinning " spinning, " #searching " searching, " #sleeping \
+                                           " sleeping, " #chosen " chosen")
 
 // A queue whose idle workers sleep without spinning.
 static void
@@ -77,7 +77,7 @@ push_all(workq *q, list_node *nodes, int count)
     }
 }
 
-// Makes room in the books for a worker: one that is starting.
+// Counts one more worker: one that is starting.
 static workq_worker
 hire(workq *q)
 {
@@ -238,10 +238,10 @@ take_all_takes_everything_in_order(void)
     workq_fini(&q);
 }
 
-// ---- the books ----
+// ---- the counts ----
 
 static void
-a_new_queue_has_empty_books(void)
+a_new_queue_counts_nothing(void)
 {
     workq q;
     workq_init(&q, 3);
@@ -419,7 +419,7 @@ a_wait_with_work_queued_searches_until_it_pops(void)
     workq_fini(&q);
 }
 
-// ---- who is woken; the sleepers are numbers ----
+// ---- which worker is woken; the sleepers are numbers ----
 
 static void
 a_push_chooses_one_sleeper(void)
@@ -440,7 +440,7 @@ a_push_chooses_one_sleeper(void)
 }
 
 static void
-a_push_chooses_nobody_while_somebody_searches(void)
+a_push_chooses_no_sleeper_while_a_worker_searches(void)
 {
     workq q;
     list_node node;
@@ -489,7 +489,7 @@ a_push_without_sleepers_changes_nothing(void)
 }
 
 static void
-a_refused_push_chooses_nobody(void)
+a_refused_push_chooses_no_sleeper(void)
 {
     workq q;
     list_node node;
@@ -559,7 +559,7 @@ a_worker_that_leaves_work_chooses_a_sleeper(void)
 }
 
 static void
-a_worker_that_leaves_no_work_chooses_nobody(void)
+a_worker_that_leaves_no_work_chooses_no_sleeper(void)
 {
     workq q;
     list_node node;
@@ -575,7 +575,7 @@ a_worker_that_leaves_no_work_chooses_nobody(void)
 }
 
 static void
-close_chooses_everybody(void)
+close_chooses_every_sleeper(void)
 {
     workq q;
     init_queue(&q, 6);
@@ -591,7 +591,7 @@ close_chooses_everybody(void)
     workq_fini(&q);
 }
 
-// ---- who is woken; the sleepers are threads ----
+// ---- which worker is woken; the sleepers are threads ----
 
 static waiter *
 find_done(waiter *workers, int count)
@@ -691,7 +691,7 @@ a_worker_that_leaves_wakes_another_for_its_work(void)
 }
 
 static void
-a_spinner_sees_a_push_and_nobody_wakes(void)
+a_spinner_sees_a_push_and_no_sleeper_wakes(void)
 {
     workq q;
     list_node node;
@@ -765,7 +765,7 @@ close_wakes_the_spinner_and_every_sleeper(void)
 }
 
 static void
-close_with_work_left_wakes_everybody_for_it(void)
+close_with_work_left_wakes_every_worker_for_it(void)
 {
     workq q;
     list_node node;
@@ -815,7 +815,7 @@ choose_without_wake(workq *q)
 }
 
 static void
-a_sleeper_nobody_chose_goes_back_to_sleep(void)
+a_sleeper_that_was_not_chosen_goes_back_to_sleep(void)
 {
     workq q;
     waiter worker;
@@ -826,7 +826,7 @@ a_sleeper_nobody_chose_goes_back_to_sleep(void)
     pthread_kill(worker.thread.thread, SIGUSR1);
     check_asleep_again(&worker.thread, &q.signal, naps);
     CHECK_IDLE(&q, 0, 0, 1, 0);
-    // A wake meant for whoever had a word at this address before.
+    // A wake meant for a word that was at this address before.
     naps = check_naps(&worker.thread);
     futex_wake(&q.signal, 1);
     check_asleep_again(&worker.thread, &q.signal, naps);
@@ -854,7 +854,7 @@ a_chosen_sleeper_that_finds_nothing_goes_back_to_sleep(void)
 }
 
 static void
-who_comes_back_first_takes_the_token(void)
+the_first_worker_back_takes_the_token(void)
 {
     workq q;
     list_node nodes[2];
@@ -882,7 +882,7 @@ who_comes_back_first_takes_the_token(void)
     CHECK_IDLE(&q, 0, 1, 1, 0);
     CHECK(workq_pop(&q, &second.worker) == &nodes[0]);
     CHECK_IDLE(&q, 0, 0, 1, 0);
-    // It is in the books as a sleeper like any other.
+    // It counts as a sleeper like any other.
     push_all(&q, &nodes[1], 1);
     check_waited(&first, WORKQ_OK);
     CHECK(workq_pop(&q, &first.worker) == &nodes[1]);
@@ -930,8 +930,8 @@ a_deadline_leaves_the_token_of_another(void)
     choose_without_wake(&q);
     CHECK(workq_pop(&q, &second) == &nodes[0]);
     CHECK(workq_pop(&q, &second) == NULL);
-    // It takes the token, finds nothing, and then its time is over; the other one sleeps on, and is in the
-    // books.
+    // It takes the token, finds nothing, and then its time is over; the other one sleeps on, and is
+    // counted.
     CHECK_EQ(workq_wait(&q, &second, 0), WORKQ_TIMED_OUT);
     CHECK(is_asleep(&first));
     CHECK_IDLE(&q, 0, 1, 1, 0);
@@ -943,7 +943,7 @@ a_deadline_leaves_the_token_of_another(void)
 }
 
 static void
-a_close_between_choice_and_wake_wakes_everybody(void)
+a_close_between_choice_and_wake_wakes_every_worker(void)
 {
     workq q;
     waiter workers[2];
@@ -991,7 +991,7 @@ idle_workers_are_left_alone(void)
         naps[i] = check_naps(&workers[i].thread);
         cpu_ns[i] = check_cpu_ns(&workers[i].thread);
     }
-    add_searchers(&q, 1);  // somebody else is on the way to all that follows
+    add_searchers(&q, 1);  // another worker is on its way to all that follows
     for (int i = 0; i < 10000; i++) {
         CHECK(workq_push(&q, &node) >= 0);
         CHECK(workq_take_all(&q) == &node);
@@ -1013,7 +1013,7 @@ idle_workers_are_left_alone(void)
 // ---- fork ----
 
 static void
-after_a_fork_the_queue_is_kept_and_the_books_are_new(void)
+after_a_fork_the_queue_is_kept_and_the_counts_are_new(void)
 {
     workq q;
     list_node nodes[NODES];
@@ -1074,7 +1074,7 @@ main(int argc, char **argv)
         CHECK_TEST(a_closed_queue_refuses_but_drains),
         CHECK_TEST(a_closed_queue_still_gives_nodes_back),
         CHECK_TEST(take_all_takes_everything_in_order),
-        CHECK_TEST(a_new_queue_has_empty_books),
+        CHECK_TEST(a_new_queue_counts_nothing),
         CHECK_TEST(a_worker_is_wanted_while_work_outnumbers_the_idle),
         CHECK_TEST(a_closed_queue_wants_one_worker_for_what_it_holds),
         CHECK_TEST(an_idle_worker_is_used_before_another_starts),
@@ -1083,32 +1083,32 @@ main(int argc, char **argv)
         CHECK_TEST(a_worker_may_leave_in_every_state),
         CHECK_TEST(a_wait_with_work_queued_searches_until_it_pops),
         CHECK_TEST(a_push_chooses_one_sleeper),
-        CHECK_TEST(a_push_chooses_nobody_while_somebody_searches),
+        CHECK_TEST(a_push_chooses_no_sleeper_while_a_worker_searches),
         CHECK_TEST(a_push_tells_the_spinner_only),
         CHECK_TEST(a_push_without_sleepers_changes_nothing),
-        CHECK_TEST(a_refused_push_chooses_nobody),
+        CHECK_TEST(a_refused_push_chooses_no_sleeper),
         CHECK_TEST(a_pop_that_leaves_work_chooses_the_next_sleeper),
         CHECK_TEST(a_pop_that_leaves_work_tells_the_spinner),
         CHECK_TEST(a_worker_that_leaves_work_chooses_a_sleeper),
-        CHECK_TEST(a_worker_that_leaves_no_work_chooses_nobody),
-        CHECK_TEST(close_chooses_everybody),
+        CHECK_TEST(a_worker_that_leaves_no_work_chooses_no_sleeper),
+        CHECK_TEST(close_chooses_every_sleeper),
         CHECK_TEST(a_push_wakes_one_sleeper),
         CHECK_TEST(a_burst_wakes_sleepers_one_after_the_other),
         CHECK_TEST(a_worker_that_leaves_wakes_another_for_its_work),
-        CHECK_TEST(a_spinner_sees_a_push_and_nobody_wakes),
+        CHECK_TEST(a_spinner_sees_a_push_and_no_sleeper_wakes),
         CHECK_TEST(a_spinner_that_finds_nothing_sleeps),
         CHECK_TEST(close_wakes_the_spinner_and_every_sleeper),
-        CHECK_TEST(close_with_work_left_wakes_everybody_for_it),
+        CHECK_TEST(close_with_work_left_wakes_every_worker_for_it),
         CHECK_TEST(a_long_sleep_teaches_the_next_one_to_spin_less),
-        CHECK_TEST(a_sleeper_nobody_chose_goes_back_to_sleep),
+        CHECK_TEST(a_sleeper_that_was_not_chosen_goes_back_to_sleep),
         CHECK_TEST(a_chosen_sleeper_that_finds_nothing_goes_back_to_sleep),
-        CHECK_TEST(who_comes_back_first_takes_the_token),
+        CHECK_TEST(the_first_worker_back_takes_the_token),
         CHECK_TEST(a_deadline_ends_the_wait),
         CHECK_TEST(a_deadline_leaves_the_token_of_another),
-        CHECK_TEST(a_close_between_choice_and_wake_wakes_everybody),
+        CHECK_TEST(a_close_between_choice_and_wake_wakes_every_worker),
         CHECK_TEST(the_signal_may_wrap_around),
         CHECK_TEST(idle_workers_are_left_alone),
-        CHECK_TEST(after_a_fork_the_queue_is_kept_and_the_books_are_new),
+        CHECK_TEST(after_a_fork_the_queue_is_kept_and_the_counts_are_new),
     };
     return check_run(tests, CHECK_COUNT(tests), argc, argv);
 }
