@@ -6,8 +6,8 @@
 #include <stdbool.h>
 #include <structmember.h>
 
-// The start of a C struct that derives from a class written in Python without __slots__: the
-// object, and what that class keeps in the instance itself for __dict__ and __weakref__.
+// The start of a C struct that derives from a class written in Python without __slots__: the object, and the
+// fields in which such an instance itself keeps its __dict__ and __weakref__.
 #if PY_VERSION_HEX >= 0x030C0000
 #define PYTHON_CLASS_HEAD PyObject_HEAD
 #elif PY_VERSION_HEX >= 0x030B0000

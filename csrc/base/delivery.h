@@ -1,14 +1,14 @@
-// delivery: an outcome on its way to its destination, below all who know what a destination is.
+// delivery: an outcome on its way to its destination; it does not know what a destination is.
 //
 // A destination is a pyconc.Future, or an asyncio future to which a *carrier* (its loop's bridge) brings the
-// outcome; futures/future.c and loops/loop_bridge.c each say what theirs can do.  Whoever has an outcome
-// hands the delivery over, and does not know which it is.
+// outcome; futures/future.c and loops/loop_bridge.c each say what theirs can do.  The thread that has an
+// outcome hands the delivery over without knowing which it is.
 //
-// Exactly one party owns a delivery at any time.  A task begins with one, and its call is gone when it is
-// handed over, so a carrier lists deliveries and never sees a task.
+// Exactly one party owns a delivery at any time.  A task begins with one; its call is gone when the delivery
+// is handed over, so a carrier lists deliveries and never sees a task.
 //
-// Everything here is called with the GIL, which guards all fields but the node; the node is guarded by
-// whoever owns the list.
+// Every function here is called with the GIL, which guards all fields except the node; the owner of the list
+// that the node is on says what guards the node.
 #ifndef PYCONC_DELIVERY_H
 #define PYCONC_DELIVERY_H
 
@@ -22,7 +22,7 @@ struct task;
 // The front of an object that carries deliveries.
 typedef struct carrier {
     PyObject_HEAD
-    uint32_t outstanding;  // what is on its way to it: deliveries that exist, and what else it expects; GIL
+    uint32_t outstanding;  // deliveries that exist, and what else is on its way to the carrier; GIL
 } carrier;
 
 typedef struct destination {
@@ -33,17 +33,17 @@ typedef struct destination {
 
 // What a destination can do.
 typedef struct destination_kind {
-    // A worker takes the call up.  1 run it, 0 it was cancelled, -1 exception.
+    // A worker takes the call up.  1: run it; 0: it was cancelled; -1: exception.
     int (*start)(const destination *to);
     // The call ended: the outcome is in the delivery.  A carrier owns the delivery from here on; without one
-    // it stays the caller's.  0, or -1 with an exception that a callback let escape.
+    // the caller still owns it.  0, or -1 with an exception that a callback let escape.
     int (*finish)(struct delivery *d);
-    // The same for a call that did not run here: an exception says why, none means that it was cancelled.
+    // The same for a call that did not run here: an exception says why; without one, it was cancelled.
     // Changes nothing if the destination has an outcome already.
     int (*fail)(struct delivery *d);
     // In the child of a fork: fails the future where it stands.
     void (*abandon)(const destination *to, PyObject *exception);
-    // Whether anybody's code runs when the outcome comes, or more than one thread may wait for it.
+    // Whether code of the program runs when the outcome comes, or more than one thread may wait for it.
     bool (*is_watched)(const destination *to);
     // Where the future keeps a task that has a route, so that it can withdraw it; NULL: nowhere.
     struct task **(*slot)(const destination *to);
@@ -62,16 +62,16 @@ void destination_clear(destination *to);
 // Begins a zeroed delivery; borrows the destination.
 void delivery_init(delivery *d, const destination *to);
 
-// A call that has ended already: only its outcome is on the way.  Borrows all.
+// A delivery for a call that has ended already.  Borrows all.
 delivery *delivery_new(const destination *to, PyObject *result, PyObject *exception);
 
-// For the tp_traverse of whoever owns it.
+// For the tp_traverse of the delivery's owner.
 int delivery_traverse(const delivery *d, visitproc visit, void *arg);
 
 // Frees a delivery, and the task that begins with it: its call is gone.
 void delivery_free(delivery *d);
 
-// Something is on its way to the carrier, or is not any more.
+// Something is on its way to the carrier, or is no longer.
 static inline void
 carrier_expect(carrier *self)
 {

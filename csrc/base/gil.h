@@ -1,12 +1,12 @@
 // gil: let go of the GIL around a wait, and take it back without a needless sleep.
 //
-// Two of our threads often hand work to each other within a microsecond: submit() makes a spinning
-// worker see a task while the submitter still holds the GIL for the few steps until it waits for
-// the result; the worker makes the waiter see that result while it still holds the GIL for the few
-// steps until it is idle.  Whoever saw the change would go to sleep on the GIL's own lock, and wake
-// 20 microseconds later.  So each of our threads says in `held` that it has the GIL, and clears it
-// when it lets go in order to wait; who is patient first spins on that, for a short time only.
-// It is a hint: nothing breaks when it is wrong.
+// Two of pyconc's threads often hand work to each other within a microsecond: submit() makes a spinning
+// worker see a task while the submitter still holds the GIL, for the few steps until it waits for the result;
+// the worker makes the waiter see that result while it still holds the GIL, for the few steps until it is
+// idle.  The thread that saw the change would sleep on the GIL's own lock, and wake 20 microseconds later.
+// So each of pyconc's threads says in `held` that it has the GIL, and clears it when it releases the GIL in
+// order to wait; a thread that wants the GIL first spins on that, for a short time.  It is a hint: nothing
+// breaks when it is wrong.
 #ifndef PYCONC_GIL_H
 #define PYCONC_GIL_H
 
@@ -14,7 +14,7 @@
 
 #include "core/park.h"
 
-// How long to wait for the holder: longer than it takes to get from submit() to result(),
+// How long a thread spins for the GIL: longer than its holder takes from submit() to result(),
 #define GIL_PATIENCE_NS 8000
 // or to free a thread's state.
 #define GIL_PATIENCE_END_NS 25000
@@ -41,7 +41,7 @@ gil_acquire(gil_hint *hint, PyThreadState *thread, int64_t patience_ns)
     atomic_store_explicit(&hint->held, 1, memory_order_relaxed);
 }
 
-// Says that this thread has the GIL and means to let go of it soon.
+// Says that this thread has the GIL and means to release it soon.
 static inline void
 gil_hold(gil_hint *hint)
 {

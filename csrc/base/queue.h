@@ -1,4 +1,4 @@
-// queue: what every executor's queue of tasks begins with, and what can be done with it.
+// queue: the front of every executor's queue of tasks, and what can be done with it.
 #ifndef PYCONC_QUEUE_H
 #define PYCONC_QUEUE_H
 
@@ -20,7 +20,7 @@ typedef struct queue_kind {
     void (*close)(struct queue_head *queue, PyObject *error, PyObject *message);
     // Ends every queued task with error(message); NULL cancels them.  0, or -1 with an exception.
     int (*fail_queued)(struct queue_head *queue, PyObject *error, PyObject *message);
-    // Whether anybody will run what is queued.
+    // Whether a worker will run what is queued.
     bool (*has_workers)(struct queue_head *queue);
 } queue_kind;
 

@@ -1,13 +1,13 @@
-// standard: which methods of a standard class are not the original ones any more.
+// standard: which methods of a standard class the program has replaced.
 //
-// Tracers and tests replace methods of concurrent.futures' classes, and expect that to change every
-// executor and every future.  Ours derive from those classes but override their methods, so each of ours
-// first looks whether somebody has replaced the one that it stands for, and if so calls that instead.
+// Tracers and tests replace methods of concurrent.futures' classes, and expect that to change every executor
+// and every future. pyconc's classes derive from those but override their methods, so each of its methods
+// first looks whether the one that it overrides has been replaced, and if so calls the replacement instead.
 //
 // The look is one comparison: CPython gives a type a new version tag when it, or one of its bases, has
 // changed.  Only then are the methods compared one by one.
 //
-// Everything here is called with the GIL, which guards all fields.
+// Every function here is called with the GIL, which guards all fields.
 #ifndef PYCONC_STANDARD_H
 #define PYCONC_STANDARD_H
 
@@ -15,7 +15,7 @@
 
 typedef struct standard_class {
     PyTypeObject *type;    // NULL until it is watched
-    PyObject *originals;   // dict: name -> what the class has for it originally; None: nobody knows
+    PyObject *originals;   // dict: name -> the class's original method; None: unknown
     unsigned int version;  // the type's version tag at the last look; 0: none
     bool is_replaced;      // whether, at the last look, any of them was another
 } standard_class;
@@ -40,7 +40,7 @@ standard_is_replaced(standard_class *self)
 }
 
 // Calls what the class has for a method now, on `op`; the result, or NULL with an exception, in *result.
-// False, and nothing was called: it has the original one; with `original_too` that is called as well.
+// False if the class has the original, which is called only with `original_too`: nothing was called.
 bool standard_call(standard_class *self, bool original_too, const char *name, PyObject *op,
                    PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **result);
 

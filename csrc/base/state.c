@@ -50,7 +50,7 @@ module_checkpoint(module_state *state)
 int
 module_deadline(PyObject *timeout, int64_t *deadline_ns)
 {
-    // What a lock of the threading module accepts.
+    // The longest time-out that a lock of the threading module accepts.
     static const double most_seconds = (double)(INT64_MAX / 1000000000);
     if (timeout == Py_None) {
         *deadline_ns = FUTEX_NO_DEADLINE;
@@ -93,7 +93,7 @@ module_wait(module_state *state, _Atomic uint32_t *word, int64_t deadline_ns)
         if (spins) {
             changed = park_spin(&state->result_spot, word, 0, deadline_ns);
             if (!changed) {
-                // A signal that came during the spin must not wait until somebody ends the sleep.
+                // The program must not wait for a signal that came during the spin until the sleep ends.
                 gil_acquire(&state->gil, thread, 0);
                 if (PyErr_CheckSignals() < 0) {
                     return FUTEX_INTERRUPTED;

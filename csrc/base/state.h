@@ -8,8 +8,8 @@
 //     base/                    this state, and the task: a call, its arguments and its destination
 //     core/                    queues, parking and shared memory, without Python
 //
-// All mutable state here is guarded by the GIL, but for the park_spots and the gil_hint, which are
-// atomic.  The state lives as long as the module, which every type keeps alive.
+// The GIL guards all mutable state here, except for the park_spots and the gil_hint, which are atomic.  The
+// state lives as long as the module, which every type keeps alive.
 #ifndef PYCONC_STATE_H
 #define PYCONC_STATE_H
 
@@ -26,7 +26,7 @@
     X(block) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(map_feed) X(map_results) \
     X(process_queue) X(region) X(thread_queue) X(waiter) X(worker)
 
-// What it uses of others.
+// The objects of other modules that it uses.
 #define MODULE_OBJECTS(X)                                                                        \
     X(cancelled_error)     /* concurrent.futures.CancelledError */                               \
     X(timeout_error)       /* concurrent.futures.TimeoutError */                                 \
@@ -50,7 +50,7 @@
     X(loop_future_type)         /* see loop_future.c */                                          \
     X(adopt_loop) /* called with each loop that gets a bridge */
 
-// What of the standard library may be patched.
+// The classes of the standard library that a program may patch.
 #define MODULE_STANDARD_CLASSES(X)                                                                \
     X(future)    /* concurrent.futures.Future */                                                  \
     X(threads)   /* concurrent.futures.ThreadPoolExecutor */                                      \
@@ -78,12 +78,13 @@
 
 struct module_state;
 
-// What loops know of callbacks that are hung on a pyconc.Future; for futures, which know no loops.
+// What loops know of callbacks on a pyconc.Future; for futures, which know no loops.
 typedef struct callback_hooks {
-    // It was hung on a pending future.  0, or -1 with an exception.
+    // The program added it to a pending future.  0, or -1 with an exception.
     int (*added)(struct module_state *state, PyObject *callback);
-    // Its future is done.  1: the outcome (borrowed; neither: cancelled) is on its way to what the
-    // callback would complete.  0: the callback is to be called.  -1: as 1, with an exception that struck.
+    // Its future is done.  1: the outcome (borrowed; neither: cancelled) is on its way to what the callback
+    // would complete.  0: the caller calls the callback.  -1: as 1, with an exception that was raised
+    // meanwhile.
     int (*forward)(struct module_state *state, PyObject *callback, bool was_added, PyObject *result,
                    PyObject *exception);
     // See loop_bridge_look().
@@ -127,22 +128,23 @@ extern struct PyModuleDef core_module;  // in module.c, which stands on top and 
 // The state of the module that defined the type or its base.  Never fails for our types.
 module_state *module_state_of(PyTypeObject *type);
 
-// Logs a message about an exception that nobody can be told of, as concurrent.futures does: at the
-// given level's method, with traceback.  Takes the exception from the caller.
+// Logs a message about an exception that no caller can be told of, as concurrent.futures does: at the given
+// level's method, with traceback.  Takes the exception from the caller.
 void module_log(module_state *state, const char *method, const char *message, PyObject *about,
                 PyObject *exception);
 
-// Logs the exception that is set, which escaped from a task's delivery and which nobody here can raise.
+// Logs the exception that is set, which escaped from a task's delivery and which no caller can raise.
 void module_log_escaped(module_state *state);
 
-// Calls a function of one bytecode, so that the interpreter does what it does between bytecodes:
-// hands the GIL to a thread that has waited for a switch interval, delivers asynchronous exceptions.
+// Calls a function of one bytecode, so that the interpreter does what it does between bytecodes: passes the
+// GIL to a thread that has waited for a switch interval, delivers asynchronous exceptions.
 void module_checkpoint(module_state *state);
 
-// A worker that runs only C functions never looks whether another thread wants the GIL or a signal
-// waits.  It does so this often at least.
+// A worker that runs only C functions never looks whether another thread wants the GIL or a signal waits, so
+// it calls module_checkpoint() this often at least: fifty times in a switch interval.
 #define MODULE_CHECKPOINT_NS 100000
-// Since 3.11 every call of a Python function looks; reading the clock would cost more than the rest.
+// Since 3.11 every call of a Python function looks; reading the clock would cost more than the rest of a
+// checkpoint.
 #define MODULE_CALLS_CHECK (PY_VERSION_HEX >= 0x030B0000)
 
 // Waits, without the GIL, until *word is not 0: FUTEX_OK, FUTEX_TIMED_OUT, or FUTEX_INTERRUPTED with the

@@ -30,7 +30,7 @@ task_new(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const desti
     return t;
 }
 
-// The destination of a task that has a route knows the task, or with NULL does not any more.
+// The destination of a task that has a route knows the task from here on, or with NULL no longer.
 static void
 attach(const task *t, task *known)
 {
@@ -81,7 +81,7 @@ task_traverse(const task *t, visitproc visit, void *arg)
     return delivery_traverse(&t->delivery, visit, arg);
 }
 
-// Lets go of the callable and its arguments.
+// Drops the callable and its arguments.
 static void
 drop_call(task *t)
 {
@@ -133,7 +133,7 @@ static int
 hand_over(task **owned, int (*how)(delivery *), PyObject *result, PyObject *exception)
 {
     task *t = *owned;
-    // Before the outcome is seen, so that who waits for it finds the arguments gone.
+    // Before any thread sees the outcome, so that the one that waits for it finds the arguments gone.
     drop_call(t);
     attach(t, NULL);  // too late to withdraw it
     t->delivery.result = result;
@@ -195,7 +195,7 @@ task_fail_all(module_state *state, list_node *tasks, PyObject *make_error, PyObj
             exception = PyObject_CallOneArg(make_error, message != NULL ? message : t->callable);
         }
         if (make_error != NULL && exception == NULL) {
-            exception = PyErr_GetRaisedException();  // short of memory: that is an answer, too
+            exception = PyErr_GetRaisedException();  // out of memory, say: that is an answer, too
         }
         int rc = task_fail(t, exception);
         Py_XDECREF(exception);
@@ -206,7 +206,7 @@ task_fail_all(module_state *state, list_node *tasks, PyObject *make_error, PyObj
             module_log_escaped(state);
         }
     }
-    // Whoever ends tasks from outside may never look again.
+    // The thread that ends tasks from outside may never look again.
     if (state->callbacks->look(state, INT64_MAX) < 0) {
         module_log_escaped(state);
     }

@@ -1,13 +1,13 @@
-// task: a call, its arguments and its delivery; the one thing that travels the road.
+// task: a call, its arguments and its delivery.
 //
 //     submit --> task --> queue --> worker --> outcome --> destination
 //
-// A task is allocated once and embeds the node of the list it is on: first the executor's queue,
-// then, once its call is gone and it is but a delivery, its carrier's.  Exactly one party owns it at
-// any time (submit, the queue, a worker, the carrier); whoever delivers the outcome frees it.
+// A task is allocated once and embeds the node of the list it is on: first the executor's queue, then, once
+// its call is gone and only the delivery is left, its carrier's.  Exactly one party owns it at any time
+// (submit, the queue, a worker, the carrier); the party that delivers the outcome frees it.
 //
-// Everything here is called with the GIL, which guards all fields but the node; the node is
-// guarded by whoever owns the list.
+// Every function here is called with the GIL, which guards all fields except the node; the owner of the list
+// that the node is on says what guards the node.
 #ifndef PYCONC_TASK_H
 #define PYCONC_TASK_H
 
@@ -18,22 +18,22 @@ struct task;
 
 // What can be done about a task that is on its way to another process.
 typedef struct task_route {
-    // True: no worker has taken it, and none will; or one has, and is asked to cancel it.  Its queue
-    // delivers the cancellation in time.
+    // True: no worker has taken the task, and none will; or a worker has, and is asked to cancel it.  The
+    // task's queue delivers the cancellation in time.
     bool (*withdraw)(struct task *t);
     // True once a worker has taken it.
     bool (*is_taken)(struct task *t);
-    // For a thread that waits until *word is not `expected`: brings in finished tasks for a moment, and
-    // delivers those that it waits for: all that `waiter` carries, or if that is NULL the task in *slot,
-    // where its destination keeps it until it is over.  When it returns 0, *word has changed or it was not
-    // worth waiting longer; -1: a signal handler raised.
+    // For a thread that waits until *word is not `expected`: it brings in finished tasks for a moment, and
+    // delivers those for which it waits: all that `waiter` carries, or if that is NULL the task in *slot,
+    // where its destination keeps it until it is over.  When it returns 0, *word has changed or a longer wait
+    // did not pay; -1: a signal handler raised.
     int (*help)(struct task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter,
                 int64_t deadline_ns);
-    // Lets go of what the queue keeps in its args; called once, when it ends in whatever way.
+    // Drops what the queue keeps in the task's args; called once, when the task ends in whatever way.
     void (*drop)(struct task *t);
-    // Visits what drop() lets go of.
+    // Visits what drop() drops.
     int (*traverse)(const struct task *t, visitproc visit, void *arg);
-    // Its destination has the outcome, or never will; called once, after drop().
+    // The destination has the outcome, or never will; called once, after drop().
     void (*forget)(struct task *t);
 } task_route;
 
@@ -50,23 +50,23 @@ typedef struct task {
 // The call args[0](args[1:], kwnames).  Borrows all.
 task *task_new(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const destination *to);
 
-// A task whose call is elsewhere; borrows all.  `callable` only serves to say which task it was.  Its args
-// are `room` bytes of zeros.  While the destination waits for it, it knows the task, to withdraw it.
+// A task whose call is elsewhere; borrows all.  `callable` only says which task it was.  Its args are `room`
+// bytes of zeros. While the destination waits for the task, it knows the task, so that it can withdraw it.
 task *task_new_routed(const task_route *route, size_t room, PyObject *callable, const destination *to);
 
-// For the tp_traverse of whoever owns it.
+// For the tp_traverse of the task's owner.
 int task_traverse(const task *t, visitproc visit, void *arg);
 
-// Frees a task that nobody will deliver.  Accepts NULL.
+// Frees a task that will not be delivered.  Accepts NULL.
 void task_free(task *t);
 
-// Delivers an outcome that came from elsewhere; the task is gone afterwards.  Takes the outcome: a result,
-// an exception, or neither for a cancellation; as task_run().
+// Delivers an outcome that came from elsewhere; the task is gone afterwards.  Takes the outcome: a result, an
+// exception, or neither for a cancellation.  Returns as task_run().
 int task_deliver(task *t, PyObject *result, PyObject *exception);
 
 // Runs the call, unless it was cancelled, and delivers.  The task is gone afterwards, and *owned is NULL from
-// the moment when it belongs to another, or is about to be freed.  0, or -1 with an exception that a callback
-// let escape.
+// the moment when another party owns the task, or when it is about to be freed.  0, or -1 with an exception
+// that a callback let escape.
 int task_run(task **owned);
 
 // Delivers an exception (borrowed), or with NULL a cancellation, instead of running; as task_deliver().

@@ -6,7 +6,7 @@ typedef struct ChainObject {
     PyObject *weakrefs;
     PyObject *lists;  // the generator
     PyObject *items;  // of the current list; or NULL
-    Py_ssize_t next;  // the item that is next
+    Py_ssize_t next;  // which item is next
 } ChainObject;
 
 static PyObject *
@@ -30,7 +30,7 @@ chain_iternext(PyObject *op)
     ChainObject *self = (ChainObject *)op;
     while (self->items == NULL || self->next >= PyList_GET_SIZE(self->items)) {
         Py_CLEAR(self->items);
-        // The generator runs code that may come here again: the chain is in order while it does.
+        // The generator runs code that may call this again: the chain is in order while it does.
         PyObject *items = PyIter_Next(self->lists);
         if (items == NULL) {
             return NULL;
@@ -51,7 +51,7 @@ chain_iternext(PyObject *op)
 
 PyDoc_STRVAR(close_doc,
 "close($self, /)\n--\n\n"
-"Close the generator, and let go of what was not taken. There are no items any more.");
+"Close the generator, and drop the items that were not taken. There are no further items.");
 
 static PyObject *
 chain_close(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -71,7 +71,7 @@ chain_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-// No tp_clear: `lists` is never NULL for those who hold a chain, and a cycle through it goes through the
+// No tp_clear: `lists` is never NULL while the chain is alive, and a cycle through it goes through the
 // generator's frame, which the collector can clear.
 static void
 chain_dealloc(PyObject *op)

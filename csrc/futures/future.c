@@ -28,7 +28,7 @@ future_alloc(PyTypeObject *type, module_state *state)
 {
     FutureObject *self = as_future(type->tp_alloc(type, 0));
     if (self != NULL) {
-        self->module = state;  // all else is zero: pending, nobody waits
+        self->module = state;  // all else is zero: pending, without waiters
     }
     return (PyObject *)self;
 }
@@ -44,9 +44,9 @@ future_new(module_state *state)
     return (PyObject *)self;
 }
 
-// Hands the future to the garbage collector, before it refers to something that may refer back.
-// Futures that only ever hold numbers and strings are never the collector's business, and hundreds
-// of thousands of them, pending, would keep it busy for tens of milliseconds at a time.
+// Has the garbage collector track the future, before it refers to something that may refer back.  Futures
+// that only ever hold numbers and strings do not concern the collector, and hundreds of thousands of them,
+// pending, would keep it busy for tens of milliseconds at a time.
 static void
 track(FutureObject *self)
 {
@@ -122,7 +122,7 @@ future_init(PyObject *op, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_TypeError, "Future() takes no arguments");
         return -1;
     }
-    // New from tp_new, or to be as good as new.
+    // New from tp_new, or a second call, which makes the future as good as new.
     clear_fields(as_future(op));
     set_state(as_future(op), FUTURE_PENDING);
     return 0;
@@ -159,8 +159,8 @@ prepare_list(FutureObject *self, PyObject **field)
 
 // ---- the condition, where there is one ----
 
-// Enters the future's condition if it has one, and gives the caller a reference to leave it with.
-// Entering may let other threads run, so the caller looks at the state afterwards.
+// Enters the future's condition if it has one, and gives the caller a reference to leave it with.  Other
+// threads may run meanwhile, so the caller looks at the state afterwards.
 static int
 condition_enter(FutureObject *self, PyObject **entered)
 {
@@ -185,9 +185,9 @@ call_condition(PyObject *condition, const char *method)
     return result == NULL ? -1 : 0;
 }
 
-// Leaves it, and first wakes those who wait on it.  Returns rc, or -1 with an exception, Ctrl-C's say, that
-// struck in there.  Of several exceptions the first stays, and if rc is -1 already that is the one which is
-// set.
+// Leaves the condition, and first wakes the threads that wait on it.  Returns rc, or -1 with an exception
+// that was raised meanwhile, such as Ctrl-C's.  Of several exceptions the first stays, and if rc is -1
+// already that is the one which is set.
 static int
 condition_leave(PyObject *entered, bool notify, int rc)
 {
@@ -212,8 +212,8 @@ condition_leave(PyObject *entered, bool notify, int rc)
 
 // ---- changes of state ----
 
-// A copy of the waiters, who may leave the list while one of them is told.  Making a tuple may run
-// the garbage collector, and with it other threads, so the list is read when the tuple is there.
+// A copy of the waiters, which may leave the list while one of them is told.  To make a tuple may run the
+// garbage collector, and with it other threads, so the list is read when the tuple is there.
 static PyObject *
 copy_waiters(FutureObject *self)
 {
@@ -357,13 +357,13 @@ call_callbacks(FutureObject *self)
     nesting.depth++;
     int rc = call_each(self);
     if (nesting.deferred != NULL && nesting.depth <= NESTED_MAX) {
-        rc = call_deferred(rc);  // with greenlets, whoever comes by: another may be paused at the last level
+        rc = call_deferred(rc);  // any greenlet does: the one at the last level may be paused
     }
     nesting.depth--;
     return rc;
 }
 
-// The same when something may have struck before, as rc says: an exception that is set stays.  Lets go of
+// The same when something may have been raised before, as rc says: an exception that is set stays.  Drops
 // `old`.
 static int
 call_callbacks_after(FutureObject *self, int rc, PyObject *old)
@@ -446,7 +446,8 @@ future_start(FutureObject *self)
     return condition_leave(condition, false, rc);
 }
 
-// A task in another process is taken up without a word: whoever asks whether it runs, asks it.
+// A worker in another process takes a task up without telling: a thread that asks whether it runs looks
+// there.
 static int
 look_whether_taken(FutureObject *self)
 {
@@ -536,7 +537,7 @@ destination_fail(delivery *d)
         return destination_finish(d);
     }
     int rc = future_cancel(self);
-    // No worker will ever see it: tell those who wait.
+    // No worker will ever see it, so the waiting threads are told here.
     return rc >= 0 && self->state == FUTURE_CANCELLED ? future_start(self) : rc;
 }
 
@@ -631,7 +632,7 @@ wait_until_done(FutureObject *self, PyObject *timeout)
     if (rc == FUTEX_INTERRUPTED) {
         return -1;
     }
-    // Who sets the private attributes one by one does so while holding the condition.
+    // Code that sets the private attributes one by one holds the condition meanwhile.
     PyObject *condition;
     if (condition_enter(self, &condition) < 0 || condition_leave(condition, false, 0) < 0) {
         return -1;
@@ -758,7 +759,8 @@ future_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
 
 // ---- the other methods ----
 
-// A thread of the program's own has called back, and may never look again: nothing is left to ride along.
+// A thread of the program's own has called back, and may never look again: it leaves no delivery that rides
+// along.
 static int
 look_now(FutureObject *self)
 {
@@ -875,8 +877,8 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
     if (callback == NULL || condition_enter(self, &condition) < 0) {
         return NULL;
     }
-    // Making the list may run the collector, and that other threads; so does entering the condition.  The
-    // state is looked at when the list is there.
+    // To make the list may run the collector, and with it other threads, as may entering the condition.  So
+    // this looks at the state when the list is there.
     int rc = future_is_done(self) ? 0 : prepare_list(self, &self->callbacks);
     bool is_done = future_is_done(self);
     if (rc == 0 && !is_done) {
@@ -897,7 +899,7 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
 
 PyDoc_STRVAR(set_running_doc,
 "set_running_or_notify_cancel($self, /)\n--\n\n"
-"Mark the future as running, or tell those who wait that it was cancelled.\n"
+"Mark the future as running, or tell the waiting threads that it was cancelled.\n"
 "\n"
 "For executors and tests. Returns False if the future was cancelled: the call must not run. Raises\n"
 "RuntimeError if the future is neither pending nor just cancelled.\n"
@@ -1010,8 +1012,9 @@ future_reduce(PyObject *op, PyObject *Py_UNUSED(protocol))
 }
 
 #if PY_VERSION_HEX >= 0x030D0000
-// For attributes that users add; the others track for themselves.  Before 3.13 object.__setattr__() would
-// refuse a type that has this, and such a future is tracked before the next full collection.
+// For attributes that the program adds; the setters of the others track for themselves.  Before 3.13
+// object.__setattr__() would refuse a type that has this, and such a future is tracked before the next full
+// collection.
 static int
 future_setattro(PyObject *op, PyObject *name, PyObject *value)
 {
@@ -1061,7 +1064,7 @@ future_repr(PyObject *op)
     return repr;
 }
 
-// ---- what others read and write inside a Future ----
+// ---- the private attributes ----
 
 static PyObject *
 get_state(PyObject *op, void *Py_UNUSED(closure))
@@ -1138,7 +1141,7 @@ get_condition(PyObject *op, void *Py_UNUSED(closure))
             self->condition = condition;
         }
         else {
-            Py_DECREF(condition);  // Another thread was quicker; there is only one.
+            Py_DECREF(condition);  // another thread was quicker; there is only one
         }
     }
     return Py_NewRef(self->condition);
@@ -1156,7 +1159,7 @@ get_list(PyObject *op, void *offset)
     return Py_XNewRef(*field);
 }
 
-// Who reaches for the waiters counts on the condition being held while they are told.
+// Code that reads the waiters counts on the condition being held while they are told.
 static PyObject *
 get_waiters(PyObject *op, void *offset)
 {
@@ -1195,7 +1198,7 @@ set_condition(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
-// For vars(): what it hands out may be made to refer to anything.
+// For vars(): the program may make the dict refer to anything.
 static PyObject *
 get_dict(PyObject *op, void *closure)
 {
@@ -1206,7 +1209,7 @@ get_dict(PyObject *op, void *closure)
 PyDoc_STRVAR(copy_doc,
 "__copy__($self, /)\n--\n\n"
 "Return a future in the same state, with the same outcome, condition, waiters and callbacks.\n\n"
-"Nobody will complete the copy of a pending one but the caller, as with the standard library's.");
+"Only the caller will complete the copy of a pending future, as with the standard library's.");
 
 static PyObject *
 future_copy(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -1245,7 +1248,7 @@ static PyGetSetDef future_getset[] = {
      (void *)offsetof(FutureObject, result)},
     {"_exception", get_outcome, set_outcome, PyDoc_STR("What the call raised, or None."),
      (void *)offsetof(FutureObject, exception)},
-    {"_waiters", get_waiters, set_list, PyDoc_STR("Those who wait for several futures at once."),
+    {"_waiters", get_waiters, set_list, PyDoc_STR("The waiters of wait() and as_completed()."),
      (void *)offsetof(FutureObject, waiters)},
     {"_done_callbacks", get_list, set_list, PyDoc_STR("The callbacks, called or not."),
      (void *)offsetof(FutureObject, callbacks)},

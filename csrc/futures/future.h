@@ -1,8 +1,8 @@
 // future: the C type pyconc.Future, one of the two destinations of a task.
 //
-// It is a concurrent.futures.Future, and keeps that class's promises to those who reach inside:
-// `_state`, `_result`, `_exception`, `_waiters` and `_done_callbacks` are there to read and write,
-// and `_condition` is a real threading.Condition, made when somebody first asks for it.
+// It is a concurrent.futures.Future, and keeps that class's promises to code that reaches inside: the program
+// may read and write `_state`, `_result`, `_exception`, `_waiters` and `_done_callbacks`, and `_condition` is
+// a real threading.Condition, made when it is first asked for.
 //
 //     PENDING ---- future_start ----> RUNNING ---- future_finish ----> FINISHED
 //        |                                                                ^
@@ -11,13 +11,13 @@
 //        v
 //     CANCELLED ---- future_start ----> CANCELLED_AND_NOTIFIED
 //
-// What future_new() makes is not tracked by the garbage collector until it refers to something that
-// the collector must see.
+// The garbage collector does not track what future_new() makes until the future refers to something that the
+// collector must see.
 //
-// Every field is guarded by the GIL.  Where a condition exists it is held while the state changes,
-// so code that holds `_condition` sees a state that stands still; a change and its announcement
-// happen without letting go of the GIL where none exists.  The one field read without the GIL is
-// `done`, which is a futex word: it goes from 0 to 1 when the future is cancelled or finished.
+// The GIL guards every field.  Where a condition exists, a thread holds it while it changes the state, so
+// code that holds `_condition` sees a state that stands still; where none exists, a thread changes the state
+// and announces the change without releasing the GIL in between.  Threads read one field without the GIL:
+// `done`, a futex word, which goes from 0 to 1 when the future is cancelled or finished.
 #ifndef PYCONC_FUTURE_H
 #define PYCONC_FUTURE_H
 
@@ -38,12 +38,12 @@ typedef struct FutureObject {
     future_state state;
     uint32_t sleepers;  // threads that wait for `done`
     _Atomic uint32_t done;
-    struct task *task;    // on its way to another process, while it can be asked; else NULL
+    struct task *task;    // the task, while it is on its way to another process; else NULL
     PyObject *result;     // NULL is None
     PyObject *exception;  // NULL is None
     PyObject *callbacks;  // list, or NULL while there is none
     PyObject *waiters;    // list, or NULL while there is none
-    PyObject *condition;  // threading.Condition, or NULL while nobody asked
+    PyObject *condition;  // threading.Condition, or NULL until it is asked for
     list_link untracked;  // among those that the collector does not track; off that list if it does
 } FutureObject;
 
@@ -52,10 +52,10 @@ extern PyType_Spec future_spec;
 // A pending future.
 PyObject *future_new(module_state *state);
 
-// Before a full collection: those that got attributes behind our back, by object.__setattr__(), are tracked.
+// Called before a full collection: tracks the futures to which object.__setattr__() has given attributes.
 void future_track_attributes(module_state *state);
 
-// The same as the destination of a task.  0, or -1 with an exception.
+// The same, as the destination of a task.  0, or -1 with an exception.
 int future_destination(module_state *state, destination *to);
 
 // True for cancelled and finished futures.
@@ -72,23 +72,23 @@ future_is_reportable(const FutureObject *self)
     return self->state >= FUTURE_CANCELLED_AND_NOTIFIED;
 }
 
-// A worker takes the task up.  1: run it.  0: it was cancelled, and those who wait now know.  -1: an
+// A worker takes the task up.  1: run it.  0: it was cancelled, and the waiting threads now know.  -1: an
 // exception is set: the future is not pending, or a waiter failed.
 int future_start(FutureObject *self);
 
-// The task ended: one of result and exception is given, the other NULL; taken from the caller.  -1 with
-// an exception set if the future was done already, or if a waiter or a callback let one escape.
+// The task ended: one of result and exception is given, the other is NULL; takes it from the caller.  -1 with
+// an exception if the future was done already, or if a waiter or a callback let one escape.
 int future_finish(FutureObject *self, PyObject *result, PyObject *exception);
 
 // Cancels.  1: it is cancelled.  0: too late.  -1: cancelled, but a callback let an exception escape.
 int future_cancel(FutureObject *self);
 
-// In the child of a fork: fails a future that nobody will complete, without a lock that a thread of
-// the parent may have held, and without calling back.
+// In the child of a fork: fails a future that no thread will complete, without a lock that a thread of the
+// parent may have held, and without calling back.
 void future_abandon(FutureObject *self, PyObject *exception);
 
-// Adds somebody with add_result(), add_exception() and add_cancelled().  1; 0 if the future completed
-// before anybody would tell it; or -1.  Removing: 0 or -1.
+// Adds an object with add_result(), add_exception() and add_cancelled().  1; 0 if the future completed
+// before, so that the object will not be told; or -1.  Removing: 0 or -1.
 int future_add_waiter(FutureObject *self, PyObject *waiter);
 int future_remove_waiter(FutureObject *self, PyObject *waiter);
 

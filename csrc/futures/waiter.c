@@ -15,8 +15,9 @@ waiter_add(PyObject *waiter, PyObject *future, bool failed)
     }
     self->failed |= failed;
     if (self->wanted > 0 && waiter_is_satisfied(self)
-        && atomic_load_explicit(&self->fired, memory_order_relaxed) == 0) {  // writers have the GIL
-        // R3: pairs with A1 in look() and in park_sleep().
+        && atomic_load_explicit(&self->fired, memory_order_relaxed) == 0) {  // relaxed: writers have the GIL
+        // R3: pairs with A1 in look() and in park_sleep(): the waiting thread sees `finished`, once it has
+        // the GIL.
         atomic_store_explicit(&self->fired, 1, memory_order_release);
         futex_wake(&self->fired, 1);
     }

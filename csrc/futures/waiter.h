@@ -1,9 +1,8 @@
-// waiter: somebody who waits for several futures at once, as those futures see it.
+// waiter: a thread that waits for several futures at once, as those futures see it.
 //
-// A Waiter collects futures in the order in which they complete and wakes its owner when there are
-// as many as it waits for.  It stands in a future's `_waiters`, pyconc's or the standard library's,
-// so sets of both work.  One thread waits on a Waiter, see waiting.h; any thread may add to it, with
-// the GIL.
+// A Waiter collects futures in the order in which they complete and wakes its owner when there are as many as
+// the owner waits for.  It stands in the `_waiters` of futures, pyconc's or the standard library's, so sets
+// of both work.  One thread waits on a Waiter, see waiting.h; any thread may add to it, with the GIL.
 #ifndef PYCONC_WAITER_H
 #define PYCONC_WAITER_H
 
@@ -13,7 +12,7 @@ typedef struct WaiterObject {
     PyObject_HEAD
     module_state *module;    // borrowed from the type
     PyObject *finished;      // list of futures in order of completion; GIL
-    Py_ssize_t wanted;       // finished futures that end the wait; 0 while nobody waits; GIL
+    Py_ssize_t wanted;       // finished futures that end the wait; 0 while no thread waits; GIL
     bool stop_on_exception;  // a failed future ends the wait as well; GIL
     bool failed;             // there is a failed one among the finished; GIL
     _Atomic uint32_t fired;  // futex word: the wait is over; written with the GIL

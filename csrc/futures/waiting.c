@@ -19,7 +19,7 @@ unwatch_one(WaiterObject *self, FutureObject *future)
     return future_remove_waiter(future, (PyObject *)self);
 }
 
-// Does it to every one of pyconc's futures, and returns a list of the others.
+// Calls do_one() for each of pyconc's futures, and returns a list of the others.
 static PyObject *
 for_each_future(WaiterObject *self, PyObject *futures, int (*do_one)(WaiterObject *, FutureObject *))
 {
@@ -85,7 +85,7 @@ waiter_wait(PyObject *op, PyObject *args)
     }
     self->wanted = count;
     self->stop_on_exception = stop_on_exception;
-    atomic_store_explicit(&self->fired, 0, memory_order_relaxed);  // relaxed: nobody looks yet
+    atomic_store_explicit(&self->fired, 0, memory_order_relaxed);  // relaxed: no thread looks yet
     if (!waiter_is_satisfied(self)) {
         // A time-out counts, and has to be one, only if there is something to wait for.
         rc = module_deadline(timeout, &deadline_ns);
@@ -158,8 +158,8 @@ waiter_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-// No tp_clear: `finished` is never NULL for those who hold a Waiter, and a cycle through a Waiter
-// goes through a list of futures, which the collector can empty.
+// No tp_clear: `finished` is never NULL while the Waiter is alive, and a cycle through it goes through a list
+// of futures, which the collector can empty.
 static void
 waiter_dealloc(PyObject *op)
 {
@@ -183,7 +183,7 @@ static PyMethodDef waiter_methods[] = {
 
 PyDoc_STRVAR(waiter_doc,
 "Waiter()\n--\n\n"
-"Collects futures as they complete. wait() and as_completed() are made of it.");
+"Collect futures as they complete. wait() and as_completed() are made of it.");
 
 static PyType_Slot waiter_slots[] = {
     {Py_tp_doc, (void *)waiter_doc},
