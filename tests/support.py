@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 
@@ -49,6 +49,17 @@ def wait_until(condition: Callable[[], object], what: str = "the condition", lim
             pytest.fail(f"waited {limit:g} s in vain for {what}")
         time.sleep(pause)
         pause = min(pause + 0.0005, 0.02)
+
+
+def wait_until_clones_are_gone(pool: Any, zygote: Any) -> None:
+    """Returns once no worker is left that ends with this zygote, which was killed: none of them takes a task."""
+    launcher = pool._supervisor.launcher
+    # Of a zygote that the launcher knows to be gone, no further worker comes.
+    wait_until(lambda: launcher.zygote is not zygote, "the zygote's end to be seen")
+    wait_until(
+        lambda: not any(worker.is_cloned_from(zygote) for worker in list(pool._processes.values())),
+        "its workers to be reaped",
+    )
 
 
 @contextlib.contextmanager

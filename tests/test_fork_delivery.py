@@ -30,9 +30,10 @@ class Loop(asyncio.SelectorEventLoop):
 
     def call_soon_threadsafe(self, *args, **kwargs):
         handle = super().call_soon_threadsafe(*args, **kwargs)
-        if self.held is not None and threading.get_ident() != self.owner:
+        held = self.held  # another one by the time that this thread goes on
+        if held is not None and threading.get_ident() != self.owner:
             self.telling.release()
-            self.held.wait()
+            held.wait()
         return handle
 
 async def main(rounds):

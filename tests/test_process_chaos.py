@@ -12,7 +12,7 @@ import threading
 import jobs
 import pytest
 from gates import ProcessGate, block_workers
-from support import HANG_LIMIT, wait_until
+from support import HANG_LIMIT, wait_until, wait_until_clones_are_gone
 
 import pyconc
 from pyconc import WorkerDied
@@ -125,14 +125,16 @@ def test_random_cancellations_and_deaths_leave_nothing_pending():
 def test_random_deaths_of_the_template_too():
     with pyconc.ProcessPoolExecutor(2) as pool:
         for _ in range(max(5, KILLS // 40)):
+            with ProcessGate() as gate:
+                block_workers(pool, gate, 2)  # and so there is a zygote
             futures = [pool.submit(jobs.identity, number) for number in range(100)]
             zygote = pool._supervisor.launcher.zygote
-            if zygote is not None and zygote.pid is not None:
-                os.kill(zygote.pid, signal.SIGKILL)
+            os.kill(zygote.pid, signal.SIGKILL)
             lost = split_outcomes(futures, range(100))
             # It may still be dying: two workers of it can take something with them, and no more.
             lost += split_outcomes([pool.submit(jobs.identity, number) for number in range(100)], range(100))
             assert lost <= 2
+            wait_until_clones_are_gone(pool, zygote)  # they would take some of the next round's
 
 
 # --- Fairness ---------------------------------------------------------------------------------------------------------

@@ -48,7 +48,9 @@ def test_a_task_may_interrupt_itself_and_nobody_else_may(method):
         + """
 def interrupt_main():
     try:
-        threading.Thread(target=_thread.interrupt_main).start()
+        thread = threading.Thread(target=_thread.interrupt_main)
+        thread.start()
+        thread.join()  # it would not end a wait that has begun
         threading.Event().wait(60)
     except KeyboardInterrupt:
         return "interrupted"

@@ -153,10 +153,13 @@ def test_a_zygote_without_descriptors_leaves_no_process_that_nobody_knows():
     # It inherits many files, of which the program then closes its own.
     run_script(
         """
-        import os, resource, time, pyconc
+        import os, resource, pyconc
         def family(pid):
-            with open(f"/proc/{pid}/task/{pid}/children") as children:
-                found = [int(child) for child in children.read().split()]
+            try:
+                with open(f"/proc/{pid}/task/{pid}/children") as children:
+                    found = [int(child) for child in children.read().split()]
+            except OSError:
+                return []  # it ended meanwhile
             return found + [each for child in found for each in family(child)]
         resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
         opened = [os.open("/dev/null", os.O_RDONLY) for _ in range(70)]
@@ -168,7 +171,7 @@ def test_a_zygote_without_descriptors_leaves_no_process_that_nobody_knows():
                 for call in [pool.submit(abs, -number) for number in range(60)]:
                     call.result()
                 assert len(pool._processes) <= 12
-                unknown = set(family(os.getpid())) - set(pool._processes)
-                assert len(unknown) <= 1, unknown  # the zygote
+                while len(set(family(os.getpid())) - set(pool._processes)) > 1:
+                    pass  # the zygote is one; others are being made known, or killed
         """
     )

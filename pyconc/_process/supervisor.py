@@ -58,8 +58,8 @@ _handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
 # So many workers may die in a row while nothing gets done, and then the executor is broken.
 _FALSE_STARTS = 3
 
-# How long, in seconds, the end of a worker may be seen before somebody tells how it ended.  The zygote tells at once,
-# unless it is stopped.
+# How long, in seconds, the end of a worker may be seen before somebody tells how it ended.  Then the supervisor looks
+# whether the zygote is stopped.
 _REPORT_SECONDS = 1.0
 
 # The same for multiprocessing's fork server, which writes it down after the end.
@@ -503,7 +503,9 @@ class Supervisor:
     def _reap_process(self, worker, gives_up):
         """Find out how a worker ended whose end was seen; return False if nobody tells, unless it gives up."""
         if isinstance(worker.process, WorkerProcess):
-            return worker.process.learn_end(0) or (gives_up and worker.process.give_up())
+            if worker.process.learn_end(0):
+                return True
+            return gives_up and not worker.process.maker.will_tell() and worker.process.give_up()
         worker.process.join(_FORKSERVER_SECONDS)
         return worker.process.exitcode is not None or gives_up
 

@@ -110,6 +110,10 @@ class Zygote:
             self._statuses.setdefault(pid, signal.SIGKILL)
         return self._statuses.pop(pid, None)
 
+    def will_tell(self):
+        """Whether it is alive and not stopped, so that it tells of every worker's end, however late it gets to run."""
+        return _state_of(self.pid) in ("R", "S", "D")
+
     def read_events(self):
         """Read what has come.  Raises ZygoteDied when that is its end."""
         while self._has_events(0):
@@ -190,11 +194,16 @@ def _nothing():
 
 
 def _is_stopped(pid):
+    return _state_of(pid) in ("t", "T")
+
+
+def _state_of(pid):
+    """Return a process's state as one letter of the kernel's; None if nobody can tell."""
     try:
         with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0] in "tT"
+            return stat.read().rpartition(")")[2].split()[0]
     except OSError:
-        return False
+        return None
 
 
 # ---- making one ----
