@@ -51,7 +51,7 @@ typedef struct MapFeedObject {
     double calls;             // that it is known from; what earlier maps knew is not worth more than one
     double told;              // so many of them when `times` was told last
     PyObject *error;          // what the consumer gets after the last result; or NULL
-    bool keeps_open;          // the queue, while calls are unsent or under way
+    keeper keeps;             // the queue open, while calls are unsent or under way
     bool star;                // items are tuples of arguments
     bool is_complete;         // nothing will be added to the unsent items
     bool is_closed;           // nobody wants results, and what is not under way is not run
@@ -198,13 +198,10 @@ static int
 update_keep_open(MapFeedObject *feed)
 {
     bool is_needed = !feed->is_closed && (count_unsent(feed) > 0 || feed->under_way > 0);
-    if (is_needed && !feed->keeps_open && process_queue_keep_open(feed->queue) < 0) {
-        return -1;
+    if (is_needed) {
+        return keeper_keep(&feed->keeps, feed->queue);
     }
-    if (!is_needed && feed->keeps_open) {
-        process_queue_let_close(feed->queue);
-    }
-    feed->keeps_open = is_needed;
+    keeper_release(&feed->keeps);
     return 0;
 }
 
@@ -326,7 +323,7 @@ send_chunk(MapFeedObject *feed, chunk *c, bool is_interruptible, bool *is_short)
     PyObject *items = Py_NewRef(c->items);
     c->references++;
     unsigned flags = (feed->star ? WIRE_STAR : 0u) | (feed->chunk_size == 0 ? WIRE_BOUNDED : 0u);
-    if (feed->queue->cancels) {
+    if (feed->queue->state == QUEUE_CANCELLING) {
         MapFeedObject *its_feed = chunk_take_feed(c);
         if (future_cancel((FutureObject *)c->to.future) < 0) {
             PyErr_Clear();
@@ -586,7 +583,7 @@ chunk_settle(chunk *c, bool is_interruptible)
         feed->is_complete = true;  // the consumer meets a chunk that has failed, and gets no further
         drop_unsent(feed);
     }
-    else if (was_cancelled || feed->queue->cancels) {
+    else if (was_cancelled || feed->queue->state == QUEUE_CANCELLING) {
         cancel_unsent(feed);
     }
     rc = rest == NULL || feed->is_closed ? 0 : send_one(feed, rest, is_interruptible);
@@ -657,6 +654,7 @@ map_feed_traverse(PyObject *op, visitproc visit, void *arg)
     MapFeedObject *self = (MapFeedObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->queue);
+    Py_VISIT(self->keeps.queue);
     Py_VISIT(self->callable);
     Py_VISIT(self->start_workers);
     Py_VISIT(self->times);
@@ -690,9 +688,7 @@ map_feed_dealloc(PyObject *op)
     MapFeedObject *self = (MapFeedObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    if (self->keeps_open) {
-        process_queue_let_close(self->queue);
-    }
+    keeper_release(&self->keeps);
     while (self->first != NULL) {
         chunk_unlist(self, self->first);
     }

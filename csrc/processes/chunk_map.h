@@ -22,14 +22,14 @@
 // from its time, sends its rest, and sends more.  So workers are fed while the consumer is elsewhere, and no
 // Python code that a signal handler could interrupt keeps the books.
 //
-// The feed keeps the queue open while calls are unsent or under way, by an object that ends with the feed.
+// The feed's keeper keeps the queue open while calls are unsent or under way.
 //
 // Everything is guarded by the GIL.  To pack items, to read them and to free them may run any code and let
 // other threads run; every function here leaves its structures in order before it does any of that.
 #ifndef PYCONC_CHUNK_MAP_H
 #define PYCONC_CHUNK_MAP_H
 
-#include "process_queue.h"
+#include "keeper.h"
 
 extern PyType_Spec map_feed_spec;
 extern PyType_Spec map_results_spec;

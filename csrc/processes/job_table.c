@@ -538,14 +538,30 @@ reap_waiting(job_table *table, uint32_t worker, node_list *lost)
     node_list_move(&rest, &table->waiting);
 }
 
+// With the lock.
+static bool
+is_damaged(job_table *table)
+{
+    if (!job_ring_is_intact(&table->ring)) {
+        note_damage(table);
+    }
+    return table->condition == RING_DAMAGED;
+}
+
+bool
+job_table_is_damaged(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    bool is_news = is_damaged(table);
+    pthread_mutex_unlock(&table->lock);
+    return is_news;
+}
+
 bool
 job_table_is_to_be_condemned(job_table *table)
 {
     pthread_mutex_lock(&table->lock);
-    if (!job_ring_is_intact(&table->ring)) {
-        note_damage(table);
-    }
-    bool is_news = table->condition == RING_DAMAGED;
+    bool is_news = is_damaged(table);
     if (is_news) {
         table->condition = RING_CONDEMNED;
     }

@@ -163,7 +163,10 @@ list_node *job_table_evict(job_table *table, bool taken);
 bool job_table_reserve_worker(job_table *table);
 void job_table_add_workers(job_table *table, long change);
 
-// Looks whether a worker's stray write has hit the ring.  True, once: the caller has every worker ended.
+// Looks whether a worker's stray write has hit the ring, and nobody ends the workers for that yet.
+bool job_table_is_damaged(job_table *table);
+
+// The same.  True, once: the caller has every worker ended.
 // When the last one is reaped, the ring is laid out anew; jobs that no worker had taken go there, the others
 // are lost.
 bool job_table_is_to_be_condemned(job_table *table);

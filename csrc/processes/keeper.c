@@ -1,5 +1,31 @@
 #include "keeper.h"
 
+int
+keeper_keep(keeper *k, ProcessQueueObject *queue)
+{
+    if (k->queue != NULL) {
+        return 0;
+    }
+    if (process_queue_keep_open(queue) < 0) {
+        return -1;
+    }
+    k->queue = (ProcessQueueObject *)Py_NewRef((PyObject *)queue);
+    return 0;
+}
+
+void
+keeper_release(keeper *k)
+{
+    ProcessQueueObject *queue = k->queue;
+    if (queue != NULL) {
+        k->queue = NULL;
+        process_queue_let_close(queue);
+        Py_DECREF(queue);
+    }
+}
+
+// ---- the type ----
+
 static PyObject *
 keeper_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -14,23 +40,11 @@ keeper_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL) {
         return NULL;
     }
-    if (process_queue_keep_open((ProcessQueueObject *)queue) < 0) {
+    if (keeper_keep(&self->keeps, (ProcessQueueObject *)queue) < 0) {
         Py_DECREF(self);
         return NULL;
     }
-    self->queue = (ProcessQueueObject *)Py_NewRef(queue);
     return (PyObject *)self;
-}
-
-static void
-release(KeeperObject *self)
-{
-    ProcessQueueObject *queue = self->queue;
-    if (queue != NULL) {
-        self->queue = NULL;
-        process_queue_let_close(queue);
-        Py_DECREF(queue);
-    }
 }
 
 PyDoc_STRVAR(release_doc,
@@ -38,9 +52,9 @@ PyDoc_STRVAR(release_doc,
 "Let the queue end. Any thread may call it, a signal handler too, and more than once.");
 
 static PyObject *
-keeper_release(PyObject *op, PyObject *Py_UNUSED(ignored))
+keeper_release_method(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    release((KeeperObject *)op);
+    keeper_release(&((KeeperObject *)op)->keeps);
     Py_RETURN_NONE;
 }
 
@@ -48,14 +62,14 @@ static int
 keeper_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(((KeeperObject *)op)->queue);
+    Py_VISIT(((KeeperObject *)op)->keeps.queue);
     return 0;
 }
 
 static int
 keeper_clear(PyObject *op)
 {
-    release((KeeperObject *)op);
+    keeper_release(&((KeeperObject *)op)->keeps);
     return 0;
 }
 
@@ -64,13 +78,13 @@ keeper_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    release((KeeperObject *)op);
+    keeper_release(&((KeeperObject *)op)->keeps);
     type->tp_free(op);
     Py_DECREF(type);
 }
 
 static PyMethodDef keeper_methods[] = {
-    {"release", keeper_release, METH_NOARGS, release_doc},
+    {"release", keeper_release_method, METH_NOARGS, release_doc},
     {NULL, NULL, 0, NULL},
 };
 

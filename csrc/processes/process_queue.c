@@ -1,5 +1,6 @@
 #include "process_queue.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -12,6 +13,23 @@
 
 // How many outcomes are delivered before other threads are let in, when they are cheap to deliver.
 #define DELIVER_NS 2000000
+
+// The states that each state may follow.
+#define AFTER(state) (1u << QUEUE_##state)
+static const unsigned may_follow[] = {
+    [QUEUE_OPEN] = 0,
+    [QUEUE_CLOSED] = AFTER(OPEN),
+    [QUEUE_CANCELLING] = AFTER(CLOSED),
+    [QUEUE_DEAD] = AFTER(OPEN) | AFTER(CLOSED) | AFTER(CANCELLING),
+};
+
+static void
+enter(ProcessQueueObject *self, process_queue_state state)
+{
+    assert(may_follow[state] & 1u << self->state);
+    (void)may_follow;
+    self->state = state;
+}
 
 static void
 raise_wakeup(ProcessQueueObject *self)
@@ -31,10 +49,17 @@ call_handler(ProcessQueueObject *self)
     raise_wakeup(self);
 }
 
+// Whether those who keep it open may push.
 static bool
-is_done(ProcessQueueObject *self)
+takes_calls_of_keepers(const ProcessQueueObject *self)
 {
-    return self->closed && (self->keepers == 0 || self->is_dead) && self->in_flight == NULL;
+    return self->state == QUEUE_OPEN || (self->state != QUEUE_DEAD && self->keepers > 0);
+}
+
+static bool
+is_done(const ProcessQueueObject *self)
+{
+    return !takes_calls_of_keepers(self) && self->in_flight == NULL;
 }
 
 // ---- tasks of this queue ----
@@ -348,7 +373,7 @@ deliver_own(ProcessQueueObject *self, task *const *slot, const carrier *waiter)
         raise_wakeup(self);
     }
     while ((t = (task *)node_list_pop(&own)) != NULL) {
-        if (deliver_one(self, t, !self->is_dead) < 0) {
+        if (deliver_one(self, t, self->state != QUEUE_DEAD) < 0) {
             leave(self, &own);
             return -1;
         }
@@ -440,7 +465,7 @@ process_queue_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs,
                         const destination *to)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    if (self->closed) {
+    if (self->state != QUEUE_OPEN) {
         refuse(self);
         return NULL;
     }
@@ -505,7 +530,7 @@ process_queue_push(queue_head *op, task *t)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     gil_hold(&self->head.module->gil);
-    if (self->closed) {
+    if (self->state != QUEUE_OPEN) {
         return refuse(self);
     }
     return accept(self, t);
@@ -517,7 +542,9 @@ process_queue_close(queue_head *op, PyObject *error, PyObject *message)
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     Py_XSETREF(self->close_error, Py_NewRef(error));
     Py_XSETREF(self->close_message, Py_NewRef(message));
-    self->closed = true;
+    if (self->state == QUEUE_OPEN) {
+        enter(self, QUEUE_CLOSED);
+    }
     call_handler(self);
 }
 
@@ -626,8 +653,7 @@ process_queue_collect(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         // Acquire: pairs with the release in call_handler().
         uint32_t attention = atomic_exchange_explicit(&self->attention, 0, memory_order_acquire);
-        if (job_table_is_to_be_condemned(&self->table)) {
-            self->is_condemned = true;
+        if (job_table_is_damaged(&self->table)) {
             poke_supervisor(self);
         }
         if (attention || is_done(self)) {
@@ -703,7 +729,9 @@ static PyObject *
 process_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    self->cancels = self->closed;  // also what somebody who keeps it open has yet to push
+    if (self->state == QUEUE_CLOSED) {
+        enter(self, QUEUE_CANCELLING);
+    }
     if (process_queue_fail_queued((queue_head *)op, NULL, NULL) < 0) {
         return NULL;
     }
@@ -739,13 +767,16 @@ PyDoc_STRVAR(fail_all_doc,
 "fail_all($self, make_error, /)\n--\n\n"
 "Have the result handler fail every task, those that workers have taken too, with what\n"
 "make_error(callable) returns.\n\n"
-"What is finished is delivered first. The workers are of no use any more, and nothing is accepted.");
+"What is finished is delivered first. The workers are of no use any more; a queue that is closed takes\n"
+"nothing from then on, whoever keeps it open.");
 
 static PyObject *
 process_queue_fail_all(PyObject *op, PyObject *make_error)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    self->is_dead = true;
+    if (self->state == QUEUE_CLOSED || self->state == QUEUE_CANCELLING) {
+        enter(self, QUEUE_DEAD);
+    }
     if (!self->head.inherited) {
         job_table_collect(&self->table);
         fail_later(self, job_table_evict(&self->table, true), make_error);
@@ -912,10 +943,7 @@ PyDoc_STRVAR(is_condemned_doc,
 static PyObject *
 process_queue_is_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    bool is_condemned = self->is_condemned || job_table_is_to_be_condemned(&self->table);
-    self->is_condemned = false;
-    return PyBool_FromLong(is_condemned);
+    return PyBool_FromLong(job_table_is_to_be_condemned(&((ProcessQueueObject *)op)->table));
 }
 
 PyDoc_STRVAR(admit_doc,
@@ -951,7 +979,7 @@ process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
 int
 process_queue_keep_open(ProcessQueueObject *self)
 {
-    if (self->closed && (self->keepers == 0 || self->is_dead)) {
+    if (!takes_calls_of_keepers(self)) {
         refuse(self);
         return -1;
     }
@@ -963,7 +991,7 @@ void
 process_queue_let_close(ProcessQueueObject *self)
 {
     self->keepers--;
-    if (self->keepers == 0 && self->closed) {
+    if (self->keepers == 0 && self->state != QUEUE_OPEN) {
         call_handler(self);
     }
 }
@@ -973,7 +1001,7 @@ process_queue_pack_chunk(ProcessQueueObject *self, const destination *to, PyObje
                          PyObject *items, unsigned flags, task **packed)
 {
     *packed = NULL;
-    if (self->closed && (self->keepers == 0 || self->is_dead)) {
+    if (!takes_calls_of_keepers(self)) {
         refuse(self);
         return -1;
     }
@@ -1029,7 +1057,7 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
         PyErr_SetString(PyExc_RuntimeError, "in the child of a fork, the worker is the parent's");
         return NULL;
     }
-    if (self->closed && (self->keepers == 0 || self->is_dead)) {
+    if (!takes_calls_of_keepers(self)) {
         refuse(self);
         return NULL;
     }
@@ -1061,7 +1089,7 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
 int
 process_queue_check_open(ProcessQueueObject *self)
 {
-    return self->closed ? refuse(self), -1 : 0;
+    return self->state == QUEUE_OPEN ? 0 : refuse(self);
 }
 
 void
@@ -1125,7 +1153,14 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
     region_after_fork(self->region);
     job_table_after_fork(&self->table);
     node_list_init(&self->ready);
-    self->head.inherited = self->closed = true;
+    self->head.inherited = true;
+    if (self->state == QUEUE_OPEN) {
+        self->close_error = Py_NewRef((PyObject *)Py_TYPE(exception));
+        self->close_message = Py_NewRef(exception);
+    }
+    if (self->state != QUEUE_DEAD) {
+        enter(self, QUEUE_DEAD);
+    }
     task *t, *next;
     for (t = self->in_flight; t != NULL; t = next) {
         process_job *job = process_job_of(t);
@@ -1275,7 +1310,9 @@ process_queue_finalize(PyObject *op)
     PyObject *exception = PyErr_GetRaisedException();
     task *t;
     process_queue_close(&self->head, PyExc_RuntimeError, Py_None);
-    self->is_dead = true;
+    if (self->state != QUEUE_DEAD) {
+        enter(self, QUEUE_DEAD);
+    }
     if (task_fail_all(self->head.module, job_table_evict(&self->table, true), NULL, NULL) < 0) {
         PyErr_WriteUnraisable(NULL);
     }

@@ -20,19 +20,35 @@
 #include "base/queue.h"
 #include "job_table.h"
 
+// Who may push, and what becomes of that.
+//
+//              close()              cancel_queued()
+//     OPEN ----------------> CLOSED ---------------> CANCELLING
+//       |                       |   fail_all()           |
+//       | after_fork(), or      '----------> DEAD <------'
+//       | nobody has it                       ^
+//       '-------------------------------------'
+//
+// Whether somebody keeps a closed queue open, see keeper.h, is independent of that: keepers come and go in
+// each of these states.  So is `head.inherited`, which a fork sets in the child, where the state is DEAD as
+// well: the workers and the ring are the parent's.
+typedef enum process_queue_state {
+    QUEUE_OPEN,        // everybody may
+    QUEUE_CLOSED,      // nobody but those who keep it open
+    QUEUE_CANCELLING,  // the same, and a map cancels what it would push
+    QUEUE_DEAD,        // nobody: the queue has no workers, and gets none
+} process_queue_state;
+
 typedef struct ProcessQueueObject {
     queue_head head;
     PyObject *weakrefs;
     RegionObject *region;  // set once
     packer packs;
-    PyObject *close_error;  // exception type and message for a refused push
+    PyObject *close_error;  // exception type and message for a refused push; set unless it is open
     PyObject *close_message;
     uint32_t max_workers;
-    bool closed;
-    bool is_dead;                // closed, and nobody will run what is pushed nevertheless
-    bool cancels;                // closed, and what is not under way is cancelled
-    bool is_condemned;           // the workers are to be ended, and nobody has been told
-    uint32_t keepers;            // of those who will push later, also when it is closed
+    process_queue_state state;
+    uint32_t keepers;            // how many keep it open
     int wakeup_fd;               // eventfd: wakes the thread in collect()
     int *doorbells;              // eventfds, one per worker, if workers run event loops; else NULL; set once
     int supervisor_fd;           // eventfd: wakes the supervisor; -1 until there is one
@@ -48,8 +64,8 @@ typedef struct ProcessQueueObject {
 
 extern PyType_Spec process_queue_spec;
 
-// With the GIL: the queue takes chunks and calls also when it is closed, until as many calls of let_close().
-// -1, with what submit() would raise, if it is closed and nobody keeps it open.  See keeper.h.
+// For keeper.c: one more keeps the queue open, or one less.  -1, with what submit() would raise, if the queue
+// is closed and nobody keeps it open.
 int process_queue_keep_open(ProcessQueueObject *self);
 void process_queue_let_close(ProcessQueueObject *self);
 
