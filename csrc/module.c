@@ -10,7 +10,7 @@
 #include "processes/chunk_map.h"
 #include "processes/keeper.h"
 #include "processes/process_control.h"
-#include "processes/process_queue.h"
+#include "processes/process_queue_type.h"
 #include "processes/region.h"
 #include "processes/scalars.h"
 #include "processes/worker.h"

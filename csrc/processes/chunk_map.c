@@ -332,7 +332,7 @@ send_chunk(MapFeedObject *feed, chunk *c, bool is_interruptible, bool *is_short)
         Py_XDECREF((PyObject *)its_feed);
     }
     else {
-        rc = process_queue_pack_chunk(feed->queue, &c->to, feed->callable, items, flags, &job);
+        rc = process_submit_pack_chunk(feed->queue, &c->to, feed->callable, items, flags, &job);
     }
     if (c->feed == NULL) {
         task_free(job);  // the feed was closed meanwhile
@@ -352,7 +352,7 @@ send_chunk(MapFeedObject *feed, chunk *c, bool is_interruptible, bool *is_short)
         }
         c->is_pushed = true;
         c->references++;  // the job's
-        *is_short |= process_queue_push_chunk(feed->queue, job, &c->followup);
+        *is_short |= process_submit_push_chunk(feed->queue, job, &c->followup);
     }
     if (rc < 0 && !(is_interruptible && rc == PACKING_INTERRUPTED)) {
         if (c->feed != NULL) {
@@ -793,7 +793,7 @@ take_chunk(MapResultsObject *self, chunk *c)
     PyObject *outcome, *values, *failure;
     unsigned long long elapsed_ns;
     if (feed->queue->head.inherited && !future_is_done((FutureObject *)c->to.future)) {
-        process_queue_raise_inherited(feed->queue);
+        process_queue_refuse(feed->queue);
         return -1;
     }
     if (!self->has_deadline) {

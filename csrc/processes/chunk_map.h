@@ -30,6 +30,7 @@
 #define PYCONC_CHUNK_MAP_H
 
 #include "keeper.h"
+#include "process_submit.h"
 
 extern PyType_Spec map_feed_spec;
 extern PyType_Spec map_results_spec;

@@ -1,19 +1,17 @@
-// process_queue: the Python type pyconc._core.ProcessQueue: tasks on their way to workers and back.
+// process_queue: what a ProcessQueue is: tasks on their way to workers and back.
 //
 //     submit --> packed --> the table ==> worker ==> the table --> unpacked --> delivered
-//               (caller)   '----------- no GIL -----------'     (whoever collects)
+//            (process_submit) '--------- no GIL ---------'      (process_delivery)
 //
-// A task is packed in submit(), by its caller, so what cannot be pickled fails there and hurts nobody
-// else.  Where it is from then on, job_table.h tells.  When it is collected it is unpacked and
-// delivered with the GIL.
+// A task's job is *in flight* from the moment when the queue accepts it until its destination has the
+// outcome; where it is meanwhile, job_table.h tells.  Two threads serve the queue: the *result handler*
+// collects what workers have finished and delivers it, and the supervisor starts, watches and reaps the
+// workers.  Each is woken by an eventfd: the result handler by workers and by process_queue_raise_wakeup(),
+// the supervisor by process_queue_poke_supervisor().
 //
-// Who collects: a thread that lives in collect(), and sleeps until the eventfd wakes
-// it; and, for a short while each, threads that wait for an outcome: *bringing in* what is finished saves
-// the sleep and the wakeup of the other.  Such a thread delivers only what it waits for itself, and only
-// if no callback or waiter hangs on that, so that nobody's code runs in a thread that may hold his locks.
-// The rest it leaves to the result handler.
-//
-// The fields are guarded by the GIL, but for the table, which have a lock of their own.
+// This unit has the struct, its states, and what the units above it (process_delivery, process_submit,
+// process_queue_type, keeper) do to it in common.  The GIL guards all fields; the table has a lock of its
+// own.
 #ifndef PYCONC_PROCESS_QUEUE_H
 #define PYCONC_PROCESS_QUEUE_H
 
@@ -26,12 +24,12 @@
 //     OPEN ----------------> CLOSED ---------------> CANCELLING
 //       |                       |   fail_all()           |
 //       | after_fork(), or      '----------> DEAD <------'
-//       | nobody has it                       ^
+//       | the finalizer                       ^
 //       '-------------------------------------'
 //
-// Whether somebody keeps a closed queue open, see keeper.h, is independent of that: keepers come and go in
-// each of these states.  So is `head.inherited`, which a fork sets in the child, where the state is DEAD as
-// well: the workers and the ring are the parent's.
+// Two things are independent of the state.  Whether somebody keeps a closed queue open, see keeper.h: keepers
+// come and go in each state.  And `head.inherited`, which executors of all kinds know: a fork sets it in the
+// child, in the midst of anything; the workers and the ring are the parent's.  The state is DEAD there.
 typedef enum process_queue_state {
     QUEUE_OPEN,        // everybody may
     QUEUE_CLOSED,      // nobody but those who keep it open
@@ -46,14 +44,14 @@ typedef struct ProcessQueueObject {
     packer packs;
     PyObject *close_error;  // exception type and message for a refused push; set unless it is open
     PyObject *close_message;
-    uint32_t max_workers;
+    uint32_t max_workers;  // set once
     process_queue_state state;
     uint32_t keepers;            // how many keep it open
-    int wakeup_fd;               // eventfd: wakes the thread in collect()
+    int wakeup_fd;               // eventfd: wakes the result handler; set once
     int *doorbells;              // eventfds, one per worker, if workers run event loops; else NULL; set once
-    int supervisor_fd;           // eventfd: wakes the supervisor; -1 until there is one
+    int supervisor_fd;           // eventfd: wakes the supervisor; -1 while there is none
     int stall_fd;                // timerfd: the supervisor is to look after stalled tasks; -1 as above
-    _Atomic uint32_t attention;  // that thread is wanted in Python
+    _Atomic uint32_t attention;  // the result handler is called
     park_spot spot;              // where threads spin for what they wait for
     task *in_flight;             // every task that was accepted and has not ended
     node_list ready;             // of these, what the result handler delivers next
@@ -62,37 +60,59 @@ typedef struct ProcessQueueObject {
     job_table table;
 } ProcessQueueObject;
 
-extern PyType_Spec process_queue_spec;
+// ---- states ----
 
-// For keeper.c: one more keeps the queue open, or one less.  -1, with what submit() would raise, if the queue
-// is closed and nobody keeps it open.
+void process_queue_enter(ProcessQueueObject *self, process_queue_state state);
+
+// Refuses pushes from now on with error(message), unless they come from those who keep the queue open; if it
+// is closed already, gives another reason.
+void process_queue_close(ProcessQueueObject *self, PyObject *error, PyObject *message);
+
+// Whether everybody may push; whether those may who keep the queue open.  0; or -1, with what the queue was
+// closed with.
+int process_queue_check_open(ProcessQueueObject *self);
+int process_queue_check_kept_open(ProcessQueueObject *self);
+
+// Raises what the queue was closed with.
+void process_queue_refuse(ProcessQueueObject *self);
+
+// For keeper.c: one more keeps the queue open, or one less.  0; or -1 as process_queue_check_kept_open().
 int process_queue_keep_open(ProcessQueueObject *self);
 void process_queue_let_close(ProcessQueueObject *self);
 
-// ---- for chunk_map ----
+// True: nobody may push, and nothing is in flight; the result handler may go.
+bool process_queue_is_done(const ProcessQueueObject *self);
 
-enum {
-    PACKING_INTERRUPTED = -2
-};
+// Lets memory go back to the system while workers have nothing to do.
+void process_queue_rest_if_idle(ProcessQueueObject *self);
 
-// Packs calls of `callable` with each of a list of items, as a job whose destination is a Future, which is
-// pending and has no job; flags: of a wire.  0; or -1 with an exception; or PACKING_INTERRUPTED with one
-// of a signal handler.  *job is NULL if it is one of several items that cannot be packed; a single one is the
-// exception that the job ends with.
-int process_queue_pack_chunk(ProcessQueueObject *self, const destination *to, PyObject *callable,
-                             PyObject *items, unsigned flags, task **job);
+// ---- wakeups: any thread, also in a signal handler ----
 
-// Pushes such a job, at once, and has the followup, if it is not NULL, run when it has ended.  True: more
-// workers are to be started.
-bool process_queue_push_chunk(ProcessQueueObject *self, task *job, job_followup *followup);
+// Wakes the result handler to collect, and lowers that.
+void process_queue_raise_wakeup(ProcessQueueObject *self);
+void process_queue_clear_wakeup(ProcessQueueObject *self);
+
+// Calls the result handler back to Python; it asks whether somebody has since it last asked.
+void process_queue_call_handler(ProcessQueueObject *self);
+bool process_queue_take_call(ProcessQueueObject *self);
+
+void process_queue_poke_supervisor(ProcessQueueObject *self);
+
+// ---- in flight ----
+
+void process_queue_list_in_flight(ProcessQueueObject *self, task *t);
+
+// Accepts a task that was never listed.
+void process_queue_unlist_in_flight(task *t);
+
+// ---- followups: see job_followup ----
+
+void process_queue_add_followup(ProcessQueueObject *self, job_followup *followup);
 
 // True: the followup was due, and is the caller's to be done.
 bool process_queue_take_followup(ProcessQueueObject *self, job_followup *followup);
 
-// Raises what submit() would raise if the queue is closed.  0 or -1.
-int process_queue_check_open(ProcessQueueObject *self);
-
-// Raises what tasks ended with that the parent of this forked process had.
-void process_queue_raise_inherited(ProcessQueueObject *self);
+// Does those that are due.  They may end jobs, and so add to them.
+void process_queue_run_followups(ProcessQueueObject *self);
 
 #endif

@@ -1,0 +1,420 @@
+#include "process_delivery.h"
+
+#include <poll.h>
+
+#include "core/clock.h"
+#include "loops/loop_bridge.h"
+
+// How long the result handler delivers outcomes that are cheap to deliver before it lets other threads in.
+#define DELIVER_NS 2000000
+
+// ---- unpacking ----
+
+PyObject *
+process_delivery_make_exception(const char *function, PyObject *about)
+{
+    PyObject *exception = codec_call(function, about, NULL);
+    return exception != NULL ? exception : PyErr_GetRaisedException();
+}
+
+// The message that the worker has sent, and as job->whole the part of it that is in shared memory.  NULL with
+// an exception.
+static const wire *
+look_at_outcome(ProcessQueueObject *self, process_job *job)
+{
+    static const wire none = {.kind = WIRE_NO_MEMORY};
+    if (job->block != NULL) {
+        job->whole = block_new(self->region, job->block, job->block->capacity);
+        job->block = NULL;  // the Block has the hold on it
+        if (job->whole == NULL) {
+            return NULL;
+        }
+    }
+    return job->outcome == NULL ? &none : job->outcome;
+}
+
+// Unpacks the outcome of a collected task, and sets either *result or *exception.  If that is
+// `interruptible`, -1 with what a signal handler raised while it ran; the outcome can be unpacked again.
+static int
+unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, PyObject **result,
+               PyObject **exception)
+{
+    unpacked_message found = {0};
+    const wire *outcome = look_at_outcome(self, job);
+    const char *how = NULL;  // the function that makes the exception
+    PyObject *about = NULL;
+    if (outcome == NULL || codec_unpack(self->head.module, outcome, job->whole, &found) < 0) {
+        if (interruptible && codec_was_interrupted()) {
+            Py_XDECREF(found.callable);
+            return -1;
+        }
+        how = "outcome_error";
+        about = PyErr_GetRaisedException();
+    }
+    else if (found.kind == WIRE_EXCEPTION) {
+        how = "rebuild_exception";
+        about = found.value;
+    }
+    else if (job->calls > 0) {
+        // map() learns from how long its chunk took.
+        *result = Py_BuildValue("NK", found.value, (unsigned long long)outcome->elapsed_ns);
+        if (*result == NULL) {
+            *exception = PyErr_GetRaisedException();
+        }
+    }
+    else {
+        *result = found.value;
+    }
+    Py_XDECREF(found.callable);
+    if (how != NULL) {
+        *exception = codec_call(how, about, NULL);
+        Py_DECREF(about);
+        if (*exception == NULL && interruptible && codec_was_interrupted()) {
+            return -1;
+        }
+        if (*exception == NULL) {
+            *exception = PyErr_GetRaisedException();
+        }
+    }
+    return 0;
+}
+
+// ---- delivery ----
+
+// Unpacks and delivers a task that this thread has taken from the table; the task is gone afterwards.  If
+// that is `interruptible`, -1 with what a signal handler of the program raised, and the task is the table's
+// again; else -1 with what a callback let escape.
+static int
+deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
+{
+    process_job *job = process_job_of(t);
+    PyObject *result = NULL, *exception = NULL;
+    int rc = 0;
+    if (job->pushed_ns != 0) {
+        park_learn(&self->spot, clock_now_ns() - job->pushed_ns);
+        job->pushed_ns = 0;
+    }
+    if (job->error != NULL && !self->head.inherited) {
+        PyObject *error = Py_NewRef(job->error);
+        rc = task_fail(t, error);
+        Py_DECREF(error);
+        return rc;
+    }
+    if (!self->head.inherited) {
+        rc = unpack_outcome(self, job, interruptible, &result, &exception);
+    }
+    if (self->head.inherited) {
+        // The code that ran has forked, and this is the child, where after_fork() has failed the future.
+        Py_XDECREF(result);
+        Py_XDECREF(exception);
+        task_free(t);
+        return rc;
+    }
+    if (rc < 0) {
+        job_table_return(&self->table, t);
+        process_queue_raise_wakeup(self);
+        return -1;
+    }
+    return task_deliver(t, result, exception);
+}
+
+// Tells the destination of a task that it was cancelled.
+static void
+deliver_withdrawn(ProcessQueueObject *self, task *t)
+{
+    task **slot = t->delivery.to.kind->slot(&t->delivery.to);
+    if (t->delivery.to.carrier != NULL && slot != NULL && *slot != t) {
+        task_free(t);  // the loop itself has cancelled the future
+    }
+    else if (task_fail(t, NULL) < 0) {
+        module_log_escaped(self->head.module);
+    }
+}
+
+// In the result handler: delivers what the table has collected, for a while.  True: there is more.
+static bool
+deliver_all(ProcessQueueObject *self)
+{
+    int64_t end = clock_now_ns() + DELIVER_NS;
+    node_list withdrawn;
+    task *t;
+    node_list_init(&withdrawn);
+    job_table_pop_all(&self->table, &self->ready, &withdrawn);
+    while ((t = (task *)node_list_pop(&withdrawn)) != NULL) {
+        deliver_withdrawn(self, t);
+    }
+    for (uint32_t n = 1; (t = (task *)node_list_pop(&self->ready)) != NULL; n++) {
+        process_job_enter(process_job_of(t), JOB_DELIVERING);
+        if (deliver_one(self, t, false) < 0) {
+            module_log_escaped(self->head.module);
+        }
+        if (n % 64 == 0 && clock_now_ns() > end) {
+            break;
+        }
+    }
+    process_queue_run_followups(self);
+    return !node_list_is_empty(&self->ready);
+}
+
+// ---- helping ----
+
+// Leaves tasks that the helper has taken to the result handler.
+static void
+leave(ProcessQueueObject *self, node_list *tasks)
+{
+    task *t;
+    while (!self->head.inherited && (t = (task *)node_list_pop(tasks)) != NULL) {
+        job_table_return(&self->table, t);
+    }
+    process_queue_raise_wakeup(self);
+}
+
+// Delivers what the table has collected of what a helper waits for, see task_route, and leaves the rest to
+// the result handler.
+static int
+deliver_own(ProcessQueueObject *self, task *const *slot, const carrier *waiter)
+{
+    node_list own;
+    task *t = *slot;
+    bool others;
+    node_list_init(&own);
+    if (waiter != NULL) {
+        others = job_table_pop_carried(&self->table, waiter, &own);
+    }
+    else {
+        // Nobody but the consumer of a map, who waits here, knows the future of a chunk.
+        const destination *to = t == NULL ? NULL : &t->delivery.to;
+        bool is_wanted = to != NULL && (process_job_of(t)->calls > 0 || !to->kind->is_watched(to));
+        others = job_table_pop_task(&self->table, is_wanted ? t : NULL, &own);
+    }
+    if (others) {
+        process_queue_raise_wakeup(self);
+    }
+    while ((t = (task *)node_list_pop(&own)) != NULL) {
+        if (deliver_one(self, t, self->state != QUEUE_DEAD) < 0) {
+            leave(self, &own);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+help_until(ProcessQueueObject *self, task *const *slot, const _Atomic uint32_t *word, uint32_t expected,
+           carrier *waiter, int64_t deadline_ns)
+{
+    module_state *module = self->head.module;
+    int64_t start = clock_now_ns();
+    int rc = 0;
+    if (!park_may_spin(&self->spot) || self->head.inherited) {
+        return 0;
+    }
+    int64_t most_ns = start + PARK_SPIN_MAX_NS;
+    deadline_ns = deadline_ns < most_ns ? deadline_ns : most_ns;
+    _Atomic uint32_t *finished = job_ring_finished(&self->table.ring);
+    bool changed, done;
+    uint32_t seen;
+    do {
+        job_ring_disarm_wakeup(&self->table.ring);
+        // Acquire: what the workers have counted is there to be collected.
+        seen = atomic_load_explicit(finished, memory_order_acquire);
+        rc = deliver_own(self, slot, waiter);
+        // Acquire: the thread that changed the word had set the outcome before.
+        done = rc < 0 || self->head.inherited || atomic_load_explicit(word, memory_order_acquire) != expected;
+        changed = false;
+        if (!done) {
+            PyThreadState *thread = gil_release(&module->gil);
+            changed = park_spin(&self->spot, finished, seen, deadline_ns);
+            gil_acquire(&module->gil, thread, 0);
+        }
+    } while (changed);
+    if (self->head.inherited) {
+        return rc;
+    }
+    if (!job_ring_arm_wakeup(&self->table.ring, seen)) {
+        process_queue_raise_wakeup(self);  // a worker has finished more just now: the result handler's
+    }
+    if (process_queue_is_done(self)) {
+        process_queue_raise_wakeup(self);  // that was the last one: the result handler may go
+    }
+    process_queue_rest_if_idle(self);
+    park_learn(&self->spot, done ? clock_now_ns() - start : INT64_MAX);
+    return rc;
+}
+
+static int
+process_job_help(task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter,
+                 int64_t deadline_ns)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)Py_NewRef(process_job_of(*slot)->queue);
+    int rc = help_until(self, slot, word, expected, waiter, deadline_ns);
+    Py_DECREF(self);
+    return rc;
+}
+
+// ---- the route ----
+
+static bool
+process_job_withdraw(task *t)
+{
+    process_job *job = process_job_of(t);
+    ProcessQueueObject *self = job->queue;
+    if (!job_table_withdraw(&self->table, t)) {
+        return job_table_request_cancel(&self->table, t);
+    }
+    // Whoever has the GIL next may end the task.
+    packed_message call = job->call;
+    job->call = (packed_message){.block = NULL};
+    Py_INCREF(self);
+    process_queue_raise_wakeup(self);
+    packed_message_drop(&call, self->region, false);
+    Py_DECREF(self);
+    return true;
+}
+
+static bool
+process_job_is_taken(task *t)
+{
+    return job_table_is_taken(&process_job_of(t)->queue->table, t);
+}
+
+static void
+process_job_drop(task *t)
+{
+    process_job *job = process_job_of(t);
+    packed_message_drop(&job->call, job->queue->region, job->is_sent);
+    if (job->block != NULL) {
+        shm_block_release(job->block, region_me(job->queue->region));
+        job->block = NULL;
+    }
+    Py_CLEAR(job->whole);
+    free(job->outcome);
+    Py_CLEAR(job->error);
+}
+
+static int
+process_job_traverse(const task *t, visitproc visit, void *arg)
+{
+    process_job *job = process_job_of(t);
+    Py_VISIT(job->whole);
+    Py_VISIT(job->error);
+    return 0;
+}
+
+static void
+process_job_forget(task *t)
+{
+    process_job *job = process_job_of(t);
+    process_queue_unlist_in_flight(t);
+    if (job->followup != NULL) {
+        process_queue_add_followup(job->queue, job->followup);
+        job->followup = NULL;
+    }
+}
+
+static const task_route process_route = {
+    .withdraw = process_job_withdraw,
+    .is_taken = process_job_is_taken,
+    .help = process_job_help,
+    .drop = process_job_drop,
+    .traverse = process_job_traverse,
+    .forget = process_job_forget,
+};
+
+task *
+process_delivery_new_task(ProcessQueueObject *self, PyObject *callable, const destination *to)
+{
+    task *t = task_new_routed(&process_route, sizeof(process_job), callable, to);
+    if (t != NULL) {
+        process_job_of(t)->queue = self;
+        process_job_of(t)->worker = JOB_ANY_WORKER;
+    }
+    return t;
+}
+
+// ---- failures ----
+
+int
+process_delivery_fail(ProcessQueueObject *self, list_node *tasks, PyObject *make_error, PyObject *message)
+{
+    int rc = task_fail_all(self->head.module, tasks, make_error, message);
+    process_queue_raise_wakeup(self);
+    return rc;
+}
+
+void
+process_delivery_fail_later(ProcessQueueObject *self, list_node *tasks, PyObject *make_error)
+{
+    while (tasks != NULL) {
+        task *t = (task *)tasks;
+        process_job *job = process_job_of(t);
+        tasks = tasks->next;
+        PyObject *error = PyObject_CallOneArg(make_error, t->callable);
+        if (error == NULL) {
+            error = PyErr_GetRaisedException();  // memory is short, and the task ends with that
+        }
+        Py_XSETREF(job->error, error);
+        if (self->head.inherited) {
+            task_free(t);
+            continue;
+        }
+        job_table_return(&self->table, t);
+    }
+    process_queue_raise_wakeup(self);
+}
+
+// ---- the result handler ----
+
+// What poll() takes for a deadline: -1 if there is none.
+static int
+milliseconds_until(int64_t deadline_ns)
+{
+    if (deadline_ns == FUTEX_NO_DEADLINE) {
+        return -1;
+    }
+    int64_t left_ns = deadline_ns - clock_now_ns();
+    return left_ns <= 0 ? 0 : (int)(left_ns / 1000000 + 1);
+}
+
+void
+process_delivery_collect(ProcessQueueObject *self)
+{
+    module_state *module = self->head.module;
+    while (!self->head.inherited) {
+        job_ring_disarm_wakeup(&self->table.ring);
+        // Acquire: what the workers have counted is there to be collected.
+        uint32_t seen = atomic_load_explicit(job_ring_finished(&self->table.ring), memory_order_acquire);
+        while (deliver_all(self)) {
+            module_checkpoint(module);
+        }
+        if (self->head.inherited) {
+            break;
+        }
+        bool is_called = process_queue_take_call(self);
+        if (job_table_is_damaged(&self->table)) {
+            process_queue_poke_supervisor(self);
+        }
+        if (is_called || process_queue_is_done(self)) {
+            break;  // The wakeup stays disarmed: helpers count on this thread, which comes back.
+        }
+        process_queue_rest_if_idle(self);
+        if (!job_ring_arm_wakeup(&self->table.ring, seen)) {
+            continue;
+        }
+        struct pollfd wakeup = {.fd = self->wakeup_fd, .events = POLLIN};
+        int64_t look_ns = loop_bridge_next_look(module);
+        PyThreadState *thread = gil_release(&module->gil);
+        int ready = poll(&wakeup, 1, milliseconds_until(look_ns));
+        process_queue_clear_wakeup(self);
+        // Before this thread waits for the GIL, so that the workers are fed while that is busy.
+        job_table_collect(&self->table);
+        gil_acquire(&module->gil, thread, 0);
+        if (ready == 0 && loop_bridge_look(module, look_ns) < 0) {
+            module_log_escaped(module);
+        }
+    }
+    // This may be the thread's last look.
+    if (!self->head.inherited && loop_bridge_look(module, INT64_MAX) < 0) {
+        module_log_escaped(module);
+    }
+}

@@ -1,0 +1,764 @@
+#include "process_queue_type.h"
+
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#include "futures/future.h"
+#include "loops/loop_bridge.h"
+#include "process_delivery.h"
+#include "process_submit.h"
+
+// ---- what every executor's queue can do ----
+
+static void
+close_queue(queue_head *op, PyObject *error, PyObject *message)
+{
+    process_queue_close((ProcessQueueObject *)op, error, message);
+}
+
+static bool
+has_workers(queue_head *op)
+{
+    return job_table_workers(&((ProcessQueueObject *)op)->table) > 0;
+}
+
+static int
+fail_queued(queue_head *op, PyObject *error, PyObject *message)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    return process_delivery_fail(self, job_table_evict(&self->table, false), error, message);
+}
+
+static const queue_kind process_queue_kind = {
+    .routed = true,
+    .make_task = process_submit_make_task,
+    .push = process_submit_push,
+    .close = close_queue,
+    .fail_queued = fail_queued,
+    .has_workers = has_workers,
+};
+
+// ---- the result handler ----
+
+PyDoc_STRVAR(collect_doc,
+"collect($self, /)\n--\n\n"
+"Deliver outcomes until wake() is called, or the closed queue has nothing left to do. The life of the\n"
+"result handler.");
+
+static PyObject *
+process_queue_collect(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    process_delivery_collect((ProcessQueueObject *)op);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(wake_doc,
+"wake($self, /)\n--\n\n"
+"Make collect() return. Any thread, also a signal handler, may call it.");
+
+static PyObject *
+process_queue_wake(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    process_queue_call_handler((ProcessQueueObject *)op);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_done_doc,
+"is_done($self, /)\n--\n\n"
+"Return True if the queue is closed and has nothing left to do.");
+
+static PyObject *
+process_queue_is_done_method(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(process_queue_is_done((ProcessQueueObject *)op));
+}
+
+// ---- closing ----
+
+PyDoc_STRVAR(close_doc,
+"close($self, error, message, /)\n--\n\n"
+"Refuse tasks from now on with error(message), but not those of a Keeper. Workers finish what is queued.\n\n"
+"May be called again, to give another reason.");
+
+static PyObject *
+process_queue_close_method(PyObject *op, PyObject *args)
+{
+    PyObject *error, *message;
+    if (!PyArg_ParseTuple(args, "OO:close", &error, &message)) {
+        return NULL;
+    }
+    process_queue_close((ProcessQueueObject *)op, error, message);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(cancel_queued_doc,
+"cancel_queued($self, /)\n--\n\n"
+"Cancel every task that no worker has taken; if the queue is closed, maps cancel what they have yet to\n"
+"send.");
+
+static PyObject *
+process_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->state == QUEUE_CLOSED) {
+        process_queue_enter(self, QUEUE_CANCELLING);
+    }
+    if (fail_queued(&self->head, NULL, NULL) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fail_queued_doc,
+"fail_queued($self, make_error, /)\n--\n\n"
+"Have the result handler fail every task that no worker has taken, with what make_error(callable) returns.");
+
+static PyObject *
+process_queue_fail_queued(PyObject *op, PyObject *make_error)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (!self->head.inherited) {
+        process_delivery_fail_later(self, job_table_evict(&self->table, false), make_error);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(cancel_taken_doc,
+"cancel_taken($self, /)\n--\n\n"
+"Ask the workers to cancel every coroutine that they run.");
+
+static PyObject *
+process_queue_cancel_taken(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    job_table_request_cancel_all(&((ProcessQueueObject *)op)->table);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(fail_all_doc,
+"fail_all($self, make_error, /)\n--\n\n"
+"Have the result handler fail every task, those that workers have taken too, with what\n"
+"make_error(callable) returns.\n\n"
+"What is finished is delivered first. The workers are of no use any more; a queue that is closed takes\n"
+"nothing from then on, whoever keeps it open.");
+
+static PyObject *
+process_queue_fail_all(PyObject *op, PyObject *make_error)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->state == QUEUE_CLOSED || self->state == QUEUE_CANCELLING) {
+        process_queue_enter(self, QUEUE_DEAD);
+    }
+    if (!self->head.inherited) {
+        job_table_collect(&self->table);
+        process_delivery_fail_later(self, job_table_evict(&self->table, true), make_error);
+        process_queue_call_handler(self);
+    }
+    Py_RETURN_NONE;
+}
+
+// ---- the supervisor ----
+
+PyDoc_STRVAR(supervise_doc,
+"supervise($self, /)\n--\n\n"
+"Return two file descriptors for the supervisor to watch, which the queue owns: one is readable after\n"
+"poke(), the other when look_after_stalled() is to be called.");
+
+static PyObject *
+process_queue_supervise(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->supervisor_fd < 0) {
+        self->supervisor_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    if (self->stall_fd < 0 && self->supervisor_fd >= 0) {
+        self->stall_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (self->stall_fd >= 0) {
+            job_table_use_timer(&self->table, self->stall_fd);
+        }
+    }
+    if (self->stall_fd < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("ii", self->supervisor_fd, self->stall_fd);
+}
+
+PyDoc_STRVAR(end_supervision_doc,
+"end_supervision($self, /)\n--\n\n"
+"Close what supervise() returned: the supervisor has ended.");
+
+static PyObject *
+process_queue_end_supervision(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->stall_fd >= 0) {
+        if (!self->head.inherited) {
+            job_table_use_timer(&self->table, -1);
+        }
+        close(self->stall_fd);
+        self->stall_fd = -1;
+    }
+    if (self->supervisor_fd >= 0) {
+        close(self->supervisor_fd);
+        self->supervisor_fd = -1;
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(poke_doc,
+"poke($self, /)\n--\n\n"
+"Wake the supervisor. Any thread, also a signal handler, may call it.");
+
+static PyObject *
+process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    process_queue_poke_supervisor((ProcessQueueObject *)op);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(look_after_stalled_doc,
+"look_after_stalled($self, /)\n--\n\n"
+"If a task has been ready for a while, notify another worker: the one that was notified may be stopped.");
+
+static PyObject *
+process_queue_look_after_stalled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (!self->head.inherited) {
+        job_table_look_after_stalled(&self->table);
+    }
+    process_queue_run_followups(self);
+    Py_RETURN_NONE;
+}
+
+// ---- workers ----
+
+PyDoc_STRVAR(reserve_worker_doc,
+"reserve_worker($self, /)\n--\n\n"
+"Count one more worker and return True if tasks outnumber workers and there may be one more.");
+
+static PyObject *
+process_queue_reserve_worker(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(job_table_reserve_worker(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(add_worker_doc,
+"add_worker($self, change, /)\n--\n\n"
+"Count workers that were started without being asked for (1), or are no more (-1).");
+
+static PyObject *
+process_queue_add_worker(PyObject *op, PyObject *arg)
+{
+    long change = PyLong_AsLong(arg);
+    if (change == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    job_table_add_workers(&((ProcessQueueObject *)op)->table, change);
+    Py_RETURN_NONE;
+}
+
+static int
+parse_worker(ProcessQueueObject *self, PyObject *arg, uint32_t *worker)
+{
+    unsigned long number = PyLong_AsUnsignedLong(arg);
+    if (number == (unsigned long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (number >= self->max_workers) {
+        PyErr_SetString(PyExc_ValueError, "there is no such worker");
+        return -1;
+    }
+    *worker = (uint32_t)number;
+    return 0;
+}
+
+PyDoc_STRVAR(reap_doc,
+"reap($self, worker, make_error, /)\n--\n\n"
+"Settle the affairs of a worker that is dead; return two flags: it leaves a task behind, and some\n"
+"worker has finished one since reap() was last called.\n\n"
+"The result handler delivers what the worker had finished, and fails each task that it had taken with\n"
+"make_error(callable). Its memory is taken back, and its number is free.");
+
+static PyObject *
+process_queue_reap(PyObject *op, PyObject *args)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    PyObject *number, *make_error;
+    uint32_t worker;
+    if (!PyArg_ParseTuple(args, "OO:reap", &number, &make_error) || parse_worker(self, number, &worker) < 0) {
+        return NULL;
+    }
+    bool progress;
+    list_node *lost = job_table_reap(&self->table, worker, &progress);
+    bool any = lost != NULL;
+    process_delivery_fail_later(self, lost, make_error);
+    return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
+}
+
+PyDoc_STRVAR(condemn_doc,
+"condemn($self, /)\n--\n\n"
+"Note that a worker has ended because it found the shared memory damaged. Call it before reap().");
+
+static PyObject *
+process_queue_condemn(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    job_table_condemn(&((ProcessQueueObject *)op)->table);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(is_condemned_doc,
+"is_condemned($self, /)\n--\n\n"
+"Return True, once, when a worker has written over what the processes share: kill every worker.\n\n"
+"When the last one is reaped, the queue goes on with what no worker had taken.");
+
+static PyObject *
+process_queue_is_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(job_table_is_to_be_condemned(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(admit_doc,
+"admit($self, worker, /)\n--\n\n"
+"Let a worker that was started take tasks. The supervisor can see its end from here on.");
+
+static PyObject *
+process_queue_admit(PyObject *op, PyObject *number)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint32_t worker;
+    if (parse_worker(self, number, &worker) < 0) {
+        return NULL;
+    }
+    job_table_admit(&self->table, worker);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(close_workers_doc,
+"close_workers($self, /)\n--\n\n"
+"Have the workers leave when nothing is left for them to take.");
+
+static PyObject *
+process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    job_table_close(&((ProcessQueueObject *)op)->table);
+    process_queue_run_followups((ProcessQueueObject *)op);
+    Py_RETURN_NONE;
+}
+
+// ---- submitting ----
+
+PyDoc_STRVAR(submit_to_worker_doc,
+"submit_to_worker($self, worker, generation, loop, fn, /, *args)\n--\n\n"
+"Have one worker call fn(*args): the one whose number and generation these are.\n\n"
+"Return a future of an asyncio loop, or if loop is None a Future. Works on a closed queue that is kept\n"
+"open. If the worker is dead the future gets WorkerDied.");
+
+static PyObject *
+process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    destination to;
+    uint32_t worker;
+    if (nargs < 4) {
+        PyErr_SetString(PyExc_TypeError, "submit_to_worker() takes a worker, a loop and a function");
+        return NULL;
+    }
+    unsigned long generation = PyLong_AsUnsignedLong(args[1]);
+    if ((generation == (unsigned long)-1 && PyErr_Occurred()) || parse_worker(self, args[0], &worker) < 0) {
+        return NULL;
+    }
+    if (self->doorbells == NULL) {
+        PyErr_SetString(PyExc_ValueError, "these workers take any task");
+        return NULL;
+    }
+    if (self->head.inherited) {
+        PyErr_SetString(PyExc_RuntimeError, "in the child of a fork, the worker is the parent's");
+        return NULL;
+    }
+    if (process_queue_check_kept_open(self) < 0) {
+        return NULL;
+    }
+    int rc = args[2] == Py_None ? 0 : loop_bridge_for_loop(self->head.module, args[2], true, &to);
+    if (rc == 0) {
+        rc = future_destination(self->head.module, &to);
+    }
+    if (rc < 0) {
+        return NULL;
+    }
+    if (process_submit_to_worker(self, worker, (uint32_t)generation, args + 3, nargs - 3, &to) < 0) {
+        destination_clear(&to);
+        return NULL;
+    }
+    Py_XDECREF(to.carrier);
+    return to.future;
+}
+
+PyDoc_STRVAR(decide_by_value_doc,
+"decide_by_value($self, function, /)\n--\n\n"
+"Have function(object, pickle) say whether what mentions __main__ goes by value. None: nothing does.");
+
+static PyObject *
+process_queue_decide_by_value(PyObject *op, PyObject *function)
+{
+    packer_ask(&((ProcessQueueObject *)op)->packs, function == Py_None ? NULL : function);
+    Py_RETURN_NONE;
+}
+
+// ---- what monitoring code looks at ----
+
+PyDoc_STRVAR(qsize_doc,
+"qsize($self, /)\n--\n\n"
+"Return the number of tasks that wait for a worker.");
+
+static PyObject *
+process_queue_qsize(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(job_table_queued(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(empty_doc,
+"empty($self, /)\n--\n\n"
+"Return True if no task waits for a worker.");
+
+static PyObject *
+process_queue_empty(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(job_table_queued(&((ProcessQueueObject *)op)->table) == 0);
+}
+
+PyDoc_STRVAR(outstanding_doc,
+"outstanding($self, /)\n--\n\n"
+"Return the number of tasks that wait for a worker or are run by one.");
+
+static PyObject *
+process_queue_outstanding(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(job_table_outstanding(&((ProcessQueueObject *)op)->table));
+}
+
+// ---- fork ----
+
+PyDoc_STRVAR(is_inherited_doc,
+"is_inherited($self, /)\n--\n\n"
+"Return True in the child of a fork, where the queue is the parent's.");
+
+static PyObject *
+process_queue_is_inherited(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(((ProcessQueueObject *)op)->head.inherited);
+}
+
+PyDoc_STRVAR(after_fork_doc,
+"after_fork($self, exception, /)\n--\n\n"
+"In the child of a fork: fail every task, and let go of what is shared; the workers are the parent's.");
+
+static PyObject *
+process_queue_after_fork(PyObject *op, PyObject *exception)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    region_after_fork(self->region);
+    job_table_after_fork(&self->table);
+    node_list_init(&self->ready);
+    self->head.inherited = true;
+    if (self->state == QUEUE_OPEN) {
+        self->close_error = Py_NewRef((PyObject *)Py_TYPE(exception));
+        self->close_message = Py_NewRef(exception);
+    }
+    if (self->state != QUEUE_DEAD) {
+        process_queue_enter(self, QUEUE_DEAD);
+    }
+    task *t, *next;
+    for (t = self->in_flight; t != NULL; t = next) {
+        process_job *job = process_job_of(t);
+        next = job->next;
+        task_abandon(t, exception);
+        job->is_sent = true;  // the blocks are the parent's
+        job->block = NULL;
+        if (job->state != JOB_DELIVERING) {  // the thread that delivers frees it, or is not in this process
+            task_free(t);
+        }
+    }
+    process_queue_run_followups(self);
+    Py_RETURN_NONE;
+}
+
+// ---- life ----
+
+// The most slots of a ring; it has half a kilobyte for each.
+#define SLOTS_MAX (1u << 20)
+
+// An eventfd, or -1 with an exception.
+static int
+open_eventfd(void)
+{
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0 && (errno == ENOSYS || errno == EPERM)) {
+        PyObject *args =
+            Py_BuildValue("(is)", errno, "worker processes are woken by eventfd(), which the system does not "
+                                         "have or this sandbox does not allow");
+        if (args != NULL) {
+            PyErr_SetObject(PyExc_OSError, args);
+            Py_DECREF(args);
+        }
+    }
+    else if (fd < 0) {
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return fd;
+}
+
+// 0, or -1 with an exception.
+static int
+open_doorbells(ProcessQueueObject *self)
+{
+    self->doorbells = PyMem_Calloc(self->max_workers, sizeof(int));
+    if (self->doorbells == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    for (uint32_t i = 0; i < self->max_workers; i++) {
+        self->doorbells[i] = -1;
+    }
+    for (uint32_t i = 0; i < self->max_workers; i++) {
+        self->doorbells[i] = open_eventfd();
+        if (self->doorbells[i] < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void
+close_doorbells(ProcessQueueObject *self)
+{
+    for (uint32_t i = 0; self->doorbells != NULL && i < self->max_workers; i++) {
+        if (self->doorbells[i] >= 0) {
+            close(self->doorbells[i]);
+        }
+    }
+    PyMem_Free(self->doorbells);
+}
+
+static PyObject *
+process_queue_get_doorbells(PyObject *op, void *Py_UNUSED(closure))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    Py_ssize_t count = self->doorbells == NULL ? 0 : (Py_ssize_t)self->max_workers;
+    PyObject *fds = PyTuple_New(count);
+    for (Py_ssize_t i = 0; fds != NULL && i < count; i++) {
+        PyObject *fd = PyLong_FromLong(self->doorbells[i]);
+        if (fd == NULL) {
+            Py_CLEAR(fds);
+            break;
+        }
+        PyTuple_SET_ITEM(fds, i, fd);
+    }
+    return fds;
+}
+
+static PyObject *
+process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"max_workers", "slots", "doorbells", NULL};
+    unsigned int max_workers, slots = 1024;
+    int doorbells = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|Ip:ProcessQueue", keywords, &max_workers, &slots,
+                                     &doorbells)) {
+        return NULL;
+    }
+    if (slots == 0 || (slots & (slots - 1)) != 0 || slots > SLOTS_MAX) {
+        PyErr_SetString(PyExc_ValueError, "slots must be a power of two, and not more than a million");
+        return NULL;
+    }
+    ProcessQueueObject *self = (ProcessQueueObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    module_state *module = module_state_of(type);
+    self->head.module = module;
+    self->head.kind = &process_queue_kind;
+    self->max_workers = max_workers;
+    self->wakeup_fd = self->supervisor_fd = self->stall_fd = -1;
+    self->packs.module = module;
+    park_spot_init(&self->spot, 1);
+    node_list_init(&self->ready);
+    self->followups_end = &self->followups;
+    self->wakeup_fd = open_eventfd();
+    if (self->wakeup_fd < 0) {
+        goto fail;
+    }
+    if (doorbells && open_doorbells(self) < 0) {
+        goto fail;
+    }
+    self->region = region_new(module, job_table_size(max_workers, slots), max_workers);
+    if (self->region == NULL) {
+        goto fail;
+    }
+    self->packs.region = self->region;
+    int rc = job_table_init(&self->table, self->region, max_workers, slots, self->wakeup_fd,
+                            self->doorbells);
+    if (rc != SHM_OK) {
+        region_raise(rc);
+        goto fail;
+    }
+    return (PyObject *)self;
+fail:
+    Py_DECREF(self);
+    return NULL;
+}
+
+// Cancels the tasks that are left: nobody will collect them.
+static void
+process_queue_finalize(PyObject *op)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    if (self->table.region == NULL || self->head.inherited) {
+        return;  // half made, or the parent's
+    }
+    PyObject *exception = PyErr_GetRaisedException();
+    task *t;
+    process_queue_close(self, PyExc_RuntimeError, Py_None);
+    if (self->state != QUEUE_DEAD) {
+        process_queue_enter(self, QUEUE_DEAD);
+    }
+    if (task_fail_all(self->head.module, job_table_evict(&self->table, true), NULL, NULL) < 0) {
+        PyErr_WriteUnraisable(NULL);
+    }
+    while (!self->head.inherited && (t = self->in_flight) != NULL) {
+        if (task_fail(t, NULL) < 0) {
+            PyErr_WriteUnraisable(NULL);
+        }
+    }
+    PyErr_SetRaisedException(exception);
+}
+
+static int
+process_queue_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->region);
+    Py_VISIT(self->close_error);
+    Py_VISIT(self->close_message);
+    for (task *t = self->in_flight; t != NULL; t = process_job_of(t)->next) {
+        // A task that a thread is ending is the thread's.
+        int rc = process_job_of(t)->state == JOB_DELIVERING ? 0 : task_traverse(t, visit, arg);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    return packer_traverse(&self->packs, visit, arg);
+}
+
+// The finalizer has ended the tasks, and the queue refuses more; the reason for that stays.  The region is in
+// no cycle.
+static int
+process_queue_clear(PyObject *op)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    packer_clear(&self->packs);
+    return 0;
+}
+
+static void
+process_queue_dealloc(PyObject *op)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (type->tp_dealloc == process_queue_dealloc && PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return;
+    }
+    PyObject_GC_UnTrack(op);
+    if (self->weakrefs != NULL) {
+        PyObject_ClearWeakRefs(op);
+    }
+    if (self->table.region != NULL) {
+        job_table_fini(&self->table);
+    }
+    process_queue_clear(op);
+    Py_XDECREF(self->close_error);
+    Py_XDECREF(self->close_message);
+    Py_XDECREF((PyObject *)self->region);
+    int fds[] = {self->wakeup_fd, self->supervisor_fd, self->stall_fd};
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
+    }
+    close_doorbells(self);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef process_queue_methods[] = {
+    {"collect", process_queue_collect, METH_NOARGS, collect_doc},
+    {"wake", process_queue_wake, METH_NOARGS, wake_doc},
+    {"is_done", process_queue_is_done_method, METH_NOARGS, is_done_doc},
+    {"close", process_queue_close_method, METH_VARARGS, close_doc},
+    {"cancel_queued", process_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
+    {"cancel_taken", process_queue_cancel_taken, METH_NOARGS, cancel_taken_doc},
+    {"fail_all", process_queue_fail_all, METH_O, fail_all_doc},
+    {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
+    {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
+    {"reap", process_queue_reap, METH_VARARGS, reap_doc},
+    {"fail_queued", process_queue_fail_queued, METH_O, fail_queued_doc},
+    {"supervise", process_queue_supervise, METH_NOARGS, supervise_doc},
+    {"end_supervision", process_queue_end_supervision, METH_NOARGS, end_supervision_doc},
+    {"poke", process_queue_poke, METH_NOARGS, poke_doc},
+    {"look_after_stalled", process_queue_look_after_stalled, METH_NOARGS, look_after_stalled_doc},
+    {"admit", process_queue_admit, METH_O, admit_doc},
+    {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
+    {"is_condemned", process_queue_is_condemned, METH_NOARGS, is_condemned_doc},
+    {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
+    {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,
+     submit_to_worker_doc},
+    {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},
+    {"is_inherited", process_queue_is_inherited, METH_NOARGS, is_inherited_doc},
+    {"qsize", process_queue_qsize, METH_NOARGS, qsize_doc},
+    {"empty", process_queue_empty, METH_NOARGS, empty_doc},
+    {"outstanding", process_queue_outstanding, METH_NOARGS, outstanding_doc},
+    {"after_fork", process_queue_after_fork, METH_O, after_fork_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef process_queue_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(ProcessQueueObject, weakrefs), READONLY, NULL},
+    {"region", T_OBJECT, offsetof(ProcessQueueObject, region), READONLY, PyDoc_STR("The shared memory.")},
+    {"wakeup_fd", T_INT, offsetof(ProcessQueueObject, wakeup_fd), READONLY,
+     PyDoc_STR("The eventfd by which workers say that they have finished something.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
+PyDoc_STRVAR(process_queue_doc,
+"ProcessQueue(max_workers, slots=1024, doorbells=False)\n--\n\n"
+"Tasks on their way to worker processes, and their outcomes on the way back.\n\n"
+"slots: how many tasks workers can take or find at a time, a power of two; more wait for a slot. doorbells:\n"
+"the workers run event loops.");
+
+static PyGetSetDef process_queue_getset[] = {
+    {"doorbells", process_queue_get_doorbells, NULL,
+     PyDoc_STR("The eventfds by which workers that run event loops are woken, one each."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot process_queue_slots[] = {
+    {Py_tp_doc, (void *)process_queue_doc},
+    {Py_tp_new, process_queue_tp_new},
+    {Py_tp_dealloc, process_queue_dealloc},
+    {Py_tp_finalize, process_queue_finalize},
+    {Py_tp_traverse, process_queue_traverse},
+    {Py_tp_clear, process_queue_clear},
+    {Py_tp_methods, process_queue_methods},
+    {Py_tp_members, process_queue_members},
+    {Py_tp_getset, process_queue_getset},
+    {0, NULL},
+};
+
+PyType_Spec process_queue_spec = {
+    .name = "pyconc._core.ProcessQueue",
+    .basicsize = sizeof(ProcessQueueObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = process_queue_slots,
+};
