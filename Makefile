@@ -156,6 +156,7 @@ analyze:  ## let gcc follow the paths through every file of csrc
 SANITIZE_plain = -O2
 SANITIZE_asan = -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_tsan = -O1 -fsanitize=thread
+RUN_asan = env ASAN_OPTIONS=detect_leaks=1
 # TSan wants its addresses where they always are; a sandbox may forbid to ask for that, and then may not need it.
 RUN_tsan = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
