@@ -11,8 +11,8 @@ typedef struct ExecutorObject {
     queue_head *tasks;     // replaced by _renew() only; the GIL
 } ExecutorObject;
 
-// Starts workers until there are enough, or as many as the system allows.  0, or -1 with an exception,
-// which may also be a signal handler's; then the task is queued all the same if anybody can run it.
+// Starts workers until there are enough, or as many as the system allows.  0, or -1 with an exception, which
+// may also be a signal handler's; then the task stays queued if a worker can run it.
 static int
 start_workers(ExecutorObject *self)
 {
@@ -23,7 +23,7 @@ start_workers(ExecutorObject *self)
         return 0;
     }
     if (!self->tasks->kind->has_workers(self->tasks)) {
-        // Nobody would ever run what is queued, here or by others whose start failed as well.
+        // No worker would ever run what is queued, here or by other threads whose start failed as well.
         PyObject *exception = PyErr_GetRaisedException();
         if (self->tasks->kind->fail_queued(self->tasks, NULL, NULL) < 0) {
             PyErr_WriteUnraisable((PyObject *)self);
@@ -56,7 +56,7 @@ static PyObject *
 submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, destination *to)
 {
     int rc;
-    // To pickle the call runs Python code, and another thread may have _renew() called meanwhile.
+    // To pickle the call runs Python code, and another thread may call _renew() meanwhile.
     queue_head *tasks = (queue_head *)Py_NewRef((PyObject *)self->tasks);
     task *t = tasks->kind->make_task(tasks, args, nargs, kwnames, to);
     if (t == NULL) {
@@ -87,7 +87,7 @@ fail:
 
 PyDoc_STRVAR(submit_here_doc,
 "_submit($self, fn, /, *args, **kwargs)\n--\n\n"
-"Do what submit() does, also where somebody has replaced the standard class's submit().");
+"Do what submit() does, also where the program has replaced the standard class's submit().");
 
 static PyObject *
 executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -222,7 +222,7 @@ executor_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUS
     return (PyObject *)self;
 }
 
-// Nobody can submit any more, so nobody will read why not.
+// No thread can submit from here on, so none will read the reason.
 static void
 executor_finalize(PyObject *op)
 {
@@ -258,7 +258,7 @@ executor_dealloc(PyObject *op)
     }
     PyObject_GC_UnTrack(op);
     if (type->tp_finalize != executor_finalize) {
-        executor_finalize(op);  // a subclass has a __del__ of its own, which may not call ours
+        executor_finalize(op);  // a subclass has a __del__ of its own, which may not call this one
     }
     executor_clear(op);
     type->tp_free(op);

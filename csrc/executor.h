@@ -1,6 +1,6 @@
 // executor: the C part of every executor: submit(), by which a call becomes a task on a queue.
 //
-// What kind of queue it is, threads' or processes', is the queue's affair: see base/queue.h.
+// It does not know whether the queue is one of threads or of processes: see base/queue.h.
 #ifndef PYCONC_EXECUTOR_H
 #define PYCONC_EXECUTOR_H
 

@@ -1,4 +1,4 @@
-// module: makes pyconc._core: its types, and the names that it looks up.  Nobody includes it.
+// module: makes pyconc._core: its types, and the names that it looks up.  No file includes it.
 #include "base/state.h"
 
 #include "class_builder.h"
@@ -33,7 +33,7 @@ core_before_collection(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     if (nargs == 2 && PyDict_Check(args[1])) {
         generation = PyDict_GetItemString(args[1], "generation");
     }
-    // The others come too often to look at each future.
+    // Collections of younger generations are too frequent to look at each future.
     bool is_full = generation != NULL && PyLong_Check(generation) && PyLong_AsLong(generation) == 2;
     if (is_full && PyUnicode_Check(args[0]) && PyUnicode_CompareWithASCIIString(args[0], "start") == 0) {
         future_track_attributes(state_of(module));
@@ -242,7 +242,7 @@ add_types(PyObject *module, module_state *state)
     return 0;
 }
 
-// Has the garbage collector tell us.  0, or -1 with an exception.
+// Has the garbage collector call before_collection().  0, or -1 with an exception.
 static int
 watch_collector(PyObject *module)
 {

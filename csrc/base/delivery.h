@@ -56,7 +56,7 @@ typedef struct delivery {
     PyObject *exception;  //   one or the other; neither means cancelled
 } delivery;
 
-// Lets go of a future and its carrier.
+// Drops a future and its carrier.
 void destination_clear(destination *to);
 
 // Begins a zeroed delivery; borrows the destination.

@@ -1,4 +1,4 @@
-// gil: let go of the GIL around a wait, and take it back without a needless sleep.
+// gil: release the GIL around a wait, and take it back without a needless sleep.
 //
 // Two of pyconc's threads often hand work to each other within a microsecond: submit() makes a spinning
 // worker see a task while the submitter still holds the GIL, for the few steps until it waits for the result;

@@ -65,7 +65,7 @@ count_args(const task *t)
 int
 task_traverse(const task *t, visitproc visit, void *arg)
 {
-    if (t->callable != NULL) {  // else it has let go of its arguments, too
+    if (t->callable != NULL) {  // else it has dropped its arguments, too
         Py_VISIT(t->callable);
         Py_VISIT(t->kwnames);
         if (t->route != NULL) {

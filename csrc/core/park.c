@@ -11,7 +11,8 @@
 #define SPIN_MIN_NS 2000
 // The most short waits in a row that pass without a spin, because the spins before them were in vain.
 #define MOST_DOUBT 256
-// How many looks at the word between two looks at the clock.
+// How many looks at the word between two looks at the clock: measured, they take 3 microseconds, and a look
+// at the clock 22 nanoseconds.
 #define LOOKS 32
 
 // How many threads may spin at once: one fewer than the CPUs of the thread that looked last.  The one static

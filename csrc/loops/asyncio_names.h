@@ -1,4 +1,4 @@
-// asyncio_names: what the loops' units must know of asyncio, looked up when a program first brings it along.
+// asyncio_names: what this folder's units must know of asyncio, looked up when a program first imports it.
 #ifndef PYCONC_ASYNCIO_NAMES_H
 #define PYCONC_ASYNCIO_NAMES_H
 

@@ -5,14 +5,15 @@
 #include "core/clock.h"
 #include "loop_future.h"
 
-// How long the drains of one turn may keep the loop from its other work, and how often one looks at the
-// clock.
+// How long the drains of one turn may keep the loop from its other work, and after how many outcomes a drain
+// looks at the clock, which takes 22 nanoseconds: next to nothing for each.
 #define DRAIN_MAX_NS 2000000
 #define DRAIN_LOOK 64
-// How long tasks may ride along with a drain: a burst of tens of thousands, or a loop that is kept busy, and
-// then another drain costs nothing beside; but less than a person notices.
+// How long deliveries may ride along with a drain.  A drain that waits longer stands behind a burst of tens
+// of thousands, or in a loop that is kept busy, where another drain costs next to nothing; and a person does
+// not notice so short a delay.
 #define RIDE_NS 50000000
-// In place of the time when a drain was scheduled: nothing rides along with it.
+// In place of the time when a drain was scheduled: no delivery rides along with it.
 #define LONG_AGO 1
 
 // ---- a loop and its bridge ----
@@ -59,14 +60,14 @@ bridge_of(module_state *state, PyObject *loop, LoopBridgeObject **bridge)
     }
     Py_CLEAR(*bridge);
     if (PyErr_ExceptionMatches(PyExc_AttributeError) || PyErr_ExceptionMatches(PyExc_TypeError)) {
-        PyErr_Clear();  // It has no room for attributes, or for weak references.
+        PyErr_Clear();  // the loop has no room for attributes, or for weak references
         return 0;
     }
     return -1;
 }
 
-// True if the code object is the one we look for.  Asyncio's are looked up when one with the right
-// name first turns up, so that a program without asyncio never imports it.
+// True if the code object is the known one.  Asyncio's are looked up when one with the right name first turns
+// up, so that a program without asyncio never imports it.
 static int
 is_code(module_state *state, PyCodeObject *code, PyObject **known, PyObject *name)
 {
@@ -159,8 +160,8 @@ loop_bridge_for_caller(module_state *state, bool routed, destination *to)
     return rc;
 }
 
-// If the callback is the closure of asyncio's wrap_future(): the asyncio future that it will complete, and
-// the bridge of its loop, both new references.  1 found, 0 not, -1 exception.
+// If the callback is the closure of asyncio's wrap_future(): the asyncio future that the closure will
+// complete, and the bridge of its loop, both new references.  1 found, 0 not, -1 exception.
 static int
 recognise_callback(module_state *state, PyObject *callback, destination *to)
 {
@@ -177,7 +178,7 @@ recognise_callback(module_state *state, PyObject *callback, destination *to)
     PyObject *loop = PyCell_GET(PyTuple_GET_ITEM(cells, state->dest_loop_cell));
     PyObject *future = PyCell_GET(PyTuple_GET_ITEM(cells, state->destination_cell));
     if (loop == NULL || loop == Py_None || future == NULL) {
-        return 0;  // From asyncio to concurrent.futures, or half torn down.
+        return 0;  // from asyncio to concurrent.futures, or half torn down
     }
     Py_INCREF(future);
     rc = bridge_of(state, loop, &bridge);
@@ -222,9 +223,10 @@ schedule_drain(LoopBridgeObject *self, PyObject *loop)
     if (drain == NULL) {
         return -1;
     }
-    // First: the loop may drain, and tasks may be posted, before its method returns.
+    // Before the call: the loop may drain, and workers may post, before its method returns.
     self->scheduled_ns = clock_now_ns();
-    uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);  // writers have the GIL
+    // Relaxed: writers have the GIL.
+    uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
     PyObject *number = PyLong_FromUnsignedLong(++self->drains);
     PyObject *limit = PyLong_FromUnsignedLong(posted);
     PyObject *handle = NULL;
@@ -243,8 +245,8 @@ schedule_drain(LoopBridgeObject *self, PyObject *loop)
     return 0;
 }
 
-// The loop could not be told, and its exception is set.  If it is closed, nobody can await what is here.  0,
-// or -1 with an exception that is not the loop's own: Ctrl-C has struck in there, say.
+// The loop could not be told, and its exception is set.  If it is closed, no code can await the outcomes
+// here.  0, or -1 with an exception that is not the loop's own, such as Ctrl-C's.
 static int
 give_up(LoopBridgeObject *self, PyObject *loop)
 {
@@ -264,7 +266,7 @@ give_up(LoopBridgeObject *self, PyObject *loop)
         Py_DECREF(exception);
     }
     else {
-        // Short of memory, say.  The outcomes stay; the next post tries again.
+        // Out of memory, say.  The outcomes stay; the next post tries again.
         PyErr_SetRaisedException(exception);
         PyErr_WriteUnraisable(loop);
     }
@@ -272,14 +274,14 @@ give_up(LoopBridgeObject *self, PyObject *loop)
 }
 
 // Has the loop complete what is posted.  Drops it if the loop is gone or closed.  0, or -1 with an exception
-// that struck in the loop's code and is not the loop's own; the loop has been told all the same, if that was
-// possible.
+// that was raised in the loop's code and is not the loop's own; the loop has been told all the same, if that
+// was possible.
 static int
 tell_loop(LoopBridgeObject *self)
 {
     PyObject *loop;
     int rc = 0;
-    Py_INCREF(self);  // dropping what is here may drop the loop, and us with it
+    Py_INCREF(self);  // to drop the deliveries may drop the loop, and this bridge with it
     list_link_remove(&self->riding);
     if (PyWeakref_GetRef(self->loop, &loop) <= 0) {
         PyErr_Clear();
@@ -306,7 +308,8 @@ post(delivery *d)
 {
     LoopBridgeObject *self = (LoopBridgeObject *)d->to.carrier;
     node_list_append(&self->finished, &d->node);
-    // R4: pairs with A1 in look().  Writers have the GIL.
+    // R4: pairs with A1 in look(): the loop's thread sees the delivery, once it has the GIL.  The load is
+    // relaxed because writers have the GIL.
     uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
     atomic_store_explicit(&self->posted, posted + 1, memory_order_release);
     if (self->handed_over_ns != 0) {
@@ -389,7 +392,7 @@ loop_bridge_busy_wait(const destination *to)
         }
     }
     else if (slot == NULL && !park_may_spin(&module->busy_wait_spot)) {
-        self->handed_over_ns = start;  // When it comes back tells whether to attend again.
+        self->handed_over_ns = start;  // the time of its return tells whether to busy-wait again
     }
     else if (slot == NULL) {
         self->busy_waiting = true;
@@ -398,7 +401,7 @@ loop_bridge_busy_wait(const destination *to)
         gil_acquire(&module->gil, thread, arrived ? GIL_PATIENCE_NS : 0);
         self->busy_waiting = false;
         if (!arrived && node_list_is_empty(&self->finished)) {
-            self->handed_over_ns = start;  // When it comes tells how long a spin would have had to be.
+            self->handed_over_ns = start;  // its arrival tells how long a spin would have had to be
         }
         else if (!arrived) {
             park_learn(&module->busy_wait_spot, clock_now_ns() - start);
@@ -411,7 +414,7 @@ loop_bridge_busy_wait(const destination *to)
     return rc;
 }
 
-// ---- callbacks of asyncio's on futures of ours ----
+// ---- asyncio's callbacks on pyconc's futures ----
 
 static int
 callback_added(module_state *state, PyObject *callback)
@@ -449,7 +452,7 @@ forward(module_state *state, PyObject *callback, bool was_added, PyObject *resul
         }
     }
     if (d == NULL) {
-        PyErr_Clear();  // The standard way needs nothing of ours.
+        PyErr_Clear();  // the standard way needs nothing of this unit
     }
     return posted < 0 ? -1 : d != NULL;
 }
@@ -460,7 +463,7 @@ const callback_hooks loop_bridge_callbacks = {
     .look = loop_bridge_look,
 };
 
-// ---- what its futures can do ----
+// ---- the loop's futures as destinations ----
 
 static int
 loop_start(const destination *to)
@@ -477,7 +480,7 @@ loop_abandon(const destination *to, PyObject *exception)
 {
     LoopBridgeObject *bridge = (LoopBridgeObject *)to->carrier;
     PyObject *result = PyObject_CallMethodOneArg(to->future, bridge->module->str_set_exception, exception);
-    // Nobody in this process asked for it: no complaint if nobody looks.
+    // No code in this process has asked for the future: no complaint if none looks.
     if (result == NULL || PyObject_SetAttrString(to->future, "_log_traceback", Py_False) < 0) {
         PyErr_Clear();
     }
@@ -487,7 +490,7 @@ loop_abandon(const destination *to, PyObject *exception)
 static bool
 loop_is_watched(const destination *Py_UNUSED(to))
 {
-    return false;  // drain runs later
+    return false;  // code of the program runs later, after the drain
 }
 
 static struct task **
@@ -534,13 +537,14 @@ complete(module_state *module, delivery *d)
     return result == NULL ? -1 : 0;
 }
 
-// The outcome would not go in; the future must not stay pending for that.  0, or -1 with an exception.
+// The future refused the outcome; it must not stay pending for that.  0, or -1 with an exception.
 static int
 complete_with_error(module_state *module, delivery *d)
 {
     PyObject *error = PyErr_GetRaisedException();
     if (!PyErr_GivenExceptionMatches(error, PyExc_Exception)) {
-        // Ctrl-C, say, has struck in there.  It is for the loop; the future gets what is the future's.
+        // An exception such as Ctrl-C's was raised meanwhile.  It is for the loop; the future gets its own
+        // outcome.
         if (complete(module, d) < 0) {
             PyErr_WriteUnraisable(d->to.future);
         }
@@ -549,7 +553,7 @@ complete_with_error(module_state *module, delivery *d)
     }
     PyObject *result = PyObject_CallMethodOneArg(d->to.future, module->str_set_exception, error);
     if (result == NULL) {
-        PyErr_SetRaisedException(error);  // the cause; what came of it says no more
+        PyErr_SetRaisedException(error);  // the cause says more than what it led to
         return -1;
     }
     Py_DECREF(result);
@@ -557,8 +561,8 @@ complete_with_error(module_state *module, delivery *d)
     return 0;
 }
 
-// The exception that is set is raised when the drain ends, if it is the first or stops the loop; the other
-// is reported.
+// Keeps the exception that is set, for the drain to raise at its end, if it is the first or stops the loop;
+// reports the other one.
 static void
 keep_error(PyObject *self, PyObject **kept)
 {
@@ -595,8 +599,8 @@ bridge_drain(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     }
     int64_t now = clock_now_ns();
     if ((int32_t)(number - self->turn_drains) > 0) {
-        // Those that are scheduled by now may run in this turn of the loop; one that is scheduled later does
-        // not.
+        // The drains that are scheduled by now may run in this turn of the loop; one that is scheduled later
+        // does not.
         self->turn_drains = self->drains;
         self->turn_end_ns = now + DRAIN_MAX_NS;
     }
@@ -605,7 +609,7 @@ bridge_drain(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
          n++) {
         self->drained++;
         if (complete(self->module, d) < 0 && complete_with_error(self->module, d) < 0) {
-            // One future's trouble does not keep the others waiting.
+            // One future's failure does not keep the others waiting.
             keep_error(op, &error);
         }
         delivery_free(d);
@@ -671,7 +675,7 @@ static PyMethodDef bridge_methods[] = {
 };
 
 PyDoc_STRVAR(bridge_doc,
-"Carries outcomes to one event loop. Made when a loop first meets an executor, and kept in\n"
+"Carry outcomes to one event loop. Made when a loop first meets an executor, and kept in\n"
 "the loop's attribute _pyconc_bridge.");
 
 static PyType_Slot bridge_slots[] = {

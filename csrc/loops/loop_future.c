@@ -34,7 +34,7 @@ loop_future_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
     if (*slot != NULL) {
         struct task *t = *slot;
         *slot = NULL;
-        // If it is too late, the call goes on, and nobody will hear of its outcome.
+        // If it is too late, the call goes on, and its outcome is dropped.
         t->route->withdraw(t);
     }
     PyObject *base = (PyObject *)((PyTypeObject *)state->loop_future_type)->tp_base;
@@ -70,7 +70,7 @@ loop_future_make_type(module_state *state)
     if (base == NULL) {
         return -1;
     }
-    // The base's size is not known before it is there, nor is it the same on every version.
+    // The base's size is known only now, and is not the same on every version.
     Py_ssize_t offset = ((PyTypeObject *)base)->tp_basicsize;
     PyType_Slot slots[] = {
         {Py_tp_doc, (void *)loop_future_doc},

@@ -6,7 +6,7 @@
 
 // The name of the capsules that reserve_worker() makes.
 #define RESERVATION "pyconc._core.reservation"
-// How long shutdown() spins for threads that end.
+// How long shutdown() spins for threads that end: longer than a few of them take, once their queue is closed.
 #define END_SPIN_NS 200000
 
 static task *
@@ -39,13 +39,13 @@ thread_queue_close(queue_head *op, PyObject *error, PyObject *message)
 
 // ---- workers ----
 
-// A thread is counted from its reservation until its state is cleared, which is the last thing that
-// it does with the GIL: a capsule in the state's dictionary tells.
+// A thread counts from its reservation until its state is cleared, which is the last thing that it does with
+// the GIL: a capsule in the state's dictionary then ends.
 static void
 add_threads(ThreadQueueObject *self, int change)
 {
     // R5: pairs with A1 in look() and in thread_queue_await_threads(): the thread that waits for their end
-    // sees what they did.  The load is relaxed because writers have the GIL.
+    // sees what they did. The load is relaxed because writers have the GIL.
     uint32_t threads = atomic_load_explicit(&self->threads, memory_order_relaxed);
     atomic_store_explicit(&self->threads, threads + (uint32_t)change, memory_order_release);
 }
@@ -93,7 +93,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
         return NULL;
     }
     if (PyCapsule_GetContext(reservation) != (void *)self->fork_generation) {
-        Py_RETURN_NONE;  // Used already, or of the time before a fork.
+        Py_RETURN_NONE;  // used already, or made before a fork
     }
     PyCapsule_SetContext(reservation, NULL);
     if (watch_thread(self) < 0) {
@@ -108,7 +108,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
             int64_t look_ns = loop_bridge_next_look(module);
             PyThreadState *thread = gil_release(&module->gil);
             int rc = workq_wait(&self->queue, &w.parking, look_ns);
-            // Whoever pushed the task for which a sleeper was woken has had time to let go of the GIL.
+            // The thread that pushed the task for which a sleeper woke has had time to release the GIL.
             gil_acquire(&module->gil, thread, w.parking.slept ? 0 : GIL_PATIENCE_NS);
             if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
                 module_log_escaped(module);
@@ -120,8 +120,8 @@ thread_queue_work(PyObject *op, PyObject *reservation)
         }
         w.current = (task *)node;
         if (check_due) {
-            // Here and not right after the last task: others may run now, and who has that task's
-            // outcome must find this worker idle if nothing is queued, or it would start another.
+            // Here and not right after the last task: other threads may run now, and the one that has that
+            // task's outcome must find this worker idle if nothing is queued, or it would start another.
             module_checkpoint(module);
             checked_ns = clock_now_ns();
             check_due = false;
@@ -135,7 +135,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
             module_log_escaped(module);
         }
         if (w.inherited) {
-            Py_RETURN_NONE;  // In the child of a fork, and no worker of anybody.
+            Py_RETURN_NONE;  // the child of a fork, where this thread is no worker
         }
         check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
     }
@@ -144,8 +144,8 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     Py_RETURN_NONE;
 }
 
-// A reservation is a capsule whose context is the queue's era until it is used.  Whatever becomes of
-// the thread that it was made for, the reservation is given back with its last reference.
+// A reservation is a capsule whose context is the queue's fork_generation until it is used.  Whatever becomes
+// of the thread that it was made for, the reservation is given back with its last reference.
 static void
 give_back(ThreadQueueObject *self, PyObject *capsule)
 {
@@ -223,7 +223,7 @@ thread_queue_await_threads(PyObject *op, PyObject *Py_UNUSED(ignored))
     // A1: pairs with R5 in add_threads().
     while (left_ns > 0
            && (threads = atomic_load_explicit(&self->threads, memory_order_acquire)) > 0) {
-        // A spin without success was the last: its time is over, or there is but one CPU.
+        // A spin without success was the last: its time is over, or there is only one CPU.
         left_ns = park_spin_for(&self->threads, threads, left_ns) ? end - clock_now_ns() : 0;
     }
     gil_acquire(&self->head.module->gil, thread, left_ns > 0 ? GIL_PATIENCE_END_NS : 0);
@@ -303,13 +303,13 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
         worker *w = (worker *)link;
         w->inherited = true;
         if (w->current != NULL) {
-            // Not freed: if this is the thread that forked, it is still at work on it.
+            // Not freed: if this is the thread that forked, it still runs the task.
             task_abandon(w->current, exception);
         }
     }
     self->workers = NULL;
     self->fork_generation++;
-    // This thread, should it be one of them, is one no more; it lives on as the child's main thread.
+    // If this thread was a worker, it no longer is; it lives on as the child's main thread.
     PyObject *thread_dict = PyThreadState_GetDict();
     if (thread_dict != NULL && PyDict_DelItem(thread_dict, op) < 0) {
         PyErr_Clear();
@@ -318,7 +318,7 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     Py_RETURN_NONE;
 }
 
-// ---- what others do with a queue ----
+// ---- the standard library's _work_queue, and other uses ----
 
 PyDoc_STRVAR(push_doc,
 "push($self, fn, /)\n--\n\n"
@@ -347,7 +347,7 @@ thread_queue_push_method(PyObject *op, PyObject *fn)
     return to.future;
 }
 
-// (destination, callable, args, kwargs) of a task that nobody will run here any more.
+// (destination, callable, args, kwargs) of a task that will not run here.
 static PyObject *
 describe_task(const task *t)
 {
@@ -378,7 +378,7 @@ PyDoc_STRVAR(take_doc,
 "Take the next task out of the queue: return (destination, fn, args, kwargs), or None if there is\n"
 "none. With block, wait for one, for so many seconds; and return False if there never will be one,\n"
 "because the queue is closed.\n\n"
-"The destination is a Future or an asyncio future, and whoever takes the task completes it.");
+"The destination is a Future or an asyncio future, and the caller completes it.");
 
 static PyObject *
 thread_queue_take(PyObject *op, PyObject *args)
@@ -497,7 +497,7 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-// No worker is left, for each holds a reference; nobody will run what is queued.
+// No worker is left, as each holds a reference; nothing will run what is queued.
 static void
 thread_queue_finalize(PyObject *op)
 {
@@ -526,7 +526,7 @@ thread_queue_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-// The finalizer has ended the tasks, and more are refused; the reason for that stays.
+// The finalizer has ended the tasks, and the queue refuses others; the reason for that stays.
 static int
 thread_queue_clear(PyObject *op)
 {

@@ -1,9 +1,9 @@
 // thread_queue: the Python type pyconc._core.ThreadQueue: tasks that wait, and the workers that run them.
 //
-// It is core/workq with Python's rules on top.  The list inside changes only in threads that hold
-// the GIL as well as the queue's lock, so fork, which needs the GIL, never catches it half changed.
-// Workers own a reference to the queue and none to the executor: an executor that is dropped closes
-// its queue, and the workers finish what is queued and end.
+// It is core/workq with Python's rules on top.  The list inside changes only in threads that hold the GIL as
+// well as the queue's lock, so fork, which needs the GIL, never catches it half changed.  Workers own a
+// reference to the queue and none to the executor: an executor that is dropped closes its queue, and the
+// workers finish what is queued and end.
 #ifndef PYCONC_THREAD_QUEUE_H
 #define PYCONC_THREAD_QUEUE_H
 
@@ -13,8 +13,8 @@
 typedef struct worker {
     list_link link;        // first: a link is its worker
     workq_worker parking;  // owner thread
-    task *current;         // what it owns; NULL from the moment when that belongs to another
-    bool inherited;        // it forked: its queue has forgotten it
+    task *current;         // the task that it owns; NULL from the moment when another party does
+    bool inherited;        // this is the child of a fork, where its queue has forgotten it
 } worker;
 
 typedef struct ThreadQueueObject {
@@ -22,7 +22,7 @@ typedef struct ThreadQueueObject {
     PyObject *weakrefs;
     workq queue;                // has its own lock
     list_link *workers;         // GIL
-    uintptr_t fork_generation;  // counts forks, from 1; reservations of another era are void; GIL
+    uintptr_t fork_generation;  // counts forks, from 1; reservations from before the last are void; GIL
     _Atomic uint32_t threads;   // reserved or not yet ended; written with the GIL
     PyObject *close_error;      // exception type and message for a refused push; GIL
     PyObject *close_message;
