@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import support
-from gates import Gate, block_workers
+from gates import Gate, ProcessGate, block_workers
 from loops import on_every_loop, watched
 
 import pyconc
@@ -175,50 +175,72 @@ def test_odd_time_outs(use, name):
         WAITS[use](done, timeout)  # nothing to wait for, and nothing to complain of
 
 
+@pytest.fixture(scope="module")
+def busy_pools():
+    """Executors of each kind, by name, with their only worker at a gate."""
+    thread_gate, process_gate = Gate(), ProcessGate()
+    with pyconc.ThreadPoolExecutor(1) as threads, thread_gate:
+        with pyconc.ProcessPoolExecutor(1) as processes, process_gate:
+            block_workers(threads, thread_gate)
+            block_workers(processes, process_gate)
+            yield {"threads": threads, "processes": processes}
+
+
 @pytest.mark.parametrize("name", ODD_TIMEOUTS)
-def test_odd_time_outs_of_map(name):
+@pytest.mark.parametrize("use", [*WAITS, "map", "map in chunks"])
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_odd_time_outs_of_executors(kind, use, name, busy_pools):
     timeout, error = ODD_TIMEOUTS[name]
-    gate = Gate()
-    with pyconc.ThreadPoolExecutor(1) as pool, gate:
-        block_workers(pool, gate)
-        with pytest.raises((error, concurrent.futures.TimeoutError) if error is TimeoutError else error):
-            list(pool.map(abs, [1], timeout=timeout))
+    pool = busy_pools[kind]
+    with pytest.raises((error, concurrent.futures.TimeoutError) if error is TimeoutError else error):
+        if use in WAITS:
+            WAITS[use](pool.submit(abs, -1), timeout)
+        else:
+            list(pool.map(abs, [1, 2], timeout=timeout, chunksize=2 if use == "map in chunks" else 1))
 
 
-@pytest.mark.parametrize("use", ["result", "wait", "as_completed", "shutdown", "map"])
-def test_what_a_signal_handler_raises_comes_out_of_a_wait(use):
+@pytest.mark.parametrize("kind", ["ThreadPoolExecutor", "ProcessPoolExecutor"])
+@pytest.mark.parametrize("use", ["result", "wait", "as_completed", "shutdown", "with", "map", "map in chunks"])
+def test_what_a_signal_handler_raises_comes_out_of_a_wait(use, kind):
     """SIGALRM's handler is the usual way to bound a call."""
     script = """
-        import signal, sys, threading
+        import os, signal, sys
         import pyconc
 
         def alarm(signum, frame):
             raise InterruptedError("alarm")
 
+        def enter():
+            with pool:
+                pass
+
         signal.signal(signal.SIGALRM, alarm)
-        pool, let = pyconc.ThreadPoolExecutor(1), threading.Event()
-        future = pool.submit(let.wait)
+        pool, (end, let) = getattr(pyconc, sys.argv[2])(1), os.pipe()
+        future = pool.submit(os.read, end, 1)
         use = {
             "result": future.result,
             "wait": lambda: pyconc.wait([future]),
             "as_completed": lambda: list(pyconc.as_completed([future])),
             "shutdown": pool.shutdown,
+            "with": enter,
             "map": lambda: list(pool.map(abs, [1])),
+            "map in chunks": lambda: list(pool.map(abs, range(9), chunksize=4)),
         }[sys.argv[1]]
         print("begins", flush=True)
         try:
             use()
         except InterruptedError:
             print("interrupted", flush=True)
-        let.set()
+        os.write(let, b"1")
         pool.shutdown()
+        print(future.result(), flush=True)
     """
-    with support.start_script(script, use) as process:
+    with support.start_script(script, use, kind) as process:
         support.await_line(process, process.stdout, "begins")
         support.wait_until_asleep(process)
         os.kill(process.pid, signal.SIGALRM)
         finished = support.finish(process)
-    assert finished.stdout == "interrupted\n"
+    assert finished.stdout == "interrupted\nb'1'\n"
     assert finished.stderr == ""
     assert finished.returncode == 0
 

@@ -210,6 +210,38 @@ def test_which_pickles_mention_a_name(stream, mentions):
     assert _mentions(stream, "Path") == mentions
 
 
+def test_a_program_that_has_left_the_folder_that_its_modules_are_in():
+    finished = run_script(
+        f"""
+        import os, sys, threading
+        os.mkdir("lib")
+        with open("lib/far.py", "w") as file:
+            file.write("def square(x): return x * x")
+        sys.path.insert(0, "lib")
+        import far, pyconc
+        {THREAD}
+        os.chdir("/")
+        with pyconc.ProcessPoolExecutor(1) as pool:
+            print(pool.submit(far.square, 3).result())
+        """
+    )
+    assert finished.stdout == "9\n"
+
+
+def test_a_main_module_without_a_spec():
+    """Debuggers make one."""
+    finished = run_script(
+        f"""
+        import threading, pyconc
+        del __spec__
+        {THREAD}
+        with pyconc.ProcessPoolExecutor(1) as pool:
+            print(pool.submit(lambda x: x * x, 3).result())
+        """
+    )
+    assert finished.stdout == "9\n"
+
+
 @pytest.mark.parametrize("end", ["raise LookupError('not here')", "sys.exit(3)"])
 def test_a_guarded_program_that_cannot_run_twice_travels_by_value(end):
     finished = run_script(

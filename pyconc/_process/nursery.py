@@ -113,13 +113,16 @@ class Nursery:
         with theirs:
             # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
             start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()})"
-            code = f"import sys; sys.path[:] = {sys.path!r}; {start}"
+            code = f"import sys; sys.path[:] = {_absolute(sys.path)!r}; {start}"
             command = [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", code]
             fds = [theirs.fileno(), *([] if tracker is None else [tracker])]
             self.pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
         # While that interpreter begins.
+        if main is not None:
+            vars(main).setdefault("__spec__", None)  # debuggers make one without
         preparation = spawn.get_preparation_data("pyconc-nursery")
         preparation["authkey"] = bytes(preparation["authkey"])  # the class refuses to be pickled to who knows where
+        preparation["sys_path"] = _absolute(preparation["sys_path"])
         if main_module.is_guarded():
             sys.modules["__mp_main__"] = main  # so what comes from there calls it
         else:
@@ -175,6 +178,11 @@ class Nursery:
             return self._connection.recv()
         except OSError:
             raise EOFError from None
+
+
+def _absolute(paths):
+    """Return a search path that finds what it finds here, although the program has left the folder it began in."""
+    return [getattr(sys.path_importer_cache.get(path), "path", path) for path in paths]
 
 
 class ZygoteOfNursery(zygote.Zygote):
