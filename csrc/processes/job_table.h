@@ -65,7 +65,7 @@ typedef struct process_job {
     uint32_t worker, generation;       // who alone may run it, see job_ring_generation(); set once
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
     PyObject *error;                   // of a call that could not be packed: its outcome; GIL
-    task *next, **link;                // among those that the queue has not delivered; GIL
+    list_link in_flight;               // in its queue's list; GIL
     job_followup *followup;            // or NULL; GIL
 } process_job;
 
@@ -73,6 +73,13 @@ static inline process_job *
 process_job_of(const task *t)
 {
     return (process_job *)(void *)t->args;
+}
+
+// The task of a job that is in its queue's list.
+static inline task *
+task_in_flight(list_link *link)
+{
+    return THING_OF(THING_OF(link, process_job, in_flight), task, args);
 }
 
 // Notes where a job is from now on.

@@ -305,7 +305,7 @@ static void
 process_job_forget(task *t)
 {
     process_job *job = process_job_of(t);
-    process_queue_unlist_in_flight(t);
+    list_link_remove(&job->in_flight);
     if (job->followup != NULL) {
         process_queue_add_followup(job->queue, job->followup);
         job->followup = NULL;

@@ -140,32 +140,6 @@ process_queue_poke_supervisor(ProcessQueueObject *self)
     }
 }
 
-// ---- in flight ----
-
-void
-process_queue_list_in_flight(ProcessQueueObject *self, task *t)
-{
-    process_job *job = process_job_of(t);
-    job->link = &self->in_flight;
-    job->next = self->in_flight;
-    if (job->next != NULL) {
-        process_job_of(job->next)->link = &job->next;
-    }
-    self->in_flight = t;
-}
-
-void
-process_queue_unlist_in_flight(task *t)
-{
-    process_job *job = process_job_of(t);
-    if (job->link != NULL) {
-        *job->link = job->next;
-        if (job->next != NULL) {
-            process_job_of(job->next)->link = job->link;
-        }
-    }
-}
-
 // ---- followups ----
 
 void

@@ -22,10 +22,9 @@
 //
 //              close()              cancel_queued()
 //     OPEN ----------------> CLOSED ---------------> CANCELLING
-//       |                       |   fail_all()           |
-//       | after_fork(), or      '----------> DEAD <------'
-//       | the finalizer                       ^
-//       '-------------------------------------'
+//       |                       |                        |  fail_all(),
+//       | after_fork()          '----------> DEAD <------'  after_fork(), the finalizer
+//       '-------------------------------------^
 //
 // Two things are independent of the state.  Whether somebody keeps a closed queue open, see keeper.h: keepers
 // come and go in each state.  And `head.inherited`, which executors of all kinds know: a fork sets it in the
@@ -53,7 +52,7 @@ typedef struct ProcessQueueObject {
     int stall_fd;                // timerfd: the supervisor is to look after stalled tasks; -1 as above
     _Atomic uint32_t attention;  // the result handler is called
     park_spot spot;              // where threads spin for what they wait for
-    task *in_flight;             // every task that was accepted and has not ended
+    list_link *in_flight;        // every job that was accepted and has not ended
     node_list ready;             // of these, what the result handler delivers next
     job_followup *followups;     // of jobs that have ended: what is to be done about that
     job_followup **followups_end;
@@ -97,13 +96,6 @@ void process_queue_call_handler(ProcessQueueObject *self);
 bool process_queue_take_call(ProcessQueueObject *self);
 
 void process_queue_poke_supervisor(ProcessQueueObject *self);
-
-// ---- in flight ----
-
-void process_queue_list_in_flight(ProcessQueueObject *self, task *t);
-
-// Accepts a task that was never listed.
-void process_queue_unlist_in_flight(task *t);
 
 // ---- followups: see job_followup ----
 

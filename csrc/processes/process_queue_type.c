@@ -469,10 +469,10 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
     if (self->state != QUEUE_DEAD) {
         process_queue_enter(self, QUEUE_DEAD);
     }
-    task *t, *next;
-    for (t = self->in_flight; t != NULL; t = next) {
+    for (list_link *link = self->in_flight, *next; link != NULL; link = next) {
+        task *t = task_in_flight(link);
         process_job *job = process_job_of(t);
-        next = job->next;
+        next = link->next;
         task_abandon(t, exception);
         job->is_sent = true;  // the blocks are the parent's
         job->block = NULL;
@@ -618,7 +618,6 @@ process_queue_finalize(PyObject *op)
         return;  // half made, or the parent's
     }
     PyObject *exception = PyErr_GetRaisedException();
-    task *t;
     process_queue_close(self, PyExc_RuntimeError, Py_None);
     if (self->state != QUEUE_DEAD) {
         process_queue_enter(self, QUEUE_DEAD);
@@ -626,8 +625,8 @@ process_queue_finalize(PyObject *op)
     if (task_fail_all(self->head.module, job_table_evict(&self->table, true), NULL, NULL) < 0) {
         PyErr_WriteUnraisable(NULL);
     }
-    while (!self->head.inherited && (t = self->in_flight) != NULL) {
-        if (task_fail(t, NULL) < 0) {
+    while (!self->head.inherited && self->in_flight != NULL) {
+        if (task_fail(task_in_flight(self->in_flight), NULL) < 0) {
             PyErr_WriteUnraisable(NULL);
         }
     }
@@ -642,7 +641,8 @@ process_queue_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->region);
     Py_VISIT(self->close_error);
     Py_VISIT(self->close_message);
-    for (task *t = self->in_flight; t != NULL; t = process_job_of(t)->next) {
+    for (list_link *link = self->in_flight; link != NULL; link = link->next) {
+        task *t = task_in_flight(link);
         // A task that a thread is ending is the thread's.
         int rc = process_job_of(t)->state == JOB_DELIVERING ? 0 : task_traverse(t, visit, arg);
         if (rc != 0) {

@@ -61,7 +61,7 @@ accept(ProcessQueueObject *self, task *t)
         return WORKQ_OK;
     }
     self->region->rests = false;
-    process_queue_list_in_flight(self, t);
+    list_link_push(&self->in_flight, &job->in_flight);
     push_result how = job_table_push(&self->table, t);
     if (how.is_lost) {
         fail_lost(self, t);
