@@ -164,7 +164,7 @@ chunk_fail(chunk *c)
     PyObject *error = PyErr_GetRaisedException();
     MapFeedObject *feed = chunk_take_feed(c);
     if (future_finish((FutureObject *)c->to.future, NULL, error) < 0) {
-        PyErr_Clear();  // it was cancelled
+        PyErr_Clear();  // the future was cancelled
     }
     Py_CLEAR(c->items);
     Py_XDECREF((PyObject *)feed);
@@ -193,7 +193,7 @@ drop_unsent(MapFeedObject *feed)
     Py_DECREF(unsent);
 }
 
-// Keeps the queue open as long as it must be.  0, or -1 with what submit() would raise.
+// Keeps the queue open while the feed needs it, and no longer.  0, or -1 with what submit() would raise.
 static int
 update_keep_open(MapFeedObject *feed)
 {
@@ -219,7 +219,7 @@ feed_close(MapFeedObject *feed)
         chunk_unlist(feed, c);
         MapFeedObject *its_feed = chunk_take_feed(c);
         if (its_feed != NULL && future_cancel((FutureObject *)c->to.future) < 0) {
-            PyErr_Clear();  // Nothing hangs on it that could fail.
+            PyErr_Clear();  // The future has no callbacks that could fail.
         }
         Py_CLEAR(c->items);
         chunk_release(c);
@@ -267,7 +267,7 @@ take_unsent(MapFeedObject *feed, Py_ssize_t size)
         return NULL;
     }
     if (feed->is_closed || count_unsent(feed) < size) {
-        // Whatever ran while memory was found has taken them.
+        // The code that ran while chunk_new() found memory has taken them.
         chunk_release(c);
         return NULL;
     }
@@ -287,8 +287,8 @@ take_unsent(MapFeedObject *feed, Py_ssize_t size)
     return c;
 }
 
-// One of a chunk's items cannot be packed, and is to fail alone: the second half becomes a chunk of its own,
-// which is returned; a new reference.  NULL with an exception.
+// Makes the second half of a chunk a chunk of its own, so that an item which cannot be packed fails alone in
+// the end; returns a new reference.  NULL with an exception.
 static chunk *
 halve(MapFeedObject *feed, chunk *c)
 {
@@ -376,8 +376,8 @@ start_workers(MapFeedObject *feed, bool is_short)
     return result == NULL ? -1 : 0;
 }
 
-// Sends unsent items as far as chunks may be under way.  0, or < 0 with an exception, as send_chunk() and
-// `start_workers`.
+// Sends unsent items until as many chunks are under way as may be.  0, or < 0 with an exception, as
+// send_chunk() and `start_workers`.
 static int
 send_unsent(MapFeedObject *feed, bool is_interruptible)
 {
@@ -405,7 +405,7 @@ send_unsent(MapFeedObject *feed, bool is_interruptible)
     return rc;
 }
 
-// Nothing more is sent: for what is unsent the consumer gets the exception, which is taken.
+// Drops the unsent items: the consumer gets the exception, which this takes, in their place.
 static void
 give_up_unsent(MapFeedObject *feed, PyObject *error)
 {
@@ -441,7 +441,7 @@ learn(MapFeedObject *feed, Py_ssize_t count, double elapsed_ns)
     feed->calls += calls;
 }
 
-// Lets later maps know.  0, or -1 with an exception.
+// Tells later maps how long a call takes.  0, or -1 with an exception.
 static int
 tell(MapFeedObject *feed)
 {
@@ -454,7 +454,7 @@ tell(MapFeedObject *feed)
     return told == NULL ? -1 : 0;
 }
 
-// A listed chunk has been sent for the first time or anew; workers may be wanted.
+// Sends a listed chunk, and has workers started if they are wanted.  0, or < 0 with an exception.
 static int
 send_one(MapFeedObject *feed, chunk *c, bool is_interruptible)
 {
@@ -463,8 +463,8 @@ send_one(MapFeedObject *feed, chunk *c, bool is_interruptible)
     return rc < 0 ? rc : start_workers(feed, is_short);
 }
 
-// Takes the second half of what a chunk's worker has yet to do away from it, and sends it anew.  1; 0 if
-// there was nothing to take; -1 with an exception.
+// Takes the second half of the calls that are left from a chunk's worker, and sends it anew.  1; 0 if there
+// was nothing to take; -1 with an exception.
 static int
 divide(MapFeedObject *feed, chunk *c, bool is_interruptible)
 {
@@ -487,13 +487,13 @@ divide(MapFeedObject *feed, chunk *c, bool is_interruptible)
     return rc;
 }
 
-// Gives idle workers the second halves of what others have still to do.
+// Gives idle workers the second halves of what other workers have yet to do.
 static int
 share(MapFeedObject *feed, bool is_interruptible)
 {
     uint32_t idle = feed->chunk_size > 0 ? 0 : job_table_idle_workers(&feed->queue->table);
     chunk *c = idle == 0 ? NULL : feed->last;
-    // Those under way are the last ones, mostly: a late consumer has many before them.
+    // The chunks under way are mostly the last ones: a late consumer has many before them.
     for (uint32_t seen = 0; c != NULL && c->previous != NULL; c = c->previous) {
         seen += c->feed != NULL;
         if (seen >= feed->under_way) {
@@ -515,8 +515,8 @@ share(MapFeedObject *feed, bool is_interruptible)
     return rc;
 }
 
-// What a chunk that has ended has left undone becomes a chunk of its own, which is not listed yet; NULL if
-// nothing is left.  *elapsed_ns, *done: how long how many calls took.  0, or -1 with an exception.
+// Reads what became of a chunk.  *rest: a chunk, which is not listed, with the calls that it left undone, or
+// NULL; *done, *elapsed_ns: how many calls were made, and how long they took.  0, or -1 with an exception.
 static int
 read_outcome(MapFeedObject *feed, chunk *c, Py_ssize_t *done, unsigned long long *elapsed_ns, chunk **rest)
 {
@@ -539,14 +539,14 @@ read_outcome(MapFeedObject *feed, chunk *c, Py_ssize_t *done, unsigned long long
     if (*rest == NULL) {
         return -1;
     }
-    if (c->items != NULL) {  // else somebody else has settled it while memory was found
+    if (c->items != NULL) {  // else another thread has settled it while chunk_new() found memory
         chunk_fill(*rest, c->items, start, end);
     }
     return 0;
 }
 
-// Draws the consequences of a chunk's end.  Once: what another thread has begun here is none of ours, but
-// has gone so far that the rest of the chunk is listed.  0, or -1 with an exception.
+// Draws the consequences of a chunk's end, once: if another thread has begun with that, it has listed the
+// rest of the chunk before it let this thread run.  0, or -1 with an exception.
 static int
 chunk_settle(chunk *c, bool is_interruptible)
 {
@@ -600,20 +600,21 @@ chunk_settle(chunk *c, bool is_interruptible)
         chunk_release(rest);
     }
     if (update_keep_open(feed) < 0) {
-        PyErr_Clear();  // It keeps the queue open already, or needs it no more.
+        PyErr_Clear();  // The feed keeps the queue open already, or does not need it any longer.
     }
     Py_DECREF(feed);
     return rc;
 }
 
-// In the result handler, or in whoever else has ended jobs; takes the job's reference.
+// In the result handler, or in another thread that has ended jobs: settles the chunk; takes the job's
+// reference.
 static void
 chunk_run_followup(job_followup *followup)
 {
     chunk *c = (chunk *)followup;
     MapFeedObject *feed = (MapFeedObject *)Py_XNewRef((PyObject *)c->feed);
     if (feed != NULL && chunk_settle(c, false) < 0) {
-        // Short of memory, or no worker can be started: the consumer is to know that something is missing.
+        // Memory is short, or no worker can be started: the consumer is to learn that results are missing.
         PyObject *error = PyErr_GetRaisedException();
         if (feed->is_detached) {
             module_log(feed->module, "exception", "Exception while map() sent calls", NULL, Py_NewRef(error));
@@ -660,7 +661,7 @@ map_feed_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->times);
     Py_VISIT(self->unsent);
     Py_VISIT(self->error);
-    // A chunk that others refer to as well refers to the feed, or has nothing left of what is seen here.
+    // A chunk to which others refer as well refers to the feed, or has none of these objects any longer.
     for (chunk *c = self->first; c != NULL; c = c->next) {
         Py_VISIT(c->items);
         Py_VISIT(c->to.future);
@@ -709,7 +710,7 @@ static PyType_Slot map_feed_slots[] = {
     {0, NULL},
 };
 
-// Made and known here only.
+// Only this unit makes feeds, and Python code never sees one.
 PyType_Spec map_feed_spec = {
     .name = "pyconc._core._MapFeed",
     .basicsize = sizeof(MapFeedObject),
@@ -723,8 +724,9 @@ enum {
     SOURCE_FAILED = 1
 };  // with the exception
 
-// The source is exhausted, or has raised, or the queue is closed, of which the consumer hears after the
-// results of what was read.  0; -1 with an exception that is not to wait, or SOURCE_FAILED if none is.
+// Drops the source, which is exhausted, or has raised, or whose queue is closed: the consumer hears of that
+// after the results of what was read.  0; -1 with an exception that must not wait, or SOURCE_FAILED with one
+// that may, but nobody waits.
 static int
 end_source(MapResultsObject *self, bool may_wait)
 {
@@ -759,7 +761,8 @@ read_source(MapResultsObject *self, int64_t limit, bool may_wait)
         Py_DECREF(item);
         self->read++;
         rc = rc < 0 ? rc : update_keep_open(feed);
-        // The source may take its time, or wait for what the call does: what it gave is sent before.
+        // The source may take its time, or wait for what the calls do: so the items that it gave are sent
+        // first.
         if (rc == 0 && self->is_lazy && feed->under_way < limit_under_way) {
             rc = send_unsent(feed, true);
         }
@@ -767,7 +770,7 @@ read_source(MapResultsObject *self, int64_t limit, bool may_wait)
     return rc != 0 ? rc : send_unsent(feed, true);
 }
 
-// How many items may have been read when the next result is about to be waited for.
+// How many items may have been read when the consumer begins to wait for the next result.
 static int64_t
 read_limit(const MapResultsObject *self)
 {
@@ -775,7 +778,7 @@ read_limit(const MapResultsObject *self)
     return self->ahead + (self->taken / step + 1) * step;
 }
 
-// What a call raised, as a generator would.
+// Raises what a call raised.
 static void
 raise_failure(PyObject *failure)
 {
@@ -851,7 +854,7 @@ next_value(MapResultsObject *self)
         }
         chunk *c = feed->first;
         if (c == NULL && count_unsent(feed) > 0) {
-            // No thread was able to send them when it should have.
+            // The thread that should have sent them was not able to.
             if (send_unsent(feed, true) < 0) {
                 return NULL;
             }
@@ -872,7 +875,7 @@ next_value(MapResultsObject *self)
     }
 }
 
-// As in a generator, which this looks like.
+// Raises what a generator raises that is running: the iterator looks like one.
 static void
 convert_stop_iteration(void)
 {
@@ -918,7 +921,7 @@ map_results_iternext(PyObject *op)
     return value;
 }
 
-// Whoever has not asked for a result wants the calls to be made all the same.
+// Ends the iterator.  A program that has asked for no result wants all calls to be made.
 static void
 end_results(MapResultsObject *self)
 {
@@ -1007,7 +1010,7 @@ map_results_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     PyObject *error = PyErr_GetRaisedException();
     if (rc != SOURCE_FAILED || send_unsent(feed, true) < 0) {
-        // If it is only the source that has failed, the calls for what it gave are made.
+        // If only the source has failed, the calls for the items that it gave are made.
         PyErr_Clear();
         feed_close(feed);
     }
@@ -1028,7 +1031,7 @@ map_results_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-// `feed` stays: who still has hold of the iterator finds it ended.
+// `feed` stays: code that still refers to the iterator finds it ended.
 static int
 map_results_clear(PyObject *op)
 {

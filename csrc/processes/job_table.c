@@ -69,7 +69,7 @@ job_table_fini(job_table *table)
 
 // ---- the timer; with the lock ----
 
-// Something has become ready, and a worker is on its way.
+// Sets the timer, unless it is set: a slot has become ready, and a worker is on its way.
 static void
 watch_over_ready(job_table *table)
 {
@@ -127,14 +127,14 @@ stop_waiting(job_table *table)
     return t;
 }
 
-// A free slot, unless the ring is of no use.
+// Allocates a slot; NULL if none is free, or the ring is damaged.
 static job_slot *
 find_slot(job_table *table)
 {
     return table->condition == RING_SOUND ? job_ring_alloc(&table->ring) : NULL;
 }
 
-// Fills the ring with what waits.
+// Moves tasks that wait to free slots.
 static void
 feed(job_table *table)
 {
@@ -219,8 +219,8 @@ collect_all(job_table *table)
 static bool
 is_short(const job_table *table)
 {
-    // The workers of a damaged ring are being ended; if none was left to be reaped, another begins all the
-    // same.
+    // The supervisor is ending the workers of a damaged ring; if none was left to be reaped, another begins
+    // all the same.
     bool is_useful = table->condition == RING_SOUND || table->workers == 0;
     return table->outstanding > table->workers && table->workers < table->max_workers && is_useful;
 }
@@ -321,7 +321,7 @@ job_table_split(job_table *table, task *t)
 {
     process_job *job = process_job_of(t);
     pthread_mutex_lock(&table->lock);
-    // Also if no worker has taken it yet: its first call may be a long one.
+    // Also if no worker has taken the chunk yet: its first call may be a long one.
     if (job->slot != NULL) {
         job->calls = job_slot_split(job->slot, job->calls);
     }
@@ -338,7 +338,7 @@ job_table_collect(job_table *table)
     pthread_mutex_unlock(&table->lock);
 }
 
-// It is the caller's from here on; with the lock.
+// Gives a collected task to the caller; with the lock.
 static void
 give_away(task *t, node_list *list)
 {
@@ -452,7 +452,7 @@ job_table_evict(job_table *table, bool taken)
             found[count++] = t;
         }
         else if (taken) {
-            // Its slot stays out of use: whoever has taken it may still write there.
+            // Its slot stays out of use: the worker that has taken it may still write there.
             process_job_of(t)->slot = NULL;
             process_job_of(t)->is_sent = true;
             table->by_slot[i] = NULL;
@@ -497,7 +497,7 @@ job_table_add_workers(job_table *table, long change)
     pthread_mutex_unlock(&table->lock);
 }
 
-// A worker has died with this on it; with the lock.
+// Frees a slot that a dead worker had taken, and adds its task to the lost ones; with the lock.
 static void
 reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
 {
@@ -517,7 +517,7 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
     give_away(lost_job, lost);
 }
 
-// What waits for room in the ring, and was for that worker only; with the lock.
+// Adds the tasks that wait for a slot and were for that worker alone to the lost ones; with the lock.
 static void
 reap_waiting(job_table *table, uint32_t worker, node_list *lost)
 {
@@ -577,8 +577,8 @@ job_table_condemn(job_table *table)
     pthread_mutex_unlock(&table->lock);
 }
 
-// The last worker of a damaged ring is reaped: lays it out anew.  Jobs that some worker had taken, or may
-// have, are lost; the others wait for a slot, before those that wait already.  With the lock.
+// Lays a damaged ring out anew, whose last worker is reaped.  Jobs that a worker had taken, or may have, are
+// lost; the others wait for a slot, before those that wait already.  With the lock.
 static void
 begin_anew(job_table *table, node_list *lost)
 {
@@ -637,10 +637,10 @@ job_table_reap(job_table *table, uint32_t worker, bool *progress)
         begin_anew(table, &lost);
     }
     feed(table);
-    // It may have been called, or was on its way to what is ready.
+    // The dead worker may have been notified, or was on its way to what is ready.
     job_ring_notify(&table->ring);
     pthread_mutex_unlock(&table->lock);
-    // What it owned goes back to the system.
+    // The blocks that it owned go back to the system.
     shm_arena_free_held(&table->region->arena, SHM_WORKER(worker));
     return lost.first;
 }
@@ -724,8 +724,8 @@ uint32_t
 job_table_idle_workers(job_table *table)
 {
     pthread_mutex_lock(&table->lock);
-    // Each outstanding task has a worker of its own, or will have.  The states would not do: who has just
-    // finished something may not have come to look for more.
+    // Each outstanding task has a worker of its own, or will have.  The workers' states would not do: one
+    // that has just finished a task may not have come to look for more.
     uint32_t idle = table->max_workers > table->outstanding ? table->max_workers - table->outstanding : 0;
     pthread_mutex_unlock(&table->lock);
     return idle;

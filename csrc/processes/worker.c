@@ -4,12 +4,13 @@
 
 #include "core/clock.h"
 
-// Calls that were taken for short and are not come back after this long, those that are left with them.
+// How long a worker makes calls of a chunk that a map took for short ones: then it returns those that are
+// left.
 #define CHUNK_MAX_NS 20000000
 
 // ---- one call ----
 
-// The callable of a message; a new reference.
+// Finds the callable of a message; a new reference.
 static PyObject *
 find_callable(WorkerObject *self, const unpacked_message *found)
 {
@@ -45,7 +46,7 @@ call_clear(call *c)
     Py_CLEAR(c->kwargs);
 }
 
-// 0, or -1 with what unpickling raised.
+// Unpacks the call of a slot.  0, or -1 with what unpickling raised.
 static int
 read_call(WorkerObject *self, job_slot *slot, call *c)
 {
@@ -59,8 +60,8 @@ read_call(WorkerObject *self, job_slot *slot, call *c)
     shm_block *block = wire_block(self->region, message);
     if (block != NULL) {
         shm_block_take_over(block, region_me(self->region));
-        // Relaxed: the parent, which reads it when it reaps us and then does not free the block a second
-        // time, has waited for our death.
+        // Relaxed: the parent reads it after it has waited for this worker's death, and does not free the
+        // block a second time.
         atomic_store_explicit(&slot->accepted, 1, memory_order_relaxed);
     }
     BlockObject *whole = block == NULL ? NULL : block_new(self->region, block, block->capacity);
@@ -101,7 +102,7 @@ read_call(WorkerObject *self, job_slot *slot, call *c)
     return rc;
 }
 
-// Makes the calls of a chunk that are left to us: (results, what ended them early or None).
+// Makes the calls of a chunk that nobody splits off: (results, what ended them early or None).
 static PyObject *
 call_chunk(job_slot *slot, call *c)
 {
@@ -113,7 +114,7 @@ call_chunk(job_slot *slot, call *c)
     }
     uint32_t next;
     while ((next = job_slot_next(slot)) != UINT32_MAX && (Py_ssize_t)next < PyList_GET_SIZE(c->args)) {
-        // The list lets go of each item as its turn comes, so that the call alone holds it.
+        // The list lets go of each item when its turn comes, so that the call alone holds it.
         PyObject *item = Py_NewRef(PyList_GET_ITEM(c->args, next));
         PyList_SetItem(c->args, next, Py_NewRef(Py_None));
         PyObject *result = c->flags & WIRE_STAR ? PyObject_CallObject(c->callable, item)
@@ -145,7 +146,7 @@ call_chunk(job_slot *slot, call *c)
     return Py_BuildValue("NN", results, packed);
 }
 
-// The exception that is set becomes an outcome.
+// Packs the exception that is set as an outcome.
 static void
 pack_failure(WorkerObject *self, const char *how, packed_message *outcome)
 {
@@ -178,7 +179,7 @@ pack_prefix(WorkerObject *self, PyObject *result, packed_message *outcome)
     return 0;
 }
 
-// In the child of a fork, which is no worker: the slot is its parent's.
+// True in the child of a fork, which is no worker: the slots are its parent's.
 static bool
 is_inherited(WorkerObject *self)
 {
@@ -193,7 +194,7 @@ finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
     self->is_cut_off |= !job_ring_complete(&self->ring, self->number, slot);
 }
 
-// Takes a slot through its whole stay here.
+// Unpacks and makes the call of a slot, and finishes the slot with the outcome.
 static void
 run_slot(WorkerObject *self, job_slot *slot)
 {
@@ -209,7 +210,7 @@ run_slot(WorkerObject *self, job_slot *slot)
         PyObject *result = is_chunk ? call_chunk(slot, &c)
                                     : PyObject_Call(c.callable, c.args, c.kwargs);
         PyObject *error = result == NULL ? PyErr_GetRaisedException() : NULL;
-        // Before the outcome is seen, so that who waits for it finds the arguments gone.
+        // Before the parent sees the outcome, so that a thread that waits for it finds the arguments gone.
         call_clear(&c);
         if (is_inherited(self)) {
             Py_XDECREF(result);
@@ -233,7 +234,8 @@ run_slot(WorkerObject *self, job_slot *slot)
 
 // ---- a worker that runs an event loop ----
 
-// Reads the call of a slot that was taken; NULL without an exception if it has failed already.
+// Unpacks the call of a slot that was taken; NULL without an exception if the slot is finished: the call
+// failed.
 static PyObject *
 describe_call(WorkerObject *self, job_slot *slot)
 {
@@ -255,7 +257,7 @@ describe_call(WorkerObject *self, job_slot *slot)
     return described;
 }
 
-// Adds the call of a slot to a list, unless it has failed already.  0, or -1 with an exception.
+// Appends the call of a slot to a list, unless the slot is finished.  0, or -1 with an exception.
 static int
 append_call(WorkerObject *self, job_slot *slot, PyObject *list)
 {
@@ -265,7 +267,7 @@ append_call(WorkerObject *self, job_slot *slot, PyObject *list)
     return rc;
 }
 
-// Reads what the parent wants of this worker in particular.
+// Reads what the parent wants of this worker alone: calls that are for it, and which to cancel.
 static int
 append_inbox(WorkerObject *self, PyObject *list)
 {
@@ -316,7 +318,7 @@ worker_take(PyObject *op, PyObject *arg)
     if (require_doorbell(self) < 0) {
         return NULL;
     }
-    // Before anything is looked at: who rings from now on is heard afterwards.
+    // Before the worker looks at anything: it hears afterwards whoever rings from now on.
     uint64_t count;
     (void)!read(self->doorbells[self->number], &count, sizeof(count));
     job_ring_enter(&self->ring, self->number);
@@ -331,7 +333,7 @@ worker_take(PyObject *op, PyObject *arg)
     job_slot *slot;
     for (; most > 0 && (slot = job_ring_claim(&self->ring, self->number)) != NULL; most--) {
         if (append_call(self, slot, calls) < 0) {
-            goto fail;  // The worker ends by this, and its parent knows what it had taken.
+            goto fail;  // The worker ends, and its parent knows which slots it had taken.
         }
     }
     return Py_BuildValue("NN", wanted, calls);
@@ -392,7 +394,7 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
-// The worker ends, so that its parent looks.
+// Ends the worker with an exit code that tells its parent to look.
 static PyObject *
 end_with(long how)
 {
@@ -427,7 +429,7 @@ worker_listen(PyObject *op, PyObject *arg)
     if (rc == JOB_RING_DAMAGED) {
         return end_with(WORKER_MEMORY_DAMAGED);
     }
-    // A loop whose doorbell's file was closed does not hear it.
+    // A loop does not hear a doorbell whose file was closed.
     if (self->is_cut_off || !shm_file_is_there(&self->doorbell)) {
         return end_with(WORKER_CUT_OFF);
     }
@@ -544,7 +546,7 @@ worker_after_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-// Takes the file descriptors over, which lie in a tuple.  0, or -1 with an exception.
+// Takes over the file descriptors in a tuple.  0, or -1 with an exception.
 static int
 take_doorbells(WorkerObject *self, PyObject *fds)
 {
