@@ -244,12 +244,13 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
             True True
             'slept'
         """
-        self._tasks.cancel_queued()
-        self._tasks.cancel_taken()
+        if self._opened is not None:
+            self._tasks.cancel_queued()
+            self._tasks.cancel_taken()
         self._end_streams("the pool's calls were cancelled")
 
     def _end_streams(self, why):
-        for stream in list(self._supervisor.streams):
+        for stream in list(self._opened.streams) if self._opened is not None else ():
             stream.end(why)
 
     def __exit__(self, exc_type, exc_val, exc_tb):
@@ -279,7 +280,7 @@ class _Stream:
         self._fetching = None  # the call that brings the next items; who waits for it may be cancelled and come back
         self._items = collections.deque()
         self._why_ended = None  # what a consumer is told of a stream that the pool has ended
-        self._queue = pool._tasks
+        self._queue = pool._supervisor.queue
         self._keepers = [_core.Keeper(self._queue)]  # as long as it is open; popped by whoever ends it
         pool._supervisor.streams.add(self)
 

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from pyconc import _core
 from pyconc._async_with import AsyncWith
-from pyconc._process import chunks, kernel, rights
+from pyconc._process import chunks, kernel, launcher, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
@@ -90,6 +90,10 @@ class _NoQueue:
         pass
 
 
+# Stands for the queue of each executor to which nothing was submitted.
+_no_tasks = _core.ProcessQueue(0)
+
+
 def _is_interrupt(error):
     """Whether a `with` block is left because of Ctrl-C, which reaches the tasks of asyncio.run() as a cancellation."""
     asyncio = sys.modules.get("asyncio")
@@ -109,9 +113,10 @@ _names = itertools.count()
 class ProcessExecutor(AsyncWith):
     """What every executor does that has worker processes: it keeps a supervisor of them, until it is shut down.
 
-    Its __init__ sets up what _renew() needs, and then calls _begin().
+    Its __init__ calls _begin().  Until something is submitted it has no supervisor, and no file descriptor.
     """
 
+    _opened = None  # the supervisor
     _former: "list[_FormerWorkers]" = []  # noqa: RUF012  # replaced, never changed
 
     def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death):
@@ -121,27 +126,58 @@ class ProcessExecutor(AsyncWith):
         if context is None and limits[0] is None:
             context = _chosen_context()
         kernel.check_pidfds()
-        self._plan = (max_workers, context, setup, limits, on_worker_death, f"{prefix}-{next(_names)}")
+        self._name = f"{prefix}-{next(_names)}"
+        self._plan = (max_workers, context, setup, limits, on_worker_death, self._name)
         self._on_worker_death = on_worker_death
         self._shutdown_thread = False
-        self._renew()
+        self._await_submit()
         _executors.add(self)
         rights.watch(_leave_workers)
 
-    def _renew(self):
+    def _await_submit(self):
         """Begin with no workers and no tasks."""
-        self._supervisor = Supervisor(*self._plan)
-        self._tasks = self._supervisor.queue
-        self._processes = self._supervisor.processes
+        vars(self).pop("_opened", None)
+        self._tasks = _no_tasks
+        self._processes = {}
+        if self._plan[1] is None:
+            launcher.prepare(self._name, self)
+
+    def _renew(self):
+        """Have a supervisor and a queue; submit() calls this if there are none, or they are the parent's."""
+        if self._opened is None:
+            if self._shutdown_thread:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            # Of several threads, or a signal handler and whom it interrupts, the first one makes it.
+            vars(self).setdefault("_opened", Supervisor(*self._plan))
+        self._tasks = self._opened.queue
+        self._processes = self._opened.processes
         if self._shutdown_thread:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
 
+    @property
+    def _supervisor(self):
+        if self._tasks.is_inherited():
+            self._renew()
+        return self._opened
+
+    def _inherit(self, lost):
+        """In the child of a fork: workers and tasks are the parent's; lost: the exception of the tasks."""
+        supervisor = vars(self).pop("_opened", None)
+        if supervisor is not None:
+            supervisor.inherit(lost)
+        self._processes = {}
+
     def _leave_workers(self):
         """Have what is submitted from now on run by new workers; those there are finish what was submitted before."""
-        supervisor = self._supervisor
-        if supervisor.thread is not None and not self._shutdown_thread and not supervisor.broken:
-            former = _FormerWorkers(self)
-            self._renew()
+        supervisor = self._opened
+        if (
+            supervisor is not None
+            and supervisor.thread is not None
+            and not self._shutdown_thread
+            and not supervisor.broken
+        ):
+            former = _FormerWorkers(supervisor)
+            self._await_submit()
             self._former = [*self._former, former]
             if former._tasks.outstanding() == 0:
                 former.shutdown(wait=False)
@@ -154,21 +190,22 @@ class ProcessExecutor(AsyncWith):
 
     @property
     def _executor_manager_thread(self):
-        return self._supervisor.handler
+        return self._opened and self._opened.handler
 
     @property
     def _broken(self):
-        return self._supervisor.broken or False
+        return (self._opened and self._opened.broken) or False
 
     @property
     def _force_shutting_down(self):
         """Whether workers that end are not replaced any more, because they are being ended."""
-        return self._supervisor.forced
+        return self._opened is not None and self._opened.forced
 
     @_force_shutting_down.setter
     def _force_shutting_down(self, forced):
-        self._supervisor.forced = forced
-        self._supervisor.queue.poke()
+        if self._opened is not None:
+            self._opened.forced = forced
+            self._opened.queue.poke()
 
     @property
     def _work_queue(self):
@@ -188,15 +225,18 @@ class ProcessExecutor(AsyncWith):
             >>> future.done()
             True
         """
-        supervisor = self._supervisor
         self._shutdown_thread = True
-        if not supervisor.broken:
-            self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
-        if cancel_futures:
-            self._tasks.cancel_queued()
-        supervisor.close()
-        if wait:
-            supervisor.join()
+        supervisor = self._opened
+        if supervisor is None:
+            launcher.dismiss(self._name)
+        else:
+            if not supervisor.broken:
+                supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
+            if cancel_futures:
+                supervisor.queue.cancel_queued()
+            supervisor.close()
+            if wait:
+                supervisor.join()
         self._processes = None
         for former in self._former:
             former.shutdown(wait, cancel_futures=cancel_futures)
@@ -252,7 +292,8 @@ class ProcessExecutor(AsyncWith):
             raise ValueError(f"Unsupported operation: {operation!r}")
         self._force_shutting_down = True
         self.shutdown(wait=False, cancel_futures=True)
-        self._supervisor.kill(operation)
+        if self._opened is not None:
+            self._opened.kill(operation)
         for former in self._former:
             former._force_shutdown(operation)
 
@@ -260,11 +301,11 @@ class ProcessExecutor(AsyncWith):
 class _FormerWorkers(ProcessExecutor):
     """The workers that an executor had before the program gave up rights, with what was submitted to them."""
 
-    def __init__(self, executor):
+    def __init__(self, supervisor):
         self._shutdown_thread = False
-        self._supervisor = executor._supervisor
-        self._tasks = self._supervisor.queue
-        self._processes = self._supervisor.processes
+        self._opened = supervisor
+        self._tasks = supervisor.queue
+        self._processes = supervisor.processes
         _executors.add(self)
 
     def _leave_workers(self):
@@ -379,8 +420,7 @@ class ProcessPoolExecutor(
 def _after_fork_in_child():
     lost = BrokenProcessPool("the process was forked while the call was pending; only the parent runs it")
     for executor in list(_executors):
-        executor._supervisor.inherit(lost)
-        executor._processes = {}
+        executor._inherit(lost)
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -585,6 +585,12 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
     self->followups_end = &self->followups;
+    if (max_workers == 0) {
+        self->head.inherited = true;
+        process_queue_close(self, PyExc_RuntimeError, Py_None);
+        process_queue_enter(self, QUEUE_DEAD);
+        return (PyObject *)self;
+    }
     self->wakeup_fd = open_eventfd();
     if (self->wakeup_fd < 0) {
         goto fail;
@@ -735,7 +741,8 @@ PyDoc_STRVAR(process_queue_doc,
 "ProcessQueue(max_workers, slots=1024, doorbells=False)\n--\n\n"
 "Tasks on their way to worker processes, and their outcomes on the way back.\n\n"
 "slots: how many tasks workers can take or find at a time, a power of two; more wait for a slot. doorbells:\n"
-"the workers run event loops.");
+"the workers run event loops. With max_workers=0 it is as in the child of a fork: submit() has another\n"
+"made.");
 
 static PyGetSetDef process_queue_getset[] = {
     {"doorbells", process_queue_get_doorbells, NULL,

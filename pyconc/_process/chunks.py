@@ -30,8 +30,6 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
     deadline = None if timeout is None else time.monotonic() + timeout
     if is_submit_replaced(executor):
         return _map_by_submit(executor, fn, iterables, deadline, chunksize or 1, buffersize)
-    if executor._tasks.is_inherited():
-        executor._renew()
     supervisor = executor._supervisor
     is_star = len(iterables) != 1
     source = zip(*iterables) if is_star else iter(iterables[0])

@@ -1,11 +1,15 @@
 """What one executor's workers are started from: its zygote, made when it is first needed, and replaced when it is gone.
 
+An executor has none before something is submitted to it.
+
 A process that has threads is not forked, because another thread may hold a lock at that instant, and in the child
 nobody would ever release it.  What counts is what Python knows: its threads run the program, and hold the program's
 locks.  Threads that only a library knows, such as those of numpy's BLAS, are the library's affair: it stops them before
 a fork or makes them anew after it.
 
     the program has one thread         this thread forks the zygote
+    it has others, and had none        the zygote is a clone of the reserve, a fork of the program that all executors
+      as the executor was made           share which were made so
     it has others                      the zygote is a clone of the nursery, a fresh interpreter
     it is frozen, or embeds Python     this thread forks all the same, with the standard warning
 
@@ -22,7 +26,7 @@ import warnings
 import weakref
 from multiprocessing import get_start_method, process, spawn
 
-from pyconc._process.nursery import CannotPickle, the_nursery
+from pyconc._process.nursery import CannotPickle, the_nursery, the_reserve
 from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, ZygoteStopped, fork_zygote
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
@@ -37,31 +41,28 @@ class Launcher:
 
     queue: the executor's ProcessQueue.  setup, limits: as for worker_main.main().  events: an epoll object, in which
     the zygote's connection is registered.  forks: fork even a program that has threads, with the standard warning.
+    name: as for prepare().
     """
 
-    def __init__(self, queue, setup, limits, events, forks):
+    def __init__(self, queue, setup, limits, events, forks, name):
         self.zygote = None
         self._queue = queue
         self._setup = setup
         self._limits = limits
         self._events = events
         self._forks = forks
+        self._name = name
         self._outdated = []  # zygotes whose rights the program has given up, and whose workers are at work
         self._dropped = []  # zygotes that nobody has waited for yet
 
-    def prepare(self):
-        """Fork a zygote now if the program has one thread: it may have more by the time it first submits."""
-        self._queue.decide_by_value(self._predict)
-        if _is_preparing():
-            return  # A script that a nursery, or multiprocessing, runs up to its guard.
-        if is_single_threaded():
-            with contextlib.suppress(OSError), self._job() as job:
-                self._fork_zygote(job)
-
-    def _predict(self, value, stream=b""):
+    def predict(self, value, stream=b""):
         """Whether something that mentions `__main__` must travel by value, while there is no zygote.  Any thread."""
-        if self._forks or not has_interpreter() or is_single_threaded():
+        if self._forks or is_single_threaded():
             return False  # what there is will be in the workers
+        if the_reserve.serves(self._name):
+            return the_reserve.by_value(value, stream)
+        if not has_interpreter():
+            return False
         try:
             return the_nursery.must_go_by_value(value, stream)
         except OSError:
@@ -154,11 +155,13 @@ class Launcher:
         while self._outdated:
             self._end(self._outdated[-1])
         self.reap_dropped()
+        dismiss(self._name)
 
     def reap_dropped(self):
         """Wait for the zygotes that were ended: none of them stays a zombie."""
         while self._dropped:
             self._dropped.pop().join()
+        the_reserve.reap()
 
     def forget(self):
         """In the child of a fork: the zygote is the parent's."""
@@ -187,6 +190,10 @@ class Launcher:
             if is_single_threaded():
                 self._fork_zygote(job)
                 return
+            if the_reserve.serves(self._name):
+                with contextlib.suppress(OSError):
+                    self._use(the_reserve.clone(self._name, *job))
+                    return
             if not self._forks and has_interpreter():
                 try:
                     self._use(the_nursery.clone(*job))
@@ -200,11 +207,26 @@ class Launcher:
 
     def _fork_zygote(self, job):
         self._use(fork_zygote(job))
+        the_reserve.leave(self._name)
 
     def _use(self, zygote):
         self.zygote = zygote
         self._queue.decide_by_value(zygote.by_value)
         self._events.register(zygote.fileno(), select.EPOLLIN)
+
+
+def prepare(name, executor):
+    """Have an executor's workers started from the program as it is now, should it have more threads as it submits."""
+    # Not in a script that a nursery, or multiprocessing, runs up to its guard.
+    if not _is_preparing() and is_single_threaded():
+        with contextlib.suppress(OSError):
+            the_reserve.renew(name, executor)
+
+
+def dismiss(name):
+    """Nothing will be submitted to that executor."""
+    the_reserve.leave(name)
+    the_reserve.reap()
 
 
 def worker_fds(queue):

@@ -12,9 +12,12 @@ long as an interpreter takes and the imports of the program's script; every furt
       |                                       |<-- its pidfd: reaped -------------|
 
 It ends when its connection does, or its parent.  It ignores Ctrl-C.
+
+The reserve is another one, a fork of the program, see there.
 """
 
 import contextlib
+import gc
 import os
 import pickle
 import select
@@ -23,6 +26,7 @@ import socket
 import sys
 import threading
 import warnings
+import weakref
 from concurrent.futures import _base
 from multiprocessing import connection, context, process, util
 
@@ -47,11 +51,12 @@ class Nursery:
         self._key = None  # what it was made for
         self.state = None  # the program's as it was started
         self.by_value = main_module.always
+        self._ended = []  # pids that nobody has waited for yet
 
     def clone(self, fds, setup, limits):
         """Return a zygote.  Raises OSError or CannotPickle; the arguments are those of worker_main.main()."""
         with signals.DeferSignals(), self._lock:
-            return self._converse(self._clone, fds, setup, limits)
+            return self._converse(self._clone, lambda: _pack(setup, self.by_value), fds, limits)
 
     def must_go_by_value(self, value, stream):
         """Whether something that mentions `__main__` must travel by value to its clones.  Starts it if need be."""
@@ -80,24 +85,32 @@ class Nursery:
         """End it.  Zygotes that were made go on; the next one takes a new nursery."""
         with signals.DeferSignals(), self._lock:
             self._stop()
+            self.reap()
 
     def forget(self):
         """In the child of a fork: it is the parent's."""
         self._lock = threading.Lock()
         self.pid = None
+        self._ended.clear()
         self._stop()
 
-    def _stop(self):
+    def _stop(self, kills=True):
         self._key = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
         if self.pid is not None:
             pid, self.pid = self.pid, None
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)  # it has nothing to tidy up
-            with contextlib.suppress(OSError):
-                os.waitpid(pid, 0)  # it ends without a kill too, as its connection has
+            if kills:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)  # it has nothing to tidy up
+            self._ended.append(pid)  # it ends without a kill too, as its connection has
+
+    def reap(self):
+        """Wait for what was ended."""
+        while self._ended:
+            with contextlib.suppress(OSError, IndexError):
+                os.waitpid(self._ended.pop(), 0)
 
     def _start(self):
         from multiprocessing import spawn
@@ -107,6 +120,7 @@ class Nursery:
         if self._key == key and not self._connection.poll(0):  # it says nothing of its own: that would be its end
             return
         self._stop()
+        self.reap()
         self._connection, theirs = connection.Pipe()
         self.state = process_state.ProcessState()
         tracker = zygote.running_tracker_fd()
@@ -140,9 +154,9 @@ class Nursery:
         self.by_value = main_module.always if prints is None else main_module.MainOfInterpreter(prints)
         self._key = key
 
-    def _clone(self, fds, setup, limits):
+    def _clone(self, pack, fds, limits):
         try:
-            payload, passed = _pack(setup, self.by_value)
+            payload, passed = pack()
         except Exception as error:
             raise CannotPickle from error
         ours, theirs = connection.Pipe()
@@ -207,8 +221,98 @@ class ZygoteOfNursery(zygote.Zygote):
         self._closes()
 
 
+class Reserve(Nursery):
+    """A nursery that is a fork of the program, from when it last had one thread as it made an executor.
+
+    It serves the executors that there were then and to which nothing had been submitted.  That is all an executor costs
+    before: the program may have other threads by the time it submits.  An executor with a zygote of another origin
+    leaves, and with the last one it ends.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self._executors = {}  # name: weak reference, or None once it has a zygote from here
+        self._retired = []  # pids of former ones that wait for the end of their zygotes
+        self._has_zygotes = False
+
+    def renew(self, name, executor):
+        """Fork the program as it is now, also for this executor.  Raises OSError: then there is none."""
+        self._executors[name] = weakref.ref(executor, lambda _: (self.leave(name), self.reap()))
+        with signals.DeferSignals(), self._lock:
+            if self._has_zygotes and self.pid is not None:
+                # It ends after them, so that it reaps them.
+                self._retired.append(self.pid)
+                self.pid = None
+            self._executors = {name: each for name, each in list(self._executors.items()) if each is not None}
+            self._stop()
+            self._fork()
+            self.reap()
+
+    def _fork(self):
+        ours, theirs = connection.Pipe()
+        util._flush_std_streams()
+        parent = os.getpid()
+        # Before the fork, see fork_zygote().
+        self.state, self.by_value = process_state.ProcessState(), main_module.MainOfFork()
+        pid = zygote.fork()
+        if pid == 0:
+            try:
+                ours.close()
+                signals.reset_in_child()
+                gc.freeze()  # no collection here ends what the program has
+                _serve(theirs, parent)
+            finally:
+                os._exit(0)
+        theirs.close()
+        self._connection, self.pid, self._has_zygotes = ours, pid, False
+
+    def serves(self, name):
+        return name in self._executors and self._connection is not None
+
+    def clone(self, name, fds, setup, limits):
+        """Return a zygote for an executor that it serves.  Raises OSError."""
+        with signals.DeferSignals(), self._lock:
+            self._has_zygotes = True
+            self._executors[name] = None
+            return self._converse(self._clone, lambda: (_pack_by_name(name), []), fds, limits)
+
+    def setup_of(self, name):
+        return self._executors[name]()._plan[2]
+
+    def leave(self, name):
+        """Serve that executor no more.  When there is no other it ends; call reap() afterwards."""
+        self._executors.pop(name, None)
+        if self._lock.acquire(blocking=False):  # else it is needed
+            try:
+                if not self._executors and self.pid is not None:
+                    # It has zygotes to reap, which have ended.
+                    self._stop(kills=not self._has_zygotes or zygote.is_stopped(self.pid))
+            finally:
+                self._lock.release()
+
+    def reap(self):
+        super().reap()
+        for pid in list(self._retired):
+            try:
+                ended = os.waitpid(pid, os.WNOHANG)[0]
+            except ChildProcessError:
+                ended = pid  # The program has waited for it.
+            if ended:
+                with contextlib.suppress(ValueError):
+                    self._retired.remove(pid)
+
+    def forget(self):
+        super().forget()
+        self._retired.clear()
+
+    def _start(self):
+        if self._connection is None:
+            raise OSError("the program's fork has ended")
+
+
 the_nursery = Nursery()
-os.register_at_fork(after_in_child=lambda: the_nursery.forget())
+the_reserve = Reserve()
+os.register_at_fork(after_in_child=lambda: (the_nursery.forget(), the_reserve.forget()))
 
 
 # ---- the initializer, packed ----
@@ -238,6 +342,24 @@ class _PassedFd:
 
     def detach(self):
         return _passed[self._index]
+
+
+class _SetupOf:
+    """Is unpickled as what an executor has its workers begin with, in a fork of the program."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __reduce__(self):
+        return the_reserve_setup_of, (self._name,)
+
+
+def _pack_by_name(name):
+    return pickle.dumps((pickle.dumps(_SetupOf(name)), []))
+
+
+def the_reserve_setup_of(name):
+    return the_reserve.setup_of(name)
 
 
 def _pack(setup, by_value):
@@ -294,7 +416,6 @@ def _socket_of(conn):
 def main(fd):
     """Prepare, and fork zygotes on request, until the connection or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     conn = connection.Connection(fd)
     parent, preparation, tracker, is_installed, filters = conn.recv()
     if is_installed:
@@ -336,6 +457,8 @@ def _prepare(preparation):
 
 
 def _serve(conn, parent):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sigchld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     parent_fd = os.pidfd_open(parent)
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
@@ -353,6 +476,8 @@ def _serve(conn, parent):
             try:
                 fds = _receive_fds(conn, conn.recv())
             except (EOFError, OSError):
+                for pid in children.values():
+                    os.waitpid(pid, 0)
                 return
             util._flush_std_streams()
             try:
@@ -361,6 +486,7 @@ def _serve(conn, parent):
                 conn.send((None, error.args))
             else:
                 if pid == 0:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL if sigchld is None else sigchld)
                     for other in (parent_fd, *children):
                         os.close(other)
                     conn.close()

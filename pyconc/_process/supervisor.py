@@ -15,7 +15,7 @@ interrupted.  The supervisor holds no lock.
      |               '----> ENDING ----'                 |
      '-------------- shut down unused -------------------'
 
-    NEW      no thread; perhaps a zygote, made while the program has one thread
+    NEW      no thread, no process
     SERVING  workers are started while tasks outnumber them, and replaced when they die
     ENDING   the workers are being ended, or the executor is broken: none is started, every task fails
     CLOSING  every task has been delivered: the workers leave, none is started
@@ -191,11 +191,10 @@ class Supervisor:
         self._starts_all = False  # as many workers as there may be are wanted; any
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
-        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns)
-        self.state = State.NEW
+        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, name)
         if context is None:
-            with DeferSignals():
-                self.launcher.prepare()
+            self.queue.decide_by_value(self.launcher.predict)
+        self.state = State.NEW
 
     def _enter(self, state):
         assert state in _NEXT[self.state], (self.state, state)
@@ -368,7 +367,6 @@ class Supervisor:
 
     def _go_on(self):
         """Do what the state asks for, after any event."""
-        self.launcher.reap_dropped()
         is_deserted = self.forced and not self._workers and not self._gone  # and none is to be started
         if self.state is State.SERVING and (self._orders or is_deserted):
             self._enter(State.ENDING)
@@ -391,6 +389,7 @@ class Supervisor:
             self._answer(None)
         # After those who wait have been told: they run while the new workers begin.
         self._admit_watched()
+        self.launcher.reap_dropped()
 
     def _start_missing(self):
         """Start workers until there are as many as tasks, and tell those who wait for that."""

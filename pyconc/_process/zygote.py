@@ -76,7 +76,7 @@ class Zygote:
         self._send(("start", number, name, process_state.pack(ProcessState().changes_since(self.state))))
         while True:
             while not self._has_events(_LOOK_SECONDS):
-                if _is_stopped(self.pid):
+                if is_stopped(self.pid):
                     self._late = _nothing
                     raise ZygoteStopped
             message = self._receive()
@@ -95,7 +95,7 @@ class Zygote:
         """Kill a worker that was started, and wait until it has ended.  Raises ZygoteDied: it has ended with that."""
         self._send(("discard", pid))
         while pid not in self._statuses:
-            if not self._has_events(_LOOK_SECONDS) and _is_stopped(self.pid):
+            if not self._has_events(_LOOK_SECONDS) and is_stopped(self.pid):
                 self.kill()
             self._receive()
         del self._statuses[pid]
@@ -193,7 +193,7 @@ def _nothing():
     pass
 
 
-def _is_stopped(pid):
+def is_stopped(pid):
     return _state_of(pid) in ("t", "T")
 
 
