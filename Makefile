@@ -111,6 +111,16 @@ test-greenlets: $(GREENLETS_VENV)/installed  ## run what concerns numpy, gevent 
 	@$(GREENLETS_VENV)/bin/python -c 'import numpy, gevent, eventlet' 2>&1
 	@$(GREENLETS_VENV)/bin/pytest $(GREENLETS_TESTS) $(ARGS)
 
+# As in a hardened container: in namespaces of its own, where /proc is empty and the kernel refuses calls.
+SANDBOX = unshare --mount --pid --fork --kill-child
+SANDBOX_TESTS = $(addprefix tests/,$(addsuffix .py,$(addprefix test_,thread_pool process_pool map coroutine_pool loop_bridge \
+	supervision refused_calls process_data worker_start) $(addprefix compare/test_compare_,executor process process_map)))
+
+.PHONY: test-sandbox
+test-sandbox: $(BARE_VENV)/installed  ## run what concerns processes where /proc is empty and system calls are refused
+	@$(SANDBOX) true 2>/dev/null || { echo "SKIPPED: this machine does not allow namespaces, which root may have"; exit 0; }; \
+	$(SANDBOX) $(BARE_VENV)/bin/python tests/scripts/sandbox.py $(BARE_VENV)/bin/pytest -m "not slow" $(SANDBOX_TESTS) $(ARGS)
+
 .PHONY: bench
 bench: install  ## run the benchmarks
 	@status=0; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || status=$$?; done; exit $$status

@@ -1,8 +1,6 @@
 """Tasks that tests can hold: the building blocks of tests that wait for conditions instead of time."""
 
 import contextlib
-import itertools
-import os
 import socket
 import threading
 from typing import Any
@@ -59,11 +57,9 @@ class ProcessGate:
     process it runs in, and waits for a byte.
     """
 
-    _numbers = itertools.count()
-
     def __init__(self) -> None:
         self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(f"\0pyconc-gate-{os.getpid()}-{next(self._numbers)}")
+        self._server.bind("")  # the kernel finds a name; process ids are not unique where there are namespaces
         self._server.listen(1024)
         self._server.settimeout(HANG_LIMIT)
         self._held: list[tuple[int, socket.socket]] = []

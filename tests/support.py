@@ -24,6 +24,9 @@ import pytest
 
 HANG_LIMIT = 60.0  # Seconds after which a wait, or a program started by a test, is taken to hang.
 
+# Under `make test-sandbox`, /proc is empty; what the kernel says of processes is elsewhere, for tests only.
+PROC = os.environ.get("PYCONC_TEST_PROC", "/proc")
+
 # Under `make test-asan` every allocation is the sanitizer's: slow, padded, and kept for a while when it is freed.
 SANITIZED = os.environ.get("PYTHONMALLOC") == "malloc"
 
@@ -115,7 +118,7 @@ def start_script(
     with tempfile.TemporaryDirectory(prefix="pyconc-test-") as folder:
         if isinstance(script, str):
             path = Path(folder, "script.py")
-            path.write_text(textwrap.dedent(script))
+            path.write_text(textwrap.dedent(script).replace("/proc/", f"{PROC}/"))
         else:
             path = script.resolve()
         process = subprocess.Popen(
@@ -185,8 +188,8 @@ def wait_until_asleep(process: "subprocess.Popen[str]", limit: float = HANG_LIMI
 
     def switches() -> dict[str, str] | None:
         counts = {}
-        for tid in os.listdir(f"/proc/{process.pid}/task"):
-            lines = _read(f"/proc/{process.pid}/task/{tid}/status").splitlines()
+        for tid in os.listdir(f"{PROC}/{process.pid}/task"):
+            lines = _read(f"{PROC}/{process.pid}/task/{tid}/status").splitlines()
             status = dict(line.split(":", 1) for line in lines)
             if "S" not in status.get("State", "?").split()[:1]:
                 return None
@@ -231,26 +234,26 @@ def _read(path: str) -> str:
 
 def threads() -> dict[str, str]:
     """The process's threads as the kernel sees them, Python's or not: what each is, by its number."""
-    names = {tid: _read(f"/proc/self/task/{tid}/comm") for tid in os.listdir("/proc/self/task")}
+    names = {tid: _read(f"{PROC}/self/task/{tid}/comm") for tid in os.listdir(f"{PROC}/self/task")}
     # libuv keeps its own for the life of the process.
     return {f"thread {tid}": name for tid, name in names.items() if name != "libuv-worker"}
 
 
 def children() -> dict[str, str]:
     """Child processes, zombies included: the command of each."""
-    tasks = os.listdir("/proc/self/task")
-    pids = {pid for task in tasks for pid in _read(f"/proc/self/task/{task}/children").split()}
-    return {f"process {pid}": _read(f"/proc/{pid}/cmdline") or "a zombie" for pid in pids}
+    tasks = os.listdir(f"{PROC}/self/task")
+    pids = {pid for task in tasks for pid in _read(f"{PROC}/self/task/{task}/children").split()}
+    return {f"process {pid}": _read(f"{PROC}/{pid}/cmdline") or "a zombie" for pid in pids}
 
 
 def files() -> dict[str, str]:
     """Open file descriptors: what each refers to.  One that was closed and opened anew for something else is new."""
-    with os.scandir("/proc/self/fd") as entries:
+    with os.scandir(f"{PROC}/self/fd") as entries:
         names = [entry.name for entry in entries]
     found = {}
     for name in names:
         try:
-            target = os.readlink(f"/proc/self/fd/{name}")
+            target = os.readlink(f"{PROC}/self/fd/{name}")
         except OSError:
             continue  # the descriptor of the listing itself
         found[f"file {name} -> {target}"] = target
@@ -286,8 +289,8 @@ def _descendants() -> set[str]:
         pid = ahead.pop()
         found.add(pid)
         with contextlib.suppress(OSError):  # it ended meanwhile
-            for task in os.listdir(f"/proc/{pid}/task"):
-                ahead += _read(f"/proc/{pid}/task/{task}/children").split()
+            for task in os.listdir(f"{PROC}/{pid}/task"):
+                ahead += _read(f"{PROC}/{pid}/task/{task}/children").split()
     return found
 
 
@@ -299,7 +302,7 @@ def shared_memory() -> dict[str, str]:
     present = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
     ours = _named & present
     for pid in _descendants() if present - ours else ():
-        ours |= present & set(re.findall(r"/dev/shm/\S+", _read(f"/proc/{pid}/maps")))
+        ours |= present & set(re.findall(r"/dev/shm/\S+", _read(f"{PROC}/{pid}/maps")))
     return dict.fromkeys(ours, "shared memory")
 
 
@@ -351,7 +354,7 @@ def _wait_until_gone(look: Callable[[], dict[str, str]], before: dict[str, str],
 
 def rss_bytes() -> int:
     """The memory that the process has resident now."""
-    with open("/proc/self/statm") as file:
+    with open(f"{PROC}/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

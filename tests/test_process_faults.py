@@ -21,7 +21,7 @@ import jobs
 import pytest
 from gates import ProcessGate, block_workers
 from loops import on_every_loop
-from support import HANG_LIMIT, another_thread, finish, run_script, shared_memory, start_script, wait_until
+from support import HANG_LIMIT, PROC, another_thread, finish, run_script, shared_memory, start_script, wait_until
 
 import pyconc
 from pyconc import TaskUnpicklable, WorkerDied
@@ -146,7 +146,7 @@ def test_exceptions_that_end_programs_end_no_worker():
 
 def state_of(pid):
     """A process's state, as one letter of the kernel's."""
-    with open(f"/proc/{pid}/stat") as stat:
+    with open(f"{PROC}/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0]
 
 
@@ -322,9 +322,9 @@ def wait_busy(process):
 def session_of(process):
     """The processes that a program has started and that still run, itself among them."""
     found = []
-    for name in filter(str.isdecimal, os.listdir("/proc")):
+    for name in filter(str.isdecimal, os.listdir(PROC)):
         try:
-            with open(f"/proc/{name}/stat") as stat:
+            with open(f"{PROC}/{name}/stat") as stat:
                 state, _, _, session = stat.read().rpartition(")")[2].split()[:4]
         except OSError:
             continue  # it has ended meanwhile

@@ -5,7 +5,7 @@ import os
 import pickle
 
 import pytest
-from support import HANG_LIMIT, SANITIZED, run_script, wait_until
+from support import HANG_LIMIT, PROC, SANITIZED, run_script, wait_until
 
 import pyconc
 from pyconc import _core
@@ -59,7 +59,7 @@ def memory(pool):
     return os.fstat(pool._tasks.region.fileno()).st_blocks * 512
 
 def address_space():
-    with open("/proc/self/statm") as file:
+    with open(f"{PROC}/self/statm") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 """
 
@@ -409,7 +409,7 @@ def start_to_scribble(seed):
 
     def scribble():
         while True:
-            with open("/proc/self/maps") as file:
+            with open(f"{PROC}/self/maps") as file:
                 blocks = [line.split() for line in file if "memfd:pyconc " in line]
             # All but the head, which lies at the front of the file.
             blocks = [[int(end, 16) for end in line[0].split("-")] for line in blocks if int(line[2], 16) > 0]

@@ -8,7 +8,7 @@ import threading
 import jobs
 import pytest
 from gates import ProcessGate, block_workers
-from support import HANG_LIMIT, run_script, wait_until, wait_until_clones_are_gone
+from support import HANG_LIMIT, PROC, run_script, wait_until, wait_until_clones_are_gone
 
 import pyconc
 from pyconc import WorkerDied
@@ -16,7 +16,7 @@ from pyconc import WorkerDied
 
 def state_of(pid):
     """A process's state, as one letter of the kernel's."""
-    with open(f"/proc/{pid}/stat") as stat:
+    with open(f"{PROC}/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0]
 
 

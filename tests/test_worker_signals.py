@@ -7,12 +7,14 @@ import pytest
 from support import HANG_LIMIT, await_line, finish, run_script, start_script, wait_until
 
 import pyconc
+from pyconc import _core
 
 METHODS = ["zygote", "fork", "spawn"]
 
 POOL = """
 import _thread, asyncio, multiprocessing, os, signal, subprocess, sys, threading, warnings
 import pyconc
+from pyconc import _core
 warnings.simplefilter("ignore")
 def make_pool(method, *args, **options):
     context = None if method == "zygote" else multiprocessing.get_context(method)
@@ -119,7 +121,7 @@ def test_a_worker_is_killed_where_a_pidfd_may_send_no_signal(monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr(signal, "pidfd_send_signal", refuse)
+    monkeypatch.setattr(_core, "signal_pidfd", refuse)
     with pyconc.ProcessPoolExecutor(1) as pool:
         future = pool.submit(signal.pause)
         wait_until(future.running, "the task to run")

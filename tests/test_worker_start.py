@@ -39,6 +39,8 @@ if threads:
         pool.submit(who, 0).result()
 if step == "fork":
     _core.fork = failing(_core.fork)
+elif step == "open_pidfd":
+    _core.open_pidfd = failing(_core.open_pidfd)
 elif step == "register":
     supervisor.select = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
 elif step == "thread":
@@ -83,7 +85,7 @@ print("done")
 
 
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
-@pytest.mark.parametrize("step", ["fork", "pidfd_open", "dup", "pipe", "register", "supervise", "thread"])
+@pytest.mark.parametrize("step", ["fork", "open_pidfd", "dup", "pipe", "register", "supervise", "thread"])
 def test_a_step_of_a_start_fails(step, threads):
     for when in range(1, 7):
         finished = run_script(PROGRAM, step, when, threads)

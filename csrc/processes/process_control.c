@@ -5,7 +5,16 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <unistd.h>
+
+// On every machine the same, and newer than the C library or the headers may be.
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
+#ifndef SYS_pidfd_open
+#define SYS_pidfd_open 434
+#endif
 
 PyDoc_STRVAR(fork_doc,
 "fork()\n--\n\n"
@@ -79,6 +88,39 @@ control_die_with_pipe(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(open_pidfd_doc,
+"open_pidfd(pid, /)\n--\n\n"
+"Return a file descriptor that is readable when the process has ended. os.pidfd_open() does the same, but\n"
+"not every build of Python has it.");
+
+static PyObject *
+control_open_pidfd(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    long pid = PyLong_AsLong(arg);
+    if (pid == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    long fd = syscall(SYS_pidfd_open, pid, 0);
+    return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
+}
+
+PyDoc_STRVAR(signal_pidfd_doc,
+"signal_pidfd(fd, signal, /)\n--\n\n"
+"Send a signal to the process that open_pidfd() was called for, as signal.pidfd_send_signal() does.");
+
+static PyObject *
+control_signal_pidfd(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd, number;
+    if (!PyArg_ParseTuple(args, "ii:signal_pidfd", &fd, &number)) {
+        return NULL;
+    }
+    if (syscall(SYS_pidfd_send_signal, fd, number, NULL, 0) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 // ---- Ctrl-C in a worker ----
 
 // Python's own handler of SIGINT.  A process has one disposition of a signal, so this is no module's: set
@@ -125,6 +167,8 @@ PyMethodDef process_control_methods[] = {
     {"fork", control_fork, METH_NOARGS, fork_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
+    {"open_pidfd", control_open_pidfd, METH_O, open_pidfd_doc},
+    {"signal_pidfd", control_signal_pidfd, METH_VARARGS, signal_pidfd_doc},
     {"ignore_outer_interrupts", control_ignore_outer_interrupts, METH_NOARGS, ignore_outer_interrupts_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -26,6 +26,7 @@ import warnings
 import weakref
 from multiprocessing import get_start_method, process, spawn
 
+from pyconc._process import kernel
 from pyconc._process.nursery import CannotPickle, the_nursery, the_reserve
 from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, ZygoteStopped, fork_zygote
 
@@ -186,6 +187,7 @@ class Launcher:
                 os.close(fd)
 
     def _make_zygote(self):
+        kernel.check_pidfds()  # a zygote that has none cannot say so
         with self._job() as job:
             if is_single_threaded():
                 self._fork_zygote(job)

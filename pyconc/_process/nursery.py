@@ -31,7 +31,7 @@ from concurrent.futures import _base
 from multiprocessing import connection, context, process, util
 
 from pyconc import patching
-from pyconc._process import main_module, pickling, process_state, signals, zygote
+from pyconc._process import kernel, main_module, pickling, process_state, signals, zygote
 
 # So many file descriptors go in a message; the kernel takes 253.
 _FDS_MAX = 200
@@ -208,8 +208,7 @@ class ZygoteOfNursery(zygote.Zygote):
         self._closes = util.Finalize(self, os.close, (pidfd,))
 
     def _kill(self):
-        with contextlib.suppress(OSError):  # it has ended, or will, as its connection has
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        kernel.send_signal(self._pidfd, self.pid, signal.SIGKILL)  # or it ends as its connection has
 
     def join(self):
         if self._closes.still_active():
@@ -459,7 +458,7 @@ def _prepare(preparation):
 def _serve(conn, parent):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sigchld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    parent_fd = os.pidfd_open(parent)
+    parent_fd = kernel.open_pidfd(parent)
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
     poll.register(parent_fd, select.POLLIN)
@@ -491,7 +490,7 @@ def _serve(conn, parent):
                         os.close(other)
                     conn.close()
                     _be_zygote(*fds)
-                pidfd = os.pidfd_open(pid)
+                pidfd = kernel.open_pidfd(pid)
                 children[pidfd] = pid
                 poll.register(pidfd, select.POLLIN)
                 conn.send((pid, None))

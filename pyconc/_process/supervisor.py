@@ -307,7 +307,7 @@ class Supervisor:
                 return  # Those there are will do.
 
     def _start_threads(self):
-        fds = self.queue.supervise()
+        fds = kernel.supervise(self.queue)
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
         thread = threading.Thread(name=f"{self.name}_supervisor", target=self._supervise, args=fds)
         quiet_threads.add(thread)

@@ -31,7 +31,7 @@ import traceback
 from multiprocessing import connection, process, util
 
 from pyconc import _core
-from pyconc._process import process_state, signals, worker_main
+from pyconc._process import kernel, process_state, signals, worker_main
 from pyconc._process.main_module import MainOfFork
 from pyconc._process.process_state import ProcessState
 
@@ -46,6 +46,9 @@ class ZygoteStopped(Exception):
 
 # How long, in seconds, a zygote may take to answer before the parent looks whether it is stopped.
 _LOOK_SECONDS = 0.2
+
+# Where there is no /proc to look in, it is taken to be stopped after so many of these.
+_LOOKS_MAX = 10
 
 
 class Zygote:
@@ -75,8 +78,10 @@ class Zygote:
             raise ZygoteStopped
         self._send(("start", number, name, process_state.pack(ProcessState().changes_since(self.state))))
         while True:
+            looks = 0
             while not self._has_events(_LOOK_SECONDS):
-                if is_stopped(self.pid):
+                looks += 1
+                if is_stopped(self.pid, looks):
                     self._late = _nothing
                     raise ZygoteStopped
             message = self._receive()
@@ -94,10 +99,14 @@ class Zygote:
     def discard(self, pid):
         """Kill a worker that was started, and wait until it has ended.  Raises ZygoteDied: it has ended with that."""
         self._send(("discard", pid))
+        looks = 0
         while pid not in self._statuses:
-            if not self._has_events(_LOOK_SECONDS) and is_stopped(self.pid):
+            if self._has_events(_LOOK_SECONDS):
+                self._receive()
+                continue
+            looks += 1
+            if is_stopped(self.pid, looks):
                 self.kill()
-            self._receive()
         del self._statuses[pid]
 
     def status_of(self, pid, timeout):
@@ -193,8 +202,9 @@ def _nothing():
     pass
 
 
-def is_stopped(pid):
-    return _state_of(pid) in ("t", "T")
+def is_stopped(pid, looks=0):
+    state = _state_of(pid)
+    return looks >= _LOOKS_MAX if state is None else state in ("t", "T")
 
 
 def _state_of(pid):
@@ -293,7 +303,7 @@ def serve(conn, parent_pid, job):
     # Nobody else may wait for its workers; they get the program's handler back.
     sigchld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        parent_fd = os.pidfd_open(parent_pid)
+        parent_fd = kernel.open_pidfd(parent_pid)
     except ProcessLookupError:
         return
     gc.freeze()  # what is here is here for good; collectors of the workers need not touch it
@@ -320,10 +330,9 @@ def serve(conn, parent_pid, job):
             except (EOFError, OSError):
                 return
             if what == "discard":
-                for pidfd, pid in workers.items():
-                    if pid == args[0]:
-                        with contextlib.suppress(OSError):
-                            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                if args[0] in workers.values():  # or it has been reaped
+                    with contextlib.suppress(OSError):
+                        os.kill(args[0], signal.SIGKILL)
                 continue
             number, name, changes = args
             if "rights" in changes and privileged.isdisjoint(workers):
@@ -341,7 +350,7 @@ def serve(conn, parent_pid, job):
                     os.close(other)
                 _be_worker(parent_pid, own_pid, number, name, changes, job)
             try:
-                pidfd = os.pidfd_open(pid)
+                pidfd = kernel.open_pidfd(pid)
             except OSError as error:
                 # Nobody would see its end, so it must not begin.
                 os.kill(pid, signal.SIGKILL)
@@ -389,7 +398,7 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
 
 def _open_pidfd(pid):
     try:
-        return os.pidfd_open(pid)
+        return _core.open_pidfd(pid)
     except OSError:
         return None  # a sandbox refuses it
 
@@ -400,7 +409,7 @@ def _open_pidfd(pid):
 def open_end(pid):
     """Return a file descriptor that is readable when a process has ended."""
     try:
-        return os.pidfd_open(pid)
+        return kernel.open_pidfd(pid)
     except ProcessLookupError:
         # It has ended and was reaped.
         reader, writer = os.pipe()
@@ -457,14 +466,7 @@ class _Popen:
 
     def _send_signal(self, number):
         if self.returncode is None:
-            try:
-                signal.pidfd_send_signal(self.sentinel, number)
-            except ProcessLookupError:
-                pass  # it has ended
-            except OSError:  # A sandbox refuses that call, or this is the end of a pipe, see above.
-                with contextlib.suppress(OSError):
-                    if not connection.wait([self.sentinel], 0):
-                        os.kill(self.pid, number)
+            kernel.send_signal(self.sentinel, self.pid, number)
 
     def interrupt(self):
         self._send_signal(signal.SIGINT)

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Sequence
 from multiprocessing.connection import Connection
@@ -15,6 +16,7 @@ from multiprocessing.context import BaseContext
 from types import SimpleNamespace
 from typing import Any
 
+from pyconc import _core
 from pyconc._process import pickling
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc.aiomultiprocess.types import Unit
@@ -160,9 +162,11 @@ class Process:
         if self.exitcode is None:
             # Its files are closed. Mostly that means that its end is near, but it may have closed them itself.
             try:
-                pidfd = os.pidfd_open(self.aio_process.pid)
-            except OSError:
+                pidfd = _core.open_pidfd(self.aio_process.pid)
+            except ProcessLookupError:
                 pass  # It is gone.
+            except OSError:  # a sandbox refuses it
+                await asyncio.to_thread(self.aio_process.join)
             else:
                 await _wait_readable(pidfd)
         self.aio_process.join()
@@ -245,7 +249,7 @@ class Worker(Process):
         if self._is_started():
             return super().start()  # which refuses
         # Not a pipe: a child never waits for a reader in order to end, however large its result is.
-        self.unit.namespace.connection = Connection(os.memfd_create("pyconc-result"))
+        self.unit.namespace.connection = Connection(_open_file())
         try:
             super().start()
         except BaseException:
@@ -324,6 +328,15 @@ async def _wait_readable(fd: int) -> None:
                 loop.remove_reader(fd)
     finally:
         os.close(fd)
+
+
+def _open_file() -> int:
+    """Return a file that has no name, in memory if the system and this build of Python can make such a one."""
+    try:
+        return os.memfd_create("pyconc-result")
+    except (AttributeError, OSError):
+        with tempfile.TemporaryFile(buffering=0) as file:
+            return os.dup(file.fileno())
 
 
 def _wake(future: "asyncio.Future[None]") -> None:

@@ -1,5 +1,7 @@
 """A sandbox that refuses a system call: refused_calls.py ERROR CALL, as old kernels (ENOSYS) or containers (EPERM) do.
 
+Or refused_calls.py ERROR CALL WHEN: from when an executor was made, also with "threads", or has "worked".
+
 Prints what came of calls in worker processes; or, if no executor could be made, the error; and then the children left.
 """
 
@@ -10,12 +12,27 @@ import platform
 import signal
 import struct
 import sys
+import threading
 
-NUMBERS = {
-    "x86_64": {"eventfd2": 290, "epoll_create1": 291, "memfd_create": 319, "fallocate": 285},
-    "aarch64": {"eventfd2": 19, "epoll_create1": 20, "memfd_create": 279, "fallocate": 47},
+CALLS = {
+    "x86_64": {
+        "lseek": 8,
+        "setpriority": 141,
+        "fallocate": 285,
+        "eventfd2": 290,
+        "epoll_create1": 291,
+        "memfd_create": 319,
+    },
+    "aarch64": {
+        "lseek": 62,
+        "setpriority": 140,
+        "fallocate": 47,
+        "eventfd2": 19,
+        "epoll_create1": 20,
+        "memfd_create": 279,
+    },
 }.get(platform.machine(), {})
-NUMBERS |= {"pidfd_send_signal": 424, "pidfd_open": 434}  # on every machine
+CALLS |= {"pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435, "close_range": 436}  # on every machine
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 
@@ -24,9 +41,13 @@ class Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_void_p)]
 
 
-def refuse(number, error):
-    """Have the kernel refuse a call from now on: load its number, compare, return an error or go on."""
-    steps = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | error), (0x06, 0, 0, 0x7FFF0000)]
+def refuse(number, error, third=None):
+    """Have the kernel refuse a call from now on, or with `third` only if its third argument is that."""
+    load, equal, give = 0x20, 0x15, 0x06
+    refusal, allowance = (give, 0, 0, 0x00050000 | error), (give, 0, 0, 0x7FFF0000)
+    steps = [(load, 0, 0, 0), (equal, 0, 1 if third is None else 3, number), refusal, allowance]
+    if third is not None:
+        steps[2:2] = [(load, 0, 0, 32), (equal, 0, 1, third)]
     code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     program = Program(len(steps), ctypes.cast(code, ctypes.c_void_p).value)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -36,21 +57,36 @@ def refuse(number, error):
         sys.exit(f"no filter: {os.strerror(ctypes.get_errno())}")
 
 
-def main():
-    from pyconc import ProcessPoolExecutor
+def run(pool):
+    print(*pool.map(abs, range(-3, 0), chunksize=1), end=" ")
+    died = pool.submit(os._exit, 3).exception()
+    print(type(died).__name__, pool.submit(abs, -4).result(), end=" ")
+    future = pool.submit(signal.pause)
+    while not future.running():
+        pass
+    pool.kill_workers()
+    print(type(future.exception()).__name__)
 
+
+def main(error, call, when="first"):
+    from pyconc import ProcessPoolExecutor
+    from pyconc._process.nursery import the_nursery
+
+    how = (CALLS[call], getattr(errno, error), *([os.SEEK_DATA] if call == "lseek" else []))
     try:
+        if when == "first":
+            refuse(*how)
         with ProcessPoolExecutor(2) as pool:
-            print(*pool.map(abs, range(-3, 0), chunksize=1), end=" ")
-            died = pool.submit(os._exit, 3).exception()
-            print(type(died).__name__, pool.submit(abs, -4).result(), end=" ")
-            future = pool.submit(signal.pause)
-            while not future.running():
-                pass
-            pool.kill_workers()
-            print(type(future.exception()).__name__)
+            if when == "worked":
+                pool.submit(abs, -1).result()
+            if when != "first":
+                refuse(*how)
+            if when == "threads":
+                threading.Thread(target=threading.Event().wait, daemon=True).start()
+            run(pool)
     except OSError as refused:
         print(f"{errno.errorcode[refused.errno]}: {refused.strerror}")
+    the_nursery.stop()  # the program's, where zygotes cannot be forked from it
     try:
         print("left:", os.waitpid(-1, os.WNOHANG))
     except ChildProcessError:
@@ -58,5 +94,4 @@ def main():
 
 
 if __name__ == "__main__":
-    refuse(NUMBERS[sys.argv[2]], getattr(errno, sys.argv[1]))
-    main()
+    main(*sys.argv[1:])
