@@ -620,6 +620,35 @@ def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads):
     assert finished.stdout == "True\n"
 
 
+def test_what_a_send_to_the_dead_has_raised_can_be_collected():
+    """A buffer that the frames of an error kept open was an "Exception ignored" on stderr later."""
+    finished = run_script(
+        """
+        import gc
+        from multiprocessing import connection
+        from pyconc._process import nursery, zygote
+
+        def send(end):
+            try:
+                end._send(("discard", 1))
+            except (EOFError, zygote.ZygoteDied) as error:
+                return type(error).__name__, [error, locals()]
+
+        ours, theirs = connection.Pipe()
+        theirs.close()
+        end = nursery.Nursery()
+        end._connection = ours
+        for each in (end, zygote.Zygote(None, ours, None, None)):
+            print(send(each)[0])
+            gc.collect()
+        ours.close()
+        """,
+        flags=("-X", "dev"),  # or only Python 3.13 and newer say so
+    )
+    assert finished.stdout == "EOFError\nZygoteDied\n"
+    assert finished.stderr == ""
+
+
 def test_a_pool_whose_creation_is_interrupted_leaves_nothing():
     finished = run_script(
         """

@@ -182,7 +182,7 @@ class Nursery:
 
     def _send(self, message):
         try:
-            self._connection.send(message)
+            self._connection.send_bytes(pickle.dumps(message))  # frames of send() cannot be collected
         except OSError:
             raise EOFError from None
 

@@ -161,7 +161,7 @@ class Zygote:
 
     def _send(self, message):
         try:
-            self._connection.send(message)
+            self._connection.send_bytes(pickle.dumps(message))  # frames of send() cannot be collected
         except OSError:
             raise ZygoteDied from None
 
