@@ -28,6 +28,13 @@ async def negative(number):
     return -number
 
 
+def open_events_in_their_place(value):
+    os.closerange(3, 200)
+    for _ in range(40):
+        os.eventfd(0)
+    return value
+
+
 def outcome_of(future, died):
     try:
         return future.result(HANG_LIMIT)
@@ -41,6 +48,13 @@ def test_a_result_arrives_from_a_worker_that_has_closed_its_files(workers):
         for number in range(5):
             assert pool.submit(close_all, number).result(HANG_LIMIT) == number
         assert list(pool.map(abs, range(-50, 0))) == list(range(50, 0, -1))
+
+
+@pytest.mark.skipif(not hasattr(os, "eventfd"), reason="this build of Python has no os.eventfd()")
+def test_a_result_arrives_from_a_worker_that_has_opened_event_files_in_place_of_its_own():
+    with ProcessPoolExecutor(1) as pool:
+        for number in range(5):
+            assert pool.submit(open_events_in_their_place, number).result(HANG_LIMIT) == number
 
 
 def test_a_file_in_the_place_of_the_workers_is_left_alone(tmp_path):

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "job_ring.h"
 
+#include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,6 +42,10 @@ enum {
 
 // The submission ring has room for as many positions that are dead as for live ones; see make_room().
 #define RING_SLACK 2
+// Code in a worker may close the parent's eventfd, and open another that then has its number, device and
+// inode.  So the open file is marked, with a signal for which nobody has a use; without O_ASYNC the kernel
+// sends none.
+#define WAKEUP_MARK SIGSTKFLT
 
 struct job_ring_shared {
     uint64_t size_bytes;
@@ -132,6 +138,8 @@ job_ring_init(job_ring *ring, void *memory, uint32_t slots, uint32_t workers, in
     memset(ring, 0, sizeof(*ring));
     lay_out(ring, memory, slots, workers);
     ring->wakeup_fd = wakeup_fd;
+    // If it cannot be marked, workers do not know it.
+    (void)fcntl(wakeup_fd, F_SETSIG, WAKEUP_MARK);
     ring->free_slots = malloc(slots * sizeof(uint32_t));
     ring->given = malloc(slots * sizeof(uint32_t));
     ring->is_allocated = malloc(slots * sizeof(bool));
@@ -199,9 +207,6 @@ job_ring_attach(job_ring *ring, void *memory, uint64_t bytes, int wakeup_fd)
         return SHM_NOT_OURS;
     }
     ring->wakeup_fd = wakeup_fd;
-    if (!shm_file_identify(&ring->wakeup, wakeup_fd)) {
-        ring->wakeup.fd = -1;
-    }
     return SHM_OK;
 }
 
@@ -917,7 +922,7 @@ job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
             || atomic_compare_exchange_strong_explicit(&ring->shared->need_wakeup, &armed, WAKEUP_DISARMED,
                                                        memory_order_seq_cst, memory_order_relaxed))) {
         uint64_t one = 1;
-        return shm_file_is_there(&ring->wakeup)
+        return fcntl(ring->wakeup_fd, F_GETSIG) == WAKEUP_MARK
                && write(ring->wakeup_fd, &one, sizeof(one)) == (ssize_t)sizeof(one);
     }
     return true;

@@ -71,7 +71,6 @@
 #include <stddef.h>
 
 #include "park.h"
-#include "shm_file.h"
 #include "shm_region.h"
 
 enum {
@@ -109,8 +108,7 @@ typedef struct job_ring {
     int wakeup_fd;         // eventfd; borrowed
     const int *doorbells;  // eventfds, one per worker; borrowed.  NULL: workers sleep on their state words
     uint32_t inbox_read;   // of a worker's view: how far it has read its inbox,
-    uint32_t completed;    //   and how many slots it has completed;
-    shm_file wakeup;       //   the eventfd, as it was when the worker attached
+    uint32_t completed;    //   and how many slots it has completed
 
     uint32_t *free_slots;
     uint32_t free_count;
