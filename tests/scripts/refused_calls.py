@@ -32,7 +32,7 @@ CALLS = {
         "memfd_create": 279,
     },
 }.get(platform.machine(), {})
-CALLS |= {"pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435, "close_range": 436}  # on every machine
+CALLS |= {"pidfd_send_signal": 424, "pidfd_open": 434, "clone3": 435}  # on every machine
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 

@@ -17,7 +17,6 @@ REFUSED = [
     ("pidfd_send_signal", errno.ENOSYS),
     ("fallocate", errno.EOPNOTSUPP),
     ("clone3", errno.ENOSYS),
-    ("close_range", errno.ENOSYS),
     ("setpriority", errno.EPERM),
     ("lseek", errno.EINVAL, os.SEEK_DATA),
 ]
