@@ -55,13 +55,9 @@ def test_or_the_error_names_the_call_and_nothing_is_left(call, error):
 @pytest.mark.parametrize("when", ["made", "threads", "worked"])
 @pytest.mark.parametrize("call", [*NEEDED, *FALLBACKS])
 def test_what_is_refused_later_is_named_where_it_is_needed_still(call, when):
-    needed = {
-        "pidfd_open": NEEDED["pidfd_open"],
-        "eventfd2": "worker processes are looked after by eventfd() and timerfd_create()",
-    }
     told = CALLED
-    if call in needed and when != "worked":  # the workers there are will do
-        told = f"EPERM: {needed[call]}, {REFUSED}"
+    if call in NEEDED and when != "worked":  # the workers there are will do
+        told = f"EPERM: {NEEDED[call]}, {REFUSED}"
     assert run_script(SCRIPT, "EPERM", call, when).stdout.splitlines() == [told, "nothing left"]
 
 

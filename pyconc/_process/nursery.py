@@ -265,8 +265,10 @@ class Reserve(Nursery):
         theirs.close()
         self._connection, self.pid, self._has_zygotes = ours, pid, False
 
+    may_serve = zygote.Zygote.may_serve
+
     def serves(self, name):
-        return name in self._executors and self._connection is not None
+        return name in self._executors and self._connection is not None and self.may_serve()
 
     def clone(self, name, fds, setup, limits):
         """Return a zygote for an executor that it serves.  Raises OSError."""
