@@ -13,6 +13,7 @@ from itertools import islice
 
 from pyconc import _core
 from pyconc._async_with import AsyncWith
+from pyconc._started import Started
 from pyconc.patching import ExecutorType, find_originals, make_standard, threads_are_greenlets, watch_standard
 
 # Since Python 3.14 workers have contexts, which run the work items.
@@ -20,22 +21,6 @@ _CONTEXTS = sys.version_info >= (3, 14)
 
 # Every queue of this process, for the child of a fork.
 _queues: "weakref.WeakSet[_WorkQueue]" = weakref.WeakSet()
-
-
-class _Started(threading.Event):
-    """By this event a Thread's start() waits until the thread runs.  That would cost an executor two wakeups.
-
-    So start() does not wait, and whoever wants to know afterwards waits instead: join() and is_alive() ask is_set().
-    """
-
-    launched = False
-
-    def wait(self, timeout=None):
-        self.launched = True
-        return True
-
-    def is_set(self):
-        return super().wait() if self.launched else super().is_set()
 
 
 class _WorkQueue(_core.ThreadQueue):
@@ -111,7 +96,7 @@ class _WorkQueue(_core.ThreadQueue):
             raise RuntimeError("threading was monkey-patched after this executor was made, and starts no threads")
         # By its target a thread is known to be a pool's.
         worker = threading.Thread(name=name, target=thread._worker, args=seat.arguments())
-        worker._started.__class__ = _Started
+        worker._started.__class__ = Started
         if thread._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         reservation = seat.reservation
@@ -136,7 +121,7 @@ class _WorkQueue(_core.ThreadQueue):
         """
         with self.lock:
             for worker in () if self.starting else list(self.threads):
-                worker.is_alive()  # see _Started
+                worker.is_alive()  # see Started
 
 
 def _empty_error():

@@ -33,6 +33,14 @@ from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, Zygot
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 
+
+def _after_fork_in_child():
+    for thread in list(quiet_threads):
+        thread._started.set()  # or it never will be, if it was about to
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
 # How often to look whether a thread that has returned is gone: the interpreter counts it a moment longer.
 _ENDING_LOOKS = 20
 
@@ -84,6 +92,7 @@ class Launcher:
         if (first or self._forks) and is_single_threaded():
             if first:
                 self.drop()  # what the program has defined or imported since is to be there
+                the_reserve.leave(self._name)  # now: each page that it shares is copied when it is written
             with self._job() as job:
                 worker = WorkerProcess(ThisProcess(job), number, name)
                 worker.start()

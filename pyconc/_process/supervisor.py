@@ -51,6 +51,7 @@ from pyconc._process.pickling import WorkerDied
 from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import DeferSignals
 from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end
+from pyconc._started import Started
 
 # The result handlers of all executors.
 _handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
@@ -207,8 +208,9 @@ class Supervisor:
 
         Raises what kept the first worker, or a thread, from being started.
         """
-        if self.state is State.NEW:
-            self._begin()
+        has_begun = self.state is State.NEW and self._begin()
+        if has_begun and not self._starts_all and self.queue.outstanding() <= len(self._workers):
+            return  # the supervisor admits the worker that this thread has forked
         if self.state is not State.SERVING or not (self._free_numbers or self._starters):
             return  # or the dead are being reaped, and the supervisor then starts others
         if threading.current_thread() is self.thread:
@@ -279,14 +281,16 @@ class Supervisor:
     # ---- the beginning: in a thread that submits ----
 
     def _begin(self):
+        """Start the threads, and what this thread has to fork; return False if somebody else does."""
         with DeferSignals(), self._begin_lock:
             if self.state is not State.NEW or self._begins:
-                return
+                return False
             self._begins = True
             try:
                 if self._context is None or self._prespawns:
                     self._start_here()
                 self._start_threads()
+                return True
             except BaseException:
                 self._abandon_workers()
                 raise
@@ -310,6 +314,7 @@ class Supervisor:
         fds = kernel.supervise(self.queue)
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
         thread = threading.Thread(name=f"{self.name}_supervisor", target=self._supervise, args=fds)
+        thread._started.__class__ = handler._started.__class__ = Started
         quiet_threads.add(thread)
         handler.supervisor_thread = thread
         handler.start()
