@@ -1,4 +1,8 @@
-"""Signal handlers that wait: what must not be left half done, such as the start of a process, is not interrupted."""
+"""Signal handlers that wait: what must not be left half done, such as the start of a process, is not interrupted.
+
+The supervisor starts nearly all processes, in a thread where no handler runs; what defers them are the forks that only
+the program's one thread can make, and the start of the supervisor, in a constructor and in a first submit.
+"""
 
 import _signal
 import threading
