@@ -22,7 +22,7 @@ typedef struct check_child {
     int said;  // where it says something; at its end when the child is gone, however that came
 } check_child;
 
-// Forks a child that runs the function, says so with a byte, and does no more.  It dies with its parent.
+// Forks a child that runs the function, and says with a byte that it has run.  It dies with its parent.
 static inline void
 check_fork(check_child *child, void (*run)(void *arg), void *arg)
 {

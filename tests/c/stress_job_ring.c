@@ -369,7 +369,7 @@ collect_and_sleep(uint64_t *seed)
 }
 
 static void
-reap_all_who_are_dying(uint64_t *seed)
+reap_all_that_are_dying(uint64_t *seed)
 {
     for (uint32_t i = 0; i < worker_count; i++) {
         if (workers[i].dying) {
@@ -425,7 +425,7 @@ static void
 end_round(uint64_t *seed)
 {
     // Nothing is to be done: every worker falls asleep, unless it was killed.
-    reap_all_who_are_dying(seed);
+    reap_all_that_are_dying(seed);
     for (uint32_t i = 0; i < worker_count; i++) {
         // Asleep on the state word itself is the last state that a worker without work can be in.
         CHECK_UNTIL(atomic_load(&parent.states[i]) == ASLEEP);

@@ -2,11 +2,11 @@
 // losing random bits of time.  In every round
 //
 // - no block has two users at once;
-// - what was written into a block is there for whoever it was handed to;
+// - what one party wrote into a block is there for the party that receives it;
 // - blocks that are given back to the system and used again have all their memory.
 //
 // At the end of a round some parties are dead: whatever they held is free, and whatever they owned is
-// gone, and after that nothing is lost: every page of the file belongs to a block that somebody owns.
+// gone, and after that nothing is lost: every page of the file belongs to a block that a party owns.
 //
 // The parties are threads, each with an arena of its own.
 //
@@ -46,14 +46,14 @@ typedef struct party {
 
 static shm_region region;
 static party parties[PARTIES];
-static _Atomic uint32_t users[PARTIES][MOST_PAGES];  // who uses the block at this page, 0 is nobody
+static _Atomic uint32_t users[PARTIES][MOST_PAGES];  // the party that uses the block at this page, or 0
 
 // Over all rounds.
 static _Atomic uint64_t claims, handed_over, trims;
 static uint64_t deaths;
 
-// Returns who used the block until now.  Relaxed, here and in all that this program counts: it must not
-// put in order what the arena leaves in disorder.
+// Returns the party that used the block until now.  Relaxed, here and in all that this program counts: it
+// must not put in order what the arena leaves in disorder.
 static uint32_t
 use(shm_block *block, uint32_t user)
 {
@@ -138,7 +138,7 @@ hand_over(party *self, uint32_t index)
     pthread_mutex_lock(&other->lock);
     bool fits = other->letters < INBOX;
     if (fits) {
-        // From here on it is the receiver's, who may be quicker than we are.
+        // From here on it is the receiver's, which may be quicker than this party.
         CHECK_EQ(use(block, UINT32_MAX), self->me);
         other->inbox[other->letters++] = about;
     }
@@ -248,7 +248,7 @@ count_cold(const shm_arena *arena)
 static void
 end_round(uint64_t *seed)
 {
-    // Letters are read before anybody is reaped, as slots are.
+    // Letters are read before any party is reaped, as slots are.
     for (int i = 0; i < PARTIES; i++) {
         do {
             release_all(&parties[i]);
@@ -275,7 +275,7 @@ end_round(uint64_t *seed)
         sum += committed;
         cold += count_cold(&parties[i].arena);
     }
-    // Whoever has looked at the header of a block that was given back has brought a page of it back.
+    // A party that has looked at the header of a block that was given back has brought a page of it back.
     uint64_t memory = check_memory(region.file.fd);
     CHECK(memory >= sum && memory - sum <= cold * SHM_PAGE);
 }

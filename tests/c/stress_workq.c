@@ -52,7 +52,7 @@ static pthread_barrier_t barrier;  // a round begins; a round has ended
 static sem_t hired;                // one for each worker to begin
 static _Atomic bool over;
 
-// The round.  Constant while it lasts, but for the queue and what is atomic.
+// The round.  Constant while it lasts, except for the queue and the atomics.
 static workq queue;
 static uint32_t max_workers;
 static bool restless;

@@ -910,7 +910,7 @@ start_sleeper(waiter *self, scene *all, uint32_t number)
     CHECK_EQ(atomic_load(state_of(self)), ASLEEP);
 }
 
-// The worker's wait is over, and nobody relies on it.
+// The worker's wait is over, and no other relies on it.
 static void
 check_waited(waiter *self, int rc)
 {
@@ -1240,7 +1240,7 @@ a_worker_that_dies_before_it_calls_another_is_made_up_for(void)
     set_states(&all, BUSY, BUSY, BUSY);
     push(&all, 1);
     job_slot *left = push(&all, 2);
-    // It had changed the claim word and no more.
+    // It had changed only the claim word.
     uint32_t claim = READY_AT(0);
     CHECK(atomic_compare_exchange_strong(&all.parent.slots[0].claim, &claim, TAKEN_BY(0)));
     set_states(&all, BUSY, ASLEEP, BUSY);

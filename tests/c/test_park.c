@@ -1,4 +1,4 @@
-// Tests of core/park: who spins and for how long, and waits that end in every way.
+// Tests of core/park: which threads spin and for how long, and waits that end in every way.
 //
 // Whether a spin looked at all is told apart without a clock: on a word that has changed already,
 // a spin that is allowed returns true, and one that is not returns false.
@@ -120,7 +120,7 @@ confine_to_one_cpu(void)
 }
 
 static void
-on_one_cpu_nobody_spins(void)
+on_one_cpu_no_thread_spins(void)
 {
     park_spot spot;
     cpu_set_t all = confine_to_one_cpu();
@@ -323,7 +323,7 @@ a_spin_in_vain_before_a_long_wait_raises_no_doubt(void)
 }
 
 static void
-nobody_sleeps_on_a_word_that_has_changed(void)
+no_thread_sleeps_on_a_word_that_has_changed(void)
 {
     park_spot spot;
     _Atomic uint32_t word = 1;
@@ -435,7 +435,7 @@ a_sleep_that_timed_out_early_teaches_no_spin(void)
     park_spot spot;
     _Atomic uint32_t word = 0;
     init_spot(&spot, 0);
-    // Somebody polls: every wait is short, and none would have been served by a spin.
+    // Another thread polls: every wait is short, and a spin would have served none.
     for (int i = 0; i < 100; i++) {
         CHECK_EQ(park_sleep(&spot, &word, 0, 0), FUTEX_TIMED_OUT);
         CHECK_EQ(spin_ns(&spot), 0);
@@ -476,7 +476,7 @@ main(int argc, char **argv)
     static const check_test tests[] = {
         CHECK_TEST(a_fresh_spot_spins_fully),
         CHECK_TEST(fewer_spin_than_there_are_cpus),
-        CHECK_TEST(on_one_cpu_nobody_spins),
+        CHECK_TEST(on_one_cpu_no_thread_spins),
         CHECK_TEST(a_vain_spin_notices_that_one_cpu_is_left),
         CHECK_TEST(no_more_spin_than_the_spot_allows),
         CHECK_TEST(a_spot_that_learned_not_to_does_not_spin),
@@ -489,7 +489,7 @@ main(int argc, char **argv)
         CHECK_TEST(long_waits_halve_the_spin_until_there_is_none),
         CHECK_TEST(spins_in_vain_before_short_waits_become_rare),
         CHECK_TEST(a_spin_in_vain_before_a_long_wait_raises_no_doubt),
-        CHECK_TEST(nobody_sleeps_on_a_word_that_has_changed),
+        CHECK_TEST(no_thread_sleeps_on_a_word_that_has_changed),
         CHECK_TEST(a_spinning_waiter_needs_no_wake),
         CHECK_TEST(a_sleeping_waiter_wakes_when_told_of_a_change),
         CHECK_TEST(a_wake_without_a_change_goes_unnoticed),

@@ -1,4 +1,4 @@
-// Tests of core/shm_arena: how large blocks are, whose they are, and who gets what a dead process left.
+// Tests of core/shm_arena: how large blocks are, which process owns them, and what becomes of a dead one's.
 //
 // Parties are arenas of one process, each with a mapping of its own, so that an address of one means
 // nothing to the other.  A death is an arena that is closed: its blocks stay what they are.
@@ -301,7 +301,7 @@ a_block_goes_to_another_party_and_comes_back(void)
 }
 
 static void
-who_does_not_hold_a_block_cannot_release_it(void)
+a_process_that_does_not_hold_a_block_cannot_release_it(void)
 {
     parties all;
     begin(&all);
@@ -338,7 +338,7 @@ close_accepts_what_is_closed(void)
     shm_block *block = claim(&all.parent, 1);
     shm_block *there = take_over(&all.workers[0], block);
     shm_arena_close(&all.parent.arena, true);
-    // What somebody holds stays what it was.
+    // A block that a process holds stays what it was.
     CHECK_EQ(holder(there), SHM_WORKER(0));
     shm_arena_close(&all.parent.arena, true);
     end(&all);
@@ -590,7 +590,7 @@ what_the_dead_owned_goes_back_to_the_system(void)
 }
 
 static void
-a_block_of_the_dead_stays_with_the_living_who_hold_it(void)
+a_dead_owners_block_stays_with_its_holder(void)
 {
     parties all;
     begin(&all);
@@ -637,7 +637,7 @@ a_successor_begins_where_nothing_is(void)
 }
 
 static void
-a_block_that_nobody_wrote_to_the_end_is_not_overlapped(void)
+a_block_that_was_not_written_to_the_end_is_not_overlapped(void)
 {
     parties all;
     begin(&all);
@@ -769,7 +769,7 @@ a_child_has_what_was_received_for_itself(void)
     check_fork_until_done(&child, look_at_what_was_received, here);
     CHECK(check_all(here->payload, LARGE, 1));
     release(&all.parent, here);
-    // The child lives: its owner cannot use it again, and nobody takes it for another.
+    // The child lives: the owner cannot use the block again, and no process takes it for another.
     CHECK_EQ(holder(block), SHM_PARENT);
     CHECK(claim(&all.workers[0], LARGE) != block);
     shm_block *named = NULL;
@@ -817,7 +817,7 @@ what_is_looked_at_outlives_the_arena(void)
 }
 
 static void
-a_part_that_nobody_looks_at_goes_back_at_once(void)
+a_part_without_a_viewer_goes_back_at_once(void)
 {
     parties all;
     begin(&all);
@@ -896,7 +896,7 @@ names_are_checked(void)
         PAGE,
         share - PAGE,
         share,      // the parent's own
-        4 * share,  // nobody's
+        4 * share,  // no party's
         UINT64_MAX,
         UINT64_MAX - PAGE + 1,
         2 * share + SHM_ARENA_CLASSES,
@@ -950,7 +950,7 @@ any_block_that_can_be_can_be_touched(void)
 }
 
 static void
-headers_that_were_written_over_harm_nobody(void)
+headers_that_were_written_over_do_no_harm(void)
 {
     parties all;
     uint64_t seed = 7;
@@ -990,7 +990,7 @@ main(int argc, char **argv)
         CHECK_TEST(sizes_do_not_mix),
         CHECK_TEST(a_free_block_is_found_among_many_that_are_held),
         CHECK_TEST(a_block_goes_to_another_party_and_comes_back),
-        CHECK_TEST(who_does_not_hold_a_block_cannot_release_it),
+        CHECK_TEST(a_process_that_does_not_hold_a_block_cannot_release_it),
         CHECK_TEST(only_the_owner_uses_a_free_block_again),
         CHECK_TEST(close_accepts_what_is_closed),
         CHECK_TEST(a_shortage_is_told_and_passes),
@@ -1003,9 +1003,9 @@ main(int argc, char **argv)
         CHECK_TEST(a_block_that_cannot_be_committed_stays_free_for_later),
         CHECK_TEST(the_parent_trims_what_others_own),
         CHECK_TEST(what_the_dead_owned_goes_back_to_the_system),
-        CHECK_TEST(a_block_of_the_dead_stays_with_the_living_who_hold_it),
+        CHECK_TEST(a_dead_owners_block_stays_with_its_holder),
         CHECK_TEST(a_successor_begins_where_nothing_is),
-        CHECK_TEST(a_block_that_nobody_wrote_to_the_end_is_not_overlapped),
+        CHECK_TEST(a_block_that_was_not_written_to_the_end_is_not_overlapped),
         CHECK_TEST(what_the_dead_held_returns_to_its_living_owner),
         CHECK_TEST(what_the_dead_had_not_taken_over_is_the_senders),
         CHECK_TEST(blocks_of_others_are_left_alone),
@@ -1013,13 +1013,13 @@ main(int argc, char **argv)
         CHECK_TEST(a_child_has_what_was_received_for_itself),
         CHECK_TEST(what_the_children_of_the_dead_see_is_not_used_again),
         CHECK_TEST(what_is_looked_at_outlives_the_arena),
-        CHECK_TEST(a_part_that_nobody_looks_at_goes_back_at_once),
+        CHECK_TEST(a_part_without_a_viewer_goes_back_at_once),
         CHECK_TEST(a_part_that_a_child_may_look_at_stays),
         CHECK_TEST(small_blocks_are_not_looked_at_for_long),
         CHECK_TEST(names_are_checked),
         CHECK_TEST(a_block_in_use_is_not_named_again),
         CHECK_TEST(any_block_that_can_be_can_be_touched),
-        CHECK_TEST(headers_that_were_written_over_harm_nobody),
+        CHECK_TEST(headers_that_were_written_over_do_no_harm),
     };
     return check_run(tests, CHECK_COUNT(tests), argc, argv);
 }

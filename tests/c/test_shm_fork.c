@@ -279,7 +279,7 @@ nothing_is_left_when_no_view_is(void)
     check_child later;
     check_fork_until_done(&later, do_nothing, NULL);
     shm_view_detach(&data.view);
-    // But for what the children say with.
+    // Except for the pipes to the children.
     CHECK_EQ(check_count_fds(), fds + 2);
     check_kill(&child);
     check_kill(&later);

@@ -224,7 +224,7 @@ a_worker_does_not_sleep_on_words_that_make_no_sense(void)
     park_spot spot;
     begin(&all);
     park_spot_init(&spot, 0);
-    memset(all.memory, 0xff, 256);  // the words that everybody shares
+    memset(all.memory, 0xff, 256);  // the words that all processes share
     CHECK_EQ(job_ring_wait(&all.workers[0], 0, &spot), JOB_RING_DAMAGED);
     CHECK_EQ(job_ring_listen(&all.workers[1], 1, true), JOB_RING_DAMAGED);
     end(&all);
