@@ -158,6 +158,7 @@ import_names(module_state *state)
         || import_name(base, "InvalidStateError", &state->invalid_state_error) < 0
         || import_name(base, "LOGGER", &state->logger) < 0
         || import_name("threading", "Condition", &state->condition_type) < 0
+        || import_name("threading", "__dict__", &state->threading_names) < 0
         || import_name("pyconc._checkpoint", "checkpoint", &state->checkpoint) < 0
         || import_name("pickle", "dumps", &state->pickle_dumps) < 0
         || import_name("pickle", "loads", &state->pickle_loads) < 0) {
@@ -167,7 +168,9 @@ import_names(module_state *state)
     state->buffer_callback_names = Py_BuildValue("(s)", "buffer_callback");
     state->buffers_names = Py_BuildValue("(s)", "buffers");
     state->loop_names = Py_BuildValue("(s)", "loop");
-    return state->pickle_protocol == NULL || state->buffer_callback_names == NULL
+    state->get_ident_name = PyUnicode_InternFromString("get_ident");
+    return state->get_ident_name == NULL || state->pickle_protocol == NULL
+                   || state->buffer_callback_names == NULL
                    || state->buffers_names == NULL || state->loop_names == NULL
                ? -1
                : 0;

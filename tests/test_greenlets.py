@@ -66,10 +66,12 @@ def test_executors_are_as_cooperative_as_the_standard_ones(patch, way):
     assert finished.stdout == "cooperative\n", finished
 
 
-def test_a_future_of_ones_own_waits_cooperatively(patch):
+@pytest.mark.parametrize("first", ["patch", "import"])
+def test_a_future_of_ones_own_waits_cooperatively(patch, first):
+    patch = f"{patch}; import pyconc" if first == "patch" else f"import pyconc; {patch}"
     finished = run_script(f"""
         {patch}
-        import threading, pyconc
+        import threading
         future = pyconc.Future()
         threading.Timer(0.01, future.set_result, ["done"]).start()
         print(future.result(10))

@@ -33,6 +33,8 @@
     X(invalid_state_error) /* concurrent.futures.InvalidStateError */                            \
     X(logger)              /* the logger "concurrent.futures" */                                 \
     X(condition_type)      /* threading.Condition */                                             \
+    X(threading_names)     /* threading.__dict__ */                                              \
+    X(get_ident_name)      /* "get_ident" */                                                     \
     X(checkpoint)          /* a function of one bytecode: serves the eval breaker */             \
     X(pickle_dumps)                                                                              \
     X(pickle_loads)                                                                              \

@@ -672,6 +672,15 @@ parse_argument(const char *method, const char *name, PyObject *fallback, PyObjec
     return args[0];
 }
 
+// Whether the program has made threads greenlets, perhaps since it imported pyconc; as
+// threads_are_greenlets() says it.
+static bool
+waits_cooperatively(const module_state *state)
+{
+    PyObject *function = PyDict_GetItemWithError(state->threading_names, state->get_ident_name);
+    return function != NULL && !PyCFunction_CheckExact(function);
+}
+
 // What result() and exception() begin with.  True: the future is finished.  False: the method returns
 // *instead, NULL with an exception.
 static bool
@@ -679,9 +688,9 @@ wait_until_finished(FutureObject *self, const char *method, PyObject *const *arg
                     PyObject *kwnames, PyObject **instead)
 {
     standard_class *standard = &self->module->standard_future;
-    // Where the program watches locks, the standard class's method waits, with a lock.
+    // Where the program watches locks, or has replaced them, the standard class's method waits, with a lock.
     bool locks = !future_is_done(self) && standard->type != NULL
-                 && standard_is_replaced(&self->module->standard_lock);
+                 && (standard_is_replaced(&self->module->standard_lock) || waits_cooperatively(self->module));
     if (locks ? standard_call(standard, true, method, (PyObject *)self, args, nargs, kwnames, instead)
               : call_standard(self, method, args, nargs, kwnames, instead)) {
         return false;
