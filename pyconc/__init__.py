@@ -69,7 +69,7 @@ def __dir__():
 
 
 def _name_imports():
-    """Tell tools that follow imports, such as PyInstaller, of modules that the extension or a name's text asks for."""
+    """Name the modules that the extension or __getattr__() imports, for tools such as PyInstaller."""
     from pyconc import (  # noqa: F401
         _asyncio_glue,
         _checkpoint,

@@ -24,17 +24,17 @@ _PROG = "python -m pyconc"
 
 
 def _run_module(name: str, arguments: list[str]) -> None:
-    """Does what `python -m name arguments...` does."""
+    """Do as `python -m name arguments...` does."""
     _new_main()
     sys.argv[:] = [name, *arguments]
     runpy._run_module_as_main(name)  # type: ignore[attr-defined]
 
 
 def _run_path(path: str, arguments: list[str]) -> None:
-    """Does what `python path arguments...` does, for a script and for a folder or zip file with a __main__.py."""
+    """Do as `python path arguments...` does, for a script and for a folder or zip file with a __main__.py."""
     main = _new_main()
     sys.argv[:] = [path, *arguments]
-    in_front = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))  # of sys.path, the current folder is
+    in_front = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))  # sys.path[0] is the current folder
     name = os.path.abspath(path)
     if pkgutil.get_importer(name) is not None:
         sys.path[: int(in_front)] = [name]
@@ -58,10 +58,10 @@ def _run_path(path: str, arguments: list[str]) -> None:
 
 
 def _new_main() -> ModuleType:
-    """Makes an empty `__main__`.
+    """Make an empty `__main__`.
 
-    runpy's public functions would put the old one back when the program's last line is done, but its threads may go on
-    and pickle what is defined there.
+    runpy's public functions would put the old one back after the program's last line, but its threads may go on and
+    pickle objects of `__main__`.
     """
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
@@ -74,7 +74,7 @@ def _show_from_program_on(
     error: BaseException,
     traceback: TracebackType | None,
 ) -> None:
-    """An excepthook that leaves out the frames between the interpreter and the program: ours and runpy's."""
+    """Call an excepthook with a traceback that begins in the program, after this module's frames and runpy's."""
     ours = {code.co_filename for code in (main.__code__, runpy.run_module.__code__)}
     while traceback is not None and traceback.tb_frame.f_code.co_filename in ours:
         traceback = traceback.tb_next
@@ -89,9 +89,9 @@ def main() -> None:
         "run",
         usage=f"{_PROG} run [-h] (script | -m module) [argument ...]",
         help="run a program with pyconc's executors in place of the standard ones",
-        description="Runs a program as `python` would, after pyconc.install(): what it and the libraries it uses get "
-        "for concurrent.futures.ThreadPoolExecutor and ProcessPoolExecutor, and the default executors of event loops, "
-        "are pyconc's.",
+        description="Run a program as `python` does, after pyconc.install(): wherever it, or a library that it uses, "
+        "asks for concurrent.futures.ThreadPoolExecutor or ProcessPoolExecutor, or for a loop's default executor, it "
+        "gets pyconc's.",
     )
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run, and its arguments")
     run.add_argument("script", nargs=argparse.REMAINDER, help="a script to run, and its arguments")

@@ -1,10 +1,10 @@
 """asyncio, with pyconc's threads: change ``import asyncio`` to ``from pyconc import asyncio``.
 
-Everything here is the standard module's, but for this:
+Everything here is the standard module's, with these exceptions:
 
 - Loops made by `new_event_loop`, `get_event_loop`, `run` and `Runner` have pyconc's ThreadPoolExecutor as their default
-  executor, which `to_thread` and ``run_in_executor(None, ...)`` use.  `get_event_loop` and `to_thread` see to that for
-  asyncio's loops that came from elsewhere, too, if they have no default executor yet.
+  executor, which `to_thread` and ``run_in_executor(None, ...)`` use.  `get_event_loop` and `to_thread` also give it to
+  asyncio's loops that other code has made, if they have no default executor yet.
 - `get_event_loop` makes a loop in the main thread when there is none, as it did until Python 3.13, and never warns.
 - `wait` accepts coroutines, as it did until Python 3.10, and never warns.
 
@@ -41,13 +41,13 @@ def __dir__():
 
 
 def _equip(loop, *, new=False):
-    """Sees to it that a loop without a default executor makes one of pyconc's when it first runs anything in threads.
+    """Have a loop without a default executor make one of pyconc's when it first runs something in threads.
 
-    Not before: shutting a default executor down takes a thread, also if nobody has used it, and where asyncio.run() is
-    called at exit there may be none to be had.
+    The loop does not make it earlier, because shutting down even an unused default executor takes a thread, and there
+    may be none when asyncio.run() is called at exit.
 
-    Loops other than asyncio's hide whether they have one; those are taken to have none only while they are `new`, and
-    refer to none that whoever made them may have set.
+    Loops that are not asyncio's do not show whether they have a default executor; such a loop counts as having none
+    only if it is `new`, and refers to no executor that its maker may have set.
     """
     if "run_in_executor" in getattr(loop, "__dict__", ("run_in_executor",)):
         return loop
@@ -64,7 +64,7 @@ def _equip(loop, *, new=False):
             try:
                 loop.set_default_executor(ThreadPoolExecutor(thread_name_prefix="asyncio"))
             except NotImplementedError:
-                pass  # a loop without a default executor is a loop all the same
+                pass  # This loop cannot have a default executor.
         return type(loop).run_in_executor(loop, executor, func, *args)
 
     def set_default_executor(executor):
@@ -80,21 +80,36 @@ def _equip(loop, *, new=False):
 
 
 def _refers_to_an_executor(loop):
-    """Whether a loop holds an executor in a field, which may be one of C, or in its dictionary."""
+    """Tell whether a loop holds an executor, in a field of C or in its dictionary."""
     referents = gc.get_referents(loop)
     held = [value for referent in referents if type(referent) is dict for value in referent.values()]
     return any(isinstance(referent, Executor) for referent in (*referents, *held))
 
 
 def new_event_loop():
-    """Create and return a new event loop, whose default executor is pyconc's."""
+    """Create and return a new event loop, whose default executor is pyconc's.
+
+    Raises what the policy's own new_event_loop() raises.
+
+        >>> from pyconc import asyncio
+        >>> loop = asyncio.new_event_loop()
+        >>> loop.run_until_complete(loop.run_in_executor(None, abs, -1))
+        1
+        >>> loop.close()
+    """
     return _equip(asyncio.new_event_loop(), new=True)
 
 
 def get_event_loop():
     """Return the running event loop, or else the current one of this thread.
 
-    The main thread is given one when it has none; other threads get a RuntimeError.
+    If the main thread has none, make one, and set it; in other threads, raise RuntimeError.
+
+        >>> from pyconc import asyncio
+        >>> loop = asyncio.get_event_loop()
+        >>> loop.run_until_complete(asyncio.to_thread(abs, -1))
+        1
+        >>> loop.close()
     """
     loop = asyncio._get_running_loop() or _current_loop()
     if loop is not None:
@@ -123,7 +138,18 @@ def _current_loop():
 if sys.version_info >= (3, 11):
 
     class Runner(asyncio.Runner):
-        __doc__ = asyncio.Runner.__doc__
+        """A context manager that runs coroutines on one event loop, whose default executor is pyconc's.
+
+        debug: whether the loop is in debug mode; None: as asyncio's settings say. loop_factory: makes the loop;
+        default: asyncio.new_event_loop. As asyncio.Runner, for the thread that makes it. Leaving the context cancels
+        the tasks that are left, and closes the loop. Raises RuntimeError if another loop runs in this thread, or if it
+        is used again after its end.
+
+            >>> from pyconc import asyncio
+            >>> with asyncio.Runner() as runner:
+            ...     runner.run(asyncio.to_thread(abs, -1))
+            1
+        """
 
         def __init__(self, *, debug=None, loop_factory=None):
             super().__init__(debug=debug, loop_factory=loop_factory)
@@ -135,7 +161,13 @@ if sys.version_info >= (3, 11):
             return self
 
         def get_loop(self):
-            """Return embedded event loop."""
+            """Return the event loop; raise RuntimeError after the Runner's end.
+
+            >>> from pyconc import asyncio
+            >>> with asyncio.Runner() as runner:
+            ...     runner.get_loop().is_running()
+            False
+            """
             loop = super().get_loop()
             if not self._equipped:
                 self._equipped = True
@@ -143,8 +175,16 @@ if sys.version_info >= (3, 11):
             return loop
 
         def run(self, coro, *, context=None):
-            """Run code in the embedded event loop."""
-            if asyncio._get_running_loop() is None:  # else the standard method says what is wrong
+            """Run the coroutine coro on the event loop; return its result, or raise its exception.
+
+            context: the contextvars.Context to run it in; default: the Runner's own.
+
+            >>> from pyconc import asyncio
+            >>> with asyncio.Runner() as runner:
+            ...     runner.run(asyncio.to_thread(abs, -1))
+            1
+            """
+            if asyncio._get_running_loop() is None:  # otherwise the standard method raises
                 self.get_loop()
             return super().run(coro, context=context)
 
@@ -168,23 +208,46 @@ else:
         return asyncio.run(main, debug=debug)
 
 
-run.__doc__ = asyncio.run.__doc__
+run.__doc__ = """Run the coroutine main on a new event loop, whose default executor is pyconc's; return its result.
+
+debug: whether the loop is in debug mode; None: as asyncio's settings say. loop_factory (from Python 3.11 on): makes the
+loop; default: asyncio.new_event_loop. At the end, tasks that are left are cancelled, and the loop is closed. Raises the
+coroutine's exception, and RuntimeError if a loop runs in this thread already.
+
+    >>> from pyconc import asyncio
+    >>> asyncio.run(asyncio.to_thread(abs, -1))
+    1
+"""
 
 
 async def to_thread(func, /, *args, **kwargs):
+    """Run func(*args, **kwargs) in a thread of the loop's default executor; return its result.
+
+    The function sees the context variables of the caller. Raises the function's exception.
+
+        >>> from pyconc import asyncio
+        >>> asyncio.run(asyncio.to_thread(int, "ff", base=16))
+        255
+    """
     _equip(asyncio.get_running_loop())
     return await asyncio.to_thread(func, *args, **kwargs)
 
 
-to_thread.__doc__ = asyncio.to_thread.__doc__
-
-
 async def wait(fs, *, timeout=None, return_when=asyncio.ALL_COMPLETED):
-    """Wait for the futures, tasks and coroutines given by fs to complete.
+    """Wait for the futures, tasks and coroutines in fs; return two sets of futures: (done, pending).
 
-    Returns two sets of futures: (done, pending).  Coroutines are wrapped in tasks, which start in the order given.
+    Coroutines are wrapped in tasks, which start in the order given. timeout: the most seconds to wait; None: without
+    limit. return_when: FIRST_COMPLETED, FIRST_EXCEPTION or ALL_COMPLETED. Raises TypeError or ValueError for other
+    arguments; when the time is over, it returns, too.
+
+        >>> from pyconc import asyncio
+        >>> async def main():
+        ...     done, pending = await asyncio.wait([asyncio.to_thread(abs, number) for number in (-1, -2)])
+        ...     return sorted(task.result() for task in done), pending
+        >>> asyncio.run(main())
+        ([1, 2], set())
     """
-    # What is wrong with the arguments is for the standard function to say, before any task is made.
+    # With wrong arguments the standard function raises, before any task is made.
     single = asyncio.isfuture(fs) or asyncio.iscoroutine(fs)
     if not single and return_when in (asyncio.FIRST_COMPLETED, asyncio.FIRST_EXCEPTION, asyncio.ALL_COMPLETED):
         loop = asyncio.get_running_loop()

@@ -14,10 +14,10 @@ from pyconc.process_pool import ProcessExecutor, default_workers
 
 __all__ = ["CoroutinePool", "TaskUnpicklable", "WorkerDied"]
 
-# How many coroutines a worker runs at a time, unless it is told.
+# How many coroutines a worker runs at a time by default.
 CONCURRENCY = 256
 
-# How many items a stream's generator is ahead of its consumer, unless it is told.
+# How many items a stream's generator may be ahead of its consumer by default.
 STREAM_BUFFER = 64
 
 _END = object()
@@ -151,7 +151,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
             _cancel_all(running)
 
     async def _map_of_async(self, async_fn, source, ordered, buffersize):
-        """The same for a source that keeps us waiting: a task of its own reads it."""
+        """Do the same for a source that must be awaited: a task of its own reads it."""
         room = asyncio.Semaphore(buffersize)
         running, arrived = set(), asyncio.Queue()
 
@@ -184,7 +184,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
                 running.discard(future)
                 room.release()
                 yield result
-            feeder.result()  # raises what the source did
+            feeder.result()  # raises the source's exception
         finally:
             feeder.cancel()
             _cancel_all(running)
@@ -259,29 +259,29 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         return super().__exit__(exc_type, exc_val, exc_tb)
 
     async def __aexit__(self, *exc_info):
-        """Shut down, and wait for what runs while the event loop goes on; after an exception, cancel it first."""
+        """Shut down, and wait for running calls while the event loop goes on; after an exception, cancel them first."""
         if exc_info[1] is not None:
             self.cancel_all()
-        self._end_streams("the pool was shut down")  # Here, and not in the thread that waits.
+        self._end_streams("the pool was shut down")  # in the loop's thread, not in the one that waits
         await super().__aexit__(*exc_info)
 
 
 class _Stream:
     """The consumer's end of an async generator in a worker.  While it is open, a closed pool's workers stay.
 
-    It is for the thread of its loop, but for end(), which any thread may call.
+    Only the thread of its loop uses it, except end(), which any thread may call.
     """
 
-    _keepers = ()  # until the end of __init__
+    _keepers = ()  # until __init__ has ended
 
     def __init__(self, pool, async_fn, args, kwargs, buffersize):
         self._opening = pool.run(loop_worker.open_stream, async_fn, args, kwargs, buffersize)
         self._address = None  # the worker's number and generation, and the stream's number, once they are known
-        self._fetching = None  # the call that brings the next items; who waits for it may be cancelled and come back
+        self._fetching = None  # the call that brings the next items; its consumer may be cancelled and come back
         self._items = collections.deque()
-        self._why_ended = None  # what a consumer is told of a stream that the pool has ended
+        self._why_ended = None  # the message of the consumer's RuntimeError, if the pool has ended the stream
         self._queue = pool._supervisor.queue
-        self._keepers = [_core.Keeper(self._queue)]  # as long as it is open; popped by whoever ends it
+        self._keepers = [_core.Keeper(self._queue)]  # while the stream is open; the thread that ends it pops the keeper
         pool._supervisor.streams.add(self)
 
     def __aiter__(self):
@@ -299,16 +299,16 @@ class _Stream:
     async def _fetch(self):
         await self._open()
         if not self._keepers:
-            return  # It was ended meanwhile.
+            return  # Another thread or task has ended it.
         if self._fetching is None:
             self._fetching = self._call(asyncio.get_running_loop(), loop_worker.next_items)
-            self._fetching.add_done_callback(_retrieve)
+            self._fetching.add_done_callback(retrieve)
         fetching = self._fetching
         try:
             items, is_open = await asyncio.shield(fetching)
         except BaseException:
             if fetching.done() and (fetching.cancelled() or fetching.exception() is not None):
-                self._release()  # and not if only who waits was cancelled
+                self._release()  # but not if only the consumer was cancelled
             raise
         if self._fetching is fetching:
             self._fetching = None
@@ -328,7 +328,7 @@ class _Stream:
             raise
 
     async def aclose(self):
-        """Stop the generator; return when it has cleaned up. What it raises meanwhile is raised here."""
+        """Stop the generator; return when it has cleaned up, or raise its exception."""
         self._items.clear()
         if not self._keepers:
             return
@@ -340,7 +340,7 @@ class _Stream:
             self._release()
 
     def end(self, why):
-        """Stop the generator without waiting; a consumer is told why."""
+        """Stop the generator without waiting; a consumer gets a RuntimeError that says why."""
         if self._keepers:
             self._why_ended = why
             self._stop()
@@ -354,11 +354,11 @@ class _Stream:
             if self._address is not None:
                 self._call(None, loop_worker.close_stream)
             else:
-                # It is not known yet where it is.
+                # No worker has told its address yet.
                 close = partial(_close_late, self._queue)
                 self._opening.get_loop().call_soon_threadsafe(self._opening.add_done_callback, close)
         except RuntimeError:
-            pass  # The pool has been killed, or the loop is closed; workers that leave close what nobody reads.
+            pass  # The pool has been killed, or the loop is closed; workers close their streams when they leave.
         finally:
             self._release()
 
@@ -382,7 +382,8 @@ def _close_late(queue, opening):
             pass  # as above
 
 
-def _retrieve(future):
+def retrieve(future):
+    """Keep a future from logging an exception that nobody has asked for."""
     if not future.cancelled():
         future.exception()
 
@@ -400,14 +401,14 @@ def _cancel_all(pending):
 
 
 class _Source:
-    """Tuples of arguments, and what reading them raises: that comes after the results of the calls before it."""
+    """Tuples of arguments, and the exception from reading them, which comes after the results of the calls before."""
 
     def __init__(self, tuples):
         self._tuples = tuples
         self._error = None
 
     def read(self):
-        """Return the next tuple, or None if there is none."""
+        """Return the next tuple, or None at the end."""
         if self._tuples is None:
             return None
         try:
@@ -422,7 +423,7 @@ class _Source:
         return args
 
     def end(self):
-        """Raise what reading has raised, if it has."""
+        """Raise the exception from reading, if there is one."""
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -432,7 +433,7 @@ class _Source:
 
 
 async def _zip_async(iterables):
-    """Yield tuples as zip() does, of iterables of both kinds."""
+    """Yield tuples as zip() does, from sync and async iterables."""
     iterators = [iterable.__aiter__() if hasattr(iterable, "__aiter__") else iter(iterable) for iterable in iterables]
     while True:
         items = []

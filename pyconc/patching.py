@@ -1,7 +1,7 @@
-"""What ties pyconc's classes to the standard ones.
+"""The ties between pyconc's classes and the standard ones.
 
-install() gives pyconc's executors to programs that ask for the standard ones; and what others patch on the standard
-classes is called by pyconc's.
+install() gives pyconc's executors to programs that ask for the standard ones.  Methods that other libraries replace on
+the standard classes are called by pyconc's.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ __all__ = ["install", "uninstall"]
 
 _lock = threading.Lock()  # Held while the fields below and the names in concurrent.futures change together.
 _installed = False  # Read without the lock.
-_standard_getattr: Any = None  # what concurrent.futures has for a __getattr__; nothing since 3.15
+_standard_getattr: Any = None  # the __getattr__ of concurrent.futures, which has none since Python 3.15
 
-# --- Threads that are none --------------------------------------------------------------------------------------------
+# --- Greenlets in place of threads ------------------------------------------------------------------------------------
 
 
 def threads_are_greenlets() -> bool:
-    """Whether the threading module has been made to start greenlets, as gevent and eventlet do it, now or earlier.
+    """Tell whether gevent, eventlet or the like have made the threading module start greenlets.
 
-    A worker in C would stop them all, so the standard classes are made then, which are built on that module.
+    A worker in C would stop all greenlets, so the standard classes, which are built on that module, are made then.
     """
     return type(threading.get_ident) is not BuiltinFunctionType
 
 
 def make_standard(cls: type, args: Any, kwargs: Any) -> Any:
-    """Makes an executor of the standard class for which one of pyconc's stands, where threads are greenlets."""
+    """Make an executor of the standard class that one of pyconc's stands for, where threads are greenlets."""
     for substitution in _SUBSTITUTIONS:
         if cls is substitution.ours:
             executor = object.__new__(substitution.load_standard())
@@ -58,10 +58,10 @@ def make_standard(cls: type, args: Any, kwargs: Any) -> Any:
 
 
 def find_originals(cls: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Finds what a standard class had for these methods, though somebody may have replaced them already.
+    """Find a standard class's original methods of these names, which other libraries may have replaced.
 
-    An original is known by the file that it was compiled from, and is looked for behind what wraps it; where there is
-    none to be found, None stands for it.
+    An original is known by the file that it was compiled from; it may stand behind wrappers.  For a method whose
+    original is not found, the dictionary has None.
     """
     files = Counter(
         function.__code__.co_filename
@@ -80,7 +80,7 @@ def find_originals(cls: Any, names: Iterable[str]) -> dict[str, Any]:
 
 
 def watch_standard(which: str, cls: Any, names: Iterable[str]) -> None:
-    """Has ours call what a standard class has for these methods, where somebody has replaced the original one."""
+    """Have pyconc's classes call a standard class's methods of these names when they are not the originals."""
     _core.watch_standard(which, cls, find_originals(cls, names))
 
 
@@ -107,26 +107,26 @@ watch_standard(
 # --- install() --------------------------------------------------------------------------------------------------------
 
 _ABSENT = object()
-_LazyImport: Any = getattr(types, "LazyImportType", ())  # what stands, since 3.15, for what nobody has asked for
+_LazyImport: Any = getattr(types, "LazyImportType", ())  # since 3.15, stands for a module that is not loaded yet
 
 
 class _Substitution:
-    """A standard class, and the one of pyconc's that stands in for it while installed.
+    """A standard class, and pyconc's class that takes its place while installed.
 
-    Both are loaded only when somebody asks for them.
+    Both are loaded only when the program asks for them.
     """
 
     def __init__(self, name: str, standard_module: str, module: str, internals: set[str]) -> None:
         self.name = name  # of both classes
         self.standard_module = standard_module
         self.module = module
-        self.internals = internals  # what a subclass mentions when it builds upon how the standard class is made
-        self.standard: Any = None  # once its calls are redirected
-        self.hidden: Any = _ABSENT  # what concurrent.futures had under the name before install()
+        self.internals = internals  # private names; a subclass that mentions one needs the standard class
+        self.standard: Any = None  # the standard class, once its calls are redirected
+        self.hidden: Any = _ABSENT  # the value of the name in concurrent.futures before install()
 
     @property
     def ours(self) -> Any:
-        """Pyconc's class, or None while nobody has loaded it."""
+        """Pyconc's class, or None if it is not loaded."""
         return getattr(sys.modules.get(self.module), self.name, None)
 
     def load(self) -> Any:
@@ -138,14 +138,14 @@ class _Substitution:
     # Under the lock:
 
     def redirect(self) -> None:
-        """Makes calls of the standard class make pyconc's while installed, if it has been loaded."""
+        """Have calls of the standard class, if it is loaded, make pyconc's executors while installed."""
         standard: Any = getattr(sys.modules.get(self.standard_module), self.name, None)
         if standard is None or self.standard is not None:
             return
 
         def make(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
-            # The interpreter calls the __init__ of whatever this returns, so pyconc's executor is initialised once, by
-            # its own.  Subclasses of the standard class get what they would have got without this.
+            # The interpreter calls the __init__ of the object that this returns, so pyconc's executor is initialised
+            # once, by its own.  Subclasses of the standard class are made as they are without this.
             if cls is standard and _installed and not threads_are_greenlets():
                 ours = self.load()
                 return ours.__new__(ours, *args, **kwargs)
@@ -158,16 +158,16 @@ class _Substitution:
         self.standard = standard
 
     def hide(self) -> None:
-        """Takes the standard class's name out of concurrent.futures, so that _give() is asked for it."""
+        """Take the standard class's name out of concurrent.futures, so that _give() is asked for it."""
         names = vars(concurrent.futures)
         found = names.get(self.name, _ABSENT)
         self.hidden = _ABSENT
-        # A name that somebody else has replaced is theirs; what they call in the end is the standard class.
+        # A name that another library has replaced stays; its class calls the standard one in the end.
         if found is not _ABSENT and (found is self.standard or isinstance(found, _LazyImport)):
             self.hidden = names.pop(self.name)
 
     def show(self) -> None:
-        """Undoes hide(), and what _give() has put there."""
+        """Undo hide(), and remove the class that _give() has put there."""
         names = vars(concurrent.futures)
         found = names.get(self.name, _ABSENT)
         if found is not _ABSENT and found is not self.ours:
@@ -236,16 +236,16 @@ _SUBSTITUTIONS = (
 
 
 class ExecutorType(ABCMeta):
-    """The type of pyconc's executors, which stand in for the standard classes while installed.
+    """The metaclass of pyconc's executors, which take the place of the standard classes while installed.
 
-    It is an ABCMeta so that a subclass may derive from ABCs too.
+    It derives from ABCMeta so that a subclass may derive from ABCs too.
     """
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **kwargs: Any) -> Any:
         greenlets = threads_are_greenlets()
         for substitution in _SUBSTITUTIONS if mcls is ExecutorType and (_installed or greenlets) else ():
             if substitution.ours in bases and (greenlets or _mentions(namespace, substitution.internals)):
-                # Nothing that a program does with the standard class may fail because of install().
+                # A program that works with the standard class must not fail because of install().
                 standard = substitution.load_standard()
                 bases = tuple(standard if base is substitution.ours else base for base in bases)
                 return type(name, bases, namespace, **kwargs)
@@ -261,14 +261,14 @@ class ExecutorType(ABCMeta):
 
 
 def _standard_of(cls: type) -> Any:
-    """The standard class that a class of pyconc's stands in for at the moment, or None."""
+    """Return the standard class whose place a class of pyconc's takes now, or None."""
     if not _installed and not threads_are_greenlets():
         return None
     return next((s.load_standard() for s in _SUBSTITUTIONS if cls is s.ours), None)
 
 
 def _choose_bases(bases: tuple[Any, ...], metaclass: Any) -> tuple[Any, ...]:
-    """The bases of a class statement while installed: the standard classes where the metaclass forbids ours."""
+    """Return the bases for a class statement while installed: the standard ones if the metaclass forbids pyconc's."""
     if not _installed or not isinstance(metaclass, (type, NoneType)):
         return bases
     metaclasses = [type(base) for base in bases] if metaclass is None else [metaclass, *map(type, bases)]
@@ -283,7 +283,7 @@ _build_class = _core.make_class_builder(_standard_build_class, ExecutorType, _ch
 
 
 def _mentions(namespace: dict[str, Any], internals: set[str]) -> bool:
-    """Whether the body of a class defines one of these names, or has a function that uses one."""
+    """Tell whether the body of a class defines one of these names, or has a function that uses one."""
     names = set(namespace)
     parts: list[Any] = list(namespace.values())
     while parts:
@@ -301,10 +301,10 @@ def _mentions(namespace: dict[str, Any], internals: set[str]) -> bool:
 
 
 def _give(name: str) -> Any:
-    """concurrent.futures.__getattr__ while installed: loads what is asked for, as the standard one does."""
+    """Stand for concurrent.futures.__getattr__ while installed: load the class of this name, as the standard does."""
     for substitution in _SUBSTITUTIONS:
         if name == substitution.name:
-            if not _installed:  # another thread has uninstalled at this very moment
+            if not _installed:  # Another thread has just called uninstall().
                 return substitution.load_standard()
             cls = substitution.load()
             with _lock:
@@ -318,10 +318,10 @@ def _give(name: str) -> Any:
 
 
 class _Finder:
-    """Stands first in sys.meta_path while installed, until the modules of the standard classes have been loaded."""
+    """The first finder of sys.meta_path while installed, until the modules of the standard classes are loaded."""
 
     def rest(self) -> None:
-        """Leaves sys.meta_path if there is nothing left to wait for."""
+        """Leave sys.meta_path if all of those modules are loaded, or nothing is installed."""
         done = not _installed or all(substitution.standard is not None for substitution in _SUBSTITUTIONS)
         if done and self in sys.meta_path:
             sys.meta_path.remove(self)
@@ -339,7 +339,7 @@ class _Finder:
 
 
 class _Loader:
-    """A module's loader, which redirects calls of a standard class as soon as there is one."""
+    """A module's loader, which redirects calls of the standard class as soon as it is defined."""
 
     def __init__(self, loader: Any, substitution: _Substitution) -> None:
         self._loader = loader
@@ -362,26 +362,28 @@ _finder = _Finder()
 
 
 def install() -> None:
-    """Makes this process use pyconc's executors wherever it asks for the standard library's.
+    """Make this process use pyconc's executors wherever it asks for the standard library's.
 
     From now until uninstall():
 
     - ``concurrent.futures.ThreadPoolExecutor`` is ``pyconc.ThreadPoolExecutor``, and
-      ``concurrent.futures.ProcessPoolExecutor`` is ``pyconc.ProcessPoolExecutor``.  As in the standard library, what
-      nobody asks for is not loaded: a program without processes does not import multiprocessing.
+      ``concurrent.futures.ProcessPoolExecutor`` is ``pyconc.ProcessPoolExecutor``.  As in the standard library, a class
+      is loaded when it is first asked for: a program without processes does not import multiprocessing.
     - Calling a standard class makes one of pyconc's.  That reaches modules that imported the class before, or import it
       from ``concurrent.futures.process`` later, and the default executors that asyncio and uvloop make for their loops.
-    - ``isinstance(x, concurrent.futures.ThreadPoolExecutor)`` stays true for whatever it was true for; the same goes
-      for processes.
+    - ``isinstance(x, concurrent.futures.ThreadPoolExecutor)`` stays true for each object for which it was true; so does
+      the same test with ``ProcessPoolExecutor``.
 
-    What stays the standard library's: executors that exist already (a loop's default executor among them), subclasses
-    defined before, subclasses whose body names private parts of the standard class (``_work_queue``,
-    ``_adjust_thread_count``, ``_call_queue`` and the like) or whose metaclass is not that of pyconc's classes,
-    ``InterpreterPoolExecutor``, the functions
-    ``concurrent.futures.wait`` and ``as_completed`` (which work with every future), what ``concurrent.futures.thread``
-    and ``concurrent.futures.process`` call their executors (so that the classes can still be pickled by those names;
-    calling them makes pyconc's), ``multiprocessing.Pool``, and other processes but forked ones: what a worker that was
-    not forked from this process makes for itself is standard.
+    These stay the standard library's:
+
+    - executors that exist already, among them loops' default executors;
+    - subclasses that were defined before, subclasses whose body names private parts of the standard class
+      (``_work_queue``, ``_adjust_thread_count``, ``_call_queue`` and the like), subclasses whose metaclass is not that
+      of pyconc's classes, and ``InterpreterPoolExecutor``;
+    - the functions ``concurrent.futures.wait`` and ``as_completed``, which work with every future;
+    - the names in ``concurrent.futures.thread`` and ``concurrent.futures.process``, so that the classes can be pickled
+      by them; calling these classes makes pyconc's;
+    - ``multiprocessing.Pool``, and the executors of processes that were not forked from this one.
 
     Calling it again changes nothing, and one uninstall() undoes any number of calls.  Both may be called at any time
     from any thread, and raise nothing.  In a program that can be edited, importing from pyconc is the better way.
@@ -398,13 +400,13 @@ def install() -> None:
             return
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
-    # From here on no standard class is made unseen.  One that is being made by another thread is waited for.
+    # From here on the finder sees each import of a standard class.  If another thread imports one now, wait for it.
     for substitution in _SUBSTITUTIONS:
         if substitution.standard_module in sys.modules:
             try:
                 import_module(substitution.standard_module)
             except ImportError:
-                pass  # That thread's import has failed; it is for that thread to say so.
+                pass  # The other thread's import has failed, and raises there.
     with _lock:
         if _installed:
             return
@@ -412,7 +414,7 @@ def install() -> None:
         names = vars(concurrent.futures)
         _standard_getattr = names.get("__getattr__")
         names["__getattr__"] = _give
-        if builtins.__build_class__ is _standard_build_class:  # else it is another's
+        if builtins.__build_class__ is _standard_build_class:  # otherwise it is another library's
             builtins.__build_class__ = _build_class
         for substitution in _SUBSTITUTIONS:
             substitution.redirect()
@@ -421,10 +423,10 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Undoes install(): the standard names, and calls of the standard classes, give the standard executors again.
+    """Undo install(): the standard names, and calls of the standard classes, give the standard executors again.
 
-    Executors made meanwhile go on working, and names imported meanwhile keep pyconc's classes.  Raises nothing, also
-    where nothing was installed.
+    Executors that were made since install() go on working, and names that were imported since then keep pyconc's
+    classes.  Raises nothing, even if nothing was installed.
 
         >>> import concurrent.futures
         >>> pyconc.install()
@@ -436,8 +438,8 @@ def uninstall() -> None:
     with _lock:
         if not _installed:
             return
-        # What was made the standard classes' __new__ stays and does nothing: once a class has had one, CPython cannot
-        # do without (python/cpython#105888).
+        # The __new__ that redirect() has set stays, and does nothing: CPython cannot remove a class's __new__
+        # (python/cpython#105888).
         _installed = False
         if builtins.__build_class__ is _build_class:
             builtins.__build_class__ = _standard_build_class

@@ -6,15 +6,16 @@ import sys
 import threading
 import time
 import weakref
-from collections import deque
 from concurrent.futures import _base, thread
 from concurrent.futures.thread import BrokenThreadPool
-from itertools import islice
 
 from pyconc import _core
 from pyconc._async_with import AsyncWith
 from pyconc._started import Started
 from pyconc.patching import ExecutorType, find_originals, make_standard, threads_are_greenlets, watch_standard
+from pyconc.waiting import submit_in_order
+
+__all__ = ["ThreadPoolExecutor"]
 
 # Since Python 3.14 workers have contexts, which run the work items.
 _CONTEXTS = sys.version_info >= (3, 14)
@@ -26,7 +27,7 @@ _queues: "weakref.WeakSet[_WorkQueue]" = weakref.WeakSet()
 class _WorkQueue(_core.ThreadQueue):
     """The tasks of one executor, and the threads that run them, which may outlive the executor.
 
-    It is the executor's `_work_queue` too, for those who look into it, drain it, or put work items there.
+    It is the executor's `_work_queue` too: programs look into it, drain it, and put work items there.
     """
 
     def __new__(cls, max_workers, executor_reference):
@@ -37,9 +38,9 @@ class _WorkQueue(_core.ThreadQueue):
         self.threads = set()
         self.closed = False
         self.starting = False  # a thread is being started; guarded by lock
-        self.wait_owed = False  # a signal handler shut down during that, and could not wait; guarded by lock
-        # Held while a thread is started, so that shutdown() sees all there are.  Re-entrant, because a signal handler
-        # may submit or shut down while its own thread is at it.
+        self.wait_owed = False  # a signal handler shut down during a start, and could not wait; guarded by lock
+        # Held while a thread is started, so that shutdown() sees every thread.  Re-entrant, because a signal handler
+        # may submit or shut down while its own thread starts another.
         self.lock = threading.RLock()
         _queues.add(self)
 
@@ -48,9 +49,9 @@ class _WorkQueue(_core.ThreadQueue):
         super().close(error, message)
 
     def put(self, item, block=True, timeout=None):
-        """Queue a work item, which a worker will run; or None, which has the workers look whether they are to end.
+        """Queue a work item, which a worker will run; None has the workers look whether they are to end.
 
-        The standard library's submit() puts items, its exit handler and its shutdown() put None.
+        The standard library's submit() puts items; its exit handler and its shutdown() put None.
         """
         if item is not None:
             self.push(_RunItem(item))
@@ -66,8 +67,8 @@ class _WorkQueue(_core.ThreadQueue):
     def get(self, block=True, timeout=None):
         """Take the next task out of the queue, as the work item of this Python version.
 
-        Its future is the caller's affair from then on. Without block, raise queue.Empty if there is none; with it, wait
-        for one, at most `timeout` seconds, and return None when there never will be, because the executor is shut down.
+        From then on the caller completes its future. Without block, raise queue.Empty if there is no task; with it,
+        wait for one, at most `timeout` seconds, and return None if the executor is shut down, so that none will come.
         """
         taken = self.take(bool(block), timeout)
         if taken is False:
@@ -82,19 +83,19 @@ class _WorkQueue(_core.ThreadQueue):
         return thread._WorkItem(future, (fn, args, kwargs)) if _CONTEXTS else thread._WorkItem(future, fn, args, kwargs)
 
     def get_nowait(self):
-        """Take the next task out of the queue; raise queue.Empty if there is none."""
+        """Take the next task out of the queue; raise queue.Empty if there is no task."""
         return self.get(block=False)
 
     def start_worker(self, name, seat):
         """Start a thread for a worker whose place was reserved.
 
-        A signal handler's exception may strike anywhere in here. The reservation ends with its last reference, or is
-        given back, as the threading module may keep a thread that it was about to start; a thread that runs all the
-        same registers itself.
+        A signal handler's exception may strike anywhere in here. The reservation ends with its last reference; this
+        function gives it back, too, because the threading module may keep a thread that it failed to start. A thread
+        that runs in spite of the exception registers itself.
         """
         if threads_are_greenlets():
             raise RuntimeError("threading was monkey-patched after this executor was made, and starts no threads")
-        # By its target a thread is known to be a pool's.
+        # Other libraries know a pool's thread by its target.
         worker = threading.Thread(name=name, target=thread._worker, args=seat.arguments())
         worker._started.__class__ = Started
         if thread._shutdown:
@@ -110,14 +111,15 @@ class _WorkQueue(_core.ThreadQueue):
     def register(self, worker):
         """Let shutdown() and the interpreter's exit know of a thread."""
         self.threads.add(worker)
-        # At exit the standard library wakes and joins whatever stands here.
+        # At exit the standard library wakes and joins the threads in this dictionary.
         thread._threads_queues[worker] = _ExitBell(self)
         self.put(None)
 
     def await_starts(self):
         """Wait until each thread that was started runs, and has its idents.
 
-        Not in a signal handler that has interrupted a start: Thread.start() may hold a lock that new threads need.
+        A signal handler that has interrupted a start does not wait: Thread.start() may hold a lock that new threads
+        need.
         """
         with self.lock:
             for worker in () if self.starting else list(self.threads):
@@ -131,7 +133,7 @@ def _empty_error():
 
 
 def _in_front_of(loop_future):
-    """Return a Future that completes an asyncio future, of run_in_executor(), as asyncio would have it."""
+    """Return a Future that completes run_in_executor()'s asyncio future in the way that asyncio does."""
     from asyncio import futures
 
     future = _core.Future()
@@ -140,7 +142,7 @@ def _in_front_of(loop_future):
 
 
 class _RunItem:
-    """The task that a work item becomes."""
+    """A task that runs a work item."""
 
     __slots__ = ("item",)
 
@@ -175,7 +177,7 @@ class _IdleThreads:
 
 
 class _ExitBell:
-    """A queue as the standard exit handler knows it, without keeping the tasks and their threads alive."""
+    """A queue for the standard exit handler, which keeps neither the tasks nor their threads alive."""
 
     __slots__ = ("_tasks",)
 
@@ -189,9 +191,10 @@ class _ExitBell:
 
 
 class _Seat:
-    """All that the standard library's function for worker threads is given: executor, context and queue in one.
+    """The executor, the context and the queue in one, as the standard library's worker function takes them.
 
-    Its first look at the queue lasts until the queue is closed and empty; then the executor is gone, and it returns.
+    That function's first get() runs tasks until the queue is closed and empty; afterwards it sees no executor, and
+    returns.
     """
 
     def __init__(self, tasks, reservation, executor):
@@ -219,7 +222,7 @@ class _Seat:
             elif initializer is not None:
                 initializer(*initargs)
         except BaseException:
-            # An executor is told by the standard function; without one, the tasks still have to fail.
+            # The standard function tells the executor; without an executor, the tasks still have to fail.
             if self.executor_reference() is None:
                 _break(self.tasks)
             raise
@@ -231,7 +234,7 @@ class _Seat:
         reservation, self.reservation = self.reservation, None
         self.tasks.work(reservation)
 
-    get_nowait = get  # which newer versions try first
+    get_nowait = get  # Newer versions try it first.
 
     def put(self, item):
         pass
@@ -251,7 +254,7 @@ def _after_fork_in_child():
     for tasks in list(_queues):
         for worker in tasks.threads:
             thread._threads_queues.pop(worker, None)
-            worker._started.set()  # or it never will be, if it was about to
+            worker._started.set()  # Nobody else sets it for a thread that was about to start.
         tasks.threads.clear()
         tasks.lock = threading.RLock()
         tasks.after_fork(lost)
@@ -261,7 +264,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 watch_standard("threads", thread.ThreadPoolExecutor, ["submit"])
-# Methods of ours that are in Python look themselves.
+# map() and shutdown(), which are in Python, see for themselves whether the standard method was replaced.
 _standard_map = find_originals(_base.Executor, ["map"])["map"]
 _standard_shutdown = find_originals(thread.ThreadPoolExecutor, ["shutdown"])["shutdown"]
 
@@ -275,15 +278,15 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
     max_workers: the most threads to run at once; default min(32, CPUs + 4). Threads start when a task finds none idle.
     thread_name_prefix: threads are named prefix_0, prefix_1, ...
-    initializer, initargs: called in each thread before its first task. If it raises, the executor is broken: pending
-    tasks and later submits get BrokenThreadPool.
+    initializer, initargs: each thread calls initializer(*initargs) before its first task. If it raises, the executor is
+    broken: pending tasks and later submits get BrokenThreadPool.
 
     Use it with `with`, with `async with` (leaving waits without blocking the loop), as asyncio's default executor, or
     in loop.run_in_executor, whose completions reach the loop in batches. All methods may be called from any thread, and
     from signal handlers.
 
     At interpreter exit, queued tasks are finished first. After os.fork() the child finds the executor empty and usable;
-    futures that were pending are finished with BrokenThreadPool there, without calling their callbacks.
+    there, futures that were pending are finished with BrokenThreadPool, and their callbacks are not called.
 
     Raises ValueError if max_workers is not above 0, and TypeError if initializer cannot be called.
 
@@ -296,7 +299,7 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     def __new__(cls, *args, **kwargs):
         return make_standard(cls, args, kwargs) if threads_are_greenlets() else super().__new__(cls)
 
-    _made = False  # while the standard class's __init__ runs, which sets what we have already, or have otherwise
+    _made = False  # while the standard class's __init__ runs: the setters below ignore most of what it sets
 
     def __init__(self, max_workers=None, thread_name_prefix="", initializer=None, initargs=()):
         made, self._made = self._made, False
@@ -308,14 +311,14 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             raise
         self._initializer = initializer
         self._initargs = initargs
-        if made:  # A second time, as singletons do it: the threads finish what is queued, and end.
+        if made:  # A singleton is initialised again: the threads finish the queued tasks, and end.
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self))
         self._made = True
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
 
-    # What others read and write, and what becomes of it:
+    # Private attributes that other libraries read and write:
 
     @property
     def _max_workers(self):
@@ -330,7 +333,7 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
     @property
     def _work_queue(self):
-        """The tasks that wait, for those who look, drain, or put items."""
+        """The queue of tasks; other libraries look into it, drain it, or put items there."""
         return self._tasks
 
     @_work_queue.setter
@@ -374,20 +377,20 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
     def _start_workers(self):
         """Start workers; submit() calls this when tasks outnumber idle workers."""
-        self._adjust_thread_count()  # the standard class's name for it, which others override
+        self._adjust_thread_count()  # the standard class's name, which subclasses override
 
     def _adjust_thread_count(self):
         """Start workers until there are enough."""
         tasks = self._tasks
         with tasks.lock:
-            nested = tasks.starting  # called by a signal handler, which has interrupted this very function
+            nested = tasks.starting  # A signal handler that has interrupted this function calls it.
             while (reservation := tasks.reserve_worker()) is not None:
                 name = f"{self._thread_name_prefix or self}_{len(tasks.threads)}"
                 tasks.starting = True
                 try:
                     tasks.start_worker(name, _Seat(tasks, reservation, self))
                 except RuntimeError as error:
-                    # Out of threads: those that run will do, and the next submit tries again.
+                    # The system has no more threads: the running ones go on, and the next submit tries again.
                     if "can't start new thread" in str(error) and any(t.is_alive() for t in tasks.threads):
                         break
                     raise
@@ -405,11 +408,11 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.
 
-        Tasks are submitted at once; with buffersize, an int of 1 or more, only so many ahead of the results taken.
-        timeout: seconds from this call until the last result; TimeoutError after that. chunksize is ignored: it matters
-        to processes only. Closing the iterator, or an exception from it, cancels the tasks that have not started.
-        Raises TypeError or ValueError for another buffersize, and RuntimeError after shutdown(); what a call raised, or
-        an iterable, comes out of the iterator.
+        buffersize: how many tasks may be ahead of the results taken, 1 or more; by default all tasks are submitted at
+        once. timeout: seconds from this call until the last result; TimeoutError after that. chunksize is ignored: it
+        matters to processes only. Closing the iterator, or an exception from it, cancels the tasks that have not
+        started. Raises TypeError or ValueError for another buffersize, and RuntimeError after shutdown(). What a call
+        or an iterable raises comes out of the iterator.
 
             >>> with pyconc.ThreadPoolExecutor() as pool:
             ...     list(pool.map(pow, [2, 3, 4], [5, 5, 5], timeout=10))
@@ -423,17 +426,15 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
-        arguments = zip(*iterables)
-        pending = deque(self.submit(fn, *args) for args in islice(arguments, buffersize))
-        return _results(weakref.ref(self), fn, arguments, pending, deadline)
+        return submit_in_order(self, fn, zip(*iterables), deadline, buffersize)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
-        """Refuse tasks from now on, and let the threads end when what is queued is done.
+        """Refuse tasks from now on, and let the threads end when the queued tasks are done.
 
-        wait: return only when all threads have ended; in a signal handler that has interrupted a submit() in the midst
-        of starting a thread, the submit() waits instead. cancel_futures: cancel what has not started. May be called
-        several times, from any thread, and from a signal handler. Raises nothing; submit() raises RuntimeError from now
-        on.
+        wait: return only when all threads have ended; if a signal handler calls this while the submit() that it has
+        interrupted starts a thread, that submit() waits instead. cancel_futures: cancel the tasks that have not
+        started. May be called several times, from any thread, and from a signal handler. Raises nothing; submit()
+        raises RuntimeError from now on.
 
             >>> pool = pyconc.ThreadPoolExecutor()
             >>> future = pool.submit(len, "abc")
@@ -446,12 +447,12 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         tasks = self._tasks
         with tasks.lock:
             self._shutdown = True  # which closes the queue
-            # A signal handler must not wait for what its own thread is at; nor for threads that end, which need a
-            # lock that Thread.start() may hold. Whoever it has interrupted waits instead.
+            # A signal handler must not wait for a thread that its own thread is starting; nor for threads that end,
+            # which need a lock that Thread.start() may hold. The submit() that it has interrupted waits instead.
             may_wait = not tasks.starting
             tasks.wait_owed |= wait and not may_wait
         if cancel_futures:
-            # Tasks for which threads were started have started, even if the threads are on their way still.
+            # A task for which a thread was started counts as started, even if the thread does not run yet.
             for worker in list(tasks.threads) if may_wait else ():
                 worker.is_alive()
             tasks.cancel_queued()
@@ -461,30 +462,6 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
                 worker.join()
 
     async def _wait_closed(self):
-        # The thread that would wait may not be to be had where there never was one.
+        # A system that has started no thread for the tasks may refuse the thread that would wait, too.
         if any(worker.is_alive() for worker in list(self._tasks.threads)):
             await super()._wait_closed()
-
-
-def _results(executor_reference, fn, arguments, pending, deadline):
-    """Yield results in order; whenever one is taken, submit a task for the next arguments, if any are left."""
-    try:
-        while pending:
-            executor = executor_reference()
-            if executor is not None:
-                pending.extend(executor.submit(fn, *args) for args in islice(arguments, 1))
-            del executor
-            yield _result_or_cancel(pending.popleft(), deadline)
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _result_or_cancel(future, deadline):
-    try:
-        try:
-            return future.result(None if deadline is None else deadline - time.monotonic())
-        finally:
-            future.cancel()
-    finally:
-        del future  # An exception's traceback must not keep the future that holds the exception.

@@ -7,6 +7,8 @@ from typing_extensions import Self, TypeVarTuple, Unpack
 from pyconc import _core
 from pyconc.patching import ExecutorType
 
+__all__ = ["ThreadPoolExecutor"]
+
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 

@@ -1,10 +1,15 @@
-"""wait() and as_completed() over futures of pyconc and of the standard library, in any mix."""
+"""wait() and as_completed(), over futures of pyconc and of the standard library; and results in the order of calls."""
 
 import time
+import weakref
+from collections import deque
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
+from itertools import islice
 
 from pyconc import _core
 from pyconc.patching import threads_are_greenlets
+
+__all__ = ["as_completed", "wait"]
 
 _REPORTABLE = (_base.CANCELLED_AND_NOTIFIED, _base.FINISHED)
 
@@ -30,9 +35,9 @@ def _unwatch(waiter, futures):
 def wait(fs, timeout=None, return_when=ALL_COMPLETED):
     """Wait for futures; return the named tuple (done, not_done) of two sets.
 
-    fs: futures of any executors; duplicates count once. timeout: seconds, or None for no limit. return_when:
-    FIRST_COMPLETED, FIRST_EXCEPTION (else all), or ALL_COMPLETED. Any thread may call it. Raises ValueError for another
-    return_when; that time is over raises nothing.
+    fs: futures of any executors; duplicates count once. timeout: the most seconds to wait; None: without limit.
+    return_when: FIRST_COMPLETED, FIRST_EXCEPTION (or all, if none raises), or ALL_COMPLETED. Any thread may call it.
+    Raises ValueError for another return_when; when the time is over, it returns, too.
 
         >>> with pyconc.ThreadPoolExecutor() as pool:
         ...     done, not_done = pyconc.wait([pool.submit(abs, -1), pool.submit(abs, -2)], timeout=10)
@@ -56,10 +61,11 @@ def wait(fs, timeout=None, return_when=ALL_COMPLETED):
 
 
 def as_completed(fs, timeout=None):
-    """Return an iterator over futures as they complete, those that are done already first.
+    """Return an iterator over futures as they complete; futures that are done already come first.
 
     fs: futures of any executors; duplicates count once. timeout: seconds from the first next() until the last future;
-    TimeoutError after that. The iterator keeps no reference to a future that it has yielded.
+    raises TimeoutError after that. Any thread may use it. The iterator keeps no reference to a future that it has
+    yielded.
 
         >>> with pyconc.ThreadPoolExecutor() as pool:
         ...     futures = [pool.submit(abs, number) for number in (-1, -2, -3)]
@@ -87,3 +93,35 @@ def as_completed(fs, timeout=None):
                 yield finished.pop()
     finally:
         _unwatch(waiter, pending)
+
+
+def submit_in_order(executor, fn, arguments, deadline, buffersize):
+    """Submit fn(*args) for each tuple of arguments; return an iterator over the results in their order.
+
+    deadline: by time.monotonic(), or None. buffersize: how many tasks may be ahead of the results taken, or None.
+    """
+    pending = deque(executor.submit(fn, *args) for args in islice(arguments, buffersize))
+    return _results(weakref.ref(executor), fn, arguments, pending, deadline)
+
+
+def _results(executor_reference, fn, arguments, pending, deadline):
+    try:
+        while pending:
+            executor = executor_reference()
+            if executor is not None:
+                pending.extend(executor.submit(fn, *args) for args in islice(arguments, 1))
+            del executor
+            yield _result_or_cancel(pending.popleft(), deadline)
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _result_or_cancel(future, deadline):
+    try:
+        try:
+            return future.result(None if deadline is None else deadline - time.monotonic())
+        finally:
+            future.cancel()
+    finally:
+        del future  # An exception's traceback must not keep the future that holds the exception.

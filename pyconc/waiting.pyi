@@ -3,6 +3,8 @@ from concurrent.futures import Future
 from concurrent.futures._base import DoneAndNotDoneFutures
 from typing import TypeVar
 
+__all__ = ["as_completed", "wait"]
+
 _T = TypeVar("_T")
 
 def wait(

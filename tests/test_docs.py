@@ -4,9 +4,12 @@ Each says in one sentence what the name is or does, names every parameter, says 
 an interpreter session.
 """
 
+import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,21 +22,24 @@ def is_ours(thing: object) -> bool:
     return (getattr(thing, "__module__", None) or "").partition(".")[0] == "pyconc"
 
 
-def public() -> Iterator[tuple[str, Any]]:
-    """The classes and functions of ours in pyconc.__all__, and the public methods of the classes."""
-    for name in pyconc.__all__:
-        thing = getattr(pyconc, name)
-        if not is_ours(thing):
+def public(module: ModuleType, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The classes and functions of ours in a module's __all__, and the public methods of the classes."""
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if not is_ours(thing) or not (isinstance(thing, type) or inspect.isroutine(thing)):
             continue  # the standard library's, under the name that it has there
-        yield name, thing
+        yield prefix + name, thing
         if isinstance(thing, type):
             own = {attribute for base in thing.__mro__ if is_ours(base) for attribute in vars(base)}
             for attribute in sorted(own):
                 if not attribute.startswith("_") and callable(getattr(thing, attribute)):
-                    yield f"{name}.{attribute}", getattr(thing, attribute)
+                    yield f"{prefix}{name}.{attribute}", getattr(thing, attribute)
 
 
-PUBLIC = dict(public())
+COMPATIBLE = dict(public(pyconc.aiomultiprocess, "aiomultiprocess."))
+PUBLIC = dict(public(pyconc)) | dict(public(pyconc.asyncio, "asyncio."))
+PUBLIC |= {name: thing for name, thing in COMPATIBLE.items() if name.count(".") == 1}
+METHODS = sorted(COMPATIBLE.keys() - PUBLIC.keys())  # aiomultiprocess' own documentation has the rest
 
 
 def parameters(thing: Any) -> list[str]:
@@ -62,8 +68,41 @@ def test_a_docstring_has_its_parts(name: str) -> None:
     assert lacks(PUBLIC[name]) == set()
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_compatible_method_has_a_sentence(name: str) -> None:
+    assert "sentence" not in lacks(COMPATIBLE[name])
+
+
 def test_every_kind_of_public_name_is_looked_at() -> None:
-    assert {"ProcessPoolExecutor", "Future.result", "wait", "CoroutinePool.run"} <= PUBLIC.keys()
+    assert {"ProcessPoolExecutor", "Future.result", "wait", "asyncio.run", "aiomultiprocess.Pool"} <= PUBLIC.keys()
+    assert "aiomultiprocess.Pool.map" in METHODS
+
+
+def public_modules(package: ModuleType = pyconc) -> Iterator[str]:
+    yield package.__name__
+    for _, name, is_package in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        if name.rpartition(".")[2].startswith("_"):
+            continue
+        if is_package:
+            yield from public_modules(importlib.import_module(name))
+        else:
+            yield name
+
+
+MODULES = list(public_modules())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_public_module_lists_its_names(name: str) -> None:
+    """A module that is not public begins with an underscore."""
+    module = importlib.import_module(name)
+    assert module.__doc__
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_public_modules_are_found() -> None:
+    assert {"pyconc", "pyconc.thread_pool", "pyconc.concurrent.futures", "pyconc.aiomultiprocess.pool"} <= {*MODULES}
+    assert not {"pyconc._core", "pyconc._process", "pyconc.__main__"} & {*MODULES}
 
 
 RUN = """
@@ -73,13 +112,14 @@ RUN = """
 
     import pyconc
 
-    thing = reduce(getattr, sys.argv[1].split("."), pyconc)
-    # Some are defined in C: of those, doctest finds neither the module nor the line.
-    names = {"pyconc": pyconc, "__name__": "__main__"}
-    tests = doctest.DocTestParser().get_doctest(thing.__doc__, names, sys.argv[1], None, None)
-    results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(tests)
-    assert results.attempted, "there is no example"
-    sys.exit(results.failed > 0)
+    if __name__ == "__main__":
+        thing = reduce(getattr, sys.argv[1].split("."), pyconc)
+        # doctest finds neither the module nor the line of a thing that is defined in C.
+        names = {"pyconc": pyconc, "__name__": "__main__"}
+        tests = doctest.DocTestParser().get_doctest(thing.__doc__, names, sys.argv[1], None, None)
+        results = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(tests)
+        assert results.attempted, "there is no example"
+        sys.exit(results.failed > 0)
 """
 
 

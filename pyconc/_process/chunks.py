@@ -3,19 +3,19 @@
 import operator
 import time
 import weakref
-from collections import deque
-from concurrent.futures import _base, process
+from concurrent.futures import process
 from functools import partial
 from itertools import islice
 
 from pyconc import _core
+from pyconc.waiting import submit_in_order
 
-# What nobody will ever reach: more would not fit into the extension's integers.
+# Sizes that no program reaches; larger ones would not fit into the extension's integers.
 _MOST_CHUNK = 2**31 - 1
 _MOST_AHEAD = 2**62
 _EVERYTHING = 2**63 - 1
 
-# Iterables that are read without anybody's code.
+# Iterables that are read without running code of the program.
 _AT_HAND = frozenset([list, tuple, range, str, bytes, bytearray, dict, set, frozenset])
 
 
@@ -51,12 +51,12 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
 
 
 def is_submit_replaced(executor):
-    """Whether calls are to go through a submit() that is not ours: of a subclass, or one that was put there later."""
+    """Tell whether calls must go through another submit(): a subclass's, or one that the program has set."""
     return type(executor).submit is not _core.Executor.submit or "submit" in vars(executor)
 
 
 class CallTimes:
-    """What calls of a function have taken lately, in nanoseconds; of functions that can be looked up."""
+    """The time that recent calls of a function took, in nanoseconds; for functions that can be keys."""
 
     def __init__(self):
         self._known = weakref.WeakKeyDictionary()
@@ -76,31 +76,12 @@ class CallTimes:
 
 
 def _map_by_submit(executor, fn, iterables, deadline, chunksize, buffersize):
-    """For executors whose submit() is not ours: every chunk goes through it, as in the standard library."""
-    chunks = _batches(zip(*iterables), chunksize)
+    """Send every chunk through the executor's submit(), as the standard library does."""
     run = partial(process._process_chunk, fn)
-    pending = deque(executor.submit(run, chunk) for chunk in islice(chunks, buffersize))
-    return _core.Chain(_results_by_submit(weakref.ref(executor), run, chunks, pending, deadline))
+    return _core.Chain(submit_in_order(executor, run, _chunks(zip(*iterables), chunksize), deadline, buffersize))
 
 
-def _results_by_submit(executor_reference, run, chunks, pending, deadline):
-    try:
-        while pending:
-            executor = executor_reference()
-            if executor is not None:
-                pending.extend(executor.submit(run, chunk) for chunk in islice(chunks, 1))
-            del executor
-            values = _base._result_or_cancel(
-                pending.popleft(), *(() if deadline is None else (deadline - time.monotonic(),))
-            )
-            yield values
-            del values
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _batches(iterable, size):
-    iterator = iter(iterable)
-    while batch := tuple(islice(iterator, size)):
-        yield batch
+def _chunks(items, size):
+    """Yield tuples of arguments for _process_chunk(): its chunk."""
+    while chunk := tuple(islice(items, size)):
+        yield (chunk,)

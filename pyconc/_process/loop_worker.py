@@ -1,12 +1,12 @@
-"""What a worker of a CoroutinePool does: it runs an event loop, and each call that it takes as a task of that loop.
+"""The work of a CoroutinePool's worker: it runs an event loop, and each call that it takes as a task of that loop.
 
     doorbell --> take: calls --------> tasks --------> finish
                   |'-> to cancel ---> task.cancel()
                   '--> listen: the doorbell will ring again
 
-The loop watches the worker's doorbell and sleeps like any other loop: nothing polls.  A worker takes its share of what
-is ready, no more than it has room for.  As long as it does not know how long it is kept from its loop by that, it takes
-few at a time, so that a coroutine which computes for long holds up no others that an idle worker could run.
+The loop watches the worker's doorbell, and sleeps like any other loop: nothing polls.  A worker takes its share of the
+calls that are ready, no more than it has room for.  Until it knows how long their first steps keep its loop busy, it
+takes few at a time, so that a coroutine that computes for long holds up no call that an idle worker could run.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ import time
 from functools import partial
 from types import CoroutineType
 
-# How many calls to take at once, at most; and how long the loop may be kept busy by their first steps.
+# The most calls to take at once, and the time that their first steps may keep the loop busy.
 _BATCH_MAX = 256
 _BATCH_NS = 1_000_000
 
-# A task that never waits is done when it has been made; before Python 3.12 it has not even begun.
+# An eager task that never waits is done when it has been made.  Python has them since 3.12.
 _IS_EAGER = sys.version_info >= (3, 12)
 _Task = partial(asyncio.Task, eager_start=True) if _IS_EAGER else asyncio.Task
 
 
 class LoopWorker:
-    """All is done by the thread of the loop."""
+    """A worker and its event loop, whose thread alone uses this."""
 
     def __init__(self, worker, doorbell, loop_factory, concurrency, max_tasks):
         self._worker = worker
@@ -35,14 +35,14 @@ class LoopWorker:
         self._concurrency = concurrency
         self._left = max_tasks  # how many calls may still be taken, or None
         self._running = {}  # handle: task
-        self._begun = []  # (handle, task) of those that are to be looked at after their first step
+        self._begun = []  # (handle, task) pairs to look at after the tasks' first step
         self._batch = 1
         self.streams = {}  # number: Stream
         self._loop = (loop_factory or asyncio.new_event_loop)()
         asyncio.set_event_loop(self._loop)
 
     def serve(self):
-        """Run calls until there are none left, or as many as this worker may."""
+        """Run calls until none are left, or until this worker has run as many as it may."""
         global _current
         _current = self
         loop = self._loop
@@ -53,29 +53,17 @@ class LoopWorker:
             try:
                 loop.run_forever()
             except (SystemExit, KeyboardInterrupt):
-                pass  # A task has raised it; it is that task's outcome.
+                pass  # A task has raised it, and has it as its outcome.
         _current = None
         loop.remove_reader(self._doorbell)
         self._worker.leave()
-        self._close()
-
-    def _close(self):
-        """End what the calls have left behind, as asyncio.run() does."""
-        loop = self._loop
-        rest = asyncio.all_tasks(loop)
-        for task in rest:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        asyncio.set_event_loop(None)
-        loop.close()
+        close_loop(loop)
 
     def identify(self):
         return self._worker.identify()
 
     def leave_if_done(self):
-        """Look whether to leave, now that a stream has ended."""
+        """See whether this worker is to leave, now that a stream has ended."""
         self._loop.call_soon(self._pump)
 
     def _room(self):
@@ -83,7 +71,7 @@ class LoopWorker:
         return room if self._left is None else min(room, self._left)
 
     def _pump(self):
-        """Take what there is room for, and listen for more."""
+        """Take as many calls as there is room for, and listen for more."""
         start = time.monotonic_ns()
         self._has_factory = self._loop.get_task_factory() is not None
         wanted, calls = self._worker.take(max(self._room(), 0))
@@ -104,7 +92,7 @@ class LoopWorker:
         else:
             self._batch = min(2 * self._batch, _BATCH_MAX)
         if self._left == 0:
-            # Of a pool that is closed, streams have no consumers any more.
+            # The streams of a closed pool have no consumers.
             if not self._running and (not self.streams or self._worker.is_closed()):
                 self._end()
         elif self._room() > 0:
@@ -145,7 +133,7 @@ class LoopWorker:
         return asyncio.ensure_future(awaitable, loop=self._loop)
 
     def _look_at_begun(self):
-        """After the first step of tasks that were not eager: most never wait, and have no need of a callback."""
+        """Finish tasks that are done after their first step, as most are; add a callback to the others."""
         was_full = self._room() <= 0
         begun, self._begun = self._begun, []
         for handle, task in begun:
@@ -165,11 +153,26 @@ class LoopWorker:
             self._pump()
 
 
+def close_loop(loop):
+    """Close an event loop, after ending the tasks, generators and threads left in it, as asyncio.run() does."""
+    try:
+        rest = asyncio.all_tasks(loop)
+        for task in rest:
+            task.cancel()
+        if rest:
+            loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
 # ---- streams ----
 #
-# An async generator runs here, ahead of its consumer by as many items as its buffer holds.  The consumer opens it like
-# any call, in whatever worker takes that; its other calls are for this worker only: next_items() takes all that is in
-# the buffer, close() ends it.
+# An async generator runs in a worker, ahead of its consumer by as many items as its buffer holds.  The consumer opens
+# it by a call that any worker may take, and makes its other calls to that worker only: next_items() takes all items in
+# the buffer, close_stream() ends the stream.
 
 _current = None  # the LoopWorker of this process
 _numbers = itertools.count(1)
@@ -180,7 +183,7 @@ class _Stream:
         self.generator = generator
         self.buffersize = buffersize
         self.items = []
-        self.error = None  # what ended it
+        self.error = None  # the exception that ended it
         self.is_closed = False
         self.changed = asyncio.Event()
         self.task = asyncio.ensure_future(self.run())
@@ -203,7 +206,7 @@ class _Stream:
             self.changed.set()
 
     async def take(self):
-        """Return (items, whether there may be more), or raise what the generator raised after the last of them."""
+        """Return (items, whether there may be more), or raise the generator's exception after its last items."""
         while not self.items and self.error is None:
             self.changed.clear()
             await self.changed.wait()
@@ -225,7 +228,7 @@ class _Stream:
 
 
 async def open_stream(function, args, kwargs, buffersize):
-    """Begin with an async generator; return the worker's number and generation, and the stream's number."""
+    """Start an async generator; return the worker's number and generation, and the stream's number."""
     generator = function(*args, **kwargs)
     if not hasattr(generator, "__anext__"):
         if inspect.iscoroutine(generator):
@@ -237,7 +240,7 @@ async def open_stream(function, args, kwargs, buffersize):
 
 
 async def next_items(number):
-    """Return (items, whether there may be more) of a stream; when there is no more, it is closed."""
+    """Return (items, whether there may be more) of a stream; close it at its end."""
     stream = _current.streams.get(number)
     if stream is None:
         return [], False
@@ -252,7 +255,7 @@ async def next_items(number):
 
 
 async def close_stream(number):
-    """End a stream: its generator is closed, and has cleaned up when this returns."""
+    """End a stream; return when its generator is closed and has cleaned up."""
     stream = _current.streams.get(number)
     if stream is None:
         return

@@ -369,7 +369,7 @@ def _pack(setup, by_value):
     context.set_spawning_popen(passing)
     try:
         try:
-            packed = pickling._dumps_as_multiprocessing(setup)
+            packed = pickling.dumps_registered(setup)
         except Exception as error:
             passing.fds.clear()
             packed = pickling.dumps(setup, error, by_value)

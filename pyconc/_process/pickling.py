@@ -1,4 +1,4 @@
-"""What the C codec calls when the plain way of pickling does not do: other ways, and exceptions across processes."""
+"""Other ways to pickle, which the C codec tries when pickle fails; and exceptions that travel between processes."""
 
 import copyreg
 import functools
@@ -63,7 +63,7 @@ class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.Unpickling
 
 
 def _multiprocessing_reducers():
-    """Return what multiprocessing can send: connections, sockets, and types that were registered with it."""
+    """Return the reducers of multiprocessing: for connections, sockets, and types that were registered with it."""
     reducers = dict(ForkingPickler._extra_reducers)
     synchronize = sys.modules.get("multiprocessing.synchronize")
     if synchronize is not None and sys.version_info < (3, 11):
@@ -73,18 +73,18 @@ def _multiprocessing_reducers():
 
 
 def _reduce_lock(lock):
-    # From Python 3.11 on it says so itself; before, whoever unpickles it crashes when he uses it.
+    # From Python 3.11 on the lock itself raises this; before, the process that unpickles it crashes in using it.
     if lock._semlock.name is None:
         raise RuntimeError("a lock of the fork context cannot be shared with a process that was not forked")
     return lock.__reduce_ex__(PROTOCOL)
 
 
-# Of multiprocessing's own types, and what others register.
+# The reducers of multiprocessing's own types, and those that programs register.
 registered_reducers = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 
 
 def are_own(reducers):
-    """Whether some of these reducers are not multiprocessing's: then everything is pickled with them."""
+    """Tell whether some of these reducers are not multiprocessing's: then everything is pickled with them."""
     return any(getattr(reduce, "__module__", None) not in _OF_MULTIPROCESSING for reduce in reducers.values())
 
 
@@ -94,33 +94,25 @@ _OF_MULTIPROCESSING = tuple(
 )
 
 
-def dumps_registered(value, error=None, by_value=None):
-    """Return (pickle, buffers) of something, with the reducers that were registered with multiprocessing."""
-    return _dumps_as_multiprocessing(value)
-
-
 class _Parts(list):
-    """A file that keeps what is written to it; a large string is written as it is, and not copied."""
+    """A file that keeps the strings that are written to it: a large one is kept as it is, and not copied."""
 
     write = list.append
 
 
 def dumps_in_parts(value, error=None):
-    """Return (parts of a pickle, buffers) of something that holds large strings."""
+    """Return (parts of a pickle, buffers) of a value that holds large strings."""
     parts, buffers = _Parts(), []
     pickle.Pickler(parts, PROTOCOL, buffer_callback=buffers.append).dump(value)
     return list(parts), buffers
 
 
-class _MultiprocessingPickler(pickle.Pickler):
-    def __init__(self, file, buffers):
-        super().__init__(file, PROTOCOL, buffer_callback=buffers.append)
-        self.dispatch_table = {**copyreg.dispatch_table, **_multiprocessing_reducers()}
-
-
-def _dumps_as_multiprocessing(value):
+def dumps_registered(value, error=None, by_value=None):
+    """Return (pickle, buffers) of a value, with the reducers that were registered with multiprocessing."""
     file, buffers = io.BytesIO(), []
-    _MultiprocessingPickler(file, buffers).dump(value)
+    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffers.append)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **_multiprocessing_reducers()}
+    pickler.dump(value)
     return file.getvalue(), buffers
 
 
@@ -131,10 +123,10 @@ def _dumps_with_cloudpickle(value, by_value):
 
 
 def dumps(value, error, by_value=None):
-    """Return (pickle, buffers) of what pickle.dumps() has refused with an error, or raise that error."""
+    """Return (pickle, buffers) of a value that pickle.dumps() has refused with an error, or raise that error."""
     if error is not None and is_from_handler(error):
         raise error
-    for attempt in (_dumps_as_multiprocessing, lambda value: _dumps_with_cloudpickle(value, by_value)):
+    for attempt in (dumps_registered, lambda value: _dumps_with_cloudpickle(value, by_value)):
         try:
             return attempt(value)
         except Exception as reason:
@@ -145,7 +137,7 @@ def dumps(value, error, by_value=None):
 
 
 def dumps_by_value(value, error=None, by_value=None):
-    """Return (pickle, buffers) of something that mentions `__main__`, for a process that has another `__main__`."""
+    """Return (pickle, buffers) of a value that mentions `__main__`, for a process that has another `__main__`."""
     try:
         return _dumps_with_cloudpickle(value, by_value)
     except ImportError as missing:
@@ -157,11 +149,11 @@ def dumps_by_value(value, error=None, by_value=None):
 
 # ---- functions of `__main__`, by value ----
 #
-# cloudpickle gives the functions of each pickle globals of their own.  In a worker those of `__main__` all get the
-# globals of its `__main__`, so that tasks find what the initializer and other tasks have put there.
+# cloudpickle gives the functions of each pickle globals of their own.  In a worker, functions of `__main__` get the
+# globals of its `__main__` instead, so that tasks find the values that the initializer and other tasks have set there.
 #
-# What both processes have goes by name all the same, so that it stays one thing: a task that compares with a member of
-# an enumeration, or calls isinstance(), finds the class that it knows.
+# A definition that both processes have travels by name, so that it stays one object: a task that compares a value with
+# a member of an enumeration, or calls isinstance(), finds the class that it knows.
 
 worker_globals = None  # in a process that runs tasks for another: those that functions of its `__main__` have
 main_of_worker = None  # in a worker: whether a definition in `__main__` is none that it began with
@@ -228,7 +220,7 @@ class _MainGlobals:
 
 
 def main_globals(about):
-    """Return what a function that is unpickled here has as its globals."""
+    """Return the globals for a function that is unpickled here."""
     if worker_globals is None:
         return about
     for name, value in about.items():
@@ -237,7 +229,7 @@ def main_globals(about):
 
 
 def set_state_in_main(function, state):
-    """Complete such a function, of whose globals only those go in that are missing, and definitions that are newer."""
+    """Set such a function's state; of its globals, set only missing ones, and newer definitions."""
     setter, (attributes, slots) = state
     if worker_globals is not None:
         main, given = function.__globals__, slots["__globals__"]
@@ -258,7 +250,7 @@ def _quote(error):
 
 
 def pack_exception(error, what="task"):
-    """Return something that can be pickled, of which rebuild_exception() makes an exception like this one."""
+    """Return a value that can be pickled, from which rebuild_exception() makes an exception like this one."""
     text = _quote(error)
     error.__traceback__ = None  # Its frames refer to everything in their scope.
     try:
@@ -286,7 +278,7 @@ def find_prefix(results):
 
 
 def pack_unpickling_error(error):
-    """The same for what was raised as the arguments of a call were unpickled."""
+    """Pack an exception that was raised while the arguments of a call were unpickled."""
     return pack_exception(error, "task" if isinstance(error, MemoryError) else "arguments")
 
 
@@ -331,7 +323,7 @@ def rebuild_exception(packed):
 
 
 def call_error(error):
-    """Return the exception for a call that could not be pickled: as in the standard library, what was raised."""
+    """Return the exception for a call that could not be pickled: the pickling error, as in the standard library."""
     cause = _RemoteTraceback(_quote(error))
     error.__traceback__ = None
     error.__cause__ = cause
@@ -339,7 +331,7 @@ def call_error(error):
 
 
 def lost_worker_error(task):
-    """Return the exception for a call that only one worker could have run, which is dead."""
+    """Return the exception for a call that only one worker could run, which has died."""
     return WorkerDied("the worker process that this call was for has ended", task=task)
 
 

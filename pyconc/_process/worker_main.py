@@ -1,4 +1,4 @@
-"""What a worker process does from its start to its end."""
+"""The main function of a worker process."""
 
 import functools
 import os
@@ -9,17 +9,17 @@ from concurrent.futures import _base, process
 from pyconc import _core
 from pyconc._process import main_module, signals
 
-# How a worker ends whose initializer has raised; nothing else ends it so before it has run a task.
+# The exit code of a worker whose initializer has raised; before its first task, no other end has it.
 INITIALIZER_FAILED = 97
 
-# How a worker ends that cannot use the memory that it shares, because another has written over it; see worker.h.
+# The exit code of a worker that cannot use the shared memory, because another has written over it; see worker.h.
 MEMORY_DAMAGED = 99
 
 
 def main(fds, number, setup, limits):
-    """Run tasks until there are none left, or as many as a worker may.
+    """Run tasks until none are left, or until this worker has run as many as it may.
 
-    fds: of the region, the result handler's eventfd, and of workers that run event loops, the doorbells.
+    fds: the region, the result handler's eventfd, and, for workers that run event loops, the doorbells.
     setup: (initializer, initargs, loop_factory). limits: (tasks or None, coroutines at a time or None).
     """
     _prepare_signals()
@@ -33,7 +33,7 @@ def main(fds, number, setup, limits):
     except ValueError:
         sys.exit(MEMORY_DAMAGED)
     os.register_at_fork(after_in_child=worker.after_fork)
-    # No worker lives to see more tasks than that.
+    # No worker reaches more tasks than sys.maxsize.
     serve = functools.partial(worker.run, min(max_tasks or 0, sys.maxsize))
     try:
         if concurrency is not None:
@@ -48,14 +48,16 @@ def main(fds, number, setup, limits):
         worker.wait_admitted()
         serve()
     finally:
-        # What tasks have left open: before Python 3.13 multiprocessing would first wait for the processes in it.
+        # Shut down executors that tasks have left open: before Python 3.13 multiprocessing would first wait for their
+        # processes.
         process._python_exit()
 
 
 def _prepare_signals():
-    """Leave Ctrl-C to the parent, which decides what becomes of its workers: it goes to the whole terminal.
+    """Let a terminal's Ctrl-C, which reaches all processes, do nothing here: the parent decides about its workers.
 
-    It is not ignored, as commands that tasks run would ignore it too.  What a task sends to itself interrupts it.
+    The signal has a handler: commands that tasks run would inherit SIG_IGN.  A task that sends it to itself is
+    interrupted.
     """
     signals.reset_in_child()
     signal.signal(signal.SIGINT, _interrupt)
@@ -68,7 +70,7 @@ def _interrupt(number, frame):
 
 
 def _restore_interrupt():
-    """In a process that a task has forked: it is like a command that a task runs."""
+    """Have SIGINT interrupt a process that a task has forked, as it interrupts commands that tasks run."""
     if signal.getsignal(signal.SIGINT) is _interrupt:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -85,20 +87,20 @@ def _prepare_loop(*args):
 
 
 def spawned_main(fds, *rest):
-    """The same in a process that multiprocessing has started, which gets duplicates of the file descriptors."""
+    """Do the same in a process that multiprocessing has started, which gets duplicates of the file descriptors."""
     from multiprocessing import process
 
     parent = process.parent_process()
     if parent is not None:
-        # At the end of the parent, however it comes, the kernel ends us: no thread has to wait for that.
+        # The kernel ends this process with its parent, so no thread has to wait for the parent's end.
         _core.die_with_pipe(parent.sentinel)
     main([fd.detach() for fd in fds], *rest)
 
 
 def _make_line_buffered():
-    """Make prints of several processes neither get torn nor lost, also where the program's are not buffered at all."""
+    """Keep prints of several processes from being torn or lost, also where the program does not buffer its own."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.reconfigure(line_buffering=True, write_through=False)
         except (AttributeError, ValueError, OSError):
-            pass  # None, or something that the program has put there
+            pass  # None, or the program's own object

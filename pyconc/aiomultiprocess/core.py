@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from pyconc import _core
-from pyconc._process import pickling
+from pyconc._process import loop_worker, pickling
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc.aiomultiprocess.types import Unit
 
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 def is_coroutine_function(function: Any) -> bool:
-    """Whether a call gives a coroutine, also through functools.partial or because somebody has marked it so."""
+    """Tell whether a call gives a coroutine, also through functools.partial or a function that is marked so."""
     if sys.version_info >= (3, 14):
         return inspect.iscoroutinefunction(function)
-    return asyncio.iscoroutinefunction(function)  # which also knows the marks of before inspect had one
+    return asyncio.iscoroutinefunction(function)  # which also knows the marks from before inspect had its own
 
 
 # ---- start methods ----
@@ -42,9 +42,11 @@ _is_context_set = False
 
 
 def set_start_method(method: str | None = DEFAULT_START_METHOD) -> None:
-    """Choose how processes and pools that are made from now on start children: "spawn", "fork" or "forkserver".
+    """Choose how processes and pools that are made from now on start their children.
 
-    None: as is the platform's default.
+    method: "spawn", "fork" or "forkserver"; None: the platform's default. Raises ValueError for another.
+
+        >>> pyconc.aiomultiprocess.set_start_method("forkserver")
     """
     global context, _is_context_set
     context = multiprocessing.get_context(method)
@@ -52,17 +54,22 @@ def set_start_method(method: str | None = DEFAULT_START_METHOD) -> None:
 
 
 def set_context(method: str | None = None) -> None:
-    """The same by its old name, with another default."""
+    """Do as set_start_method() does, by its old name and with another default.
+
+    method: "spawn", "fork" or "forkserver"; None: the platform's default. Raises ValueError for another.
+
+        >>> pyconc.aiomultiprocess.set_context("spawn")
+    """
     set_start_method(method)
 
 
 def get_context() -> BaseContext:
-    """Return the multiprocessing context for processes that are made now."""
+    """Return multiprocessing's context for the processes that are made now."""
     return context
 
 
 def is_context_set() -> bool:
-    """Whether the program has chosen the start method itself."""
+    """Tell whether the program has chosen the start method itself."""
     return _is_context_set
 
 
@@ -70,18 +77,28 @@ def is_context_set() -> bool:
 
 
 async def not_implemented(*args: Any, **kwargs: Any) -> None:
-    """What a process without a target runs."""
+    """Stand for the target of a process that was given none."""
     raise NotImplementedError()
 
 
 class Process:
     """A coroutine in a process of its own: start() and `await join()`, or just `await` it.
 
-    target: the coroutine function; with args and kwargs. name, daemon: as for multiprocessing.Process. initializer,
-    initargs: called in the child before that, with the loop set as the current one. loop_initializer: makes the loop;
-    default: asyncio.new_event_loop. process_target: called in the child with the unit instead of all this.
+    target, args, kwargs: the child runs the coroutine target(*args, **kwargs). group, name, daemon: as for
+    multiprocessing.Process. initializer, initargs: before that, the child calls initializer(*initargs), with the loop
+    set as the current one. loop_initializer: makes the loop; default: asyncio.new_event_loop. process_target: the child
+    calls this, with the unit, instead of all that.
 
-    An exception ends the child with exit code 1, its traceback on stderr.
+    Several tasks may await join(), on several loops. An exception ends the child with exit code 1, its traceback on
+    stderr. Raises ValueError if target is no coroutine function, or an initializer is one.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     process = pyconc.aiomultiprocess.Process(target=asyncio.sleep, args=(0,))
+        ...     await process
+        ...     return process.exitcode
+        >>> asyncio.run(main())
+        0
     """
 
     def __init__(
@@ -121,7 +138,7 @@ class Process:
         )
 
     def __await__(self) -> Generator[Any, None, Any]:
-        """Start the process unless that was done, and wait for its end."""
+        """Start the process unless it was started, and wait for its end."""
         if not self._is_started():
             self.start()
         return self.join().__await__()
@@ -137,7 +154,7 @@ class Process:
                     unit.initializer(*unit.initargs)
                 return loop.run_until_complete(unit.target(*unit.args, **unit.kwargs))
             finally:
-                _close_loop(loop)
+                loop_worker.close_loop(loop)  # type: ignore[no-untyped-call]
         except BaseException:
             log.exception("aio process %d failed", os.getpid())
             raise
@@ -147,7 +164,7 @@ class Process:
         self.aio_process.start()
 
     async def join(self, timeout: float | None = None) -> Any:
-        """Wait for the end of the process; TimeoutError after so many seconds. Any number of tasks may do so."""
+        """Wait for the end of the process, as any number of tasks may; raise TimeoutError after `timeout` seconds."""
         if not self._is_started():
             raise ValueError("must start process before joining it")
         if self.exitcode is None:
@@ -157,10 +174,10 @@ class Process:
         return self.is_alive() or self.exitcode is not None
 
     async def _wait_ended(self) -> None:
-        # With a descriptor of its own each waiter can stop watching for itself, on whatever loop it is.
+        # Each waiter watches a descriptor of its own, so that it can stop watching alone, on any loop.
         await _wait_readable(os.dup(self.aio_process.sentinel))
         if self.exitcode is None:
-            # Its files are closed. Mostly that means that its end is near, but it may have closed them itself.
+            # The child's files are closed. Mostly it ends now, but it may have closed them itself.
             try:
                 pidfd = _core.open_pidfd(self.aio_process.pid)
             except ProcessLookupError:
@@ -177,12 +194,12 @@ class Process:
         return self.aio_process.name  # type: ignore[no-any-return]
 
     def is_alive(self) -> bool:
-        """Whether the process has been started and has not ended."""
+        """Tell whether the process has been started and has not ended."""
         return self.aio_process.is_alive()  # type: ignore[no-any-return]
 
     @property
     def daemon(self) -> bool:
-        """Whether the process is terminated when this one exits, instead of waited for. To be set before start()."""
+        """Whether this program's exit terminates the process instead of waiting for it; set it before start()."""
         return self.aio_process.daemon  # type: ignore[no-any-return]
 
     @daemon.setter
@@ -208,16 +225,22 @@ class Process:
         self.aio_process.kill()
 
     def close(self) -> None:
-        """Give back what belongs to a process that has ended; ValueError while it runs."""
+        """Release the resources of a process that has ended; raise ValueError while it runs."""
         self.aio_process.close()
 
 
 class Worker(Process):
-    """A Process whose coroutine's result is what `await` and join() return, and `result` is from then on.
+    """A Process whose coroutine's result `await` and join() return, and `result` holds from then on.
 
-    If the coroutine or an initializer has raised an exception, then that is the result, with its traceback in the child
-    as the cause. It is a pyconc.TaskUnpicklable if a result cannot be pickled, and a pyconc.WorkerDied if the child has
-    ended without one.
+    args, kwargs: as for Process, except process_target. If the coroutine or an initializer raises an exception, that is
+    the result, with its traceback in the child as the cause. The result is a pyconc.TaskUnpicklable if it cannot be
+    pickled, and a pyconc.WorkerDied if the child ends without one. Raises ValueError as Process does.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     return await pyconc.aiomultiprocess.Worker(target=asyncio.sleep, args=(0, "slept"))
+        >>> asyncio.run(main())
+        'slept'
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -228,7 +251,7 @@ class Worker(Process):
 
     @staticmethod
     def run_async(unit: Unit) -> Any:
-        """Run the coroutine, and tell the result; in the child process."""
+        """Run the coroutine and send its result; in the child process."""
         connection = unit.namespace.connection
         try:
             result = Process.run_async(unit)
@@ -238,7 +261,7 @@ class Worker(Process):
             packed = pickling.pack_exception(error)  # type: ignore[no-untyped-call]
             connection.send_bytes(_ERROR)
             connection.send_bytes(pickle.dumps(packed, pickling.PROTOCOL))
-            error.__traceback__ = trace  # which packing has taken away
+            error.__traceback__ = trace  # pack_exception() has removed it.
             raise
         connection.send_bytes(kind)
         connection.send_bytes(blob)
@@ -247,8 +270,8 @@ class Worker(Process):
     def start(self) -> None:
         """Start the child process."""
         if self._is_started():
-            return super().start()  # which refuses
-        # Not a pipe: a child never waits for a reader in order to end, however large its result is.
+            return super().start()  # raises
+        # A file, not a pipe: with a large result, too, the child ends without waiting for a reader.
         self.unit.namespace.connection = Connection(_open_file())
         try:
             super().start()
@@ -257,19 +280,19 @@ class Worker(Process):
             raise
 
     async def join(self, timeout: float | None = None) -> Any:
-        """Wait for the end of the process, and return the result; TimeoutError after so many seconds."""
+        """Wait for the end of the process, and return the result; raise TimeoutError after `timeout` seconds."""
         await super().join(timeout)
         return self._read()
 
     @property
     def result(self) -> Any:
-        """The result of a process that has ended; ValueError before."""
+        """The result of a process that has ended; before its end, ValueError."""
         if self.exitcode is None and not self._is_read:
             raise ValueError("coroutine not completed")
         return self._read()
 
     def close(self) -> None:
-        """Give back what belongs to a process that has ended; ValueError while it runs."""
+        """Release the resources of a process that has ended; raise ValueError while it runs."""
         super().close()
         self._close_connection()
 
@@ -286,7 +309,7 @@ class Worker(Process):
         os.lseek(connection.fileno(), 0, os.SEEK_SET)
         try:
             kind, blob = connection.recv_bytes(), connection.recv_bytes()
-        except (EOFError, OSError):  # There is nothing, or a part of a message.
+        except (EOFError, OSError):  # The child has sent nothing, or a part of a message.
             return self._death()
         try:
             value = pickle.loads(blob)
@@ -331,7 +354,7 @@ async def _wait_readable(fd: int) -> None:
 
 
 def _open_file() -> int:
-    """Return a file that has no name, in memory if the system and this build of Python can make such a one."""
+    """Open a file without a name; in memory, if the system and this build of Python offer that."""
     try:
         return os.memfd_create("pyconc-result")
     except (AttributeError, OSError):
@@ -346,14 +369,14 @@ def _wake(future: "asyncio.Future[None]") -> None:
 
 # ---- in the child ----
 
-# What a blob is.
+# The kinds of blobs.
 _RESULT = b"result"
 _WITH_BUFFERS = b"pickle and buffers of a result"
 _ERROR = b"packed exception"
 
 
 def _pack(result: Any) -> tuple[bytes, bytes]:
-    """Return what _receive() receives."""
+    """Return (kind, blob) for _receive()."""
     try:
         return _RESULT, pickle.dumps(result, pickling.PROTOCOL)
     except BaseException as first:
@@ -362,18 +385,3 @@ def _pack(result: Any) -> tuple[bytes, bytes]:
             return _WITH_BUFFERS, pickle.dumps(packed, pickling.PROTOCOL)
         except BaseException as error:
             raise TaskUnpicklable(f"the result could not be pickled: {type(error).__name__}: {error}") from error
-
-
-def _close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """End what the coroutine has left behind, as asyncio.run() does."""
-    try:
-        rest = asyncio.all_tasks(loop)
-        for task in rest:
-            task.cancel()
-        if rest:
-            loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        asyncio.set_event_loop(None)
-        loop.close()

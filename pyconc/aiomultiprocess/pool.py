@@ -1,4 +1,4 @@
-"""aiomultiprocess' Pool over CoroutinePools: one for each of its queues, with the processes that serve that queue."""
+"""aiomultiprocess' Pool over CoroutinePools, of which each serves one of its queues."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from pyconc._process.pickling import TaskUnpicklable
 from pyconc.aiomultiprocess import core
 from pyconc.aiomultiprocess.scheduler import RoundRobin
 from pyconc.aiomultiprocess.types import ProxyException, TaskID
-from pyconc.coroutine_pool import CoroutinePool
+from pyconc.coroutine_pool import CoroutinePool, retrieve
 
 __all__ = ["CHILD_CONCURRENCY", "MAX_TASKS_PER_CHILD", "Pool", "PoolResult", "ProxyException"]
 
@@ -19,7 +19,18 @@ CHILD_CONCURRENCY = 16
 
 
 class PoolResult(Awaitable, AsyncIterable):
-    """The results of a map() or starmap(): await it for a list, or iterate with `async for`. In the order of items."""
+    """The results of a map() or starmap(), in the order of the items.
+
+    Await it for a list, or iterate over it with `async for`. pool, task_ids: the pool, and its numbers of the tasks.
+    Raises ProxyException for a task's exception.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     async with pyconc.aiomultiprocess.Pool(processes=1) as pool:
+        ...         return [result async for result in pool.starmap(asyncio.sleep, [(0, "a"), (0, "b")])]
+        >>> asyncio.run(main())
+        ['a', 'b']
+    """
 
     def __init__(self, pool, task_ids):
         self.pool = pool
@@ -36,7 +47,7 @@ class PoolResult(Awaitable, AsyncIterable):
         return self.results_generator()
 
     async def results_generator(self):
-        """Yield the results, each as soon as it and those before it are there."""
+        """Yield each result as soon as it and the results before it are there."""
         for task_id in self.task_ids:
             yield (await self.pool.results([task_id]))[0]
 
@@ -44,16 +55,23 @@ class PoolResult(Awaitable, AsyncIterable):
 class Pool:
     """Run coroutines in child processes, many at once in each.
 
-    processes: how many; default: the machine's CPUs. initializer, initargs: called in each child before its first
-    task; no coroutine function. maxtasksperchild: a child is replaced after so many tasks; 0: never. childconcurrency:
-    how many coroutines a child runs at a time. queuecount, scheduler: the tasks go to so many queues, as the scheduler
-    says; each process serves one of them. loop_initializer: makes a child's event loop. exception_handler: called in
-    the child with each exception that a task raises.
+    processes: how many children to run; default: one for each CPU of the machine. initializer, initargs: each child
+    calls initializer(*initargs) before its first task. maxtasksperchild: the number of tasks after which a child is
+    replaced; 0: never. childconcurrency: how many coroutines a child runs at a time. queuecount, scheduler: there are
+    queuecount queues, of which each child serves one, and the scheduler gives each task to one. loop_initializer: makes
+    a child's event loop. exception_handler: the child calls it with each exception that a task raises.
 
-    A task's exception is raised here as ProxyException with its traceback as text, and as its `__cause__` the exception
-    itself. A child that dies costs the tasks that it ran: they raise pyconc.WorkerDied. Cancelling who awaits a result
-    cancels the coroutine in the child. Leaving `async with` terminates the pool. Children are started when the pool is
-    made. To be used by the thread of one event loop.
+    A task's exception is raised here as a ProxyException, with the exception itself as `__cause__`. Tasks whose child
+    dies raise pyconc.WorkerDied. Cancelling the task that awaits a result cancels the coroutine in the child. Leaving
+    `async with` terminates the pool. The constructor starts the children. Only the thread of one event loop uses a
+    pool. Raises ValueError if there are more queues than children, or if an initializer is a coroutine function.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     async with pyconc.aiomultiprocess.Pool(processes=2) as pool:
+        ...         return await pool.apply(asyncio.sleep, (0, "slept")), await pool.map(asyncio.sleep, [0, 0])
+        >>> asyncio.run(main())
+        ('slept', [None, None])
     """
 
     def __init__(
@@ -89,7 +107,7 @@ class Pool:
         self._futures = {}  # task: future
         self._asks_scheduler = type(self.scheduler) is not RoundRobin
         self._start()
-        # With one queue, the default scheduler and no handler there is nothing to choose: what runs a call, or None.
+        # run() of the only CoroutinePool, if there is neither a scheduler nor a handler to ask; else None.
         chooses = self.queue_count > 1 or self._asks_scheduler or exception_handler is not None
         self._run = None if chooses else next(iter(self._pools.values())).run
 
@@ -123,7 +141,7 @@ class Pool:
 
     @property
     def processes(self):
-        """The child processes that there are, and their queues."""
+        """The child processes that run now, and their queues."""
         return {process: queue for queue, pool in self._pools.items() for process in (pool._processes or {}).values()}
 
     async def __aenter__(self):
@@ -135,7 +153,7 @@ class Pool:
         await self.join()
 
     def queue_work(self, func, args, kwargs):
-        """Have a child run a coroutine; return the number by which results() knows it."""
+        """Have a child run the coroutine func(*args, **kwargs); return its number, for results()."""
         self.last_id += 1
         task_id = TaskID(self.last_id)
         queue = self.scheduler.schedule_task(task_id, func, args, kwargs)
@@ -149,7 +167,7 @@ class Pool:
         return task_id
 
     async def results(self, tids):
-        """Wait for tasks; return their results in that order, once."""
+        """Wait for the tasks with the numbers tids; return their results in that order, once."""
         futures = [self._futures.pop(tid) for tid in tids]
         futures.reverse()
         results = []
@@ -171,17 +189,17 @@ class Pool:
         return results
 
     async def apply(self, func, args=None, kwds=None):
-        """Run one coroutine; return its result."""
+        """Run the coroutine func(*args, **kwds) in a child; return its result."""
         self._check_running()
         return (await self.results([self.queue_work(func, args or (), kwds or {})]))[0]
 
     def map(self, func, iterable):
-        """Run a coroutine for each item."""
+        """Run the coroutine func(item) for each item of iterable; return a PoolResult."""
         self._check_running()
         return PoolResult(self, self._queue_all(func, zip(iterable)))
 
     def starmap(self, func, iterable):
-        """Run a coroutine for each sequence of arguments."""
+        """Run the coroutine func(*args) for each args of iterable; return a PoolResult."""
         self._check_running()
         return PoolResult(self, self._queue_all(func, iterable))
 
@@ -204,16 +222,16 @@ class Pool:
             raise RuntimeError("pool is closed")
 
     def close(self):
-        """Take no more work; the children end when theirs is done."""
+        """Refuse tasks from now on; the children end when theirs are done."""
         self.running = False
         for pool in self._pools.values():
             pool.shutdown(wait=False)
 
     def terminate(self):
-        """Close, and end the children whatever they do."""
+        """Close the pool, and send SIGTERM to its children."""
         self.close()
         for future in self._futures.values():
-            future.add_done_callback(_retrieve)  # nobody is told, as nobody ever was
+            future.add_done_callback(retrieve)  # aiomultiprocess logs nothing here, either
         for pool in self._pools.values():
             pool.terminate_workers()
 
@@ -233,14 +251,9 @@ def _proxy(error):
 
 
 def _forget(futures):
-    """Let tasks end of which nobody will ask."""
+    """Keep tasks whose results nobody will ask for from logging their exceptions."""
     for future in futures:
-        future.add_done_callback(_retrieve)
-
-
-def _retrieve(future):
-    if not future.cancelled():
-        future.exception()
+        future.add_done_callback(retrieve)
 
 
 # ---- in the children ----

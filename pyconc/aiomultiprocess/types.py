@@ -5,11 +5,26 @@ import multiprocessing.context
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NewType, TypeVar
 
+__all__ = [
+    "Context",
+    "LoopInitializer",
+    "PoolResult",
+    "PoolTask",
+    "ProxyException",
+    "Queue",
+    "QueueID",
+    "R",
+    "T",
+    "TaskID",
+    "TracebackStr",
+    "Unit",
+]
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 Context = multiprocessing.context.BaseContext
-Queue = Any  # what a pool shows its scheduler is the pool's own affair
+Queue = Any  # private to the pool, which shows it to its scheduler
 
 TaskID = NewType("TaskID", int)
 QueueID = NewType("QueueID", int)
@@ -21,7 +36,7 @@ PoolResult = tuple[TaskID, R | None, TracebackStr | None]
 
 
 class Unit(NamedTuple):
-    """What a child process is to do. namespace: what it needs besides for telling the outcome."""
+    """The work of a child process. namespace: the means to tell its outcome."""
 
     target: Callable[..., Any]
     args: Sequence[Any]
@@ -34,4 +49,17 @@ class Unit(NamedTuple):
 
 
 class ProxyException(Exception):
-    """Stands for an exception of a child process, whose traceback is its text."""
+    """An exception that a child process has raised: its traceback is this one's text, and it is the `__cause__`.
+
+    Raised where a result of a Pool is awaited.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     async with pyconc.aiomultiprocess.Pool(processes=1) as pool:
+        ...         await pool.apply(asyncio.sleep, ("soon",))
+        >>> try:
+        ...     asyncio.run(main())
+        ... except pyconc.aiomultiprocess.ProxyException as error:
+        ...     print(type(error.__cause__))
+        <class 'TypeError'>
+    """

@@ -11,7 +11,7 @@ TYPE_CHECKING = False  # typing takes longer to import than this package
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        # What else the standard package holds by now, such as `concurrent.interpreters`.
+        # Newer standard packages hold more, such as `concurrent.interpreters`.
         try:
             return getattr(_standard, name)
         except AttributeError:

@@ -52,7 +52,7 @@ __all__ = [
     "as_completed",
     "wait",
 ]
-# A star-import gives what it gives from the standard package of this version.
+# A star-import gives the names that it gives from the standard package of this Python version.
 if sys.version_info >= (3, 13):
     __all__ += ["InvalidStateError"]
 if "InterpreterPoolExecutor" in _standard.__all__:
