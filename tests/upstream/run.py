@@ -44,11 +44,13 @@ def main() -> int:
     patterns = sys.argv[1:]
     with tempfile.TemporaryDirectory(prefix="pyconc-upstream-") as scratch:
         python = make_environment(Path(scratch, "environment"))
+        failures = Path(scratch, "failures")
+        failures.touch()
         env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
         def start(output: IO[str], title: str, *arguments: str, **more: str) -> "subprocess.Popen[bytes]":
             print(f"== {title}, Python {sys.version.split()[0]}", file=output, flush=True)
-            command = [python, HERE / "suite.py", *arguments]
+            command = [python, HERE / "suite.py", f"--failed={failures}", *arguments]
             return subprocess.Popen(command, cwd=scratch, env={**env, **more}, stdout=output, stderr=subprocess.STDOUT)
 
         if patterns:
@@ -69,6 +71,9 @@ def main() -> int:
                 if output is not sys.stdout:
                     output.seek(0)
                     shutil.copyfileobj(output, sys.stdout)
+            # Last, where it is seen first: a part that failed need not be the last one.
+            for name in failures.read_text().splitlines():
+                print("FAILED:", name)
             return failed
 
 

@@ -132,6 +132,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stock", action="store_true", help="the standard library, for comparison")
     parser.add_argument("--without", metavar="PATTERN", action="append", default=[], help="leave those out")
+    parser.add_argument("--failed", metavar="FILE", help="add the names of tests that failed to this file")
     parser.add_argument("patterns", nargs="*")
     options = parser.parse_args()
 
@@ -141,10 +142,16 @@ def main() -> int:
         suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(InjectionTests))
     suite.addTests(load(options.patterns, options.without, options.stock))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
+    failed = [case.id() for case, _ in [*result.failures, *result.errors]]
+    failed += [case.id() for case in result.unexpectedSuccesses]
     if test.support.environment_altered:
-        print("a test left threads or processes behind; its name is above, beside the warning")
-        return 1
-    return 0 if result.wasSuccessful() and result.testsRun > 0 else 1
+        failed.append("a test that left threads or processes behind; its name is above, beside the warning")
+    if result.testsRun == 0:
+        failed.append("no test was found")
+    if options.failed:
+        with open(options.failed, "a") as file:
+            file.writelines(f"{name}\n" for name in failed)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
