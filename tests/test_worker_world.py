@@ -128,6 +128,8 @@ def test_what_is_defined_behind_the_guard_travels_by_value():
                     self.x = x
             with pyconc.ProcessPoolExecutor(1) as pool:
                 print(pool.submit(answer).result(), pool.submit(multiply, 2).result())
+                large = pool.submit(Point, b"x" * (3 << 20)).result()
+                assert len(large.x) == pool.submit(lambda point: len(point.x), large).result() == 3 << 20
                 print(type(pool.submit(Point, 1).result()) is Point, list(pool.map(lambda x: x + 1, range(2))))
         """
     )
@@ -204,6 +206,8 @@ if True:
         (pickle.dumps(pickle.dumps(Path, 2)), True),
         (pickle.dumps("a Path"), False),
         (pickle.dumps("PathLike"), False),
+        ([b"x", pickle.dumps(Path)], True),
+        ([b"x", pickle.dumps("a Path")], False),
     ],
 )
 def test_which_pickles_mention_a_name(stream, mentions):
