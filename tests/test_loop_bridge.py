@@ -1135,8 +1135,9 @@ async def test_a_burst_wakes_the_loop_once(new_loop, way):
         assert calls == []
         gate.open()
         last.result()  # all tasks have ended before the loop gets a chance to turn
-        assert await asyncio.gather(*pending) == list(range(1000))
         assert len(calls) == 1
+        assert await asyncio.gather(*pending) == list(range(1000))
+        assert len(calls) < 20  # a drain that takes long lets the loop turn
 
 
 @on_loop
