@@ -20,24 +20,26 @@ enum {
 #define CLAIM_BITS 2
 #define CLAIM_STATE(claim) ((claim) & 3u)
 
-// What both sides write has values that a stray write does not make: neither zeros, nor ones, nor text.
+// What both sides write has values that a stray write does not make: neither zeros, nor ones, nor text, nor
+// one of these with a bit or two flipped.  A copy of one may stand elsewhere all the same, so a worker that
+// sleeps may look as if it did not: a process that must reach it rings whatever its state.
 enum worker_state {
-    WORKER_NONE = 0x57a70e01,  // no worker has this number
-    WORKER_BUSY,               // it runs something, or looks for it
-    WORKER_SPINNING,           // it will see what is pushed
-    WORKER_ASLEEP,             // on this word
-    WORKER_CALLED,             // another process has notified it, and it will look for work
-    WORKER_OPEN,               // it runs something, has room for more, and watches its doorbell
+    WORKER_NONE = 0x57a70111,      // no worker has this number
+    WORKER_BUSY = 0x57a70222,      // it runs something, or looks for it
+    WORKER_SPINNING = 0x57a70333,  // it will see what is pushed
+    WORKER_ASLEEP = 0x57a70444,    // on this word
+    WORKER_CALLED = 0x57a70555,    // another process has notified it, and it will look for work
+    WORKER_OPEN = 0x57a70666,      // it runs something, has room for more, and watches its doorbell
 };
 
 enum {
-    WAKEUP_DISARMED = 0x57a70e11,
-    WAKEUP_ARMED
+    WAKEUP_DISARMED = 0x57a71777,
+    WAKEUP_ARMED = 0x57a71888
 };
 
 enum {
-    RING_OPEN = 0x57a70e21,
-    RING_CLOSED
+    RING_OPEN = 0x57a72999,
+    RING_CLOSED = 0x57a72aaa
 };
 
 // The submission ring has room for as many positions that are dead as for live ones; see make_room().
@@ -584,10 +586,17 @@ is_head_intact(const job_ring *ring)
 }
 
 static bool
+is_worker_state(uint32_t state)
+{
+    return state == WORKER_NONE || state == WORKER_BUSY || state == WORKER_SPINNING || state == WORKER_ASLEEP
+           || state == WORKER_CALLED || state == WORKER_OPEN;
+}
+
+static bool
 is_worker_intact(job_ring *ring, uint32_t worker)
 {
     uint32_t state = peek(&ring->states[worker]);
-    return state >= WORKER_NONE && state <= WORKER_OPEN
+    return is_worker_state(state)
            && peek(&completions_of(ring, worker)->generation) == ring->generations[worker]
            && peek(&inbox_of(ring, worker)->tail) == ring->inbox_tails[worker];
 }
@@ -624,12 +633,13 @@ job_ring_notify_others(job_ring *ring)
         uint32_t state = atomic_load_explicit(&ring->states[i], memory_order_relaxed);
         // The worker itself makes it BUSY when it comes, and looks for work before it sleeps.  Sequentially
         // consistent, as all that is done to a state word.
-        if ((state == WORKER_CALLED || state == WORKER_SPINNING)
-            && atomic_compare_exchange_strong_explicit(&ring->states[i], &state, WORKER_BUSY,
-                                                       memory_order_seq_cst, memory_order_relaxed)) {
-            // The process that called it may have died before it rang.
-            ring_doorbell(ring, i);
+        if (state == WORKER_CALLED || state == WORKER_SPINNING) {
+            (void)atomic_compare_exchange_strong_explicit(&ring->states[i], &state, WORKER_BUSY,
+                                                          memory_order_seq_cst, memory_order_relaxed);
         }
+        // Whatever its state: the process that called it may have died before it rang, and a stray write may
+        // have made a sleeper's word another.
+        ring_doorbell(ring, i);
     }
     call_worker(ring);
     for (uint32_t i = 0; i < ring->worker_count; i++) {
@@ -662,13 +672,9 @@ job_ring_close(job_ring *ring)
     for (uint32_t i = 0; i < ring->worker_count; i++) {
         uint32_t state = WORKER_ASLEEP;
         // Sequentially consistent: see above.
-        if (atomic_compare_exchange_strong_explicit(&ring->states[i], &state, WORKER_CALLED,
-                                                    memory_order_seq_cst, memory_order_relaxed)) {
-            ring_doorbell(ring, i);
-        }
-        else if (ring->doorbells != NULL) {
-            ring_doorbell(ring, i);
-        }
+        (void)atomic_compare_exchange_strong_explicit(&ring->states[i], &state, WORKER_CALLED,
+                                                      memory_order_seq_cst, memory_order_relaxed);
+        ring_doorbell(ring, i);  // whatever its state, which a stray write may have changed
     }
 }
 

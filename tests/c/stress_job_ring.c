@@ -58,7 +58,7 @@ typedef struct worker {
 
 static memory *shared;
 // As the unit has it.
-#define ASLEEP 0x57a70e04u
+#define ASLEEP 0x57a70444u
 
 static job_ring parent;
 static worker workers[MOST_WORKERS];

@@ -35,14 +35,14 @@ typedef struct completion_layout {
 } completion_layout;
 
 enum {
-    NONE = 0x57a70e01,
-    BUSY,
-    SPINNING,
-    ASLEEP,
-    CALLED
+    NONE = 0x57a70111,
+    BUSY = 0x57a70222,
+    SPINNING = 0x57a70333,
+    ASLEEP = 0x57a70444,
+    CALLED = 0x57a70555,
 };
 
-#define CLOSED 0x57a70e22u
+#define CLOSED 0x57a72aaau
 
 #define READY_AT(position) ((uint32_t)(position) << 2 | 1u)
 #define TAKEN_BY(worker) ((uint32_t)(worker) << 2 | 2u)

@@ -230,6 +230,64 @@ a_worker_does_not_sleep_on_words_that_make_no_sense(void)
     end(&all);
 }
 
+typedef struct sleeper {
+    job_ring *ring;
+    park_spot spot;
+    int rc;
+} sleeper;
+
+static void
+sleep_once(void *arg)
+{
+    sleeper *self = arg;
+    self->rc = job_ring_wait(self->ring, 0, &self->spot);
+}
+
+// Another worker copies a state word over that of one that sleeps.
+static void
+a_sleeper_whose_state_was_hit_is_reached(void)
+{
+    static const uint32_t strangers[] = {0x57a70111, 0x57a70222, 0x57a70333, 0x57a70666, 0x57a70446, 0};
+    for (size_t i = 0; i < CHECK_COUNT(strangers); i++) {
+        for (int closes = 0; closes < 2; closes++) {
+            scene all;
+            check_thread thread;
+            begin(&all);
+            sleeper self = {.ring = &all.workers[0]};
+            park_spot_init(&self.spot, 0);
+            check_start(&thread, sleep_once, &self);
+            CHECK_UNTIL(check_asleep(&thread, (const void *)&all.parent.states[0]));
+            atomic_store(&all.parent.states[0], strangers[i]);
+            if (closes) {
+                job_ring_close(&all.parent);
+            }
+            else {
+                push_jobs(&all, 1);
+                job_ring_notify_others(&all.parent);
+            }
+            check_join(&thread);
+            CHECK_EQ(self.rc, closes ? JOB_RING_CLOSED : JOB_RING_WORK);
+            end(&all);
+        }
+    }
+}
+
+static void
+a_bit_of_a_state_makes_no_other(void)
+{
+    scene all;
+    begin(&all);
+    for (uint32_t i = 0; i < WORKERS; i++) {
+        for (int bit = 0; bit < 32; bit++) {
+            atomic_fetch_xor(&all.parent.states[i], UINT32_C(1) << bit);
+            CHECK(!job_ring_is_intact(&all.parent));
+            atomic_fetch_xor(&all.parent.states[i], UINT32_C(1) << bit);
+        }
+    }
+    CHECK(job_ring_is_intact(&all.parent));
+    end(&all);
+}
+
 static void
 what_is_ready_is_known_after_a_stray_write(void)
 {
@@ -254,6 +312,8 @@ main(int argc, char **argv)
         CHECK_TEST(each_claim_word_may_be_hit),
         CHECK_TEST(a_stretch_of_any_length_may_be_hit),
         CHECK_TEST(a_worker_does_not_sleep_on_words_that_make_no_sense),
+        CHECK_TEST(a_sleeper_whose_state_was_hit_is_reached),
+        CHECK_TEST(a_bit_of_a_state_makes_no_other),
         CHECK_TEST(what_is_ready_is_known_after_a_stray_write),
     };
     return check_run(tests, CHECK_COUNT(tests), argc, argv);
