@@ -21,7 +21,17 @@ import jobs
 import pytest
 from gates import ProcessGate, block_workers
 from loops import on_every_loop
-from support import HANG_LIMIT, PROC, another_thread, finish, run_script, shared_memory, start_script, wait_until
+from support import (
+    HANG_LIMIT,
+    PROC,
+    another_thread,
+    finish,
+    run_script,
+    shared_memory,
+    start_script,
+    wait_until,
+    wait_until_asleep,
+)
 
 import pyconc
 from pyconc import TaskUnpicklable, WorkerDied
@@ -438,6 +448,7 @@ def test_one_ctrl_c_ends_a_busy_program(where):
         elif "spin_in_executor" in INTERRUPTED[where]:
             expected.add("waiting\n")  # before that the program would leave futures behind that nobody awaits
         assert {process.stdout.readline() for _ in range(len(expected) + 1)} == expected
+        wait_until_asleep(process)
         os.killpg(process.pid, signal.SIGINT)
         finished = finish(process, limit=30)
         wait_until(lambda: not session_of(process), "the workers to end", limit=30)
@@ -692,6 +703,7 @@ def test_a_program_that_handles_ctrl_c_goes_on_with_its_workers():
     """
     with start_script(BUSY + textwrap.dedent(script)) as process:
         wait_busy(process)
+        wait_until_asleep(process)
         os.killpg(process.pid, signal.SIGINT)
         assert finish(process).stdout == "7\n"
 
