@@ -80,6 +80,34 @@ if __name__ == "__main__":
     assert finished.stderr == ""
 
 
+def test_a_handler_that_runs_while_signals_begin_to_be_deferred_defers_them_itself():
+    finished = run_script(
+        """
+        import signal
+        from pyconc._process import signals
+        def first(*_):
+            with signals.DeferSignals():
+                signal.raise_signal(signal.SIGUSR2)
+                print("deferred")
+        def second(*_):
+            print("second")
+        def is_harmless(handler):
+            if handler is first:  # none is installed for it yet
+                signals._is_harmless = lambda handler: False
+                signal.raise_signal(signal.SIGUSR1)
+            return False
+        signal.signal(signal.SIGUSR1, first)
+        signal.signal(signal.SIGUSR2, second)
+        signals._is_harmless = is_harmless
+        with signals.DeferSignals():
+            signal.raise_signal(signal.SIGUSR2)
+            print("deferred")
+        print([signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)] == [first, second])
+        """
+    )
+    assert finished.stdout == "deferred\nsecond\ndeferred\nsecond\nTrue\n"
+
+
 @pytest.mark.parametrize("handler", ["loop", "function", "ignore"])
 @pytest.mark.parametrize("operation", ["terminate_workers", "kill_workers"])
 def test_workers_end_whatever_the_program_does_with_sigterm(operation, handler):

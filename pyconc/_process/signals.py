@@ -30,8 +30,9 @@ class DeferSignals:
         global _current
         if _current is None and threading.current_thread() is threading.main_thread():
             try:
-                _current = self
                 self._install()
+                # Not before: until all is installed, the program's handlers run here, and blocks in those defer.
+                _current = self
             except BaseException:
                 self._end()
                 raise
