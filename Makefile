@@ -265,7 +265,7 @@ format: $(VENV)/tools  ## put Python and C in order
 
 .PHONY: stubs
 stubs: $(VENV)/tools install  ## check the stubs against the built module, and the types of the package and the examples
-	@$(BIN)/stubtest --allowlist tests/stubtest_allowlist.txt pyconc._core pyconc.aiomultiprocess.pool \
+	@$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist tests/stubtest_allowlist.txt pyconc._core pyconc.aiomultiprocess.pool \
 		pyconc.coroutine_pool pyconc.process_pool pyconc.thread_pool pyconc.waiting
 	@$(BIN)/mypy --cache-dir=/dev/null
 
