@@ -7,10 +7,13 @@ import tempfile
 import time
 from pathlib import Path
 
-import aiofiles  # type: ignore[import-untyped]
-
 from pyconc import asyncio
 from pyconc.concurrent.futures import ThreadPoolExecutor
+
+try:
+    import aiofiles  # type: ignore[import-untyped,import-not-found,unused-ignore]
+except ImportError:
+    aiofiles = None  # type: ignore[assignment,unused-ignore]
 
 FILES = 500
 
@@ -40,4 +43,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    if aiofiles is None:
+        print("This example needs aiofiles: pip install aiofiles")
+    else:
+        asyncio.run(main())

@@ -1,12 +1,12 @@
-"""How a thread is started without waiting for it."""
+"""Starting a thread without waiting for it."""
 
 import threading
 
 
 class Started(threading.Event):
-    """By this event a Thread's start() waits until the thread runs.  That would cost an executor two wakeups.
+    """The event on which Thread.start() waits until the thread runs, which would cost an executor two wakeups.
 
-    So start() does not wait, and whoever wants to know afterwards waits instead: join() and is_alive() ask is_set().
+    With this one start() does not wait.  join() and is_alive() call is_set(), and a thread that calls them waits there.
     """
 
     launched = False

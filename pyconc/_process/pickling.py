@@ -31,6 +31,8 @@ class WorkerDied(BrokenProcessPool):
         1
     """
 
+    __module__ = "pyconc"
+
     def __init__(self, message, pid=None, exitcode=None, signal=None, task=None):
         super().__init__(message)
         self.pid = pid
@@ -57,6 +59,8 @@ class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.Unpickling
         TaskUnpicklable - the task raised Refused: 403 (no key), which could not be rebuilt here (TypeError: ...)
         1
     """
+
+    __module__ = "pyconc"
 
 
 # ---- other ways to pickle ----
