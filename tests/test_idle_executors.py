@@ -1,7 +1,7 @@
 """Executors to which nothing was submitted: they cost next to nothing, and are as good as new ones later."""
 
 import pytest
-from support import run_script
+from support import SANITIZED, run_script
 
 PROGRAM = """
 import os, resource, sys, threading, weakref
@@ -33,15 +33,16 @@ def test_five_hundred_cost_one_process_and_no_descriptor_each_and_all_of_them_wo
     finished = run_script(
         PROGRAM
         + """
+COUNT = int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
 before = descriptors()
-pools = [pyconc.ProcessPoolExecutor(2, initializer=begin, initargs=(threading.Lock(), n)) for n in range(500)]
+pools = [pyconc.ProcessPoolExecutor(2, initializer=begin, initargs=(threading.Lock(), n)) for n in range(COUNT)]
 print(len(children()), descriptors() - before < 5)
 world = "after the last one was made"
 if sys.argv[1] == "threads":
     start_thread()
 told = set()
-for number in reversed(range(500)):
+for number in reversed(range(COUNT)):
     with pools.pop() as pool:
         mine, world_there = pool.submit(look).result()
         assert mine == number, (mine, number)
@@ -51,6 +52,7 @@ print(told)
 print(len(children()), descriptors() - before < 5)
 """,
         threads,
+        100 if SANITIZED else 500,  # a fork takes a sanitizer tens of milliseconds
     )
     world = "old" if threads == "threads" else "after the last one was made"
     assert finished.stdout == f"1 True\n{ {world} }\n0 True\n"

@@ -54,7 +54,7 @@ struct job_ring_shared {
     uint32_t slot_count, worker_count;
     _Alignas(64) _Atomic uint32_t tail;      // positions written; the parent
     _Atomic uint32_t closed;                 // RING_OPEN or RING_CLOSED; the parent
-    _Alignas(64) _Atomic uint32_t head;      // no position before it is ready; every process, only forward
+    _Alignas(64) _Atomic uint32_t head;      // no position before it is ready; every process, forward
     _Alignas(64) _Atomic uint32_t finished;  // workers count what they finish
     _Atomic uint32_t need_wakeup;            // set by both sides, see job_ring_arm_wakeup()
 };
@@ -573,6 +573,26 @@ is_slot_intact(job_ring *ring, uint32_t number)
     return claim == given && (job_ring_is_ready(ring, &ring->slots[number]) || peek(word) != given);
 }
 
+// Moves head back if it stands behind a slot that is ready: true if so.  No process moves it there by intent,
+// so a stray write has; a head that is too far back costs a look at some positions, and nothing else.
+static bool
+reach_slot(job_ring *ring, uint32_t number)
+{
+    uint32_t given = ring->given[number];
+    if (CLAIM_STATE(given) != CLAIM_READY || peek(&ring->slots[number].claim) != given) {
+        return false;
+    }
+    uint32_t head = peek(&ring->shared->head);
+    // The low bits of the distance; it is no longer than the ring of submissions if the head makes sense.
+    uint32_t behind = (head - (given >> CLAIM_BITS)) << CLAIM_BITS >> CLAIM_BITS;
+    bool is_beyond = behind != 0 && behind <= RING_SLACK * ring->slot_count;
+    if (is_beyond) {
+        // Sequentially consistent: a worker that says after this that it sleeps sees it before it does.
+        atomic_store_explicit(&ring->shared->head, head - behind, memory_order_seq_cst);
+    }
+    return is_beyond;
+}
+
 static bool
 is_head_intact(const job_ring *ring)
 {
@@ -604,12 +624,18 @@ is_worker_intact(job_ring *ring, uint32_t worker)
 bool
 job_ring_is_intact(job_ring *ring)
 {
-    bool intact = is_head_intact(ring);
+    bool intact = is_head_intact(ring), is_moved = false;
     for (uint32_t i = 0; intact && i < ring->worker_count; i++) {
         intact = is_worker_intact(ring, i);
     }
     for (uint32_t i = 0; intact && ring->free_count < ring->slot_count && i < ring->slot_count; i++) {
-        intact = !ring->is_allocated[i] || is_slot_intact(ring, i);
+        if (ring->is_allocated[i]) {
+            intact = is_slot_intact(ring, i);
+            is_moved |= reach_slot(ring, i);
+        }
+    }
+    if (is_moved) {
+        job_ring_notify(ring);
     }
     return intact;
 }
@@ -625,6 +651,11 @@ job_ring_notify(job_ring *ring)
 bool
 job_ring_notify_others(job_ring *ring)
 {
+    for (uint32_t i = 0; ring->free_count < ring->slot_count && i < ring->slot_count; i++) {
+        if (ring->is_allocated[i]) {
+            (void)reach_slot(ring, i);
+        }
+    }
     if (!job_ring_has_ready(ring)) {
         return false;
     }

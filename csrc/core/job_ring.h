@@ -174,7 +174,7 @@ job_slot *job_ring_reap(job_ring *ring, uint32_t worker);
 
 // Whether every shared word has a value that the parent or a worker writes on purpose.  A worker runs code
 // that is not pyconc's, such as an extension with a wild pointer, and may write anywhere.  Takes time in
-// proportion to the slots in use.
+// proportion to the slots in use.  A head that a stray write has moved beyond a ready slot is moved back.
 bool job_ring_is_intact(job_ring *ring);
 
 // Whether a pushed slot is ready still, at its place among the submissions: no worker has taken it.

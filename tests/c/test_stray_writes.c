@@ -14,6 +14,8 @@
 #define SLOTS 16
 #define WORKERS 3
 #define JOBS 12
+// Of the word that says before which position no slot is ready.
+#define HEAD_OFFSET 128
 
 typedef struct scene {
     unsigned char *memory;
@@ -273,6 +275,31 @@ a_sleeper_whose_state_was_hit_is_reached(void)
 }
 
 static void
+a_head_beyond_what_is_ready_is_moved_back(void)
+{
+    for (int looks = 0; looks < 2; looks++) {
+        for (uint32_t by = 1; by <= JOBS; by++) {
+            scene all;
+            begin(&all);
+            push_jobs(&all, JOBS);
+            _Atomic uint32_t *head = (_Atomic uint32_t *)(void *)(all.memory + HEAD_OFFSET);
+            CHECK_EQ(atomic_load(head), 0);
+            atomic_store(head, by);
+            if (looks) {
+                job_ring_notify_others(&all.parent);
+            }
+            else {
+                CHECK(job_ring_is_intact(&all.parent));
+            }
+            work(&all);
+            CHECK(pop_completions(&all));
+            CHECK_EQ(count_done(&all), JOBS);
+            end(&all);
+        }
+    }
+}
+
+static void
 a_bit_of_a_state_makes_no_other(void)
 {
     scene all;
@@ -313,6 +340,7 @@ main(int argc, char **argv)
         CHECK_TEST(a_stretch_of_any_length_may_be_hit),
         CHECK_TEST(a_worker_does_not_sleep_on_words_that_make_no_sense),
         CHECK_TEST(a_sleeper_whose_state_was_hit_is_reached),
+        CHECK_TEST(a_head_beyond_what_is_ready_is_moved_back),
         CHECK_TEST(a_bit_of_a_state_makes_no_other),
         CHECK_TEST(what_is_ready_is_known_after_a_stray_write),
     };
