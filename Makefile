@@ -216,15 +216,17 @@ endef
 # The suite again, with the extension under ASan and UBSan; Python's allocator stands aside so that ASan sees each block.
 # What ASan says goes to files, because a test may keep what its child writes; a file is a failure, whosever it is.
 # UBSan writes to stderr, which pytest leaves alone with --capture=sys.  Workers that tests end by SIGSEGV are to end by
-# it; anywhere else that signal fails the test, with faulthandler's stacks.
+# it; anywhere else that signal fails the test, with faulthandler's stacks.  See calm_forks.py for the forks.
 ASAN_VENV = $(VENV)-asan
 ASAN_LOGS = $(CURDIR)/.build/sanitizers
 ASAN_ENV = LD_PRELOAD=$(shell $(CC) -print-file-name=libasan.so) PYTHONMALLOC=malloc \
 	ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:handle_segv=0:log_path=$(ASAN_LOGS)/asan \
 	UBSAN_OPTIONS=halt_on_error=1:abort_on_error=1:print_stacktrace=1
 
-$(ASAN_VENV)/installed: $(ASAN_VENV)/bin/python $(PACKAGE_FILES)
+$(ASAN_VENV)/installed: $(ASAN_VENV)/bin/python $(PACKAGE_FILES) tests/scripts/calm_forks.py
 	$(call installed_with,$(ASAN_VENV),$(SANITIZE_asan),.[test])
+	@for packages in $(ASAN_VENV)/lib/python*/site-packages; do \
+		cp tests/scripts/calm_forks.py "$$packages"; echo "import calm_forks" >"$$packages/calm_forks.pth"; done
 	@touch $@
 
 .PHONY: test-asan
