@@ -59,6 +59,23 @@ print(len(children()), descriptors() - before < 5)
     assert finished.stderr == ""
 
 
+def test_a_supervisor_that_came_second_takes_nothing_from_the_first():
+    """Of several threads that submit first, all but one drop the supervisor that they have made."""
+    finished = run_script(
+        PROGRAM
+        + """
+from pyconc._process.supervisor import Supervisor
+with pyconc.ProcessPoolExecutor(1, initializer=begin, initargs=(threading.Lock(), 5)) as pool:
+    start_thread()
+    world = "new"
+    Supervisor(*pool._plan)
+    print(pool.submit(look).result())
+"""
+    )
+    assert finished.stdout == "(5, 'old')\n", finished
+    assert finished.stderr == ""
+
+
 def test_one_that_is_made_later_has_what_the_program_has_then():
     finished = run_script(
         PROGRAM

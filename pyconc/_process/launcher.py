@@ -165,6 +165,9 @@ class Launcher:
         while self._outdated:
             self._end(self._outdated[-1])
         self.reap_dropped()
+
+    def dismiss(self):
+        """The executor needs no worker any more."""
         dismiss(self._name)
 
     def reap_dropped(self):

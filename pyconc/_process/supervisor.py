@@ -264,7 +264,8 @@ class Supervisor:
     def __del__(self, new=State.NEW, ended=State.ENDED):  # at the end of an interpreter this module is empty
         if self.state is new:
             self.state = ended
-            self._let_go()
+            # Another thread may have been quicker to make the executor's.  If the executor is gone, the reserve knows.
+            self._let_go(dismisses=False)
 
     def inherit(self, lost):
         """In the child of a fork: workers and tasks are the parent's; lost: the exception of the tasks."""
@@ -564,10 +565,12 @@ class Supervisor:
             self._condemned.add(worker.number)
             worker.process.kill()
 
-    def _let_go(self):
+    def _let_go(self, dismisses=True):
         self.queue.decide_by_value(None)
         self.queue.end_supervision()
         self.launcher.close()
+        if dismisses:
+            self.launcher.dismiss()
         self._events.close()
         self.processes = {}  # each of them has a file open
 
