@@ -89,7 +89,7 @@ PyDoc_STRVAR(submit_here_doc,
 "_submit($self, fn, /, *args, **kwargs)\n--\n\n"
 "Do what submit() does, also where the program has replaced the standard class's submit().");
 
-static PyObject *
+static inline PyObject *
 executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = (ExecutorObject *)op;

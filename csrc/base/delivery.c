@@ -1,23 +1,5 @@
 #include "delivery.h"
 
-void
-destination_clear(destination *to)
-{
-    Py_CLEAR(to->carrier);
-    Py_CLEAR(to->future);
-}
-
-void
-delivery_init(delivery *d, const destination *to)
-{
-    d->to = *to;
-    Py_INCREF(to->future);
-    if (to->carrier != NULL) {
-        Py_INCREF(to->carrier);
-        carrier_expect(to->carrier);
-    }
-}
-
 delivery *
 delivery_new(const destination *to, PyObject *result, PyObject *exception)
 {
@@ -40,16 +22,4 @@ delivery_traverse(const delivery *d, visitproc visit, void *arg)
     Py_VISIT(d->result);
     Py_VISIT(d->exception);
     return 0;
-}
-
-void
-delivery_free(delivery *d)
-{
-    if (d->to.carrier != NULL) {
-        carrier_forget(d->to.carrier);
-    }
-    destination_clear(&d->to);
-    Py_XDECREF(d->result);
-    Py_XDECREF(d->exception);
-    PyMem_Free(d);
 }

@@ -56,20 +56,11 @@ typedef struct delivery {
     PyObject *exception;  //   one or the other; neither means cancelled
 } delivery;
 
-// Drops a future and its carrier.
-void destination_clear(destination *to);
-
-// Begins a zeroed delivery; borrows the destination.
-void delivery_init(delivery *d, const destination *to);
-
 // A delivery for a call that has ended already.  Borrows all.
 delivery *delivery_new(const destination *to, PyObject *result, PyObject *exception);
 
 // For the tp_traverse of the delivery's owner.
 int delivery_traverse(const delivery *d, visitproc visit, void *arg);
-
-// Frees a delivery, and the task that begins with it: its call is gone.
-void delivery_free(delivery *d);
 
 // Something is on its way to the carrier, or is no longer.
 static inline void
@@ -84,6 +75,39 @@ carrier_forget(carrier *self)
     if (self->outstanding > 0) {  // callbacks may be invoked twice through a private method
         self->outstanding--;
     }
+}
+
+// Drops a future and its carrier.
+static inline void
+destination_clear(destination *to)
+{
+    Py_CLEAR(to->carrier);
+    Py_CLEAR(to->future);
+}
+
+// Begins a zeroed delivery; borrows the destination.
+static inline void
+delivery_init(delivery *d, const destination *to)
+{
+    d->to = *to;
+    Py_INCREF(to->future);
+    if (to->carrier != NULL) {
+        Py_INCREF(to->carrier);
+        carrier_expect(to->carrier);
+    }
+}
+
+// Frees a delivery, and the task that begins with it: its call is gone.
+static inline void
+delivery_free(delivery *d)
+{
+    if (d->to.carrier != NULL) {
+        carrier_forget(d->to.carrier);
+    }
+    destination_clear(&d->to);
+    Py_XDECREF(d->result);
+    Py_XDECREF(d->exception);
+    PyMem_Free(d);
 }
 
 #endif

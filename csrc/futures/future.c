@@ -185,15 +185,10 @@ call_condition(PyObject *condition, const char *method)
     return result == NULL ? -1 : 0;
 }
 
-// Leaves the condition, and first wakes the threads that wait on it.  Returns rc, or -1 with an exception
-// that was raised meanwhile, such as Ctrl-C's.  Of several exceptions the first stays, and if rc is -1
-// already that is the one which is set.
+// What condition_leave() does where there is a condition.
 static int
-condition_leave(PyObject *entered, bool notify, int rc)
+leave_entered(PyObject *entered, bool notify, int rc)
 {
-    if (entered == NULL) {
-        return rc;
-    }
     PyObject *exception = rc < 0 ? PyErr_GetRaisedException() : NULL;
     if (notify && call_condition(entered, "notify_all") < 0 && exception == NULL) {
         exception = PyErr_GetRaisedException();
@@ -208,6 +203,15 @@ condition_leave(PyObject *entered, bool notify, int rc)
         return -1;
     }
     return rc;
+}
+
+// Leaves the condition, and first wakes the threads that wait on it.  Returns rc, or -1 with an exception
+// that was raised meanwhile, such as Ctrl-C's.  Of several exceptions the first stays, and if rc is -1
+// already that is the one which is set.
+static inline int
+condition_leave(PyObject *entered, bool notify, int rc)
+{
+    return entered == NULL ? rc : leave_entered(entered, notify, rc);
 }
 
 // ---- changes of state ----
@@ -497,8 +501,15 @@ future_abandon(FutureObject *self, PyObject *exception)
 
 // ---- as a destination ----
 
-static bool call_standard(FutureObject *self, const char *name, PyObject *const *args,
-                          Py_ssize_t nargs, PyObject *kwnames, PyObject **result);
+// True: the standard class's method of this name is not the original one, and was called.
+static inline bool
+call_standard(FutureObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames, PyObject **result)
+{
+    standard_class *standard = &self->module->standard_future;
+    return standard_is_replaced(standard)
+           && standard_call(standard, false, name, (PyObject *)self, args, nargs, kwnames, result);
+}
 
 static int
 destination_start(const destination *to)
@@ -640,19 +651,9 @@ wait_until_done(FutureObject *self, PyObject *timeout)
     return future_is_done(self);
 }
 
-// True: the standard class's method of this name is not the original one, and was called.
-static bool
-call_standard(FutureObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
-              PyObject *kwnames, PyObject **result)
-{
-    standard_class *standard = &self->module->standard_future;
-    return standard_is_replaced(standard)
-           && standard_call(standard, false, name, (PyObject *)self, args, nargs, kwnames, result);
-}
-
 // Parses the one argument of a method, given by position or by name; borrowed.  If it has no
 // default, leaving it out is an error.
-static PyObject *
+static inline PyObject *
 parse_argument(const char *method, const char *name, PyObject *fallback, PyObject *const *args,
                Py_ssize_t nargs, PyObject *kwnames)
 {
