@@ -20,6 +20,11 @@ class WorkerDied(BrokenProcessPool):
     exitcode: int | None
     signal: str | None
     task: Any
+    task_name: str | None
+    stack: str | None
+    ran_for: float | None
+    rss: int | None
+    oom: bool
     def __init__(
         self,
         message: str,
@@ -27,6 +32,12 @@ class WorkerDied(BrokenProcessPool):
         exitcode: int | None = None,
         signal: str | None = None,
         task: Any = None,
+        *,
+        task_name: str | None = None,
+        stack: str | None = None,
+        ran_for: float | None = None,
+        rss: int | None = None,
+        oom: bool = False,
     ) -> None: ...
 
 class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError): ...

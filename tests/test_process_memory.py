@@ -465,7 +465,7 @@ def test_a_file_that_a_task_opens_in_place_of_the_memory_is_left_alone(tmp_path)
 import sys
 
 def swap(path):
-    memory = [int(fd) for fd in os.listdir("/proc/self/fd") if "pyconc" in read_link(fd)]
+    memory = [int(fd) for fd in os.listdir("/proc/self/fd") if "memfd:pyconc " in read_link(fd)]
     os.closerange(min(memory), max(memory) + 1)
     for fd in memory:
         file = os.open(path, os.O_RDWR | os.O_CREAT)

@@ -452,6 +452,7 @@ job_ring_push(job_ring *ring, job_slot *slot)
     atomic_store_explicit(entry_at(ring, ring->tail), (uint32_t)(slot - ring->slots),
                           memory_order_relaxed);
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->began_ns, 0, memory_order_relaxed);
     // R8: pairs with A8 in job_ring_claim(): the worker that takes the slot sees its message.
     give(ring, slot, ready_at(ring->tail), memory_order_release);
     advance(ring);
@@ -728,6 +729,7 @@ job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker)
 {
     // Relaxed: R11 in write_to_inbox() publishes both, and the message.
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->began_ns, 0, memory_order_relaxed);
     give(ring, slot, taken_by(worker), memory_order_relaxed);
     write_to_inbox(ring, worker, slot, true);
 }
@@ -835,6 +837,20 @@ job_ring_claim(job_ring *ring, uint32_t worker)
         }
         return slot;
     }
+}
+
+void
+job_slot_begin(job_slot *slot, int64_t now_ns)
+{
+    // Relaxed: the parent reads it after it has waited for this worker's death.
+    atomic_store_explicit(&slot->began_ns, now_ns, memory_order_relaxed);
+}
+
+int64_t
+job_slot_began(const job_slot *slot)
+{
+    // Relaxed: the worker is dead.
+    return atomic_load_explicit(&slot->began_ns, memory_order_relaxed);
 }
 
 bool

@@ -89,7 +89,9 @@ typedef struct job_slot {
     // Of a slot that stands for many calls: the number of the next call, and that of the first one that is
     // another slot's by now.  See job_slot_next().
     _Atomic uint64_t range;
-    unsigned char message[JOB_SLOT_BYTES - 16];
+    // When the worker began with what it has taken, by either clock; push() makes it 0.
+    _Atomic int64_t began_ns;
+    unsigned char message[JOB_SLOT_BYTES - 24];
 } job_slot;
 
 _Static_assert(sizeof(job_slot) == JOB_SLOT_BYTES, "the layout is shared");
@@ -238,6 +240,12 @@ job_slot *job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed);
 
 // At most how many slots are ready.
 uint32_t job_ring_ready_count(job_ring *ring);
+
+// Notes when the worker begins with a slot that it has taken, for the case that it dies meanwhile.
+void job_slot_begin(job_slot *slot, int64_t now_ns);
+
+// The same time, for the parent of a worker that is dead; 0 if it had not begun.
+int64_t job_slot_began(const job_slot *slot);
 
 // Tells the parent that the outcome is in the slot.  False: the parent must be woken, and the eventfd is
 // gone, for instance because code in the worker has closed all files.  The worker must then end, so that its

@@ -513,6 +513,7 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
         atomic_load_explicit(&slot->accepted, memory_order_relaxed) != 0
         || (block != NULL
             && shm_block_holder(block) == SHM_WORKER(worker));
+    process_job_of(lost_job)->began_ns = job_slot_began(slot);
     leave_slot(table, lost_job);
     give_away(lost_job, lost);
 }

@@ -57,6 +57,7 @@ typedef struct process_job {
     packed_message call;               // GIL, but for what packed_message_write() reads
     bool is_sent;                      // the call's block is the worker's affair; lock
     job_slot *slot;                    // lock; while it is in the ring
+    int64_t began_ns;                  // when the worker that has died began with it, or 0; lock, then GIL
     wire *outcome;                     // lock; a copy, once it is collected
     shm_block *block;                  // of the outcome; held by this process
     BlockObject *whole;                // the same, once it has been looked at; GIL

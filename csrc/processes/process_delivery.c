@@ -342,6 +342,18 @@ process_delivery_fail(ProcessQueueObject *self, list_node *tasks, PyObject *make
     return rc;
 }
 
+// For how many seconds a task had run whose worker has died; None if it had not begun, or the dead worker
+// wrote nonsense.
+static PyObject *
+seconds_of(const process_job *job)
+{
+    int64_t now_ns = clock_now_ns();
+    if (job->began_ns <= 0 || job->began_ns > now_ns) {
+        return Py_NewRef(Py_None);
+    }
+    return PyFloat_FromDouble((double)(now_ns - job->began_ns) / 1e9);
+}
+
 void
 process_delivery_fail_later(ProcessQueueObject *self, list_node *tasks, PyObject *make_error)
 {
@@ -349,7 +361,10 @@ process_delivery_fail_later(ProcessQueueObject *self, list_node *tasks, PyObject
         task *t = (task *)tasks;
         process_job *job = process_job_of(t);
         tasks = tasks->next;
-        PyObject *error = PyObject_CallOneArg(make_error, t->callable);
+        PyObject *seconds = seconds_of(job);
+        PyObject *error =
+            seconds == NULL ? NULL : PyObject_CallFunctionObjArgs(make_error, t->callable, seconds, NULL);
+        Py_XDECREF(seconds);
         if (error == NULL) {
             error = PyErr_GetRaisedException();  // memory is short, and the task ends with that
         }

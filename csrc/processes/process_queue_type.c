@@ -113,7 +113,8 @@ process_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(fail_queued_doc,
 "fail_queued($self, make_error, /)\n--\n\n"
-"Have the result handler fail every task that no worker has taken, with what make_error(callable) returns.");
+"Have the result handler fail every task that no worker has taken, with what make_error() returns, as for\n"
+"reap().");
 
 static PyObject *
 process_queue_fail_queued(PyObject *op, PyObject *make_error)
@@ -279,7 +280,8 @@ PyDoc_STRVAR(reap_doc,
 "Settle the affairs of a worker that is dead; return two flags: it leaves a task behind, and some\n"
 "worker has finished one since reap() was last called.\n\n"
 "The result handler delivers what the worker had finished, and fails each task that it had taken with\n"
-"make_error(callable). Its memory is taken back, and its number is free.");
+"make_error(callable, for how many seconds it had run or None). Its memory is taken back, and its number\n"
+"is free.");
 
 static PyObject *
 process_queue_reap(PyObject *op, PyObject *args)

@@ -259,8 +259,9 @@ describe_call(WorkerObject *self, job_slot *slot)
 
 // Appends the call of a slot to a list, unless the slot is finished.  0, or -1 with an exception.
 static int
-append_call(WorkerObject *self, job_slot *slot, PyObject *list)
+append_call(WorkerObject *self, job_slot *slot, PyObject *list, int64_t now_ns)
 {
+    job_slot_begin(slot, now_ns);
     PyObject *described = describe_call(self, slot);
     int rc = described == NULL ? 0 : PyList_Append(list, described);
     Py_XDECREF(described);
@@ -269,14 +270,14 @@ append_call(WorkerObject *self, job_slot *slot, PyObject *list)
 
 // Reads what the parent wants of this worker alone: calls that are for it, and which to cancel.
 static int
-append_inbox(WorkerObject *self, PyObject *list)
+append_inbox(WorkerObject *self, PyObject *list, int64_t now_ns)
 {
     job_slot *slot;
     bool is_handed;
     int rc = 0;
     while (rc == 0 && (slot = job_ring_read_inbox(&self->ring, self->number, &is_handed)) != NULL) {
         if (is_handed) {
-            rc = append_call(self, slot, list);
+            rc = append_call(self, slot, list, now_ns);
         }
         else {
             PyObject *handle = PyLong_FromSsize_t(slot - self->ring.slots);
@@ -322,9 +323,10 @@ worker_take(PyObject *op, PyObject *arg)
     uint64_t count;
     (void)!read(self->doorbells[self->number], &count, sizeof(count));
     job_ring_enter(&self->ring, self->number);
+    int64_t now_ns = clock_coarse_ns();
     PyObject *wanted = PyList_New(0);
     PyObject *calls = PyList_New(0);
-    if (wanted == NULL || calls == NULL || append_inbox(self, wanted) < 0) {
+    if (wanted == NULL || calls == NULL || append_inbox(self, wanted, now_ns) < 0) {
         goto fail;
     }
     uint32_t workers = self->ring.worker_count;
@@ -332,7 +334,7 @@ worker_take(PyObject *op, PyObject *arg)
     most = share < most ? share : most;
     job_slot *slot;
     for (; most > 0 && (slot = job_ring_claim(&self->ring, self->number)) != NULL; most--) {
-        if (append_call(self, slot, calls) < 0) {
+        if (append_call(self, slot, calls, now_ns) < 0) {
             goto fail;  // The worker ends, and its parent knows which slots it had taken.
         }
     }
@@ -498,21 +500,23 @@ worker_run(PyObject *op, PyObject *arg)
         return NULL;
     }
     unsigned long tasks = 0;
-    int64_t checked_ns = clock_now_ns();
+    // now: when the worker last looked, which is when the next slot begins.
+    int64_t now = clock_now_ns(), checked_ns = now;
     int rc = JOB_RING_WORK;
     job_ring_enter(&self->ring, self->number);
     while (max_tasks == 0 || tasks < max_tasks) {
         job_slot *slot = job_ring_claim(&self->ring, self->number);
         if (slot != NULL) {
+            job_slot_begin(slot, now);
             run_slot(self, slot);
             if (is_inherited(self)) {
                 Py_RETURN_NONE;
             }
             tasks++;
-            int64_t now = clock_now_ns();
+            now = clock_now_ns();
             if (now - checked_ns > MODULE_CHECKPOINT_NS) {
                 module_checkpoint(self->module);
-                checked_ns = now;
+                checked_ns = now = clock_now_ns();
             }
         }
         else {
@@ -522,6 +526,7 @@ worker_run(PyObject *op, PyObject *arg)
             PyThreadState *thread = PyEval_SaveThread();
             rc = job_ring_wait(&self->ring, self->number, &self->spot);
             PyEval_RestoreThread(thread);
+            now = clock_coarse_ns();
         }
         if (rc == JOB_RING_DAMAGED || self->is_cut_off) {
             return end_with(self->is_cut_off ? WORKER_CUT_OFF : WORKER_MEMORY_DAMAGED);

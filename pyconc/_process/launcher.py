@@ -50,10 +50,10 @@ class Launcher:
 
     queue: the executor's ProcessQueue.  setup, limits: as for worker_main.main().  events: an epoll object, in which
     the zygote's connection is registered.  forks: fork even a program that has threads, with the standard warning.
-    name: as for prepare().
+    name: as for prepare().  box: the executor's BlackBox.
     """
 
-    def __init__(self, queue, setup, limits, events, forks, name):
+    def __init__(self, queue, setup, limits, events, forks, name, box):
         self.zygote = None
         self._queue = queue
         self._setup = setup
@@ -61,6 +61,7 @@ class Launcher:
         self._events = events
         self._forks = forks
         self._name = name
+        self._box = box
         self._outdated = []  # zygotes whose rights the program has given up, and whose workers are at work
         self._dropped = []  # zygotes that nobody has waited for yet
 
@@ -191,7 +192,7 @@ class Launcher:
         """What whoever runs a worker has to know; the file descriptors in it are for a child that is made meanwhile."""
         fds = []
         try:
-            for fd in worker_fds(self._queue):
+            for fd in worker_fds(self._queue, self._box):
                 fds.append(os.dup(fd))
             yield (fds, self._setup, self._limits)
         finally:
@@ -243,9 +244,11 @@ def dismiss(name):
     the_reserve.reap()
 
 
-def worker_fds(queue):
+def worker_fds(queue, box):
     """Return the file descriptors that a worker of this queue needs, as worker_main.main() takes them."""
-    return [queue.region.fileno(), queue.wakeup_fd, *queue.doorbells]
+    box_fd = box.fileno()
+    # An eventfd in its place: no process can open that anew, so there is no black box.
+    return [queue.region.fileno(), queue.wakeup_fd, queue.wakeup_fd if box_fd is None else box_fd, *queue.doorbells]
 
 
 def _is_preparing():

@@ -20,7 +20,15 @@ class WorkerDied(BrokenProcessPool):
     """The worker process that ran a task died: that task is lost, and no other.
 
     Raised by the task's future. `pid` is the worker's; `exitcode` is as multiprocessing.Process has it: a signal's
-    number is negative, None is unknown; `signal` is the signal's name, or None; `task` is the callable.
+    number is negative, None is unknown; `signal` is the signal's name, or None; `task` is the callable, `task_name` its
+    name.
+
+    `stack` is text: the Python stack of each thread of the worker when SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGABRT ended
+    it, and from Python 3.14 on the C stack too; None if it left none, or the program has enabled faulthandler itself.
+    `ran_for` is for how many seconds the task had run, to some milliseconds, and `rss` how many bytes the worker had in
+    memory at most; None is unknown, as `rss` is with an mp_context. `oom`: the kernel ended it for want of memory.
+
+    It can be pickled with all of that if `task` can.
 
         >>> import os
         >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
@@ -33,12 +41,30 @@ class WorkerDied(BrokenProcessPool):
 
     __module__ = "pyconc"
 
-    def __init__(self, message, pid=None, exitcode=None, signal=None, task=None):
+    def __init__(
+        self,
+        message,
+        pid=None,
+        exitcode=None,
+        signal=None,
+        task=None,
+        *,
+        task_name=None,
+        stack=None,
+        ran_for=None,
+        rss=None,
+        oom=False,
+    ):
         super().__init__(message)
         self.pid = pid
         self.exitcode = exitcode
         self.signal = signal
         self.task = task
+        self.task_name = task_name
+        self.stack = stack
+        self.ran_for = ran_for
+        self.rss = rss
+        self.oom = oom
 
 
 class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError):

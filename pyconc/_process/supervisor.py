@@ -45,7 +45,7 @@ from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from multiprocessing import connection, reduction, util
 
 from pyconc import _core
-from pyconc._process import chunks, kernel, worker_main
+from pyconc._process import black_box, chunks, kernel, worker_main
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied
 from pyconc._process.result_handler import ResultHandler
@@ -116,6 +116,8 @@ class _Worker:
         self.number = number
         self.process = launched  # a multiprocessing.Process
         self.state = WorkerState.LAUNCHED
+        self.stack = None  # what it has left in its black box
+        self.oom = False  # it was ended for want of memory
         # What else says that a process has ended, a process can say while it lives.
         if isinstance(launched, WorkerProcess):
             self.pidfd = os.dup(launched.sentinel)
@@ -192,7 +194,9 @@ class Supervisor:
         self._starts_all = False  # as many workers as there may be are wanted; any
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
-        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, name)
+        self._box = black_box.BlackBox()
+        self._oom_kills = None
+        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, name, self._box)
         if context is None:
             self.queue.decide_by_value(self.launcher.predict)
         self.state = State.NEW
@@ -273,6 +277,7 @@ class Supervisor:
         self._begin_lock = threading.RLock()
         self.queue.after_fork(lost)
         self._events.close()
+        self._box.close()
         self.launcher.forget()
         handler, self.handler, self.thread = self.handler, None, None
         if handler is not None:
@@ -313,6 +318,7 @@ class Supervisor:
 
     def _start_threads(self):
         fds = kernel.supervise(self.queue)
+        self._oom_kills = black_box.OomKills()
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
         thread = threading.Thread(name=f"{self.name}_supervisor", target=self._supervise, args=fds)
         thread._started.__class__ = handler._started.__class__ = Started
@@ -381,7 +387,7 @@ class Supervisor:
         if self.state is State.SERVING:
             self._start_missing()
         if self.state is State.ENDING and not self._workers and not self._gone:
-            self.queue.fail_all(lambda task: BrokenProcessPool(self.broken or (_FORCED if self.forced else _ABRUPTLY)))
+            self.queue.fail_all(lambda *_: BrokenProcessPool(self.broken or (_FORCED if self.forced else _ABRUPTLY)))
         if self.state in (State.SERVING, State.ENDING) and self.handler.is_over:
             self._enter(State.CLOSING)
             self.queue.close_workers()
@@ -412,7 +418,7 @@ class Supervisor:
             if not self._workers and not self._gone:
                 error = self._refusal = caught
                 # They would wait for ever; who submits next has another try made.
-                self.queue.fail_queued(lambda task: _no_worker(error))
+                self.queue.fail_queued(lambda *_: _no_worker(error))
             # Otherwise those there are will do, and the next submit has another try made.
         if self._workers:
             self._refusal = None
@@ -463,7 +469,7 @@ class Supervisor:
         name = f"{self.name}_{next(self._count)}"
         if self._context is None or self._prespawns:
             return self.launcher.start(number, name, list(self.processes.values()))
-        fds = [_LateFd(fd) for fd in worker_fds(self.queue)]
+        fds = [_LateFd(fd) for fd in worker_fds(self.queue, self._box)]
         args = (fds, number, self._setup, self._limits)
         launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
         launched.start()
@@ -525,20 +531,24 @@ class Supervisor:
             self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
         elif left_task or not self._may_leave(code):
             if self._on_worker_death == "break":
-                self._break_down(_BROKEN, _ABRUPTLY, _quote(worker.process))
+                self._break_down(_BROKEN, _ABRUPTLY, _quote(worker))
                 return
             self._false_starts = 0 if left_task or progress else self._false_starts + 1
             if self._false_starts > _FALSE_STARTS:
-                self._break_down(_BROKEN, "workers die before they run anything", _quote(worker.process))
+                self._break_down(_BROKEN, "workers die before they run anything", _quote(worker))
 
     def _settle(self, worker):
         """Free a worker's number; what it had taken is lost."""
         worker.enter(WorkerState.REAPED)
         worker.process.join(0)  # multiprocessing forgets it
         is_condemned = worker.number in self._condemned
-        if _exit_code(worker.process) == worker_main.MEMORY_DAMAGED:
+        code = _exit_code(worker.process)
+        if code == worker_main.MEMORY_DAMAGED:
             self.queue.condemn()
-        settled = self.queue.reap(worker.number, lambda task: _death_of(worker.process, task, is_condemned))
+        worker.stack = self._box.take(worker.number)
+        if not (is_condemned or self._orders or self._oom_kills is None):
+            worker.oom = self._oom_kills.explain(code)
+        settled = self.queue.reap(worker.number, lambda *task: _death_of(worker, *task, is_condemned))
         self.processes.pop(worker.process.pid, None)
         self._free_numbers.append(worker.number)
         return settled
@@ -553,7 +563,7 @@ class Supervisor:
         self.broken = reason
         self.queue.close(BrokenProcessPool, reason)
         self._enter(State.ENDING)
-        self.queue.fail_all(lambda task: _broken(message, quoted))
+        self.queue.fail_all(lambda *_: _broken(message, quoted))
         for worker in list(self.processes.values()):
             worker.terminate()
 
@@ -565,6 +575,13 @@ class Supervisor:
             self._condemned.add(worker.number)
             worker.process.kill()
 
+    def stack_of(self, worker):
+        """Return the stack of each thread of a worker that is watched, as text, or None; the worker goes on.
+
+        Takes a few milliseconds, at most 50.  For what is about to kill it; this thread alone may call it.
+        """
+        return self._box.ask(worker.number, worker.process.pid, worker.pidfd)
+
     def _let_go(self, dismisses=True):
         self.queue.decide_by_value(None)
         self.queue.end_supervision()
@@ -572,6 +589,7 @@ class Supervisor:
         if dismisses:
             self.launcher.dismiss()
         self._events.close()
+        self._box.close()
         self.processes = {}  # each of them has a file open
 
 
@@ -616,14 +634,34 @@ def _no_worker(caught):
     return error
 
 
-def _death_of(worker, task, is_condemned):
-    code = _exit_code(worker)
-    how, name = _manner(code)
-    message = f"worker process {worker.pid} {how} while it ran {_describe(task)}"
+def _death_of(worker, task, ran_for, is_condemned):
+    pid, code = worker.process.pid, _exit_code(worker.process)
+    how, signal_name = _manner(code)
+    task_name = _describe(task)
+    message = f"worker process {pid} {how} while it ran {task_name}"
     if is_condemned:
-        message = f"{_describe(task)} is lost: a worker wrote over shared memory, and worker {worker.pid} {how}"
-    error = WorkerDied(message, worker.pid, code, name, task)
-    error.__cause__ = _RemoteTraceback(_quote(worker))
+        message = f"{task_name} is lost: a worker wrote over shared memory, and worker {pid} {how}"
+    elif worker.oom:
+        message += "; the kernel ended it for want of memory"
+    elif signal_name == "SIGXCPU":
+        message += "; it had used up the CPU time that it may use (RLIMIT_CPU)"
+    rss = getattr(worker.process, "rss", None)
+    facts = [] if ran_for is None else [f"It ran {task_name} for {ran_for:.3f} s."]
+    if rss is not None:
+        facts.append(f"It has had {rss / 2**20:.1f} MiB in memory at most.")
+    error = WorkerDied(
+        message,
+        pid,
+        code,
+        signal_name,
+        task,
+        task_name=task_name,
+        stack=worker.stack,
+        ran_for=ran_for,
+        rss=rss,
+        oom=worker.oom,
+    )
+    error.__cause__ = _RemoteTraceback(_quote(worker, facts))
     return error
 
 
@@ -649,8 +687,12 @@ def _broken(message, quoted):
     return error
 
 
-def _quote(worker):
-    return f"\n'''\nProcess {worker.pid} terminated abruptly with exit code {_exit_code(worker)}'''"
+def _quote(worker, facts=()):
+    lines = [f"Process {worker.process.pid} terminated abruptly with exit code {_exit_code(worker.process)}", *facts]
+    if worker.stack is not None:
+        lines.append(worker.stack.rstrip())
+    text = "\n".join(lines)
+    return f"\n'''\n{text}'''"
 
 
 def _manner(code):

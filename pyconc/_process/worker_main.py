@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import _base, process
 
 from pyconc import _core
-from pyconc._process import main_module, signals
+from pyconc._process import black_box, main_module, signals
 
 # The exit code of a worker whose initializer has raised; before its first task, no other end has it.
 INITIALIZER_FAILED = 97
@@ -19,20 +19,21 @@ MEMORY_DAMAGED = 99
 def main(fds, number, setup, limits):
     """Run tasks until none are left, or until this worker has run as many as it may.
 
-    fds: the region, the result handler's eventfd, and, for workers that run event loops, the doorbells.
+    fds: the region, the result handler's eventfd, the black box, and, for workers that run event loops, the doorbells.
     setup: (initializer, initargs, loop_factory). limits: (tasks or None, coroutines at a time or None).
     """
     _prepare_signals()
     _make_line_buffered()
     main_module.begin_worker()
-    region_fd, wakeup_fd, *doorbells = fds
+    region_fd, wakeup_fd, box_fd, *doorbells = fds
     initializer, initargs, loop_factory = setup
     max_tasks, concurrency = limits
     try:
         worker = _core.Worker(region_fd, wakeup_fd, number, tuple(doorbells))
     except ValueError:
         sys.exit(MEMORY_DAMAGED)
-    os.register_at_fork(after_in_child=worker.after_fork)
+    black_box.install(box_fd, number)
+    os.register_at_fork(after_in_child=lambda: (worker.after_fork(), black_box.leave()))
     # No worker reaches more tasks than sys.maxsize.
     serve = functools.partial(worker.run, min(max_tasks or 0, sys.maxsize))
     try:

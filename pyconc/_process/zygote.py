@@ -9,7 +9,7 @@ submits forks its first worker itself, and the zygote right after it.)
       |--- ("start", number, name, changes) --->|--- fork ------------------------->|
       |<-- ("started", pid) --------------------|                                   | is admitted, runs tasks
       |--- ("discard", pid) ------------------->|--- SIGKILL ---------------------->|   or cannot be watched
-      |<-- ("exited", pid, status) -------------|<-- its pidfd: reaped -------------|
+      |<-- ("exited", pid, status, rss) --------|<-- its pidfd: reaped -------------|
 
 A worker takes nothing before the parent has admitted it, see job_ring.h.  What cannot be started or watched is killed
 and reaped before anybody is told.
@@ -59,7 +59,7 @@ class Zygote:
         self.state = state  # the program's, when what the zygote has was made
         self.by_value = by_value  # whether what mentions `__main__` travels by value to its workers
         self._connection = conn
-        self._statuses = {}  # pid: wait status, of workers that have ended
+        self._statuses = {}  # pid: (wait status, peak RSS), of workers that have ended
         self._dead = False
         self._late = None  # called when the worker that a stopped zygote was asked for exists no more, or never will
         self._discarded = None  # that worker's pid, once it was started all the same, and is being killed
@@ -110,13 +110,16 @@ class Zygote:
         del self._statuses[pid]
 
     def status_of(self, pid, timeout):
-        """Return the wait status of a worker that has ended; None if it has not reported that in so many seconds."""
+        """Return the wait status, and the peak RSS or None, of a worker that has ended.
+
+        None if it has not reported that in so many seconds.
+        """
         try:
             while pid not in self._statuses and self._has_events(timeout):
                 self._take_event()
         except ZygoteDied:
             # It could not tell; but they all ended as the kernel ended this one.
-            self._statuses.setdefault(pid, signal.SIGKILL)
+            self._statuses.setdefault(pid, (signal.SIGKILL, None))
         return self._statuses.pop(pid, None)
 
     def will_tell(self):
@@ -177,7 +180,7 @@ class Zygote:
             self._dead = True
             raise ZygoteDied from None
         if message[0] == "exited":
-            self._statuses[message[1]] = message[2]
+            self._statuses[message[1]] = message[2:]
         return message
 
     def _take_event(self):
@@ -284,9 +287,15 @@ class ThisProcess:
         self.status_of(pid, None)
 
     def status_of(self, pid, timeout):
-        """Return the wait status of a worker whose end has been seen.  Raises ChildProcessError."""
+        """Return the wait status, and the peak RSS, of a worker whose end was seen.  Raises ChildProcessError."""
         # If the program has waited for it, or ignores SIGCHLD, nobody can tell.
-        return os.waitpid(pid, 0)[1]
+        return _reap(pid)
+
+
+def _reap(pid):
+    """Wait for a child; return its wait status, and how many bytes it has had in memory at most."""
+    _, status, usage = os.wait4(pid, 0)
+    return status, usage.ru_maxrss * 1024
 
 
 def running_tracker_fd():
@@ -322,8 +331,7 @@ def serve(conn, parent_pid, job):
                 privileged.discard(fd)
                 poll.unregister(fd)
                 os.close(fd)
-                status = os.waitpid(pid, 0)[1]
-                conn.send(("exited", pid, status))
+                conn.send(("exited", pid, *_reap(pid)))
                 continue
             try:
                 what, *args = conn.recv()
@@ -425,6 +433,7 @@ class _Popen:
     def __init__(self, worker):
         self.returncode = None
         self.has_unknown_end = False
+        self.rss = None
         self._has_ended = threading.Lock()
         self._has_ended.acquire()
         self.pid = worker.maker.start_worker(worker.number, (worker.name, worker._identity))
@@ -447,10 +456,11 @@ class _Popen:
     def learn_end(self, maker, timeout):
         if self.returncode is None:
             try:
-                status = maker.status_of(self.pid, timeout)
+                end = maker.status_of(self.pid, timeout)
             except ChildProcessError:
                 return self.give_up()
-            if status is not None:
+            if end is not None:
+                status, self.rss = end
                 self._end(os.waitstatus_to_exitcode(status))
         return self.returncode is not None
 
@@ -501,6 +511,11 @@ class WorkerProcess(process.BaseProcess):
     @property
     def has_unknown_end(self):
         return self._popen.has_unknown_end
+
+    @property
+    def rss(self):
+        """How many bytes it has had in memory at most, once it has ended; None if nobody tells."""
+        return self._popen.rss
 
     def learn_end(self, timeout):
         """Find out how it ended, now that its end was seen; return False if nobody tells within so many seconds."""

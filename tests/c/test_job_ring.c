@@ -242,6 +242,29 @@ slots_are_taken_in_the_order_in_which_they_were_pushed(void)
 }
 
 static void
+a_slot_that_is_pushed_again_has_not_begun(void)
+{
+    scene all;
+    begin(&all);
+    push(&all, 0);
+    job_slot *slot = take(&all, 0, 0);
+    CHECK_EQ(job_slot_began(slot), 0);
+    job_slot_begin(slot, 123);
+    CHECK_EQ(job_slot_began(slot), 123);
+    finish(&all, 0, slot);
+    collect(&all, 0);
+    for (uint32_t i = 1; i <= SLOTS; i++) {
+        push(&all, i);
+        slot = take(&all, 0, i);
+        CHECK_EQ(job_slot_began(slot), 0);
+        job_slot_begin(slot, i);
+        finish(&all, 0, slot);
+        collect(&all, 0);
+    }
+    end(&all);
+}
+
+static void
 every_slot_is_taken_once(void)
 {
     scene all;
@@ -1673,6 +1696,7 @@ main(int argc, char **argv)
     static const check_test tests[] = {
         CHECK_TEST(slots_are_taken_in_the_order_in_which_they_were_pushed),
         CHECK_TEST(every_slot_is_taken_once),
+        CHECK_TEST(a_slot_that_is_pushed_again_has_not_begun),
         CHECK_TEST(slots_run_out_and_come_back),
         CHECK_TEST(a_withdrawn_slot_is_never_taken),
         CHECK_TEST(only_a_ready_slot_can_be_withdrawn),

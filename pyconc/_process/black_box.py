@@ -1,0 +1,238 @@
+"""The black box: what a worker leaves behind for its parent, so that its death explains itself.
+
+An executor has one file in memory, in which each worker has a part of its own.  There faulthandler writes the worker's
+Python stack, from 3.14 on also its C stack, when a fault ends it; and when the parent asks for it by a signal, which
+works too while C code holds the GIL.  All of that happens in a signal handler that runs no Python.
+
+    parent                              worker
+      |--- file -------------------------->| install(): opens it anew, so that its part is where it writes
+      |                                    |
+      |--- DUMP_SIGNAL ------------------->| writes the stack of every thread
+      |<-- ask(): reads until it rests ----|
+      |                                    | SIGSEGV: writes the stack, and dies
+      |<-- take(): reads, and clears ------'
+
+What is in the file is text that any worker may have damaged.  The parts lie far apart; the file takes as much memory as
+was written.  If anything is missing, such as a free file descriptor, or /proc, there is no black box, and nothing else
+is different.
+"""
+
+import contextlib
+import faulthandler
+import functools
+import os
+import signal
+import time
+from multiprocessing import connection
+
+from pyconc._process import kernel
+
+# By which the parent asks a worker for its stack.
+DUMP_SIGNAL = signal.SIGRTMIN + 5
+
+# How far the parts are apart: faulthandler stops after 100 threads of 100 frames.
+_PART_BYTES = 1 << 24
+
+# The most that the parent reads at a time.
+_TEXT_BYTES = 1 << 16
+
+# How often, in seconds, to look while a worker writes.
+_LOOK_SECONDS = 0.0005
+
+# Code that closes all files and opens others gets low numbers: faulthandler would write there.
+_LOWEST_FD = 200
+
+
+# ---- the parent ----
+
+
+class BlackBox:
+    """The file of one executor, made when it is first needed.  One thread at a time uses it, see launcher.py."""
+
+    def __init__(self):
+        self._fd = None
+        self._asked = {}  # worker: how many bytes of its part ask() has read
+
+    def fileno(self):
+        """Return the file for install(), or None."""
+        if self._fd is None:
+            with contextlib.suppress(OSError):
+                self._fd = os.memfd_create("pyconc-black-box", os.MFD_CLOEXEC)
+        return self._fd
+
+    def close(self):
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def take(self, number):
+        """Return what a worker that is dead has written and nobody has read, or None; clear its part for another."""
+        data = self._read(number)
+        self._asked.pop(number, None)
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                self._clear(number * _PART_BYTES)
+        return _decode(data)
+
+    def ask(self, number, pid, pidfd, seconds=0.05):
+        """Return the stack of each thread of a worker that lives, as text; None if it does not write it in time.
+
+        The worker goes on.  pid, pidfd: its.
+        """
+        if self._fd is None or not _can_answer(pid):
+            return None
+        self._asked[number] = self._asked.get(number, 0) + len(self._read(number))  # such as an answer that came late
+        kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
+        deadline = time.monotonic() + seconds
+        data, seen = b"", None
+        while time.monotonic() < deadline and (not data or data != seen):
+            data, seen = self._read(number), data
+            if connection.wait([pidfd], _LOOK_SECONDS):
+                break  # It has ended.
+        self._asked[number] += len(data)
+        return _decode(data)
+
+    def _read(self, number):
+        """Return what a worker has written and ask() has not read."""
+        start, asked = number * _PART_BYTES, self._asked.get(number, 0)
+        if self._fd is None or asked + _TEXT_BYTES > _PART_BYTES:
+            return b""
+        try:
+            return os.pread(self._fd, _TEXT_BYTES, start + asked).partition(b"\0")[0]
+        except OSError:
+            return b""
+
+    def _clear(self, start):
+        while (data := os.pread(self._fd, _TEXT_BYTES, start)).strip(b"\0"):
+            start += os.pwrite(self._fd, bytes(len(data)), start)
+
+
+def _decode(data):
+    return data.decode("utf-8", "replace") or None
+
+
+def _can_answer(pid):
+    """Whether a process handles the signal, which would else end it, and the program has no use of its own for that."""
+    if signal.getsignal(DUMP_SIGNAL) is not signal.SIG_DFL:
+        return False
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return False
+    caught = next((int(line.split()[1], 16) for line in lines if line.startswith(b"SigCgt:")), 0)
+    return bool(caught >> DUMP_SIGNAL - 1 & 1)
+
+
+# ---- a worker ----
+
+_own = None  # (file descriptor, (device, inode)) of the file for which this process has enabled faulthandler
+
+
+def install(fd, number):
+    """Have this process's faults, and its answers to DUMP_SIGNAL, written to the executor's file; takes fd."""
+    with contextlib.suppress(OSError), _closing(fd):
+        # Opened anew, the file has a position of its own.
+        opened = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
+        with _closing(opened):
+            os.lseek(opened, number * _PART_BYTES, os.SEEK_SET)
+            _use(opened)
+
+
+def _use(opened):
+    global _own
+    # The worker of a pool within a task has inherited handlers that write to this number.
+    own = _LOWEST_FD if _own is None else _own[0]
+    while _identify(own) is not None:
+        if _own is not None:
+            return
+        own += 1
+    os.dup2(opened, own, inheritable=False)
+    if _own is None:
+        if not faulthandler.is_enabled():
+            faulthandler.enable(own)
+        if signal.getsignal(DUMP_SIGNAL) is signal.SIG_DFL:
+            faulthandler.register(DUMP_SIGNAL, own, all_threads=True, chain=False)
+    _own = own, _identify(own)
+
+
+def leave():
+    """In the child of a fork: what it writes is not the worker's."""
+    if _own is not None:
+        fd, identity = _own
+        if _identify(fd) == identity:
+            os.close(fd)
+
+
+def _identify(fd):
+    """Return (device, inode) of an open file; None if there is none."""
+    try:
+        status = os.fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def _closing(fd):
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+# ---- out of memory ----
+
+
+class OomKills:
+    """How often the kernel has ended a process of this one's cgroup for want of memory."""
+
+    def __init__(self, root="/sys/fs/cgroup", own="/proc/self/cgroup", vmstat="/proc/vmstat"):
+        self._path = _find_events(root, own) or vmstat
+        self._seen = self._count()
+        self._unexplained = 0  # kills that no death has been put down to
+        self._looked = time.monotonic()
+
+    def explain(self, code):
+        """Whether a process that has ended with an exit code, just now, was one of them; each explains one death."""
+        if code != -signal.SIGKILL:
+            return False
+        count, now = self._count(), time.monotonic()
+        if now - self._looked > 1:
+            self._unexplained = 0  # they were no workers
+        self._unexplained += max(0, count - self._seen)
+        self._seen, self._looked = count, now
+        if not self._unexplained:
+            return False
+        self._unexplained -= 1
+        return True
+
+    def _count(self):
+        try:
+            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            with _closing(fd):
+                text = b"\n" + os.read(fd, _TEXT_BYTES)
+            return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
+        except (OSError, ValueError, IndexError):
+            return 0
+
+
+@functools.cache
+def _find_events(root, own):
+    """Return the file in which the kernel counts for the nearest cgroup, or None."""
+    try:
+        with open(own) as file:
+            groups = [line.rstrip("\n").split(":", 2) for line in file]
+    except (OSError, ValueError):
+        return None
+    for _, controllers, path in groups:
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        folder, name = ("memory", "memory.oom_control") if controllers else ("", "memory.events")
+        # In a container the path may be the host's, of which only the end is mounted here: then the root counts.
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for depth in range(len(parts), -1, -1):
+            events = os.path.join(root, folder, *parts[:depth], name)
+            if os.path.exists(events):
+                return events
+    return None
