@@ -28,7 +28,7 @@ from multiprocessing import get_start_method, process, spawn
 
 from pyconc._process import kernel
 from pyconc._process.nursery import CannotPickle, the_nursery, the_reserve
-from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, ZygoteStopped, fork_zygote
+from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, ZygoteStopped, fork_zygote, start_process
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
@@ -96,7 +96,7 @@ class Launcher:
                 the_reserve.leave(self._name)  # now: each page that it shares is copied when it is written
             with self._job() as job:
                 worker = WorkerProcess(ThisProcess(job), number, name)
-                worker.start()
+                start_process(worker)
                 if first:
                     with contextlib.suppress(OSError):  # If there is no room for it now, another will be made.
                         self._fork_zygote(job)
@@ -110,7 +110,7 @@ class Launcher:
                 self._make_zygote()
             worker = WorkerProcess(self.zygote, number, name)
             try:
-                worker.start()
+                start_process(worker)
                 return worker
             except ZygoteStopped:
                 if self._is_used(workers):

@@ -50,7 +50,7 @@ from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads
 from pyconc._process.pickling import WorkerDied
 from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import DeferSignals
-from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end
+from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start_process
 from pyconc._started import Started
 
 # The result handlers of all executors.
@@ -472,7 +472,7 @@ class Supervisor:
         fds = [_LateFd(fd) for fd in worker_fds(self.queue, self._box)]
         args = (fds, number, self._setup, self._limits)
         launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
-        launched.start()
+        start_process(launched)
         return launched
 
     def _watch(self, number, launched):

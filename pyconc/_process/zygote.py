@@ -392,7 +392,7 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         process_state.adopt(changes)
         fds, setup, limits = job
         name, identity = name
-        worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name)
+        worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name, daemon=False)
         worker._identity = identity
         worker._parent_pid = parent_pid
         code = worker._bootstrap(_open_pidfd(parent_pid))
@@ -528,3 +528,20 @@ class WorkerProcess(process.BaseProcess):
     @staticmethod
     def _Popen(worker):
         return _Popen(worker)
+
+
+def start_process(worker):
+    """Do what worker.start() does, in a daemonic process too.
+
+    There multiprocessing refuses, as a daemonic process is killed and its children would be left: workers are not, as
+    they end with their parent.
+    """
+    if not process.current_process().daemon:
+        worker.start()
+        return
+    worker.daemon = False  # what tasks start may be what they like
+    process._cleanup()
+    worker._popen = worker._Popen(worker)
+    worker._sentinel = worker._popen.sentinel
+    del worker._target, worker._args, worker._kwargs
+    process._children.add(worker)
