@@ -283,7 +283,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
     Use it with `with`, with `async with` (leaving waits without blocking the loop), as asyncio's default executor, or
     in loop.run_in_executor, whose completions reach the loop in batches. All methods may be called from any thread, and
-    from signal handlers.
+    from signal handlers. A task may submit to its own executor and wait for that: if no thread is free, it runs the
+    call in its own thread, where up to 64 tasks may wait for the next one.
 
     At interpreter exit, queued tasks are finished first. After os.fork() the child finds the executor empty and usable;
     there, futures that were pending are finished with BrokenThreadPool, and their callbacks are not called.

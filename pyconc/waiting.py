@@ -37,7 +37,9 @@ def wait(fs, timeout=None, return_when=ALL_COMPLETED):
 
     fs: futures of any executors; duplicates count once. timeout: the most seconds to wait; None: without limit.
     return_when: FIRST_COMPLETED, FIRST_EXCEPTION (or all, if none raises), or ALL_COMPLETED. Any thread may call it.
-    Raises ValueError for another return_when; when the time is over, it returns, too.
+    Raises ValueError for another return_when; when the time is over, it returns, too. Called by a task of a
+    ThreadPoolExecutor, for calls of that executor, it runs those that are queued while no thread is free, and raises
+    RuntimeError where nothing could end the wait.
 
         >>> with pyconc.ThreadPoolExecutor() as pool:
         ...     done, not_done = pyconc.wait([pool.submit(abs, -1), pool.submit(abs, -2)], timeout=10)
@@ -64,8 +66,8 @@ def as_completed(fs, timeout=None):
     """Return an iterator over futures as they complete; futures that are done already come first.
 
     fs: futures of any executors; duplicates count once. timeout: seconds from the first next() until the last future;
-    raises TimeoutError after that. Any thread may use it. The iterator keeps no reference to a future that it has
-    yielded.
+    raises TimeoutError after that. Any thread may use it; tasks run what they wait for, as in wait(). The iterator
+    keeps no reference to a future that it has yielded.
 
         >>> with pyconc.ThreadPoolExecutor() as pool:
         ...     futures = [pool.submit(abs, number) for number in (-1, -2, -3)]

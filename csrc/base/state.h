@@ -117,6 +117,8 @@ typedef struct module_state {
     Py_ssize_t reducers_seen;  // how many of registered_reducers were looked at,
     bool uses_reducers;        //   and whether pickling is to honour them
 
+    uint32_t thread_queues;  // how many were made
+
     list_link *untracked;  // futures that the garbage collector does not track, see future.h; borrowed
     list_link *riding;     // bridges with deliveries that ride along, see loop_bridge.h; borrowed
 

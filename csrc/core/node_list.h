@@ -54,6 +54,17 @@ node_list_pop(node_list *list)
     return node;
 }
 
+// Takes off the list the node to which *place points, the list's first or the next of another.
+static inline void
+node_list_remove(node_list *list, list_node **place)
+{
+    list_node *node = *place;
+    *place = node->next;
+    if (list->end == &node->next) {
+        list->end = place;
+    }
+}
+
 // All of them, linked; the list is empty afterwards.
 static inline list_node *
 node_list_take(node_list *list)

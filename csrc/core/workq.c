@@ -169,6 +169,19 @@ workq_pop(workq *q, workq_worker *worker)
     return node;
 }
 
+bool
+workq_take_out(workq *q, list_node **place)
+{
+    pthread_mutex_lock(&q->lock);
+    bool taken = workq_length(q) > q->idle;
+    if (taken) {
+        node_list_remove(&q->nodes, place);
+        add(&q->length, -1);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return taken;
+}
+
 // Sleeps until chosen, or until the deadline: false.  Called and left with the lock held.
 static bool
 sleep_until_chosen(workq *q, workq_worker *worker, int64_t deadline_ns)

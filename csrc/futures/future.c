@@ -1,6 +1,8 @@
 #include "future.h"
 
 #include "base/task.h"
+#include "core/clock.h"
+#include "helping.h"
 #include "waiter.h"
 
 static FutureObject *
@@ -620,7 +622,31 @@ future_remove_waiter(FutureObject *self, PyObject *waiter)
 
 // ---- waiting for one future ----
 
-// 1 done, 0 timed out, -1 a signal handler raised.
+static bool
+is_this_future(PyObject *future, const void *which)
+{
+    return future == which;
+}
+
+// Before a worker waits for a task of its own queue.  0, or -1 with an exception.
+static int
+help(FutureObject *self, helper *with, int64_t deadline_ns)
+{
+    awaited what = {is_this_future, self, deadline_ns != FUTEX_NO_DEADLINE};
+    if (deadline_ns <= clock_now_ns()) {
+        return 0;
+    }
+    if (with->run_awaited(with, &what) < 0) {
+        return -1;
+    }
+    if (!what.has_deadline && !future_is_done(self) && with->count_hopeless(with, &what) > 0) {
+        helping_refuse();
+        return -1;
+    }
+    return 0;
+}
+
+// 1 done, 0 timed out, -1 with an exception, such as a signal handler's.
 static int
 wait_until_done(FutureObject *self, PyObject *timeout)
 {
@@ -637,9 +663,22 @@ wait_until_done(FutureObject *self, PyObject *timeout)
             return rc < 0 ? -1 : 1;
         }
     }
+    helper *with = helping_with(self->home);
+    if (with != NULL) {
+        if (help(self, with, deadline_ns) < 0) {
+            return -1;
+        }
+        if (future_is_done(self)) {
+            return 1;
+        }
+        with->sleeps_for = deadline_ns == FUTEX_NO_DEADLINE ? (PyObject *)self : NULL;
+    }
     self->sleepers++;
     int rc = module_wait(self->module, &self->done, deadline_ns);
     self->sleepers--;
+    if (with != NULL) {
+        with->sleeps_for = NULL;
+    }
     if (rc == FUTEX_INTERRUPTED) {
         return -1;
     }
@@ -714,7 +753,9 @@ PyDoc_STRVAR(result_doc,
 "\n"
 "timeout: the most seconds to wait until the future is done; None: without limit. Raises CancelledError\n"
 "if the future was cancelled, and TimeoutError if it was not done in time. A signal handler's exception,\n"
-"such as KeyboardInterrupt, ends the wait. Any thread may call it.\n"
+"such as KeyboardInterrupt, ends the wait. Any thread may call it. A task that waits for a queued call of\n"
+"its own ThreadPoolExecutor runs it, if no thread is free; the time-out counts again when the call returns.\n"
+"Without a timeout, a task that waits for itself gets RuntimeError.\n"
 "\n"
 "    >>> with pyconc.ThreadPoolExecutor() as pool:\n"
 "    ...     pool.submit(pow, 2, 10).result(timeout=5)\n"

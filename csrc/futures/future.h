@@ -38,6 +38,7 @@ typedef struct FutureObject {
     future_state state;
     uint32_t sleepers;  // threads that wait for `done`
     _Atomic uint32_t done;
+    uint32_t home;        // the number of the thread queue whose task completes it, see helping.h; or 0
     struct task *task;    // the task, while it is on its way to another process; else NULL
     PyObject *result;     // NULL is None
     PyObject *exception;  // NULL is None

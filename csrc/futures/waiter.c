@@ -14,6 +14,7 @@ waiter_add(PyObject *waiter, PyObject *future, bool failed)
         return -1;
     }
     self->failed |= failed;
+    self->pending--;
     if (self->wanted > 0 && waiter_is_satisfied(self)
         && atomic_load_explicit(&self->fired, memory_order_relaxed) == 0) {  // relaxed: writers have the GIL
         // R3: pairs with A1 in look() and in park_sleep(): the waiting thread sees `finished`, once it has

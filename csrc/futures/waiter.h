@@ -12,6 +12,8 @@ typedef struct WaiterObject {
     PyObject_HEAD
     module_state *module;    // borrowed from the type
     PyObject *finished;      // list of futures in order of completion; GIL
+    Py_ssize_t pending;      // watched futures that are not collected; GIL
+    uint32_t home;           // of the futures whose queue its owner is a worker of, see helping.h; or 0; GIL
     Py_ssize_t wanted;       // finished futures that end the wait; 0 while no thread waits; GIL
     bool stop_on_exception;  // a failed future ends the wait as well; GIL
     bool failed;             // there is a failed one among the finished; GIL

@@ -1,12 +1,18 @@
 #include "waiting.h"
 
+#include "core/clock.h"
 #include "future.h"
+#include "helping.h"
 #include "waiter.h"
 
 static int
 watch_one(WaiterObject *self, FutureObject *future)
 {
     int rc = future_add_waiter(future, (PyObject *)self);
+    self->pending++;
+    if (helping_with(future->home) != NULL) {
+        self->home = future->home;
+    }
     if (rc == 0) {
         return waiter_add((PyObject *)self, (PyObject *)future, future->exception != NULL);
     }
@@ -51,7 +57,10 @@ PyDoc_STRVAR(watch_doc,
 static PyObject *
 waiter_watch(PyObject *op, PyObject *futures)
 {
-    return for_each_future((WaiterObject *)op, futures, watch_one);
+    WaiterObject *self = (WaiterObject *)op;
+    PyObject *others = for_each_future(self, futures, watch_one);
+    self->pending += others == NULL ? 0 : PyList_GET_SIZE(others);
+    return others;
 }
 
 PyDoc_STRVAR(unwatch_doc,
@@ -63,6 +72,42 @@ static PyObject *
 waiter_unwatch(PyObject *op, PyObject *futures)
 {
     return for_each_future((WaiterObject *)op, futures, unwatch_one);
+}
+
+static bool
+is_watched(PyObject *future, const void *waiter)
+{
+    PyObject *waiters = ((FutureObject *)future)->waiters;
+    for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++) {
+        if (PyList_GET_ITEM(waiters, i) == waiter) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Before a worker waits for tasks of its own queue.  0, or -1 with an exception.
+static int
+help(WaiterObject *self, helper *with, int64_t deadline_ns)
+{
+    awaited what = {is_watched, self, deadline_ns != FUTEX_NO_DEADLINE};
+    while (!waiter_is_satisfied(self) && deadline_ns > clock_now_ns()) {
+        int rc = with->run_awaited(with, &what);
+        if (rc < 0) {
+            return -1;
+        }
+        if (rc > 0) {
+            module_checkpoint(self->module);  // other threads may run between calls of C functions
+            continue;
+        }
+        Py_ssize_t needed = self->stop_on_exception ? 1 : self->wanted - PyList_GET_SIZE(self->finished);
+        if (!what.has_deadline && self->pending - with->count_hopeless(with, &what) < needed) {
+            helping_refuse();
+            return -1;
+        }
+        return 0;
+    }
+    return 0;
 }
 
 PyDoc_STRVAR(wait_doc,
@@ -88,8 +133,17 @@ waiter_wait(PyObject *op, PyObject *args)
     atomic_store_explicit(&self->fired, 0, memory_order_relaxed);  // relaxed: no thread looks yet
     if (!waiter_is_satisfied(self)) {
         // A time-out counts, and has to be one, only if there is something to wait for.
+        helper *with = helping_with(self->home);
         rc = module_deadline(timeout, &deadline_ns);
-        rc = rc < 0 ? FUTEX_INTERRUPTED : module_wait(self->module, &self->fired, deadline_ns);
+        if (rc == 0 && with != NULL) {
+            rc = help(self, with, deadline_ns);
+        }
+        if (rc < 0) {
+            rc = FUTEX_INTERRUPTED;
+        }
+        else if (!waiter_is_satisfied(self)) {
+            rc = module_wait(self->module, &self->fired, deadline_ns);
+        }
     }
     bool satisfied = waiter_is_satisfied(self);
     self->wanted = 0;

@@ -6,13 +6,18 @@
 
 // The name of the capsules that reserve_worker() makes.
 #define RESERVATION "pyconc._core.reservation"
+// How many tasks of one thread may wait for the one above them: their C frames share its stack.
+#define NESTED_MAX 64
 // How long shutdown() spins for threads that end: longer than a few of them take, once their queue is closed.
 #define END_SPIN_NS 200000
 
 static task *
-thread_queue_make_task(queue_head *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs,
-                       PyObject *kwnames, const destination *to)
+thread_queue_make_task(queue_head *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+                       const destination *to)
 {
+    if (to->carrier == NULL) {
+        ((FutureObject *)to->future)->home = ((ThreadQueueObject *)self)->number;
+    }
     return task_new(args, nargs, kwnames, to);
 }
 
@@ -73,6 +78,182 @@ watch_thread(ThreadQueueObject *self)
     return rc;
 }
 
+// ---- tasks that workers run while they wait ----
+
+// The future into which the outcome of a runner's task goes straight, or NULL.
+static PyObject *
+future_of(const task *t)
+{
+    return t == NULL || t->delivery.to.carrier != NULL ? NULL : t->delivery.to.future;
+}
+
+// Where the queue has the first task that is awaited.
+static list_node **
+find_awaited(ThreadQueueObject *self, const awaited *what)
+{
+    list_node **place = &self->queue.nodes.first;
+    while (*place != NULL) {
+        PyObject *future = future_of((task *)*place);
+        if (future != NULL && what->includes(future, what->which)) {
+            break;
+        }
+        place = &(*place)->next;
+    }
+    return place;
+}
+
+// Runs a task on top of the one that waits for it.
+static void
+run_above(worker *w, task *t)
+{
+    // Not on the stack: a greenlet's is moved elsewhere while another one runs.
+    runner *above = PyMem_Calloc(1, sizeof(runner));
+    PyObject *context = above == NULL ? PyErr_NoMemory() : PyContext_Copy(w->context);
+    if (context == NULL || PyContext_Enter(context) < 0) {
+        PyObject *error = PyErr_GetRaisedException();
+        if (task_fail(t, error) < 0) {
+            module_log_escaped(w->queue->head.module);
+        }
+        Py_DECREF(error);
+        Py_XDECREF(context);
+        PyMem_Free(above);
+        return;
+    }
+    above->current = t;
+    above->worker = w;
+    list_link_push(&w->queue->runners, &above->link);
+    w->depth++;
+    if (task_run(&above->current) < 0) {
+        module_log_escaped(w->queue->head.module);
+    }
+    w->depth--;
+    if (PyContext_Exit(context) < 0) {
+        module_log_escaped(w->queue->head.module);
+    }
+    Py_DECREF(context);
+    if (!above->inherited) {
+        list_link_remove(&above->link);
+    }
+    PyMem_Free(above);
+}
+
+static int
+worker_run_awaited(helper *op, const awaited *what)
+{
+    worker *w = (worker *)op;
+    workq *q = &w->queue->queue;
+    // The list changes in threads that hold the GIL, so it stands still here.
+    list_node **place = find_awaited(w->queue, what);
+    task *t = (task *)*place;
+    if (t == NULL) {
+        return 0;
+    }
+    if (w->depth < NESTED_MAX) {
+        if (!workq_take_out(q, place)) {
+            return 0;
+        }
+        run_above(w, t);
+        if (w->runner.inherited) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "the process was forked by a task that this one waits for");
+            return -1;
+        }
+        return 1;
+    }
+    if (what->has_deadline || workq_length(q) <= workq_idle(q)) {
+        return 0;
+    }
+    PyErr_Format(PyExc_RuntimeError,
+                 "deadlock: %d tasks wait for the next one in this thread, and no other thread is free",
+                 NESTED_MAX);
+    return -1;
+}
+
+// Whether a thread sleeps, or is about to, until a task of `w` ends.
+static bool
+waits_for(const worker *sleeper, const worker *w)
+{
+    while (sleeper != w) {
+        PyObject *future = sleeper->helper.sleeps_for;
+        list_link *link = future == NULL ? NULL : w->queue->runners;
+        while (link != NULL && future_of(((runner *)link)->current) != future) {
+            link = link->next;
+        }
+        if (link == NULL) {
+            return false;
+        }
+        sleeper = ((runner *)link)->worker;
+    }
+    return true;
+}
+
+static Py_ssize_t
+worker_count_hopeless(helper *op, const awaited *what)
+{
+    worker *w = (worker *)op;
+    Py_ssize_t count = 0;
+    for (list_link *link = w->queue->runners; link != NULL; link = link->next) {
+        runner *r = (runner *)link;
+        PyObject *future = future_of(r->current);
+        if (future != NULL && what->includes(future, what->which) && waits_for(r->worker, w)) {
+            count++;
+        }
+    }
+    return count;
+}
+
+// ---- the life of a worker ----
+
+// Runs tasks until the queue is closed and empty; or returns in the child of a fork, where this thread is no
+// worker.
+static void
+run_tasks(ThreadQueueObject *self, worker *w)
+{
+    module_state *module = self->head.module;
+    runner *r = &w->runner;
+    int64_t checked_ns = clock_now_ns();
+    bool check_due = false;
+
+    gil_hold(&module->gil);
+    for (;;) {
+        list_node *node = workq_pop(&self->queue, &w->parking);
+        if (node == NULL) {
+            int64_t look_ns = loop_bridge_next_look(module);
+            PyThreadState *thread = gil_release(&module->gil);
+            int rc = workq_wait(&self->queue, &w->parking, look_ns);
+            // The thread that pushed the task for which a sleeper woke has had time to release the GIL.
+            gil_acquire(&module->gil, thread, w->parking.slept ? 0 : GIL_PATIENCE_NS);
+            if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
+                module_log_escaped(module);
+            }
+            if (rc == WORKQ_CLOSED) {
+                return;
+            }
+            continue;
+        }
+        r->current = (task *)node;
+        if (check_due) {
+            // Here and not right after the last task: other threads may run now, and the one that has that
+            // task's outcome must find this worker idle if nothing is queued, or it would start another.
+            module_checkpoint(module);
+            checked_ns = clock_now_ns();
+            check_due = false;
+            if (r->inherited) {
+                task_free(r->current);
+                return;
+            }
+        }
+        bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
+        if (task_run(&r->current) < 0) {
+            module_log_escaped(module);
+        }
+        if (r->inherited) {
+            return;
+        }
+        check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
+    }
+}
+
 PyDoc_STRVAR(work_doc,
 "work($self, reservation, /)\n--\n\n"
 "Run tasks until the queue is closed and empty. The life of a worker thread.\n\n"
@@ -82,10 +263,14 @@ static PyObject *
 thread_queue_work(PyObject *op, PyObject *reservation)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
-    module_state *module = self->head.module;
-    worker w = {.parking = WORKQ_WORKER_INIT};
-    int64_t checked_ns = clock_now_ns();
-    bool check_due = false;
+    worker w = {
+        .helper = {.home = self->number,
+                   .run_awaited = worker_run_awaited,
+                   .count_hopeless = worker_count_hopeless},
+        .runner = {.worker = &w},
+        .parking = WORKQ_WORKER_INIT,
+        .queue = self,
+    };
 
     if (!PyCapsule_IsValid(reservation, RESERVATION)
         || PyCapsule_GetPointer(reservation, RESERVATION) != (void *)self) {
@@ -96,51 +281,19 @@ thread_queue_work(PyObject *op, PyObject *reservation)
         Py_RETURN_NONE;  // used already, or made before a fork
     }
     PyCapsule_SetContext(reservation, NULL);
-    if (watch_thread(self) < 0) {
+    if (watch_thread(self) < 0 || (w.context = PyContext_CopyCurrent()) == NULL) {
         workq_leave(&self->queue, &w.parking);
         return NULL;
     }
-    list_link_push(&self->workers, &w.link);
-    gil_hold(&module->gil);
-    for (;;) {
-        list_node *node = workq_pop(&self->queue, &w.parking);
-        if (node == NULL) {
-            int64_t look_ns = loop_bridge_next_look(module);
-            PyThreadState *thread = gil_release(&module->gil);
-            int rc = workq_wait(&self->queue, &w.parking, look_ns);
-            // The thread that pushed the task for which a sleeper woke has had time to release the GIL.
-            gil_acquire(&module->gil, thread, w.parking.slept ? 0 : GIL_PATIENCE_NS);
-            if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
-                module_log_escaped(module);
-            }
-            if (rc == WORKQ_CLOSED) {
-                break;
-            }
-            continue;
-        }
-        w.current = (task *)node;
-        if (check_due) {
-            // Here and not right after the last task: other threads may run now, and the one that has that
-            // task's outcome must find this worker idle if nothing is queued, or it would start another.
-            module_checkpoint(module);
-            checked_ns = clock_now_ns();
-            check_due = false;
-            if (w.inherited) {
-                task_free(w.current);
-                Py_RETURN_NONE;
-            }
-        }
-        bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(w.current->callable);
-        if (task_run(&w.current) < 0) {
-            module_log_escaped(module);
-        }
-        if (w.inherited) {
-            Py_RETURN_NONE;  // the child of a fork, where this thread is no worker
-        }
-        check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
+    list_link_push(&self->runners, &w.runner.link);
+    helping_self = &w.helper;
+    run_tasks(self, &w);
+    helping_self = NULL;
+    Py_DECREF(w.context);
+    if (!w.runner.inherited) {
+        workq_leave(&self->queue, &w.parking);
+        list_link_remove(&w.runner.link);
     }
-    workq_leave(&self->queue, &w.parking);
-    list_link_remove(&w.link);
     Py_RETURN_NONE;
 }
 
@@ -299,15 +452,16 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
         task_abandon(t, exception);
         task_free(t);
     }
-    for (list_link *link = self->workers; link != NULL; link = link->next) {
-        worker *w = (worker *)link;
-        w->inherited = true;
-        if (w->current != NULL) {
+    for (list_link *link = self->runners; link != NULL; link = link->next) {
+        runner *r = (runner *)link;
+        r->inherited = true;
+        if (r->current != NULL) {
             // Not freed: if this is the thread that forked, it still runs the task.
-            task_abandon(w->current, exception);
+            task_abandon(r->current, exception);
         }
     }
-    self->workers = NULL;
+    self->runners = NULL;
+    helping_self = NULL;
     self->fork_generation++;
     // If this thread was a worker, it no longer is; it lives on as the child's main thread.
     PyObject *thread_dict = PyThreadState_GetDict();
@@ -492,6 +646,7 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         self->head.module = module_state_of(type);
         self->head.kind = &thread_queue_kind;
         self->fork_generation = 1;
+        self->number = ++self->head.module->thread_queues;
         workq_init(&self->queue, max_workers);
     }
     return (PyObject *)self;

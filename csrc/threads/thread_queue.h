@@ -9,19 +9,32 @@
 
 #include "base/queue.h"
 
-// A worker thread, on its stack, linked while it runs.  Guarded by the GIL, except for `parking`.
+#include "futures/helping.h"
+
+// What a thread runs one task at a time in, linked while it does.  Guarded by the GIL.
+typedef struct runner {
+    list_link link;  // first: a link is its runner
+    task *current;   // the task that it owns; NULL from the moment when another party does
+    bool inherited;  // this is the child of a fork, where its queue has forgotten it
+    struct worker *worker;
+} runner;
+
+// A worker thread, on its stack.  Guarded by the GIL, except for `parking`.
 typedef struct worker {
-    list_link link;        // first: a link is its worker
-    workq_worker parking;  // owner thread
-    task *current;         // the task that it owns; NULL from the moment when another party does
-    bool inherited;        // this is the child of a fork, where its queue has forgotten it
+    helper helper;                    // first: a helper is its worker
+    runner runner;                    // of the tasks that it pops; each that runs above another has its own
+    workq_worker parking;             // owner thread
+    struct ThreadQueueObject *queue;  // borrowed
+    PyObject *context;                // a copy of the one that the thread began with, for tasks above others
+    unsigned depth;                   // how many tasks of this thread wait for the one above them
 } worker;
 
 typedef struct ThreadQueueObject {
     queue_head head;
     PyObject *weakrefs;
     workq queue;                // has its own lock
-    list_link *workers;         // GIL
+    list_link *runners;         // GIL
+    uint32_t number;            // of this queue, from 1, see helping.h; constant
     uintptr_t fork_generation;  // counts forks, from 1; reservations from before the last are void; GIL
     _Atomic uint32_t threads;   // reserved or not yet ended; written with the GIL
     PyObject *close_error;      // exception type and message for a refused push; GIL

@@ -180,6 +180,46 @@ nodes_come_out_in_the_order_they_went_in(void)
 }
 
 static void
+a_node_may_be_taken_out_from_anywhere(void)
+{
+    for (int out = 0; out < 3; out++) {
+        workq q;
+        list_node nodes[4];
+        init_queue(&q, 1);
+        workq_worker worker = hire(&q);
+        push_all(&q, nodes, 3);
+        CHECK(workq_take_out(&q, out == 0 ? &q.nodes.first : &nodes[out - 1].next));
+        CHECK_EQ(workq_length(&q), 2);
+        // The tail is right, also when the last one was taken.
+        CHECK_EQ(workq_push(&q, &nodes[3]), WORKQ_OK);
+        for (int i = 0; i < 4; i++) {
+            if (i != out) {
+                CHECK(workq_pop(&q, &worker) == &nodes[i]);
+            }
+        }
+        CHECK(workq_pop(&q, &worker) == NULL);
+        workq_fini(&q);
+    }
+}
+
+static void
+a_node_for_which_a_worker_is_idle_is_left_to_it(void)
+{
+    workq q;
+    list_node nodes[2];
+    init_queue(&q, 1);
+    workq_worker worker = hire(&q);
+    push_all(&q, nodes, 1);
+    CHECK(!workq_take_out(&q, &q.nodes.first));
+    CHECK(workq_pop(&q, &worker) == &nodes[0]);
+    push_all(&q, nodes + 1, 1);
+    CHECK(workq_take_out(&q, &q.nodes.first));
+    CHECK_EQ(workq_length(&q), 0);
+    CHECK(workq_pop(&q, &worker) == NULL);
+    workq_fini(&q);
+}
+
+static void
 a_closed_queue_refuses_but_drains(void)
 {
     workq q;
@@ -1071,6 +1111,8 @@ main(int argc, char **argv)
 {
     static const check_test tests[] = {
         CHECK_TEST(nodes_come_out_in_the_order_they_went_in),
+        CHECK_TEST(a_node_may_be_taken_out_from_anywhere),
+        CHECK_TEST(a_node_for_which_a_worker_is_idle_is_left_to_it),
         CHECK_TEST(a_closed_queue_refuses_but_drains),
         CHECK_TEST(a_closed_queue_still_gives_nodes_back),
         CHECK_TEST(take_all_takes_everything_in_order),
