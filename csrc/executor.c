@@ -5,11 +5,24 @@
 #include "processes/process_queue.h"
 #include "threads/thread_queue.h"
 
+// How long a call that is interrupted may take to end, unless the program says otherwise.
+#define GRACE_NS 1000000000
+
 typedef struct ExecutorObject {
     PyObject_HEAD
     module_state *module;  // borrowed from the type
-    queue_head *tasks;     // replaced by _renew() only; the GIL
+    queue_head *tasks;     // replaced by _renew() only; the GIL.  NULL in a view
+    PyObject *pool;        // of a view: the ExecutorObject whose workers it uses; else NULL.  Set once
+    stop_rule stop;        // of the calls that are submitted here; set once
 } ExecutorObject;
+
+// The executor that has the queue.
+static ExecutorObject *
+pool_of(PyObject *op)
+{
+    ExecutorObject *self = (ExecutorObject *)op;
+    return self->pool == NULL ? self : (ExecutorObject *)self->pool;
+}
 
 // Starts workers until there are enough, or as many as the system allows.  0, or -1 with an exception, which
 // may also be a signal handler's; then the task stays queued if a worker can run it.
@@ -53,7 +66,8 @@ prepare(ExecutorObject *self)
 
 // Has args[0](args[1:], kwnames) called for a destination, which it takes; returns the future.
 static PyObject *
-submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, destination *to)
+submit_call(ExecutorObject *self, const stop_rule *stop, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames, destination *to)
 {
     int rc;
     // To pickle the call runs Python code, and another thread may call _renew() meanwhile.
@@ -61,6 +75,9 @@ submit_call(ExecutorObject *self, PyObject *const *args, Py_ssize_t nargs, PyObj
     task *t = tasks->kind->make_task(tasks, args, nargs, kwnames, to);
     if (t == NULL) {
         goto fail;
+    }
+    if (stop->how != STOP_ABANDON) {
+        tasks->kind->set_stop(tasks, t, stop);
     }
     rc = tasks->kind->push(tasks, t);  // unless closed, the queue owns t
     if (rc == WORKQ_CLOSED) {
@@ -92,7 +109,8 @@ PyDoc_STRVAR(submit_here_doc,
 static inline PyObject *
 executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    ExecutorObject *self = (ExecutorObject *)op;
+    ExecutorObject *self = pool_of(op);
+    const stop_rule *stop = &((ExecutorObject *)op)->stop;
     destination to;
 
     if (nargs < 1) {
@@ -106,7 +124,7 @@ executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     if (rc == 0) {
         rc = future_destination(self->module, &to);
     }
-    return rc < 0 ? NULL : submit_call(self, args, nargs, kwnames, &to);
+    return rc < 0 ? NULL : submit_call(self, stop, args, nargs, kwnames, &to);
 }
 
 PyDoc_STRVAR(submit_doc,
@@ -124,7 +142,7 @@ PyDoc_STRVAR(submit_doc,
 static PyObject *
 executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    ExecutorObject *self = (ExecutorObject *)op;
+    ExecutorObject *self = pool_of(op);
     if (self->tasks != NULL) {
         bool routed = self->tasks->kind->routed;
         standard_class *standard =
@@ -155,7 +173,8 @@ PyDoc_STRVAR(run_in_loop_doc,
 static PyObject *
 executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    ExecutorObject *self = (ExecutorObject *)op;
+    ExecutorObject *self = pool_of(op);
+    const stop_rule *stop = &((ExecutorObject *)op)->stop;
     destination to;
 
     if (nargs < 1) {
@@ -167,43 +186,18 @@ executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     }
     int rc = loop_bridge_for_running_loop(self->module, self->tasks->kind->routed, &to);
     if (rc != 0) {
-        return rc < 0 ? NULL : submit_call(self, args, nargs, kwnames, &to);
+        return rc < 0 ? NULL : submit_call(self, stop, args, nargs, kwnames, &to);
     }
     // A loop that takes no attributes: asyncio's own way.
     PyObject *future = NULL;
     if (future_destination(self->module, &to) == 0) {
-        future = submit_call(self, args, nargs, kwnames, &to);
+        future = submit_call(self, stop, args, nargs, kwnames, &to);
     }
     PyObject *asyncio = future == NULL ? NULL : PyImport_ImportModule("asyncio");
     PyObject *wrapped = asyncio == NULL ? NULL : PyObject_CallMethod(asyncio, "wrap_future", "O", future);
     Py_XDECREF(asyncio);
     Py_XDECREF(future);
     return wrapped;
-}
-
-static int
-executor_set_tasks(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
-{
-    ExecutorObject *self = (ExecutorObject *)op;
-    if (value == NULL
-        || !(PyObject_TypeCheck(value, self->module->thread_queue_type)
-             || PyObject_TypeCheck(value, self->module->process_queue_type))) {
-        PyErr_SetString(PyExc_TypeError, "must be a ThreadQueue or a ProcessQueue");
-        return -1;
-    }
-    Py_XSETREF(self->tasks, (queue_head *)Py_NewRef(value));
-    return 0;
-}
-
-static PyObject *
-executor_get_tasks(PyObject *op, void *Py_UNUSED(closure))
-{
-    ExecutorObject *self = (ExecutorObject *)op;
-    if (self->tasks == NULL) {
-        PyErr_SetString(PyExc_AttributeError, "_tasks");
-        return NULL;
-    }
-    return Py_NewRef((PyObject *)self->tasks);
 }
 
 static PyObject *
@@ -218,8 +212,70 @@ executor_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUS
     Py_DECREF(nothing);
     if (self != NULL) {
         self->module = module_state_of(type);
+        self->stop.grace_ns = GRACE_NS;
     }
     return (PyObject *)self;
+}
+
+PyDoc_STRVAR(view_doc,
+"_view($self, how, grace, /)\n--\n\n"
+"Return an executor of the same class, with the same workers and the same attributes.\n\n"
+"how: what is to become of a call that is submitted there and cancelled while it runs: nothing (0), an\n"
+"exception and after `grace` seconds the end of its worker (1), the end of its worker (2).");
+
+static PyObject *
+executor_view(PyObject *op, PyObject *args)
+{
+    int how;
+    double grace;
+    if (!PyArg_ParseTuple(args, "id:_view", &how, &grace)) {
+        return NULL;
+    }
+    PyObject *attributes = PyObject_GetAttrString(op, "__dict__");
+    PyObject *made = attributes == NULL ? NULL : executor_tp_new(Py_TYPE(op), NULL, NULL);
+    ExecutorObject *view = (ExecutorObject *)made;
+    if (view != NULL) {
+        view->pool = Py_NewRef((PyObject *)pool_of(op));
+        view->stop.how = (stop_how)how;
+        view->stop.grace_ns = grace < 1e9 ? (int64_t)(grace * 1e9) : INT64_C(1000000000000000000);
+        if (PyObject_SetAttrString((PyObject *)view, "__dict__", attributes) < 0) {
+            Py_CLEAR(view);
+        }
+    }
+    Py_XDECREF(attributes);
+    return (PyObject *)view;
+}
+
+static PyObject *
+executor_get_stop(PyObject *op, void *Py_UNUSED(closure))
+{
+    const stop_rule *stop = &((ExecutorObject *)op)->stop;
+    return Py_BuildValue("id", (int)stop->how, (double)stop->grace_ns * 1e-9);
+}
+
+static int
+executor_set_tasks(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    ExecutorObject *self = pool_of(op);
+    if (value == NULL
+        || !(PyObject_TypeCheck(value, self->module->thread_queue_type)
+             || PyObject_TypeCheck(value, self->module->process_queue_type))) {
+        PyErr_SetString(PyExc_TypeError, "must be a ThreadQueue or a ProcessQueue");
+        return -1;
+    }
+    Py_XSETREF(self->tasks, (queue_head *)Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+executor_get_tasks(PyObject *op, void *Py_UNUSED(closure))
+{
+    ExecutorObject *self = pool_of(op);
+    if (self->tasks == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "_tasks");
+        return NULL;
+    }
+    return Py_NewRef((PyObject *)self->tasks);
 }
 
 // No thread can submit from here on, so none will read the reason.
@@ -239,6 +295,7 @@ executor_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((ExecutorObject *)op)->tasks);
+    Py_VISIT(((ExecutorObject *)op)->pool);
     return 0;
 }
 
@@ -246,6 +303,7 @@ static int
 executor_clear(PyObject *op)
 {
     Py_CLEAR(((ExecutorObject *)op)->tasks);
+    Py_CLEAR(((ExecutorObject *)op)->pool);
     return 0;
 }
 
@@ -272,12 +330,14 @@ static PyMethodDef executor_methods[] = {
      submit_here_doc},
     {"_run_in_loop", (PyCFunction)(void (*)(void))executor_run_in_loop, METH_FASTCALL | METH_KEYWORDS,
      run_in_loop_doc},
+    {"_view", executor_view, METH_VARARGS, view_doc},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef executor_getset[] = {
     {"_tasks", executor_get_tasks, executor_set_tasks,
      PyDoc_STR("The queue of this executor."), NULL},
+    {"_stop", executor_get_stop, NULL, PyDoc_STR("What _view() takes, as it is here."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

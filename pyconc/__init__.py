@@ -14,6 +14,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from importlib import import_module as _import_module
 
 from pyconc._core import Future
+from pyconc._task_cancelled import TaskCancelled
 from pyconc.patching import install, uninstall
 from pyconc.thread_pool import ThreadPoolExecutor
 from pyconc.waiting import as_completed, wait
@@ -33,6 +34,7 @@ __all__ = [
     "Future",
     "InvalidStateError",
     "ProcessPoolExecutor",
+    "TaskCancelled",
     "TaskUnpicklable",
     "ThreadPoolExecutor",
     "TimeoutError",

@@ -13,6 +13,7 @@ from pyconc import aiomultiprocess as aiomultiprocess
 from pyconc import asyncio as asyncio
 from pyconc import concurrent as concurrent
 from pyconc._core import Future as Future
+from pyconc._task_cancelled import TaskCancelled as TaskCancelled
 from pyconc.coroutine_pool import CoroutinePool as CoroutinePool
 from pyconc.patching import install as install
 from pyconc.patching import uninstall as uninstall
@@ -36,6 +37,7 @@ __all__ = [
     "Future",
     "InvalidStateError",
     "ProcessPoolExecutor",
+    "TaskCancelled",
     "TaskUnpicklable",
     "ThreadPoolExecutor",
     "TimeoutError",

@@ -1,5 +1,7 @@
 """What the loop bridge has to know of asyncio; imported when the first event loop meets an executor."""
 
+import asyncio
+import contextlib
 import weakref
 from asyncio import base_events, events, futures
 from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
@@ -47,6 +49,14 @@ def adopt_loop(loop):
     compiled = getattr(type(loop), "run_in_executor", None)
     if compiled is not None and not isinstance(compiled, FunctionType) and "run_in_executor" not in vars(loop):
         loop.run_in_executor = _run_in_executor_of(weakref.ref(loop))
+
+
+def adopt_running_loop():
+    """Do so for the loop that runs in this thread, if one does and can be."""
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        with contextlib.suppress(AttributeError):
+            adopt_loop(loop)
 
 
 def _run_in_executor_of(reference):

@@ -109,6 +109,9 @@ def _is_interrupt(error):
 
 _names = itertools.count()
 
+# As _core.Executor._view() counts them.
+_ON_CANCEL = ("abandon", "interrupt", "kill")
+
 
 class ProcessExecutor(AsyncWith):
     """What every executor does that has worker processes: it keeps a supervisor of them, until it is shut down.
@@ -234,12 +237,16 @@ class ProcessExecutor(AsyncWith):
                 supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
             if cancel_futures:
                 supervisor.queue.cancel_queued()
+                self._cancel_running(supervisor.queue)
             supervisor.close()
             if wait:
                 supervisor.join()
         self._processes = None
         for former in self._former:
             former.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _cancel_running(self, queue):
+        """Cancel what workers have taken, as far as shutdown(cancel_futures=True) does."""
 
     def __exit__(self, exc_type, exc_val, exc_tb):
         if _is_interrupt(exc_val):
@@ -399,6 +406,63 @@ class ProcessPoolExecutor(
         self._begin("ProcessPoolExecutor", math.ceil(max_workers), mp_context, setup, limits, on_worker_death)
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
+
+    def options(self, *, on_cancel=None, grace=None):
+        """Return this executor with other options: an executor of the same class, on the same workers.
+
+        What is submitted there, by submit(), map() or loop.run_in_executor(), has these options; None: as here. It is
+        no second pool: to shut it down, or to leave it by `with`, shuts down this one.
+
+        on_cancel: what becomes of a call that runs when its future is cancelled.
+
+        "abandon": it goes on, as with the standard library, and future.cancel() returns False. The default.
+        "interrupt": TaskCancelled is raised in it, mostly within a millisecond, and its worker goes on when it has
+        ended. If it has not ended after `grace` seconds (1 by default), its worker is killed and another one started.
+        "kill": its worker is killed at once.
+
+        With the latter two future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then,
+        and wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has
+        ended, and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that. (Under
+        uvloop do not wait: calls of other things than plain functions, and calls on a loop that did not run when
+        options() was called and that has run nothing here before.) What the call returns or raises meanwhile is
+        dropped. shutdown(cancel_futures=True) stops such calls, too.
+
+        A call that has no Python code to go on with is interrupted when it has: a long computation in C is killed after
+        `grace`. So is one that has replaced the handler of signal SIGRTMIN+3, which workers use. map() sends such calls
+        one by one, or as many at a time as its chunksize says; to close its iterator, when a result was asked for
+        before, stops those that run.
+
+        Any thread may call this. Raises ValueError for another on_cancel and for a grace that is below 0 or no number.
+
+            >>> import asyncio, time
+            >>> async def main():
+            ...     async with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+            ...         loop = asyncio.get_running_loop()
+            ...         stoppable = pool.options(on_cancel="interrupt")
+            ...         try:
+            ...             await asyncio.wait_for(loop.run_in_executor(stoppable, time.sleep, 3600), 0.1)
+            ...         except asyncio.TimeoutError:
+            ...             return await loop.run_in_executor(pool, abs, -1)  # the same worker, free again
+            >>> asyncio.run(main())
+            1
+        """
+        how, seconds = self._stop
+        if on_cancel is not None:
+            if on_cancel not in _ON_CANCEL:
+                raise ValueError(f"on_cancel must be 'abandon', 'interrupt' or 'kill', not {on_cancel!r}")
+            how = _ON_CANCEL.index(on_cancel)
+        if grace is not None:
+            if not grace >= 0:
+                raise ValueError(f"grace must be a number of seconds, 0 or more, not {grace!r}")
+            seconds = grace
+        if "asyncio" in sys.modules:  # the first call on a loop like uvloop's, too, is to be known as one
+            from pyconc import _asyncio_glue
+
+            _asyncio_glue.adopt_running_loop()
+        return self._view(how, seconds)
+
+    def _cancel_running(self, queue):
+        queue.cancel_taken()
 
     def map(self, fn, *iterables, timeout=None, chunksize=None, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.

@@ -97,13 +97,14 @@ def as_completed(fs, timeout=None):
         _unwatch(waiter, pending)
 
 
-def submit_in_order(executor, fn, arguments, deadline, buffersize):
+def submit_in_order(executor, fn, arguments, deadline, buffersize, keep=False):
     """Submit fn(*args) for each tuple of arguments; return an iterator over the results in their order.
 
-    deadline: by time.monotonic(), or None. buffersize: how many tasks may be ahead of the results taken, or None.
+    deadline: by time.monotonic(), or None. buffersize: how many tasks may be ahead of the results taken, or None. keep:
+    whether the iterator keeps the executor, or submits no more when that is gone, as the standard library does.
     """
     pending = deque(executor.submit(fn, *args) for args in islice(arguments, buffersize))
-    return _results(weakref.ref(executor), fn, arguments, pending, deadline)
+    return _results((lambda: executor) if keep else weakref.ref(executor), fn, arguments, pending, deadline)
 
 
 def _results(executor_reference, fn, arguments, pending, deadline):

@@ -8,12 +8,26 @@
 
 struct queue_head;
 
+// What becomes of a task that is cancelled while it runs.
+typedef enum stop_how {
+    STOP_ABANDON,    // nothing: it goes on
+    STOP_INTERRUPT,  // an exception is raised in it, and its worker is killed if it has not ended in time
+    STOP_KILL,       // its worker is killed
+} stop_how;
+
+typedef struct stop_rule {
+    stop_how how;
+    int64_t grace_ns;  // STOP_INTERRUPT: how long it may take
+} stop_rule;
+
 typedef struct queue_kind {
     // Whether its tasks have a route, see task.h.
     bool routed;
     // The call args[0](args[1:], kwnames) for a destination; NULL with an exception.  Borrows all.
     task *(*make_task)(struct queue_head *queue, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames, const destination *to);
+    // Before push(): what is to become of the task when it is cancelled while it runs.
+    void (*set_stop)(struct queue_head *queue, task *t, const stop_rule *rule);
     // As workq_push(); WORKQ_CLOSED comes with the exception that says why.
     int (*push)(struct queue_head *queue, task *t);
     // Refuses pushes from now on, with error(message).

@@ -36,6 +36,7 @@
     X(threading_names)     /* threading.__dict__ */                                              \
     X(get_ident_name)      /* "get_ident" */                                                     \
     X(checkpoint)          /* a function of one bytecode: serves the eval breaker */             \
+    X(task_cancelled)      /* pyconc.TaskCancelled; NULL but in a worker */                      \
     X(pickle_dumps)                                                                              \
     X(pickle_loads)                                                                              \
     X(registered_reducers)   /* a dict of multiprocessing's, NULL until something is pickled */  \
@@ -62,6 +63,7 @@
 // Names of attributes, interned.
 #define MODULE_STRINGS(X)                                                                \
     X(_call_set_state)                                                                   \
+    X(_cancel_message)                                                                   \
     X(_pyconc_bridge)                                                                    \
     X(_renew)                                                                            \
     X(_start_workers)                                                                    \

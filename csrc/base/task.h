@@ -16,11 +16,17 @@
 
 struct task;
 
+// What became of the wish to cancel a task.
+typedef enum withdrawal {
+    WITHDRAW_TOO_LATE,  // it runs, or has run, and its outcome counts
+    WITHDRAW_DONE,      // no worker has taken it, and none will; or one ends it, and nobody waits for that
+    WITHDRAW_STOPPING,  // it runs, and is being stopped: the cancellation is delivered when it has ended
+} withdrawal;
+
 // What can be done about a task that is on its way to another process.
 typedef struct task_route {
-    // True: no worker has taken the task, and none will; or a worker has, and is asked to cancel it.  The
-    // task's queue delivers the cancellation in time.
-    bool (*withdraw)(struct task *t);
+    // See there.  The task's queue delivers the cancellation in time.
+    withdrawal (*withdraw)(struct task *t);
     // True once a worker has taken it.
     bool (*is_taken)(struct task *t);
     // For a thread that waits until *word is not `expected`: it brings in finished tasks for a moment, and

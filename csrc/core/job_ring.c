@@ -481,6 +481,15 @@ job_ring_is_taken(const job_slot *slot)
     return CLAIM_STATE(atomic_load_explicit(&slot->claim, memory_order_relaxed)) == CLAIM_TAKEN;
 }
 
+uint32_t
+job_ring_taker(job_ring *ring, const job_slot *slot)
+{
+    // Relaxed, as above.
+    uint32_t claim = atomic_load_explicit(&slot->claim, memory_order_relaxed);
+    bool is_taken = CLAIM_STATE(claim) == CLAIM_TAKEN && claim >> CLAIM_BITS < ring->worker_count;
+    return is_taken ? claim >> CLAIM_BITS : UINT32_MAX;
+}
+
 // Whether the worker has the slot.  Claim words alone cannot be trusted: one that was written over would put
 // a slot on the free list twice.  Relaxed: the caller has come past A9, or the worker is dead.
 static bool
@@ -556,6 +565,14 @@ peek(const _Atomic uint32_t *word)
     return atomic_load_explicit(word, memory_order_relaxed);
 }
 
+// Whether a word that has the upper bit of an end's values is one of them.
+static bool
+is_end(uint64_t word)
+{
+    return word >> 63 == 0 || word == JOB_SLOT_STOPPABLE || word == JOB_SLOT_ASKED
+           || word == JOB_SLOT_CONDEMNED || word == JOB_SLOT_FINISHED;
+}
+
 // Whether a slot's claim word is the one that the parent gave it, or that of a worker that has taken it.
 static bool
 is_slot_intact(job_ring *ring, uint32_t number)
@@ -563,6 +580,10 @@ is_slot_intact(job_ring *ring, uint32_t number)
     const _Atomic uint32_t *word = &ring->slots[number].claim;
     uint32_t given = ring->given[number];
     uint32_t claim = peek(word);
+    // Relaxed, as in peek().
+    if (!is_end(atomic_load_explicit(&ring->slots[number].range, memory_order_relaxed))) {
+        return false;
+    }
     if (CLAIM_STATE(given) != CLAIM_READY) {
         return claim == given;
     }
@@ -1022,4 +1043,58 @@ job_slot_split(job_slot *slot, uint32_t count)
                                                     (range & ~(uint64_t)UINT32_MAX) | kept,
                                                     memory_order_relaxed, memory_order_relaxed));
     return (uint32_t)kept;
+}
+
+// ---- stopping ----
+
+void
+job_slot_set_stoppable(job_slot *slot)
+{
+    // Relaxed: R8 in job_ring_push() or R11 in write_to_inbox() publishes it with the slot.
+    atomic_store_explicit(&slot->range, JOB_SLOT_STOPPABLE, memory_order_relaxed);
+}
+
+static bool
+change_end(job_slot *slot, uint64_t from, uint64_t to)
+{
+    // Relaxed: the sides agree on this word only, and read nothing because of it.
+    return atomic_compare_exchange_strong_explicit(&slot->range, &from, to, memory_order_relaxed,
+                                                   memory_order_relaxed);
+}
+
+bool
+job_slot_ask(job_slot *slot)
+{
+    return change_end(slot, JOB_SLOT_STOPPABLE, JOB_SLOT_ASKED);
+}
+
+bool
+job_slot_condemn(job_slot *slot)
+{
+    // The worker's step is the only other one, and it leads away from both.
+    return change_end(slot, JOB_SLOT_ASKED, JOB_SLOT_CONDEMNED)
+           || change_end(slot, JOB_SLOT_STOPPABLE, JOB_SLOT_CONDEMNED);
+}
+
+bool
+job_slot_is_stoppable(const job_slot *slot)
+{
+    // Relaxed: see R8 for what the parent wrote before the worker took the slot.
+    return atomic_load_explicit(&slot->range, memory_order_relaxed) >> 63 != 0;
+}
+
+bool
+job_slot_is_asked(const job_slot *slot)
+{
+    // Relaxed: a worker that misses it here is interrupted by the signal that the parent sends afterwards.
+    return atomic_load_explicit(&slot->range, memory_order_relaxed) == JOB_SLOT_ASKED;
+}
+
+bool
+job_slot_finish(job_slot *slot)
+{
+    // A word that a stray write has changed says nothing: the parent finds it.  Relaxed, as in change_end().
+    return change_end(slot, JOB_SLOT_STOPPABLE, JOB_SLOT_FINISHED)
+           || change_end(slot, JOB_SLOT_ASKED, JOB_SLOT_FINISHED)
+           || atomic_load_explicit(&slot->range, memory_order_relaxed) != JOB_SLOT_CONDEMNED;
 }

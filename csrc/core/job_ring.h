@@ -55,6 +55,20 @@
 // a slot that no other worker may take, which is TAKEN from the start.  A worker reads its inbox, in order,
 // before it takes a slot, so an entry never means a later job in the same slot.
 //
+// *Stopping.*  A slot may stand for a call that the parent may stop while it runs.  Its word `range` then
+// says who decides how that call ends:
+//
+//     (a range)            the slot stands for what may not be stopped, and nobody decides
+//     STOPPABLE ----------------------------------> FINISHED     the worker, before it completes the slot
+//         |  the parent                               ^
+//         +-----------> ASKED ------------------------'          the same: an end that was asked for
+//         |               |  the parent's patience is over
+//         '---------------+--> CONDEMNED                         the parent kills the worker
+//
+// Each step is one compare-and-swap.  A worker whose slot is CONDEMNED takes nothing more, and waits for its
+// death; one that has FINISHED is not killed for that slot.  So the parent never kills a worker for a call
+// that is over, and never while the worker runs another.
+//
 // *Stray writes.*  Any worker may write anywhere in the ring by mistake.  The parent reads back nothing that
 // it wrote: it keeps its own copy, and job_ring_is_intact() compares.  States have values that no stray write
 // makes.  A worker that is about to sleep looks at the words that would wake it, and returns JOB_RING_DAMAGED
@@ -82,12 +96,19 @@ enum {
 
 #define JOB_SLOT_BYTES 512
 
+// Values that no stray write makes, and that no range has: its upper half is the number of a call.
+#define JOB_SLOT_STOPPABLE UINT64_C(0xf7a73bbb57a73bbb)
+#define JOB_SLOT_ASKED UINT64_C(0xf7a73ccc57a73ccc)
+#define JOB_SLOT_CONDEMNED UINT64_C(0xf7a73ddd57a73ddd)
+#define JOB_SLOT_FINISHED UINT64_C(0xf7a73eee57a73eee)
+
 typedef struct job_slot {
     _Alignas(64) _Atomic uint32_t claim;
     // 1 once the worker has taken over the block that the message names; push() makes it 0.
     _Atomic uint32_t accepted;
     // Of a slot that stands for many calls: the number of the next call, and that of the first one that is
-    // another slot's by now.  See job_slot_next().
+    // another slot's by now.  See job_slot_next().  Of a slot that stands for one call: who decides how that
+    // ends, one of the values above.  Here, so that a short message is in one cache line with all of this.
     _Atomic uint64_t range;
     // When the worker began with what it has taken, by either clock; push() makes it 0.
     _Atomic int64_t began_ns;
@@ -164,6 +185,9 @@ uint32_t job_ring_generation(job_ring *ring, uint32_t worker);
 
 // True once a worker has taken it.
 bool job_ring_is_taken(const job_slot *slot);
+
+// The worker that has taken it; UINT32_MAX if none has.
+uint32_t job_ring_taker(job_ring *ring, const job_slot *slot);
 
 // The next slot that this worker has completed; the caller reads it and frees it.  NULL if there is none.
 // *corrupt is set, and left alone otherwise, if what the worker announced cannot be.
@@ -266,5 +290,23 @@ uint32_t job_slot_next(job_slot *slot);
 // Takes the calls from the middle of what is left to the end away from the worker that runs the slot: returns
 // how many it keeps in all, out of `count`; `count` if there was nothing to take.
 uint32_t job_slot_split(job_slot *slot, uint32_t count);
+
+// ---- stopping ----
+
+// In place of job_slot_set_range(): the allocated slot's one call may be stopped once a worker has taken it.
+void job_slot_set_stoppable(job_slot *slot);
+
+// The parent: has the worker end the call.  False: the call has ended, or may not be stopped.
+bool job_slot_ask(job_slot *slot);
+
+// The parent: decides to kill the worker that has taken the slot.  False: as above; the worker must live.
+bool job_slot_condemn(job_slot *slot);
+
+// A worker: whether it may be stopped; whether it is to be.
+bool job_slot_is_stoppable(const job_slot *slot);
+bool job_slot_is_asked(const job_slot *slot);
+
+// A worker, before job_ring_complete().  False: the slot is not its any more, and it is about to be killed.
+bool job_slot_finish(job_slot *slot);
 
 #endif

@@ -472,7 +472,7 @@ future_cancel(FutureObject *self)
     }
     // A coroutine in another process can be cancelled while it runs.
     if (self->task != NULL && (self->state == FUTURE_PENDING || self->state == FUTURE_RUNNING)) {
-        bool withdrawn = self->task->route->withdraw(self->task);
+        bool withdrawn = self->task->route->withdraw(self->task) != WITHDRAW_TOO_LATE;
         if (!future_is_done(self)) {  // others may have run meanwhile
             set_state(self, withdrawn ? FUTURE_PENDING : FUTURE_RUNNING);
         }
@@ -542,12 +542,29 @@ destination_finish(delivery *d)
     return future_finish(as_future(d->to.future), result, exception);
 }
 
+// A call that ran has ended without an outcome, so its future can be cancelled.  0, or -1 with an exception.
+static int
+stop_running(FutureObject *self)
+{
+    PyObject *condition;
+    if (condition_enter(self, &condition) < 0) {
+        return -1;
+    }
+    if (self->state == FUTURE_RUNNING) {
+        set_state(self, FUTURE_PENDING);
+    }
+    return condition_leave(condition, false, 0);
+}
+
 static int
 destination_fail(delivery *d)
 {
     FutureObject *self = as_future(d->to.future);
     if (d->exception != NULL && !future_is_done(self)) {
         return destination_finish(d);
+    }
+    if (self->state == FUTURE_RUNNING && stop_running(self) < 0) {
+        return -1;
     }
     int rc = future_cancel(self);
     // No worker will ever see it, so the waiting threads are told here.

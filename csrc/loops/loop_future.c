@@ -24,32 +24,49 @@ loop_future_new(module_state *state, PyObject *loop)
 
 PyDoc_STRVAR(cancel_doc,
 "cancel($self, /, msg=None)\n--\n\n"
-"Cancel the future, and keep its call from running if it has not started.");
+"Cancel the future, and keep its call from running if it has not started.\n\n"
+"If the call runs and is being stopped, the future is cancelled when it has ended.");
+
+// Calls the base's cancel(message).
+static PyObject *
+cancel_now(module_state *state, PyObject *op, PyObject *message)
+{
+    PyObject *base = (PyObject *)((PyTypeObject *)state->loop_future_type)->tp_base;
+    PyObject *method = PyObject_GetAttr(base, state->str_cancel);
+    PyObject *result = method == NULL ? NULL : PyObject_CallFunctionObjArgs(method, op, message, NULL);
+    Py_XDECREF(method);
+    return result;
+}
 
 static PyObject *
 loop_future_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
 {
+    static char *keywords[] = {"msg", NULL};
     module_state *state = module_state_of(Py_TYPE(op));
     struct task **slot = slot_of(state, op);
+    PyObject *message = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:cancel", keywords, &message)) {
+        return NULL;
+    }
     if (*slot != NULL) {
         struct task *t = *slot;
         *slot = NULL;
         // If it is too late, the call goes on, and its outcome is dropped.
-        t->route->withdraw(t);
-    }
-    PyObject *base = (PyObject *)((PyTypeObject *)state->loop_future_type)->tp_base;
-    PyObject *method = PyObject_GetAttr(base, state->str_cancel);
-    PyObject *all = method == NULL ? NULL : PyTuple_New(PyTuple_GET_SIZE(args) + 1);
-    PyObject *result = NULL;
-    if (all != NULL) {
-        PyTuple_SET_ITEM(all, 0, Py_NewRef(op));
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args); i++) {
-            PyTuple_SET_ITEM(all, i + 1, Py_NewRef(PyTuple_GET_ITEM(args, i)));
+        if (t->route->withdraw(t) == WITHDRAW_STOPPING) {
+            *slot = t;
+            // Where the base keeps it; the bridge cancels the future later, with no message of its own.
+            if (PyObject_SetAttr(op, state->str__cancel_message, message == NULL ? Py_None : message) < 0) {
+                return NULL;
+            }
+            Py_RETURN_TRUE;
         }
-        result = PyObject_Call(method, all, kwargs);
     }
-    Py_XDECREF(all);
-    Py_XDECREF(method);
+    if (message != NULL) {
+        return cancel_now(state, op, message);
+    }
+    message = PyObject_GetAttr(op, state->str__cancel_message);
+    PyObject *result = message == NULL ? NULL : cancel_now(state, op, message);
+    Py_XDECREF(message);
     return result;
 }
 

@@ -3,6 +3,10 @@
 // A thread that takes up a task asks the task's destination whether it was cancelled.  A process cannot; so
 // what run_in_executor returns for a process is of a class derived from asyncio.Future, whose cancel() first
 // withdraws the task, wherever it waits.  That class is made when asyncio is first seen.
+//
+// A task that is being stopped while it runs ends later.  cancel() then answers True and the future stays
+// pending until the bridge delivers the cancellation, so whoever has cancelled it waits for the worker, in
+// asyncio.timeout() and a TaskGroup as in `await`.
 #ifndef PYCONC_LOOP_FUTURE_H
 #define PYCONC_LOOP_FUTURE_H
 

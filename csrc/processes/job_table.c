@@ -86,7 +86,12 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
 {
     process_job *job = process_job_of(t);
     packed_message_write(&job->call, slot->message);
-    job_slot_set_range(slot, job->calls);
+    if (job->stop.how != STOP_ABANDON) {
+        job_slot_set_stoppable(slot);
+    }
+    else {
+        job_slot_set_range(slot, job->calls);
+    }
     job->slot = slot;
     process_job_enter(job, JOB_IN_SLOT);
     table->by_slot[slot - table->ring.slots] = t;
@@ -275,13 +280,22 @@ static bool
 request_cancel(job_table *table, task *t)
 {
     process_job *job = process_job_of(t);
-    if (table->ring.doorbells == NULL || job->slot == NULL || !job_ring_is_taken(job->slot)) {
+    if (job->slot == NULL || !job_ring_is_taken(job->slot)) {
         return false;
     }
-    if (job->state == JOB_IN_SLOT) {
+    if (job->state == JOB_CANCELLING) {
+        return true;
+    }
+    if (table->ring.doorbells != NULL) {
         process_job_enter(job, JOB_CANCELLING);
         job_ring_request_cancel(&table->ring, job->slot);
+        return true;
     }
+    if (job->stop.how == STOP_ABANDON || !job_slot_ask(job->slot)) {
+        return false;
+    }
+    process_job_enter(job, JOB_CANCELLING);
+    job->is_stop_due = table->has_stops = true;
     return true;
 }
 
@@ -304,6 +318,45 @@ job_table_request_cancel_all(job_table *table)
         }
     }
     pthread_mutex_unlock(&table->lock);
+}
+
+bool
+job_table_pop_stop(job_table *table, stop_order *order)
+{
+    pthread_mutex_lock(&table->lock);
+    bool found = false;
+    for (uint32_t i = 0; table->has_stops && !found && i < table->ring.slot_count; i++) {
+        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        if (job != NULL && job->is_stop_due) {
+            job->is_stop_due = false;
+            order->number = job->number;
+            order->worker = job_ring_taker(&table->ring, job->slot);
+            order->rule = job->stop;
+            found = order->worker != UINT32_MAX;
+        }
+    }
+    table->has_stops = found;
+    pthread_mutex_unlock(&table->lock);
+    return found;
+}
+
+bool
+job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker)
+{
+    pthread_mutex_lock(&table->lock);
+    bool condemned = false;
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        if (job == NULL || job->number != number || job->state != JOB_CANCELLING) {
+            continue;
+        }
+        // The claim word names whom to kill, and a stray write must not choose.
+        *worker = job_ring_is_intact(&table->ring) ? job_ring_taker(&table->ring, job->slot) : UINT32_MAX;
+        condemned = *worker != UINT32_MAX && job_slot_condemn(job->slot);
+        break;
+    }
+    pthread_mutex_unlock(&table->lock);
+    return condemned;
 }
 
 bool
@@ -338,12 +391,25 @@ job_table_collect(job_table *table)
     pthread_mutex_unlock(&table->lock);
 }
 
-// Gives a collected task to the caller; with the lock.
+// Gives a task to the caller; with the lock.
 static void
 give_away(task *t, node_list *list)
 {
     process_job_enter(process_job_of(t), JOB_DELIVERING);
     node_list_append(list, &t->delivery.node);
+}
+
+// The same for a task that no worker will end: it fails, unless it was to end without a result anyway.
+static void
+lose(job_table *table, task *t, node_list *lost)
+{
+    if (process_job_of(t)->state == JOB_CANCELLING) {
+        process_job_enter(process_job_of(t), JOB_WITHDRAWN);
+        node_list_append(&table->withdrawn, &t->delivery.node);
+    }
+    else {
+        give_away(t, lost);
+    }
 }
 
 void
@@ -462,7 +528,7 @@ job_table_evict(job_table *table, bool taken)
     }
     qsort(found, count, sizeof(task *), compare_numbers);
     for (uint32_t i = 0; i < count; i++) {
-        give_away(found[i], &all);
+        lose(table, found[i], &all);
     }
     while ((t = stop_waiting(table)) != NULL) {
         if (process_job_of(t)->state == JOB_WITHDRAWN) {
@@ -515,7 +581,7 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
             && shm_block_holder(block) == SHM_WORKER(worker));
     process_job_of(lost_job)->began_ns = job_slot_began(slot);
     leave_slot(table, lost_job);
-    give_away(lost_job, lost);
+    lose(table, lost_job, lost);
 }
 
 // Adds the tasks that wait for a slot and were for that worker alone to the lost ones; with the lock.
@@ -601,7 +667,7 @@ begin_anew(job_table *table, node_list *lost)
         else {
             job->is_sent = true;
             table->outstanding--;
-            give_away(t, lost);
+            lose(table, t, lost);
         }
     }
     qsort(found, count, sizeof(task *), compare_numbers);

@@ -10,7 +10,8 @@
 //                          '-----> WITHDRAWN <-----------'
 //                                      '---------------------------------------> DELIVERING
 //
-// A task whose worker dies, and one that is evicted, is DELIVERING from wherever it was.
+// A task whose worker dies, and one that is evicted, is DELIVERING from wherever it was; but what is
+// CANCELLING is WITHDRAWN then, too, as when it ends by itself.
 //
 // A task is in a slot of the job ring, or waits until a slot is free.  When a worker has completed a slot,
 // the table *collects* it: it copies the outcome out of the slot, frees the slot, and fills it with a task
@@ -24,7 +25,7 @@
 #define PYCONC_JOB_TABLE_H
 
 #include "codec.h"
-#include "base/task.h"
+#include "base/queue.h"
 
 #include <pthread.h>
 
@@ -34,7 +35,7 @@ typedef enum process_job_state {
     JOB_PACKED,      // not the table's yet
     JOB_WAITING,     // without a slot: in `waiting`
     JOB_IN_SLOT,     // in the ring, ready or taken by a worker
-    JOB_CANCELLING,  // the same; its worker is asked to cancel it, and what comes back does not count
+    JOB_CANCELLING,  // the same; its worker is asked to end it, and what comes back does not count
     JOB_WITHDRAWN,   // cancelled: in `withdrawn`, or in `waiting` until a slot would be its
     JOB_COLLECTED,   // its outcome is here: in `collected`, or its queue's `ready`
     JOB_DELIVERING,  // the table's no more: a thread has it on a list of its own, to end it
@@ -65,6 +66,8 @@ typedef struct process_job {
     uint32_t calls;                    // of a chunk: how many the slot still stands for; lock
     uint32_t worker, generation;       // who alone may run it, see job_ring_generation(); set once
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
+    stop_rule stop;                    // set once
+    bool is_stop_due;                  // the supervisor has yet to be told that it is CANCELLING; lock
     PyObject *error;                   // of a call that could not be packed: its outcome; GIL
     list_link in_flight;               // in its queue's list; GIL
     job_followup *followup;            // or NULL; GIL
@@ -111,6 +114,7 @@ typedef struct job_table {
     bool progress;         // something was collected since a worker was last reaped
     int stall_fd;          // timerfd: fires when something may have been ready for long; -1: none
     bool is_stall_set;     // it is set to fire
+    bool has_stops;        // some job's is_stop_due
 } job_table;
 
 // Bytes of shared memory that the table of so many workers need.
@@ -136,9 +140,24 @@ push_result job_table_push(job_table *table, task *t);
 // True: no worker has taken it, and none will; it is among the withdrawn.
 bool job_table_withdraw(job_table *table, task *t);
 
-// True: a worker has taken it, and is asked to cancel it.
+// True: a worker has taken it, and is asked to end it; how, if the worker runs no event loop, the supervisor
+// learns from job_table_pop_stop().
 bool job_table_request_cancel(job_table *table, task *t);
 void job_table_request_cancel_all(job_table *table);
+
+// What the supervisor is to do about a task that is to end.
+typedef struct stop_order {
+    uint64_t number;  // of the task
+    uint32_t worker;  // that runs it
+    stop_rule rule;
+} stop_order;
+
+// The next order, which is given once.  False: there is none.
+bool job_table_pop_stop(job_table *table, stop_order *order);
+
+// Decides to kill the worker that runs a task which is to end; the caller does so at once.  False: it has
+// ended, or the ring is damaged, which ends all workers.
+bool job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker);
 
 // True once a worker has taken it.
 bool job_table_is_taken(job_table *table, task *t);

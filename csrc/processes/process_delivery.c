@@ -254,13 +254,20 @@ process_job_help(task *const *slot, const _Atomic uint32_t *word, uint32_t expec
 
 // ---- the route ----
 
-static bool
+static withdrawal
 process_job_withdraw(task *t)
 {
     process_job *job = process_job_of(t);
     ProcessQueueObject *self = job->queue;
     if (!job_table_withdraw(&self->table, t)) {
-        return job_table_request_cancel(&self->table, t);
+        if (!job_table_request_cancel(&self->table, t)) {
+            return WITHDRAW_TOO_LATE;
+        }
+        if (self->doorbells != NULL) {
+            return WITHDRAW_DONE;  // the coroutine's caller goes on while it ends
+        }
+        process_queue_poke_supervisor(self);
+        return WITHDRAW_STOPPING;
     }
     // Whoever has the GIL next may end the task.
     packed_message call = job->call;
@@ -269,7 +276,7 @@ process_job_withdraw(task *t)
     process_queue_raise_wakeup(self);
     packed_message_drop(&call, self->region, false);
     Py_DECREF(self);
-    return true;
+    return WITHDRAW_DONE;
 }
 
 static bool

@@ -34,6 +34,7 @@ fail_queued(queue_head *op, PyObject *error, PyObject *message)
 static const queue_kind process_queue_kind = {
     .routed = true,
     .make_task = process_submit_make_task,
+    .set_stop = process_submit_set_stop,
     .push = process_submit_push,
     .close = close_queue,
     .fail_queued = fail_queued,
@@ -128,12 +129,13 @@ process_queue_fail_queued(PyObject *op, PyObject *make_error)
 
 PyDoc_STRVAR(cancel_taken_doc,
 "cancel_taken($self, /)\n--\n\n"
-"Ask the workers to cancel every coroutine that they run.");
+"Ask the workers to end every coroutine that they run, and every call that may be stopped.");
 
 static PyObject *
 process_queue_cancel_taken(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     job_table_request_cancel_all(&((ProcessQueueObject *)op)->table);
+    process_queue_poke_supervisor((ProcessQueueObject *)op);
     Py_RETURN_NONE;
 }
 
@@ -231,6 +233,46 @@ process_queue_look_after_stalled(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     process_queue_run_followups(self);
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(pop_stop_doc,
+"pop_stop($self, /)\n--\n\n"
+"Return what to do about a call that is to end, or None: (task, worker, seconds). The worker is to be\n"
+"interrupted, and condemn_worker(task) called after so many seconds; without seconds, at once.");
+
+static PyObject *
+process_queue_pop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    stop_order order;
+    if (self->head.inherited || !job_table_pop_stop(&self->table, &order)) {
+        Py_RETURN_NONE;
+    }
+    PyObject *seconds = order.rule.how == STOP_KILL ? Py_NewRef(Py_None)
+                                                    : PyFloat_FromDouble((double)order.rule.grace_ns * 1e-9);
+    return seconds == NULL ? NULL
+                           : Py_BuildValue("KIN", (unsigned long long)order.number, (unsigned)order.worker,
+                                           seconds);
+}
+
+PyDoc_STRVAR(condemn_worker_doc,
+"condemn_worker($self, task, /)\n--\n\n"
+"Return the number of the worker that runs a call which is to end; the caller kills it at once. None: the\n"
+"call has ended.");
+
+static PyObject *
+process_queue_condemn_worker(PyObject *op, PyObject *arg)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint64_t number = PyLong_AsUnsignedLongLong(arg);
+    uint32_t worker;
+    if (number == (uint64_t)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (self->head.inherited || !job_table_condemn_worker(&self->table, number, &worker)) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLong(worker);
 }
 
 // ---- workers ----
@@ -708,6 +750,8 @@ static PyMethodDef process_queue_methods[] = {
     {"cancel_queued", process_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
     {"cancel_taken", process_queue_cancel_taken, METH_NOARGS, cancel_taken_doc},
     {"fail_all", process_queue_fail_all, METH_O, fail_all_doc},
+    {"pop_stop", process_queue_pop_stop, METH_NOARGS, pop_stop_doc},
+    {"condemn_worker", process_queue_condemn_worker, METH_O, condemn_worker_doc},
     {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
     {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
     {"reap", process_queue_reap, METH_VARARGS, reap_doc},

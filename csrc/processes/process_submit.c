@@ -83,6 +83,12 @@ process_submit_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs
     return process_queue_check_open(self) < 0 ? NULL : pack_call(self, args, nargs, kwnames, to);
 }
 
+void
+process_submit_set_stop(queue_head *Py_UNUSED(op), task *t, const stop_rule *rule)
+{
+    process_job_of(t)->stop = *rule;
+}
+
 int
 process_submit_push(queue_head *op, task *t)
 {

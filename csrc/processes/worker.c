@@ -186,9 +186,52 @@ is_inherited(WorkerObject *self)
     return region_me(self->region) == SHM_NOBODY;
 }
 
+// Raises TaskCancelled if the call that runs is to end, and was not interrupted yet.  0, or -1 with that.
+static int
+interrupt(WorkerObject *self)
+{
+    if (self->current == NULL || is_inherited(self) || !job_slot_is_asked(self->current)) {
+        return 0;
+    }
+    self->current = NULL;  // once
+    PyErr_SetString(self->module->task_cancelled, "the task was cancelled");
+    return -1;
+}
+
+PyDoc_STRVAR(on_stop_doc,
+"on_stop($self, signal, frame, /)\n--\n\n"
+"Interrupt the call that this worker runs if it is to end. A handler of signals.");
+
+static PyObject *
+worker_on_stop(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    if (interrupt((WorkerObject *)op) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+// Makes a call that may be stopped.
+static PyObject *
+make_stoppable_call(WorkerObject *self, job_slot *slot, const call *c)
+{
+    self->current = slot;
+    // The parent may have asked for its end before, and the signal found no call.
+    PyObject *result = interrupt(self) < 0 ? NULL : PyObject_Call(c->callable, c->args, c->kwargs);
+    self->current = NULL;
+    return result;
+}
+
 static void
 finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
 {
+    if (job_slot_is_stoppable(slot) && !job_slot_finish(slot)) {
+        Py_BEGIN_ALLOW_THREADS
+        for (;;) {
+            pause();  // the parent is killing this process
+        }
+        Py_END_ALLOW_THREADS
+    }
     packed_message_write(outcome, slot->message);
     packed_message_drop(outcome, self->region, true);
     self->is_cut_off |= !job_ring_complete(&self->ring, self->number, slot);
@@ -207,8 +250,9 @@ run_slot(WorkerObject *self, job_slot *slot)
     else {
         bool is_chunk = c.kind == WIRE_CHUNK;
         start = is_chunk ? clock_now_ns() : 0;
-        PyObject *result = is_chunk ? call_chunk(slot, &c)
-                                    : PyObject_Call(c.callable, c.args, c.kwargs);
+        PyObject *result = is_chunk                      ? call_chunk(slot, &c)
+                           : job_slot_is_stoppable(slot) ? make_stoppable_call(self, slot, &c)
+                                                         : PyObject_Call(c.callable, c.args, c.kwargs);
         PyObject *error = result == NULL ? PyErr_GetRaisedException() : NULL;
         // Before the parent sees the outcome, so that a thread that waits for it finds the arguments gone.
         call_clear(&c);
@@ -575,6 +619,18 @@ take_doorbells(WorkerObject *self, PyObject *fds)
     return 0;
 }
 
+// 0, or -1 with an exception.
+static int
+find_task_cancelled(module_state *state)
+{
+    PyObject *names = state->task_cancelled != NULL ? NULL : PyImport_ImportModule("pyconc._task_cancelled");
+    if (names != NULL) {
+        state->task_cancelled = PyObject_GetAttrString(names, "TaskCancelled");
+        Py_DECREF(names);
+    }
+    return state->task_cancelled == NULL ? -1 : 0;
+}
+
 static PyObject *
 worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -596,6 +652,9 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->wakeup_fd = wakeup_fd;
     self->packs.module = self->module;
     park_spot_init(&self->spot, 1);
+    if (find_task_cancelled(self->module) < 0) {
+        goto fail;
+    }
     self->region = region_join(self->module, region_fd, SHM_WORKER(number));
     if (self->region == NULL) {
         goto fail;
@@ -682,6 +741,7 @@ static PyMethodDef worker_methods[] = {
     {"is_closed", worker_is_closed, METH_NOARGS, is_closed_doc},
     {"leave", worker_leave, METH_NOARGS, leave_doc},
     {"after_fork", worker_after_fork, METH_NOARGS, after_fork_doc},
+    {"on_stop", (PyCFunction)(void (*)(void))worker_on_stop, METH_FASTCALL, on_stop_doc},
     {NULL, NULL, 0, NULL},
 };
 

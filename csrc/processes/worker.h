@@ -4,6 +4,11 @@
 // into the same slot, and says that it has finished it.  What goes wrong on the way is that task's
 // outcome.  Owner thread only, with the GIL.
 //
+// A call that its parent may stop is interrupted by an exception that a signal's handler raises.  The handler
+// finds in `current` which call runs, if one does, and in that call's slot whether it is to end: so a signal
+// that comes late, twice or from elsewhere raises nothing, nor does any while something is unpacked or
+// packed.
+//
 // A worker with doorbells runs an event loop instead of run(), and many coroutines at once: its Python half
 // (pyconc/_process/loop_worker.py) takes calls, several at a time, and finishes each when its coroutine ends.
 #ifndef PYCONC_WORKER_H
@@ -33,6 +38,7 @@ typedef struct WorkerObject {
     int *doorbells;     // of all workers, owned; or NULL
     shm_file doorbell;  // this worker's, as it was at the start
     bool is_cut_off;    // it could not wake its parent
+    job_slot *current;  // of the call that runs, if it may be stopped; see interrupt()
 } WorkerObject;
 
 extern PyType_Spec worker_spec;

@@ -5,7 +5,11 @@ the program's one thread can make, and the start of the supervisor, in a constru
 """
 
 import _signal
+import os
 import threading
+
+# Interrupts the call that a worker runs, see csrc/processes/worker.h.
+STOP = _signal.SIGRTMIN + 3
 
 # Where handlers come from that only wake a loop.  They stay: to set a handler undoes signal.siginterrupt().
 _HARMLESS = ("asyncio.unix_events", "uvloop.loop")
@@ -113,6 +117,18 @@ def reset_in_child():
     """
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+
+
+def handle_stops(handler):
+    """In a worker: have a handler called when its parent wants a call to end; a process that a task forks has none."""
+
+    def reset():
+        if _signal.getsignal(STOP) is handler:
+            _signal.signal(STOP, _signal.SIG_DFL)
+
+    _signal.signal(STOP, handler)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [STOP])  # whatever the program blocks
+    os.register_at_fork(after_in_child=reset)
 
 
 def call_interruptibly(function, *args):

@@ -32,12 +32,14 @@ number is free when its end is certain:
 
 import contextlib
 import enum
+import heapq
 import itertools
 import os
 import select
 import signal
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from concurrent.futures import process
@@ -49,7 +51,7 @@ from pyconc._process import black_box, chunks, kernel, worker_main
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied
 from pyconc._process.result_handler import ResultHandler
-from pyconc._process.signals import DeferSignals
+from pyconc._process.signals import STOP, DeferSignals
 from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start_process
 from pyconc._started import Started
 
@@ -184,12 +186,14 @@ class Supervisor:
         self._workers = {}  # pidfd: _Worker
         self._watched = []  # workers that are not admitted yet
         self._condemned = set()  # numbers of workers that are ended because the memory that all share is damaged
+        self._stopped = set()  # numbers of workers that are killed because of a call
         self._gone = []  # workers of which nobody has told how they ended
         self._free_numbers = list(range(max_workers - 1, -1, -1))
         self._count = itertools.count()
         self._false_starts = 0
         self._starters = deque()  # any
         self._refusal = None  # why no worker could be started when the last task failed for that
+        self._overdue = []  # heap of (when a call must have ended, its number)
         self._orders = deque()  # "kill" or "terminate", the latest last; any
         self._starts_all = False  # as many workers as there may be are wanted; any
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
@@ -359,12 +363,13 @@ class Supervisor:
         self._admit_watched()
         while True:
             # One at a time: what is done about one event may close a file whose number the next one has.
-            ready = self._events.poll(_REPORT_SECONDS if self._gone else None, 1)
+            ready = self._events.poll(self._seconds_to_wait(), 1)
             if self.state is State.ENDED:
                 return  # in the child of a fork that this thread made
             fd = ready[0][0] if ready else None
             if fd is None:
-                self._reap_gone(gives_up=True)
+                if not self._is_overdue():
+                    self._reap_gone(gives_up=True)
             elif fd == poke_fd:
                 os.eventfd_read(poke_fd)
             elif fd == stall_fd:
@@ -384,6 +389,7 @@ class Supervisor:
             self._enter(State.ENDING)
         if self.queue.is_condemned():
             self._condemn_workers()
+        self._stop_calls()
         if self.state is State.SERVING:
             self._start_missing()
         if self.state is State.ENDING and not self._workers and not self._gone:
@@ -402,6 +408,39 @@ class Supervisor:
         # After those who wait have been told: they run while the new workers begin.
         self._admit_watched()
         self.launcher.reap_dropped()
+
+    # ---- calls that are to end ----
+
+    def _seconds_to_wait(self):
+        waits = [_REPORT_SECONDS] if self._gone else []
+        if self._overdue:
+            waits.append(max(0.0, self._overdue[0][0] - time.monotonic()))
+        return min(waits, default=None)
+
+    def _is_overdue(self):
+        return bool(self._overdue) and self._overdue[0][0] <= time.monotonic()
+
+    def _stop_calls(self):
+        """Interrupt the calls that were cancelled, and kill the workers whose calls have not ended in time."""
+        while (order := self.queue.pop_stop()) is not None:
+            call, number, grace = order
+            if grace is None:
+                self._kill_for(call)
+                continue
+            for worker in self._workers.values():
+                if worker.number == number:
+                    kernel.send_signal(worker.pidfd, worker.process.pid, STOP)
+            heapq.heappush(self._overdue, (time.monotonic() + grace, call))
+        while self._is_overdue():
+            self._kill_for(heapq.heappop(self._overdue)[1])
+
+    def _kill_for(self, call):
+        """Kill the worker that runs this call, if it still does."""
+        number = self.queue.condemn_worker(call)
+        for worker in self._workers.values() if number is not None else ():
+            if worker.number == number:
+                self._stopped.add(number)
+                worker.process.kill()
 
     def _start_missing(self):
         """Start workers until there are as many as tasks, and tell those who wait for that."""
@@ -522,11 +561,15 @@ class Supervisor:
 
     def _reap(self, worker):
         left_task, progress = self._settle(worker)
+        is_stopped = worker.number in self._stopped
+        self._stopped.discard(worker.number)
         if self.state is not State.SERVING or self._orders or self.forced:
             return
         code = _exit_code(worker.process)
         if worker.number in self._condemned:
             self._condemned.discard(worker.number)
+        elif is_stopped:
+            self._false_starts = 0
         elif code == worker_main.INITIALIZER_FAILED and not left_task:
             self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
         elif left_task or not self._may_leave(code):

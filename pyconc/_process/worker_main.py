@@ -34,6 +34,7 @@ def main(fds, number, setup, limits):
         sys.exit(MEMORY_DAMAGED)
     black_box.install(box_fd, number)
     os.register_at_fork(after_in_child=lambda: (worker.after_fork(), black_box.leave()))
+    signals.handle_stops(worker.on_stop)
     # No worker reaches more tasks than sys.maxsize.
     serve = functools.partial(worker.run, min(max_tasks or 0, sys.maxsize))
     try:

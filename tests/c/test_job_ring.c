@@ -1690,6 +1690,78 @@ large_ranges_split_too(void)
     CHECK_EQ(job_slot_next(&slot), 0);
 }
 
+// ---- stopping ----
+
+// Pushes a slot whose call may be stopped, and has worker 0 take it.
+static job_slot *
+take_stoppable(scene *all)
+{
+    job_slot *slot = job_ring_alloc(&all->parent);
+    job_slot_set_stoppable(slot);
+    job_ring_push(&all->parent, slot);
+    CHECK_EQ(job_ring_taker(&all->parent, slot), UINT32_MAX);
+    job_slot *taken = job_ring_claim(&all->workers[0], 0);
+    CHECK_EQ(job_ring_taker(&all->parent, slot), 0);
+    return taken;
+}
+
+static void
+a_call_that_has_ended_condemns_no_worker(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = take_stoppable(&all);
+    CHECK(!job_slot_is_asked(slot));
+    CHECK(job_slot_ask(slot));
+    CHECK(!job_slot_ask(slot));
+    CHECK(job_slot_is_asked(slot));
+    CHECK(job_slot_finish(slot));
+    CHECK(!job_slot_condemn(slot));
+    CHECK(!job_slot_ask(slot));
+    end(&all);
+}
+
+static void
+a_condemned_worker_does_not_finish(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = take_stoppable(&all);
+    CHECK(job_slot_condemn(slot));
+    CHECK(!job_slot_finish(slot));
+    CHECK(!job_slot_ask(slot));
+    CHECK(job_ring_is_intact(&all.parent));
+    end(&all);
+}
+
+static void
+an_unstoppable_call_is_left_alone(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = take_stoppable(&all);
+    job_slot_set_range(slot, 1);
+    CHECK(!job_slot_is_stoppable(slot));
+    CHECK(!job_slot_ask(slot));
+    CHECK(!job_slot_condemn(slot));
+    CHECK(!job_slot_is_asked(slot));
+    end(&all);
+}
+
+static void
+an_end_that_was_written_over_is_noticed(void)
+{
+    scene all;
+    begin(&all);
+    job_slot *slot = take_stoppable(&all);
+    atomic_store(&slot->range, JOB_SLOT_ASKED ^ 2);
+    CHECK(!job_slot_ask(slot));
+    CHECK(!job_slot_condemn(slot));
+    CHECK(job_slot_finish(slot));
+    CHECK(!job_ring_is_intact(&all.parent));
+    end(&all);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -1758,6 +1830,10 @@ main(int argc, char **argv)
         CHECK_TEST(a_split_leaves_the_first_half_of_what_is_left),
         CHECK_TEST(a_forged_range_splits_off_nothing),
         CHECK_TEST(large_ranges_split_too),
+        CHECK_TEST(a_call_that_has_ended_condemns_no_worker),
+        CHECK_TEST(a_condemned_worker_does_not_finish),
+        CHECK_TEST(an_unstoppable_call_is_left_alone),
+        CHECK_TEST(an_end_that_was_written_over_is_noticed),
     };
     return check_run(tests, CHECK_COUNT(tests), argc, argv);
 }

@@ -1,0 +1,575 @@
+"""ProcessPoolExecutor.options(on_cancel=): a call that runs is stopped, and nothing else is."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import functools
+import inspect
+import os
+import random
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from loops import on_every_loop, on_loop
+from support import THOUSAND, another_thread, wait_until
+
+import pyconc
+from pyconc._process import signals
+
+needs_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
+
+# Longer than any test takes: what would be killed after that was not killed at all.
+FOREVER = 3600
+
+
+@contextlib.contextmanager
+def pool_of(max_workers, **options):
+    """An executor whose workers do not outlive a test that fails."""
+    with pyconc.ProcessPoolExecutor(max_workers, **options) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.kill_workers()
+            raise
+
+
+def with_pool(test):
+    """Gives a test an executor with one worker as `pool`; a fixture's would be kept until after the test's end."""
+
+    def run(**fixtures):
+        with pool_of(1) as pool:
+            test(pool, **fixtures)
+
+    _, *others = inspect.signature(test).parameters.values()
+    run.__name__ = test.__name__
+    run.__signature__ = inspect.Signature(others)
+    return run
+
+
+def note(path, text):
+    with open(path, "a") as file:
+        file.write(f"{text}\n")
+
+
+def notes(path):
+    return path.read_text().split() if path.exists() else []
+
+
+def loop_in_python(path):
+    note(path, os.getpid())
+    while True:
+        pass
+
+
+def sleep_in_c(path):
+    note(path, os.getpid())
+    time.sleep(FOREVER)
+
+
+def wait_for_a_lock(path):
+    lock = threading.Lock()
+    lock.acquire()
+    note(path, os.getpid())
+    lock.acquire()
+
+
+def compute_in_c(path):
+    note(path, os.getpid())
+    sum(range(10**15))
+
+
+def swallow_all(path):
+    note(path, os.getpid())
+    while True:
+        with contextlib.suppress(BaseException):
+            time.sleep(FOREVER)
+
+
+def clean_up(path, end):
+    try:
+        sleep_in_c(path)
+    finally:
+        note(path, type(sys.exc_info()[1]).__name__)
+        end()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def nothing():
+    pass
+
+
+INTERRUPTIBLE = [loop_in_python, sleep_in_c, wait_for_a_lock]
+
+
+async def begin(loop, executor, path, fn, *args):
+    """Starts a call on the loop, and returns its future when it runs."""
+    future = loop.run_in_executor(executor, fn, path, *args)
+    while not notes(path):
+        await asyncio.sleep(0.001)
+    return future
+
+
+def begin_here(executor, path, fn, *args):
+    future = executor.submit(fn, path, *args)
+    wait_until(lambda: notes(path) and future.running(), "the call to run")
+    return future
+
+
+# --- On a loop --------------------------------------------------------------------------------------------------------
+
+
+@on_every_loop
+@pytest.mark.parametrize("fn", INTERRUPTIBLE)
+@on_loop
+async def test_a_cancelled_call_ends_and_its_worker_goes_on(new_loop, tmp_path, fn):
+    loop, path = asyncio.get_running_loop(), tmp_path / "notes"
+    with pool_of(max_workers=1) as pool:
+        future = await begin(loop, pool.options(on_cancel="interrupt", grace=FOREVER), path, fn)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(future, 0.01)
+        assert future.cancelled()
+        assert await loop.run_in_executor(pool, os.getpid) == int(notes(path)[0])
+
+
+@on_every_loop
+@on_loop
+async def test_who_cancels_waits_until_the_call_has_cleaned_up(new_loop, tmp_path):
+    loop, path = asyncio.get_running_loop(), tmp_path / "notes"
+    with pool_of(max_workers=1) as pool:
+        view = pool.options(on_cancel="interrupt", grace=FOREVER)
+        end = functools.partial(note, path, "cleaned")
+        future = await begin(loop, view, path, clean_up, end)
+        assert future.cancel(msg="first")
+        assert future.cancel(msg="enough")
+        assert not future.done()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await future
+        assert notes(path)[1:] == ["TaskCancelled", "cleaned"]
+        assert caught.value.args == ("enough",)
+        assert not future.cancel()
+
+
+@on_every_loop
+@on_loop
+async def test_a_task_that_awaits_a_call_is_cancelled_when_that_has_ended(new_loop, tmp_path):
+    loop, path = asyncio.get_running_loop(), tmp_path / "notes"
+    with pool_of(max_workers=1) as pool:
+        view = pool.options(on_cancel="interrupt", grace=FOREVER)
+
+        async def wait():
+            await (await begin(loop, view, path, clean_up, nothing))
+
+        task = loop.create_task(wait())
+        while not notes(path):
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        task.cancel("enough")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert notes(path)[1:] == ["TaskCancelled"]
+
+
+@needs_3_11
+@on_every_loop
+@on_loop
+async def test_a_failing_task_group_stops_its_calls(new_loop, tmp_path):
+    loop, path = asyncio.get_running_loop(), tmp_path / "notes"
+    with pool_of(max_workers=1) as pool:
+        view = pool.options(on_cancel="interrupt", grace=FOREVER)
+
+        async def run():
+            await loop.run_in_executor(view, clean_up, path, nothing)
+
+        async def fail():
+            while not notes(path):
+                await asyncio.sleep(0.001)
+            raise ZeroDivisionError
+
+        with pytest.raises(BaseExceptionGroup):  # noqa: F821  # new in Python 3.11
+            async with asyncio.TaskGroup() as group:
+                group.create_task(run())
+                group.create_task(fail())
+        assert notes(path)[1:] == ["TaskCancelled"]
+
+
+@on_every_loop
+@pytest.mark.parametrize("end", [die, nothing])
+@on_loop
+async def test_however_a_cancelled_call_ends_its_future_is_cancelled(new_loop, tmp_path, end):
+    loop, path = asyncio.get_running_loop(), tmp_path / "notes"
+    with pool_of(max_workers=1) as pool:
+        future = await begin(loop, pool.options(on_cancel="interrupt", grace=FOREVER), path, clean_up, end)
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+        assert await loop.run_in_executor(pool, abs, -1) == 1
+
+
+@on_every_loop
+@on_loop
+async def test_by_default_a_call_goes_on(new_loop, tmp_path):
+    loop, path = asyncio.get_running_loop(), tmp_path / "notes"
+    with pool_of(max_workers=1) as pool:
+        for executor in (pool, pool.options(), pool.options(on_cancel="kill").options(on_cancel="abandon")):
+            future = await begin(loop, executor, path, wait_for_line, 2)
+            assert future.cancel()
+            assert future.cancelled()
+            note(path, "go")
+            assert len(await loop.run_in_executor(pool, notes, path)) == 2
+            path.unlink()
+
+
+def wait_for_line(path, count):
+    note(path, os.getpid())
+    while len(notes(path)) < count:
+        time.sleep(0.001)
+
+
+# --- The ladder -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fn", [swallow_all, compute_in_c])
+@pytest.mark.parametrize("on_worker_death", ["replace", "break"])
+def test_a_call_that_does_not_end_costs_its_worker_and_nothing_else(tmp_path, fn, on_worker_death):
+    one, other = tmp_path / "one", tmp_path / "other"
+    with pool_of(max_workers=2, on_worker_death=on_worker_death) as pool:
+        neighbour = begin_here(pool, other, wait_for_line, 2)
+        future = begin_here(pool.options(on_cancel="interrupt", grace=0.05), one, fn)
+        assert future.cancel()
+        wait_until(lambda: int(notes(one)[0]) not in pool._processes, "the worker's end")
+        note(other, "go")
+        assert neighbour.result() is None
+        assert pool.submit(abs, -1).result() == 1
+
+
+@on_every_loop
+@on_loop
+async def test_kill_ends_the_worker_at_once(new_loop, tmp_path):
+    loop, path = asyncio.get_running_loop(), tmp_path / "notes"
+    with pool_of(max_workers=1) as pool:
+        future = await begin(loop, pool.options(on_cancel="kill", grace=FOREVER), path, clean_up, nothing)
+        future.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await future
+        assert len(notes(path)) == 1
+        assert await loop.run_in_executor(pool, os.getpid) != int(notes(path)[0])
+
+
+@with_pool
+def test_a_call_whose_handler_was_taken_away_is_killed(pool, tmp_path):
+    path = tmp_path / "notes"
+    future = begin_here(pool.options(on_cancel="interrupt", grace=0.05), path, ignore_stops)
+    assert future.cancel()
+    assert pool.submit(os.getpid).result() != int(notes(path)[0])
+
+
+def ignore_stops(path):
+    signal.signal(signals.STOP, signal.SIG_IGN)
+    sleep_in_c(path)
+
+
+@with_pool
+def test_no_worker_is_killed_for_a_call_that_has_ended(pool):
+    pid = pool.submit(os.getpid).result()
+    view = pool.options(on_cancel="interrupt", grace=0)
+    for _ in range(50):
+        future = view.submit(time.sleep, 0.001)
+        wait_until(lambda future=future: future.running() or future.done())
+        future.cancel()
+        # With no grace it is killed if it has not ended; then, too, what comes next is run.
+        assert pool.submit(abs, -1).result() == 1
+    view = pool.options(on_cancel="interrupt", grace=FOREVER)
+    pid = pool.submit(os.getpid).result()
+    for _ in range(50):
+        future = view.submit(time.sleep, 0.001)
+        wait_until(lambda future=future: future.running() or future.done())
+        future.cancel()
+    assert pool.submit(os.getpid).result() == pid
+
+
+# --- Futures of concurrent.futures ------------------------------------------------------------------------------------
+
+
+@with_pool
+def test_cancel_of_a_running_future_calls_back_at_once_and_wait_returns_at_the_end(pool, tmp_path):
+    path = tmp_path / "notes"
+    view = pool.options(on_cancel="interrupt", grace=FOREVER)
+    future = begin_here(view, path, clean_up, functools.partial(wait_for_line, path, 4))
+    called = []
+    future.add_done_callback(called.append)
+    assert future.cancel()
+    assert future.cancelled()
+    assert called == [future]
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result()
+    wait_until(lambda: len(notes(path)) == 3, "the call to clean up")
+    assert pyconc.wait([future], timeout=0).not_done == {future}
+    note(path, "go")
+    assert pyconc.wait([future]).done == {future}
+    assert future.cancel()
+
+
+def test_shutdown_that_cancels_stops_what_runs(tmp_path):
+    path = tmp_path / "notes"
+    pool = pyconc.ProcessPoolExecutor(max_workers=1)
+    future = begin_here(pool.options(on_cancel="interrupt", grace=FOREVER), path, clean_up, nothing)
+    pool.shutdown(cancel_futures=True)
+    assert future.cancelled()
+    assert notes(path)[1:] == ["TaskCancelled"]
+
+
+@with_pool
+def test_closing_a_map_stops_what_runs(pool, tmp_path):
+    path = tmp_path / "notes"
+    results = pool.options(on_cancel="interrupt", grace=FOREVER).map(
+        note_or_sleep, [path, path, path], [False, True, True]
+    )
+    next(results)
+    wait_until(lambda: len(notes(path)) == 2, "the second call to run")
+    results.close()
+    assert pool.submit(os.getpid).result() == int(notes(path)[1])
+    assert len(notes(path)) == 2
+
+
+def note_or_sleep(path, sleeps):
+    (sleep_in_c if sleeps else functools.partial(note, text="first"))(path)
+
+
+@with_pool
+def test_a_map_goes_on_without_the_view(pool):
+    assert list(pool.options(on_cancel="interrupt").map(abs, range(-9, 0), buffersize=2)) == list(range(9, 0, -1))
+
+
+# --- No other call ----------------------------------------------------------------------------------------------------
+
+
+@with_pool
+def test_signals_that_nobody_asked_for_raise_nothing(pool):
+    view = pool.options(on_cancel="interrupt")
+    assert view.submit(signal_oneself, 3).result() == 3
+    assert pool.submit(signal_oneself, 3).result() == 3
+    os.kill(next(iter(pool._processes)), signals.STOP)
+    assert pool.submit(abs, -1).result() == 1
+
+
+def signal_oneself(times):
+    for _ in range(times):
+        os.kill(os.getpid(), signals.STOP)
+    return times
+
+
+class UnpickledSlowly:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return unpickle_slowly, (self.path,)
+
+
+def unpickle_slowly(path):
+    wait_for_line(path, 2)
+    note(path, "unpickled")
+
+
+@with_pool
+def test_what_is_cancelled_while_its_arguments_are_unpickled_is_not_called(pool, tmp_path):
+    path = tmp_path / "notes"
+    future = pool.options(on_cancel="interrupt", grace=FOREVER).submit(
+        note_argument, UnpickledSlowly(path), tmp_path / "called"
+    )
+    wait_until(lambda: notes(path), "the worker to unpickle")
+    assert future.cancel()
+    note(path, "go")
+    assert pool.submit(notes, tmp_path / "called").result() == []
+    assert notes(path)[2:] == ["unpickled"]
+    assert len(pool._processes) == 1
+
+
+def note_argument(argument, path):
+    note(path, argument)
+
+
+class PickledSlowly:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        wait_for_line(self.path, 2)
+        note(self.path, "pickled")
+        return int, ()
+
+
+@with_pool
+def test_nothing_is_raised_while_a_result_is_pickled(pool, tmp_path):
+    path = tmp_path / "notes"
+    future = pool.options(on_cancel="interrupt", grace=FOREVER).submit(PickledSlowly, path)
+    wait_until(lambda: notes(path), "the worker to pickle")
+    pid = int(notes(path)[0])
+    future.cancel()
+    note(path, "go")
+    assert pool.submit(os.getpid).result() == pid
+    assert notes(path)[2:] == ["pickled"]
+
+
+@with_pool
+def test_a_process_that_a_call_forks_is_not_stopped_with_it(pool, tmp_path):
+    path = tmp_path / "notes"
+    assert pool.options(on_cancel="interrupt").submit(fork_and_look).result() == "default"
+    future = begin_here(pool.options(on_cancel="interrupt", grace=FOREVER), path, clean_up, nothing)
+    assert future.cancel()
+    assert pool.submit(abs, -1).result() == 1
+
+
+def fork_and_look():
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(write, b"default" if signal.getsignal(signals.STOP) == signal.SIG_DFL else b"handled")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return os.read(read, 100).decode()
+
+
+def count_or_end(number, seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return number
+
+
+@pytest.mark.parametrize("threads", [False, True], ids=["alone", "beside threads"])
+def test_in_a_storm_of_cancels_each_call_ends_once_and_no_other_is_hit(threads):
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    with another_thread() if threads else contextlib.nullcontext():
+        with pool_of(max_workers=2) as pool:
+            view = pool.options(on_cancel="interrupt", grace=FOREVER)
+            pyconc.wait([pool.submit(time.sleep, 0.1) for _ in range(2)])
+            workers = set(pool._processes)
+            cancelled, ended = set(), []
+            futures = {}
+            for number in range(2 * THOUSAND):
+                future = view.submit(count_or_end, number, chance.random() * 0.002)
+                future.add_done_callback(ended.append)
+                futures[future] = number
+                for victim in chance.sample(list(futures)[-6:], min(3, len(futures))):
+                    if chance.random() < 0.5 and victim.cancel():
+                        cancelled.add(victim)
+                while len(futures) - len(ended) > 8:
+                    time.sleep(0)
+            for future, number in futures.items():
+                if future in cancelled:
+                    assert future.cancelled(), seed
+                else:
+                    assert future.result() == number, seed
+            pyconc.wait(futures)
+            assert len(ended) == len(set(ended)) == len(futures), seed
+            assert cancelled, seed
+            assert workers == set(pool._processes), seed
+
+
+@on_every_loop
+@on_loop
+async def test_in_a_storm_of_timeouts_each_call_ends_once_and_no_other_is_hit(new_loop):
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    loop = asyncio.get_running_loop()
+    with pool_of(max_workers=2) as pool:
+        view = pool.options(on_cancel="interrupt", grace=FOREVER)
+        await asyncio.gather(*(loop.run_in_executor(pool, time.sleep, 0.1) for _ in range(2)))
+        workers = set(pool._processes)
+
+        async def one(number):
+            try:
+                seconds = chance.random() * 0.002
+                return await asyncio.wait_for(
+                    loop.run_in_executor(view, count_or_end, number, seconds), chance.random() * 0.004
+                )
+            except asyncio.TimeoutError:
+                return None
+
+        for begin_at in range(0, THOUSAND, 4):
+            numbers = range(begin_at, begin_at + 4)
+            for number, result in zip(numbers, await asyncio.gather(*map(one, numbers))):
+                assert result in (number, None), seed
+        assert workers == set(pool._processes), seed
+
+
+# --- Views ------------------------------------------------------------------------------------------------------------
+
+
+@with_pool
+def test_a_view_is_an_executor_of_the_same_class_on_the_same_workers(pool):
+    view = pool.options(on_cancel="interrupt")  # before the pool has workers
+    assert type(view) is type(pool)
+    assert view.submit(os.getpid).result() == pool.submit(os.getpid).result()
+    assert list(view.map(abs, [-1, -2, -3])) == [1, 2, 3]
+    assert list(view.map(pow, [2, 3], [5, 5], chunksize=2)) == [32, 243]
+    assert view._processes == pool._processes
+    nested = view.options(grace=5)
+    assert nested._stop == (1, 5.0)
+    assert view._stop == (1, 1.0)
+    assert pool._stop == (0, 1.0)
+
+
+@pytest.mark.parametrize("end", ["shutdown", "with"])
+def test_the_end_of_a_view_is_the_pools(end):
+    pool = pyconc.ProcessPoolExecutor(max_workers=1)
+    view = pool.options(on_cancel="kill")
+    future = view.submit(abs, -1)
+    if end == "with":
+        with view:
+            pass
+    else:
+        view.shutdown()
+    assert future.result() == 1
+    for executor in (pool, view):
+        with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+            executor.submit(abs, -1)
+
+
+def test_a_view_keeps_its_pool_alive():
+    view = pyconc.ProcessPoolExecutor(max_workers=1).options(on_cancel="kill")
+    assert view.submit(abs, -1).result() == 1
+    view.shutdown()
+
+
+class Doubling(pyconc.ProcessPoolExecutor):
+    def submit(self, fn, /, *args):
+        return super().submit(fn, *(2 * arg for arg in args))
+
+
+def test_a_subclass_submit_is_honoured_in_a_view(tmp_path):
+    with Doubling(max_workers=1) as pool:
+        view = pool.options(on_cancel="interrupt")
+        assert isinstance(view, Doubling)
+        assert view.submit(abs, -1).result() == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the process has threads
+@with_pool
+def test_a_view_works_in_the_child_of_a_fork(pool):
+    view = pool.options(on_cancel="interrupt")
+    assert view.submit(abs, -1).result() == 1
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ok = view.submit(abs, -2).result() == 2 and view._processes == pool._processes
+            view.shutdown()
+        finally:
+            os._exit(0 if ok else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert view.submit(abs, -1).result() == 1
+
+
+@pytest.mark.parametrize("options", [{"on_cancel": "stop"}, {"on_cancel": 1}, {"grace": -1}, {"grace": float("nan")}])
+@with_pool
+def test_options_that_cannot_be_are_refused(pool, options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        pool.options(**options)
