@@ -49,6 +49,33 @@ def test_types_registered_with_multiprocessing_travel_their_way(world):
     assert finished.stdout == f"{reduced} {[reduced]}\n{reduced}\n"
 
 
+@WORLDS
+def test_connections_can_be_sent(world):
+    # Plain pickle would take the number of the descriptor, which is another one elsewhere.
+    finished = run_script(
+        """
+import multiprocessing, sys, threading
+import pyconc
+def send(connection, what):
+    connection.send(what)
+def connect():
+    ours, theirs = multiprocessing.Pipe()
+    ours.send("from a worker")
+    return theirs
+"""
+        + BEGIN
+        + """
+    with pyconc.ProcessPoolExecutor(1, context) as pool:
+        ours, theirs = multiprocessing.Pipe()
+        pool.submit(send, theirs, "to an argument").result()
+        assert list(pool.map(send, [theirs], ["to an item"])) == [None]
+        print(ours.recv(), ours.recv(), pool.submit(connect).result().recv())
+""",
+        world,
+    )
+    assert finished.stdout == "to an argument to an item from a worker\n"
+
+
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="Python counts so since 3.13")
 def test_python_cpu_count_is_what_a_program_may_count_on():
     script = "import pyconc; print(pyconc.ProcessPoolExecutor()._max_workers, pyconc.CoroutinePool()._max_workers)"

@@ -199,13 +199,21 @@ holds_large_string(PyObject *object, int depth)
     return found;
 }
 
-static int
-pickle_plainly(module_state *state, PyObject *object, pickled *result)
+static bool
+mentions(PyObject *stream, const char *name)
 {
-    int own = honours_reducers(state);
-    if (own != 0) {
-        return own < 0 ? -1 : pickle_otherwise(NULL, object, "dumps_registered", result);
+    size_t length = strlen(name);
+    bool found = false;
+    for (Py_ssize_t i = 0; !found && i < part_count(stream); i++) {
+        PyObject *part = part_of(stream, i);
+        found = memmem(PyBytes_AS_STRING(part), (size_t)PyBytes_GET_SIZE(part), name, length) != NULL;
     }
+    return found;
+}
+
+static int
+pickle_unregistered(module_state *state, PyObject *object, pickled *result)
+{
     if (holds_large_string(object, LARGE_STRING_DEPTH)) {
         return pickle_otherwise(NULL, object, "dumps_in_parts", result);
     }
@@ -230,24 +238,29 @@ pickle_plainly(module_state *state, PyObject *object, pickled *result)
     return result->stream == NULL ? -1 : 0;
 }
 
-static bool
-mentions_main(PyObject *stream)
+// Of multiprocessing's own types, plain pickle refuses those that it cannot hand over, but for one: of a
+// connection it writes the number of its descriptor, which is another file elsewhere.
+static int
+pickle_plainly(module_state *state, PyObject *object, pickled *result)
 {
-    static const char name[] = "__main__";
-    bool found = false;
-    for (Py_ssize_t i = 0; !found && i < part_count(stream); i++) {
-        PyObject *part = part_of(stream, i);
-        size_t size = (size_t)PyBytes_GET_SIZE(part);
-        found = memmem(PyBytes_AS_STRING(part), size, name, sizeof(name) - 1) != NULL;
+    int own = honours_reducers(state);
+    if (own == 0) {
+        if (pickle_unregistered(state, object, result) < 0) {
+            return -1;
+        }
+        if (!mentions(result->stream, "multiprocessing.connection")) {
+            return 0;
+        }
+        pickled_clear(result);
     }
-    return found;
+    return own < 0 ? -1 : pickle_otherwise(NULL, object, "dumps_registered", result);
 }
 
 // Whether an object with this pickle has to travel by value instead.  -1: an exception.
 static int
 must_go_by_value(const packer *p, PyObject *object, const pickled *made)
 {
-    if (p->by_value == NULL || !mentions_main(made->stream)) {
+    if (p->by_value == NULL || !mentions(made->stream, "__main__")) {
         return 0;
     }
     PyObject *decides = Py_NewRef(p->by_value);
