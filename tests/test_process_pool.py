@@ -116,6 +116,12 @@ def test_workers_are_replaced_after_so_many_tasks():
     assert len(set(pids)) >= 20
 
 
+def test_workers_are_replaced_after_so_many_calls_of_a_map():
+    with pyconc.ProcessPoolExecutor(2, max_tasks_per_child=3) as pool:
+        pids = list(pool.map(jobs.identify, range(60)))
+    assert all(pids.count(pid) <= 3 for pid in pids)
+
+
 def test_a_worker_for_every_task():
     with pyconc.ProcessPoolExecutor(1, max_tasks_per_child=1) as pool:
         pids = [pool.submit(os.getpid).result(HANG_LIMIT) for _ in range(20)]

@@ -34,6 +34,8 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
     supervisor = executor._supervisor
     is_star = len(iterables) != 1
     source = zip(*iterables) if is_star else iter(iterables[0])
+    if chunksize is None and executor._max_tasks_per_child is not None:
+        chunksize = 1  # a message is a task
     size = 0 if chunksize is None else min(operator.index(chunksize), _MOST_CHUNK)
     ahead = _EVERYTHING if buffersize is None else min(buffersize * max(size, 1), _MOST_AHEAD)
     return _core.MapResults(
