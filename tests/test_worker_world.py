@@ -1,6 +1,7 @@
 """What of the program's world its workers have: settings, globals, functions, whatever threads the program has."""
 
 import importlib.util
+import os
 import pickle
 from pathlib import Path
 
@@ -230,6 +231,45 @@ def test_a_program_that_has_left_the_folder_that_its_modules_are_in():
         """
     )
     assert finished.stdout == "9\n"
+
+
+@pytest.mark.parametrize("world", ["one thread", "threads"])
+def test_a_package_that_is_run_imports_its_modules_in_tasks(world, tmp_path):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "far.py").write_text("def square(x): return x * x")
+    (package / "__main__.py").write_text(
+        f"""
+import sys, threading, pyconc
+class Point:
+    pass
+def square(x):
+    from .far import square
+    return square(x), Point()
+if __name__ == "__main__":
+    if sys.argv[-1] == "threads":
+        {THREAD}
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        result, point = pool.submit(square, 3).result()
+        print(result, type(point) is Point)
+"""
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert run_script("", world, flags=("-m", "package"), env={"PYTHONPATH": path}).stdout == "9 True\n"
+
+
+def test_options_of_the_interpreter_hold_in_a_fresh_one():
+    finished = run_script(
+        f"""
+        import sys, threading, pyconc
+        {THREAD}
+        with pyconc.ProcessPoolExecutor(1) as pool:
+            print(pool.submit(sys.get_int_max_str_digits).result(), pool.submit(lambda: sys._xoptions["mine"]).result())
+        """,
+        flags=("-X", "int_max_str_digits=2000", "-X", "mine"),
+    )
+    assert finished.stdout == "2000 True\n"
 
 
 def test_a_main_module_without_a_spec():

@@ -128,7 +128,7 @@ class Nursery:
             # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
             start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()})"
             code = f"import sys; sys.path[:] = {_absolute(sys.path)!r}; {start}"
-            command = [spawn.get_executable(), *util._args_from_interpreter_flags(), "-c", code]
+            command = [spawn.get_executable(), *_interpreter_flags(), "-c", code]
             fds = [theirs.fileno(), *([] if tracker is None else [tracker])]
             self.pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
         # While that interpreter begins.
@@ -192,6 +192,16 @@ class Nursery:
             return self._connection.recv()
         except OSError:
             raise EOFError from None
+
+
+def _interpreter_flags():
+    """Return the options that this interpreter was given; before Python 3.15, multiprocessing leaves out some -X."""
+    flags = util._args_from_interpreter_flags()
+    for name, value in sys._xoptions.items():
+        option = name if value is True else f"{name}={value}"
+        if name != "dev" and option not in flags:
+            flags += ["-X", option]
+    return flags
 
 
 def _absolute(paths):

@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections import ChainMap
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
+from importlib.machinery import ModuleSpec
 from multiprocessing.reduction import ForkingPickler
 from traceback import format_exception
 from types import FunctionType, MemberDescriptorType
@@ -244,6 +245,10 @@ class _MainGlobals:
 
     def __init__(self, main):
         self.about = {name: main[name] for name in ("__package__", "__name__", "__file__") if name in main}
+        spec = main.get("__spec__")
+        if spec is not None:
+            # For relative imports.
+            self.about["__spec__"] = ModuleSpec(spec.name, None, is_package=spec.submodule_search_locations is not None)
 
     def __reduce__(self):
         return main_globals, (self.about,)
@@ -254,7 +259,8 @@ def main_globals(about):
     if worker_globals is None:
         return about
     for name, value in about.items():
-        worker_globals.setdefault(name, value)
+        if worker_globals.get(name) is None:
+            worker_globals[name] = value
     return worker_globals
 
 
