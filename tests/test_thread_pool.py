@@ -292,6 +292,40 @@ def test_asynchronous_exceptions_reach_a_worker_that_only_runs_c():
     )
 
 
+def test_an_asynchronous_exception_in_an_idle_worker_costs_no_task():
+    run_script(
+        """
+        import ctypes, logging, threading, pyconc
+        logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL + 1)
+        send = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        with pyconc.ThreadPoolExecutor(1) as pool:
+            for _ in range(100):
+                ident = pool.submit(threading.get_ident).result()
+                send(ctypes.c_ulong(ident), ctypes.py_object(LookupError))
+                for future in [pool.submit(abs, -1) for _ in range(3)]:
+                    assert future.exception(30) is None or isinstance(future.exception(), LookupError)
+        """
+    )
+
+
+def test_callbacks_of_the_garbage_collector_submit():
+    run_script(
+        """
+        import gc, pyconc
+        futures = []
+        def collect(phase, info):
+            if len(futures) < 1000:
+                futures.append(pool.submit(abs, -1))
+        with pyconc.ThreadPoolExecutor(2) as pool:
+            gc.callbacks.append(collect)
+            gc.set_threshold(1)
+            assert list(pool.map(lambda n: [n], range(500))) == [[n] for n in range(500)]
+            gc.callbacks.remove(collect)
+        assert futures and all(future.result() == 1 for future in futures)
+        """
+    )
+
+
 def test_low_level_exit_ends_only_the_task():
     with pyconc.ThreadPoolExecutor(1) as pool:
         assert isinstance(pool.submit(_thread.exit).exception(), SystemExit)
