@@ -957,6 +957,59 @@ map_results_close(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(send_doc,
+"send($self, value, /)\n--\n\n"
+"Return the next result; the value is for nobody. The standard library's results are a generator too.");
+
+static PyObject *
+map_results_send(PyObject *op, PyObject *value)
+{
+    if (!((MapResultsObject *)op)->has_begun && value != Py_None) {
+        PyErr_SetString(PyExc_TypeError, "can't send non-None value to a just-started generator");
+        return NULL;
+    }
+    PyObject *result = map_results_iternext(op);
+    if (result == NULL && !PyErr_Occurred()) {
+        PyErr_SetNone(PyExc_StopIteration);
+    }
+    return result;
+}
+
+PyDoc_STRVAR(throw_doc,
+"throw($self, type, value=None, traceback=None, /)\n--\n\n"
+"End as close() does, and raise the exception.");
+
+static PyObject *
+map_results_throw(PyObject *op, PyObject *args)
+{
+    PyObject *type, *value = NULL, *traceback = NULL;
+    if (!PyArg_ParseTuple(args, "O|OO:throw", &type, &value, &traceback)) {
+        return NULL;
+    }
+    bool is_instance = PyExceptionInstance_Check(type);
+    if (!is_instance && !PyExceptionClass_Check(type)) {
+        PyErr_SetString(PyExc_TypeError, "an exception is thrown, as a class or an instance");
+        return NULL;
+    }
+    PyObject *closed = map_results_close(op, NULL);
+    if (closed == NULL) {
+        return NULL;
+    }
+    Py_DECREF(closed);
+    if (is_instance) {
+        PyErr_SetObject((PyObject *)Py_TYPE(type), type);
+    }
+    else {
+        PyErr_SetObject(type, value);
+    }
+    if (traceback != NULL && traceback != Py_None) {
+        PyObject *error = PyErr_GetRaisedException();
+        (void)PyException_SetTraceback(error, traceback);
+        PyErr_SetRaisedException(error);
+    }
+    return NULL;
+}
+
 static PyObject *
 map_results_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -1071,6 +1124,8 @@ map_results_dealloc(PyObject *op)
 
 static PyMethodDef map_results_methods[] = {
     {"close", map_results_close, METH_NOARGS, close_doc},
+    {"send", map_results_send, METH_O, send_doc},
+    {"throw", map_results_throw, METH_VARARGS, throw_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,5 +1,6 @@
 """ProcessPoolExecutor.map: order, chunks, laziness, timeouts, buffersize, and what happens to the rest."""
 
+import collections.abc
 import contextlib
 import gc
 import itertools
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import tasks
-from libraries import FORKS, LIBRARIES, Library, Log
+from libraries import FORKS, LIBRARIES, Library, Log, outcome
 from tasks import Gate, Notes, block_workers
 
 pytestmark = FORKS
@@ -137,6 +138,19 @@ def test_the_result_is_its_own_iterator_and_can_be_closed(pool: Any) -> None:
     assert iter(results) is results
     results.close()
     assert list(results) == []
+
+
+def test_the_result_is_a_generator(pool: Any) -> None:
+    results = pool.map(abs, [-1, -2, -3])
+    assert isinstance(results, collections.abc.Generator)
+    assert outcome(results.send, 5)[:2] == ("raised", TypeError)
+    assert results.send(None) == 1
+    assert results.send(5) == 2
+    assert outcome(results.throw, KeyError("thrown")) == ("raised", KeyError, "'thrown'")
+    assert list(results) == []
+    assert outcome(results.send, None)[:2] == ("raised", StopIteration)
+    assert outcome(pool.map(abs, [-1]).throw, ValueError) == ("raised", ValueError, "")
+    assert outcome(pool.map(abs, [-1]).throw, 5)[:2] == ("raised", TypeError)
 
 
 def test_a_long_timeout_does_not_matter(pool: Any) -> None:
