@@ -7,6 +7,7 @@
 #include "futures/future.h"
 #include "futures/waiting.h"
 #include "loops/loop_bridge.h"
+#include "method.h"
 #include "processes/chunk_map.h"
 #include "processes/keeper.h"
 #include "processes/process_control.h"
@@ -232,7 +233,9 @@ add_types(PyObject *module, module_state *state)
         || add_type(module, &loop_bridge_spec, NULL, &state->loop_bridge_type) < 0
         || add_type(module, &thread_queue_spec, NULL, &state->thread_queue_type) < 0
         || add_type(module, &process_queue_spec, NULL, &state->process_queue_type) < 0
+        || make_type(module, &method_spec, NULL, &state->method_type) < 0
         || add_type(module, &executor_spec, NULL, &state->executor_type) < 0
+        || method_replace(state, state->executor_type, "submit") < 0
         || add_type(module, &region_spec, NULL, &state->region_type) < 0
         || add_type(module, &block_spec, NULL, &state->block_type) < 0
         || make_type(module, &map_feed_spec, NULL, &state->map_feed_type) < 0

@@ -24,7 +24,7 @@
 // The module's own types.
 #define MODULE_TYPES(X)                                                                         \
     X(block) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(map_feed) X(map_results) \
-    X(process_queue) X(region) X(thread_queue) X(waiter) X(worker)
+    X(method) X(process_queue) X(region) X(thread_queue) X(waiter) X(worker)
 
 // The objects of other modules that it uses.
 #define MODULE_OBJECTS(X)                                                                        \
