@@ -4,6 +4,7 @@ import copyreg
 import functools
 import io
 import pickle
+import signal
 import sys
 from collections import ChainMap
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
@@ -66,6 +67,19 @@ class WorkerDied(BrokenProcessPool):
         self.ran_for = ran_for
         self.rss = rss
         self.oom = oom
+
+
+def describe_end(code):
+    """Return how a process with this exit code ended, in words, and the name of the signal if one ended it."""
+    if code is None:
+        return "ended in an unknown way", None
+    if code >= 0:
+        return f"ended with exit code {code}", None
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was ended by {name}", name
 
 
 class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError):

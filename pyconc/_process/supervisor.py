@@ -36,7 +36,6 @@ import heapq
 import itertools
 import os
 import select
-import signal
 import sys
 import threading
 import time
@@ -49,7 +48,7 @@ from multiprocessing import connection, reduction, util
 from pyconc import _core
 from pyconc._process import black_box, chunks, kernel, worker_main
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
-from pyconc._process.pickling import WorkerDied
+from pyconc._process.pickling import WorkerDied, describe_end
 from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import STOP, DeferSignals
 from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start_process
@@ -679,7 +678,7 @@ def _no_worker(caught):
 
 def _death_of(worker, task, ran_for, is_condemned):
     pid, code = worker.process.pid, _exit_code(worker.process)
-    how, signal_name = _manner(code)
+    how, signal_name = describe_end(code)
     task_name = _describe(task)
     message = f"worker process {pid} {how} while it ran {task_name}"
     if is_condemned:
@@ -736,19 +735,6 @@ def _quote(worker, facts=()):
         lines.append(worker.stack.rstrip())
     text = "\n".join(lines)
     return f"\n'''\n{text}'''"
-
-
-def _manner(code):
-    """Return how a process ended, in words, and the name of the signal if one ended it."""
-    if code is None:
-        return "ended in an unknown way", None
-    if code >= 0:
-        return f"ended with exit code {code}", None
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was ended by {name}", name
 
 
 def _describe(task):

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import tempfile
 import threading
@@ -320,17 +319,10 @@ class Worker(Process):
             return pickling.outcome_error(error)  # type: ignore[no-untyped-call]
 
     def _death(self) -> WorkerDied:
-        code, name = self.exitcode, None
-        how = "ended" if code is None else f"ended with exit code {code}"
-        if code is not None and code < 0:
-            try:
-                name = signal.Signals(-code).name
-            except ValueError:
-                name = f"signal {-code}"
-            how = f"was ended by {name}"
+        how, name = pickling.describe_end(self.exitcode)  # type: ignore[no-untyped-call]
         task = self.unit.target
         message = f"worker process {self.pid} {how} before {getattr(task, '__qualname__', task)} had a result"
-        return WorkerDied(message, self.pid, code, name, task)  # type: ignore[no-untyped-call]
+        return WorkerDied(message, self.pid, self.exitcode, name, task)  # type: ignore[no-untyped-call]
 
     def _close_connection(self) -> None:
         connection = getattr(self.unit.namespace, "connection", None)

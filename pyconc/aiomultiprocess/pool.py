@@ -230,8 +230,7 @@ class Pool:
     def terminate(self):
         """Close the pool, and send SIGTERM to its children."""
         self.close()
-        for future in self._futures.values():
-            future.add_done_callback(retrieve)  # aiomultiprocess logs nothing here, either
+        _forget(self._futures.values())  # aiomultiprocess logs nothing here, either
         for pool in self._pools.values():
             pool.terminate_workers()
 
