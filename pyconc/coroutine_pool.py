@@ -304,12 +304,7 @@ class _Stream:
             self._fetching = self._call(asyncio.get_running_loop(), loop_worker.next_items)
             self._fetching.add_done_callback(retrieve)
         fetching = self._fetching
-        try:
-            items, is_open = await asyncio.shield(fetching)
-        except BaseException:
-            if fetching.done() and (fetching.cancelled() or fetching.exception() is not None):
-                self._release()  # but not if only the consumer was cancelled
-            raise
+        items, is_open = await self._outcome(fetching)
         if self._fetching is fetching:
             self._fetching = None
             self._items.extend(items)
@@ -317,14 +312,16 @@ class _Stream:
             self._release()
 
     async def _open(self):
-        if self._address is not None:
-            return
-        opening = self._opening
+        if self._address is None:
+            self._address = await self._outcome(self._opening)
+
+    async def _outcome(self, call):
+        """Wait for a call; the stream ends if the call fails, but not if only the consumer is cancelled."""
         try:
-            self._address = await asyncio.shield(opening)
+            return await asyncio.shield(call)
         except BaseException:
-            if opening.done() and (opening.cancelled() or opening.exception() is not None):
-                self._release()  # as above
+            if call.done() and (call.cancelled() or call.exception() is not None):
+                self._release()
             raise
 
     async def aclose(self):
