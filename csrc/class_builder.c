@@ -61,7 +61,7 @@ build_class(PyObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 
 static PyMethodDef build_class_method = {
     "__build_class__",
-    (PyCFunction)(void (*)(void))build_class,
+    FASTCALL(build_class),
     METH_FASTCALL | METH_KEYWORDS,
     PyDoc_STR("__build_class__(func, name, /, *bases, [metaclass], **kwds) -> class\n\n"
               "Internal helper function used by the class statement."),

@@ -46,10 +46,14 @@ start_workers(ExecutorObject *self)
     return -1;
 }
 
-// Makes sure that there is a queue that takes tasks.  0, or -1 with an exception.
+// Makes sure that there is a function to call, and a queue that takes tasks.  0, or -1 with an exception.
 static int
-prepare(ExecutorObject *self)
+prepare(ExecutorObject *self, Py_ssize_t nargs)
 {
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "missing 1 required positional argument: 'fn'");
+        return -1;
+    }
     if (self->tasks == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "the executor's __init__() was not called");
         return -1;
@@ -113,11 +117,7 @@ executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     const stop_rule *stop = &((ExecutorObject *)op)->stop;
     destination to;
 
-    if (nargs < 1) {
-        PyErr_SetString(PyExc_TypeError, "submit() missing 1 required positional argument: 'fn'");
-        return NULL;
-    }
-    if (prepare(self) < 0) {
+    if (prepare(self, nargs) < 0) {
         return NULL;
     }
     int rc = loop_bridge_for_caller(self->module, self->tasks->kind->routed, &to);
@@ -177,11 +177,7 @@ executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     const stop_rule *stop = &((ExecutorObject *)op)->stop;
     destination to;
 
-    if (nargs < 1) {
-        PyErr_SetString(PyExc_TypeError, "missing 1 required positional argument: the function");
-        return NULL;
-    }
-    if (prepare(self) < 0) {
+    if (prepare(self, nargs) < 0) {
         return NULL;
     }
     int rc = loop_bridge_for_running_loop(self->module, self->tasks->kind->routed, &to);
@@ -324,12 +320,9 @@ executor_dealloc(PyObject *op)
 }
 
 static PyMethodDef executor_methods[] = {
-    {"submit", (PyCFunction)(void (*)(void))executor_submit, METH_FASTCALL | METH_KEYWORDS,
-     submit_doc},
-    {"_submit", (PyCFunction)(void (*)(void))executor_submit_here, METH_FASTCALL | METH_KEYWORDS,
-     submit_here_doc},
-    {"_run_in_loop", (PyCFunction)(void (*)(void))executor_run_in_loop, METH_FASTCALL | METH_KEYWORDS,
-     run_in_loop_doc},
+    {"submit", FASTCALL(executor_submit), METH_FASTCALL | METH_KEYWORDS, submit_doc},
+    {"_submit", FASTCALL(executor_submit_here), METH_FASTCALL | METH_KEYWORDS, submit_here_doc},
+    {"_run_in_loop", FASTCALL(executor_run_in_loop), METH_FASTCALL | METH_KEYWORDS, run_in_loop_doc},
     {"_view", executor_view, METH_VARARGS, view_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -127,8 +127,7 @@ core_make_class_builder(PyObject *Py_UNUSED(module), PyObject *args)
 
 static PyMethodDef core_methods[] = {
     {"after_fork", core_after_fork, METH_NOARGS, after_fork_doc},
-    {"before_collection", (PyCFunction)(void (*)(void))core_before_collection, METH_FASTCALL,
-     before_collection_doc},
+    {"before_collection", FASTCALL(core_before_collection), METH_FASTCALL, before_collection_doc},
     {"make_class_builder", core_make_class_builder, METH_VARARGS, make_class_builder_doc},
     {"watch_standard", core_watch_standard, METH_VARARGS, watch_standard_doc},
     {"scalars_dumps", core_scalars_dumps, METH_O, scalars_dumps_doc},

@@ -6,6 +6,9 @@
 #include <stdbool.h>
 #include <structmember.h>
 
+// In a PyMethodDef, a function with METH_FASTCALL.
+#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
+
 // The start of a C struct that derives from a class written in Python without __slots__: the object, and the
 // fields in which such an instance itself keeps its __dict__ and __weakref__.
 #if PY_VERSION_HEX >= 0x030C0000

@@ -79,9 +79,7 @@ chain_dealloc(PyObject *op)
     ChainObject *self = (ChainObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(op);
-    }
+    PyObject_ClearWeakRefs(op);
     Py_XDECREF(self->items);
     Py_XDECREF(self->lists);
     type->tp_free(op);

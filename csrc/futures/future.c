@@ -1325,8 +1325,6 @@ static PyGetSetDef future_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-#define FASTCALL(function) ((PyCFunction)(void (*)(void))(function))
-
 static PyMethodDef future_methods[] = {
     {"result", FASTCALL(future_result), METH_FASTCALL | METH_KEYWORDS, result_doc},
     {"exception", FASTCALL(future_exception), METH_FASTCALL | METH_KEYWORDS, exception_doc},

@@ -670,7 +670,7 @@ bridge_dealloc(PyObject *op)
 }
 
 static PyMethodDef bridge_methods[] = {
-    {"drain", (PyCFunction)(void (*)(void))bridge_drain, METH_FASTCALL, drain_doc},
+    {"drain", FASTCALL(bridge_drain), METH_FASTCALL, drain_doc},
     {NULL, NULL, 0, NULL},
 };
 

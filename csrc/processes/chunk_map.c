@@ -157,14 +157,17 @@ chunk_take_feed(chunk *c)
     return feed;
 }
 
-// Ends a chunk that is not sent with the exception that is set.
+// Ends a chunk that will have no outcome: with an exception, which this takes, or as cancelled.
 static void
-chunk_fail(chunk *c)
+chunk_end(chunk *c, PyObject *error)
 {
-    PyObject *error = PyErr_GetRaisedException();
+    FutureObject *future = (FutureObject *)c->to.future;
     MapFeedObject *feed = chunk_take_feed(c);
-    if (future_finish((FutureObject *)c->to.future, NULL, error) < 0) {
-        PyErr_Clear();  // the future was cancelled
+    if (feed != NULL) {
+        int rc = error == NULL ? future_cancel(future) : future_finish(future, NULL, error);
+        if (rc < 0) {
+            PyErr_Clear();  // It was cancelled already; it has no callbacks that could fail.
+        }
     }
     Py_CLEAR(c->items);
     Py_XDECREF((PyObject *)feed);
@@ -217,13 +220,8 @@ feed_close(MapFeedObject *feed)
         chunk *c = feed->first;
         c->references++;
         chunk_unlist(feed, c);
-        MapFeedObject *its_feed = chunk_take_feed(c);
-        if (its_feed != NULL && future_cancel((FutureObject *)c->to.future) < 0) {
-            PyErr_Clear();  // The future has no callbacks that could fail.
-        }
-        Py_CLEAR(c->items);
+        chunk_end(c, NULL);
         chunk_release(c);
-        Py_XDECREF((PyObject *)its_feed);
     }
     drop_unsent(feed);
     (void)update_keep_open(feed);
@@ -324,12 +322,7 @@ send_chunk(MapFeedObject *feed, chunk *c, bool is_interruptible, bool *is_short)
     c->references++;
     unsigned flags = (feed->star ? WIRE_STAR : 0u) | (feed->chunk_size == 0 ? WIRE_BOUNDED : 0u);
     if (feed->queue->state == QUEUE_CANCELLING) {
-        MapFeedObject *its_feed = chunk_take_feed(c);
-        if (future_cancel((FutureObject *)c->to.future) < 0) {
-            PyErr_Clear();
-        }
-        Py_CLEAR(c->items);
-        Py_XDECREF((PyObject *)its_feed);
+        chunk_end(c, NULL);
     }
     else {
         rc = process_submit_pack_chunk(feed->queue, &c->to, feed->callable, items, flags, &job);
@@ -356,7 +349,7 @@ send_chunk(MapFeedObject *feed, chunk *c, bool is_interruptible, bool *is_short)
     }
     if (rc < 0 && !(is_interruptible && rc == PACKING_INTERRUPTED)) {
         if (c->feed != NULL) {
-            chunk_fail(c);
+            chunk_end(c, PyErr_GetRaisedException());
             feed->is_complete = true;  // the consumer will get no further
             drop_unsent(feed);
         }
@@ -778,16 +771,6 @@ read_limit(const MapResultsObject *self)
     return self->ahead + (self->taken / step + 1) * step;
 }
 
-// Raises what a call raised.
-static void
-raise_failure(PyObject *failure)
-{
-    PyObject *error = codec_call("rebuild_exception", failure, NULL);
-    if (error != NULL) {
-        PyErr_SetRaisedException(error);
-    }
-}
-
 // Waits for a chunk and takes what it has.  0, or -1 with an exception.
 static int
 take_chunk(MapResultsObject *self, chunk *c)
@@ -842,8 +825,11 @@ next_value(MapResultsObject *self)
         if (self->failure != NULL) {
             PyObject *failure = self->failure;
             self->failure = NULL;
-            raise_failure(failure);
+            PyObject *error = codec_call("rebuild_exception", failure, NULL, NULL);
             Py_DECREF(failure);
+            if (error != NULL) {
+                PyErr_SetRaisedException(error);
+            }
             return NULL;
         }
         if (feed->is_closed || feed->is_detached) {
@@ -921,6 +907,17 @@ map_results_iternext(PyObject *op)
     return value;
 }
 
+// `feed` stays: code that still refers to the iterator finds it ended.
+static int
+map_results_clear(PyObject *op)
+{
+    MapResultsObject *self = (MapResultsObject *)op;
+    Py_CLEAR(self->source);
+    Py_CLEAR(self->values);
+    Py_CLEAR(self->failure);
+    return 0;
+}
+
 // Ends the iterator.  A program that has asked for no result wants all calls to be made.
 static void
 end_results(MapResultsObject *self)
@@ -933,9 +930,7 @@ end_results(MapResultsObject *self)
     else {
         self->feed->is_detached = true;
     }
-    Py_CLEAR(self->source);
-    Py_CLEAR(self->values);
-    Py_CLEAR(self->failure);
+    (void)map_results_clear((PyObject *)self);
     if (error != NULL) {
         PyErr_SetRaisedException(error);
     }
@@ -1084,17 +1079,6 @@ map_results_traverse(PyObject *op, visitproc visit, void *arg)
     return 0;
 }
 
-// `feed` stays: code that still refers to the iterator finds it ended.
-static int
-map_results_clear(PyObject *op)
-{
-    MapResultsObject *self = (MapResultsObject *)op;
-    Py_CLEAR(self->source);
-    Py_CLEAR(self->values);
-    Py_CLEAR(self->failure);
-    return 0;
-}
-
 static void
 map_results_finalize(PyObject *op)
 {
@@ -1113,9 +1097,7 @@ map_results_dealloc(PyObject *op)
         return;
     }
     PyObject_GC_UnTrack(op);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(op);
-    }
+    PyObject_ClearWeakRefs(op);
     (void)map_results_clear(op);
     Py_XDECREF((PyObject *)self->feed);
     type->tp_free(op);

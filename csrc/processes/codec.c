@@ -63,24 +63,18 @@ pickled_clear(pickled *p)
     Py_CLEAR(p->buffers);
 }
 
-static PyObject *
-call_pickling(const char *function, PyObject *argument, PyObject *other, PyObject *third)
+PyObject *
+codec_call(const char *function, PyObject *argument, PyObject *second, PyObject *third)
 {
     PyObject *module = PyImport_ImportModule("pyconc._process.pickling");
     PyObject *callable = module == NULL ? NULL : PyObject_GetAttrString(module, function);
     PyObject *result = NULL;
     if (callable != NULL) {
-        result = PyObject_CallFunctionObjArgs(callable, argument, other, third, NULL);
+        result = PyObject_CallFunctionObjArgs(callable, argument, second, third, NULL);
     }
     Py_XDECREF(callable);
     Py_XDECREF(module);
     return result;
-}
-
-PyObject *
-codec_call(const char *function, PyObject *argument, PyObject *other)
-{
-    return call_pickling(function, argument, other, NULL);
 }
 
 bool
@@ -109,7 +103,7 @@ pickle_otherwise(PyObject *by_value, PyObject *object, const char *how, pickled 
 {
     PyObject *error = PyErr_GetRaisedException();
     Py_XINCREF(by_value);  // another thread may replace it meanwhile
-    PyObject *pair = call_pickling(how, object, error == NULL ? Py_None : error, by_value);
+    PyObject *pair = codec_call(how, object, error == NULL ? Py_None : error, by_value);
     Py_XDECREF(by_value);
     Py_XDECREF(error);
     if (pair == NULL) {
@@ -160,7 +154,7 @@ honours_reducers(module_state *state)
     }
     Py_ssize_t size = PyDict_Size(state->registered_reducers);
     if (size != state->reducers_seen) {
-        PyObject *answer = size < 0 ? NULL : codec_call("are_own", state->registered_reducers, NULL);
+        PyObject *answer = size < 0 ? NULL : codec_call("are_own", state->registered_reducers, NULL, NULL);
         int own = answer == NULL ? -1 : PyObject_IsTrue(answer);
         Py_XDECREF(answer);
         if (own < 0) {
@@ -693,12 +687,6 @@ wire_block(RegionObject *region, const wire *message)
     shm_block *block;
     int rc = shm_arena_find(&region->arena, message->block, sizes + message->stream_bytes, &block);
     return rc == SHM_OK ? block : NULL;
-}
-
-PyObject *
-codec_load(module_state *state, PyObject *bytes)
-{
-    return PyObject_CallOneArg(state->pickle_loads, bytes);
 }
 
 // One buffer of a block: a copy if it is small, so that it keeps nothing else.

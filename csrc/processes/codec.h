@@ -118,11 +118,8 @@ typedef struct unpacked_message {
 // 0, or -1 with what unpickling raised; then unpacked_message has what could be read.
 int codec_unpack(module_state *state, const wire *message, BlockObject *whole, unpacked_message *found);
 
-// Unpickles bytes of a callable.
-PyObject *codec_load(module_state *state, PyObject *bytes);
-
-// Calls a function of pyconc._process.pickling with one argument, or two.
-PyObject *codec_call(const char *function, PyObject *argument, PyObject *other);
+// Calls a function of pyconc._process.pickling with up to three arguments; NULL ends them.
+PyObject *codec_call(const char *function, PyObject *argument, PyObject *second, PyObject *third);
 
 // True if the exception that is set was not raised by the code that has run, but by a signal handler that has
 // interrupted it; then another one may be set.

@@ -13,7 +13,7 @@
 PyObject *
 process_delivery_make_exception(const char *function, PyObject *about)
 {
-    PyObject *exception = codec_call(function, about, NULL);
+    PyObject *exception = codec_call(function, about, NULL, NULL);
     return exception != NULL ? exception : PyErr_GetRaisedException();
 }
 
@@ -67,7 +67,7 @@ unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, P
     }
     Py_XDECREF(found.callable);
     if (how != NULL) {
-        *exception = codec_call(how, about, NULL);
+        *exception = codec_call(how, about, NULL, NULL);
         Py_DECREF(about);
         if (*exception == NULL && interruptible && codec_was_interrupted()) {
             return -1;

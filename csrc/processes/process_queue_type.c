@@ -1,6 +1,5 @@
 #include "process_queue_type.h"
 
-#include <errno.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -538,17 +537,8 @@ static int
 open_eventfd(void)
 {
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fd < 0 && (errno == ENOSYS || errno == EPERM)) {
-        PyObject *args =
-            Py_BuildValue("(is)", errno, "worker processes are woken by eventfd(), which the system does not "
-                                         "have or this sandbox does not allow");
-        if (args != NULL) {
-            PyErr_SetObject(PyExc_OSError, args);
-            Py_DECREF(args);
-        }
-    }
-    else if (fd < 0) {
-        PyErr_SetFromErrno(PyExc_OSError);
+    if (fd < 0) {
+        region_raise_errno("worker processes are woken by eventfd()");
     }
     return fd;
 }
@@ -721,9 +711,7 @@ process_queue_dealloc(PyObject *op)
         return;
     }
     PyObject_GC_UnTrack(op);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(op);
-    }
+    PyObject_ClearWeakRefs(op);
     if (self->table.region != NULL) {
         job_table_fini(&self->table);
     }
@@ -764,8 +752,7 @@ static PyMethodDef process_queue_methods[] = {
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"is_condemned", process_queue_is_condemned, METH_NOARGS, is_condemned_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
-    {"submit_to_worker", (PyCFunction)(void (*)(void))process_queue_submit_to_worker, METH_FASTCALL,
-     submit_to_worker_doc},
+    {"submit_to_worker", FASTCALL(process_queue_submit_to_worker), METH_FASTCALL, submit_to_worker_doc},
     {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},
     {"is_inherited", process_queue_is_inherited, METH_NOARGS, is_inherited_doc},
     {"qsize", process_queue_qsize, METH_NOARGS, qsize_doc},

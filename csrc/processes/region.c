@@ -16,17 +16,23 @@ region_raise(int status)
     else if (status == SHM_NOT_OURS) {
         PyErr_SetString(PyExc_ValueError, "the file descriptor is not a region of this version of pyconc");
     }
-    else if (errno == ENOSYS || errno == EPERM) {
-        PyObject *args =
-            Py_BuildValue("(is)", errno, "processes share memory by memfd_create(), which the system does "
-                                         "not have or this sandbox does not allow");
-        if (args != NULL) {
-            PyErr_SetObject(PyExc_OSError, args);
-            Py_DECREF(args);
-        }
-    }
     else {
+        region_raise_errno("processes share memory by memfd_create()");
+    }
+}
+
+void
+region_raise_errno(const char *need)
+{
+    if (errno != ENOSYS && errno != EPERM) {
         PyErr_SetFromErrno(PyExc_OSError);
+        return;
+    }
+    static const char why[] = "which the system does not have or this sandbox does not allow";
+    PyObject *args = Py_BuildValue("(iN)", errno, PyUnicode_FromFormat("%s, %s", need, why));
+    if (args != NULL) {
+        PyErr_SetObject(PyExc_OSError, args);
+        Py_DECREF(args);
     }
 }
 

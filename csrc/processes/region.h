@@ -71,6 +71,10 @@ void region_after_fork(RegionObject *self);
 // The exception for a status of the shm units.
 void region_raise(int status);
 
+// Raises OSError for errno, and says what needs a call that the system lacks or forbids: "this is done by
+// call()".
+void region_raise_errno(const char *need);
+
 // All of a block's first `size` bytes.  The Block owns the hold on it from here on, also when this fails.
 BlockObject *block_new(RegionObject *region, shm_block *block, uint64_t size);
 

@@ -22,7 +22,7 @@ find_callable(WorkerObject *self, const unpacked_message *found)
         PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
         return NULL;
     }
-    PyObject *callable = codec_load(self->module, found->callable);
+    PyObject *callable = PyObject_CallOneArg(self->module->pickle_loads, found->callable);
     if (callable != NULL) {
         self->callables[slot].id = id;
         Py_XSETREF(self->callables[slot].callable, Py_NewRef(callable));
@@ -137,7 +137,7 @@ call_chunk(job_slot *slot, call *c)
     if (error == NULL) {
         return Py_BuildValue("NO", results, Py_None);
     }
-    PyObject *packed = codec_call("pack_exception", error, NULL);
+    PyObject *packed = codec_call("pack_exception", error, NULL, NULL);
     Py_DECREF(error);
     if (packed == NULL) {
         Py_DECREF(results);
@@ -151,7 +151,7 @@ static void
 pack_failure(WorkerObject *self, const char *how, packed_message *outcome)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *packed = codec_call(how, error, NULL);
+    PyObject *packed = codec_call(how, error, NULL, NULL);
     if (packed == NULL || codec_pack_outcome(&self->packs, WIRE_EXCEPTION, packed, outcome) < 0) {
         PyErr_Clear();
         memset(outcome, 0, sizeof(*outcome));
@@ -167,7 +167,7 @@ static int
 pack_prefix(WorkerObject *self, PyObject *result, packed_message *outcome)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *prefix = codec_call("find_prefix", PyTuple_GET_ITEM(result, 0), NULL);
+    PyObject *prefix = codec_call("find_prefix", PyTuple_GET_ITEM(result, 0), NULL, NULL);
     int rc = prefix == NULL ? -1 : codec_pack_outcome(&self->packs, WIRE_RESULT, prefix, outcome);
     Py_XDECREF(prefix);
     if (rc < 0) {
@@ -736,7 +736,7 @@ static PyMethodDef worker_methods[] = {
     {"run", worker_run, METH_O, run_doc},
     {"identify", worker_identify, METH_NOARGS, identify_doc},
     {"take", worker_take, METH_O, take_doc},
-    {"finish", (PyCFunction)(void (*)(void))worker_finish, METH_FASTCALL, finish_doc},
+    {"finish", FASTCALL(worker_finish), METH_FASTCALL, finish_doc},
     {"listen", worker_listen, METH_O, listen_doc},
     {"is_closed", worker_is_closed, METH_NOARGS, is_closed_doc},
     {"leave", worker_leave, METH_NOARGS, leave_doc},

@@ -704,9 +704,7 @@ thread_queue_dealloc(PyObject *op)
         return;
     }
     PyObject_GC_UnTrack(op);
-    if (self->weakrefs != NULL) {
-        PyObject_ClearWeakRefs(op);
-    }
+    PyObject_ClearWeakRefs(op);
     thread_queue_clear(op);
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
