@@ -810,6 +810,8 @@ def test_workers_leave_whoever_takes_the_last_result():
 import os, pyconc
 gate = os.pipe()
 def is_asleep(thread):
+    if thread.native_id is None:  # It has not run yet: this thread has taken the result.
+        return False
     with open(f"/proc/self/task/{thread.native_id}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] == "S"
 for _ in range(20):
