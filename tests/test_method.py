@@ -19,6 +19,7 @@ def test_it_tells_its_module_bound_and_unbound():
     with pyconc.ThreadPoolExecutor(1) as pool:
         assert (submit.__module__, pool.submit.__module__) == ("pyconc", "pyconc")
     assert (submit.__name__, submit.__qualname__) == ("submit", "Executor.submit")
+    assert pyconc.CoroutinePool.run.__module__ == "pyconc"
 
 
 def test_it_is_documented_as_the_standard_one():

@@ -373,13 +373,13 @@ pack(packer *p, pickled *made, packed_message *packed)
 static int
 pack_object(packer *p, PyObject *object, packed_message *packed)
 {
-    unsigned char plain[SCALARS_BYTES_MAX];
-    size_t scalars_bytes = object == NULL ? 0 : scalars_write(object, plain, sizeof(plain));
+    unsigned char scalars[SCALARS_BYTES_MAX];
+    size_t scalars_bytes = object == NULL ? 0 : scalars_write(object, scalars, sizeof(scalars));
     pickled made = {NULL, NULL};
     int rc = object == NULL ? -1 : 0;
     if (scalars_bytes > 0) {
         packed->head.flags |= WIRE_SCALARS;
-        made.stream = PyBytes_FromStringAndSize((char *)plain, (Py_ssize_t)scalars_bytes);
+        made.stream = PyBytes_FromStringAndSize((char *)scalars, (Py_ssize_t)scalars_bytes);
         rc = made.stream == NULL ? -1 : 0;
     }
     else if (rc == 0) {

@@ -37,7 +37,7 @@ enum {
     WIRE_KWARGS = 1,   // see WIRE_CALL
     WIRE_STAR = 2,     // of a chunk: each item is a tuple of arguments, not one argument
     WIRE_BOUNDED = 4,  // of a chunk: comes back unfinished rather than take long
-    WIRE_SCALARS = 8,  // the stream, but for the callable, is what scalars.h says, and no pickle
+    WIRE_SCALARS = 8,  // the stream behind the callable is what scalars.h says, and no pickle
 };
 
 typedef struct wire {

@@ -38,7 +38,7 @@ typedef enum process_job_state {
     JOB_CANCELLING,  // the same; its worker is asked to end it, and what comes back does not count
     JOB_WITHDRAWN,   // cancelled: in `withdrawn`, or in `waiting` until a slot would be its
     JOB_COLLECTED,   // its outcome is here: in `collected`, or its queue's `ready`
-    JOB_DELIVERING,  // the table's no more: a thread has it on a list of its own, to end it
+    JOB_DELIVERING,  // not the table's: a thread has it on a list of its own, to end it
 } process_job_state;
 
 // The number of a worker that is any worker.
@@ -55,7 +55,7 @@ typedef struct job_followup {
 typedef struct process_job {
     struct ProcessQueueObject *queue;  // borrowed: it outlives the tasks that it has not delivered
     process_job_state state;           // lock while it is the table's, else GIL
-    packed_message call;               // GIL, but for what packed_message_write() reads
+    packed_message call;               // GIL; what packed_message_write() reads: lock
     bool is_sent;                      // the call's block is the worker's affair; lock
     job_slot *slot;                    // lock; while it is in the ring
     int64_t began_ns;                  // when the worker that has died began with it, or 0; lock, then GIL
@@ -64,7 +64,7 @@ typedef struct process_job {
     BlockObject *whole;                // the same, once it has been looked at; GIL
     uint64_t number;                   // counts the queue's tasks; lock
     uint32_t calls;                    // of a chunk: how many the slot still stands for; lock
-    uint32_t worker, generation;       // who alone may run it, see job_ring_generation(); set once
+    uint32_t worker, generation;       // of the only one that may run it, see job_ring_generation(); set once
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
     stop_rule stop;                    // set once
     bool is_stop_due;                  // the supervisor has yet to be told that it is CANCELLING; lock
@@ -101,7 +101,7 @@ typedef struct job_table {
     pthread_mutex_t lock;
     job_ring ring;  // what is shared of it has a protocol of its own
     ring_condition condition;
-    task **by_slot;       // by slot: who is in the ring
+    task **by_slot;       // by slot: those in the ring
     task **found;         // room for as many, for job_table_evict()
     node_list waiting;    // packed, without a slot
     node_list collected;  // finished, and nobody delivers it yet
@@ -129,7 +129,7 @@ void job_table_fini(job_table *table);
 // ---- tasks ----
 
 typedef struct push_result {
-    bool is_lost;   // its worker is no more; nothing else counts, and the task is not the table's
+    bool is_lost;   // its worker is dead; nothing else counts, and the task is not the table's
     bool is_short;  // there may be one more worker, and tasks outnumber those that there are
     bool is_alone;  // it is the only task
 } push_result;

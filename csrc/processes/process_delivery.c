@@ -182,7 +182,7 @@ deliver_own(ProcessQueueObject *self, task *const *slot, const carrier *waiter)
         others = job_table_pop_carried(&self->table, waiter, &own);
     }
     else {
-        // Nobody but the consumer of a map, who waits here, knows the future of a chunk.
+        // Only the consumer of a map, which waits here, knows the future of a chunk.
         const destination *to = t == NULL ? NULL : &t->delivery.to;
         bool is_wanted = to != NULL && (process_job_of(t)->calls > 0 || !to->kind->is_watched(to));
         others = job_table_pop_task(&self->table, is_wanted ? t : NULL, &own);

@@ -12,8 +12,9 @@
 //
 // A *helper* is any other thread that waits for an outcome: before it sleeps it spins for a short while and
 // collects, which saves the result handler's sleep and two wakeups.  It delivers what it waits for itself,
-// and that only if no callback and no other waiter hangs on it: so nobody's code runs in a thread that may
-// hold his locks.  It leaves the rest to the result handler, and wakes that.
+// and that only if no callback and no other waiter hangs on it: so no code of the
+// program runs in a thread that may hold its locks.  It leaves the rest to the result handler, and wakes
+// that.
 //
 // A task is DELIVERING while a thread has it; unpacking and callbacks run Python code, which may fork: in the
 // child the thread that delivers frees the task, and delivers nothing.  A signal handler that raises while a

@@ -28,7 +28,7 @@
 //
 // Two things are independent of the state.  Whether somebody keeps a closed queue open, see keeper.h: keepers
 // come and go in each state.  And `head.inherited`, which executors of all kinds know: a fork sets it in the
-// child, in the midst of anything; the workers and the ring are the parent's.  The state is DEAD there.
+// child, at any point; the workers and the ring are the parent's.  The state is DEAD there.
 typedef enum process_queue_state {
     QUEUE_OPEN,        // everybody may
     QUEUE_CLOSED,      // nobody but those who keep it open

@@ -58,8 +58,8 @@ region_me(const RegionObject *self)
     return shm_head_is_inherited(&self->memory.mapped_head) ? SHM_NOBODY : self->arena.me;
 }
 
-// Whether the executor has anything to do.  While it has not, memory goes back to the system, but for a
-// little: when it comes to rest, and when blocks are released later.
+// Whether the executor has anything to do.  While it has not, all but a little memory goes back to the
+// system: when it comes to rest, and when blocks are released later.
 void region_set_rests(RegionObject *self, bool rests);
 
 // A block with room for `bytes`.  As shm_arena_claim().
