@@ -8,11 +8,11 @@ import errno, os, select, signal, sys, threading, types
 import pyconc
 from concurrent.futures import BrokenExecutor
 from pyconc import _core
-from pyconc._process import supervisor
+from pyconc._process import kernel
 from pyconc._process.nursery import the_nursery
 
 step, when, threads = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "threads"
-error = RuntimeError("injected") if step == "thread" else OSError(errno.EMFILE, "injected")
+error = RuntimeError("injected") if step in ("thread", "audit") else OSError(errno.EMFILE, "injected")
 
 def failing(function):
     calls = []
@@ -37,12 +37,12 @@ if threads:
     threading.Thread(target=threading.Event().wait, daemon=True).start()
     with pyconc.ProcessPoolExecutor(1) as pool:  # what the program has but once is there
         pool.submit(who, 0).result()
-if step == "fork":
+if step in ("fork", "audit"):  # an audit hook may refuse it
     _core.fork = failing(_core.fork)
 elif step == "open_pidfd":
     _core.open_pidfd = failing(_core.open_pidfd)
 elif step == "register":
-    supervisor.select = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
+    kernel.select = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
 elif step == "thread":
     threading.Thread.start = failing(threading.Thread.start)
 elif step == "supervise":
@@ -85,7 +85,7 @@ print("done")
 
 
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
-@pytest.mark.parametrize("step", ["fork", "open_pidfd", "dup", "pipe", "register", "supervise", "thread"])
+@pytest.mark.parametrize("step", ["fork", "audit", "open_pidfd", "dup", "pipe", "register", "supervise", "thread"])
 def test_a_step_of_a_start_fails(step, threads):
     for when in range(1, 7):
         finished = run_script(PROGRAM, step, when, threads)

@@ -28,7 +28,14 @@ from multiprocessing import get_start_method, process, spawn
 
 from pyconc._process import kernel
 from pyconc._process.nursery import CannotPickle, the_nursery, the_reserve
-from pyconc._process.zygote import ThisProcess, WorkerProcess, ZygoteDied, ZygoteStopped, fork_zygote, start_process
+from pyconc._process.zygote import (
+    ThisProcess,
+    WorkerProcess,
+    ZygoteDied,
+    ZygoteFork,
+    ZygoteStopped,
+    start_process,
+)
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
@@ -95,11 +102,18 @@ class Launcher:
                 self.drop()  # what the program has defined or imported since is to be there
                 the_reserve.leave(self._name)  # now: each page that it shares is copied when it is written
             with self._job() as job:
-                worker = WorkerProcess(ThisProcess(job), number, name)
-                start_process(worker)
+                zygote_fork = None
                 if first:
                     with contextlib.suppress(OSError):  # If there is no room for it now, another will be made.
-                        self._fork_zygote(job)
+                        zygote_fork = ZygoteFork(job)
+                maker = ThisProcess(job, zygote_fork)
+                worker = WorkerProcess(maker, number, name)
+                try:
+                    start_process(worker)
+                finally:
+                    if maker.zygote is not None:
+                        with contextlib.suppress(OSError):  # likewise
+                            self._use(maker.zygote)
             return worker
         for _ in range(2):
             if self.zygote is not None and not self.zygote.may_serve():
@@ -221,20 +235,24 @@ class Launcher:
             self._fork_zygote(job)
 
     def _fork_zygote(self, job):
-        self._use(fork_zygote(job))
+        self._use(ZygoteFork(job).fork())
         the_reserve.leave(self._name)
 
     def _use(self, zygote):
         self.zygote = zygote
         self._queue.decide_by_value(zygote.by_value)
-        self._events.register(zygote.fileno(), select.EPOLLIN)
+        try:
+            self._events.register(zygote.fileno(), select.EPOLLIN)
+        except OSError:
+            self.drop()  # nobody would see its end
+            raise
 
 
 def prepare(name, executor):
     """Have an executor's workers started from the program as it is now, should it have more threads as it submits."""
     # Not in a script that a nursery, or multiprocessing, runs up to its guard.
     if not _is_preparing() and is_single_threaded():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # an audit hook, for instance, that refuses: submit() will say so
             the_reserve.renew(name, executor)
 
 

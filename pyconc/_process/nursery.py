@@ -261,7 +261,7 @@ class Reserve(Nursery):
         ours, theirs = connection.Pipe()
         util._flush_std_streams()
         parent = os.getpid()
-        # Before the fork, see fork_zygote().
+        # Before the fork, see ZygoteFork.
         self.state, self.by_value = process_state.ProcessState(), main_module.MainOfFork()
         pid = zygote.fork()
         if pid == 0:

@@ -241,44 +241,68 @@ def fork():
     return pid
 
 
-def fork_zygote(job):
-    """Fork a zygote from this process; `job` as for serve()."""
-    ours, theirs = connection.Pipe()
-    util._flush_std_streams()
-    parent = os.getpid()
-    # Before the fork: what is written after it, if but a reference count, costs a copy of its page.
-    state, by_value = ProcessState(), MainOfFork()
-    pid = fork()
-    if pid == 0:
-        code = 1
-        try:
-            ours.close()
-            signals.reset_in_child()
-            serve(theirs, parent, job)
-            code = 0
-        except BaseException:
-            pass  # its parent finds it gone; nothing that the program did, and nothing for its output
-        finally:
-            os._exit(code)
-    theirs.close()
-    return Zygote(pid, ours, state, by_value)
+class ZygoteFork:
+    """A zygote that is going to be forked from this process; `job` as for serve().
+
+    All else is made before: what is written after a fork, if but a reference count, costs a copy of its page.
+    """
+
+    def __init__(self, job):
+        self._job = job
+        self._ours, self._theirs = connection.Pipe()
+        self._state, self._by_value = ProcessState(), MainOfFork()
+        self._parent = os.getpid()
+        util._flush_std_streams()
+
+    def fork(self):
+        """Return the zygote.  Raises OSError."""
+        pid = fork()
+        if pid == 0:
+            code = 1
+            try:
+                self._ours.close()
+                signals.reset_in_child()
+                serve(self._theirs, self._parent, self._job)
+                code = 0
+            except BaseException:
+                pass  # its parent finds it gone; nothing that the program did, and nothing for its output
+            finally:
+                os._exit(code)
+        self._theirs.close()
+        return Zygote(pid, self._ours, self._state, self._by_value)
+
+    def close(self):
+        """Leave it: in another process that was forked, or after a fork that failed."""
+        self._ours.close()
+        self._theirs.close()
 
 
 class ThisProcess:
     """In place of a zygote, a program with one thread: it may fork a worker itself, which then starts earlier.
 
-    By this thread, which is the main one and ends with the process.
+    By this thread, which is the main one and ends with the process.  With `zygote_fork`, it forks that right after the
+    first worker, so that both have the same: see `zygote`, which is None if there was no room for one.
     """
 
-    def __init__(self, job):
+    def __init__(self, job, zygote_fork=None):
+        self.zygote = None
         self._job = job
+        self._zygote_fork = zygote_fork
 
     def start_worker(self, number, name):
         util._flush_std_streams()
         parent = os.getpid()
+        zygote_fork, self._zygote_fork = self._zygote_fork, None
         pid = fork()
         if pid == 0:
+            if zygote_fork is not None:
+                zygote_fork.close()
             _be_worker(parent, parent, number, name, {}, self._job)
+        if zygote_fork is not None:
+            try:
+                self.zygote = zygote_fork.fork()
+            except Exception:
+                zygote_fork.close()
         return pid
 
     def discard(self, pid):
