@@ -103,6 +103,29 @@ if __name__ == "__main__":
     assert finished.stdout == f"[True, True, True]\n{done}"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_a_worker_gives_up_rights_where_there_is_no_proc():
+    finished = run_script(
+        PROGRAM
+        + """
+from pyconc._process import process_state
+process_state._read_status = dict
+def who(*_):
+    return os.getresuid(), os.getresgid(), os.getgroups()
+if __name__ == "__main__":
+    pool = pyconc.ProcessPoolExecutor(2)
+    start_thread()
+    os.setgroups([7, 9])
+    os.setresgid(12345, 12345, 12345)
+    os.setresuid(12345, 12345, 12345)
+    print([pool.submit(who).result() == who() for _ in range(3)])
+    pool.shutdown()
+""",
+        "threads",
+    )
+    assert finished.stdout == "[True, True, True]\n"
+
+
 def test_what_another_process_may_become():
     root = {"Uid": "0\t0\t0\t0", "Groups": "", "CapEff": "1ff", "NoNewPrivs": "0", "user": "user:[1]"}
     user = {**root, "Uid": "5\t5\t5\t5", "Groups": "7", "CapEff": "0"}
