@@ -202,3 +202,38 @@ with pyconc.ThreadPoolExecutor(8) as threads:
 """
     )
     assert finished.stderr == ""
+
+
+@pytest.mark.parametrize("step", ["fork", "open_pidfd"])
+def test_what_the_reserve_is_refused_once_is_said_and_no_worker_comes_from_elsewhere(step):
+    finished = run_script(
+        PROGRAM
+        + """
+import decimal, errno
+from pyconc import _core
+def precision():
+    return decimal.getcontext().prec
+program, real, has_refused = os.getpid(), getattr(_core, sys.argv[1]), False
+def refuses_once(*args):
+    global has_refused
+    if os.getppid() == program and args != (program,) and not has_refused:  # in the reserve
+        has_refused = True
+        raise OSError(errno.EAGAIN, "injected")
+    return real(*args)
+if __name__ == "__main__":
+    setattr(_core, sys.argv[1], refuses_once)
+    decimal.getcontext().prec = 5
+    pools = [pyconc.ProcessPoolExecutor(1) for _ in range(2)]
+    reserve = children()
+    start_thread()
+    try:
+        print(pools[0].submit(precision).result())
+    except OSError as error:
+        print(error)
+    print([pool.submit(precision).result() for pool in pools], set(reserve) <= set(children()))
+    for pool in pools:
+        pool.shutdown()
+""",
+        step,
+    )
+    assert finished.stdout == "[Errno 11] injected\n[5, 5] True\n"

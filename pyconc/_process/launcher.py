@@ -24,10 +24,10 @@ import sys
 import threading
 import warnings
 import weakref
-from multiprocessing import get_start_method, process, spawn
+from multiprocessing import get_start_method, process
 
 from pyconc._process import kernel
-from pyconc._process.nursery import CannotPickle, the_nursery, the_reserve
+from pyconc._process.nursery import CannotFork, CannotPickle, the_nursery, the_reserve
 from pyconc._process.zygote import (
     ThisProcess,
     WorkerProcess,
@@ -95,6 +95,8 @@ class Launcher:
         the program's own children then, as the standard library's.
         """
         if _is_preparing():
+            from multiprocessing import spawn
+
             spawn.get_preparation_data(name)  # which says what is wrong
         first = not workers
         if (first or self._forks) and is_single_threaded():
@@ -220,9 +222,13 @@ class Launcher:
                 self._fork_zygote(job)
                 return
             if the_reserve.serves(self._name):
-                with contextlib.suppress(OSError):
+                try:
                     self._use(the_reserve.clone(self._name, *job))
                     return
+                except CannotFork:
+                    raise  # the nursery's clone would not have what the program has, and nobody would say so
+                except OSError:
+                    pass  # it has ended
             if not self._forks and has_interpreter():
                 try:
                     self._use(the_nursery.clone(*job))
@@ -277,6 +283,8 @@ def has_interpreter():
     """Whether a fresh interpreter can be started: to run a frozen or embedding program again would be no such thing."""
     if getattr(sys, "frozen", False):
         return False
+    from multiprocessing import spawn
+
     executable = spawn.get_executable()
     return bool(executable) and "python" in os.path.basename(os.fsdecode(executable)).lower()
 

@@ -41,6 +41,10 @@ class CannotPickle(Exception):
     """The initializer or its arguments cannot be pickled; the cause says why."""
 
 
+class CannotFork(OSError):
+    """The nursery goes on, but could not make that zygote."""
+
+
 class Nursery:
     """The parent's end.  `_lock` guards it all: one conversation at a time."""
 
@@ -75,7 +79,7 @@ class Nursery:
 
                     executable = os.fsdecode(spawn.get_executable())
                     raise OSError(f"the interpreter that makes the workers, {executable}, does not run") from None
-            except CannotPickle:
+            except (CannotPickle, CannotFork):
                 raise
             except BaseException:
                 self._stop()  # Nobody knows what it would answer next.
@@ -170,7 +174,7 @@ class Nursery:
             pid, error = self._receive()
         if pid is None:
             ours.close()
-            raise OSError(*error)
+            raise CannotFork(*error)
         pidfd = _receive_fds(self._connection, 1)[0]
         made = ZygoteOfNursery(pid, pidfd, ours, self.state, self.by_value)
         try:
@@ -491,9 +495,14 @@ def _serve(conn, parent):
                     os.waitpid(pid, 0)
                 return
             util._flush_std_streams()
+            pid = None
             try:
                 pid = zygote.fork()
+                pidfd = kernel.open_pidfd(pid) if pid else None
             except OSError as error:
+                if pid is not None:
+                    os.kill(pid, signal.SIGKILL)  # nobody would see its end
+                    os.waitpid(pid, 0)
                 conn.send((None, error.args))
             else:
                 if pid == 0:
@@ -502,7 +511,6 @@ def _serve(conn, parent):
                         os.close(other)
                     conn.close()
                     _be_zygote(*fds)
-                pidfd = kernel.open_pidfd(pid)
                 children[pidfd] = pid
                 poll.register(pidfd, select.POLLIN)
                 conn.send((pid, None))
