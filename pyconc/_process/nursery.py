@@ -499,11 +499,11 @@ def _serve(conn, parent):
             try:
                 pid = zygote.fork()
                 pidfd = kernel.open_pidfd(pid) if pid else None
-            except OSError as error:
+            except Exception as error:
                 if pid is not None:
                     os.kill(pid, signal.SIGKILL)  # nobody would see its end
                     os.waitpid(pid, 0)
-                conn.send((None, error.args))
+                conn.send((None, zygote.reason_of(error)))
             else:
                 if pid == 0:
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL if sigchld is None else sigchld)

@@ -241,6 +241,11 @@ def fork():
     return pid
 
 
+def reason_of(error):
+    """Return the arguments of the OSError that tells why a fork failed: an audit hook raises what it likes."""
+    return error.args if isinstance(error, OSError) else (repr(error),)
+
+
 class ZygoteFork:
     """A zygote that is going to be forked from this process; `job` as for serve().
 
@@ -373,8 +378,8 @@ def serve(conn, parent_pid, job):
                     process_state.adopt_rights(pickle.loads(changes["rights"]))
             try:
                 pid = fork()
-            except OSError as error:
-                conn.send(("failed", error.args))
+            except Exception as error:
+                conn.send(("failed", reason_of(error)))
                 continue
             if pid == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL if sigchld is None else sigchld)
