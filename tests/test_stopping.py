@@ -162,13 +162,13 @@ async def test_a_task_that_awaits_a_call_is_cancelled_when_that_has_ended(new_lo
     with pool_of(max_workers=1) as pool:
         view = pool.options(on_cancel="interrupt", grace=FOREVER)
 
+        future = await begin(loop, view, path, clean_up, nothing)
+
         async def wait():
-            await (await begin(loop, view, path, clean_up, nothing))
+            await future
 
         task = loop.create_task(wait())
-        while not notes(path):
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # until it awaits the call
         task.cancel("enough")
         with pytest.raises(asyncio.CancelledError):
             await task
