@@ -158,19 +158,22 @@ feed(job_table *table)
     }
 }
 
-// Copies an outcome out of its slot.
+// Copies an outcome out of its slot.  What is not there afterwards, is taken for WIRE_NO_MEMORY.
 static void
 copy_outcome(job_table *table, process_job *job)
 {
     size_t length = wire_length(job->slot->message);
-    if (length == 0) {
-        return;  // it cannot be: as if there had been no memory for it
-    }
-    job->outcome = malloc(length);
+    job->outcome = length == 0 ? NULL : malloc(length);
     if (job->outcome == NULL) {
-        return;  // what is not there, is taken for WIRE_NO_MEMORY
+        return;
     }
     memcpy(job->outcome, job->slot->message, length);
+    // Once more: a worker that writes anywhere may have changed the slot meanwhile.
+    if (wire_length((unsigned char *)job->outcome) != length) {
+        free(job->outcome);
+        job->outcome = NULL;
+        return;
+    }
     job->block = wire_block(table->region, job->outcome);
     if (job->block != NULL) {
         shm_block_take_over(job->block, region_me(table->region));
