@@ -56,7 +56,7 @@ class BlackBox:
     def fileno(self):
         """Return the file for install(), or None."""
         if self._fd is None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, AttributeError):  # builds of Python for old systems lack the name
                 self._fd = os.memfd_create("pyconc-black-box", os.MFD_CLOEXEC)
         return self._fd
 
