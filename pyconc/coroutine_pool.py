@@ -44,7 +44,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
     Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death,
     TypeError if initializer or loop_factory cannot be called or is a coroutine function, and OSError if the system
-    refuses what the pool needs (memfd_create, eventfd, epoll, pidfd_open).
+    refuses what the pool needs (memfd_create, eventfd, epoll).
 
         >>> import asyncio
         >>> async def double(number):

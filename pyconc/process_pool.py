@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from pyconc import _core
 from pyconc._async_with import AsyncWith
-from pyconc._process import chunks, kernel, launcher, rights
+from pyconc._process import chunks, launcher, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
@@ -128,7 +128,6 @@ class ProcessExecutor(AsyncWith):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
         if context is None and limits[0] is None:
             context = _chosen_context()
-        kernel.check_pidfds()
         self._name = f"{prefix}-{next(_names)}"
         self._plan = (max_workers, context, setup, limits, on_worker_death, self._name)
         self._on_worker_death = on_worker_death
@@ -356,7 +355,7 @@ class ProcessPoolExecutor(
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, and for max_tasks_per_child with a
     context that forks; TypeError if initializer cannot be called; and OSError if the system refuses what the executor
-    needs (memfd_create, eventfd, epoll, pidfd_open).
+    needs (memfd_create, eventfd, epoll).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)

@@ -9,9 +9,8 @@ SCRIPT = Path(__file__).parent / "scripts/refused_calls.py"
 
 ERRORS = ["EPERM", "ENOSYS"]
 
-FALLBACKS = ["pidfd_send_signal", "fallocate", "lseek"]
+FALLBACKS = ["pidfd_open", "pidfd_send_signal", "fallocate", "lseek"]
 NEEDED = {
-    "pidfd_open": "worker processes are watched by pidfd_open()",
     "memfd_create": "processes share memory by memfd_create()",
     "eventfd2": "worker processes are woken by eventfd()",
     "epoll_create1": "worker processes are waited for by epoll_create1()",
@@ -162,3 +161,124 @@ for call in ("memfd_create", "pidfd_open", "pidfd_send_signal"):
 """
         program = AIOMULTIPROCESS.replace("    asyncio.run", refusals.replace("\n", "\n    ") + "\n    asyncio.run")
     assert run_script(program).stdout == "49\n-15\n"
+
+
+# ---- Without pidfds ----
+
+WITHOUT_PIDFDS = f"""
+import asyncio, errno, multiprocessing, os, signal, sys, time
+sys.path[:0] = {[str(SCRIPT.parent), str(SCRIPT.parent.parent)]!r}
+import jobs, pyconc, refused_calls
+from pyconc import CoroutinePool, ProcessPoolExecutor, WorkerDied
+from support import HANG_LIMIT, another_thread, wait_until
+for call in ("pidfd_open", "pidfd_send_signal"):
+    refused_calls.refuse(refused_calls.CALLS[call], errno.ENOSYS)
+def fork_and_die():
+    child = os.fork()
+    if child == 0:
+        signal.pause()  # it has whatever files the worker has
+    os.write(left[1], b"%d\\n" % child)
+    os.kill(os.getpid(), signal.SIGKILL)
+def close_all():
+    os.closerange(3, 1000)
+    signal.pause()
+def death_of(future):
+    error = future.exception(HANG_LIMIT)
+    return error.signal or error.exitcode
+left = os.pipe()
+if __name__ == "__main__":
+"""
+
+
+def without_pidfds(body):
+    return run_script(WITHOUT_PIDFDS + "\n".join("    " + line for line in body.splitlines())).stdout
+
+
+def test_without_pidfds_each_death_is_seen():
+    body = """
+with ProcessPoolExecutor(2) as pool:
+    print(death_of(pool.submit(os._exit, 3)), death_of(pool.submit(fork_and_die)), pool.submit(abs, -1).result())
+    os.kill(int(os.read(left[0], 10)), signal.SIGKILL)
+    future = pool.submit(close_all)
+    pids = {pool.submit(os.getpid).result() for _ in range(10)}  # of the other worker
+    assert not future.done()
+    wait_until(future.running)
+    (victim,) = set(pool._processes) - pids
+    os.kill(victim, signal.SIGTERM)
+    print(death_of(future))
+    zygote = pool._supervisor.launcher.zygote
+    futures = [pool.submit(signal.pause) for _ in range(2)]
+    wait_until(lambda: all(future.running() for future in futures))
+    os.kill(zygote.pid, signal.SIGKILL)
+    print(*map(death_of, futures), pool.submit(abs, -2).result(HANG_LIMIT))
+"""
+    assert without_pidfds(body) == "3 SIGKILL 1\nSIGTERM\nSIGKILL SIGKILL 2\n"
+
+
+def test_without_pidfds_workers_are_replaced_and_killed():
+    body = """
+with ProcessPoolExecutor(2, max_tasks_per_child=1) as pool:
+    print(len({pool.submit(os.getpid).result(HANG_LIMIT) for _ in range(6)}))
+with another_thread(), ProcessPoolExecutor(2) as pool:
+    print(death_of(pool.submit(os._exit, 4)), pool.submit(abs, -3).result(HANG_LIMIT))
+for stopped in (False, True):
+    pool = ProcessPoolExecutor(2)
+    future = pool.submit(signal.pause)
+    wait_until(future.running)
+    if stopped:
+        zygote = pool._supervisor.launcher.zygote.pid
+        os.kill(zygote, signal.SIGSTOP)
+        os.waitpid(zygote, os.WUNTRACED)
+    pool.kill_workers()
+    pool.shutdown()
+    print(type(future.exception(HANG_LIMIT)).__name__)
+"""
+    assert without_pidfds(body) == "6\n4 3\nWorkerDied\nWorkerDied\n"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_without_pidfds_a_context_is_used(method):
+    body = f"""
+with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context({method!r})) as pool:
+    print(pool.submit(abs, -1).result(HANG_LIMIT), death_of(pool.submit(os._exit, 5)))
+    future = pool.submit(signal.pause)
+    wait_until(future.running)
+    pool.kill_workers()
+    print(type(future.exception(HANG_LIMIT)).__name__)
+"""
+    assert without_pidfds(body) == "1 5\nWorkerDied\n"
+
+
+def test_without_pidfds_coroutines_run():
+    body = """
+import coroutines
+async def main():
+    async with CoroutinePool(2) as pool:
+        print(await asyncio.gather(*[pool.run(asyncio.sleep, 0, n) for n in range(3)]))
+        try:
+            await pool.run(coroutines.die, signal.SIGKILL)
+        except WorkerDied as error:
+            print(error.signal)
+        print(await pool.run(asyncio.sleep, 0, 7))
+asyncio.run(main())
+"""
+    assert without_pidfds(body) == "[0, 1, 2]\nSIGKILL\n7\n"
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_without_pidfds_workers_end_with_their_parent(threads):
+    body = f"""
+child = os.fork()
+if child == 0:
+    if {threads}:
+        another_thread().__enter__()
+    pool = ProcessPoolExecutor(2)
+    pool.submit(abs, -1).result()
+    os.close(left[0])
+    busy = [pool.submit(signal.pause), pool.submit(signal.pause)]
+    wait_until(lambda: all(future.running() for future in busy))
+    os.kill(os.getpid(), signal.SIGKILL)
+os.close(left[1])
+print(os.read(left[0], 1))  # nobody is left who could write
+"""
+    assert without_pidfds(body) == "b''\n"

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import select
+import signal
 from multiprocessing import connection
 
 from pyconc import _core
@@ -22,24 +23,135 @@ def _explained(need):
         raise OSError(error.errno, message) from None
 
 
-def check_pidfds():
-    """Raise OSError if processes cannot be watched: without that, the end of no worker could be seen."""
-    os.close(open_pidfd(os.getpid()))
+def has_pidfds():
+    """Whether pidfd_open() is there and allowed."""
+    try:
+        os.close(_core.open_pidfd(os.getpid()))
+    except OSError as error:
+        return error.errno not in _REFUSED
+    return True
 
 
 def open_pidfd(pid):
-    """Return a file descriptor that is readable when a process has ended.  Raises ProcessLookupError: it was reaped."""
-    with _explained("worker processes are watched by pidfd_open()"):
+    """Return a file descriptor that is readable when a process has ended; None if the system refuses that.
+
+    Raises ProcessLookupError: it was reaped.
+    """
+    try:
         return _core.open_pidfd(pid)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        return None
+
+
+def reap(pid, options=0):
+    """Wait for a child; return (pid, (wait status, how many bytes it has had in memory at most)); 0 if it lives."""
+    pid, status, usage = os.wait4(pid, options)
+    return pid, (status, usage.ru_maxrss * 1024)
+
+
+class Children:
+    """The children of a process with one thread, which learns of their ends by pidfds, or without those by SIGCHLD.
+
+    poll: where it learns of them; what is readable there, reap() is to be told.
+    """
+
+    def __init__(self, poll):
+        self._poll = poll
+        self._pids = {}  # pid: pidfd, or None
+        self._told = {}  # without pidfds: pid: the write end of the pipe of open_end()
+        # Nobody else may wait for them.  They get the program's handler back.
+        self._handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._bell = None
+        if not has_pidfds():
+            self._bell, self._ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            signal.set_wakeup_fd(self._ringer, warn_on_full_buffer=False)
+            signal.signal(signal.SIGCHLD, _nothing)
+            poll.register(self._bell, select.POLLIN)
+
+    def __contains__(self, pid):
+        return pid in self._pids
+
+    def add(self, pid):
+        """Know a child that was forked.  Raises OSError: its end would not be seen, so it has been killed."""
+        pidfd = None
+        if self._bell is None:
+            try:
+                pidfd = _core.open_pidfd(pid)
+            except OSError:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
+            self._poll.register(pidfd, select.POLLIN)
+        self._pids[pid] = pidfd
+
+    def open_end(self, pid):
+        """Return a file descriptor, also for others, that is readable when a child has ended."""
+        if self._bell is None:
+            return os.dup(self._pids[pid])
+        # Until the child is reaped, this process alone has the other end.
+        end, self._told[pid] = os.pipe()
+        return end
+
+    def reap(self, fd):
+        """Reap the children of whose end a readable file descriptor tells; None if it is not about that.
+
+        Return what reap() returns of each.
+        """
+        if self._bell is None:
+            ready = [pid for pid, pidfd in self._pids.items() if pidfd == fd]
+        elif fd == self._bell:
+            with contextlib.suppress(BlockingIOError):
+                while os.read(self._bell, 4096):
+                    pass
+            ready = list(self._pids)
+        else:
+            ready = []
+        ended = [reap(pid, os.WNOHANG) for pid in ready]
+        for pid, _ in ended:
+            self._forget(pid)
+        return [each for each in ended if each[0]] if ready or fd == self._bell else None
+
+    def join(self):
+        """Wait until all have ended."""
+        for pid in list(self._pids):
+            os.waitpid(pid, 0)
+            self._forget(pid)
+
+    def _forget(self, pid):
+        pidfd = self._pids.pop(pid, None)
+        if pidfd is not None:
+            self._poll.unregister(pidfd)
+            os.close(pidfd)
+        if pid in self._told:
+            os.close(self._told.pop(pid))
+
+    def leave(self):
+        """In a new child: its siblings are none of its business."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL if self._handler is None else self._handler)
+        fds = [*self._pids.values(), *self._told.values()]
+        if self._bell is not None:
+            signal.set_wakeup_fd(-1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            fds += [self._bell, self._ringer]
+        for fd in fds:
+            if fd is not None:
+                os.close(fd)
+
+
+def _nothing(number, frame):
+    pass
 
 
 def send_signal(pidfd, pid, number):
-    """Send a signal to a process if it has not ended, and this process may; pidfd: what open_end() has returned."""
+    """Send a signal to a process if it has not ended, and this process may; pidfd: what tells of its end."""
     try:
         _core.signal_pidfd(pidfd, number)
     except ProcessLookupError:
         pass
-    except OSError:  # a sandbox refuses that call, or this is the end of a pipe
+    except OSError:  # a sandbox refuses that call, or this is no pidfd
         with contextlib.suppress(OSError):
             if not connection.wait([pidfd], 0):
                 os.kill(pid, number)

@@ -99,7 +99,7 @@ class Launcher:
 
             spawn.get_preparation_data(name)  # which says what is wrong
         first = not workers
-        if (first or self._forks) and is_single_threaded():
+        if (first or self._forks) and is_single_threaded() and kernel.has_pidfds():
             if first:
                 self.drop()  # what the program has defined or imported since is to be there
                 the_reserve.leave(self._name)  # now: each page that it shares is copied when it is written
@@ -159,6 +159,11 @@ class Launcher:
         """After ZygoteStopped: call a function when it is certain that there is no such worker, and will be none."""
         self.zygote.when_answered(function)
 
+    def drop_silent(self):
+        """End a zygote that would not tell of the end of workers which were killed: it is stopped."""
+        if self.zygote is not None and self.zygote.is_silent():
+            self.drop()
+
     def drop(self):
         """End the zygote, and whatever workers it still has."""
         if self.zygote is not None:
@@ -216,7 +221,6 @@ class Launcher:
                 os.close(fd)
 
     def _make_zygote(self):
-        kernel.check_pidfds()  # a zygote that has none cannot say so
         with self._job() as job:
             if is_single_threaded():
                 self._fork_zygote(job)

@@ -7,9 +7,9 @@ long as an interpreter takes and the imports of the program's script; every furt
       |--- how to prepare ------------------->|
       |<-- ("ready", fingerprints, error) ----|
       |--- (number of files), files --------->|--- fork ------------------------->|
-      |<-- (pid or None, error), its pidfd ---|                                   |
+      |<-- (pid or None, error), its end -----|                                   |
       |--- limits, pickled initializer ------------------------------------------>| see zygote.py
-      |                                       |<-- its pidfd: reaped -------------|
+      |                                       |<-- its end is seen: reaped -------|
 
 It ends when its connection does, or its parent.  It ignores Ctrl-C.
 
@@ -17,6 +17,7 @@ The reserve is another one, a fork of the program, see there.
 """
 
 import contextlib
+import errno
 import gc
 import os
 import pickle
@@ -175,8 +176,8 @@ class Nursery:
         if pid is None:
             ours.close()
             raise CannotFork(*error)
-        pidfd = _receive_fds(self._connection, 1)[0]
-        made = ZygoteOfNursery(pid, pidfd, ours, self.state, self.by_value)
+        end = _receive_fds(self._connection, 1)[0]
+        made = ZygoteOfNursery(pid, end, ours, self.state, self.by_value)
         try:
             ours.send((os.getpid(), len(fds), limits))
             ours.send_bytes(payload)
@@ -216,17 +217,17 @@ def _absolute(paths):
 class ZygoteOfNursery(zygote.Zygote):
     """A zygote that is the nursery's child."""
 
-    def __init__(self, pid, pidfd, conn, state, by_value):
+    def __init__(self, pid, end, conn, state, by_value):
         super().__init__(pid, conn, state, by_value)
-        self._pidfd = pidfd
-        self._closes = util.Finalize(self, os.close, (pidfd,))
+        self._end = end
+        self._closes = util.Finalize(self, os.close, (end,))
 
     def _kill(self):
-        kernel.send_signal(self._pidfd, self.pid, signal.SIGKILL)  # or it ends as its connection has
+        kernel.send_signal(self._end, self.pid, signal.SIGKILL)  # or it ends as its connection has
 
     def join(self):
         if self._closes.still_active():
-            connection.wait([self._pidfd])
+            connection.wait([self._end])
             self._closes()
 
     def forget(self):
@@ -412,6 +413,8 @@ def _receive_fds(conn, count):
             data, received, _, _ = socket.recv_fds(sock, 1, _FDS_MAX)
             if not data:
                 raise EOFError
+            if not received:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))  # There was no room for them.
             fds.extend(received)
     return fds
 
@@ -473,48 +476,41 @@ def _prepare(preparation):
 
 def _serve(conn, parent):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sigchld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     parent_fd = kernel.open_pidfd(parent)
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
-    poll.register(parent_fd, select.POLLIN)
-    children = {}  # pidfd: pid
+    if parent_fd is not None:  # else the end of the connection tells
+        poll.register(parent_fd, select.POLLIN)
+    children = kernel.Children(poll)
     while True:
         for fd, _ in poll.poll():
             if fd == parent_fd:
                 return
-            if fd in children:
-                poll.unregister(fd)
-                os.waitpid(children.pop(fd), 0)
-                os.close(fd)
+            if children.reap(fd) is not None:
                 continue
             try:
                 fds = _receive_fds(conn, conn.recv())
             except (EOFError, OSError):
-                for pid in children.values():
-                    os.waitpid(pid, 0)
+                children.join()
                 return
             util._flush_std_streams()
-            pid = None
             try:
                 pid = zygote.fork()
-                pidfd = kernel.open_pidfd(pid) if pid else None
+                if pid:
+                    children.add(pid)
             except Exception as error:
-                if pid is not None:
-                    os.kill(pid, signal.SIGKILL)  # nobody would see its end
-                    os.waitpid(pid, 0)
                 conn.send((None, zygote.reason_of(error)))
             else:
                 if pid == 0:
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL if sigchld is None else sigchld)
-                    for other in (parent_fd, *children):
-                        os.close(other)
+                    children.leave()
+                    if parent_fd is not None:
+                        os.close(parent_fd)
                     conn.close()
                     _be_zygote(*fds)
-                children[pidfd] = pid
-                poll.register(pidfd, select.POLLIN)
+                end = children.open_end(pid)
                 conn.send((pid, None))
-                _send_fds(conn, [pidfd])
+                _send_fds(conn, [end])
+                os.close(end)
             for each in fds:
                 os.close(each)
 

@@ -43,7 +43,7 @@ import weakref
 from collections import deque
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
-from multiprocessing import connection, reduction, util
+from multiprocessing import reduction, util
 
 from pyconc import _core
 from pyconc._process import black_box, chunks, kernel, worker_main
@@ -51,7 +51,7 @@ from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads
 from pyconc._process.pickling import WorkerDied, describe_end
 from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import STOP, DeferSignals
-from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start_process
+from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start_process, will_tell
 from pyconc._started import Started
 
 # The result handlers of all executors.
@@ -119,18 +119,18 @@ class _Worker:
         self.state = WorkerState.LAUNCHED
         self.stack = None  # what it has left in its black box
         self.oom = False  # it was ended for want of memory
-        # What else says that a process has ended, a process can say while it lives.
-        if isinstance(launched, WorkerProcess):
-            self.pidfd = os.dup(launched.sentinel)
-        else:
-            self.pidfd = open_end(launched.pid)
+        # A sentinel of multiprocessing a process can close while it lives, and its own children have it too: it is what
+        # there is without pidfds.
+        end = None if isinstance(launched, WorkerProcess) else open_end(launched.pid)
+        self.may_live = end is None and not isinstance(launched, WorkerProcess)  # although `end` is readable
+        self.end = os.dup(launched.sentinel) if end is None else end
 
     def enter(self, state):
         assert state in _NEXT_OF_WORKER[self.state], (self.state, state)
         self.state = state
 
     def close(self):
-        os.close(self.pidfd)
+        os.close(self.end)
 
 
 class _Starter:
@@ -182,7 +182,7 @@ class Supervisor:
         self._on_worker_death = on_worker_death
         self._prespawns = context is not None and context.get_start_method() == "fork"
         self._events = kernel.open_epoll()
-        self._workers = {}  # pidfd: _Worker
+        self._workers = {}  # file descriptor that tells of its end: _Worker
         self._watched = []  # workers that are not admitted yet
         self._condemned = set()  # numbers of workers that are ended because the memory that all share is damaged
         self._stopped = set()  # numbers of workers that are killed because of a call
@@ -391,6 +391,8 @@ class Supervisor:
         self._stop_calls()
         if self.state is State.SERVING:
             self._start_missing()
+        if self.state is State.ENDING and self._workers:
+            self.launcher.drop_silent()
         if self.state is State.ENDING and not self._workers and not self._gone:
             self.queue.fail_all(lambda *_: BrokenProcessPool(self.broken or (_FORCED if self.forced else _ABRUPTLY)))
         if self.state in (State.SERVING, State.ENDING) and self.handler.is_over:
@@ -428,7 +430,7 @@ class Supervisor:
                 continue
             for worker in self._workers.values():
                 if worker.number == number:
-                    kernel.send_signal(worker.pidfd, worker.process.pid, STOP)
+                    kernel.send_signal(worker.end, worker.process.pid, STOP)
             heapq.heappush(self._overdue, (time.monotonic() + grace, call))
         while self._is_overdue():
             self._kill_for(heapq.heappop(self._overdue)[1])
@@ -518,14 +520,14 @@ class Supervisor:
         worker = None
         try:
             worker = _Worker(number, launched)
-            self._events.register(worker.pidfd, select.EPOLLIN)
+            self._events.register(worker.end, select.EPOLLIN)
         except BaseException:
             _end(launched)
             if worker is not None:
                 worker.close()
             raise
         worker.enter(WorkerState.WATCHED)
-        self._workers[worker.pidfd] = worker
+        self._workers[worker.end] = worker
         self.processes[launched.pid] = launched
         return worker
 
@@ -538,8 +540,8 @@ class Supervisor:
 
     def _forget(self, worker):
         worker.enter(WorkerState.GONE)
-        del self._workers[worker.pidfd]
-        self._events.unregister(worker.pidfd)
+        del self._workers[worker.end]
+        self._events.unregister(worker.end)
         worker.close()
 
     def _reap_gone(self, gives_up):
@@ -556,7 +558,10 @@ class Supervisor:
                 return True
             return gives_up and not worker.process.maker.will_tell() and worker.process.give_up()
         worker.process.join(_FORKSERVER_SECONDS)
-        return worker.process.exitcode is not None or gives_up
+        if worker.process.exitcode is None and worker.may_live:
+            worker.process.kill()
+            worker.process.join()
+        return worker.process.exitcode is not None or (gives_up and not _forkserver_will_tell(self._context))
 
     def _reap(self, worker):
         left_task, progress = self._settle(worker)
@@ -622,7 +627,7 @@ class Supervisor:
 
         Takes a few milliseconds, at most 50.  For what is about to kill it; this thread alone may call it.
         """
-        return self._box.ask(worker.number, worker.process.pid, worker.pidfd)
+        return self._box.ask(worker.number, worker.process.pid, worker.end)
 
     def _let_go(self, dismisses=True):
         self.queue.decide_by_value(None)
@@ -711,10 +716,19 @@ def _end(launched):
     """Kill a process that was started, and wait until it has ended."""
     launched.kill()
     if isinstance(launched, WorkerProcess):
-        connection.wait([launched.sentinel])
+        launched.await_end()
         if not launched.learn_end(_REPORT_SECONDS):
             launched.give_up()
     launched.join()
+
+
+def _forkserver_will_tell(context):
+    """Whether a worker's exit code is yet to come from multiprocessing's fork server, however late that gets to run."""
+    if context.get_start_method() != "forkserver":
+        return False
+    from multiprocessing import forkserver
+
+    return will_tell(forkserver._forkserver._forkserver_pid)
 
 
 def _exit_code(worker):

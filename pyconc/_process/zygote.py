@@ -9,10 +9,14 @@ submits forks its first worker itself, and the zygote right after it.)
       |--- ("start", number, name, changes) --->|--- fork ------------------------->|
       |<-- ("started", pid) --------------------|                                   | is admitted, runs tasks
       |--- ("discard", pid) ------------------->|--- SIGKILL ---------------------->|   or cannot be watched
-      |<-- ("exited", pid, status, rss) --------|<-- its pidfd: reaped -------------|
+      |<-- ("exited", pid, status, rss) --------|<-- its end is seen: reaped -------|
 
 A worker takes nothing before the parent has admitted it, see job_ring.h.  What cannot be started or watched is killed
 and reaped before anybody is told.
+
+The parent sees a worker's end by a pidfd of its own.  Where the system refuses that, it believes what the zygote says,
+who as the workers' parent needs none, and learns of it later if the zygote is stopped.  Of its own death a zygote
+cannot tell: then the parent kills its workers.
 
 The zygote ends when its connection does, or its parent.  Workers end with the zygote, by PR_SET_PDEATHSIG: that
 fires when the thread that forked them ends, and the zygote has one.  The zygote ignores Ctrl-C.
@@ -60,12 +64,13 @@ class Zygote:
         self.by_value = by_value  # whether what mentions `__main__` travels by value to its workers
         self._connection = conn
         self._statuses = {}  # pid: (wait status, peak RSS), of workers that have ended
+        self._ends = {}  # pid: eventfd to raise at its end, of workers that have no pidfd
         self._dead = False
         self._late = None  # called when the worker that a stopped zygote was asked for exists no more, or never will
         self._discarded = None  # that worker's pid, once it was started all the same, and is being killed
 
     def fileno(self):
-        return self._connection.fileno()
+        return -1 if self._connection.closed else self._connection.fileno()
 
     def may_serve(self):
         """Whether its workers can have the rights that the program has now, and no others."""
@@ -96,6 +101,52 @@ class Zygote:
         if late is not _nothing:
             late()
 
+    def open_end(self, pid):
+        """Return a file descriptor that is readable when a worker has ended: without pidfds when that is known here."""
+        end = open_end(pid)
+        if end is None:
+            end = os.eventfd(0)
+            try:
+                self._ends[pid] = os.dup(end)
+            except OSError:
+                os.close(end)
+                raise
+            if self._dead:
+                self._end_all()
+            elif pid in self._statuses:
+                self._tell(pid)
+        return end
+
+    def await_end(self, pid, end):
+        """Wait until a worker that was killed has ended; end: what open_end() has returned."""
+        looks = 0
+        while pid in self._ends:
+            if self._has_events(_LOOK_SECONDS):
+                with contextlib.suppress(ZygoteDied):
+                    self._take_event()
+                continue
+            looks += 1
+            if is_stopped(self.pid, looks):
+                self.kill()
+        connection.wait([end])
+
+    def is_silent(self):
+        """Whether it is stopped, while the end of a worker can be learned from it alone."""
+        return bool(self._ends) and is_stopped(self.pid)
+
+    def _tell(self, pid):
+        end = self._ends.pop(pid, None)
+        if end is not None:
+            os.eventfd_write(end, 1)
+            os.close(end)
+
+    def _end_all(self):
+        """Of those that have no pidfd the kernel kills all by now, but for what has changed its rights since."""
+        for pid in list(self._ends):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+            self._tell(pid)
+
     def discard(self, pid):
         """Kill a worker that was started, and wait until it has ended.  Raises ZygoteDied: it has ended with that."""
         self._send(("discard", pid))
@@ -124,7 +175,7 @@ class Zygote:
 
     def will_tell(self):
         """Whether it is alive and not stopped, so that it tells of every worker's end, however late it gets to run."""
-        return _state_of(self.pid) in ("R", "S", "D")
+        return will_tell(self.pid)
 
     def read_events(self):
         """Read what has come.  Raises ZygoteDied when that is its end."""
@@ -136,6 +187,7 @@ class Zygote:
         self._dead = True
         self._connection.close()
         self._kill()
+        self._end_all()
 
     def _kill(self):
         if self.pid is not None:
@@ -161,6 +213,8 @@ class Zygote:
         self._late = None
         self._dead = True
         self._connection.close()
+        while self._ends:
+            os.close(self._ends.popitem()[1])
 
     def _send(self, message):
         try:
@@ -178,9 +232,11 @@ class Zygote:
             message = self._connection.recv()
         except (EOFError, OSError):
             self._dead = True
+            self._end_all()
             raise ZygoteDied from None
         if message[0] == "exited":
             self._statuses[message[1]] = message[2:]
+            self._tell(message[1])
         return message
 
     def _take_event(self):
@@ -208,6 +264,10 @@ def _nothing():
 def is_stopped(pid, looks=0):
     state = _state_of(pid)
     return looks >= _LOOKS_MAX if state is None else state in ("t", "T")
+
+
+def will_tell(pid):
+    return _state_of(pid) in ("R", "S", "D")
 
 
 def _state_of(pid):
@@ -287,6 +347,7 @@ class ThisProcess:
 
     By this thread, which is the main one and ends with the process.  With `zygote_fork`, it forks that right after the
     first worker, so that both have the same: see `zygote`, which is None if there was no room for one.
+    It sees the worker's end by a pidfd.
     """
 
     def __init__(self, job, zygote_fork=None):
@@ -310,6 +371,12 @@ class ThisProcess:
                 zygote_fork.close()
         return pid
 
+    def open_end(self, pid):
+        return open_end(pid)
+
+    def await_end(self, pid, end):
+        connection.wait([end])
+
     def discard(self, pid):
         """Kill a worker, and wait until it has ended."""
         os.kill(pid, signal.SIGKILL)
@@ -318,13 +385,7 @@ class ThisProcess:
     def status_of(self, pid, timeout):
         """Return the wait status, and the peak RSS, of a worker whose end was seen.  Raises ChildProcessError."""
         # If the program has waited for it, or ignores SIGCHLD, nobody can tell.
-        return _reap(pid)
-
-
-def _reap(pid):
-    """Wait for a child; return its wait status, and how many bytes it has had in memory at most."""
-    _, status, usage = os.wait4(pid, 0)
-    return status, usage.ru_maxrss * 1024
+        return kernel.reap(pid)[1]
 
 
 def running_tracker_fd():
@@ -338,8 +399,6 @@ def running_tracker_fd():
 def serve(conn, parent_pid, job):
     """Fork workers on request until the connection or the parent ends; job: see worker_main.main()."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Nobody else may wait for its workers; they get the program's handler back.
-    sigchld = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         parent_fd = kernel.open_pidfd(parent_pid)
     except ProcessLookupError:
@@ -347,57 +406,50 @@ def serve(conn, parent_pid, job):
     gc.freeze()  # what is here is here for good; collectors of the workers need not touch it
     poll = select.poll()
     poll.register(conn.fileno(), select.POLLIN)
-    poll.register(parent_fd, select.POLLIN)
+    if parent_fd is not None:  # else the end of the connection tells
+        poll.register(parent_fd, select.POLLIN)
     own_pid = os.getpid()
-    workers = {}  # pidfd: pid
+    children = kernel.Children(poll)
     privileged = set()  # those that need a zygote which may still signal them: they have what it had at first
     while True:
         for fd, _ in poll.poll():
             if fd == parent_fd:
                 return
-            if fd in workers:
-                pid = workers.pop(fd)
-                privileged.discard(fd)
-                poll.unregister(fd)
-                os.close(fd)
-                conn.send(("exited", pid, *_reap(pid)))
+            ended = children.reap(fd)
+            if ended is not None:
+                for pid, how in ended:
+                    privileged.discard(pid)
+                    conn.send(("exited", pid, *how))
                 continue
             try:
                 what, *args = conn.recv()
             except (EOFError, OSError):
                 return
             if what == "discard":
-                if args[0] in workers.values():  # or it has been reaped
+                if args[0] in children:  # or it has been reaped
                     with contextlib.suppress(OSError):
                         os.kill(args[0], signal.SIGKILL)
                 continue
             number, name, changes = args
-            if "rights" in changes and privileged.isdisjoint(workers):
+            if "rights" in changes and not privileged:
                 # The program has given up rights.  What cannot follow here can perhaps in the worker, or that ends.
                 with contextlib.suppress(OSError):
                     process_state.adopt_rights(pickle.loads(changes["rights"]))
             try:
                 pid = fork()
+                if pid:
+                    children.add(pid)
             except Exception as error:
                 conn.send(("failed", reason_of(error)))
                 continue
             if pid == 0:
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL if sigchld is None else sigchld)
-                for other in (conn.fileno(), parent_fd, *workers):
-                    os.close(other)
+                children.leave()
+                os.close(conn.fileno())
+                if parent_fd is not None:
+                    os.close(parent_fd)
                 _be_worker(parent_pid, own_pid, number, name, changes, job)
-            try:
-                pidfd = kernel.open_pidfd(pid)
-            except OSError as error:
-                # Nobody would see its end, so it must not begin.
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                conn.send(("failed", error.args))
-                continue
-            workers[pidfd] = pid
             if "rights" not in changes:
-                privileged.add(pidfd)
-            poll.register(pidfd, select.POLLIN)
+                privileged.add(pid)
             conn.send(("started", pid))
 
 
@@ -424,7 +476,7 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name, daemon=False)
         worker._identity = identity
         worker._parent_pid = parent_pid
-        code = worker._bootstrap(_open_pidfd(parent_pid))
+        code = worker._bootstrap(kernel.open_pidfd(parent_pid))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -433,18 +485,11 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         os._exit(code)
 
 
-def _open_pidfd(pid):
-    try:
-        return _core.open_pidfd(pid)
-    except OSError:
-        return None  # a sandbox refuses it
-
-
 # ---- a worker, as its parent sees it ----
 
 
 def open_end(pid):
-    """Return a file descriptor that is readable when a process has ended."""
+    """Return a file descriptor that is readable when a process has ended; None if the system refuses that."""
     try:
         return kernel.open_pidfd(pid)
     except ProcessLookupError:
@@ -467,7 +512,7 @@ class _Popen:
         self._has_ended.acquire()
         self.pid = worker.maker.start_worker(worker.number, (worker.name, worker._identity))
         try:
-            self.sentinel = open_end(self.pid)
+            self.sentinel = worker.maker.open_end(self.pid)
         except BaseException:
             with contextlib.suppress(ZygoteDied, OSError):
                 worker.maker.discard(self.pid)
@@ -549,6 +594,10 @@ class WorkerProcess(process.BaseProcess):
     def learn_end(self, timeout):
         """Find out how it ended, now that its end was seen; return False if nobody tells within so many seconds."""
         return self._popen.learn_end(self.maker, timeout)
+
+    def await_end(self):
+        """Wait for its end, now that it was killed."""
+        self.maker.await_end(self.pid, self.sentinel)
 
     def give_up(self):
         """Nobody tells."""
