@@ -444,7 +444,8 @@ async def main():
     print(*{await pool.run(coroutines.pid) for _ in range(50)} | set(pool._processes), flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
-'''], stdout=subprocess.PIPE, text=True, cwd=sys.argv[1], env={**os.environ, "PYTHONPATH": sys.argv[1]})
+'''], stdout=subprocess.PIPE, text=True, cwd=sys.argv[1],
+    env={**os.environ, "PYTHONPATH": os.pathsep.join([sys.argv[1], os.environ.get("PYTHONPATH", "")])})
 pids = [int(word) for word in child.stdout.readline().split()]
 assert child.wait() == -signal.SIGKILL and pids
 for pid in pids:
@@ -935,3 +936,44 @@ asyncio.run(main())
 """,
         os.path.dirname(__file__),
     )
+
+
+@pytest.mark.parametrize("what", ["closes", "forks"])
+def test_what_is_for_one_worker_is_refused_if_pickling_it_ends_the_queue(what):
+    finished = run_script(
+        """
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[1])
+import coroutines, pyconc
+child = None
+class Ends:
+    def __reduce__(self):
+        global child
+        if sys.argv[2] == "closes":
+            queue.close(RuntimeError, "closed meanwhile")
+        else:
+            child = os.fork()
+        return int, ()
+async def main():
+    global queue
+    pool = pyconc.CoroutinePool(1)
+    await pool.run(coroutines.pid)
+    queue = pool._supervisor.queue
+    said = "accepted"
+    try:
+        queue.submit_to_worker(0, 12345, None, print, Ends())
+    except RuntimeError as error:
+        said = str(error)
+    if child:
+        os.waitpid(child, 0)
+    print(said, flush=True)
+    if child == 0:
+        os._exit(0)
+    pool.shutdown()
+asyncio.run(main())
+""",
+        os.path.dirname(__file__),
+        what,
+    )
+    told = {"closes": ["closed meanwhile"], "forks": ["in the child of a fork, the worker is the parent's", "accepted"]}
+    assert finished.stdout.splitlines() == told[what]

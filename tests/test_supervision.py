@@ -215,6 +215,20 @@ def test_a_pool_with_a_stopped_zygote_can_be_killed():
         assert all(isinstance(future.exception(HANG_LIMIT), pyconc.WorkerDied) for future in futures)
 
 
+def test_idle_workers_that_are_all_killed_at_once_are_replaced():
+    with pyconc.ProcessPoolExecutor(8) as pool:
+        for _ in range(2):
+            with ProcessGate() as gate:
+                futures = block_workers(pool, gate, 8)
+                gate.open()
+                pyconc.wait(futures)
+            victims = set(pool._processes)
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            wait_until(lambda victims=victims: not victims & set(pool._processes), "the dead to be reaped")
+            assert pool.submit(jobs.identity, 1).result(HANG_LIMIT) == 1
+
+
 # --- Who is busy in a callback ----------------------------------------------------------------------------------------
 
 

@@ -628,7 +628,7 @@ job_table_is_damaged(job_table *table)
 }
 
 bool
-job_table_is_to_be_condemned(job_table *table)
+job_table_take_condemned(job_table *table)
 {
     pthread_mutex_lock(&table->lock);
     bool is_news = is_damaged(table);

@@ -196,7 +196,7 @@ bool job_table_is_damaged(job_table *table);
 // The same.  True, once: the caller has every worker ended.
 // When the last one is reaped, the ring is laid out anew; jobs that no worker had taken go there, the others
 // are lost.
-bool job_table_is_to_be_condemned(job_table *table);
+bool job_table_take_condemned(job_table *table);
 
 // A worker has found the shared memory damaged: as if the table had.
 void job_table_condemn(job_table *table);

@@ -351,15 +351,15 @@ process_queue_condemn(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(is_condemned_doc,
-"is_condemned($self, /)\n--\n\n"
-"Return True, once, when a worker has written over what the processes share: kill every worker.\n\n"
+PyDoc_STRVAR(take_condemned_doc,
+"take_condemned($self, /)\n--\n\n"
+"Return True when a worker has written over what the processes share, the first time: kill every worker.\n\n"
 "When the last one is reaped, the queue goes on with what no worker had taken.");
 
 static PyObject *
-process_queue_is_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
+process_queue_take_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(job_table_is_to_be_condemned(&((ProcessQueueObject *)op)->table));
+    return PyBool_FromLong(job_table_take_condemned(&((ProcessQueueObject *)op)->table));
 }
 
 PyDoc_STRVAR(admit_doc,
@@ -414,13 +414,6 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
     }
     if (self->doorbells == NULL) {
         PyErr_SetString(PyExc_ValueError, "these workers take any task");
-        return NULL;
-    }
-    if (self->head.inherited) {
-        PyErr_SetString(PyExc_RuntimeError, "in the child of a fork, the worker is the parent's");
-        return NULL;
-    }
-    if (process_queue_check_kept_open(self) < 0) {
         return NULL;
     }
     int rc = args[2] == Py_None ? 0 : loop_bridge_for_loop(self->head.module, args[2], true, &to);
@@ -750,7 +743,7 @@ static PyMethodDef process_queue_methods[] = {
     {"look_after_stalled", process_queue_look_after_stalled, METH_NOARGS, look_after_stalled_doc},
     {"admit", process_queue_admit, METH_O, admit_doc},
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
-    {"is_condemned", process_queue_is_condemned, METH_NOARGS, is_condemned_doc},
+    {"take_condemned", process_queue_take_condemned, METH_NOARGS, take_condemned_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
     {"submit_to_worker", FASTCALL(process_queue_submit_to_worker), METH_FASTCALL, submit_to_worker_doc},
     {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},

@@ -97,12 +97,30 @@ process_submit_push(queue_head *op, task *t)
     return process_queue_check_open(self) < 0 ? WORKQ_CLOSED : accept(self, t);
 }
 
+// A worker may be told something.  -1 with an exception: not in this process, or no more.
+static int
+check_kept_own(ProcessQueueObject *self)
+{
+    if (self->head.inherited) {
+        PyErr_SetString(PyExc_RuntimeError, "in the child of a fork, the worker is the parent's");
+        return -1;
+    }
+    return process_queue_check_kept_open(self);
+}
+
 int
 process_submit_to_worker(ProcessQueueObject *self, uint32_t worker, uint32_t generation,
                          PyObject *const *args, Py_ssize_t nargs, const destination *to)
 {
-    task *t = pack_call(self, args, nargs, NULL, to);
+    task *t = check_kept_own(self) < 0 ? NULL : pack_call(self, args, nargs, NULL, to);
     if (t == NULL) {
+        return -1;
+    }
+    // To pickle the call runs Python code, which may close the queue or, as the child, come back from a fork.
+    if (check_kept_own(self) < 0) {
+        PyObject *refusal = PyErr_GetRaisedException();
+        task_free(t);
+        PyErr_SetRaisedException(refusal);
         return -1;
     }
     process_job_of(t)->worker = worker;

@@ -57,7 +57,8 @@ from pyconc._started import Started
 # The result handlers of all executors.
 _handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
 
-# So many workers may die in a row while nothing gets done, and then the executor is broken.
+# So many workers may die while nothing gets done, each begun after the one before had died: what one dies of may have
+# to do with the system, and be over.  With the next the executor is broken.
 _FALSE_STARTS = 3
 
 # How long, in seconds, the end of a worker may be seen before somebody tells how it ended.  Then the supervisor looks
@@ -113,12 +114,13 @@ _NEXT_OF_WORKER = {
 class _Worker:
     """A worker, as its supervisor knows it."""
 
-    def __init__(self, number, launched):
+    def __init__(self, number, launched, era):
         self.number = number
         self.process = launched  # a multiprocessing.Process
         self.state = WorkerState.LAUNCHED
         self.stack = None  # what it has left in its black box
         self.oom = False  # it was ended for want of memory
+        self.era = era
         # A sentinel of multiprocessing a process can close while it lives, and its own children have it too: it is what
         # there is without pidfds.
         end = None if isinstance(launched, WorkerProcess) else open_end(launched.pid)
@@ -190,6 +192,7 @@ class Supervisor:
         self._free_numbers = list(range(max_workers - 1, -1, -1))
         self._count = itertools.count()
         self._false_starts = 0
+        self._era = 0  # counts what was done, and false starts
         self._starters = deque()  # any
         self._refusal = None  # why no worker could be started when the last task failed for that
         self._overdue = []  # heap of (when a call must have ended, its number)
@@ -386,7 +389,7 @@ class Supervisor:
         is_deserted = self.forced and not self._workers and not self._gone  # and none is to be started
         if self.state is State.SERVING and (self._orders or is_deserted):
             self._enter(State.ENDING)
-        if self.queue.is_condemned():
+        if self.queue.take_condemned():
             self._condemn_workers()
         self._stop_calls()
         if self.state is State.SERVING:
@@ -519,7 +522,7 @@ class Supervisor:
         """Watch a process; if that cannot be done, end it."""
         worker = None
         try:
-            worker = _Worker(number, launched)
+            worker = _Worker(number, launched, self._era)
             self._events.register(worker.end, select.EPOLLIN)
         except BaseException:
             _end(launched)
@@ -567,6 +570,9 @@ class Supervisor:
         left_task, progress = self._settle(worker)
         is_stopped = worker.number in self._stopped
         self._stopped.discard(worker.number)
+        if left_task or progress:
+            self._false_starts = 0
+            self._era += 1
         if self.state is not State.SERVING or self._orders or self.forced:
             return
         code = _exit_code(worker.process)
@@ -580,7 +586,9 @@ class Supervisor:
             if self._on_worker_death == "break":
                 self._break_down(_BROKEN, _ABRUPTLY, _quote(worker))
                 return
-            self._false_starts = 0 if left_task or progress else self._false_starts + 1
+            if worker.era == self._era:  # else it had begun, and others have worked since, or have failed to begin
+                self._false_starts += 1
+                self._era += 1
             if self._false_starts > _FALSE_STARTS:
                 self._break_down(_BROKEN, "workers die before they run anything", _quote(worker))
 
