@@ -476,13 +476,20 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name, daemon=False)
         worker._identity = identity
         worker._parent_pid = parent_pid
-        code = worker._bootstrap(kernel.open_pidfd(parent_pid))
+        code = worker._bootstrap(_open_parent(parent_pid))
     except BaseException:
         traceback.print_exc()
     finally:
         if runs_atexit:
             atexit._run_exitfuncs()
         os._exit(code)
+
+
+def _open_parent(pid):
+    try:
+        return kernel.open_pidfd(pid)
+    except OSError:
+        return None  # a worker can do without
 
 
 # ---- a worker, as its parent sees it ----
