@@ -293,7 +293,7 @@ def test_a_worker_is_asked_for_its_stack_while_it_holds_the_gil(tmp_path):
 
 def identity(pool):
     worker = the_worker(pool)
-    return worker.process.pid, worker.pidfd
+    return worker.process.pid, worker.end
 
 
 def test_an_answer_leaves_the_worker_at_its_work():

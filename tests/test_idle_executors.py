@@ -216,7 +216,8 @@ def precision():
 program, real, has_refused = os.getpid(), getattr(_core, sys.argv[1]), False
 def refuses_once(*args):
     global has_refused
-    if os.getppid() == program and args != (program,) and not has_refused:  # in the reserve
+    is_child = args not in [(program,), (os.getpid(),)]
+    if os.getppid() == program and is_child and not has_refused:  # in the reserve
         has_refused = True
         raise OSError(errno.EAGAIN, "injected")
     return real(*args)

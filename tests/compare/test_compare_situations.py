@@ -528,7 +528,8 @@ def test_the_first_process_of_a_namespace(library: Library) -> None:
             assert processes.submit(abs, -3).result() == threads.submit(abs, -3).result() == 3
         """
     source = WITHOUT_WARNINGS + BEGINNINGS[library.name] + textwrap.dedent(program)
-    subprocess.run([*unshare, sys.executable, "-c", source], check=True, timeout=60)
+    # From elsewhere: of two packages of this name, Python takes the one in the current folder.
+    subprocess.run([*unshare, sys.executable, "-c", source], check=True, timeout=60, cwd="/")
 
 
 # --- What travels -----------------------------------------------------------------------------------------------------
