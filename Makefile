@@ -238,7 +238,8 @@ test-asan: $(ASAN_VENV)/installed  ## the test suite with the extension under th
 # Races of the extension's threads.  TSan follows no threads beyond a fork, so what forks is left out; a report is a file.
 TSAN_VENV = $(VENV)-tsan
 TSAN_LOGS = $(CURDIR)/.build/races
-TSAN_ENV = LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) TSAN_OPTIONS=exitcode=66:log_path=$(TSAN_LOGS)/tsan
+TSAN_ENV = LD_PRELOAD=$(shell $(CC) -print-file-name=libtsan.so) \
+	TSAN_OPTIONS=exitcode=66:log_path=$(TSAN_LOGS)/tsan:suppressions=$(CURDIR)/tests/tsan_suppressions.txt
 TSAN_TESTS = $(addprefix tests/test_,$(addsuffix .py,future wait chain thread_pool loop_bridge asyncio_module deadlock))
 
 $(TSAN_VENV)/installed: $(TSAN_VENV)/bin/python $(PACKAGE_FILES)

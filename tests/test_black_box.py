@@ -7,7 +7,7 @@ import signal
 
 import jobs
 import pytest
-from support import HANG_LIMIT, run_script, wait_until
+from support import HANG_LIMIT, SANITIZED, run_script, wait_until
 
 import pyconc
 from pyconc import WorkerDied
@@ -102,6 +102,7 @@ MATRIX = """
 WAYS = ["null pointer", "exit", "SIGABRT", "SIGKILL", "SIGBUS", "SIGFPE", "MemoryError", "SIGILL", "SIGSEGV", "SIGXCPU"]
 
 
+@pytest.mark.skipif(SANITIZED, reason="a sanitizer has handlers of its own for these signals")
 @pytest.mark.parametrize(
     ("kind", "context", "threads"),
     [

@@ -159,9 +159,9 @@ class Launcher:
         """After ZygoteStopped: call a function when it is certain that there is no such worker, and will be none."""
         self.zygote.when_answered(function)
 
-    def drop_silent(self):
-        """End a zygote that would not tell of the end of workers which were killed: it is stopped."""
-        if self.zygote is not None and self.zygote.is_silent():
+    def drop_silent(self, in_doubt):
+        """End a zygote that would not tell of the end of workers which were killed: it is stopped, or may be."""
+        if self.zygote is not None and self.zygote.is_silent(in_doubt):
             self.drop()
 
     def drop(self):

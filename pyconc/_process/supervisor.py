@@ -395,7 +395,7 @@ class Supervisor:
         if self.state is State.SERVING:
             self._start_missing()
         if self.state is State.ENDING and self._workers:
-            self.launcher.drop_silent()
+            self.launcher.drop_silent("kill" in self._orders)
         if self.state is State.ENDING and not self._workers and not self._gone:
             self.queue.fail_all(lambda *_: BrokenProcessPool(self.broken or (_FORCED if self.forced else _ABRUPTLY)))
         if self.state in (State.SERVING, State.ENDING) and self.handler.is_over:

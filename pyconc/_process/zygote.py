@@ -130,9 +130,9 @@ class Zygote:
                 self.kill()
         connection.wait([end])
 
-    def is_silent(self):
-        """Whether it is stopped, while the end of a worker can be learned from it alone."""
-        return bool(self._ends) and is_stopped(self.pid)
+    def is_silent(self, in_doubt):
+        """Whether it is stopped while the end of a worker can be learned from it alone; in_doubt: if nobody can tell."""
+        return bool(self._ends) and is_stopped(self.pid, _LOOKS_MAX if in_doubt else 0)
 
     def _tell(self, pid):
         end = self._ends.pop(pid, None)
