@@ -16,7 +16,7 @@ from pyconc._process import black_box, pickling
 # ---- the matrix: each way to die, in programs whose own faulthandler is off ----
 
 MATRIX = """
-    import ctypes, faulthandler, multiprocessing, os, resource, signal, sys, threading
+    import ctypes, faulthandler, multiprocessing, os, resource, signal, sys, threading, warnings
     import pyconc
 
     def die(how):
@@ -41,6 +41,9 @@ MATRIX = """
     def kill(pool):
         for pid in list(pool._processes):
             os.kill(pid, signal.SIGKILL)
+
+    # Debug builds show it: multiprocessing's `__mp_main__` has no __spec__, and linecache expects only `__main__` to.
+    warnings.filterwarnings("ignore", "Module globals is missing", DeprecationWarning)
 
     def main(kind, context, threads):
         faulthandler.disable()
