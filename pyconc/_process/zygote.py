@@ -131,7 +131,7 @@ class Zygote:
         connection.wait([end])
 
     def is_silent(self, in_doubt):
-        """Whether it is stopped while the end of a worker can be learned from it alone; in_doubt: if nobody can tell."""
+        """Whether it is stopped while a worker's end can be learned from it alone; in_doubt: if nobody can tell."""
         return bool(self._ends) and is_stopped(self.pid, _LOOKS_MAX if in_doubt else 0)
 
     def _tell(self, pid):
