@@ -14,7 +14,7 @@ import time
 
 import pytest
 from loops import on_every_loop, on_loop
-from support import THOUSAND, another_thread, wait_until
+from support import HANG_LIMIT, THOUSAND, another_thread, wait_until
 
 import pyconc
 from pyconc._process import signals
@@ -272,6 +272,20 @@ def test_a_call_whose_handler_was_taken_away_is_killed(pool, tmp_path):
 def ignore_stops(path):
     signal.signal(signals.STOP, signal.SIG_IGN)
     sleep_in_c(path)
+
+
+def spin():
+    while True:
+        pass
+
+
+@pytest.mark.parametrize("grace", [1e7, float("inf")])
+def test_a_grace_may_be_longer_than_the_system_can_wait(grace):
+    with pool_of(1) as pool:
+        future = pool.options(on_cancel="interrupt", grace=grace).submit(spin)
+        wait_until(future.running)
+        assert future.cancel()
+        assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
 
 
 @with_pool

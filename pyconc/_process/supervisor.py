@@ -61,6 +61,9 @@ _handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
 # to do with the system, and be over.  With the next the executor is broken.
 _FALSE_STARTS = 3
 
+# The most seconds to wait at a time for a call's grace to be over: epoll refuses what is no int of milliseconds.
+_LONGEST_WAIT = 86400.0
+
 # How long, in seconds, the end of a worker may be seen before somebody tells how it ended.  Then the supervisor looks
 # whether the zygote is stopped.
 _REPORT_SECONDS = 1.0
@@ -418,7 +421,7 @@ class Supervisor:
     def _seconds_to_wait(self):
         waits = [_REPORT_SECONDS] if self._gone else []
         if self._overdue:
-            waits.append(max(0.0, self._overdue[0][0] - time.monotonic()))
+            waits.append(min(max(0.0, self._overdue[0][0] - time.monotonic()), _LONGEST_WAIT))
         return min(waits, default=None)
 
     def _is_overdue(self):
