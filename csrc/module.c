@@ -125,10 +125,31 @@ core_make_class_builder(PyObject *Py_UNUSED(module), PyObject *args)
     return class_builder_new(original, metaclass, choose_bases);
 }
 
+PyDoc_STRVAR(set_future_type_doc,
+"set_future_type(metaclass, /)\n--\n\n"
+"Make `metaclass` the type of the class Future. A type's spec names none before Python 3.12.");
+
+static PyObject *
+core_set_future_type(PyObject *module, PyObject *metaclass)
+{
+    PyTypeObject *future = state_of(module)->future_type;
+    PyTypeObject *old = Py_TYPE(future);
+    if (!PyType_Check(metaclass) || !PyType_IsSubtype((PyTypeObject *)metaclass, old)
+        || ((PyTypeObject *)metaclass)->tp_basicsize != old->tp_basicsize) {
+        PyErr_SetString(PyExc_TypeError, "the type of a class derives from `type`, and adds no fields");
+        return NULL;
+    }
+    Py_SET_TYPE(future, (PyTypeObject *)Py_NewRef(metaclass));
+    PyType_Modified(future);
+    Py_DECREF(old);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef core_methods[] = {
     {"after_fork", core_after_fork, METH_NOARGS, after_fork_doc},
     {"before_collection", FASTCALL(core_before_collection), METH_FASTCALL, before_collection_doc},
     {"make_class_builder", core_make_class_builder, METH_VARARGS, make_class_builder_doc},
+    {"set_future_type", core_set_future_type, METH_O, set_future_type_doc},
     {"watch_standard", core_watch_standard, METH_VARARGS, watch_standard_doc},
     {"scalars_dumps", core_scalars_dumps, METH_O, scalars_dumps_doc},
     {"scalars_loads", core_scalars_loads, METH_O, scalars_loads_doc},

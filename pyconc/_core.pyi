@@ -10,11 +10,13 @@ from typing import Any, Literal, ParamSpec, SupportsIndex, TypeVar, final
 
 from typing_extensions import Self, disjoint_base
 
+from pyconc.patching import FutureType
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 @disjoint_base
-class Future(futures.Future[_T]):
+class Future(futures.Future[_T], metaclass=FutureType):
     _state: str
     _result: _T | None
     _exception: BaseException | None
@@ -196,6 +198,7 @@ class Waiter:
     def add_cancelled(self, future: futures.Future[Any], /) -> None: ...
 
 def after_fork() -> None: ...
+def set_future_type(metaclass: type, /) -> None: ...
 def before_collection(phase: str, info: dict[str, int], /) -> None: ...
 def make_class_builder(
     original: Callable[..., Any],

@@ -104,6 +104,25 @@ watch_standard(
     ),
 )
 
+# --- Futures ----------------------------------------------------------------------------------------------------------
+
+
+class FutureType(ABCMeta):
+    """The metaclass of pyconc.Future, of which each standard future is an instance, as ours are of the standard class.
+
+    A program whose import line was changed meets standard futures too, those of asyncio.run_coroutine_threadsafe()
+    among them.  It derives from ABCMeta so that a subclass may derive from ABCs too.
+    """
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, _base.Future) if cls is _core.Future else super().__instancecheck__(instance)
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return issubclass(subclass, _base.Future) if cls is _core.Future else super().__subclasscheck__(subclass)
+
+
+_core.set_future_type(FutureType)
+
 # --- install() --------------------------------------------------------------------------------------------------------
 
 _ABSENT = object()

@@ -1,5 +1,7 @@
 """pyconc.concurrent.futures is the standard package, with pyconc's executors."""
 
+import abc
+import asyncio
 import concurrent.futures
 import concurrent.futures.process
 import concurrent.futures.thread
@@ -9,6 +11,7 @@ import pytest
 from support import run_script
 
 import pyconc
+from pyconc import _core
 from pyconc import concurrent as pyconc_concurrent
 from pyconc.concurrent import futures
 
@@ -113,3 +116,53 @@ def test_futures_of_both_kinds_wait_together():
         assert futures.wait(pending) == (pending, set())
         assert concurrent.futures.wait(pending) == (pending, set())
         assert set(futures.as_completed(pending)) == pending
+
+
+def test_a_standard_future_is_one_of_ours():
+    class Derived(futures.Future):
+        pass
+
+    class Other(concurrent.futures.Future):
+        pass
+
+    async def answer():
+        return 42
+
+    async def main():
+        return asyncio.run_coroutine_threadsafe(answer(), asyncio.get_running_loop())
+
+    with concurrent.futures.ThreadPoolExecutor(1) as standard, futures.ThreadPoolExecutor(1) as ours:
+        submitted = standard.submit(int), ours.submit(int)
+        for future in (asyncio.run(main()), *submitted, futures.Future(), Other(), Derived()):
+            assert isinstance(future, futures.Future)
+            assert isinstance(future, concurrent.futures.Future)
+            assert issubclass(type(future), futures.Future)
+            assert isinstance(future, Derived) is (type(future) is Derived) is issubclass(type(future), Derived)
+    for no_future in (None, asyncio.Future, futures.Future):
+        assert not isinstance(no_future, futures.Future)
+    assert not issubclass(int, futures.Future)
+    assert not issubclass(asyncio.Future, futures.Future)
+    with pytest.raises(TypeError, match="must be a class"):
+        issubclass(1, futures.Future)
+
+
+def test_a_kind_of_future_may_be_generic_and_abstract():
+    class Abstract(futures.Future[int], abc.ABC):
+        @abc.abstractmethod
+        def name(self): ...
+
+    class Concrete(Abstract):
+        def name(self): ...
+
+    with pytest.raises(TypeError, match="abstract"):
+        Abstract()
+    assert isinstance(Concrete(), Abstract)
+    assert not isinstance(futures.Future(), Abstract)
+    assert Abstract not in type(futures.Future()).__mro__
+
+
+@pytest.mark.parametrize("wrong", [1, int, object(), type("Slotted", (int,), {})])
+def test_the_type_of_a_class_is_a_metaclass(wrong):
+    with pytest.raises(TypeError):
+        _core.set_future_type(wrong)
+    assert type(pyconc.Future).__name__ == "FutureType"

@@ -82,6 +82,13 @@ future_track_attributes(module_state *state)
 static PyObject *
 future_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs))
 {
+    if (type->tp_flags & Py_TPFLAGS_IS_ABSTRACT) {  // object refuses it, and names the methods
+        PyObject *nothing = PyTuple_New(0);
+        PyObject *made = nothing == NULL ? NULL : PyBaseObject_Type.tp_new(type, nothing, NULL);
+        Py_XDECREF(nothing);
+        assert(made == NULL);
+        return made;
+    }
     return future_alloc(type, module_state_of(type));
 }
 
