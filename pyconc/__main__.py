@@ -1,15 +1,18 @@
-"""The command line: `python -m pyconc run script.py [argument ...]`, or `run -m module [argument ...]`."""
+"""The command line: `python -m pyconc run script.py [argument ...]`, or `-m module`, `-c command`, `-` in its place."""
 
 from __future__ import annotations
 
 import argparse
 import builtins
 import functools
+import linecache
 import os
 import pkgutil
 import runpy
 import sys
-from importlib.machinery import SourceFileLoader, SourcelessFileLoader
+import textwrap
+from importlib import import_module
+from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
 from types import ModuleType
 
 import pyconc
@@ -34,7 +37,7 @@ def _run_path(path: str, arguments: list[str]) -> None:
     """Do as `python path arguments...` does, for a script and for a folder or zip file with a __main__.py."""
     main = _new_main()
     sys.argv[:] = [path, *arguments]
-    in_front = not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))  # sys.path[0] is the current folder
+    in_front = _path_begins_with_a_folder()
     name = os.path.abspath(path)
     if pkgutil.get_importer(name) is not None:
         sys.path[: int(in_front)] = [name]
@@ -55,6 +58,42 @@ def _run_path(path: str, arguments: list[str]) -> None:
     else:
         code = compile(data, name, "exec", dont_inherit=True)
     exec(code, main.__dict__)  # type: ignore[arg-type]
+
+
+def _run_command(command: str, arguments: list[str]) -> None:
+    """Do as `python -c command arguments...` does."""
+    main = _new_main_without_file("-c", arguments)
+    if sys.version_info >= (3, 14):
+        command = textwrap.dedent(command)
+    code = compile(command, "<string>", "exec", dont_inherit=True)
+    if hasattr(linecache, "_register_code"):  # tracebacks show its lines
+        linecache._register_code(code, command, "<string>")
+    exec(code, main.__dict__)
+
+
+def _run_stdin(name: str, arguments: list[str]) -> None:
+    """Do as `python - arguments...` does."""
+    main = _new_main_without_file(name, arguments)
+    if sys.stdin is not None and sys.stdin.isatty():
+        import_module("code").interact(local=main.__dict__)
+        return
+    main.__dict__.update(__file__="<stdin>", __cached__=None)
+    data = sys.stdin.buffer.read() if sys.stdin is not None else b""
+    exec(compile(data, "<stdin>", "exec", dont_inherit=True), main.__dict__)
+
+
+def _new_main_without_file(name: str, arguments: list[str]) -> ModuleType:
+    main = _new_main()
+    main.__dict__["__loader__"] = BuiltinImporter
+    sys.argv[:] = [name, *arguments]
+    if _path_begins_with_a_folder():
+        sys.path[0] = ""
+    return main
+
+
+def _path_begins_with_a_folder() -> bool:
+    """Tell whether sys.path[0] is the folder of the program, so far the current one."""
+    return not (sys.flags.isolated or getattr(sys.flags, "safe_path", False))
 
 
 def _new_main() -> ModuleType:
@@ -87,22 +126,32 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser(
         "run",
-        usage=f"{_PROG} run [-h] (script | -m module) [argument ...]",
+        usage=f"{_PROG} run [-h] (script | - | -m module | -c command) [argument ...]",
         help="run a program with pyconc's executors in place of the standard ones",
         description="Run a program as `python` does, after pyconc.install(): wherever it, or a library that it uses, "
         "asks for concurrent.futures.ThreadPoolExecutor or ProcessPoolExecutor, or for a loop's default executor, it "
         "gets pyconc's.",
     )
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run, and its arguments")
-    run.add_argument("script", nargs=argparse.REMAINDER, help="a script to run, and its arguments")
+    run.add_argument("-c", dest="program", nargs=argparse.REMAINDER, help="a program text, and its arguments")
+    run.add_argument(
+        "script", nargs=argparse.REMAINDER, help="a script to run, or - for standard input, and its arguments"
+    )
     options = parser.parse_args()
-    target = options.module or options.script
+    target = [*(options.module or options.program or []), *options.script]
     if not target:
-        run.error("a script or -m module is required")
+        run.error("a script, -, -m module or -c command is required")
+    start: Callable[[str, list[str]], None]
+    if options.module:
+        start = _run_module
+    elif options.program:
+        start = _run_command
+    else:
+        start = _run_stdin if target[0] == "-" else _run_path
 
     pyconc.install()
     try:
-        (_run_module if options.module else _run_path)(target[0], target[1:])
+        start(target[0], target[1:])
     except SystemExit:
         raise
     except BaseException:

@@ -33,7 +33,9 @@ def write(path, text):
 
 def python(*arguments, **options):
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL, **options)
+    if "input" not in options:
+        options["stdin"] = subprocess.DEVNULL
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, **options)
 
 
 def assert_same(*arguments, flags=(), **options):
@@ -93,6 +95,51 @@ def test_a_package(show, folder):
     write(folder / "package" / "__init__.py", "")
     (folder / "package" / "__main__.py").write_text(show.read_text())
     assert_same("-m", "package", "x")
+
+
+SHOW_WITHOUT_FILE = textwrap.dedent(SHOW).replace("__file__", "globals().get('__file__')")
+
+
+@pytest.mark.parametrize("arguments", [[], ["one", "-c", "-m", "-h", "-"]])
+@pytest.mark.parametrize("flags", [[], ["-I"]])
+def test_a_command(folder, flags, arguments):
+    assert "argv ['-c'" in assert_same("-c", SHOW_WITHOUT_FILE, *arguments, flags=flags).stdout
+    assert_same("-c" + SHOW_WITHOUT_FILE, *arguments, flags=flags)
+
+
+@pytest.mark.parametrize("arguments", [[], ["one", "-c", "-m", "-h", "-"]])
+@pytest.mark.parametrize("flags", [[], ["-I"]])
+def test_standard_input(folder, flags, arguments):
+    program = SHOW_WITHOUT_FILE + "print('rest', sys.stdin.read())\n"
+    assert "argv ['-'" in assert_same("-", *arguments, flags=flags, input=program).stdout
+
+
+def test_a_command_finds_modules_where_it_is(folder):
+    write(folder / "elsewhere" / "helper.py", "print('the right one')")
+    program = "import os; os.chdir('elsewhere'); import helper"
+    assert assert_same("-c", program).stdout == assert_same("-", input=program).stdout == "the right one\n"
+
+
+@pytest.mark.parametrize("program", ["  x = 1\n  print(x)\n", "\n    if 1:\n        print('''\n        x\n''')\n\n"])
+def test_an_indented_command(folder, program):
+    assert_same("-c", program)
+
+
+def test_standard_input_that_is_a_terminal(folder):
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "w") as terminal:
+        with os.fdopen(theirs) as stdin:
+            options = {"stdin": stdin, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+            started = subprocess.Popen([sys.executable, *RUN, "-", "x"], **options)
+        terminal.write("import sys\nprint(sys.argv, 6 * 7)\nexit()\n")
+        terminal.flush()
+        output, _ = started.communicate(timeout=LIMIT)
+    assert "['-', 'x'] 42" in output
+
+
+def test_no_standard_input(folder):
+    for flags in ((), RUN):
+        subprocess.run(["sh", "-c", '"$0" "$@" <&-', sys.executable, *flags, "-"], check=True, timeout=LIMIT)
 
 
 def test_a_folder(show, folder):
@@ -170,6 +217,27 @@ def test_endings_of_a_module(folder, end, code, frames):
     shown = plain.stderr.splitlines()
     assert [line for line in ours.stderr.splitlines() if line not in shown] == []
     assert ours.stderr.count("  File ") == ours.stderr.count('script.py", line ') == frames
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sys; sys.exit(3)",
+        "def f():\n    raise LookupError('lost')\nf()\n",
+        "def f(n):\n    exec('1 / n')\nf(0)\n",
+        "raise KeyboardInterrupt",
+        "import os; os.kill(os.getpid(), 15)",
+        "1 +",
+        "x = '",
+        "",
+    ],
+)
+def test_endings_of_a_command_and_of_standard_input(folder, program):
+    if (3, 13) <= sys.version_info < (3, 13, 1):  # which shows the lines of a command by a way of its own
+        assert python("-c", program).returncode == python(*RUN, "-c", program).returncode
+    else:
+        assert_same("-c", program)
+    assert_same("-", input=program)
 
 
 @pytest.mark.parametrize("text", ["1 +", "x = '", "# coding: nonsense", "\tx\n y"])
@@ -257,8 +325,9 @@ def test_its_processes_are_pyconcs(folder):
                 print(type(one) is type(other) is pyconc.ProcessPoolExecutor is ProcessPoolExecutor)
         """,
     )
-    for arguments in (["script.py"], ["-m", "script"]):
-        finished = python("-W", "error", *RUN, *arguments)
+    text = (folder / "script.py").read_text()
+    for arguments in (["script.py"], ["-m", "script"], ["-c", text], ["-"]):
+        finished = python("-W", "error", *RUN, *arguments, input=text)
         assert finished.stdout == "True\n", finished.stderr
 
 
@@ -339,7 +408,9 @@ def test_version(folder):
     assert python("-m", "pyconc", "--version").stdout == f"pyconc {pyconc.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["run"], ["run", "-m"], ["run", "--nonsense", "script.py"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["run"], ["run", "-m"], ["run", "-c"], ["run", "--nonsense", "script.py"]]
+)
 def test_wrong_usage(folder, arguments):
     finished = python("-m", "pyconc", *arguments)
     assert finished.returncode == 2
