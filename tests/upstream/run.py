@@ -4,7 +4,8 @@
 
 They run in a scratch environment in which every interpreter that starts, the tests' children included, begins by
 importing inject.py.  The functions that wait for futures are tested twice: the standard library's on pyconc's
-futures, and pyconc's own.
+futures, and pyconc's own.  So are asyncio's timeouts and task groups: the second time, what they cancel are calls that
+run in workers.
 """
 
 import os
@@ -57,13 +58,18 @@ def main() -> int:
             return start(sys.stdout, "the interpreter's own tests", *patterns).wait()
 
         # At the same time, because they mostly sleep.
-        with open(Path(scratch, "processes"), "w+") as processes, open(Path(scratch, "waiting"), "w+") as waiting:
+        with (
+            open(Path(scratch, "processes"), "w+") as processes,
+            open(Path(scratch, "waiting"), "w+") as waiting,
+            open(Path(scratch, "stopping"), "w+") as stopping,
+        ):
             parts = {
                 sys.stdout: start(
                     sys.stdout, "the interpreter's own tests", *[f"--without={name}" for name in PROCESSES]
                 ),
                 processes: start(processes, "those of processes", *PROCESSES),
                 waiting: start(waiting, "with pyconc.wait and as_completed", *WAITING, PYCONC_NATIVE_WAIT="1"),
+                stopping: start(stopping, "with calls in workers that are cancelled", "--in-workers"),
             }
             failed = 0
             for output, part in parts.items():

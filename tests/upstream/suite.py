@@ -1,6 +1,7 @@
 """Runs the interpreter's own tests of executors; the other half of run.py, which gives it an interpreter to do that in.
 
 python suite.py [--stock] [--without PATTERN] [PATTERN ...]     only tests whose names contain one of the patterns
+python suite.py --in-workers                                    those that sleep, with workers that do: in_workers.py
 """
 
 import argparse
@@ -20,7 +21,8 @@ EXECUTOR_TESTS = ["test_thread_pool", "test_process_pool", "test_future", "test_
 EXECUTOR_TESTS += ["test_shutdown", "test_deadlock"]
 EXECUTOR_TESTS += ["test_interpreter_pool"]  # 3.14: must not mind that the class it derives from has been replaced
 ASYNCIO_TESTS = ["test_threads", "test_base_events", "test_events", "test_futures", "test_tasks", "test_runners"]
-ASYNCIO_TESTS += ["test_timeouts", "test_waitfor", "test_taskgroups"]  # where the interpreter has them
+SLEEPING_TESTS = ["test_timeouts", "test_waitfor", "test_taskgroups"]  # where the interpreter has them
+ASYNCIO_TESTS += SLEEPING_TESTS
 
 HANG_LIMIT = 900
 
@@ -128,10 +130,25 @@ def load(patterns: list[str], without: list[str], stock: bool) -> unittest.TestS
     return loaded
 
 
+def load_in_workers() -> unittest.TestSuite:
+    import in_workers
+
+    loaded = unittest.TestSuite()
+    for module in test_modules("test.test_asyncio", SLEEPING_TESTS):
+        in_workers.sleep_in_workers(module)
+        for case in tests_of(unittest.defaultTestLoader.loadTestsFromModule(module)):
+            in_workers.check_afterwards(case)
+            loaded.addTest(case)
+    if loaded.countTestCases():
+        loaded.addTests(unittest.defaultTestLoader.loadTestsFromModule(in_workers))
+    return loaded
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stock", action="store_true", help="the standard library, for comparison")
     parser.add_argument("--without", metavar="PATTERN", action="append", default=[], help="leave those out")
+    parser.add_argument("--in-workers", action="store_true", help="what is awaited runs in worker processes")
     parser.add_argument("--failed", metavar="FILE", help="add the names of tests that failed to this file")
     parser.add_argument("patterns", nargs="*")
     options = parser.parse_args()
@@ -140,7 +157,10 @@ def main() -> int:
     suite = unittest.TestSuite()
     if not options.stock:
         suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(InjectionTests))
-    suite.addTests(load(options.patterns, options.without, options.stock))
+    if options.in_workers:
+        suite.addTests(load_in_workers())
+    else:
+        suite.addTests(load(options.patterns, options.without, options.stock))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
     failed = [case.id() for case, _ in [*result.failures, *result.errors]]
     failed += [case.id() for case in result.unexpectedSuccesses]
