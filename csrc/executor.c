@@ -13,7 +13,7 @@ typedef struct ExecutorObject {
     module_state *module;  // borrowed from the type
     queue_head *tasks;     // replaced by _renew() only; the GIL.  NULL in a view
     PyObject *pool;        // of a view: the ExecutorObject whose workers it uses; else NULL.  Set once
-    stop_rule stop;        // of the calls that are submitted here; set once
+    call_options options;  // of the calls that are submitted here; set once, before the first of them
 } ExecutorObject;
 
 // The executor that has the queue.
@@ -70,18 +70,15 @@ prepare(ExecutorObject *self, Py_ssize_t nargs)
 
 // Has args[0](args[1:], kwnames) called for a destination, which it takes; returns the future.
 static PyObject *
-submit_call(ExecutorObject *self, const stop_rule *stop, PyObject *const *args, Py_ssize_t nargs,
+submit_call(ExecutorObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames, destination *to)
 {
     int rc;
     // To pickle the call runs Python code, and another thread may call _renew() meanwhile.
     queue_head *tasks = (queue_head *)Py_NewRef((PyObject *)self->tasks);
-    task *t = tasks->kind->make_task(tasks, args, nargs, kwnames, to);
+    task *t = tasks->kind->make_task(tasks, options, args, nargs, kwnames, to);
     if (t == NULL) {
         goto fail;
-    }
-    if (stop->how != STOP_ABANDON) {
-        tasks->kind->set_stop(tasks, t, stop);
     }
     rc = tasks->kind->push(tasks, t);  // unless closed, the queue owns t
     if (rc == WORKQ_CLOSED) {
@@ -114,7 +111,7 @@ static inline PyObject *
 executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = pool_of(op);
-    const stop_rule *stop = &((ExecutorObject *)op)->stop;
+    const call_options *options = &((ExecutorObject *)op)->options;
     destination to;
 
     if (prepare(self, nargs) < 0) {
@@ -124,7 +121,7 @@ executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     if (rc == 0) {
         rc = future_destination(self->module, &to);
     }
-    return rc < 0 ? NULL : submit_call(self, stop, args, nargs, kwnames, &to);
+    return rc < 0 ? NULL : submit_call(self, options, args, nargs, kwnames, &to);
 }
 
 PyDoc_STRVAR(submit_doc,
@@ -174,7 +171,7 @@ static PyObject *
 executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = pool_of(op);
-    const stop_rule *stop = &((ExecutorObject *)op)->stop;
+    const call_options *options = &((ExecutorObject *)op)->options;
     destination to;
 
     if (prepare(self, nargs) < 0) {
@@ -182,12 +179,12 @@ executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     }
     int rc = loop_bridge_for_running_loop(self->module, self->tasks->kind->routed, &to);
     if (rc != 0) {
-        return rc < 0 ? NULL : submit_call(self, stop, args, nargs, kwnames, &to);
+        return rc < 0 ? NULL : submit_call(self, options, args, nargs, kwnames, &to);
     }
     // A loop that takes no attributes: asyncio's own way.
     PyObject *future = NULL;
     if (future_destination(self->module, &to) == 0) {
-        future = submit_call(self, stop, args, nargs, kwnames, &to);
+        future = submit_call(self, options, args, nargs, kwnames, &to);
     }
     PyObject *asyncio = future == NULL ? NULL : PyImport_ImportModule("asyncio");
     PyObject *wrapped = asyncio == NULL ? NULL : PyObject_CallMethod(asyncio, "wrap_future", "O", future);
@@ -208,33 +205,67 @@ executor_tp_new(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUS
     Py_DECREF(nothing);
     if (self != NULL) {
         self->module = module_state_of(type);
-        self->stop.grace_ns = GRACE_NS;
+        self->options.grace_ns = GRACE_NS;
+        self->options.timeout_ns = self->options.deadline_ns = CALL_NO_LIMIT;
     }
     return (PyObject *)self;
 }
 
+// ---- options ----
+
+// The longest time that is told from none.
+#define LONGEST_NS INT64_C(4000000000000000000)
+
+// A number of seconds, or None.  0, or -1 with an exception.
+static int
+parse_seconds(PyObject *value, int64_t *ns)
+{
+    double seconds = value == Py_None ? 0 : PyFloat_AsDouble(value);
+    if (seconds == -1.0 && PyErr_Occurred()) {
+        return -1;
+    }
+    *ns = value == Py_None                     ? CALL_NO_LIMIT
+          : seconds * 1e9 < (double)LONGEST_NS ? (int64_t)(seconds * 1e9)
+                                               : LONGEST_NS;
+    return 0;
+}
+
+static PyObject *
+build_seconds(int64_t ns)
+{
+    return ns == CALL_NO_LIMIT ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns * 1e-9);
+}
+
+// Reads what executor_get_options() returns.  0, or -1 with an exception.
+static int
+parse_options(PyObject *args, call_options *options)
+{
+    int how;
+    PyObject *grace, *timeout, *deadline, *name;
+    if (!PyArg_ParseTuple(args, "iOOOO", &how, &grace, &timeout, &deadline, &name)
+        || parse_seconds(grace, &options->grace_ns) < 0 || parse_seconds(timeout, &options->timeout_ns) < 0
+        || parse_seconds(deadline, &options->deadline_ns) < 0) {
+        return -1;
+    }
+    options->how = (stop_how)how;
+    Py_XSETREF(options->name, name == Py_None ? NULL : Py_NewRef(name));
+    return 0;
+}
+
 PyDoc_STRVAR(view_doc,
-"_view($self, how, grace, /)\n--\n\n"
-"Return an executor of the same class, with the same workers and the same attributes.\n\n"
-"how: what is to become of a call that is submitted there and cancelled while it runs: nothing (0), an\n"
-"exception and after `grace` seconds the end of its worker (1), the end of its worker (2).");
+"_view($self, how, grace, timeout, deadline, name, /)\n--\n\n"
+"Return an executor of the same class, with the same workers and the same attributes, and these _options.");
 
 static PyObject *
 executor_view(PyObject *op, PyObject *args)
 {
-    int how;
-    double grace;
-    if (!PyArg_ParseTuple(args, "id:_view", &how, &grace)) {
-        return NULL;
-    }
     PyObject *attributes = PyObject_GetAttrString(op, "__dict__");
     PyObject *made = attributes == NULL ? NULL : executor_tp_new(Py_TYPE(op), NULL, NULL);
     ExecutorObject *view = (ExecutorObject *)made;
     if (view != NULL) {
         view->pool = Py_NewRef((PyObject *)pool_of(op));
-        view->stop.how = (stop_how)how;
-        view->stop.grace_ns = grace < 1e9 ? (int64_t)(grace * 1e9) : INT64_C(1000000000000000000);
-        if (PyObject_SetAttrString((PyObject *)view, "__dict__", attributes) < 0) {
+        if (parse_options(args, &view->options) < 0
+            || PyObject_SetAttrString((PyObject *)view, "__dict__", attributes) < 0) {
             Py_CLEAR(view);
         }
     }
@@ -243,10 +274,30 @@ executor_view(PyObject *op, PyObject *args)
 }
 
 static PyObject *
-executor_get_stop(PyObject *op, void *Py_UNUSED(closure))
+executor_get_options(PyObject *op, void *Py_UNUSED(closure))
 {
-    const stop_rule *stop = &((ExecutorObject *)op)->stop;
-    return Py_BuildValue("id", (int)stop->how, (double)stop->grace_ns * 1e-9);
+    const call_options *options = &((ExecutorObject *)op)->options;
+    PyObject *grace = build_seconds(options->grace_ns);
+    PyObject *timeout = build_seconds(options->timeout_ns);
+    PyObject *deadline = build_seconds(options->deadline_ns);
+    PyObject *all = grace == NULL || timeout == NULL || deadline == NULL
+                        ? NULL
+                        : Py_BuildValue("iOOOO", (int)options->how, grace, timeout, deadline,
+                                        options->name == NULL ? Py_None : options->name);
+    Py_XDECREF(grace);
+    Py_XDECREF(timeout);
+    Py_XDECREF(deadline);
+    return all;
+}
+
+static int
+executor_set_options(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    if (value == NULL || !PyTuple_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "must be a tuple");
+        return -1;
+    }
+    return parse_options(value, &((ExecutorObject *)op)->options);
 }
 
 static int
@@ -292,6 +343,7 @@ executor_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((ExecutorObject *)op)->tasks);
     Py_VISIT(((ExecutorObject *)op)->pool);
+    Py_VISIT(((ExecutorObject *)op)->options.name);
     return 0;
 }
 
@@ -300,6 +352,7 @@ executor_clear(PyObject *op)
 {
     Py_CLEAR(((ExecutorObject *)op)->tasks);
     Py_CLEAR(((ExecutorObject *)op)->pool);
+    Py_CLEAR(((ExecutorObject *)op)->options.name);
     return 0;
 }
 
@@ -330,7 +383,12 @@ static PyMethodDef executor_methods[] = {
 static PyGetSetDef executor_getset[] = {
     {"_tasks", executor_get_tasks, executor_set_tasks,
      PyDoc_STR("The queue of this executor."), NULL},
-    {"_stop", executor_get_stop, NULL, PyDoc_STR("What _view() takes, as it is here."), NULL},
+    {"_options", executor_get_options, executor_set_options,
+     PyDoc_STR("What _view() takes, for the calls that are submitted here. How one that is cancelled while\n"
+               "it runs is stopped: not (0); by an exception, and after `grace` seconds by the end of its\n"
+               "worker (1); by the end of its worker (2). For how many seconds it may run, and until when\n"
+               "by time.monotonic(). Its task's name."),
+     NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

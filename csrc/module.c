@@ -1,4 +1,5 @@
 // module: makes pyconc._core: its types, and the names that it looks up.  No file includes it.
+#include "base/call.h"
 #include "base/state.h"
 
 #include "class_builder.h"
@@ -263,6 +264,7 @@ add_types(PyObject *module, module_state *state)
         || add_type(module, &map_results_spec, NULL, &state->map_results_type) < 0
         || add_type(module, &keeper_spec, NULL, &state->keeper_type) < 0
         || add_type(module, &worker_spec, NULL, &state->worker_type) < 0
+        || add_type(module, &call_spec, NULL, &state->call_type) < 0
         || add_type(module, &chain_spec, NULL, &state->chain_type) < 0) {
         return -1;
     }
@@ -289,7 +291,8 @@ core_exec(PyObject *module)
 {
     module_state *state = state_of(module);
     if (intern_strings(state) < 0 || import_names(state) < 0 || add_types(module, state) < 0
-        || PyModule_AddFunctions(module, process_control_methods) < 0) {
+        || PyModule_AddFunctions(module, process_control_methods) < 0
+        || PyModule_AddFunctions(module, call_functions) < 0) {
         return -1;
     }
     state->callbacks = &loop_bridge_callbacks;

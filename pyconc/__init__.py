@@ -14,6 +14,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from importlib import import_module as _import_module
 
 from pyconc._core import Future
+from pyconc._current_task import Task, current_task
 from pyconc._task_cancelled import TaskCancelled
 from pyconc.patching import install, uninstall
 from pyconc.thread_pool import ThreadPoolExecutor
@@ -34,12 +35,14 @@ __all__ = [
     "Future",
     "InvalidStateError",
     "ProcessPoolExecutor",
+    "Task",
     "TaskCancelled",
     "TaskUnpicklable",
     "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerDied",
     "as_completed",
+    "current_task",
     "install",
     "uninstall",
     "wait",

@@ -13,6 +13,8 @@ from pyconc import aiomultiprocess as aiomultiprocess
 from pyconc import asyncio as asyncio
 from pyconc import concurrent as concurrent
 from pyconc._core import Future as Future
+from pyconc._current_task import Task as Task
+from pyconc._current_task import current_task as current_task
 from pyconc._task_cancelled import TaskCancelled as TaskCancelled
 from pyconc.coroutine_pool import CoroutinePool as CoroutinePool
 from pyconc.patching import install as install
@@ -37,12 +39,14 @@ __all__ = [
     "Future",
     "InvalidStateError",
     "ProcessPoolExecutor",
+    "Task",
     "TaskCancelled",
     "TaskUnpicklable",
     "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerDied",
     "as_completed",
+    "current_task",
     "install",
     "uninstall",
     "wait",

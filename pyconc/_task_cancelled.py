@@ -1,12 +1,22 @@
 """What is raised in a call that is to end."""
 
+_MESSAGES = {
+    "cancel": "the task was cancelled",
+    "timeout": "the task has reached its time limit",
+    "shutdown": "the executor of the task is shut down",
+}
+
 
 class TaskCancelled(BaseException):
-    """Raised in a call that runs in a worker process, by cancelling its future; see ProcessPoolExecutor.options().
+    """Raised in a call that runs in a worker and is to end; see options() of the executors.
+
+    reason: "cancel" (its future was cancelled), "timeout" (it has reached its timeout or deadline) or "shutdown" (its
+    executor is shut down).
 
     A BaseException, so that `except Exception` does not stop it. The call may clean up and must then end; whatever it
     returns or raises is dropped. It is raised once, between two steps of the call's Python code or out of a system call
-    that waits, never while arguments or results are pickled, and in no other task.
+    that waits, never while arguments or results are pickled, in no other task, and not within
+    pyconc.current_task().shield().
 
         >>> import asyncio, signal
         >>> def wait():
@@ -27,3 +37,17 @@ class TaskCancelled(BaseException):
     """
 
     __module__ = "pyconc"
+
+    def __init__(self, message=None, reason=None):
+        if reason is None:
+            reason = _find_reason()
+        super().__init__(_MESSAGES[reason] if message is None else message)
+        self.reason = reason
+
+
+def _find_reason():
+    """Return why the call that this thread runs is to end; the interpreter raises the exception by its class alone."""
+    from pyconc import _core
+
+    call = _core.current_call()
+    return (call and call.reason()) or "cancel"

@@ -11,7 +11,7 @@ import weakref
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
 
-from pyconc import _core
+from pyconc import _core, _options
 from pyconc._async_with import AsyncWith
 from pyconc._process import chunks, launcher, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
@@ -108,9 +108,6 @@ def _is_interrupt(error):
 
 
 _names = itertools.count()
-
-# As _core.Executor._view() counts them.
-_ON_CANCEL = ("abandon", "interrupt", "kill")
 
 
 class ProcessExecutor(AsyncWith):
@@ -406,7 +403,7 @@ class ProcessPoolExecutor(
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
 
-    def options(self, *, on_cancel=None, grace=None):
+    def options(self, *, on_cancel=None, grace=None, name=None):
         """Return this executor with other options: an executor of the same class, on the same workers.
 
         What is submitted there, by submit(), map() or loop.run_in_executor(), has these options; None: as here. It is
@@ -431,7 +428,11 @@ class ProcessPoolExecutor(
         one by one, or as many at a time as its chunksize says; to close its iterator, when a result was asked for
         before, stops those that run.
 
-        Any thread may call this. Raises ValueError for another on_cancel and for a grace that is below 0 or no number.
+        name: what its tasks are called, by pyconc.current_task() in the worker and by WorkerDied; default: as the
+        function.
+
+        Any thread may call this. Raises ValueError for another on_cancel and for a grace that is below 0 or no number;
+        TypeError for a name that is no str.
 
             >>> import asyncio, time
             >>> async def main():
@@ -445,20 +446,8 @@ class ProcessPoolExecutor(
             >>> asyncio.run(main())
             1
         """
-        how, seconds = self._stop
-        if on_cancel is not None:
-            if on_cancel not in _ON_CANCEL:
-                raise ValueError(f"on_cancel must be 'abandon', 'interrupt' or 'kill', not {on_cancel!r}")
-            how = _ON_CANCEL.index(on_cancel)
-        if grace is not None:
-            if not grace >= 0:
-                raise ValueError(f"grace must be a number of seconds, 0 or more, not {grace!r}")
-            seconds = grace
-        if "asyncio" in sys.modules:  # the first call on a loop like uvloop's, too, is to be known as one
-            from pyconc import _asyncio_glue
-
-            _asyncio_glue.adopt_running_loop()
-        return self._view(how, seconds)
+        options = _options.change(self._options, on_cancel=on_cancel, grace=grace, name=name)
+        return _options.make_view(self, options)
 
     def _cancel_running(self, queue):
         queue.cancel_taken()

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
-import inspect
 import os
 import random
 import signal
@@ -14,6 +13,7 @@ import time
 
 import pytest
 from loops import on_every_loop, on_loop
+from pools import pool_of, with_pool
 from support import HANG_LIMIT, THOUSAND, another_thread, wait_until
 
 import pyconc
@@ -23,30 +23,6 @@ needs_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Pytho
 
 # Longer than any test takes: what would be killed after that was not killed at all.
 FOREVER = 3600
-
-
-@contextlib.contextmanager
-def pool_of(max_workers, **options):
-    """An executor whose workers do not outlive a test that fails."""
-    with pyconc.ProcessPoolExecutor(max_workers, **options) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.kill_workers()
-            raise
-
-
-def with_pool(test):
-    """Gives a test an executor with one worker as `pool`; a fixture's would be kept until after the test's end."""
-
-    def run(**fixtures):
-        with pool_of(1) as pool:
-            test(pool, **fixtures)
-
-    _, *others = inspect.signature(test).parameters.values()
-    run.__name__ = test.__name__
-    run.__signature__ = inspect.Signature(others)
-    return run
 
 
 def note(path, text):
@@ -527,9 +503,9 @@ def test_a_view_is_an_executor_of_the_same_class_on_the_same_workers(pool):
     assert list(view.map(pow, [2, 3], [5, 5], chunksize=2)) == [32, 243]
     assert view._processes == pool._processes
     nested = view.options(grace=5)
-    assert nested._stop == (1, 5.0)
-    assert view._stop == (1, 1.0)
-    assert pool._stop == (0, 1.0)
+    assert nested._options[:2] == (1, 5.0)
+    assert view._options[:2] == (1, 1.0)
+    assert pool._options[:2] == (0, 1.0)
 
 
 @pytest.mark.parametrize("end", ["shutdown", "with"])

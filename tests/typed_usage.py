@@ -106,3 +106,12 @@ class Traced(ThreadPoolExecutor):
 
 pyconc.install()
 pyconc.uninstall()
+
+
+def knows_its_task() -> None:
+    task = pyconc.current_task()
+    if task is not None:
+        assert_type(task.name, str)
+        assert_type(task.remaining(), float | None)
+        with task.shield():
+            task.check()

@@ -15,19 +15,30 @@ typedef enum stop_how {
     STOP_KILL,       // its worker is killed
 } stop_how;
 
-typedef struct stop_rule {
+// What the program wants of a call besides its outcome.
+typedef struct call_options {
     stop_how how;
-    int64_t grace_ns;  // STOP_INTERRUPT: how long it may take
-} stop_rule;
+    int64_t grace_ns;     // of STOP_INTERRUPT: how long it may take to end
+    int64_t timeout_ns;   // how long it may run; CALL_NO_LIMIT: for ever
+    int64_t deadline_ns;  // when it must have ended, by clock_now_ns(); CALL_NO_LIMIT: never
+    PyObject *name;       // what its task is called, a str; NULL: as its function
+} call_options;
+
+#define CALL_NO_LIMIT INT64_MAX
+
+// Whether a call has an end that somebody must watch over.
+static inline bool
+call_is_limited(const call_options *options)
+{
+    return options->timeout_ns != CALL_NO_LIMIT || options->deadline_ns != CALL_NO_LIMIT;
+}
 
 typedef struct queue_kind {
     // Whether its tasks have a route, see task.h.
     bool routed;
     // The call args[0](args[1:], kwnames) for a destination; NULL with an exception.  Borrows all.
-    task *(*make_task)(struct queue_head *queue, PyObject *const *args, Py_ssize_t nargs,
-                       PyObject *kwnames, const destination *to);
-    // Before push(): what is to become of the task when it is cancelled while it runs.
-    void (*set_stop)(struct queue_head *queue, task *t, const stop_rule *rule);
+    task *(*make_task)(struct queue_head *queue, const call_options *options, PyObject *const *args,
+                       Py_ssize_t nargs, PyObject *kwnames, const destination *to);
     // As workq_push(); WORKQ_CLOSED comes with the exception that says why.
     int (*push)(struct queue_head *queue, task *t);
     // Refuses pushes from now on, with error(message).

@@ -23,7 +23,7 @@
 
 // The module's own types.
 #define MODULE_TYPES(X)                                                                         \
-    X(block) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(map_feed) X(map_results) \
+    X(block) X(call) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(map_feed) X(map_results) \
     X(method) X(process_queue) X(region) X(thread_queue) X(waiter) X(worker)
 
 // The objects of other modules that it uses.
@@ -36,7 +36,7 @@
     X(threading_names)     /* threading.__dict__ */                                              \
     X(get_ident_name)      /* "get_ident" */                                                     \
     X(checkpoint)          /* a function of one bytecode: serves the eval breaker */             \
-    X(task_cancelled)      /* pyconc.TaskCancelled; NULL but in a worker */                      \
+    X(task_cancelled)      /* pyconc.TaskCancelled; NULL until it is first raised */             \
     X(pickle_dumps)                                                                              \
     X(pickle_loads)                                                                              \
     X(registered_reducers)   /* a dict of multiprocessing's, NULL until something is pickled */  \

@@ -565,11 +565,23 @@ peek(const _Atomic uint32_t *word)
     return atomic_load_explicit(word, memory_order_relaxed);
 }
 
+// Why a worker is to end its call, by the word that says so.
+static stop_reason
+asked_by(uint64_t word)
+{
+    for (stop_reason reason = STOP_BY_CANCEL; reason <= STOP_BY_SHUTDOWN; reason++) {
+        if (word == JOB_SLOT_ASKED(reason)) {
+            return reason;
+        }
+    }
+    return STOP_NOT;
+}
+
 // Whether a word that has the upper bit of an end's values is one of them.
 static bool
 is_end(uint64_t word)
 {
-    return word >> 63 == 0 || word == JOB_SLOT_STOPPABLE || word == JOB_SLOT_ASKED
+    return word >> 63 == 0 || word == JOB_SLOT_STOPPABLE || asked_by(word) != STOP_NOT
            || word == JOB_SLOT_CONDEMNED || word == JOB_SLOT_FINISHED;
 }
 
@@ -1048,8 +1060,10 @@ job_slot_split(job_slot *slot, uint32_t count)
 // ---- stopping ----
 
 void
-job_slot_set_stoppable(job_slot *slot)
+job_slot_set_stoppable(job_slot *slot, int64_t timeout_ns, int64_t deadline_ns)
 {
+    slot->timeout_ns = timeout_ns;
+    slot->deadline_ns = deadline_ns;
     // Relaxed: R8 in job_ring_push() or R11 in write_to_inbox() publishes it with the slot.
     atomic_store_explicit(&slot->range, JOB_SLOT_STOPPABLE, memory_order_relaxed);
 }
@@ -1063,17 +1077,25 @@ change_end(job_slot *slot, uint64_t from, uint64_t to)
 }
 
 bool
-job_slot_ask(job_slot *slot)
+job_slot_ask(job_slot *slot, stop_reason reason)
 {
-    return change_end(slot, JOB_SLOT_STOPPABLE, JOB_SLOT_ASKED);
+    return change_end(slot, JOB_SLOT_STOPPABLE, JOB_SLOT_ASKED(reason));
+}
+
+// From whichever of the states it is in while the call may still run.
+static bool
+leave_call(job_slot *slot, uint64_t to)
+{
+    // The worker's step is the only other one that leads away from ASKED.
+    return change_end(slot, JOB_SLOT_STOPPABLE, to) || change_end(slot, JOB_SLOT_ASKED(STOP_BY_CANCEL), to)
+           || change_end(slot, JOB_SLOT_ASKED(STOP_BY_TIMEOUT), to)
+           || change_end(slot, JOB_SLOT_ASKED(STOP_BY_SHUTDOWN), to);
 }
 
 bool
 job_slot_condemn(job_slot *slot)
 {
-    // The worker's step is the only other one, and it leads away from both.
-    return change_end(slot, JOB_SLOT_ASKED, JOB_SLOT_CONDEMNED)
-           || change_end(slot, JOB_SLOT_STOPPABLE, JOB_SLOT_CONDEMNED);
+    return leave_call(slot, JOB_SLOT_CONDEMNED);
 }
 
 bool
@@ -1083,18 +1105,17 @@ job_slot_is_stoppable(const job_slot *slot)
     return atomic_load_explicit(&slot->range, memory_order_relaxed) >> 63 != 0;
 }
 
-bool
-job_slot_is_asked(const job_slot *slot)
+stop_reason
+job_slot_asked(const job_slot *slot)
 {
     // Relaxed: a worker that misses it here is interrupted by the signal that the parent sends afterwards.
-    return atomic_load_explicit(&slot->range, memory_order_relaxed) == JOB_SLOT_ASKED;
+    return asked_by(atomic_load_explicit(&slot->range, memory_order_relaxed));
 }
 
 bool
 job_slot_finish(job_slot *slot)
 {
     // A word that a stray write has changed says nothing: the parent finds it.  Relaxed, as in change_end().
-    return change_end(slot, JOB_SLOT_STOPPABLE, JOB_SLOT_FINISHED)
-           || change_end(slot, JOB_SLOT_ASKED, JOB_SLOT_FINISHED)
+    return leave_call(slot, JOB_SLOT_FINISHED)
            || atomic_load_explicit(&slot->range, memory_order_relaxed) != JOB_SLOT_CONDEMNED;
 }

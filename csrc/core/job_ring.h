@@ -60,7 +60,7 @@
 //
 //     (a range)            the slot stands for what may not be stopped, and nobody decides
 //     STOPPABLE ----------------------------------> FINISHED     the worker, before it completes the slot
-//         |  the parent                               ^
+//         |  the parent, for one of three reasons     ^
 //         +-----------> ASKED ------------------------'          the same: an end that was asked for
 //         |               |  the parent's patience is over
 //         '---------------+--> CONDEMNED                         the parent kills the worker
@@ -86,6 +86,7 @@
 
 #include "park.h"
 #include "shm_region.h"
+#include "stop_reason.h"
 
 enum {
     JOB_RING_WORK = 0,       // There may be work.
@@ -98,7 +99,7 @@ enum {
 
 // Values that no stray write makes, and that no range has: its upper half is the number of a call.
 #define JOB_SLOT_STOPPABLE UINT64_C(0xf7a73bbb57a73bbb)
-#define JOB_SLOT_ASKED UINT64_C(0xf7a73ccc57a73ccc)
+#define JOB_SLOT_ASKED(reason) (UINT64_C(0xf7a73ccc57a73ccc) + UINT64_C(0x100000001) * (unsigned)(reason))
 #define JOB_SLOT_CONDEMNED UINT64_C(0xf7a73ddd57a73ddd)
 #define JOB_SLOT_FINISHED UINT64_C(0xf7a73eee57a73eee)
 
@@ -112,7 +113,10 @@ typedef struct job_slot {
     _Atomic uint64_t range;
     // When the worker began with what it has taken, by either clock; push() makes it 0.
     _Atomic int64_t began_ns;
-    unsigned char message[JOB_SLOT_BYTES - 24];
+    unsigned char message[JOB_SLOT_BYTES - 40];
+    // Of a call that may be stopped, for its worker to know: how long it may run, and when it must have
+    // ended.
+    int64_t timeout_ns, deadline_ns;
 } job_slot;
 
 _Static_assert(sizeof(job_slot) == JOB_SLOT_BYTES, "the layout is shared");
@@ -294,17 +298,17 @@ uint32_t job_slot_split(job_slot *slot, uint32_t count);
 // ---- stopping ----
 
 // In place of job_slot_set_range(): the allocated slot's one call may be stopped once a worker has taken it.
-void job_slot_set_stoppable(job_slot *slot);
+void job_slot_set_stoppable(job_slot *slot, int64_t timeout_ns, int64_t deadline_ns);
 
 // The parent: has the worker end the call.  False: the call has ended, or may not be stopped.
-bool job_slot_ask(job_slot *slot);
+bool job_slot_ask(job_slot *slot, stop_reason reason);
 
 // The parent: decides to kill the worker that has taken the slot.  False: as above; the worker must live.
 bool job_slot_condemn(job_slot *slot);
 
-// A worker: whether it may be stopped; whether it is to be.
+// A worker: whether it may be stopped; whether it is to be, and why.
 bool job_slot_is_stoppable(const job_slot *slot);
-bool job_slot_is_asked(const job_slot *slot);
+stop_reason job_slot_asked(const job_slot *slot);
 
 // A worker, before job_ring_complete().  False: the slot is not its any more, and it is about to be killed.
 bool job_slot_finish(job_slot *slot);

@@ -567,7 +567,8 @@ pack_callable(packer *p, PyObject *callable, packed_message *packed)
 }
 
 int
-codec_pack_call(packer *p, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, packed_message *packed)
+codec_pack_call(packer *p, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *name,
+                packed_message *packed)
 {
     Py_ssize_t named = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
     memset(packed, 0, sizeof(*packed));
@@ -591,6 +592,10 @@ codec_pack_call(packer *p, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
         call = !numbered   ? PyTuple_Pack(3, args[0], positional, named > 0 ? keywords : Py_None)
                : named > 0 ? PyTuple_Pack(2, positional, keywords)
                            : Py_NewRef(positional);
+    }
+    if (call != NULL && name != NULL) {
+        packed->head.flags |= WIRE_NAMED;
+        Py_SETREF(call, PyTuple_Pack(2, name, call));
     }
     if (call == NULL) {
         packed_message_drop(packed, p->region, false);

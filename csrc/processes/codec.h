@@ -38,6 +38,7 @@ enum {
     WIRE_STAR = 2,     // of a chunk: each item is a tuple of arguments, not one argument
     WIRE_BOUNDED = 4,  // of a chunk: comes back unfinished rather than take long
     WIRE_SCALARS = 8,  // the stream behind the callable is what scalars.h says, and no pickle
+    WIRE_NAMED = 16,   // of a call: the stream is the pair of its task's name and what it would be else
 };
 
 typedef struct wire {
@@ -83,8 +84,8 @@ typedef struct packer {
                          // whether it must travel by value; NULL: never
 } packer;
 
-// Packs args[0](args[1:], kwnames).  0, or -1 with what pickling raised.
-int codec_pack_call(packer *p, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+// Packs args[0](args[1:], kwnames), for a task with a name, or NULL.  0, or -1 with what pickling raised.
+int codec_pack_call(packer *p, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject *name,
                     packed_message *packed);
 
 // Packs calls of one callable with each of a list of items; flags: WIRE_STAR, WIRE_BOUNDED.

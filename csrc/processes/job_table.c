@@ -86,8 +86,8 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
 {
     process_job *job = process_job_of(t);
     packed_message_write(&job->call, slot->message);
-    if (job->stop.how != STOP_ABANDON) {
-        job_slot_set_stoppable(slot);
+    if (job->options.how != STOP_ABANDON) {
+        job_slot_set_stoppable(slot, job->options.timeout_ns, job->options.deadline_ns);
     }
     else {
         job_slot_set_range(slot, job->calls);
@@ -280,7 +280,7 @@ job_table_withdraw(job_table *table, task *t)
 
 // With the lock.
 static bool
-request_cancel(job_table *table, task *t)
+request_cancel(job_table *table, task *t, stop_reason reason)
 {
     process_job *job = process_job_of(t);
     if (job->slot == NULL || !job_ring_is_taken(job->slot)) {
@@ -294,7 +294,7 @@ request_cancel(job_table *table, task *t)
         job_ring_request_cancel(&table->ring, job->slot);
         return true;
     }
-    if (job->stop.how == STOP_ABANDON || !job_slot_ask(job->slot)) {
+    if (job->options.how == STOP_ABANDON || !job_slot_ask(job->slot, reason)) {
         return false;
     }
     process_job_enter(job, JOB_CANCELLING);
@@ -306,7 +306,7 @@ bool
 job_table_request_cancel(job_table *table, task *t)
 {
     pthread_mutex_lock(&table->lock);
-    bool asked = request_cancel(table, t);
+    bool asked = request_cancel(table, t, STOP_BY_CANCEL);
     pthread_mutex_unlock(&table->lock);
     return asked;
 }
@@ -317,7 +317,7 @@ job_table_request_cancel_all(job_table *table)
     pthread_mutex_lock(&table->lock);
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
         if (table->by_slot[i] != NULL) {
-            request_cancel(table, table->by_slot[i]);
+            request_cancel(table, table->by_slot[i], STOP_BY_SHUTDOWN);
         }
     }
     pthread_mutex_unlock(&table->lock);
@@ -334,7 +334,8 @@ job_table_pop_stop(job_table *table, stop_order *order)
             job->is_stop_due = false;
             order->number = job->number;
             order->worker = job_ring_taker(&table->ring, job->slot);
-            order->rule = job->stop;
+            order->how = job->options.how;
+            order->grace_ns = job->options.grace_ns;
             found = order->worker != UINT32_MAX;
         }
     }

@@ -66,7 +66,7 @@ typedef struct process_job {
     uint32_t calls;                    // of a chunk: how many the slot still stands for; lock
     uint32_t worker, generation;       // of the only one that may run it, see job_ring_generation(); set once
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
-    stop_rule stop;                    // set once
+    call_options options;              // set once
     bool is_stop_due;                  // the supervisor has yet to be told that it is CANCELLING; lock
     PyObject *error;                   // of a call that could not be packed: its outcome; GIL
     list_link in_flight;               // in its queue's list; GIL
@@ -143,13 +143,16 @@ bool job_table_withdraw(job_table *table, task *t);
 // True: a worker has taken it, and is asked to end it; how, if the worker runs no event loop, the supervisor
 // learns from job_table_pop_stop().
 bool job_table_request_cancel(job_table *table, task *t);
+
+// The same for every task that a worker has taken: the executor is shut down.
 void job_table_request_cancel_all(job_table *table);
 
 // What the supervisor is to do about a task that is to end.
 typedef struct stop_order {
     uint64_t number;  // of the task
     uint32_t worker;  // that runs it
-    stop_rule rule;
+    stop_how how;
+    int64_t grace_ns;
 } stop_order;
 
 // The next order, which is given once.  False: there is none.

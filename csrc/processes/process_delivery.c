@@ -297,6 +297,7 @@ process_job_drop(task *t)
     Py_CLEAR(job->whole);
     free(job->outcome);
     Py_CLEAR(job->error);
+    Py_CLEAR(job->options.name);
 }
 
 static int
@@ -305,6 +306,7 @@ process_job_traverse(const task *t, visitproc visit, void *arg)
     process_job *job = process_job_of(t);
     Py_VISIT(job->whole);
     Py_VISIT(job->error);
+    Py_VISIT(job->options.name);
     return 0;
 }
 
@@ -333,8 +335,10 @@ process_delivery_new_task(ProcessQueueObject *self, PyObject *callable, const de
 {
     task *t = task_new_routed(&process_route, sizeof(process_job), callable, to);
     if (t != NULL) {
-        process_job_of(t)->queue = self;
-        process_job_of(t)->worker = JOB_ANY_WORKER;
+        process_job *job = process_job_of(t);
+        job->queue = self;
+        job->worker = JOB_ANY_WORKER;
+        job->options.timeout_ns = job->options.deadline_ns = CALL_NO_LIMIT;
     }
     return t;
 }
@@ -368,9 +372,12 @@ process_delivery_fail_later(ProcessQueueObject *self, list_node *tasks, PyObject
         task *t = (task *)tasks;
         process_job *job = process_job_of(t);
         tasks = tasks->next;
+        PyObject *name = job->options.name == NULL ? Py_None : job->options.name;
         PyObject *seconds = seconds_of(job);
-        PyObject *error =
-            seconds == NULL ? NULL : PyObject_CallFunctionObjArgs(make_error, t->callable, seconds, NULL);
+        PyObject *error = NULL;
+        if (seconds != NULL) {
+            error = PyObject_CallFunctionObjArgs(make_error, t->callable, name, seconds, NULL);
+        }
         Py_XDECREF(seconds);
         if (error == NULL) {
             error = PyErr_GetRaisedException();  // memory is short, and the task ends with that

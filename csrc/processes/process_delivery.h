@@ -39,8 +39,8 @@ void process_delivery_collect(ProcessQueueObject *self);
 int process_delivery_fail(ProcessQueueObject *self, list_node *tasks, PyObject *make_error,
                           PyObject *message);
 
-// Has the result handler end such tasks, each with what make_error(its callable, for how many seconds it had
-// run or None) returns, so that their callbacks do not hold up the supervisor.
+// Has the result handler end such tasks, each with what make_error(its callable, its name or None, for how
+// many seconds it had run or None) returns, so that their callbacks do not hold up the supervisor.
 void process_delivery_fail_later(ProcessQueueObject *self, list_node *tasks, PyObject *make_error);
 
 #endif

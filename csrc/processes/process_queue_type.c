@@ -33,7 +33,6 @@ fail_queued(queue_head *op, PyObject *error, PyObject *message)
 static const queue_kind process_queue_kind = {
     .routed = true,
     .make_task = process_submit_make_task,
-    .set_stop = process_submit_set_stop,
     .push = process_submit_push,
     .close = close_queue,
     .fail_queued = fail_queued,
@@ -141,7 +140,7 @@ process_queue_cancel_taken(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(fail_all_doc,
 "fail_all($self, make_error, /)\n--\n\n"
 "Have the result handler fail every task, those that workers have taken too, with what\n"
-"make_error(callable) returns.\n\n"
+"make_error() returns, as for reap().\n\n"
 "What is finished is delivered first. The workers are of no use any more; a queue that is closed takes\n"
 "nothing from then on, whoever keeps it open.");
 
@@ -247,8 +246,8 @@ process_queue_pop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->head.inherited || !job_table_pop_stop(&self->table, &order)) {
         Py_RETURN_NONE;
     }
-    PyObject *seconds = order.rule.how == STOP_KILL ? Py_NewRef(Py_None)
-                                                    : PyFloat_FromDouble((double)order.rule.grace_ns * 1e-9);
+    PyObject *seconds = order.how == STOP_KILL ? Py_NewRef(Py_None)
+                                               : PyFloat_FromDouble((double)order.grace_ns * 1e-9);
     return seconds == NULL ? NULL
                            : Py_BuildValue("KIN", (unsigned long long)order.number, (unsigned)order.worker,
                                            seconds);
@@ -321,8 +320,8 @@ PyDoc_STRVAR(reap_doc,
 "Settle the affairs of a worker that is dead; return two flags: it leaves a task behind, and some\n"
 "worker has finished one since reap() was last called.\n\n"
 "The result handler delivers what the worker had finished, and fails each task that it had taken with\n"
-"make_error(callable, for how many seconds it had run or None). Its memory is taken back, and its number\n"
-"is free.");
+"make_error(callable, name or None, for how many seconds it had run or None). Its memory is taken back,\n"
+"and its number is free.");
 
 static PyObject *
 process_queue_reap(PyObject *op, PyObject *args)

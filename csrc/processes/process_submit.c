@@ -25,11 +25,17 @@ fail_packing(task *t)
 // A task with the call args[0](args[1:], kwnames), or with why that cannot be packed.  NULL with an
 // exception.
 static task *
-pack_call(ProcessQueueObject *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-          const destination *to)
+pack_call(ProcessQueueObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
+          PyObject *kwnames, const destination *to)
 {
     task *t = process_delivery_new_task(self, args[0], to);
-    if (t != NULL && codec_pack_call(&self->packs, args, nargs, kwnames, &process_job_of(t)->call) < 0) {
+    if (t == NULL) {
+        return NULL;
+    }
+    process_job *job = process_job_of(t);
+    job->options = *options;
+    Py_XINCREF(job->options.name);
+    if (codec_pack_call(&self->packs, args, nargs, kwnames, options->name, &job->call) < 0) {
         t = fail_packing(t);
     }
     return t;
@@ -76,17 +82,11 @@ accept(ProcessQueueObject *self, task *t)
 // ---- calls ----
 
 task *
-process_submit_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                         const destination *to)
+process_submit_make_task(queue_head *op, const call_options *options, PyObject *const *args,
+                         Py_ssize_t nargs, PyObject *kwnames, const destination *to)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    return process_queue_check_open(self) < 0 ? NULL : pack_call(self, args, nargs, kwnames, to);
-}
-
-void
-process_submit_set_stop(queue_head *Py_UNUSED(op), task *t, const stop_rule *rule)
-{
-    process_job_of(t)->stop = *rule;
+    return process_queue_check_open(self) < 0 ? NULL : pack_call(self, options, args, nargs, kwnames, to);
 }
 
 int
@@ -112,7 +112,8 @@ int
 process_submit_to_worker(ProcessQueueObject *self, uint32_t worker, uint32_t generation,
                          PyObject *const *args, Py_ssize_t nargs, const destination *to)
 {
-    task *t = check_kept_own(self) < 0 ? NULL : pack_call(self, args, nargs, NULL, to);
+    static const call_options none = {.timeout_ns = CALL_NO_LIMIT, .deadline_ns = CALL_NO_LIMIT};
+    task *t = check_kept_own(self) < 0 ? NULL : pack_call(self, &none, args, nargs, NULL, to);
     if (t == NULL) {
         return -1;
     }

@@ -15,10 +15,10 @@
 
 #include "process_delivery.h"
 
-// As queue_kind's make_task(), set_stop() and push().
-task *process_submit_make_task(queue_head *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+// As queue_kind's make_task() and push().
+task *process_submit_make_task(queue_head *op, const call_options *options, PyObject *const *args,
+                               Py_ssize_t nargs, PyObject *kwnames,
                                const destination *to);
-void process_submit_set_stop(queue_head *op, task *t, const stop_rule *rule);
 int process_submit_push(queue_head *op, task *t);
 
 // Has one worker make the call args[0](args[1:]) for a destination, whose references the task borrows.  The

@@ -30,29 +30,46 @@ find_callable(WorkerObject *self, const unpacked_message *found)
     return callable;
 }
 
-typedef struct call {
+typedef struct slot_call {
+    job_slot *slot;
     PyObject *callable;
     PyObject *args;    // tuple; of a chunk, list of items
     PyObject *kwargs;  // dict, or NULL
+    PyObject *name;    // str, or NULL
     wire_kind kind;
     unsigned flags;
-} call;
+} slot_call;
 
 static void
-call_clear(call *c)
+slot_call_clear(slot_call *c)
 {
     Py_CLEAR(c->callable);
     Py_CLEAR(c->args);
     Py_CLEAR(c->kwargs);
+    Py_CLEAR(c->name);
+}
+
+// Takes the task's name off the front of a stream.  0, or -1 with an exception.
+static int
+read_name(unpacked_message *found, slot_call *c)
+{
+    PyObject *name, *rest;
+    if (!PyArg_ParseTuple(found->value, "UO", &name, &rest)) {
+        return -1;
+    }
+    c->name = Py_NewRef(name);
+    Py_SETREF(found->value, Py_NewRef(rest));
+    return 0;
 }
 
 // Unpacks the call of a slot.  0, or -1 with what unpickling raised.
 static int
-read_call(WorkerObject *self, job_slot *slot, call *c)
+read_call(WorkerObject *self, job_slot *slot, slot_call *c)
 {
     wire *message = (wire *)slot->message;
     unpacked_message found = {0};
     memset(c, 0, sizeof(*c));
+    c->slot = slot;
     if (wire_length(slot->message) == 0) {
         PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
         return -1;
@@ -69,6 +86,9 @@ read_call(WorkerObject *self, job_slot *slot, call *c)
     Py_XDECREF((PyObject *)whole);
     c->kind = found.kind;
     c->flags = found.flags;
+    if (rc == 0 && found.flags & WIRE_NAMED) {
+        rc = read_name(&found, c);
+    }
     if (rc == 0 && found.callable_id != 0) {
         c->callable = find_callable(self, &found);
         if (c->callable == NULL) {
@@ -96,7 +116,7 @@ read_call(WorkerObject *self, job_slot *slot, call *c)
     Py_XDECREF(found.callable);
     if (rc < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        call_clear(c);
+        slot_call_clear(c);
         PyErr_SetRaisedException(error);
     }
     return rc;
@@ -104,7 +124,7 @@ read_call(WorkerObject *self, job_slot *slot, call *c)
 
 // Makes the calls of a chunk that nobody splits off: (results, what ended them early or None).
 static PyObject *
-call_chunk(job_slot *slot, call *c)
+call_chunk(job_slot *slot, slot_call *c)
 {
     int64_t end_ns = c->flags & WIRE_BOUNDED ? clock_coarse_ns() + CHUNK_MAX_NS : INT64_MAX;
     PyObject *error = NULL;
@@ -186,16 +206,28 @@ is_inherited(WorkerObject *self)
     return region_me(self->region) == SHM_NOBODY;
 }
 
-// Raises TaskCancelled if the call that runs is to end, and was not interrupted yet.  0, or -1 with that.
-static int
-interrupt(WorkerObject *self)
+// ---- the call that runs ----
+
+static CallObject *
+worker_get_call(call_place *place)
 {
-    if (self->current == NULL || is_inherited(self) || !job_slot_is_asked(self->current)) {
-        return 0;
+    WorkerObject *self = THING_OF(place, WorkerObject, place);
+    const slot_call *c = self->running;
+    if (c == NULL || is_inherited(self)) {
+        return NULL;
     }
-    self->current = NULL;  // once
-    PyErr_SetString(self->module->task_cancelled, "the task was cancelled");
-    return -1;
+    bool is_stoppable = job_slot_is_stoppable(c->slot);
+    call_options options = {.timeout_ns = is_stoppable ? c->slot->timeout_ns : CALL_NO_LIMIT,
+                            .deadline_ns = is_stoppable ? c->slot->deadline_ns : CALL_NO_LIMIT,
+                            .name = c->name};
+    return call_place_get(place, c->callable, &options, job_slot_began(c->slot));
+}
+
+static stop_reason
+worker_stop_reason(const call_place *place)
+{
+    WorkerObject *self = THING_OF(place, WorkerObject, place);
+    return self->running == NULL || is_inherited(self) ? STOP_NOT : job_slot_asked(self->running->slot);
 }
 
 PyDoc_STRVAR(on_stop_doc,
@@ -205,20 +237,29 @@ PyDoc_STRVAR(on_stop_doc,
 static PyObject *
 worker_on_stop(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
 {
-    if (interrupt((WorkerObject *)op) < 0) {
+    if (call_interrupt(&((WorkerObject *)op)->place) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
 }
 
-// Makes a call that may be stopped.
+// Makes the calls of a slot.
 static PyObject *
-make_stoppable_call(WorkerObject *self, job_slot *slot, const call *c)
+make_call(WorkerObject *self, slot_call *c)
 {
-    self->current = slot;
-    // The parent may have asked for its end before, and the signal found no call.
-    PyObject *result = interrupt(self) < 0 ? NULL : PyObject_Call(c->callable, c->args, c->kwargs);
-    self->current = NULL;
+    PyObject *result;
+    self->place.is_interrupted = false;
+    self->running = c;
+    if (c->kind == WIRE_CHUNK) {
+        result = call_chunk(c->slot, c);
+    }
+    else {
+        // The parent may have asked for its end before, and the signal found no call.
+        bool is_asked = job_slot_is_stoppable(c->slot) && call_interrupt(&self->place) < 0;
+        result = is_asked ? NULL : PyObject_Call(c->callable, c->args, c->kwargs);
+    }
+    call_end(&self->place);
+    self->running = NULL;
     return result;
 }
 
@@ -242,7 +283,7 @@ static void
 run_slot(WorkerObject *self, job_slot *slot)
 {
     packed_message outcome;
-    call c;
+    slot_call c;
     int64_t start = 0;
     if (read_call(self, slot, &c) < 0) {
         pack_failure(self, "pack_unpickling_error", &outcome);
@@ -250,12 +291,10 @@ run_slot(WorkerObject *self, job_slot *slot)
     else {
         bool is_chunk = c.kind == WIRE_CHUNK;
         start = is_chunk ? clock_now_ns() : 0;
-        PyObject *result = is_chunk                      ? call_chunk(slot, &c)
-                           : job_slot_is_stoppable(slot) ? make_stoppable_call(self, slot, &c)
-                                                         : PyObject_Call(c.callable, c.args, c.kwargs);
+        PyObject *result = make_call(self, &c);
         PyObject *error = result == NULL ? PyErr_GetRaisedException() : NULL;
         // Before the parent sees the outcome, so that a thread that waits for it finds the arguments gone.
-        call_clear(&c);
+        slot_call_clear(&c);
         if (is_inherited(self)) {
             Py_XDECREF(result);
             Py_XDECREF(error);
@@ -284,7 +323,7 @@ static PyObject *
 describe_call(WorkerObject *self, job_slot *slot)
 {
     packed_message outcome;
-    call c;
+    slot_call c;
     PyObject *described = NULL;
     if (read_call(self, slot, &c) == 0) {
         PyObject *handle = PyLong_FromSsize_t(slot - self->ring.slots);
@@ -292,7 +331,7 @@ describe_call(WorkerObject *self, job_slot *slot)
                                    : PyTuple_Pack(4, handle, c.callable, c.args,
                                                   c.kwargs == NULL ? Py_None : c.kwargs);
         Py_XDECREF(handle);
-        call_clear(&c);
+        slot_call_clear(&c);
     }
     if (described == NULL) {
         pack_failure(self, "pack_unpickling_error", &outcome);
@@ -531,18 +570,9 @@ worker_wait_admitted(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(run_doc,
-"run($self, max_tasks, /)\n--\n\n"
-"Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.");
-
 static PyObject *
-worker_run(PyObject *op, PyObject *arg)
+run_tasks(WorkerObject *self, unsigned long max_tasks)
 {
-    WorkerObject *self = (WorkerObject *)op;
-    unsigned long max_tasks = PyLong_AsUnsignedLong(arg);
-    if (max_tasks == (unsigned long)-1 && PyErr_Occurred()) {
-        return NULL;
-    }
     unsigned long tasks = 0;
     // now: when the worker last looked, which is when the next slot begins.
     int64_t now = clock_now_ns(), checked_ns = now;
@@ -584,6 +614,23 @@ worker_run(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(run_doc,
+"run($self, max_tasks, /)\n--\n\n"
+"Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.");
+
+static PyObject *
+worker_run(PyObject *op, PyObject *arg)
+{
+    unsigned long max_tasks = PyLong_AsUnsignedLong(arg);
+    if (max_tasks == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    call_here = &((WorkerObject *)op)->place;
+    PyObject *result = run_tasks((WorkerObject *)op, max_tasks);
+    call_here = NULL;
+    return result;
+}
+
 PyDoc_STRVAR(after_fork_doc,
 "after_fork($self, /)\n--\n\n"
 "In the child of a fork that a task made: this process is no worker; run() returns.");
@@ -619,18 +666,6 @@ take_doorbells(WorkerObject *self, PyObject *fds)
     return 0;
 }
 
-// 0, or -1 with an exception.
-static int
-find_task_cancelled(module_state *state)
-{
-    PyObject *names = state->task_cancelled != NULL ? NULL : PyImport_ImportModule("pyconc._task_cancelled");
-    if (names != NULL) {
-        state->task_cancelled = PyObject_GetAttrString(names, "TaskCancelled");
-        Py_DECREF(names);
-    }
-    return state->task_cancelled == NULL ? -1 : 0;
-}
-
 static PyObject *
 worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
@@ -652,9 +687,7 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->wakeup_fd = wakeup_fd;
     self->packs.module = self->module;
     park_spot_init(&self->spot, 1);
-    if (find_task_cancelled(self->module) < 0) {
-        goto fail;
-    }
+    self->place = (call_place){.module = self->module, .get = worker_get_call, .reason = worker_stop_reason};
     self->region = region_join(self->module, region_fd, SHM_WORKER(number));
     if (self->region == NULL) {
         goto fail;

@@ -5,7 +5,7 @@
 // outcome.  Owner thread only, with the GIL.
 //
 // A call that its parent may stop is interrupted by an exception that a signal's handler raises.  The handler
-// finds in `current` which call runs, if one does, and in that call's slot whether it is to end: so a signal
+// finds in `running` which call runs, if one does, and in that call's slot whether it is to end: so a signal
 // that comes late, twice or from elsewhere raises nothing, nor does any while something is unpacked or
 // packed.
 //
@@ -15,6 +15,8 @@
 #define PYCONC_WORKER_H
 
 #include "codec.h"
+
+#include "base/call.h"
 
 // The exit code of a worker that has no way to wake its parent any more,
 #define WORKER_CUT_OFF 98
@@ -38,7 +40,8 @@ typedef struct WorkerObject {
     int *doorbells;     // of all workers, owned; or NULL
     shm_file doorbell;  // this worker's, as it was at the start
     bool is_cut_off;    // it could not wake its parent
-    job_slot *current;  // of the call that runs, if it may be stopped; see interrupt()
+    call_place place;
+    const struct slot_call *running;  // the call that runs, on the C stack; NULL: none does
 } WorkerObject;
 
 extern PyType_Spec worker_spec;

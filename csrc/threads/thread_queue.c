@@ -12,8 +12,8 @@
 #define END_SPIN_NS 200000
 
 static task *
-thread_queue_make_task(queue_head *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                       const destination *to)
+thread_queue_make_task(queue_head *self, const call_options *Py_UNUSED(options), PyObject *const *args,
+                       Py_ssize_t nargs, PyObject *kwnames, const destination *to)
 {
     if (to->carrier == NULL) {
         ((FutureObject *)to->future)->home = ((ThreadQueueObject *)self)->number;

@@ -29,7 +29,7 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
         raise ValueError("buffersize must be None or > 0")
     deadline = None if timeout is None else time.monotonic() + timeout
     is_over = executor._shutdown_thread and executor._opened is None  # the first submit, if there is one, says so
-    if is_over or is_submit_replaced(executor) or executor._stop[0]:  # a call that may be stopped is a task
+    if is_over or is_submit_replaced(executor) or executor._options[0]:  # a call that may be stopped is a task
         return _map_by_submit(executor, fn, iterables, deadline, chunksize or 1, buffersize)
     supervisor = executor._supervisor
     is_star = len(iterables) != 1
@@ -83,7 +83,7 @@ def _map_by_submit(executor, fn, iterables, deadline, chunksize, buffersize):
     run = partial(process._process_chunk, fn)
     calls = _chunks(zip(*iterables), chunksize)
     # An executor with options is often made for one call, and its pool lives on.
-    return _core.Chain(submit_in_order(executor, run, calls, deadline, buffersize, keep=executor._stop[0] != 0))
+    return _core.Chain(submit_in_order(executor, run, calls, deadline, buffersize, keep=executor._options[0] != 0))
 
 
 def _chunks(items, size):

@@ -692,10 +692,10 @@ def _no_worker(caught):
     return error
 
 
-def _death_of(worker, task, ran_for, is_condemned):
+def _death_of(worker, task, name, ran_for, is_condemned):
     pid, code = worker.process.pid, _exit_code(worker.process)
     how, signal_name = describe_end(code)
-    task_name = _describe(task)
+    task_name = _describe(task) if name is None else name
     message = f"worker process {pid} {how} while it ran {task_name}"
     if is_condemned:
         message = f"{task_name} is lost: a worker wrote over shared memory, and worker {pid} {how}"

@@ -1697,7 +1697,8 @@ static job_slot *
 take_stoppable(scene *all)
 {
     job_slot *slot = job_ring_alloc(&all->parent);
-    job_slot_set_stoppable(slot);
+    job_slot_set_stoppable(slot, 5, 7);
+    CHECK(slot->timeout_ns == 5 && slot->deadline_ns == 7);
     job_ring_push(&all->parent, slot);
     CHECK_EQ(job_ring_taker(&all->parent, slot), UINT32_MAX);
     job_slot *taken = job_ring_claim(&all->workers[0], 0);
@@ -1711,13 +1712,13 @@ a_call_that_has_ended_condemns_no_worker(void)
     scene all;
     begin(&all);
     job_slot *slot = take_stoppable(&all);
-    CHECK(!job_slot_is_asked(slot));
-    CHECK(job_slot_ask(slot));
-    CHECK(!job_slot_ask(slot));
-    CHECK(job_slot_is_asked(slot));
+    CHECK_EQ(job_slot_asked(slot), STOP_NOT);
+    CHECK(job_slot_ask(slot, STOP_BY_TIMEOUT));
+    CHECK(!job_slot_ask(slot, STOP_BY_CANCEL));  // the first reason stays
+    CHECK_EQ(job_slot_asked(slot), STOP_BY_TIMEOUT);
     CHECK(job_slot_finish(slot));
     CHECK(!job_slot_condemn(slot));
-    CHECK(!job_slot_ask(slot));
+    CHECK(!job_slot_ask(slot, STOP_BY_CANCEL));
     end(&all);
 }
 
@@ -1729,7 +1730,7 @@ a_condemned_worker_does_not_finish(void)
     job_slot *slot = take_stoppable(&all);
     CHECK(job_slot_condemn(slot));
     CHECK(!job_slot_finish(slot));
-    CHECK(!job_slot_ask(slot));
+    CHECK(!job_slot_ask(slot, STOP_BY_CANCEL));
     CHECK(job_ring_is_intact(&all.parent));
     end(&all);
 }
@@ -1742,9 +1743,9 @@ an_unstoppable_call_is_left_alone(void)
     job_slot *slot = take_stoppable(&all);
     job_slot_set_range(slot, 1);
     CHECK(!job_slot_is_stoppable(slot));
-    CHECK(!job_slot_ask(slot));
+    CHECK(!job_slot_ask(slot, STOP_BY_CANCEL));
     CHECK(!job_slot_condemn(slot));
-    CHECK(!job_slot_is_asked(slot));
+    CHECK_EQ(job_slot_asked(slot), STOP_NOT);
     end(&all);
 }
 
@@ -1754,8 +1755,8 @@ an_end_that_was_written_over_is_noticed(void)
     scene all;
     begin(&all);
     job_slot *slot = take_stoppable(&all);
-    atomic_store(&slot->range, JOB_SLOT_ASKED ^ 2);
-    CHECK(!job_slot_ask(slot));
+    atomic_store(&slot->range, JOB_SLOT_ASKED(STOP_BY_CANCEL) ^ 2);
+    CHECK(!job_slot_ask(slot, STOP_BY_CANCEL));
     CHECK(!job_slot_condemn(slot));
     CHECK(job_slot_finish(slot));
     CHECK(!job_ring_is_intact(&all.parent));

@@ -1,0 +1,73 @@
+// call: the Python type pyconc._core.Call: a call that a worker runs, as the code in it sees it.
+//
+// A thread that runs calls has a *call_place*.  When the code of a call asks for its Call, the place makes
+// one, and ends it when the call is over; so a call that does not ask costs a look at a pointer.  A Call that
+// the program keeps says from then on what was true at the end.
+//
+// Whoever wants a call to end says so where the place's reason() finds it, and has call_interrupt() called in
+// the call's thread, which raises TaskCancelled there, once.  Nothing is raised while the call is *shielded*:
+// who leaves the shield is interrupted then.
+//
+// The GIL guards all of it.
+#ifndef PYCONC_CALL_H
+#define PYCONC_CALL_H
+
+#include "queue.h"
+
+#include "core/stop_reason.h"
+
+struct call_place;
+
+typedef struct CallObject {
+    PyObject_HEAD
+    struct call_place *place;  // that runs it; NULL: it is over
+    PyObject *callable;
+    PyObject *name;       // str, or NULL
+    int64_t began_ns;     // by clock_now_ns()
+    int64_t timeout_ns;   // as in call_options
+    int64_t deadline_ns;  // the same
+    unsigned shields;     // entered and not left
+    stop_reason reason;   // why it was to end, once it is over
+} CallObject;
+
+// The front of what runs calls, one at a time.
+typedef struct call_place {
+    module_state *module;  // borrowed; set once
+    // The Call that runs: call_place_get() with what it is about.  A new reference; NULL without an
+    // exception: none runs.
+    CallObject *(*get)(struct call_place *place);
+    // Why the call that runs is to end.
+    stop_reason (*reason)(const struct call_place *place);
+    CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
+    bool is_interrupted;  // call_interrupt() has raised in the call that runs
+} call_place;
+
+// The place of the thread that looks; NULL: it runs no calls.
+extern _Thread_local call_place *call_here;
+
+// For get(): the Call of the place, made if there is none.  A new reference; NULL with an exception.
+CallObject *call_place_get(call_place *place, PyObject *callable, const call_options *options,
+                           int64_t began_ns);
+
+// Raises TaskCancelled if the call that runs is to end, may be interrupted now, and was not before.  0, or -1
+// with that.
+int call_interrupt(call_place *place);
+
+// The call that ran is over.
+static inline void
+call_end(call_place *place)
+{
+    CallObject *call = place->call;
+    place->is_interrupted = true;  // nothing is raised any more
+    if (call != NULL) {
+        call->reason = place->reason(place);
+        call->place = NULL;
+        place->call = NULL;
+        Py_DECREF(call);
+    }
+}
+
+extern PyType_Spec call_spec;
+extern PyMethodDef call_functions[];
+
+#endif

@@ -1,0 +1,150 @@
+"""The task that a worker runs, as the code in it sees it."""
+
+import time
+
+from pyconc import _core
+
+# Functions that return what has the methods of a _core.Call for the code that asks, or None: of workers that run tasks
+# in other ways than one at a time in a thread.
+finders = []
+
+
+class Task:
+    """A task that a worker runs, as the code in it sees it; pyconc.current_task() returns it.
+
+    Any thread of the worker may use it, also when the task is over: it says then what was true at its end. Nobody else
+    makes one: `call` is what the worker runs. Raises nothing.
+
+        >>> def work():
+        ...     return repr(pyconc.current_task())
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     pool.submit(work).result()
+        "<pyconc.Task 'work'>"
+    """
+
+    __module__ = "pyconc"
+    __slots__ = ("_call",)
+
+    def __init__(self, call):
+        self._call = call
+
+    def __repr__(self):
+        return f"<pyconc.Task {self.name!r}{' cancelled' if self.cancelled() else ''}>"
+
+    @property
+    def name(self):
+        """What options(name=) says, else the name of the function that is called."""
+        if self._call.name is not None:
+            return self._call.name
+        function = self._call.callable
+        return getattr(function, "__qualname__", None) or repr(function)
+
+    @property
+    def deadline(self):
+        """When the task must have ended, by time.monotonic(): the earlier of its deadline and its timeout; or None."""
+        ends = [] if self._call.timeout is None else [self._call.began + self._call.timeout]
+        if self._call.deadline is not None:
+            ends.append(self._call.deadline)
+        return min(ends, default=None)
+
+    def remaining(self):
+        """Return for how many seconds the task may still run, 0.0 when its time is over; None: for ever.
+
+        Raises nothing.
+
+            >>> def work():
+            ...     return pyconc.current_task().remaining()
+            >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+            ...     print(pool.submit(work).result())
+            None
+        """
+        deadline = self.deadline
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def cancelled(self):
+        """Return whether the task is to end: its future was cancelled, its time is over, its executor is shut down.
+
+        That costs no more than the call of a method, so a loop may ask often. It is never true of a task whose options
+        say neither what is to become of it when it is cancelled nor how long it may run. Raises nothing.
+
+            >>> def count():
+            ...     task, number = pyconc.current_task(), 0
+            ...     with task.shield():
+            ...         while not task.cancelled():
+            ...             number += 1
+            >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+            ...     future = pool.options(on_cancel="interrupt").submit(count)
+            ...     while not future.running():
+            ...         _ = pyconc.wait([future], timeout=0.01)
+            ...     future.cancel()
+            True
+        """
+        return self._call.reason() is not None
+
+    def check(self):
+        """Raise TaskCancelled if the task is to end, each time; never within shield(), nor when the task is over.
+
+        >>> def work():
+        ...     while True:
+        ...         pyconc.current_task().check()
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     future = pool.options(on_cancel="interrupt").submit(work)
+        ...     while not future.running():
+        ...         _ = pyconc.wait([future], timeout=0.01)
+        ...     future.cancel()
+        True
+        """
+        self._call.check()
+
+    def shield(self):
+        """Return a context manager within which TaskCancelled is not raised; at its end it is, if it was kept off.
+
+        For what must not be torn, such as two writes that belong together. The grace of options() goes on meanwhile: a
+        worker process whose task takes longer is killed. Shields nest. Only the thread that runs the task may use it.
+
+            >>> def move(source, target):
+            ...     with pyconc.current_task().shield():
+            ...         target.append(source.pop())
+            ...     return source, target
+            >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+            ...     pool.options(on_cancel="interrupt").submit(move, [1], []).result()
+            ([], [1])
+        """
+        return _Shield(self._call)
+
+
+class _Shield:
+    __slots__ = ("_call",)
+
+    def __init__(self, call):
+        self._call = call
+
+    def __enter__(self):
+        self._call.enter_shield()
+
+    def __exit__(self, *exc_info):
+        self._call.leave_shield()
+
+
+def current_task():
+    """Return the pyconc.Task that this code runs in, or None where no worker process runs it.
+
+    Its `name`, `deadline` and `remaining()` say what it is and how long it may take; `cancelled()`, `check()` and
+    `shield()` are for code that is to end when nobody wants its result any more, see options() of the executors. Costs
+    nothing until it is called. A thread that a task starts, and a process that it forks, run no task. Raises nothing.
+
+        >>> def work():
+        ...     task = pyconc.current_task()
+        ...     return task.name, task.cancelled(), task.remaining()
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     print(pool.submit(work).result())
+        ...     print(pool.options(name="nightly report").submit(work).result()[0])
+        ('work', False, None)
+        nightly report
+        >>> pyconc.current_task() is None
+        True
+    """
+    call = _core.current_call()
+    for find in finders:
+        call = call or find()
+    return None if call is None else Task(call)

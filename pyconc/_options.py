@@ -1,0 +1,35 @@
+"""What options() of the executors takes: checks it, and makes the view."""
+
+import sys
+
+# As _core.Executor's _options count them.
+ON_CANCEL = ("abandon", "interrupt", "kill")
+
+
+def change(options, *, on_cancel=None, grace=None, name=None, ways=ON_CANCEL):
+    """Return an executor's _options with others in place of those that are not None; ways: which on_cancel it knows."""
+    how, seconds, timeout, deadline, old_name = options
+    if on_cancel is not None:
+        if on_cancel not in ways:
+            raise ValueError(f"on_cancel must be {' or '.join(map(repr, ways))}, not {on_cancel!r}")
+        how = ON_CANCEL.index(on_cancel)
+    if grace is not None:
+        seconds = _check_seconds("grace", grace)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
+    return how, seconds, timeout, deadline, old_name if name is None else name
+
+
+def _check_seconds(name, value):
+    if not value >= 0:
+        raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+    return value
+
+
+def make_view(executor, options):
+    """Return an executor of the same class, on the same workers, with other _options."""
+    if "asyncio" in sys.modules:  # the first call on a loop like uvloop's, too, is to be known as one
+        from pyconc import _asyncio_glue
+
+        _asyncio_glue.adopt_running_loop()
+    return executor._view(*options)

@@ -1,0 +1,3 @@
+class TaskCancelled(BaseException):
+    reason: str
+    def __init__(self, message: str | None = None, reason: str | None = None) -> None: ...
