@@ -10,6 +10,7 @@ from pyconc import _core
 from pyconc._process import loop_worker
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
+from pyconc._process.worker_main import Limits
 from pyconc.process_pool import ProcessExecutor, default_workers
 
 __all__ = ["CoroutinePool", "TaskUnpicklable", "WorkerDied"]
@@ -83,7 +84,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         self._max_workers = max_workers
         self._concurrency = concurrency
         setup = (initializer, initargs, loop_factory)
-        limits = (max_tasks_per_child, concurrency)
+        limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency)
         self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death)
 
     # run(fn, /, *args, **kwargs)

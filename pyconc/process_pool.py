@@ -17,6 +17,7 @@ from pyconc._process import chunks, launcher, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
+from pyconc._process.worker_main import Limits
 from pyconc.patching import ExecutorType, make_standard, threads_are_greenlets, watch_standard
 
 __all__ = ["ProcessPoolExecutor", "TaskUnpicklable", "WorkerDied"]
@@ -123,7 +124,7 @@ class ProcessExecutor(AsyncWith):
         """Begin; setup, limits: as for worker_main.main()."""
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
-        if context is None and limits[0] is None:
+        if context is None and limits.tasks is None:
             context = _chosen_context()
         self._name = f"{prefix}-{next(_names)}"
         self._plan = (max_workers, context, setup, limits, on_worker_death, self._name)
@@ -301,6 +302,15 @@ class ProcessExecutor(AsyncWith):
             former._force_shutdown(operation)
 
 
+def _check_bytes(name, size):
+    if size is None:
+        return
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"{name} must be an integer, not {type(size).__name__}")
+    if size <= 0:
+        raise ValueError(f"{name} must be greater than 0")
+
+
 class _FormerWorkers(ProcessExecutor):
     """The workers that an executor had before the program gave up rights, with what was submitted to them."""
 
@@ -339,6 +349,11 @@ class ProcessPoolExecutor(
     broken. An argument that cannot be pickled, such as a lock, reaches workers by a fork only: in a program with
     threads, submit() raises the pickling error, unless fork is multiprocessing's start method.
     max_tasks_per_child: the number of tasks after which a worker is replaced; not with a context that forks.
+    max_rss_per_child: how many bytes a worker may have in memory between two tasks, with what it shares with the
+    program that it was forked from. One that has more goes on until another worker is ready to take its place, and
+    leaves then: no task waits for that, and no more run at a time than max_workers. With a limit below what a worker
+    has from the beginning, each is replaced again and again. Where there is no /proc, what counts is the most that it
+    has had.
     on_worker_death: "replace" fails the task that a dead worker ran, with WorkerDied, and starts another worker;
     "break" does as the standard library: the executor is broken, and every task fails with BrokenProcessPool.
 
@@ -351,8 +366,8 @@ class ProcessPoolExecutor(
     there, futures that were pending are finished with BrokenProcessPool.
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, and for max_tasks_per_child with a
-    context that forks; TypeError if initializer cannot be called; and OSError if the system refuses what the executor
-    needs (memfd_create, eventfd, epoll).
+    context that forks; TypeError if initializer cannot be called, or a number is no integer; and OSError if the system
+    refuses what the executor needs (memfd_create, eventfd, epoll).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -371,6 +386,7 @@ class ProcessPoolExecutor(
         initargs=(),
         *,
         max_tasks_per_child=None,
+        max_rss_per_child=None,
         on_worker_death="replace",
     ):
         if max_workers is None:
@@ -389,6 +405,7 @@ class ProcessPoolExecutor(
                     "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a "
                     "different mp_context."
                 )
+        _check_bytes("max_rss_per_child", max_rss_per_child)
         self._max_workers = max_workers
         self._mp_context = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._safe_to_dynamically_spawn_children = self._mp_context.get_start_method(allow_none=False) != "fork"
@@ -398,7 +415,7 @@ class ProcessPoolExecutor(
         self._shutdown_lock = threading.Lock()
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)
-        limits = (max_tasks_per_child, None)
+        limits = Limits(tasks=max_tasks_per_child, rss=max_rss_per_child)
         self._begin("ProcessPoolExecutor", math.ceil(max_workers), mp_context, setup, limits, on_worker_death)
 
     __new__.__wrapped__ = __init__  # for inspect.signature()

@@ -52,6 +52,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         initargs: tuple[()] = (),
         *,
         max_tasks_per_child: int | None = None,
+        max_rss_per_child: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
     ) -> None: ...
     @overload
@@ -63,6 +64,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         initializer: Callable[[Unpack[_Ts]], object],
         initargs: tuple[Unpack[_Ts]],
         max_tasks_per_child: int | None = None,
+        max_rss_per_child: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
     ) -> None: ...
     @overload
@@ -74,6 +76,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         initargs: tuple[Unpack[_Ts]],
         *,
         max_tasks_per_child: int | None = None,
+        max_rss_per_child: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
     ) -> None: ...
     def map(

@@ -42,6 +42,12 @@ enum {
     RING_CLOSED = 0x57a72aaa
 };
 
+enum relief {
+    RELIEF_NONE = 0x57a73111,
+    RELIEF_WANTED = 0x57a73222,
+    RELIEF_GRANTED = 0x57a73333
+};
+
 // The submission ring has room for as many positions that are dead as for live ones; see make_room().
 #define RING_SLACK 2
 // Code in a worker may close the parent's eventfd, and open another that then has its number, device and
@@ -117,6 +123,8 @@ lay_out(job_ring *ring, unsigned char *memory, uint32_t slots, uint32_t workers)
     ring->worker_count = workers;
     ring->states = (_Atomic uint32_t *)(memory + at);
     at += align((uint64_t)workers * sizeof(uint32_t));
+    ring->reliefs = (_Atomic uint32_t *)(memory + at);
+    at += align((uint64_t)workers * sizeof(uint32_t));
     ring->submissions = (_Atomic uint32_t *)(memory + at);
     at += align((uint64_t)RING_SLACK * slots * sizeof(uint32_t));
     ring->completions = memory + at;
@@ -179,6 +187,7 @@ job_ring_reset(job_ring *ring)
     for (uint32_t i = 0; i < workers; i++) {
         ring->collected[i] = ring->inbox_tails[i] = 0;
         lay(&ring->states[i], WORKER_NONE);
+        lay(&ring->reliefs[i], RELIEF_NONE);
         lay(&inbox_of(ring, i)->tail, 0);
         lay(&completions_of(ring, i)->tail, 0);
         lay(&completions_of(ring, i)->generation, ring->generations[i]);
@@ -358,6 +367,24 @@ call_worker(job_ring *ring)
     for (uint32_t i = 0; ring->doorbells != NULL && i < ring->worker_count; i++) {
         // Not CALLED: no process counts on it, as it may be busy with something else for long.
         call_if(ring, i, WORKER_OPEN, WORKER_BUSY);
+    }
+}
+
+// The number of the worker that this one replaces, and that replaces it.
+static uint32_t
+twin_of(job_ring *ring, uint32_t worker)
+{
+    uint32_t half = ring->worker_count / 2;
+    return worker < half ? worker + half : worker - half;
+}
+
+// A worker takes nothing more: its successor may.
+static void
+end_relief(job_ring *ring, uint32_t worker)
+{
+    // Sequentially consistent, as all that is done to these words, which order nothing else.
+    if (atomic_exchange_explicit(&ring->reliefs[worker], RELIEF_NONE, memory_order_seq_cst) != RELIEF_NONE) {
+        futex_wake_shared(&ring->reliefs[worker], 1);
     }
 }
 
@@ -542,6 +569,12 @@ job_ring_reap(job_ring *ring, uint32_t worker)
             ring_doorbell(ring, i);
         }
     }
+    end_relief(ring, worker);
+    _Atomic uint32_t *twin = &ring->reliefs[twin_of(ring, worker)];
+    uint32_t relief = RELIEF_GRANTED;
+    // Sequentially consistent: see end_relief().
+    (void)atomic_compare_exchange_strong_explicit(twin, &relief, RELIEF_WANTED, memory_order_seq_cst,
+                                                  memory_order_relaxed);
     if (left == NULL) {
         // Relaxed: only the parent writes it, and it starts the next worker after this.
         atomic_store_explicit(&completions_of(ring, worker)->generation, ++ring->generations[worker],
@@ -649,8 +682,9 @@ is_worker_state(uint32_t state)
 static bool
 is_worker_intact(job_ring *ring, uint32_t worker)
 {
-    uint32_t state = peek(&ring->states[worker]);
+    uint32_t state = peek(&ring->states[worker]), relief = peek(&ring->reliefs[worker]);
     return is_worker_state(state)
+           && (relief == RELIEF_NONE || relief == RELIEF_WANTED || relief == RELIEF_GRANTED)
            && peek(&completions_of(ring, worker)->generation) == ring->generations[worker]
            && peek(&inbox_of(ring, worker)->tail) == ring->inbox_tails[worker];
 }
@@ -715,6 +749,12 @@ job_ring_notify_others(job_ring *ring)
         }
     }
     return false;
+}
+
+bool
+job_ring_wants_relief(job_ring *ring, uint32_t worker)
+{
+    return peek(&ring->reliefs[worker]) == RELIEF_WANTED;
 }
 
 void
@@ -842,6 +882,7 @@ void
 job_ring_exit(job_ring *ring, uint32_t worker)
 {
     set_state(ring, worker, WORKER_NONE);
+    end_relief(ring, worker);
     // Processes that saw this worker spin, or called it, counted on it.
     job_ring_notify(ring);
 }
@@ -933,7 +974,7 @@ job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
             return JOB_RING_DAMAGED;
         }
         set_state(ring, worker, WORKER_ASLEEP);
-        if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring)) {
+        if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring) && !job_ring_is_relieved(ring, worker)) {
             // A state word that was rung since then is not ASLEEP any more.
             int rc = futex_wait_shared(&ring->states[worker], WORKER_ASLEEP, FUTEX_NO_DEADLINE);
             if (rc == FUTEX_OK) {
@@ -1012,6 +1053,41 @@ job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot)
                && write(ring->wakeup_fd, &one, sizeof(one)) == (ssize_t)sizeof(one);
     }
     return true;
+}
+
+// ---- relief ----
+
+void
+job_ring_ask_relief(job_ring *ring, uint32_t worker)
+{
+    // Sequentially consistent: see end_relief().
+    atomic_store_explicit(&ring->reliefs[worker], RELIEF_WANTED, memory_order_seq_cst);
+}
+
+bool
+job_ring_is_relieved(job_ring *ring, uint32_t worker)
+{
+    // Sequentially consistent, as in job_ring_succeed(): a worker that has said that it sleeps, and then
+    // finds that it is not relieved, is rung.
+    return atomic_load_explicit(&ring->reliefs[worker], memory_order_seq_cst) == RELIEF_GRANTED;
+}
+
+bool
+job_ring_succeed(job_ring *ring, uint32_t worker)
+{
+    uint32_t former = twin_of(ring, worker), relief = RELIEF_WANTED;
+    _Atomic uint32_t *word = &ring->reliefs[former];
+    // Both sequentially consistent: see job_ring_is_relieved().
+    if (atomic_compare_exchange_strong_explicit(word, &relief, RELIEF_GRANTED, memory_order_seq_cst,
+                                                memory_order_seq_cst)) {
+        relief = RELIEF_GRANTED;
+        call_if(ring, former, WORKER_ASLEEP, WORKER_CALLED);
+    }
+    if (relief == RELIEF_GRANTED) {
+        (void)futex_wait_shared(word, RELIEF_GRANTED, FUTEX_NO_DEADLINE);
+    }
+    // Sequentially consistent: see end_relief().
+    return atomic_load_explicit(word, memory_order_seq_cst) != RELIEF_GRANTED;
 }
 
 // ---- ranges ----

@@ -69,6 +69,18 @@
 // death; one that has FINISHED is not killed for that slot.  So the parent never kills a worker for a call
 // that is over, and never while the worker runs another.
 //
+// *Relief.*  A worker may ask to be replaced, and goes on until its successor has begun.  They take turns: at
+// most one of them takes slots, so there is never one worker less, nor one more.  Worker `n` is succeeded by
+// n + half of the workers, and that one by `n`.  A word in `reliefs`, of the one that asks, says how far it
+// is:
+//
+//     NONE --------> WANTED ---------> GRANTED --------> NONE
+//          it asks      ^   its successor  |   it leaves; or it is dead, and the parent says so
+//                       '------------------'
+//                         the successor is dead: the parent
+//
+// The parent learns from an eventfd that one asks, which is not the ring's affair, and starts its successor.
+//
 // *Stray writes.*  Any worker may write anywhere in the ring by mistake.  The parent reads back nothing that
 // it wrote: it keeps its own copy, and job_ring_is_intact() compares.  States have values that no stray write
 // makes.  A worker that is about to sleep looks at the words that would wake it, and returns JOB_RING_DAMAGED
@@ -128,6 +140,7 @@ typedef struct job_ring {
     job_ring_shared *shared;
     _Atomic uint32_t *submissions;
     _Atomic uint32_t *states;
+    _Atomic uint32_t *reliefs;
     unsigned char *completions;  // see completions_of()
     unsigned char *inboxes;      // see inbox_of()
     job_slot *slots;
@@ -218,6 +231,9 @@ void job_ring_notify(job_ring *ring);
 // sleeps while a slot is ready.  A worker that is only slow loses nothing.
 bool job_ring_notify_others(job_ring *ring);
 
+// Whether this worker asks to be replaced, and its successor has not begun.
+bool job_ring_wants_relief(job_ring *ring, uint32_t worker);
+
 // The parent can see this worker's end: it may take slots now.
 void job_ring_admit(job_ring *ring, uint32_t worker);
 
@@ -282,6 +298,18 @@ bool job_ring_complete(job_ring *ring, uint32_t worker, job_slot *slot);
 
 // The worker takes nothing from here on.
 void job_ring_exit(job_ring *ring, uint32_t worker);
+
+// ---- relief, in a ring whose workers have successors ----
+
+// Asks for this worker's replacement.
+void job_ring_ask_relief(job_ring *ring, uint32_t worker);
+
+// Whether the successor has begun, and waits for this worker to leave.
+bool job_ring_is_relieved(job_ring *ring, uint32_t worker);
+
+// A worker, once it is admitted and before it takes anything: blocks until the one that it is to replace has
+// left.  False if a signal handler has run before.
+bool job_ring_succeed(job_ring *ring, uint32_t worker);
 
 // ---- ranges ----
 

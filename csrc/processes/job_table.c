@@ -32,14 +32,14 @@ process_job_enter(process_job *job, process_job_state state)
 }
 
 uint64_t
-job_table_size(uint32_t max_workers, uint32_t slots)
+job_table_size(uint32_t numbers, uint32_t slots)
 {
-    return job_ring_size(slots, max_workers);
+    return job_ring_size(slots, numbers);
 }
 
 int
-job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t slots,
-               int wakeup_fd, const int *doorbells)
+job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t numbers,
+               uint32_t slots, int wakeup_fd, const int *doorbells)
 {
     table->region = region;
     table->max_workers = max_workers;
@@ -53,7 +53,7 @@ job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uin
     if (table->by_slot == NULL || table->found == NULL) {
         return SHM_NO_MEMORY;
     }
-    int rc = job_ring_init(&table->ring, region->head, slots, max_workers, wakeup_fd);
+    int rc = job_ring_init(&table->ring, region->head, slots, numbers, wakeup_fd);
     job_ring_use_doorbells(&table->ring, doorbells);
     return rc;
 }
@@ -216,7 +216,7 @@ collect_from(job_table *table, uint32_t worker)
 static void
 collect_all(job_table *table)
 {
-    for (uint32_t i = 0; i < table->max_workers; i++) {
+    for (uint32_t i = 0; i < table->ring.worker_count; i++) {
         collect_from(table, i);
     }
     feed(table);
@@ -714,6 +714,12 @@ job_table_reap(job_table *table, uint32_t worker, bool *progress)
     // The blocks that it owned go back to the system.
     shm_arena_free_held(&table->region->arena, SHM_WORKER(worker));
     return lost.first;
+}
+
+bool
+job_table_wants_relief(job_table *table, uint32_t worker)
+{
+    return job_ring_wants_relief(&table->ring, worker);
 }
 
 void

@@ -97,7 +97,7 @@ typedef enum ring_condition {
 
 typedef struct job_table {
     RegionObject *region;  // borrowed; set once
-    uint32_t max_workers;  // set once
+    uint32_t max_workers;  // at a time, without successors, for whom the ring has numbers, too; set once
     pthread_mutex_t lock;
     job_ring ring;  // what is shared of it has a protocol of its own
     ring_condition condition;
@@ -118,12 +118,12 @@ typedef struct job_table {
 } job_table;
 
 // Bytes of shared memory that the table of so many workers need.
-uint64_t job_table_size(uint32_t max_workers, uint32_t slots);
+uint64_t job_table_size(uint32_t numbers, uint32_t slots);
 
-// Zeroed before.  `slots`: so many fit in the ring, a power of two; what does not waits for a slot.  SHM_OK
-// or SHM_NO_MEMORY; either way to be closed.
-int job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t slots,
-                   int wakeup_fd, const int *doorbells);
+// Zeroed before.  `numbers`: of workers, max_workers or twice as many.  `slots`: so many fit in the ring, a
+// power of two; what does not waits for a slot.  SHM_OK or SHM_NO_MEMORY; either way to be closed.
+int job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t numbers,
+                   uint32_t slots, int wakeup_fd, const int *doorbells);
 void job_table_fini(job_table *table);
 
 // ---- tasks ----
@@ -207,6 +207,9 @@ void job_table_condemn(job_table *table);
 // Settles the affairs of a dead worker, whose number is then free; returns the tasks that it had taken and
 // not finished, or NULL.  *progress: some worker has finished a task since the last burial.
 list_node *job_table_reap(job_table *table, uint32_t worker, bool *progress);
+
+// Whether this worker asks to be replaced, see job_ring.h.
+bool job_table_wants_relief(job_table *table, uint32_t worker);
 
 // The parent can see this worker's end: it may take tasks from here on.
 void job_table_admit(job_table *table, uint32_t worker);

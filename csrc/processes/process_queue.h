@@ -48,6 +48,7 @@ typedef struct ProcessQueueObject {
     uint32_t keepers;            // how many keep it open
     int wakeup_fd;               // eventfd: wakes the result handler; set once
     int *doorbells;              // eventfds, one per worker, if workers run event loops; else NULL; set once
+    int relief_fd;               // eventfd: a worker asks to be replaced; -1: none ever does; set once
     int supervisor_fd;           // eventfd: wakes the supervisor; -1 while there is none
     int stall_fd;                // timerfd: the supervisor is to look after stalled tasks; -1 as above
     _Atomic uint32_t attention;  // the result handler is called

@@ -307,7 +307,7 @@ parse_worker(ProcessQueueObject *self, PyObject *arg, uint32_t *worker)
     if (number == (unsigned long)-1 && PyErr_Occurred()) {
         return -1;
     }
-    if (number >= self->max_workers) {
+    if (number >= self->table.ring.worker_count) {
         PyErr_SetString(PyExc_ValueError, "there is no such worker");
         return -1;
     }
@@ -359,6 +359,21 @@ static PyObject *
 process_queue_take_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(job_table_take_condemned(&((ProcessQueueObject *)op)->table));
+}
+
+PyDoc_STRVAR(wants_relief_doc,
+"wants_relief($self, worker, /)\n--\n\n"
+"Return True if a worker asks to be replaced, and the one that is to replace it has not begun.");
+
+static PyObject *
+process_queue_wants_relief(PyObject *op, PyObject *number)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint32_t worker;
+    if (parse_worker(self, number, &worker) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(!self->head.inherited && job_table_wants_relief(&self->table, worker));
 }
 
 PyDoc_STRVAR(admit_doc,
@@ -587,13 +602,14 @@ process_queue_get_doorbells(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"max_workers", "slots", "doorbells", NULL};
+    static char *keywords[] = {"max_workers", "slots", "doorbells", "successors", NULL};
     unsigned int max_workers, slots = 1024;
-    int doorbells = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|Ip:ProcessQueue", keywords, &max_workers, &slots,
-                                     &doorbells)) {
+    int doorbells = 0, successors = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|Ipp:ProcessQueue", keywords, &max_workers, &slots,
+                                     &doorbells, &successors)) {
         return NULL;
     }
+    uint32_t numbers = successors ? 2 * max_workers : max_workers;
     if (slots == 0 || (slots & (slots - 1)) != 0 || slots > SLOTS_MAX) {
         PyErr_SetString(PyExc_ValueError, "slots must be a power of two, and not more than a million");
         return NULL;
@@ -606,7 +622,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->head.module = module;
     self->head.kind = &process_queue_kind;
     self->max_workers = max_workers;
-    self->wakeup_fd = self->supervisor_fd = self->stall_fd = -1;
+    self->wakeup_fd = self->relief_fd = self->supervisor_fd = self->stall_fd = -1;
     self->packs.module = module;
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
@@ -624,12 +640,15 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (doorbells && open_doorbells(self) < 0) {
         goto fail;
     }
-    self->region = region_new(module, job_table_size(max_workers, slots), max_workers);
+    if (successors && (self->relief_fd = open_eventfd()) < 0) {
+        goto fail;
+    }
+    self->region = region_new(module, job_table_size(numbers, slots), numbers);
     if (self->region == NULL) {
         goto fail;
     }
     self->packs.region = self->region;
-    int rc = job_table_init(&self->table, self->region, max_workers, slots, self->wakeup_fd,
+    int rc = job_table_init(&self->table, self->region, max_workers, numbers, slots, self->wakeup_fd,
                             self->doorbells);
     if (rc != SHM_OK) {
         region_raise(rc);
@@ -711,7 +730,7 @@ process_queue_dealloc(PyObject *op)
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
     Py_XDECREF((PyObject *)self->region);
-    int fds[] = {self->wakeup_fd, self->supervisor_fd, self->stall_fd};
+    int fds[] = {self->wakeup_fd, self->relief_fd, self->supervisor_fd, self->stall_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         if (fds[i] >= 0) {
             close(fds[i]);
@@ -740,6 +759,7 @@ static PyMethodDef process_queue_methods[] = {
     {"end_supervision", process_queue_end_supervision, METH_NOARGS, end_supervision_doc},
     {"poke", process_queue_poke, METH_NOARGS, poke_doc},
     {"look_after_stalled", process_queue_look_after_stalled, METH_NOARGS, look_after_stalled_doc},
+    {"wants_relief", process_queue_wants_relief, METH_O, wants_relief_doc},
     {"admit", process_queue_admit, METH_O, admit_doc},
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"take_condemned", process_queue_take_condemned, METH_NOARGS, take_condemned_doc},
@@ -759,15 +779,18 @@ static PyMemberDef process_queue_members[] = {
     {"region", T_OBJECT, offsetof(ProcessQueueObject, region), READONLY, PyDoc_STR("The shared memory.")},
     {"wakeup_fd", T_INT, offsetof(ProcessQueueObject, wakeup_fd), READONLY,
      PyDoc_STR("The eventfd by which workers say that they have finished something.")},
+    {"relief_fd", T_INT, offsetof(ProcessQueueObject, relief_fd), READONLY,
+     PyDoc_STR("The eventfd by which workers say that they are to be replaced; -1: none does.")},
     {NULL, 0, 0, 0, NULL},
 };
 
 PyDoc_STRVAR(process_queue_doc,
-"ProcessQueue(max_workers, slots=1024, doorbells=False)\n--\n\n"
+"ProcessQueue(max_workers, slots=1024, doorbells=False, successors=False)\n--\n\n"
 "Tasks on their way to worker processes, and their outcomes on the way back.\n\n"
 "slots: how many tasks workers can take or find at a time, a power of two; more wait for a slot. doorbells:\n"
-"the workers run event loops. With max_workers=0 it is as in the child of a fork: submit() has another\n"
-"made.");
+"the workers run event loops. successors: they have numbers from 0 to 2 * max_workers - 1, and one may be\n"
+"replaced by the one whose number is max_workers higher or lower, while both are there. With max_workers=0\n"
+"it is as in the child of a fork: submit() has another made.");
 
 static PyGetSetDef process_queue_getset[] = {
     {"doorbells", process_queue_get_doorbells, NULL,

@@ -3,10 +3,14 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/footprint.h"
 
 // How long a worker makes calls of a chunk that a map took for short ones: then it returns those that are
 // left.
 #define CHUNK_MAX_NS 20000000
+
+// How often to measure at most how large a worker is that has always something to do.
+#define MEASURE_NS 1000000
 
 // ---- one call ----
 
@@ -570,15 +574,72 @@ worker_wait_admitted(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-static PyObject *
-run_tasks(WorkerObject *self, unsigned long max_tasks)
+// How large a worker may become that is to be replaced then.
+typedef struct growth {
+    uint64_t max_bytes;  // 0: as large as it likes
+    uint64_t peak_at_start;
+    int64_t measured_ns;
+    bool is_due;  // something has run since it was measured
+    bool has_asked;
+} growth;
+
+// Whether this process has more in memory than it may.  Without /proc what counts is the most that it has
+// had, once that is more than it had as it began.
+static bool
+is_too_large(const growth *limit)
 {
-    unsigned long tasks = 0;
+    footprint now;
+    if (footprint_read(&now)) {
+        return now.resident_bytes > limit->max_bytes;
+    }
+    uint64_t peak = footprint_peak();
+    return peak > limit->max_bytes && peak > limit->peak_at_start;
+}
+
+// Measures, and if need be asks for a successor.  True: the parent cannot be told, so this worker is to leave
+// without one.
+static bool
+outgrows(WorkerObject *self, growth *limit, int64_t now_ns)
+{
+    uint64_t one = 1;
+    limit->measured_ns = now_ns;
+    limit->is_due = false;
+    if (!is_too_large(limit)) {
+        return false;
+    }
+    limit->has_asked = true;
+    job_ring_ask_relief(&self->ring, self->number);
+    return !shm_file_is_there(&self->relief)
+           || write(self->relief_fd, &one, sizeof(one)) != (ssize_t)sizeof(one);
+}
+
+// Waits until the worker that this one replaces has left.  0, or -1 with an exception.
+static int
+await_turn(WorkerObject *self)
+{
+    bool has_turn = self->relief_fd < 0;
+    while (!has_turn) {
+        PyThreadState *thread = PyEval_SaveThread();
+        has_turn = job_ring_succeed(&self->ring, self->number);
+        PyEval_RestoreThread(thread);
+        if (PyErr_CheckSignals() < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static PyObject *
+run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long max_rss)
+{
+    unsigned long long tasks = 0;
+    growth limit = {.max_bytes = max_rss, .peak_at_start = max_rss > 0 ? footprint_peak() : 0};
     // now: when the worker last looked, which is when the next slot begins.
     int64_t now = clock_now_ns(), checked_ns = now;
     int rc = JOB_RING_WORK;
     job_ring_enter(&self->ring, self->number);
-    while (max_tasks == 0 || tasks < max_tasks) {
+    while ((max_tasks == 0 || tasks < max_tasks)
+           && !(limit.has_asked && job_ring_is_relieved(&self->ring, self->number))) {
         job_slot *slot = job_ring_claim(&self->ring, self->number);
         if (slot != NULL) {
             job_slot_begin(slot, now);
@@ -587,14 +648,18 @@ run_tasks(WorkerObject *self, unsigned long max_tasks)
                 Py_RETURN_NONE;
             }
             tasks++;
+            limit.is_due = max_rss > 0 && !limit.has_asked;
             now = clock_now_ns();
+            if (limit.is_due && now - limit.measured_ns > MEASURE_NS && outgrows(self, &limit, now)) {
+                break;
+            }
             if (now - checked_ns > MODULE_CHECKPOINT_NS) {
                 module_checkpoint(self->module);
                 checked_ns = now = clock_now_ns();
             }
         }
         else {
-            if (rc == JOB_RING_CLOSED) {
+            if (rc == JOB_RING_CLOSED || (limit.is_due && outgrows(self, &limit, now))) {
                 break;
             }
             PyThreadState *thread = PyEval_SaveThread();
@@ -615,18 +680,28 @@ run_tasks(WorkerObject *self, unsigned long max_tasks)
 }
 
 PyDoc_STRVAR(run_doc,
-"run($self, max_tasks, /)\n--\n\n"
-"Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.");
+"run($self, max_tasks, max_rss=0, /)\n--\n\n"
+"Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.\n\n"
+"max_rss: how many bytes this process may have in memory between tasks, if that is not 0. With more it asks\n"
+"the parent for another worker, and leaves when that one has begun.");
 
 static PyObject *
-worker_run(PyObject *op, PyObject *arg)
+worker_run(PyObject *op, PyObject *args)
 {
-    unsigned long max_tasks = PyLong_AsUnsignedLong(arg);
-    if (max_tasks == (unsigned long)-1 && PyErr_Occurred()) {
+    WorkerObject *self = (WorkerObject *)op;
+    unsigned long long max_tasks, max_rss = 0;
+    if (!PyArg_ParseTuple(args, "K|K:run", &max_tasks, &max_rss)) {
         return NULL;
     }
-    call_here = &((WorkerObject *)op)->place;
-    PyObject *result = run_tasks((WorkerObject *)op, max_tasks);
+    if (max_rss > 0 && self->relief_fd < 0) {
+        PyErr_SetString(PyExc_ValueError, "this worker has no successor");
+        return NULL;
+    }
+    if (await_turn(self) < 0) {
+        return NULL;
+    }
+    call_here = &self->place;
+    PyObject *result = run_tasks(self, max_tasks, max_rss);
     call_here = NULL;
     return result;
 }
@@ -669,12 +744,12 @@ take_doorbells(WorkerObject *self, PyObject *fds)
 static PyObject *
 worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"region_fd", "wakeup_fd", "number", "doorbells", NULL};
-    int region_fd, wakeup_fd;
+    static char *keywords[] = {"region_fd", "wakeup_fd", "number", "doorbells", "relief_fd", NULL};
+    int region_fd, wakeup_fd, relief_fd = -1;
     unsigned int number;
     PyObject *doorbells = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiI|O!:Worker", keywords, &region_fd, &wakeup_fd, &number,
-                                     &PyTuple_Type, &doorbells)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "iiI|O!i:Worker", keywords, &region_fd, &wakeup_fd,
+                                     &number, &PyTuple_Type, &doorbells, &relief_fd)) {
         return NULL;
     }
     Py_ssize_t doorbell_count = doorbells == NULL ? 0 : PyTuple_GET_SIZE(doorbells);
@@ -685,6 +760,7 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->module = module_state_of(type);
     self->number = number;
     self->wakeup_fd = wakeup_fd;
+    self->relief_fd = relief_fd;
     self->packs.module = self->module;
     park_spot_init(&self->spot, 1);
     self->place = (call_place){.module = self->module, .get = worker_get_call, .reason = worker_stop_reason};
@@ -711,7 +787,8 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (doorbell_count > 0 && take_doorbells(self, doorbells) < 0) {
         goto fail;
     }
-    if (self->doorbells != NULL && !shm_file_identify(&self->doorbell, self->doorbells[number])) {
+    if ((self->doorbells != NULL && !shm_file_identify(&self->doorbell, self->doorbells[number]))
+        || (relief_fd >= 0 && !shm_file_identify(&self->relief, relief_fd))) {
         PyErr_SetFromErrno(PyExc_OSError);
         goto fail;
     }
@@ -760,13 +837,16 @@ worker_dealloc(PyObject *op)
     Py_XDECREF((PyObject *)self->region);
     PyMem_Free(self->callables);
     close(self->wakeup_fd);
+    if (self->relief_fd >= 0) {
+        close(self->relief_fd);
+    }
     type->tp_free(op);
     Py_DECREF(type);
 }
 
 static PyMethodDef worker_methods[] = {
     {"wait_admitted", worker_wait_admitted, METH_NOARGS, wait_admitted_doc},
-    {"run", worker_run, METH_O, run_doc},
+    {"run", worker_run, METH_VARARGS, run_doc},
     {"identify", worker_identify, METH_NOARGS, identify_doc},
     {"take", worker_take, METH_O, take_doc},
     {"finish", FASTCALL(worker_finish), METH_FASTCALL, finish_doc},
@@ -779,7 +859,7 @@ static PyMethodDef worker_methods[] = {
 };
 
 PyDoc_STRVAR(worker_doc,
-"Worker(region_fd, wakeup_fd, number, doorbells=())\n--\n\n"
+"Worker(region_fd, wakeup_fd, number, doorbells=(), relief_fd=-1)\n--\n\n"
 "A worker process's end of a ProcessQueue. Owns all file descriptors.");
 
 static PyType_Slot worker_slots[] = {

@@ -9,6 +9,9 @@
 // that comes late, twice or from elsewhere raises nothing, nor does any while something is unpacked or
 // packed.
 //
+// A worker that has become too large asks its parent for a successor, and goes on until that one has begun;
+// see job_ring.h.
+//
 // A worker with doorbells runs an event loop instead of run(), and many coroutines at once: its Python half
 // (pyconc/_process/loop_worker.py) takes calls, several at a time, and finishes each when its coroutine ends.
 #ifndef PYCONC_WORKER_H
@@ -39,6 +42,8 @@ typedef struct WorkerObject {
     int wakeup_fd;      // owned
     int *doorbells;     // of all workers, owned; or NULL
     shm_file doorbell;  // this worker's, as it was at the start
+    int relief_fd;      // owned; or -1: no worker here has a successor
+    shm_file relief;    // the same, as it was at the start
     bool is_cut_off;    // it could not wake its parent
     call_place place;
     const struct slot_call *running;  // the call that runs, on the C stack; NULL: none does

@@ -273,10 +273,16 @@ def dismiss(name):
 
 
 def worker_fds(queue, box):
-    """Return the file descriptors that a worker of this queue needs, as worker_main.main() takes them."""
+    """Return the file descriptors that a worker of this queue needs, for worker_main.main().
+
+    The region, the result handler's eventfd, the black box; and the doorbells of workers that run event loops, or the
+    eventfd by which workers ask for relief, if they do.
+    """
     box_fd = box.fileno()
+    relief_fds = [queue.relief_fd] if queue.relief_fd >= 0 else []
     # An eventfd in its place: no process can open that anew, so there is no black box.
-    return [queue.region.fileno(), queue.wakeup_fd, queue.wakeup_fd if box_fd is None else box_fd, *queue.doorbells]
+    box_fd = queue.wakeup_fd if box_fd is None else box_fd
+    return [queue.region.fileno(), queue.wakeup_fd, box_fd, *queue.doorbells, *relief_fds]
 
 
 def _is_preparing():

@@ -28,6 +28,9 @@ number is free when its end is certain:
     reserved number --> launched --> WATCHED, admitted --> GONE: its end is seen, not how --> REAPED: number free again
                            | fails        |                                                      ^
                            '--> killed    '------------------------------------------------------'
+
+With max_rss_per_child each worker has two numbers, for itself and for the one that is to replace it, in turn:
+job_ring.h tells how they change places.  Of the two, one counts as a worker.
 """
 
 import contextlib
@@ -166,10 +169,11 @@ class Supervisor:
 
     def __init__(self, max_workers, context, setup, limits, on_worker_death, name):
         """setup, limits: as for worker_main.main()."""
-        concurrency = limits[1]
+        concurrency, has_successors = limits.concurrency, limits.rss is not None
         if concurrency is None:
             # More of them serve long bursts better, but a short-lived pool waits for their memory.
-            self.queue = _core.ProcessQueue(max_workers, _slots_for(min(32 * max_workers, 512)))
+            slots = _slots_for(min(32 * max_workers, 512))
+            self.queue = _core.ProcessQueue(max_workers, slots, False, has_successors)
         else:
             self.queue = _core.ProcessQueue(max_workers, _slots_for(max(max_workers * concurrency, 512)), True)
         self.max_workers = max_workers
@@ -193,6 +197,9 @@ class Supervisor:
         self._stopped = set()  # numbers of workers that are killed because of a call
         self._gone = []  # workers of which nobody has told how they ended
         self._free_numbers = list(range(max_workers - 1, -1, -1))
+        self._has_successors = has_successors
+        self._owes_successor = False  # one could not be started
+        self._late_successors = set()  # numbers of those that a stopped zygote may start yet
         self._count = itertools.count()
         self._false_starts = 0
         self._era = 0  # counts what was done, and false starts
@@ -327,6 +334,7 @@ class Supervisor:
 
     def _start_threads(self):
         fds = kernel.supervise(self.queue)
+        relief_fds = [self.queue.relief_fd] if self._has_successors else []
         self._oom_kills = black_box.OomKills()
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
         thread = threading.Thread(name=f"{self.name}_supervisor", target=self._supervise, args=fds)
@@ -335,7 +343,7 @@ class Supervisor:
         handler.supervisor_thread = thread
         handler.start()
         try:
-            for fd in fds:
+            for fd in (*fds, *relief_fds):
                 self._events.register(fd, select.EPOLLIN)
             self.handler, self.thread = handler, thread
             self._enter(State.SERVING)
@@ -344,7 +352,7 @@ class Supervisor:
             if self.state is State.SERVING:
                 self._enter(State.NEW)
             self.handler = self.thread = None
-            for fd in fds:
+            for fd in (*fds, *relief_fds):
                 with contextlib.suppress(OSError):
                     self._events.unregister(fd)
             handler.dismiss(self.queue)
@@ -375,8 +383,8 @@ class Supervisor:
             if fd is None:
                 if not self._is_overdue():
                     self._reap_gone(gives_up=True)
-            elif fd == poke_fd:
-                os.eventfd_read(poke_fd)
+            elif fd in (poke_fd, self.queue.relief_fd):
+                os.eventfd_read(fd)
             elif fd == stall_fd:
                 self.queue.look_after_stalled()
             elif fd in self._workers:
@@ -397,6 +405,7 @@ class Supervisor:
         self._stop_calls()
         if self.state is State.SERVING:
             self._start_missing()
+            self._start_successors()
         if self.state is State.ENDING and self._workers:
             self.launcher.drop_silent("kill" in self._orders)
         if self.state is State.ENDING and not self._workers and not self._gone:
@@ -419,7 +428,7 @@ class Supervisor:
     # ---- calls that are to end ----
 
     def _seconds_to_wait(self):
-        waits = [_REPORT_SECONDS] if self._gone else []
+        waits = [_REPORT_SECONDS] if self._gone or self._owes_successor else []
         if self._overdue:
             waits.append(min(max(0.0, self._overdue[0][0] - time.monotonic()), _LONGEST_WAIT))
         return min(waits, default=None)
@@ -473,6 +482,29 @@ class Supervisor:
             error, self._refusal = self._refusal, None
         self._answer(error)
 
+    def _start_successors(self):
+        """Start a worker beside each that asks to be replaced; the queue has the two take turns, see job_ring.h."""
+        self._owes_successor = False
+        for worker in list(self._workers.values()) if self._has_successors else ():
+            number = self._twin(worker.number)
+            if not self.queue.wants_relief(worker.number) or self._is_there(number) or not self._may_start():
+                continue
+            try:
+                self._start(number)
+            except ZygoteStopped:
+                self._late_successors.add(number)
+                self.launcher.when_answered(lambda number=number: self._late_successors.discard(number))
+            except Exception:
+                self._owes_successor = True  # the worker goes on meanwhile
+
+    def _twin(self, number):
+        """Return the number of the worker that replaces this one, and that this one replaces."""
+        return (number + self.max_workers) % (2 * self.max_workers)
+
+    def _is_there(self, number):
+        workers = (*self._workers.values(), *self._gone)
+        return number in self._late_successors or any(worker.number == number for worker in workers)
+
     def _may_start(self):
         return self.state is State.SERVING and not self._orders and not self.forced
 
@@ -490,8 +522,7 @@ class Supervisor:
         """Start a worker that the queue has counted; whatever fails, none is left that nobody knows."""
         number = self._free_numbers.pop()
         try:
-            launched = self._launch(number)
-            worker = self._watch(number, launched)
+            self._start(number)
         except ZygoteStopped:
             # It may start that worker yet: then the worker is known, or killed.  Until then its number is not free.
             self.queue.add_worker(-1)
@@ -501,7 +532,10 @@ class Supervisor:
             self.queue.add_worker(-1)
             self._free_numbers.append(number)
             raise
-        self._watched.append(worker)
+
+    def _start(self, number):
+        launched = self._launch(number)
+        self._watched.append(self._watch(number, launched))
 
     def _admit_watched(self):
         while self._watched:
@@ -606,15 +640,20 @@ class Supervisor:
         worker.stack = self._box.take(worker.number)
         if not (is_condemned or self._orders or self._oom_kills is None):
             worker.oom = self._oom_kills.explain(code)
+        has_twin = self._has_successors and self._is_there(self._twin(worker.number))
+        if has_twin:
+            self.queue.add_worker(1)  # of the two one has counted, and the one that is left does
         settled = self.queue.reap(worker.number, lambda *task: _death_of(worker, *task, is_condemned))
         self.processes.pop(worker.process.pid, None)
-        self._free_numbers.append(worker.number)
+        if not has_twin:
+            self._free_numbers.append(worker.number)
         return settled
 
     def _may_leave(self, code):
         """Whether a worker that leaves no task behind has done so properly."""
         # None: the program has waited for it, or has the kernel do so, and nobody else was told.
-        return code in (0, None) and (self._limits[0] is not None or self.queue.is_done())
+        is_replaced = self._limits.tasks is not None or self._has_successors
+        return code in (0, None) and (is_replaced or self.queue.is_done())
 
     def _break_down(self, reason, message, quoted=None):
         """Refuse tasks from now on, fail all there are, and end the workers."""

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from concurrent.futures import _base, process
+from typing import NamedTuple
 
 from pyconc import _core
 from pyconc._process import black_box, main_module, signals
@@ -16,30 +17,38 @@ INITIALIZER_FAILED = 97
 MEMORY_DAMAGED = 99
 
 
+class Limits(NamedTuple):
+    """What a worker may do before it leaves, and while it is there; None: as much as it likes."""
+
+    tasks: "int | None" = None  # it is replaced after so many
+    concurrency: "int | None" = None  # coroutines at a time; None: it runs no event loop
+    rss: "int | None" = None  # bytes in memory; with more it is replaced
+
+
 def main(fds, number, setup, limits):
     """Run tasks until none are left, or until this worker has run as many as it may.
 
-    fds: the region, the result handler's eventfd, the black box, and, for workers that run event loops, the doorbells.
-    setup: (initializer, initargs, loop_factory). limits: (tasks or None, coroutines at a time or None).
+    fds: as launcher.worker_fds() returns them. setup: (initializer, initargs, loop_factory). limits: Limits.
     """
     _prepare_signals()
     _make_line_buffered()
     main_module.begin_worker()
-    region_fd, wakeup_fd, box_fd, *doorbells = fds
+    region_fd, wakeup_fd, box_fd, *more_fds = fds
     initializer, initargs, loop_factory = setup
-    max_tasks, concurrency = limits
+    doorbells = () if limits.concurrency is None else tuple(more_fds)
+    relief_fd = -1 if limits.rss is None else more_fds[0]
     try:
-        worker = _core.Worker(region_fd, wakeup_fd, number, tuple(doorbells))
+        worker = _core.Worker(region_fd, wakeup_fd, number, doorbells, relief_fd)
     except ValueError:
         sys.exit(MEMORY_DAMAGED)
     black_box.install(box_fd, number)
     os.register_at_fork(after_in_child=lambda: (worker.after_fork(), black_box.leave()))
     signals.handle_stops(worker.on_stop)
-    # No worker reaches more tasks than sys.maxsize.
-    serve = functools.partial(worker.run, min(max_tasks or 0, sys.maxsize))
+    # No worker reaches more than sys.maxsize of anything.
+    serve = functools.partial(worker.run, min(limits.tasks or 0, sys.maxsize), min(limits.rss or 0, sys.maxsize))
     try:
-        if concurrency is not None:
-            serve = _prepare_loop(worker, doorbells[number], loop_factory, concurrency, max_tasks)
+        if limits.concurrency is not None:
+            serve = _prepare_loop(worker, doorbells[number], loop_factory, limits.concurrency, limits.tasks)
         if initializer is not None:
             try:
                 initializer(*initargs)

@@ -43,6 +43,7 @@ enum {
 };
 
 #define CLOSED 0x57a72aaau
+#define GRANTED 0x57a73333u
 
 #define READY_AT(position) ((uint32_t)(position) << 2 | 1u)
 #define TAKEN_BY(worker) ((uint32_t)(worker) << 2 | 2u)
@@ -1763,6 +1764,99 @@ an_end_that_was_written_over_is_noticed(void)
     end(&all);
 }
 
+// ---- relief: worker 0 and worker 1 of two ----
+
+static void
+succeed(void *arg)
+{
+    scene *all = arg;
+    while (!job_ring_succeed(&all->workers[1], 1)) {
+    }
+}
+
+static void
+check_reliefs(scene *all, bool is_wanted, bool is_granted)
+{
+    CHECK_EQ(job_ring_wants_relief(&all->parent, 0), is_wanted);
+    CHECK_EQ(job_ring_is_relieved(&all->workers[0], 0), is_granted);
+    CHECK(job_ring_is_intact(&all->parent));
+}
+
+static void
+a_sleeping_worker_leaves_when_its_successor_has_begun(void)
+{
+    scene all;
+    waiter former;
+    check_thread successor;
+    begin_with(&all, 2);
+    check_reliefs(&all, false, false);
+    job_ring_ask_relief(&all.workers[0], 0);
+    check_reliefs(&all, true, false);
+    start_sleeper(&former, &all, 0);
+    check_start(&successor, succeed, &all);
+    check_waited(&former, JOB_RING_WORK);
+    CHECK_UNTIL(check_asleep(&successor, &all.workers[0].reliefs[0]));
+    check_reliefs(&all, false, true);
+    job_ring_exit(&all.workers[0], 0);
+    check_join(&successor);
+    check_reliefs(&all, false, false);
+    end(&all);
+}
+
+static void
+a_relieved_worker_does_not_sleep(void)
+{
+    scene all;
+    check_thread successor;
+    begin_with(&all, 2);
+    job_ring_ask_relief(&all.workers[0], 0);
+    check_start(&successor, succeed, &all);
+    CHECK_UNTIL(job_ring_is_relieved(&all.workers[0], 0));
+    CHECK_EQ(wait_here(&all, 0), JOB_RING_WORK);
+    job_ring_exit(&all.workers[0], 0);
+    check_join(&successor);
+    end(&all);
+}
+
+static void
+a_successor_takes_over_from_a_dead_worker(void)
+{
+    scene all;
+    check_thread successor;
+    begin_with(&all, 2);
+    job_ring_ask_relief(&all.workers[0], 0);
+    check_start(&successor, succeed, &all);
+    CHECK_UNTIL(check_asleep(&successor, &all.workers[0].reliefs[0]));
+    CHECK_EQ(reap(&all, 0), -1);
+    check_join(&successor);
+    end(&all);
+}
+
+static void
+a_dead_successor_has_relieved_nobody(void)
+{
+    scene all;
+    begin_with(&all, 2);
+    job_ring_ask_relief(&all.workers[0], 0);
+    atomic_store(&all.workers[0].reliefs[0], GRANTED);
+    check_reliefs(&all, false, true);
+    CHECK_EQ(reap(&all, 1), -1);
+    check_reliefs(&all, true, false);
+    end(&all);
+}
+
+static void
+a_worker_that_replaces_nobody_begins_at_once(void)
+{
+    scene all;
+    begin_with(&all, 2);
+    CHECK(job_ring_succeed(&all.workers[0], 0));
+    CHECK(job_ring_succeed(&all.workers[1], 1));
+    atomic_store(&all.workers[0].reliefs[0], GRANTED ^ 1);
+    CHECK(!job_ring_is_intact(&all.parent));
+    end(&all);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -1835,6 +1929,11 @@ main(int argc, char **argv)
         CHECK_TEST(a_condemned_worker_does_not_finish),
         CHECK_TEST(an_unstoppable_call_is_left_alone),
         CHECK_TEST(an_end_that_was_written_over_is_noticed),
+        CHECK_TEST(a_sleeping_worker_leaves_when_its_successor_has_begun),
+        CHECK_TEST(a_relieved_worker_does_not_sleep),
+        CHECK_TEST(a_successor_takes_over_from_a_dead_worker),
+        CHECK_TEST(a_dead_successor_has_relieved_nobody),
+        CHECK_TEST(a_worker_that_replaces_nobody_begins_at_once),
     };
     return check_run(tests, CHECK_COUNT(tests), argc, argv);
 }
