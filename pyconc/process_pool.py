@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from pyconc import _core, _options
 from pyconc._async_with import AsyncWith
-from pyconc._process import chunks, launcher, rights
+from pyconc._process import chunks, kernel, launcher, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
@@ -354,6 +354,12 @@ class ProcessPoolExecutor(
     leaves then: no task waits for that, and no more run at a time than max_workers. With a limit below what a worker
     has from the beginning, each is replaced again and again. Where there is no /proc, what counts is the most that it
     has had.
+    memory_limit: how many bytes a task may have beyond what its worker has as the task begins. One that asks for more
+    gets a MemoryError, at once, and its future does if it lets that pass; the worker goes on. The limit is the kernel's
+    (RLIMIT_DATA): nobody has to look at workers, no task can outrun it, and it takes some microseconds a task. It
+    counts private memory that can be written, from the moment when it is asked for (numpy.empty(), the stacks of
+    threads), and not what is shared, such as mmap.mmap(-1, size); each process that a task starts has it for itself.
+    Code in C that cannot bear to be refused memory dies of that, and the future gets WorkerDied.
     on_worker_death: "replace" fails the task that a dead worker ran, with WorkerDied, and starts another worker;
     "break" does as the standard library: the executor is broken, and every task fails with BrokenProcessPool.
 
@@ -367,7 +373,7 @@ class ProcessPoolExecutor(
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, and for max_tasks_per_child with a
     context that forks; TypeError if initializer cannot be called, or a number is no integer; and OSError if the system
-    refuses what the executor needs (memfd_create, eventfd, epoll).
+    refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -387,6 +393,7 @@ class ProcessPoolExecutor(
         *,
         max_tasks_per_child=None,
         max_rss_per_child=None,
+        memory_limit=None,
         on_worker_death="replace",
     ):
         if max_workers is None:
@@ -406,6 +413,9 @@ class ProcessPoolExecutor(
                     "different mp_context."
                 )
         _check_bytes("max_rss_per_child", max_rss_per_child)
+        _check_bytes("memory_limit", memory_limit)
+        if memory_limit is not None:
+            kernel.require_footprint()
         self._max_workers = max_workers
         self._mp_context = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._safe_to_dynamically_spawn_children = self._mp_context.get_start_method(allow_none=False) != "fork"
@@ -415,7 +425,7 @@ class ProcessPoolExecutor(
         self._shutdown_lock = threading.Lock()
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)
-        limits = Limits(tasks=max_tasks_per_child, rss=max_rss_per_child)
+        limits = Limits(tasks=max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit)
         self._begin("ProcessPoolExecutor", math.ceil(max_workers), mp_context, setup, limits, on_worker_death)
 
     __new__.__wrapped__ = __init__  # for inspect.signature()

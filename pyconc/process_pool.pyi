@@ -53,6 +53,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         *,
         max_tasks_per_child: int | None = None,
         max_rss_per_child: int | None = None,
+        memory_limit: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
     ) -> None: ...
     @overload
@@ -65,6 +66,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         initargs: tuple[Unpack[_Ts]],
         max_tasks_per_child: int | None = None,
         max_rss_per_child: int | None = None,
+        memory_limit: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
     ) -> None: ...
     @overload
@@ -77,6 +79,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         *,
         max_tasks_per_child: int | None = None,
         max_rss_per_child: int | None = None,
+        memory_limit: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
     ) -> None: ...
     def map(

@@ -1,5 +1,6 @@
 #include "worker.h"
 
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "core/clock.h"
@@ -126,9 +127,63 @@ read_call(WorkerObject *self, job_slot *slot, slot_call *c)
     return rc;
 }
 
+// What a call was given in place of the process's own limit of memory.
+typedef struct memory_bound {
+    rlim_t given, own;  // equal: nothing
+} memory_bound;
+
+// A call is about to begin: it may have so many bytes more than this process has now.
+static memory_bound
+bound_memory(const WorkerObject *self)
+{
+    memory_bound bound = {0};
+    footprint now;
+    struct rlimit limit;
+    if (self->memory_limit == 0 || !footprint_read(&now) || getrlimit(RLIMIT_DATA, &limit) < 0) {
+        return bound;
+    }
+    rlim_t most = now.data_bytes + self->memory_limit;
+    if (most < limit.rlim_cur) {
+        bound = (memory_bound){.given = most, .own = limit.rlim_cur};
+        limit.rlim_cur = most;
+        (void)setrlimit(RLIMIT_DATA, &limit);
+    }
+    return bound;
+}
+
+// The call has returned this, or NULL with an exception: the same, but a MemoryError says that there was a
+// limit.
+static PyObject *
+unbound_memory(const WorkerObject *self, memory_bound bound, PyObject *result)
+{
+    struct rlimit limit;
+    if (bound.given == bound.own) {
+        return result;
+    }
+    // A limit that the call has set itself stays.
+    if (getrlimit(RLIMIT_DATA, &limit) == 0 && limit.rlim_cur == bound.given) {
+        limit.rlim_cur = bound.own;
+        (void)setrlimit(RLIMIT_DATA, &limit);
+    }
+    if (result == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        PyObject *error = PyErr_GetRaisedException();
+        PyObject *bytes = PyLong_FromUnsignedLongLong(self->memory_limit);
+        PyObject *named = bytes == NULL ? NULL : codec_call("name_memory_limit", error, bytes, NULL);
+        Py_XDECREF(bytes);
+        if (named != NULL) {
+            Py_SETREF(error, named);
+        }
+        else {
+            PyErr_Clear();
+        }
+        PyErr_SetRaisedException(error);
+    }
+    return result;
+}
+
 // Makes the calls of a chunk that nobody splits off: (results, what ended them early or None).
 static PyObject *
-call_chunk(job_slot *slot, slot_call *c)
+call_chunk(WorkerObject *self, job_slot *slot, slot_call *c)
 {
     int64_t end_ns = c->flags & WIRE_BOUNDED ? clock_coarse_ns() + CHUNK_MAX_NS : INT64_MAX;
     PyObject *error = NULL;
@@ -141,8 +196,10 @@ call_chunk(job_slot *slot, slot_call *c)
         // The list lets go of each item when its turn comes, so that the call alone holds it.
         PyObject *item = Py_NewRef(PyList_GET_ITEM(c->args, next));
         PyList_SetItem(c->args, next, Py_NewRef(Py_None));
+        memory_bound bound = bound_memory(self);
         PyObject *result = c->flags & WIRE_STAR ? PyObject_CallObject(c->callable, item)
                                                 : PyObject_CallOneArg(c->callable, item);
+        result = unbound_memory(self, bound, result);
         Py_DECREF(item);
         if (result == NULL) {
             error = PyErr_GetRaisedException();
@@ -255,12 +312,14 @@ make_call(WorkerObject *self, slot_call *c)
     self->place.is_interrupted = false;
     self->running = c;
     if (c->kind == WIRE_CHUNK) {
-        result = call_chunk(c->slot, c);
+        result = call_chunk(self, c->slot, c);
     }
     else {
         // The parent may have asked for its end before, and the signal found no call.
         bool is_asked = job_slot_is_stoppable(c->slot) && call_interrupt(&self->place) < 0;
+        memory_bound bound = bound_memory(self);
         result = is_asked ? NULL : PyObject_Call(c->callable, c->args, c->kwargs);
+        result = unbound_memory(self, bound, result);
     }
     call_end(&self->place);
     self->running = NULL;
@@ -680,19 +739,21 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
 }
 
 PyDoc_STRVAR(run_doc,
-"run($self, max_tasks, max_rss=0, /)\n--\n\n"
+"run($self, max_tasks, max_rss=0, memory_limit=0, /)\n--\n\n"
 "Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.\n\n"
 "max_rss: how many bytes this process may have in memory between tasks, if that is not 0. With more it asks\n"
-"the parent for another worker, and leaves when that one has begun.");
+"the parent for another worker, and leaves when that one has begun. memory_limit: how many bytes more a\n"
+"call may have than there are as it begins, if that is not 0.");
 
 static PyObject *
 worker_run(PyObject *op, PyObject *args)
 {
     WorkerObject *self = (WorkerObject *)op;
-    unsigned long long max_tasks, max_rss = 0;
-    if (!PyArg_ParseTuple(args, "K|K:run", &max_tasks, &max_rss)) {
+    unsigned long long max_tasks, max_rss = 0, memory_limit = 0;
+    if (!PyArg_ParseTuple(args, "K|KK:run", &max_tasks, &max_rss, &memory_limit)) {
         return NULL;
     }
+    self->memory_limit = memory_limit;
     if (max_rss > 0 && self->relief_fd < 0) {
         PyErr_SetString(PyExc_ValueError, "this worker has no successor");
         return NULL;

@@ -39,12 +39,13 @@ typedef struct WorkerObject {
         PyObject *callable;
     } *callables;
     uint32_t number;
-    int wakeup_fd;      // owned
-    int *doorbells;     // of all workers, owned; or NULL
-    shm_file doorbell;  // this worker's, as it was at the start
-    int relief_fd;      // owned; or -1: no worker here has a successor
-    shm_file relief;    // the same, as it was at the start
-    bool is_cut_off;    // it could not wake its parent
+    int wakeup_fd;          // owned
+    int *doorbells;         // of all workers, owned; or NULL
+    shm_file doorbell;      // this worker's, as it was at the start
+    int relief_fd;          // owned; or -1: no worker here has a successor
+    shm_file relief;        // the same, as it was at the start
+    uint64_t memory_limit;  // how many bytes more a call may have than there are as it begins; 0: any number
+    bool is_cut_off;        // it could not wake its parent
     call_place place;
     const struct slot_call *running;  // the call that runs, on the C stack; NULL: none does
 } WorkerObject;

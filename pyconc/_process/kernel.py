@@ -157,6 +157,12 @@ def send_signal(pidfd, pid, number):
                 os.kill(pid, number)
 
 
+def require_footprint():
+    """Raise OSError if a process cannot see how much memory it has."""
+    if not os.access("/proc/self/statm", os.R_OK):
+        raise OSError(errno.ENOENT, "memory_limit needs /proc/self/statm, which this system does not have")
+
+
 def supervise(queue):
     """Return what queue.supervise() does."""
     with _explained("worker processes are looked after by eventfd() and timerfd_create()"):

@@ -314,6 +314,14 @@ def pack_exception(error, what="task"):
     return what, _describe(error), text, blob, None
 
 
+def name_memory_limit(error, limit):
+    """Return what a call raises in place of a MemoryError, because it was not to have more than so many bytes."""
+    what = f"{error}: " if str(error) else ""
+    named = MemoryError(f"{what}a call may have {limit} bytes more than its worker has as it begins (memory_limit)")
+    named.__cause__ = error
+    return named
+
+
 def find_prefix(results):
     """Return (results that can be pickled, packed exception of the first that cannot) of a list that cannot."""
     for count, result in enumerate(results):

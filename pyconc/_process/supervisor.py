@@ -643,7 +643,8 @@ class Supervisor:
         has_twin = self._has_successors and self._is_there(self._twin(worker.number))
         if has_twin:
             self.queue.add_worker(1)  # of the two one has counted, and the one that is left does
-        settled = self.queue.reap(worker.number, lambda *task: _death_of(worker, *task, is_condemned))
+        limit = self._limits.memory
+        settled = self.queue.reap(worker.number, lambda *task: _death_of(worker, *task, is_condemned, limit))
         self.processes.pop(worker.process.pid, None)
         if not has_twin:
             self._free_numbers.append(worker.number)
@@ -731,7 +732,7 @@ def _no_worker(caught):
     return error
 
 
-def _death_of(worker, task, name, ran_for, is_condemned):
+def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
     pid, code = worker.process.pid, _exit_code(worker.process)
     how, signal_name = describe_end(code)
     task_name = _describe(task) if name is None else name
@@ -740,6 +741,8 @@ def _death_of(worker, task, name, ran_for, is_condemned):
         message = f"{task_name} is lost: a worker wrote over shared memory, and worker {pid} {how}"
     elif worker.oom:
         message += "; the kernel ended it for want of memory"
+    elif memory_limit is not None and signal_name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
+        message += f"; code in C may die so when memory_limit, here {memory_limit} bytes, refuses it memory"
     elif signal_name == "SIGXCPU":
         message += "; it had used up the CPU time that it may use (RLIMIT_CPU)"
     rss = getattr(worker.process, "rss", None)

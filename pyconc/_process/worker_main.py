@@ -23,6 +23,7 @@ class Limits(NamedTuple):
     tasks: "int | None" = None  # it is replaced after so many
     concurrency: "int | None" = None  # coroutines at a time; None: it runs no event loop
     rss: "int | None" = None  # bytes in memory; with more it is replaced
+    memory: "int | None" = None  # bytes more than there are as a call begins
 
 
 def main(fds, number, setup, limits):
@@ -45,7 +46,8 @@ def main(fds, number, setup, limits):
     os.register_at_fork(after_in_child=lambda: (worker.after_fork(), black_box.leave()))
     signals.handle_stops(worker.on_stop)
     # No worker reaches more than sys.maxsize of anything.
-    serve = functools.partial(worker.run, min(limits.tasks or 0, sys.maxsize), min(limits.rss or 0, sys.maxsize))
+    most = [min(limit or 0, sys.maxsize) for limit in (limits.tasks, limits.rss, limits.memory)]
+    serve = functools.partial(worker.run, *most)
     try:
         if limits.concurrency is not None:
             serve = _prepare_loop(worker, doorbells[number], loop_factory, limits.concurrency, limits.tasks)
