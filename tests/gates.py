@@ -84,9 +84,22 @@ class ProcessGate:
             with connection, contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.sendall(b"!")
 
+    def is_left(self) -> bool:
+        """Whether all tasks that wait_started() has counted have ended at the gate, in whatever way."""
+        return all(_is_closed(connection) for _, connection in self._held)
+
     def __enter__(self) -> "ProcessGate":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.open()
         self._server.close()
+
+
+def _is_closed(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True

@@ -23,6 +23,11 @@ class AtGate:
         return args[0] if len(args) == 1 else args
 
 
+def hold(gate, *args):
+    """Waits at the gate; a plain function, which uvloop's run_in_executor() knows to be no coroutine."""
+    return gate(*args)
+
+
 def identity(*args):
     return args[0] if len(args) == 1 else args
 
