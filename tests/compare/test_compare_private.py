@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 import queue
 import sys
 import threading
@@ -303,6 +304,36 @@ def test_a_second_init_that_fails_changes_nothing(library: Library) -> None:
         with pytest.raises(ValueError, match="max_workers"):
             pool.__init__(0)  # type: ignore[misc]
         assert pool.submit(threading.current_thread).result() is worker
+
+
+def test_an_executor_cannot_be_pickled_nor_copied_deeply(library: Library) -> None:
+    with library.ThreadPoolExecutor(1) as pool:
+        with pytest.raises(TypeError, match="cannot pickle"):
+            copy.deepcopy(pool)
+        with pytest.raises((TypeError, pickle.PicklingError, AttributeError)):
+            pickle.dumps(pool)
+        if library is not STANDARD:  # whose copy shares a queue, and waits for ever after a shutdown of either
+            with pytest.raises(TypeError, match="cannot pickle 'ThreadPoolExecutor' object"):
+                copy.copy(pool)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_an_executor_that_says_how_it_is_pickled(library: Library, protocol: int) -> None:
+    class Sized(library.ThreadPoolExecutor):  # type: ignore[name-defined, misc]
+        def __getstate__(self) -> int:
+            return self._max_workers  # type: ignore[no-any-return]
+
+        def __setstate__(self, size: int) -> None:
+            self.__init__(size)  # type: ignore[misc]
+
+    Sized.__qualname__ = "Sized"
+    with pytest.MonkeyPatch.context() as patch, Sized(3) as pool:
+        patch.setattr(sys.modules[__name__], "Sized", Sized, raising=False)
+        for made in (copy.copy(pool), copy.deepcopy(pool), pickle.loads(pickle.dumps(pool, protocol))):
+            with made:
+                assert type(made) is Sized
+                assert made._max_workers == 3
+                assert made.submit(threading.current_thread).result() not in pool._threads
 
 
 # --- Futures ----------------------------------------------------------------------------------------------------------
