@@ -1,5 +1,6 @@
 """What tests have worker processes do: importable there without the test framework."""
 
+import faulthandler
 import os
 import signal
 import socket
@@ -45,6 +46,7 @@ def die(how):
     """Ends the process: by a signal's number, by exit() with a string's number, by os._exit()."""
     if how == "exit":
         os._exit(7)
+    faulthandler.disable()  # pytest's own, by way of a fork: it writes to the terminal
     os.kill(os.getpid(), how)
     signal.pause()
 
