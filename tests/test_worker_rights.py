@@ -168,3 +168,39 @@ if __name__ == "__main__":
 """
     )
     assert finished.stdout == "{12345} {1} 12345\n('done\\n', 0)\n[]\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root can be a user who has no other process, and is not counted itself")
+def test_with_few_processes_allowed_submit_says_so_or_works():
+    finished = run_script(
+        PROGRAM
+        + """
+def run():
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        return pool.submit(abs, -1).result() + pool.submit(abs, -1).result()
+def attempt(limit):
+    resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+    os.setuid(100000 + os.getppid())
+    for _ in range(3):  # what is refused leaves nothing behind
+        try:
+            print("works" if run() == 2 else "wrong", flush=True)
+        except BlockingIOError:
+            print("no process", flush=True)
+        except RuntimeError as error:
+            print({"can't start new thread": "no thread"}.get(str(error), error), flush=True)
+if __name__ == "__main__":
+    run()  # imports all that is needed, which that user may not be allowed to
+    for limit in (*range(1, 9), 20):
+        pid = os.fork()
+        if pid == 0:
+            attempt(limit)
+            os._exit(0)
+        assert os.waitpid(pid, 0) == (pid, 0)
+"""
+    )
+    told = finished.stdout.splitlines()
+    refused = told.index("works")
+    assert set(told[:refused]) <= {"no thread", "no process"}
+    assert refused >= 3
+    assert told[refused:] == ["works"] * (27 - refused)
+    assert finished.stderr == ""
