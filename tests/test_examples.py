@@ -19,6 +19,8 @@ STANDARD = {
 
 LIMIT = 4 * HANG_LIMIT  # A crawl has three processes beside its own, and a sanitizer may slow them all.
 NEEDS = {"crawl": "aiohttp", "many_files": "aiofiles"}
+# The standard library has nothing like what they show.
+OURS_ALONE = ["deadlines"]
 
 README = EXAMPLES.parent / "README.md"
 
@@ -42,7 +44,7 @@ def test_an_example_runs_and_says_what_it_did(name):
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OURS_ALONE])
 def test_an_example_is_an_ordinary_program_but_for_its_imports(name):
     needs(name)
     if name == "crawl" and sys.version_info >= (3, 14):
@@ -53,6 +55,16 @@ def test_an_example_is_an_ordinary_program_but_for_its_imports(name):
     assert not re.search(r"^(import|from) pyconc", text, re.MULTILINE)
     finished = run_script(text, flags=("-W", "error"), limit=LIMIT)
     assert finished.stderr == ""
+
+
+def test_of_work_that_never_ends_some_costs_its_worker():
+    *lines, last = run_script(EXAMPLES / "deadlines.py", limit=LIMIT).stdout.splitlines()
+    assert len(lines) == 6
+    assert re.search(r"100 more calls in [\d.]+ ms", last)
+    for line in lines:
+        if line.startswith(("Computes", "Catches")):
+            assert "TimeoutError" in line
+            assert line.endswith(("its worker was killed", "it never began"))  # when the machine is that busy
 
 
 @pytest.mark.parametrize("name", NAMES)
