@@ -14,6 +14,11 @@ from pyconc.patching import FutureType
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Kwargs = dict[str, Any] | None
+_Taken = (
+    tuple[int, Callable[..., Any], tuple[Any, ...], _Kwargs]
+    | tuple[int, Callable[..., Any], tuple[Any, ...], _Kwargs, str]
+)
 
 @disjoint_base
 class Future(futures.Future[_T], metaclass=FutureType):
@@ -139,9 +144,10 @@ class Worker:
     def take(
         self, most: int, /
     ) -> tuple[
-        list[int | tuple[int, Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]],
-        list[tuple[int, Callable[..., Any], tuple[Any, ...], dict[str, Any] | None]],
+        list[int | _Taken],
+        list[_Taken],
     ]: ...
+    def asked(self, handle: int, /) -> str | None: ...
     def finish(self, handle: int, task: asyncio.Future[Any] | BaseException, /) -> None: ...
     def listen(self, is_idle: bool, /) -> bool | None: ...
     def is_closed(self) -> bool: ...

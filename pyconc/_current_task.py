@@ -84,6 +84,9 @@ class Task:
     def check(self):
         """Raise TaskCancelled if the task is to end, each time; never within shield(), nor when the task is over.
 
+        In a coroutine it is asyncio.CancelledError, which asyncio's own time-outs and groups know how to end by; it
+        sees at once what would else reach the coroutine only when it awaits something.
+
         >>> def work():
         ...     while True:
         ...         pyconc.current_task().check()
@@ -101,6 +104,8 @@ class Task:
 
         For what must not be torn, such as two writes that belong together. The grace of options() goes on meanwhile: a
         worker process whose task takes longer is killed. Shields nest. Only the thread that runs the task may use it.
+        In a coroutine it keeps the CancelledError off that stands for its future's cancellation, also while it awaits;
+        not what it, or another coroutine of that worker, cancels by itself.
 
             >>> def move(source, target):
             ...     with pyconc.current_task().shield():
@@ -131,7 +136,8 @@ def current_task():
 
     Its `name`, `deadline` and `remaining()` say what it is and how long it may take; `cancelled()`, `check()` and
     `shield()` are for code that is to end when nobody wants its result any more, see options() of the executors. Costs
-    nothing until it is called. A thread that a task starts, and a process that it forks, run no task. Raises nothing.
+    nothing until it is called. A thread that a task starts, and a process that it forks, run no task; nor do, in a
+    CoroutinePool, the asyncio tasks that a coroutine makes, and the generators of stream(). Raises nothing.
 
         >>> def work():
         ...     task = pyconc.current_task()

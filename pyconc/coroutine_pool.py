@@ -6,7 +6,7 @@ import inspect
 from concurrent import futures
 from functools import partial
 
-from pyconc import _core
+from pyconc import _core, _options
 from pyconc._process import loop_worker
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
@@ -85,10 +85,43 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         self._concurrency = concurrency
         setup = (initializer, initargs, loop_factory)
         limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency)
+        self._options = _options.change(self._options, on_cancel="interrupt")
         self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death)
 
     # run(fn, /, *args, **kwargs)
     run = _core.Executor._run_in_loop
+
+    def options(self, *, on_cancel=None, grace=None, name=None):
+        """Return this pool with other options: a pool of the same class, on the same workers.
+
+        What is submitted there, by run(), submit(), map() or stream(), has these options; None: as here. It is no
+        second pool: to shut it down, or to leave it by `with`, shuts down this one.
+
+        on_cancel: what becomes of a coroutine that runs when its future is cancelled. Who cancels does not wait for it.
+
+        "interrupt": it sees CancelledError, and may clean up. The default.
+        "kill": the same; but if it has not ended after `grace` seconds (1 by default), because it keeps its loop busy
+        or goes on all the same, its worker is killed and another one started. The other coroutines of that worker are
+        lost: their futures get a WorkerDied that says so, with the worker's stack.
+        "abandon": it goes on to its end. The future of submit() is not cancelled then: cancel() returns False.
+
+        name: what its tasks are called, by pyconc.current_task() in the worker and by WorkerDied; default: as the
+        function.
+
+        Any thread may call this. Raises ValueError for another on_cancel and for a grace that is below 0 or no number;
+        TypeError for a name that is no str.
+
+            >>> import asyncio
+            >>> async def fetch(number):
+            ...     return f"{pyconc.current_task().name} {number}"
+            >>> async def main():
+            ...     async with pyconc.CoroutinePool(max_workers=1) as pool:
+            ...         return await pool.options(name="page").run(fetch, 1), await pool.run(fetch, 2)
+            >>> asyncio.run(main())
+            ('page 1', 'fetch 2')
+        """
+        options = _options.change(self._options, on_cancel=on_cancel, grace=grace, name=name)
+        return _options.make_view(self, options)
 
     def map(self, async_fn, *iterables, ordered=True, buffersize=None):
         """Return an async iterator over async_fn's results for the items of iterables, which may be async ones.
@@ -234,7 +267,8 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         """Cancel every call, and end every stream; the pool stays open.
 
         Calls that no worker has begun never run; in those that run, the coroutine sees CancelledError, and may clean
-        up. Consumers of streams get RuntimeError. May be called from any thread. Raises nothing, and waits for nothing.
+        up, or what options(on_cancel=) says becomes of it. Consumers of streams get RuntimeError. May be called from
+        any thread. Raises nothing, and waits for nothing.
 
             >>> import asyncio
             >>> with pyconc.CoroutinePool(max_workers=1) as pool:

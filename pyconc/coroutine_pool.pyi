@@ -44,6 +44,13 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
     ) -> None: ...
+    def options(
+        self,
+        *,
+        on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
+        grace: float | None = None,
+        name: str | None = None,
+    ) -> Self: ...
     def submit(  # type: ignore[override]
         self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> _core.Future[_T]: ...

@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import os
 import threading
+import warnings
 
 import jobs
 
+import pyconc
 from pyconc._process import loop_worker
 
 
@@ -202,3 +204,126 @@ async def count_slowly(stop):
     for number in range(stop):
         await asyncio.sleep(0.003)  # as a source on a network would
         yield number
+
+
+# ---- coroutines that ask about their own call ----
+
+
+async def describe_task():
+    task = pyconc.current_task()
+    return task.name, task.deadline, task.remaining(), task.cancelled()
+
+
+async def describe_task_later():
+    await asyncio.sleep(0)
+    return await describe_task()
+
+
+class Awaitable:
+    """Makes what can be awaited, and is no coroutine."""
+
+    def __await__(self):
+        return describe_task().__await__()
+
+
+async def find_other_tasks():
+    """What others find that run because of this: a task, a thread, a forked process, the same after a wait."""
+    found = [await asyncio.create_task(_current_task()), await asyncio.to_thread(pyconc.current_task)]
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has threads, which a newer Python warns of
+        if os.fork() == 0:
+            os.write(writer, repr(pyconc.current_task()).encode())
+            os._exit(0)
+    os.wait()
+    return found, os.read(reader, 100), pyconc.current_task().name
+
+
+async def _current_task():
+    return pyconc.current_task()
+
+
+async def yield_task():
+    yield pyconc.current_task()
+
+
+async def see_cancellation(address, path):
+    """Write down what a coroutine knows of its cancellation, when it comes and when it has come."""
+    task, log = pyconc.current_task(), []
+    try:
+        await wait_at(address)
+    except asyncio.CancelledError:
+        log.append(task.cancelled())
+        with task.shield():  # it was raised: once
+            await asyncio.sleep(0)
+        try:
+            task.check()
+        except asyncio.CancelledError:
+            log.append("raised again")
+    path.write_text(repr((log, pyconc.current_task().name)))
+
+
+async def compute_until_cancelled(address, path, how):
+    """Never let the loop run; then await something, which must not be cancelled once more."""
+    task = pyconc.current_task()
+    busy_at(address)
+    while not task.cancelled():
+        pass
+    try:
+        task.check()
+    except asyncio.CancelledError:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        path.write_text("cleaned up")
+        if how == "raises":
+            raise
+
+
+async def wait_in_shields(address, path, depth):
+    task, log = pyconc.current_task(), []
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(depth):
+                stack.enter_context(task.shield())
+            async with _at(address, b"started") as (reader, _):
+                while not task.cancelled():
+                    await asyncio.sleep(0)
+                task.check()
+                await reader.readexactly(1)
+            log.append("kept off")
+        log.append("never")
+    except asyncio.CancelledError:
+        log.append("raised at the end")
+        with task.shield():
+            await asyncio.sleep(0)
+        log.append("cleaned up")
+    path.write_text(", ".join(log))
+
+
+async def end_late(address, path):
+    """Go on when it is cancelled, for a time that is short."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await wait_at(address)
+    await asyncio.sleep(0)
+    path.write_text("ended")
+
+
+async def leave_shield_open(path):
+    pyconc.current_task().shield().__enter__()
+
+
+async def keep_task():
+    global _kept
+    _kept = pyconc.current_task()
+
+
+async def ask_kept_task():
+    _kept.check()
+    with _kept.shield():
+        pass
+    return _kept.name, _kept.cancelled(), pyconc.current_task().name
+
+
+async def wait_and_keep_task(address):
+    await keep_task()
+    await wait_at(address)

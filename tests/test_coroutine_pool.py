@@ -1,13 +1,9 @@
 """CoroutinePool: coroutines in worker processes, many at a time in each."""
 
 import asyncio
-import contextlib
 import os
-import queue
 import random
-import selectors
 import signal
-import socket
 import threading
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 import coroutines
 import jobs
 import pytest
-from gates import ProcessGate
+from gates import AsyncGate, ProcessGate
 from loops import on_every_loop, watched
 from support import HANG_LIMIT, another_thread, run_script, wait_until
 
@@ -26,77 +22,6 @@ def run_on(new_loop, coroutine):
     loop = new_loop()
     with watched(loop):
         loop.run_until_complete(coroutine)
-
-
-class AsyncGate:
-    """Where coroutines of coroutines.py wait: the test learns what they say, and lets them go.
-
-    A thread serves it, so that it is the same on every loop.
-    """
-
-    def __init__(self):
-        self.server = socket.socket(socket.AF_UNIX)
-        self.server.bind("")  # a name in the abstract namespace, which the kernel chooses
-        self.server.listen(1024)
-        self.address = self.server.getsockname()
-        self.said = queue.SimpleQueue()
-        self.connections = set()
-        self.lock = threading.Lock()
-        self.bell, self.rope = socket.socketpair()
-        self.thread = threading.Thread(target=self._serve)
-
-    async def __aenter__(self):
-        self.thread.start()
-        return self
-
-    async def __aexit__(self, *exc_info):
-        self.open()
-        self.rope.close()
-        await asyncio.to_thread(self.thread.join)
-
-    def _serve(self):
-        with selectors.DefaultSelector() as selector, self.server, self.bell:
-            selector.register(self.server, selectors.EVENT_READ)
-            selector.register(self.bell, selectors.EVENT_READ)
-            while True:
-                for key, _ in selector.select():
-                    if key.fileobj is self.server:
-                        connection, _ = self.server.accept()
-                        selector.register(connection, selectors.EVENT_READ)
-                        with self.lock:
-                            self.connections.add(connection)
-                    elif key.fileobj is self.bell:
-                        for connection in self.connections:
-                            connection.close()
-                        return
-                    else:
-                        self._read(selector, key.fileobj)
-
-    def _read(self, selector, connection):
-        try:
-            data = connection.recv(4096)
-        except ConnectionError:
-            data = b""
-        for line in data.splitlines():
-            word, pid = line.split()
-            self.said.put((word.decode(), int(pid)))
-        if not data:
-            selector.unregister(connection)
-            with self.lock:
-                self.connections.discard(connection)
-            connection.close()
-
-    async def hear(self, word):
-        """Return the process that says a word next; it must be this one."""
-        said, pid = await asyncio.to_thread(self.said.get, True, HANG_LIMIT)
-        assert said == word
-        return pid
-
-    def open(self):
-        with self.lock:
-            for connection in self.connections:
-                with contextlib.suppress(OSError):
-                    connection.sendall(b"!")
 
 
 def test_it_is_an_executor():

@@ -61,6 +61,17 @@ call_interrupt(call_place *place)
     return raise_cancelled(place->module);
 }
 
+PyObject *
+call_build_reason(stop_reason reason)
+{
+    static const char *const names[] = {
+        [STOP_BY_CANCEL] = "cancel", [STOP_BY_TIMEOUT] = "timeout", [STOP_BY_SHUTDOWN] = "shutdown"};
+    if (reason == STOP_NOT) {
+        Py_RETURN_NONE;
+    }
+    return PyUnicode_FromString(names[reason]);
+}
+
 PyDoc_STRVAR(reason_doc,
 "reason($self, /)\n--\n\n"
 "Return why this call is to end: cancel, timeout, shutdown; None: it is not.");
@@ -68,13 +79,7 @@ PyDoc_STRVAR(reason_doc,
 static PyObject *
 call_reason(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    static const char *const names[] = {
-        [STOP_BY_CANCEL] = "cancel", [STOP_BY_TIMEOUT] = "timeout", [STOP_BY_SHUTDOWN] = "shutdown"};
-    stop_reason reason = reason_of((CallObject *)op);
-    if (reason == STOP_NOT) {
-        Py_RETURN_NONE;
-    }
-    return PyUnicode_FromString(names[reason]);
+    return call_build_reason(reason_of((CallObject *)op));
 }
 
 PyDoc_STRVAR(check_doc,

@@ -53,6 +53,9 @@ CallObject *call_place_get(call_place *place, PyObject *callable, const call_opt
 // with that.
 int call_interrupt(call_place *place);
 
+// What Call.reason() returns.
+PyObject *call_build_reason(stop_reason reason);
+
 // The call that ran is over.
 static inline void
 call_end(call_place *place)

@@ -1184,7 +1184,8 @@ job_slot_is_stoppable(const job_slot *slot)
 stop_reason
 job_slot_asked(const job_slot *slot)
 {
-    // Relaxed: a worker that misses it here is interrupted by the signal that the parent sends afterwards.
+    // Relaxed: a worker that misses it here is interrupted by the signal that the parent sends afterwards, or
+    // finds the slot in its inbox, where A11 has it see what was asked.
     return asked_by(atomic_load_explicit(&slot->range, memory_order_relaxed));
 }
 

@@ -289,16 +289,19 @@ request_cancel(job_table *table, task *t, stop_reason reason)
     if (job->state == JOB_CANCELLING) {
         return true;
     }
-    if (table->ring.doorbells != NULL) {
-        process_job_enter(job, JOB_CANCELLING);
-        job_ring_request_cancel(&table->ring, job->slot);
-        return true;
-    }
-    if (job->options.how == STOP_ABANDON || !job_slot_ask(job->slot, reason)) {
+    bool is_coroutine = table->ring.doorbells != NULL;
+    bool asked = job->options.how != STOP_ABANDON && job_slot_ask(job->slot, reason);
+    // Who cancels a coroutine does not wait for its end; so it may have ended just now.
+    if (!asked && (!is_coroutine || job->options.how == STOP_ABANDON)) {
         return false;
     }
     process_job_enter(job, JOB_CANCELLING);
-    job->is_stop_due = table->has_stops = true;
+    if (asked && is_coroutine) {
+        job_ring_request_cancel(&table->ring, job->slot);
+    }
+    if (asked && (!is_coroutine || job->options.how == STOP_KILL)) {
+        job->is_stop_due = table->has_stops = true;
+    }
     return true;
 }
 
@@ -334,7 +337,8 @@ job_table_pop_stop(job_table *table, stop_order *order)
             job->is_stop_due = false;
             order->number = job->number;
             order->worker = job_ring_taker(&table->ring, job->slot);
-            order->how = job->options.how;
+            // A coroutine has its grace in any case.
+            order->how = table->ring.doorbells == NULL ? job->options.how : STOP_INTERRUPT;
             order->grace_ns = job->options.grace_ns;
             found = order->worker != UINT32_MAX;
         }

@@ -263,11 +263,12 @@ process_job_withdraw(task *t)
         if (!job_table_request_cancel(&self->table, t)) {
             return WITHDRAW_TOO_LATE;
         }
-        if (self->doorbells != NULL) {
-            return WITHDRAW_DONE;  // the coroutine's caller goes on while it ends
+        bool is_coroutine = self->doorbells != NULL;
+        if (!is_coroutine || job->options.how == STOP_KILL) {
+            process_queue_poke_supervisor(self);
         }
-        process_queue_poke_supervisor(self);
-        return WITHDRAW_STOPPING;
+        // A coroutine's caller goes on while it ends.
+        return is_coroutine ? WITHDRAW_DONE : WITHDRAW_STOPPING;
     }
     // Whoever has the GIL next may end the task.
     packed_message call = job->call;

@@ -112,7 +112,8 @@ int
 process_submit_to_worker(ProcessQueueObject *self, uint32_t worker, uint32_t generation,
                          PyObject *const *args, Py_ssize_t nargs, const destination *to)
 {
-    static const call_options none = {.timeout_ns = CALL_NO_LIMIT, .deadline_ns = CALL_NO_LIMIT};
+    static const call_options none = {
+        .how = STOP_INTERRUPT, .timeout_ns = CALL_NO_LIMIT, .deadline_ns = CALL_NO_LIMIT};
     task *t = check_kept_own(self) < 0 ? NULL : pack_call(self, &none, args, nargs, NULL, to);
     if (t == NULL) {
         return -1;

@@ -390,9 +390,10 @@ describe_call(WorkerObject *self, job_slot *slot)
     PyObject *described = NULL;
     if (read_call(self, slot, &c) == 0) {
         PyObject *handle = PyLong_FromSsize_t(slot - self->ring.slots);
+        // Without a name the fifth is NULL, and not there.
         described = handle == NULL ? NULL
-                                   : PyTuple_Pack(4, handle, c.callable, c.args,
-                                                  c.kwargs == NULL ? Py_None : c.kwargs);
+                                   : PyTuple_Pack(c.name == NULL ? 4 : 5, handle, c.callable, c.args,
+                                                  c.kwargs == NULL ? Py_None : c.kwargs, c.name);
         Py_XDECREF(handle);
         slot_call_clear(&c);
     }
@@ -425,7 +426,8 @@ append_inbox(WorkerObject *self, PyObject *list, int64_t now_ns)
         if (is_handed) {
             rc = append_call(self, slot, list, now_ns);
         }
-        else {
+        // Else it has ended, and the slot stands for another call by now, which nobody wants to end.
+        else if (job_slot_asked(slot) != STOP_NOT) {
             PyObject *handle = PyLong_FromSsize_t(slot - self->ring.slots);
             rc = handle == NULL ? -1 : PyList_Append(list, handle);
             Py_XDECREF(handle);
@@ -447,9 +449,9 @@ require_doorbell(WorkerObject *self)
 PyDoc_STRVAR(take_doc,
 "take($self, most, /)\n--\n\n"
 "Take a fair share of the calls that are ready, and not more than a number of them.\n\n"
-"Return (wanted, calls), lists of (handle, callable, args, kwargs or None). In wanted are first the calls\n"
-"that only this worker may run, and just handles, of calls to be cancelled if they still run; to be looked\n"
-"at in order.");
+"Return (wanted, calls), lists of (handle, callable, args, kwargs or None), with the task's name at the end\n"
+"if it has one of its own. In wanted are first the calls that only this worker may run, and just handles,\n"
+"of calls to be cancelled if they still run; to be looked at in order.");
 
 static PyObject *
 worker_take(PyObject *op, PyObject *arg)
@@ -503,6 +505,33 @@ worker_identify(PyObject *op, PyObject *Py_UNUSED(ignored))
                          (unsigned)job_ring_generation(&self->ring, self->number));
 }
 
+// The slot of a handle; NULL with an exception.
+static job_slot *
+slot_of(WorkerObject *self, PyObject *handle)
+{
+    unsigned long number = PyLong_AsUnsignedLong(handle);
+    if (number == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (number >= self->ring.slot_count) {
+        PyErr_SetString(PyExc_ValueError, "there is no such call");
+        return NULL;
+    }
+    return &self->ring.slots[number];
+}
+
+PyDoc_STRVAR(asked_doc,
+"asked($self, handle, /)\n--\n\n"
+"Return why a call that this worker has taken is to end, as Call.reason() does; None: it is not.");
+
+static PyObject *
+worker_asked(PyObject *op, PyObject *handle)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    job_slot *slot = slot_of(self, handle);
+    return slot == NULL ? NULL : call_build_reason(is_inherited(self) ? STOP_NOT : job_slot_asked(slot));
+}
+
 PyDoc_STRVAR(finish_doc,
 "finish($self, handle, task, /)\n--\n\n"
 "Send the outcome of a call: that of an asyncio.Task which is done, or an exception.");
@@ -515,12 +544,8 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "finish() takes 2 arguments");
         return NULL;
     }
-    unsigned long number = PyLong_AsUnsignedLong(args[0]);
-    if (number == (unsigned long)-1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (number >= self->ring.slot_count) {
-        PyErr_SetString(PyExc_ValueError, "there is no such call");
+    job_slot *slot = slot_of(self, args[0]);
+    if (slot == NULL) {
         return NULL;
     }
     if (is_inherited(self)) {
@@ -538,7 +563,7 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         pack_failure(self, "pack_exception", &outcome);
     }
     Py_XDECREF(result);
-    finish_slot(self, &self->ring.slots[number], &outcome);
+    finish_slot(self, slot, &outcome);
     Py_RETURN_NONE;
 }
 
@@ -910,6 +935,7 @@ static PyMethodDef worker_methods[] = {
     {"run", worker_run, METH_VARARGS, run_doc},
     {"identify", worker_identify, METH_NOARGS, identify_doc},
     {"take", worker_take, METH_O, take_doc},
+    {"asked", worker_asked, METH_O, asked_doc},
     {"finish", FASTCALL(worker_finish), METH_FASTCALL, finish_doc},
     {"listen", worker_listen, METH_O, listen_doc},
     {"is_closed", worker_is_closed, METH_NOARGS, is_closed_doc},

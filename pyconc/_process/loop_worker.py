@@ -4,6 +4,9 @@
                   |'-> to cancel ---> task.cancel()
                   '--> listen: the doorbell will ring again
 
+A coroutine asks about its call by pyconc.current_task(); what stands for the call then, a _Call, is made when it asks,
+or when somebody wants the call to end.
+
 The loop watches the worker's doorbell, and sleeps like any other loop: nothing polls.  A worker takes its share of the
 calls that are ready, no more than it has room for.  Until it knows how long their first steps keep its loop busy, it
 takes few at a time, so that a coroutine that computes for long holds up no call that an idle worker could run.
@@ -16,6 +19,8 @@ import sys
 import time
 from functools import partial
 from types import CoroutineType
+
+from pyconc import _current_task
 
 # The most calls to take at once, and the time that their first steps may keep the loop busy.
 _BATCH_MAX = 256
@@ -35,6 +40,8 @@ class LoopWorker:
         self._concurrency = concurrency
         self._left = max_tasks  # how many calls may still be taken, or None
         self._running = {}  # handle: task
+        self._calls = {}  # handle or task: _Call
+        self._starting = self._starting_handle = None  # the coroutine whose task was made last, and its handle
         self._begun = []  # (handle, task) pairs to look at after the tasks' first step
         self._batch = 1
         self.streams = {}  # number: Stream
@@ -45,6 +52,7 @@ class LoopWorker:
         """Run calls until none are left, or until this worker has run as many as it may."""
         global _current
         _current = self
+        _current_task.finders.append(_find_call)
         loop = self._loop
         loop.add_reader(self._doorbell, self._pump)
         loop.call_soon(self._pump)
@@ -79,7 +87,7 @@ class LoopWorker:
             if isinstance(item, tuple):
                 self._start(*item)
             elif item in self._running:
-                self._running[item].cancel()
+                self._cancel(item)
         if self._left is not None:
             self._left -= len(calls)
         for call in calls:
@@ -106,19 +114,28 @@ class LoopWorker:
         self._ends = True
         self._loop.stop()
 
-    def _start(self, handle, function, args, kwargs):
+    def _start(self, handle, function, args, kwargs, name=None):
+        if name is not None:
+            self._calls[handle] = _Call(self._worker, handle, name)
         try:
             awaitable = function(*args, **kwargs) if kwargs else function(*args)
+            self._starting, self._starting_handle = awaitable, handle
             if type(awaitable) is not CoroutineType:
+                if name is None:
+                    self._calls[handle] = _Call(self._worker, handle, _name_of(function))
                 task = self._make_future(awaitable, function)
             elif self._has_factory:
                 task = self._loop.create_task(awaitable)
             else:
                 task = _Task(awaitable, loop=self._loop)
         except BaseException as error:
+            if self._calls:
+                self._end_call(handle)
             self._worker.finish(handle, error)
             return
         if task.done():
+            if self._calls:
+                self._end_call(handle)
             self._worker.finish(handle, task)
         else:
             self._running[handle] = task
@@ -139,6 +156,8 @@ class LoopWorker:
         for handle, task in begun:
             if task.done():
                 del self._running[handle]
+                if self._calls:
+                    self._end_call(handle)
                 self._worker.finish(handle, task)
             else:
                 task.add_done_callback(partial(self._task_done, handle))
@@ -148,9 +167,108 @@ class LoopWorker:
     def _task_done(self, handle, task):
         was_full = self._room() <= 0
         del self._running[handle]
+        if self._calls:
+            self._end_call(handle)
         self._worker.finish(handle, task)
         if was_full or not self._running:
             self._pump()
+
+    # ---- what coroutines know of their calls ----
+
+    def call_of(self, task):
+        """Return the _Call whose coroutine is a task of this loop, or None if it is none's."""
+        call = self._calls.get(task)
+        if call is None:
+            if task.get_coro() is self._starting:  # an eager task, whose first step this is
+                handle = self._starting_handle
+            else:
+                handle = next((handle for handle, running in self._running.items() if running is task), None)
+            if handle is not None:
+                call = self._call_at(handle, task)
+        return call
+
+    def _call_at(self, handle, task):
+        call = self._calls.get(handle)
+        if call is None:
+            call = self._calls[handle] = _Call(self._worker, handle, _name_of(task.get_coro()))
+        if call.task is None:
+            call.task = task
+            self._calls[task] = call
+        return call
+
+    def _cancel(self, handle):
+        """The parent has asked for the end of a call that runs."""
+        task = self._running[handle]
+        if self._call_at(handle, task).may_interrupt():
+            task.cancel()
+
+    def _end_call(self, handle):
+        call = self._calls.pop(handle, None)
+        if call is not None:
+            self._calls.pop(call.task, None)
+            call.end()
+
+
+class _Call:
+    """A call that this worker runs as a coroutine: what pyconc.Task needs of a _core.Call.
+
+    Only the thread of the loop enters and leaves shields, and asks whether the call may be interrupted.
+    """
+
+    __slots__ = ("_handle", "_is_interrupted", "_reason", "_shields", "_worker", "name", "task")
+
+    timeout = deadline = None
+
+    def __init__(self, worker, handle, name):
+        self._worker = worker
+        self._handle = handle  # None: it is over, and _reason says why it was to end
+        self._reason = None
+        self._shields = 0
+        self._is_interrupted = False  # CancelledError was raised in it, or will be when it goes on
+        self.name = name
+        self.task = None  # once somebody has asked for it
+
+    def reason(self):
+        handle = self._handle
+        return self._reason if handle is None else self._worker.asked(handle)
+
+    def end(self):
+        self._reason = self.reason()
+        self._handle = self.task = None
+
+    def may_interrupt(self):
+        """Return whether the call is to be interrupted now that it is to end: once, and not within a shield."""
+        if self._is_interrupted or self._shields or self._handle is None or self.reason() is None:
+            return False
+        self._is_interrupted = True
+        return True
+
+    def check(self):
+        if self._handle is not None and not self._shields and self.reason() is not None:
+            self._is_interrupted = True
+            raise asyncio.CancelledError
+
+    def enter_shield(self):
+        self._shields += 1
+
+    def leave_shield(self):
+        if self._shields > 0:
+            self._shields -= 1
+        if self.may_interrupt():
+            raise asyncio.CancelledError
+
+
+def _name_of(function):
+    return getattr(function, "__qualname__", None) or repr(function)
+
+
+def _find_call():
+    """Return the _Call of the coroutine that asks; None: it is a task of its own, or none is running here."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return None  # no loop runs in this thread
+    return None if task is None or _current is None else _current.call_of(task)
 
 
 def close_loop(loop):

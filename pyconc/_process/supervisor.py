@@ -125,6 +125,7 @@ class _Worker:
         self.process = launched  # a multiprocessing.Process
         self.state = WorkerState.LAUNCHED
         self.stack = None  # what it has left in its black box
+        self.is_stopped = False  # it is killed because of a call
         self.oom = False  # it was ended for want of memory
         self.era = era
         # A sentinel of multiprocessing a process can close while it lives, and its own children have it too: it is what
@@ -194,7 +195,6 @@ class Supervisor:
         self._workers = {}  # file descriptor that tells of its end: _Worker
         self._watched = []  # workers that are not admitted yet
         self._condemned = set()  # numbers of workers that are ended because the memory that all share is damaged
-        self._stopped = set()  # numbers of workers that are killed because of a call
         self._gone = []  # workers of which nobody has told how they ended
         self._free_numbers = list(range(max_workers - 1, -1, -1))
         self._has_successors = has_successors
@@ -443,7 +443,7 @@ class Supervisor:
             if grace is None:
                 self._kill_for(call)
                 continue
-            for worker in self._workers.values():
+            for worker in self._workers.values() if self._limits.concurrency is None else ():  # a loop has its inbox
                 if worker.number == number:
                     kernel.send_signal(worker.end, worker.process.pid, STOP)
             heapq.heappush(self._overdue, (time.monotonic() + grace, call))
@@ -455,7 +455,9 @@ class Supervisor:
         number = self.queue.condemn_worker(call)
         for worker in self._workers.values() if number is not None else ():
             if worker.number == number:
-                self._stopped.add(number)
+                worker.is_stopped = True
+                if self._limits.concurrency is not None:
+                    worker.stack = self.stack_of(worker)  # for the other coroutines that it runs
                 worker.process.kill()
 
     def _start_missing(self):
@@ -605,8 +607,6 @@ class Supervisor:
 
     def _reap(self, worker):
         left_task, progress = self._settle(worker)
-        is_stopped = worker.number in self._stopped
-        self._stopped.discard(worker.number)
         if left_task or progress:
             self._false_starts = 0
             self._era += 1
@@ -615,7 +615,7 @@ class Supervisor:
         code = _exit_code(worker.process)
         if worker.number in self._condemned:
             self._condemned.discard(worker.number)
-        elif is_stopped:
+        elif worker.is_stopped:
             self._false_starts = 0
         elif code == worker_main.INITIALIZER_FAILED and not left_task:
             self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
@@ -637,7 +637,7 @@ class Supervisor:
         code = _exit_code(worker.process)
         if code == worker_main.MEMORY_DAMAGED:
             self.queue.condemn()
-        worker.stack = self._box.take(worker.number)
+        worker.stack = self._box.take(worker.number) or worker.stack
         if not (is_condemned or self._orders or self._oom_kills is None):
             worker.oom = self._oom_kills.explain(code)
         has_twin = self._has_successors and self._is_there(self._twin(worker.number))
@@ -739,6 +739,8 @@ def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
     message = f"worker process {pid} {how} while it ran {task_name}"
     if is_condemned:
         message = f"{task_name} is lost: a worker wrote over shared memory, and worker {pid} {how}"
+    elif worker.is_stopped:
+        message += "; it was killed because another call that it ran had not ended in time when it was cancelled"
     elif worker.oom:
         message += "; the kernel ended it for want of memory"
     elif memory_limit is not None and signal_name in ("SIGSEGV", "SIGABRT", "SIGBUS"):

@@ -1,0 +1,361 @@
+"""CoroutinePool.options() and what coroutines know of their calls."""
+
+import asyncio
+import contextlib
+import functools
+import inspect
+import os
+import signal
+
+import coroutines
+import pytest
+from gates import AsyncGate, ProcessGate
+from support import THOUSAND, run_script
+
+import pyconc
+from pyconc import CoroutinePool, WorkerDied
+
+
+def with_pool(test=None, *, gated=False, **arguments):
+    """Makes an async test an ordinary one, with a pool of one worker and, on demand, a gate."""
+    if test is None:
+        return functools.partial(with_pool, gated=gated, **arguments)
+
+    async def main(fixtures):
+        async with CoroutinePool(1, **arguments) as pool, contextlib.AsyncExitStack() as stack:
+            gates = (await stack.enter_async_context(AsyncGate()),) if gated else ()
+            try:
+                await test(pool, *gates, **fixtures)
+            except BaseException:
+                pool.kill_workers()
+                raise
+
+    _, *others = inspect.signature(test).parameters.values()
+    run = lambda **fixtures: asyncio.run(main(fixtures))  # noqa: E731
+    run.__name__, run.__signature__ = test.__name__, inspect.Signature(others[gated:])
+    return run
+
+
+# ---- views ----
+
+
+class OwnPool(CoroutinePool):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.own = []
+
+
+def test_a_view_is_a_pool_of_the_same_class_on_the_same_workers():
+    async def main():
+        async with OwnPool(1) as pool:
+            view = pool.options(name="one")
+            nested = view.options(on_cancel="abandon", grace=5).options(name="two")
+            assert type(nested) is OwnPool
+            assert nested.own is pool.own
+            worker = await pool.run(coroutines.pid)
+            assert await view.run(coroutines.pid) == worker == await asyncio.wrap_future(nested.submit(coroutines.pid))
+            assert (await nested.run(coroutines.describe_task))[0] == "two"
+            assert (await view.run(coroutines.describe_task))[0] == "one"
+            assert (await pool.run(coroutines.describe_task))[0] == "describe_task"
+            assert [pid async for pid in view.map(lambda _: coroutines.pid(), range(3))] == [worker] * 3
+            assert [number async for number in view.stream(coroutines.count_to, 3)] == [0, 1, 2]
+            del pool
+            assert await nested.run(coroutines.double, 1) == 2
+
+    asyncio.run(main())
+
+
+def test_to_leave_a_view_shuts_the_pool_down():
+    async def main():
+        pool = CoroutinePool(1)
+        async with pool.options(name="view") as view:
+            assert await view.run(coroutines.double, 1) == 2
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            await pool.run(coroutines.double, 1)
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            await pool.options().run(coroutines.double, 1)
+
+    asyncio.run(main())
+
+
+@with_pool
+async def test_a_view_made_first_is_as_good(pool):
+    assert await pool.options(name="early").run(coroutines.double, 1) == 2
+    assert await pool.run(coroutines.double, 2) == 4
+
+
+@with_pool
+async def test_options_are_checked(pool):
+    with pytest.raises(ValueError, match="on_cancel must be 'abandon' or 'interrupt' or 'kill', not 'wait'"):
+        pool.options(on_cancel="wait")
+    with pytest.raises(ValueError, match="grace must be a number of seconds, 0 or more"):
+        pool.options(grace=-1)
+    with pytest.raises(TypeError, match="name must be a str, not int"):
+        pool.options(name=1)
+
+
+def test_the_child_of_a_fork_has_views_too():
+    finished = run_script(
+        """
+        import os, pyconc
+
+        async def name():
+            return pyconc.current_task().name
+
+        if __name__ == "__main__":
+            pool = pyconc.CoroutinePool(1)
+            view = pool.options(name="view")
+            assert view.submit(name).result() == "view"
+            child = os.fork()
+            assert view.submit(name).result() == "view"
+            assert pool.submit(name).result() == "name"
+            pool.shutdown()
+            if child == 0:
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+    assert finished.returncode == 0, finished
+
+
+# ---- names ----
+
+
+@with_pool
+async def test_a_coroutine_has_its_functions_name(pool):
+    for function in coroutines.describe_task, coroutines.Awaitable:
+        assert await pool.run(function) == (function.__qualname__, None, None, False)
+        assert await pool.options(name="n" * 9999).run(function) == ("n" * 9999, None, None, False)
+    assert (await pool.run(coroutines.describe_task_later))[0] == "describe_task_later"
+    assert (await pool.run(functools.partial(coroutines.describe_task)))[0] == "describe_task"
+    described = await asyncio.gather(
+        *[pool.options(name=str(n)).run(coroutines.describe_task_later) for n in range(99)]
+    )
+    assert [name for name, *_ in described] == [str(n) for n in range(99)]
+
+
+@with_pool
+async def test_a_named_call_has_its_arguments(pool):
+    named = pool.options(name="named")
+    assert await named.run(coroutines.identity, 1, bytes(THOUSAND)) == (1, bytes(THOUSAND))
+    assert [result async for result in named.map(coroutines.identity, [1, 2], [3, 4])] == [(1, 3), (2, 4)]
+
+
+@with_pool
+async def test_nobody_else_has_the_task(pool):
+    assert pyconc.current_task() is None
+    for view in pool, pool.options(name="find_other_tasks"):
+        assert await view.run(coroutines.find_other_tasks) == ([None, None], b"None", "find_other_tasks")
+        assert [task async for task in view.stream(coroutines.yield_task)] == [None]
+
+
+@with_pool
+async def test_the_name_is_in_a_workers_death(pool):
+    with pytest.raises(WorkerDied, match="while it ran the report") as caught:
+        await pool.options(name="the report").run(coroutines.die, signal.SIGKILL)
+    assert caught.value.task_name == "the report"
+
+
+@with_pool
+async def test_a_task_that_is_over_says_what_was(pool):
+    for name in "keep_task", "named":
+        await (pool if name == "keep_task" else pool.options(name=name)).run(coroutines.keep_task)
+        for _ in range(3):
+            assert await pool.run(coroutines.ask_kept_task) == (name, False, "ask_kept_task")
+
+
+@with_pool(gated=True)
+async def test_a_task_that_was_cancelled_says_so_when_it_is_over(pool, gate):
+    running = pool.run(coroutines.wait_and_keep_task, gate.address)
+    await gate.hear("started")
+    running.cancel()
+    await gate.hear("cancelled")
+    assert await pool.run(coroutines.ask_kept_task) == ("wait_and_keep_task", True, "ask_kept_task")
+
+
+# ---- cancellation as the coroutine sees it ----
+
+
+@pytest.mark.parametrize("name", [None, "named"])
+@with_pool(gated=True)
+async def test_a_coroutine_sees_its_cancellation_once(pool, gate, tmp_path, name):
+    path = tmp_path / "log"
+    running = pool.options(name=name).run(coroutines.see_cancellation, gate.address, path)
+    await gate.hear("started")
+    running.cancel()
+    await gate.hear("cancelled")
+    await asyncio.to_thread(pool.shutdown)
+    assert path.read_text() == repr(([True, "raised again"], name or "see_cancellation"))
+
+
+@pytest.mark.parametrize("how", ["raises", "returns"])
+@with_pool
+async def test_a_coroutine_that_computes_sees_it_when_it_asks(pool, tmp_path, how):
+    path = tmp_path / "log"
+    with ProcessGate() as gate:
+        running = pool.run(coroutines.compute_until_cancelled, gate.__reduce__()[1][0], path, how)
+        await asyncio.to_thread(gate.wait_started)
+        running.cancel()
+        gate.open()
+        assert await pool.run(coroutines.double, 2) == 4
+    await asyncio.to_thread(pool.shutdown)
+    assert path.read_text() == "cleaned up"
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@with_pool(gated=True)
+async def test_a_shield_keeps_it_off_until_its_end(pool, gate, tmp_path, depth):
+    path = tmp_path / "log"
+    running = pool.run(coroutines.wait_in_shields, gate.address, path, depth)
+    await gate.hear("started")
+    running.cancel()
+    assert await pool.run(coroutines.double, 2) == 4
+    gate.open()
+    await asyncio.to_thread(pool.shutdown)
+    assert path.read_text() == "kept off, raised at the end, cleaned up"
+
+
+@with_pool(gated=True)
+async def test_a_shield_that_is_never_left_is_that_tasks(pool, gate):
+    await pool.run(coroutines.leave_shield_open, None)
+    running = pool.run(coroutines.wait_at, gate.address)
+    await gate.hear("started")
+    running.cancel()
+    await gate.hear("cancelled")
+
+
+# ---- what becomes of a coroutine that is cancelled ----
+
+
+@with_pool(gated=True)
+async def test_an_abandoned_coroutine_goes_on(pool, gate, tmp_path):
+    abandoning = pool.options(on_cancel="abandon")
+    paths = [tmp_path / "run", tmp_path / "submitted"]
+    running = abandoning.run(coroutines.end_late, gate.address, paths[0])
+    submitted = abandoning.submit(coroutines.end_late, gate.address, paths[1])
+    for _ in paths:
+        await gate.hear("started")
+    assert running.cancel()
+    assert not submitted.cancel()
+    pool.cancel_all()
+    gate.open()
+    await asyncio.wrap_future(submitted)
+    await asyncio.to_thread(pool.shutdown)
+    assert running.cancelled()
+    assert [path.read_text() for path in paths] == ["ended", "ended"]
+    assert gate.said.empty()
+
+
+@with_pool(gated=True, concurrency=1)
+async def test_what_waits_is_withdrawn_whatever_its_options(pool, gate):
+    first = pool.run(coroutines.wait_at, gate.address)
+    await gate.hear("started")
+    waiting = [pool.options(on_cancel=how).submit(coroutines.wait_at, gate.address) for how in ("abandon", "kill")]
+    for future in waiting:
+        assert future.cancel()
+    gate.open()
+    await first
+    assert gate.said.empty()
+
+
+@with_pool(gated=True)
+async def test_kill_ends_a_coroutine_that_refuses_to_end(pool, gate):
+    worker = await pool.run(coroutines.pid)
+    neighbour = pool.run(coroutines.wait_at, gate.address)
+    named = pool.options(name="the neighbour").submit(coroutines.never_ends)
+    await gate.hear("started")
+    running = pool.options(on_cancel="kill", grace=0).submit(coroutines.refuse_for_ever)
+    while not running.running():
+        await asyncio.sleep(0)
+    assert running.cancel()
+    with pytest.raises(WorkerDied, match=r"SIGKILL while it ran .*wait_at; it was killed because another call"):
+        await neighbour
+    error = await asyncio.to_thread(named.exception)
+    assert (error.task_name, error.pid) == ("the neighbour", worker)
+    assert await pool.run(coroutines.pid) != worker
+
+
+@pytest.mark.parametrize("shuts_down", [False, True])
+@with_pool
+async def test_kill_ends_a_coroutine_that_blocks_its_loop(pool, shuts_down):
+    worker = await pool.run(coroutines.pid)
+    with ProcessGate() as gate:
+        running = pool.options(on_cancel="kill", grace=0).submit(coroutines.compute_at, gate.__reduce__()[1][0])
+        await asyncio.to_thread(gate.wait_started)
+        neighbour = pool.submit(coroutines.never_ends)
+        if shuts_down:
+            neighbour.cancel()
+            pool.cancel_all()
+            await asyncio.to_thread(pool.shutdown)
+        else:
+            running.cancel()
+            assert await pool.run(coroutines.pid) != worker
+            neighbour.cancel()
+        assert running.cancelled()
+
+
+@with_pool(gated=True)
+async def test_the_neighbours_error_shows_what_blocked_the_loop(pool, gate):
+    neighbour = pool.run(coroutines.wait_at, gate.address)
+    await gate.hear("started")
+    with ProcessGate() as blocked:
+        running = pool.options(on_cancel="kill", grace=0).submit(coroutines.compute_at, blocked.__reduce__()[1][0])
+        await asyncio.to_thread(blocked.wait_started)
+        running.cancel()
+        with pytest.raises(WorkerDied) as caught:
+            await neighbour
+    assert "in busy_at" in caught.value.stack
+    assert "in compute_at" in str(caught.value.__cause__)
+
+
+@with_pool(gated=True)
+async def test_a_coroutine_that_ends_within_its_grace_costs_no_worker(pool, gate, tmp_path):
+    path = tmp_path / "log"
+    worker = await pool.run(coroutines.pid)
+    running = pool.options(on_cancel="kill", grace=3600).run(coroutines.end_late, gate.address, path)
+    await gate.hear("started")
+    running.cancel()
+    await gate.hear("cancelled")
+    assert await pool.run(coroutines.pid) == worker
+    await asyncio.to_thread(pool.shutdown)
+    assert path.read_text() == "ended"
+
+
+@with_pool(on_worker_death="break")
+async def test_a_kill_does_not_break_the_pool(pool):
+    running = pool.options(on_cancel="kill", grace=0).submit(coroutines.refuse_for_ever)
+    while not running.running():
+        await asyncio.sleep(0)
+    running.cancel()
+    while await pool.run(coroutines.double, 2) != 4:
+        pass
+
+
+@pytest.mark.parametrize("on_cancel", ["interrupt", "kill"])
+@with_pool(gated=True)
+async def test_a_worker_may_die_while_it_is_told(pool, gate, on_cancel):
+    running = pool.options(on_cancel=on_cancel, grace=3600).submit(coroutines.refuse_for_ever)
+    neighbour = pool.run(coroutines.wait_at, gate.address)
+    worker = await gate.hear("started")
+    while not running.running():
+        await asyncio.sleep(0)
+    running.cancel()
+    os.kill(worker, signal.SIGKILL)
+    with pytest.raises(WorkerDied, match=r"wait_at$"):
+        await neighbour
+    assert running.cancelled()
+    assert await pool.run(coroutines.pid) != worker
+
+
+@with_pool(concurrency=64)
+async def test_cancellations_reach_nobody_else(pool):
+    """Each coroutine that is not cancelled ends as if no other were, however slots are used again."""
+    for turn in range(20):
+        running = [pool.run(coroutines.storm, n) for n in range(100)]
+        if turn % 2:
+            await running[0]
+        for future in running[turn % 3 :: 3]:
+            future.cancel()
+        for n, future in enumerate(running):
+            if not future.cancelled():
+                assert await future == n
