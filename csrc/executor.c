@@ -1,5 +1,7 @@
 #include "executor.h"
 
+#include <math.h>
+
 #include "futures/future.h"
 #include "loops/loop_bridge.h"
 #include "processes/process_queue.h"
@@ -225,7 +227,7 @@ parse_seconds(PyObject *value, int64_t *ns)
         return -1;
     }
     *ns = value == Py_None                     ? CALL_NO_LIMIT
-          : seconds * 1e9 < (double)LONGEST_NS ? (int64_t)(seconds * 1e9)
+          : seconds * 1e9 < (double)LONGEST_NS ? (int64_t)round(seconds * 1e9)
                                                : LONGEST_NS;
     return 0;
 }
@@ -233,7 +235,7 @@ parse_seconds(PyObject *value, int64_t *ns)
 static PyObject *
 build_seconds(int64_t ns)
 {
-    return ns == CALL_NO_LIMIT ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns * 1e-9);
+    return ns == CALL_NO_LIMIT ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns / 1e9);
 }
 
 // Reads what executor_get_options() returns.  0, or -1 with an exception.

@@ -37,6 +37,7 @@ __all__ = [
     "ProcessPoolExecutor",
     "Task",
     "TaskCancelled",
+    "TaskTimeout",
     "TaskUnpicklable",
     "ThreadPoolExecutor",
     "TimeoutError",
@@ -53,6 +54,7 @@ _LAZY = {
     "BrokenProcessPool": ("pyconc.process_pool", "BrokenProcessPool"),
     "CoroutinePool": ("pyconc.coroutine_pool", "CoroutinePool"),
     "ProcessPoolExecutor": ("pyconc.process_pool", "ProcessPoolExecutor"),
+    "TaskTimeout": ("pyconc._task_timeout", "TaskTimeout"),
     "TaskUnpicklable": ("pyconc.process_pool", "TaskUnpicklable"),
     "WorkerDied": ("pyconc.process_pool", "WorkerDied"),
     "aiomultiprocess": ("pyconc.aiomultiprocess", None),
@@ -78,6 +80,7 @@ def _name_imports():
     from pyconc import (  # noqa: F401
         _asyncio_glue,
         _checkpoint,
+        _task_timeout,
         aiomultiprocess,
         asyncio,
         concurrent,

@@ -16,6 +16,7 @@ from pyconc._core import Future as Future
 from pyconc._current_task import Task as Task
 from pyconc._current_task import current_task as current_task
 from pyconc._task_cancelled import TaskCancelled as TaskCancelled
+from pyconc._task_timeout import TaskTimeout as TaskTimeout
 from pyconc.coroutine_pool import CoroutinePool as CoroutinePool
 from pyconc.patching import install as install
 from pyconc.patching import uninstall as uninstall
@@ -41,6 +42,7 @@ __all__ = [
     "ProcessPoolExecutor",
     "Task",
     "TaskCancelled",
+    "TaskTimeout",
     "TaskUnpicklable",
     "ThreadPoolExecutor",
     "TimeoutError",

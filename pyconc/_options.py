@@ -1,29 +1,51 @@
 """What options() of the executors takes: checks it, and makes the view."""
 
+import math
 import sys
 
 # As _core.Executor's _options count them.
 ON_CANCEL = ("abandon", "interrupt", "kill")
 
 
-def change(options, *, on_cancel=None, grace=None, name=None, ways=ON_CANCEL):
+def change(options, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None, ways=ON_CANCEL):
     """Return an executor's _options with others in place of those that are not None; ways: which on_cancel it knows."""
-    how, seconds, timeout, deadline, old_name = options
+    how, seconds, old_timeout, old_deadline, old_name = options
     if on_cancel is not None:
         if on_cancel not in ways:
-            raise ValueError(f"on_cancel must be {' or '.join(map(repr, ways))}, not {on_cancel!r}")
+            raise ValueError(f"on_cancel must be {_list(ways)}, not {on_cancel!r}")
         how = ON_CANCEL.index(on_cancel)
     if grace is not None:
         seconds = _check_seconds("grace", grace)
+    if timeout is not None:
+        old_timeout = _unlimited(_check_seconds("timeout", timeout))
+    if deadline is not None:
+        if not -math.inf < deadline:
+            raise ValueError(f"deadline must be a time by time.monotonic(), not {deadline!r}")
+        old_deadline = _unlimited(deadline)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str, not {type(name).__name__}")
-    return how, seconds, timeout, deadline, old_name if name is None else name
+    return how, seconds, old_timeout, old_deadline, old_name if name is None else name
+
+
+def _list(words):
+    *others, last = map(repr, words)
+    return f"{', '.join(others)} or {last}"
 
 
 def _check_seconds(name, value):
     if not value >= 0:
         raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
     return value
+
+
+def _unlimited(value):
+    return None if value == math.inf else value
+
+
+def are_default(executor):
+    """Whether the calls of an executor are as those of the standard library's: what stops them is their own end."""
+    how, _, timeout, deadline, name = executor._options
+    return how == 0 and timeout is deadline is name is None
 
 
 def make_view(executor, options):

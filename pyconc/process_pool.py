@@ -363,6 +363,9 @@ class ProcessPoolExecutor(
     on_worker_death: "replace" fails the task that a dead worker ran, with WorkerDied, and starts another worker;
     "break" does as the standard library: the executor is broken, and every task fails with BrokenProcessPool.
 
+    task_timeout, on_cancel, grace: for how many seconds a call may run, and how it is stopped; see options(), whose
+    timeout, on_cancel and grace have these as their defaults.
+
     Arguments and results are pickled; large buffers (numpy arrays, bytearrays in pickle.PickleBuffer) are copied once,
     into memory that the receiver owns. Use it with `with`, with `async with`, and in loop.run_in_executor. All methods
     may be called from any thread, and from signal handlers.
@@ -371,9 +374,9 @@ class ProcessPoolExecutor(
     first, unless a KeyboardInterrupt ends the program. After os.fork() the child finds the executor empty and usable;
     there, futures that were pending are finished with BrokenProcessPool.
 
-    Raises ValueError for a number that is not above 0, for another on_worker_death, and for max_tasks_per_child with a
-    context that forks; TypeError if initializer cannot be called, or a number is no integer; and OSError if the system
-    refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit).
+    Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
+    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, or a number is no integer;
+    and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -395,6 +398,9 @@ class ProcessPoolExecutor(
         max_rss_per_child=None,
         memory_limit=None,
         on_worker_death="replace",
+        task_timeout=None,
+        on_cancel=None,
+        grace=None,
     ):
         if max_workers is None:
             max_workers = default_workers()
@@ -416,6 +422,7 @@ class ProcessPoolExecutor(
         _check_bytes("memory_limit", memory_limit)
         if memory_limit is not None:
             kernel.require_footprint()
+        self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         self._max_workers = max_workers
         self._mp_context = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._safe_to_dynamically_spawn_children = self._mp_context.get_start_method(allow_none=False) != "fork"
@@ -430,11 +437,17 @@ class ProcessPoolExecutor(
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
 
-    def options(self, *, on_cancel=None, grace=None, name=None):
+    def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this executor with other options: an executor of the same class, on the same workers.
 
         What is submitted there, by submit(), map() or loop.run_in_executor(), has these options; None: as here. It is
         no second pool: to shut it down, or to leave it by `with`, shuts down this one.
+
+        timeout: for how many seconds a call may run, from when a worker begins it; math.inf: for ever. A call of map()
+        has it for itself.
+        deadline: when a call must have ended, by time.monotonic(); one that waits for a worker until then never begins.
+        When its time is over, the call is interrupted, and killed if that does not help, as below: at once with
+        on_cancel="kill". Its future gets TaskTimeout when the call has ended, whatever that has returned or raised.
 
         on_cancel: what becomes of a call that runs when its future is cancelled.
 
@@ -450,16 +463,15 @@ class ProcessPoolExecutor(
         options() was called and that has run nothing here before.) What the call returns or raises meanwhile is
         dropped. shutdown(cancel_futures=True) stops such calls, too.
 
+        name: what its tasks are called, by pyconc.current_task() in the worker, by WorkerDied and by TaskTimeout;
+        default: as the function.
+
         A call that has no Python code to go on with is interrupted when it has: a long computation in C is killed after
-        `grace`. So is one that has replaced the handler of signal SIGRTMIN+3, which workers use. map() sends such calls
-        one by one, or as many at a time as its chunksize says; to close its iterator, when a result was asked for
-        before, stops those that run.
+        `grace`. So is one that has replaced the handler of signal SIGRTMIN+3, which workers use. map() sends calls with
+        options one by one; to close its iterator, when a result was asked for before, stops those that run.
 
-        name: what its tasks are called, by pyconc.current_task() in the worker and by WorkerDied; default: as the
-        function.
-
-        Any thread may call this. Raises ValueError for another on_cancel and for a grace that is below 0 or no number;
-        TypeError for a name that is no str.
+        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is below 0 or
+        not a number, and for a deadline that is not a number; TypeError for a name that is no str.
 
             >>> import asyncio, time
             >>> async def main():
@@ -473,8 +485,8 @@ class ProcessPoolExecutor(
             >>> asyncio.run(main())
             1
         """
-        options = _options.change(self._options, on_cancel=on_cancel, grace=grace, name=name)
-        return _options.make_view(self, options)
+        changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
+        return _options.make_view(self, _options.change(self._options, **changed))
 
     def _cancel_running(self, queue):
         queue.cancel_taken()

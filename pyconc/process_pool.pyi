@@ -55,6 +55,9 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         max_rss_per_child: int | None = None,
         memory_limit: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
+        task_timeout: float | None = None,
+        on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
+        grace: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -68,6 +71,9 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         max_rss_per_child: int | None = None,
         memory_limit: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
+        task_timeout: float | None = None,
+        on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
+        grace: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -81,6 +87,9 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         max_rss_per_child: int | None = None,
         memory_limit: int | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
+        task_timeout: float | None = None,
+        on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
+        grace: float | None = None,
     ) -> None: ...
     def map(
         self,
@@ -93,6 +102,8 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
     def options(
         self,
         *,
+        timeout: float | None = None,
+        deadline: float | None = None,
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
         name: str | None = None,

@@ -86,7 +86,7 @@ async def test_a_view_made_first_is_as_good(pool):
 
 @with_pool
 async def test_options_are_checked(pool):
-    with pytest.raises(ValueError, match="on_cancel must be 'abandon' or 'interrupt' or 'kill', not 'wait'"):
+    with pytest.raises(ValueError, match="on_cancel must be 'abandon', 'interrupt' or 'kill', not 'wait'"):
         pool.options(on_cancel="wait")
     with pytest.raises(ValueError, match="grace must be a number of seconds, 0 or more"):
         pool.options(grace=-1)

@@ -123,13 +123,43 @@ call_leave_shield(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+// ---- time ----
+
+static PyObject *
+build_seconds(int64_t ns, int64_t none)
+{
+    return ns == none ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns / 1e9);
+}
+
+PyObject *
+call_timeout_error(PyObject *callable, const call_options *options, int64_t ran_ns, PyObject *stack,
+                   const char *stopped)
+{
+    PyObject *module = PyImport_ImportModule("pyconc._task_timeout");
+    PyObject *make = module == NULL ? NULL : PyObject_GetAttrString(module, "make");
+    PyObject *timeout = build_seconds(options->timeout_ns, CALL_NO_LIMIT);
+    PyObject *deadline = build_seconds(options->deadline_ns, CALL_NO_LIMIT);
+    PyObject *ran_for = build_seconds(ran_ns, CALL_NOT_BEGUN);
+    PyObject *error = NULL;
+    if (make != NULL && timeout != NULL && deadline != NULL && ran_for != NULL) {
+        error = PyObject_CallFunction(make, "OOOOOOz", callable,
+                                      options->name == NULL ? Py_None : options->name, timeout, deadline,
+                                      ran_for, stack == NULL ? Py_None : stack, stopped);
+    }
+    Py_XDECREF(ran_for);
+    Py_XDECREF(deadline);
+    Py_XDECREF(timeout);
+    Py_XDECREF(make);
+    Py_XDECREF(module);
+    return error != NULL ? error : PyErr_GetRaisedException();
+}
+
 // ---- the type ----
 
 static PyObject *
 call_get_seconds(PyObject *op, void *offset)
 {
-    int64_t ns = *(int64_t *)(void *)((char *)op + (Py_ssize_t)offset);
-    return ns == CALL_NO_LIMIT ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns * 1e-9);
+    return build_seconds(*(int64_t *)(void *)((char *)op + (Py_ssize_t)offset), CALL_NO_LIMIT);
 }
 
 static int

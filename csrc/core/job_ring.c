@@ -916,14 +916,14 @@ job_ring_claim(job_ring *ring, uint32_t worker)
 void
 job_slot_begin(job_slot *slot, int64_t now_ns)
 {
-    // Relaxed: the parent reads it after it has waited for this worker's death.
+    // Relaxed: the parent reads it after it has waited for this worker's death, or looks again later.
     atomic_store_explicit(&slot->began_ns, now_ns, memory_order_relaxed);
 }
 
 int64_t
 job_slot_began(const job_slot *slot)
 {
-    // Relaxed: the worker is dead.
+    // Relaxed: the worker is dead, or the caller looks again if it has read too early.
     return atomic_load_explicit(&slot->began_ns, memory_order_relaxed);
 }
 

@@ -285,10 +285,11 @@ job_slot *job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed);
 // At most how many slots are ready.
 uint32_t job_ring_ready_count(job_ring *ring);
 
-// Notes when the worker begins with a slot that it has taken, for the case that it dies meanwhile.
+// Notes when the worker begins with a slot that it has taken, for the case that it dies meanwhile, or has a
+// limited time.
 void job_slot_begin(job_slot *slot, int64_t now_ns);
 
-// The same time, for the parent of a worker that is dead; 0 if it had not begun.
+// The same time, for the parent; 0 if it has not begun.
 int64_t job_slot_began(const job_slot *slot);
 
 // Tells the parent that the outcome is in the slot.  False: the parent must be woken, and the eventfd is

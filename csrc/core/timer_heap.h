@@ -1,7 +1,7 @@
 // timer_heap: things by when they are due, the earliest first.
 //
-// A pairing heap: a tree in which no node is due before its parent.  The nodes are in the things themselves, so
-// nothing is allocated.  To insert takes constant time; to remove, on average a time in proportion to the
+// A pairing heap: a tree in which no node is due before its parent.  The nodes are in the things themselves,
+// so nothing is allocated.  To insert takes constant time; to remove, on average a time in proportion to the
 // logarithm of how many there are.
 //
 // No lock: the owner of a heap says what guards it; that guards its nodes, too.  No Python.

@@ -675,7 +675,7 @@ size_t
 wire_length(const unsigned char *message)
 {
     const wire *head = (const wire *)message;
-    if (head->kind < WIRE_CALL || head->kind > WIRE_NO_MEMORY || head->callable_bytes > head->stream_bytes
+    if (head->kind < WIRE_CALL || head->kind > WIRE_EXPIRED || head->callable_bytes > head->stream_bytes
         || (head->block == 0 && (head->stream_bytes > WIRE_INLINE_BYTES || head->buffer_count != 0))) {
         return 0;
     }

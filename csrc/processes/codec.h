@@ -31,6 +31,7 @@ typedef enum wire_kind {
     WIRE_RESULT,      // stream: what the call returned
     WIRE_EXCEPTION,   // stream: what pyconc._process.pickling.pack_exception() made of what it raised
     WIRE_NO_MEMORY,   // the outcome did not fit anywhere
+    WIRE_EXPIRED,     // an outcome: the call was not made, as its deadline had passed
 } wire_kind;
 
 enum {

@@ -5,10 +5,15 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "core/clock.h"
+
 // How long a slot may be ready before the parent looks whether the workers that it has notified are stopped.
 // Many times what a worker takes to wake up, also beside busy programs; and so long that a pool under load
 // does not feel it.
 #define STALL_NS 50000000
+// How often, at most, the parent looks whether calls with a timeout have begun: a shorter timeout may end
+// later by as much.
+#define LOOK_NS 1000000
 
 // The states that each state may follow.
 #define AFTER(state) (1u << JOB_##state)
@@ -29,6 +34,9 @@ process_job_enter(process_job *job, process_job_state state)
     assert(may_follow[state] & 1u << job->state);
     (void)may_follow;
     job->state = state;
+    if (state != JOB_WAITING && state != JOB_IN_SLOT) {
+        timer_heap_remove(&job->limit);
+    }
 }
 
 uint64_t
@@ -43,7 +51,8 @@ job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uin
 {
     table->region = region;
     table->max_workers = max_workers;
-    table->stall_fd = -1;
+    table->timer_fd = -1;
+    table->timer_ns = table->stall_ns = table->look_ns = TIMER_OFF;
     pthread_mutex_init(&table->lock, NULL);
     node_list_init(&table->waiting);
     node_list_init(&table->collected);
@@ -69,13 +78,62 @@ job_table_fini(job_table *table)
 
 // ---- the timer; with the lock ----
 
-// Sets the timer, unless it is set: a slot has become ready, and a worker is on its way.
+// Has the timer fire at that time, or earlier.
+static void
+set_timer(job_table *table, int64_t when_ns)
+{
+    if (table->timer_fd >= 0 && when_ns < table->timer_ns) {
+        int64_t at_ns = when_ns > 0 ? when_ns : 1;  // 0 would disarm it
+        struct itimerspec when = {
+            .it_value = {.tv_sec = at_ns / 1000000000, .tv_nsec = at_ns % 1000000000}};
+        if (timerfd_settime(table->timer_fd, TFD_TIMER_ABSTIME, &when, NULL) == 0) {
+            table->timer_ns = when_ns;
+        }
+    }
+}
+
+// A slot has become ready, and a worker is on its way.
 static void
 watch_over_ready(job_table *table)
 {
-    static const struct itimerspec when = {.it_value = {.tv_nsec = STALL_NS}};
-    if (table->stall_fd >= 0 && !table->is_stall_set) {
-        table->is_stall_set = timerfd_settime(table->stall_fd, 0, &when, NULL) == 0;
+    if (table->stall_ns == TIMER_OFF) {
+        table->stall_ns = clock_now_ns() + STALL_NS;
+        set_timer(table, table->stall_ns);
+    }
+}
+
+static int64_t
+earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+// The end of a call that has begun at a time.
+static int64_t
+end_of(const call_options *options, int64_t began_ns)
+{
+    int64_t end_ns = options->timeout_ns > CALL_NO_LIMIT - began_ns ? CALL_NO_LIMIT
+                                                                    : began_ns + options->timeout_ns;
+    return earlier(end_ns, options->deadline_ns);
+}
+
+// Looks at a task at that time.
+static void
+watch_over(job_table *table, process_job *job, int64_t when_ns)
+{
+    timer_heap_remove(&job->limit);
+    timer_heap_insert(&table->limits, &job->limit, when_ns);
+    set_timer(table, when_ns);
+}
+
+// Looks whether a task has begun that had not at a time, before its time can be over.
+static void
+watch_over_begin(job_table *table, const process_job *job, int64_t now_ns)
+{
+    int64_t timeout_ns = job->options.timeout_ns > LOOK_NS ? job->options.timeout_ns : LOOK_NS;
+    if (timeout_ns < table->look_ns - now_ns) {
+        table->look_ns = now_ns + timeout_ns;
+        set_timer(table, table->look_ns);
     }
 }
 
@@ -86,7 +144,7 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
 {
     process_job *job = process_job_of(t);
     packed_message_write(&job->call, slot->message);
-    if (job->options.how != STOP_ABANDON) {
+    if (job->options.how != STOP_ABANDON || call_is_limited(&job->options)) {
         job_slot_set_stoppable(slot, job->options.timeout_ns, job->options.deadline_ns);
     }
     else {
@@ -95,6 +153,9 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
     job->slot = slot;
     process_job_enter(job, JOB_IN_SLOT);
     table->by_slot[slot - table->ring.slots] = t;
+    if (job->options.timeout_ns != CALL_NO_LIMIT) {
+        watch_over_begin(table, job, clock_now_ns());
+    }
     if (job->worker != JOB_ANY_WORKER) {
         job_ring_push_to(&table->ring, slot, job->worker);
     }
@@ -180,6 +241,14 @@ copy_outcome(job_table *table, process_job *job)
     }
 }
 
+// A task ends that was to end; it is in its slot.
+static void
+note_ending(process_job *job, job_ending how)
+{
+    job->ending = how;
+    job->began_ns = job_slot_began(job->slot);
+}
+
 static void
 note_damage(job_table *table)
 {
@@ -200,8 +269,17 @@ collect_from(job_table *table, uint32_t worker)
             continue;
         }
         process_job *job = process_job_of(t);
-        bool counts = job->state == JOB_IN_SLOT;
         copy_outcome(table, job);
+        bool is_expired = job->outcome != NULL && job->outcome->kind == WIRE_EXPIRED;
+        bool counts = job->state == JOB_IN_SLOT && !is_expired;
+        if (is_expired && job->state == JOB_IN_SLOT) {
+            job->reason = STOP_BY_TIMEOUT;
+        }
+        else if (!counts && !is_expired) {
+            note_ending(job, job->outcome != NULL && job->outcome->kind == WIRE_EXCEPTION
+                                 ? ENDED_BY_EXCEPTION
+                                 : ENDED_BY_RESULT);
+        }
         job->is_sent = true;
         leave_slot(table, t);
         process_job_enter(job, counts ? JOB_COLLECTED : JOB_WITHDRAWN);
@@ -244,6 +322,9 @@ job_table_push(job_table *table, task *t)
     }
     table->outstanding++;
     job->number = table->accepted++;
+    if (job->options.deadline_ns != CALL_NO_LIMIT) {
+        watch_over(table, job, job->options.deadline_ns);
+    }
     job_slot *slot = node_list_is_empty(&table->waiting) ? find_slot(table) : NULL;
     if (slot != NULL) {
         put_in_slot(table, t, slot);
@@ -278,31 +359,40 @@ job_table_withdraw(job_table *table, task *t)
     return withdrawn;
 }
 
+// Has the worker end a task that it has taken.  False: that is too late.  With the lock.
+static bool
+stop(job_table *table, process_job *job, stop_reason reason)
+{
+    bool is_coroutine = table->ring.doorbells != NULL;
+    bool is_asked = job_slot_ask(job->slot, reason);
+    // Who cancels a coroutine does not wait for its end; so it may have ended just now.
+    if (!is_asked && (!is_coroutine || reason == STOP_BY_TIMEOUT)) {
+        return false;
+    }
+    job->reason = reason;
+    process_job_enter(job, JOB_CANCELLING);
+    if (is_asked && is_coroutine) {
+        job_ring_request_cancel(&table->ring, job->slot);
+    }
+    if (is_asked && (!is_coroutine || job->options.how == STOP_KILL)) {
+        job->is_stop_due = table->has_stops = true;
+    }
+    return true;
+}
+
 // With the lock.
 static bool
 request_cancel(job_table *table, task *t, stop_reason reason)
 {
     process_job *job = process_job_of(t);
-    if (job->slot == NULL || !job_ring_is_taken(job->slot)) {
+    if (job->slot == NULL || !job_ring_is_taken(job->slot) || job->options.how == STOP_ABANDON) {
         return false;
     }
-    if (job->state == JOB_CANCELLING) {
+    if (job->state == JOB_CANCELLING || stop(table, job, reason)) {
+        job->is_cancelled = true;
         return true;
     }
-    bool is_coroutine = table->ring.doorbells != NULL;
-    bool asked = job->options.how != STOP_ABANDON && job_slot_ask(job->slot, reason);
-    // Who cancels a coroutine does not wait for its end; so it may have ended just now.
-    if (!asked && (!is_coroutine || job->options.how == STOP_ABANDON)) {
-        return false;
-    }
-    process_job_enter(job, JOB_CANCELLING);
-    if (asked && is_coroutine) {
-        job_ring_request_cancel(&table->ring, job->slot);
-    }
-    if (asked && (!is_coroutine || job->options.how == STOP_KILL)) {
-        job->is_stop_due = table->has_stops = true;
-    }
-    return true;
+    return false;
 }
 
 bool
@@ -337,8 +427,9 @@ job_table_pop_stop(job_table *table, stop_order *order)
             job->is_stop_due = false;
             order->number = job->number;
             order->worker = job_ring_taker(&table->ring, job->slot);
+            order->reason = job->reason;
             // A coroutine has its grace in any case.
-            order->how = table->ring.doorbells == NULL ? job->options.how : STOP_INTERRUPT;
+            order->is_kill = job->options.how == STOP_KILL && table->ring.doorbells == NULL;
             order->grace_ns = job->options.grace_ns;
             found = order->worker != UINT32_MAX;
         }
@@ -365,6 +456,126 @@ job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker)
     }
     pthread_mutex_unlock(&table->lock);
     return condemned;
+}
+
+void
+job_table_note_stack(job_table *table, uint64_t number, PyObject *stack)
+{
+    PyObject *former = NULL;
+    pthread_mutex_lock(&table->lock);
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        if (job != NULL && job->number == number) {
+            former = job->stack;
+            job->stack = Py_NewRef(stack);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+    Py_XDECREF(former);
+}
+
+// ---- limits; with the lock ----
+
+// The deadline of a task in the ring has passed, and no worker has taken it.
+static void
+expire_ready(job_table *table, task *t, int64_t now_ns)
+{
+    process_job *job = process_job_of(t);
+    if (!job_ring_withdraw(&table->ring, job->slot)) {
+        watch_over(table, job, now_ns + LOOK_NS);  // a worker was quicker
+        return;
+    }
+    leave_slot(table, t);
+    job->reason = STOP_BY_TIMEOUT;
+    process_job_enter(job, JOB_WITHDRAWN);
+    node_list_append(&table->withdrawn, &t->delivery.node);
+}
+
+// A worker has taken a task: ends it if its time is over.
+static void
+look_at_taken(job_table *table, process_job *job, int64_t now_ns)
+{
+    int64_t began_ns = job_slot_began(job->slot);
+    bool has_begun = began_ns > 0 && began_ns <= now_ns;  // or it is about to; or the worker wrote nonsense
+    int64_t end_ns = has_begun ? end_of(&job->options, began_ns) : job->options.deadline_ns;
+    if (end_ns <= now_ns) {
+        (void)stop(table, job, STOP_BY_TIMEOUT);  // or its outcome is there
+    }
+    else if (has_begun) {
+        watch_over(table, job, end_ns);
+    }
+    else {
+        watch_over_begin(table, job, now_ns);
+    }
+}
+
+// Looks which calls with a timeout have begun since it last looked.
+static void
+look_for_begun(job_table *table, int64_t now_ns)
+{
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        if (job == NULL || job->options.timeout_ns == CALL_NO_LIMIT || job->state != JOB_IN_SLOT) {
+            continue;
+        }
+        if (job_ring_is_taken(job->slot)) {
+            look_at_taken(table, job, now_ns);
+        }
+        else {
+            watch_over_begin(table, job, now_ns);
+        }
+    }
+}
+
+// Moves those that wait for a slot and were withdrawn to the withdrawn ones.
+static void
+sweep_waiting(job_table *table)
+{
+    node_list rest;
+    task *t;
+    node_list_init(&rest);
+    while ((t = (task *)node_list_pop(&table->waiting)) != NULL) {
+        if (process_job_of(t)->state == JOB_WITHDRAWN) {
+            table->waiting_count--;
+            node_list_append(&table->withdrawn, &t->delivery.node);
+        }
+        else {
+            node_list_append(&rest, &t->delivery.node);
+        }
+    }
+    node_list_move(&rest, &table->waiting);
+}
+
+// Ends the tasks whose time is over, or has them ended.
+static void
+look_at_limits(job_table *table, int64_t now_ns)
+{
+    bool has_waited = false;
+    if (table->look_ns <= now_ns) {
+        table->look_ns = TIMER_OFF;
+        look_for_begun(table, now_ns);
+    }
+    while (timer_heap_due(&table->limits) <= now_ns) {
+        process_job *job = THING_OF(table->limits.first, process_job, limit);
+        timer_heap_remove(&job->limit);
+        if (job->state == JOB_WAITING) {
+            job->reason = STOP_BY_TIMEOUT;
+            process_job_enter(job, JOB_WITHDRAWN);
+            table->outstanding--;
+            has_waited = true;
+        }
+        else if (job_ring_is_taken(job->slot)) {
+            look_at_taken(table, job, now_ns);
+        }
+        else {
+            expire_ready(table, THING_OF(job, task, args), now_ns);
+        }
+    }
+    if (has_waited) {
+        sweep_waiting(table);
+    }
+    feed(table);
 }
 
 bool
@@ -412,6 +623,7 @@ static void
 lose(job_table *table, task *t, node_list *lost)
 {
     if (process_job_of(t)->state == JOB_CANCELLING) {
+        process_job_of(t)->ending = ENDED_BY_DEATH;
         process_job_enter(process_job_of(t), JOB_WITHDRAWN);
         node_list_append(&table->withdrawn, &t->delivery.node);
     }
@@ -734,28 +946,45 @@ job_table_admit(job_table *table, uint32_t worker)
     pthread_mutex_unlock(&table->lock);
 }
 
-void
-job_table_use_timer(job_table *table, int stall_fd)
+// When the timer is to fire.  With the lock.
+static int64_t
+earliest(const job_table *table)
 {
-    pthread_mutex_lock(&table->lock);
-    table->stall_fd = stall_fd;
-    table->is_stall_set = false;
-    watch_over_ready(table);  // whatever was pushed before
-    pthread_mutex_unlock(&table->lock);
+    return earlier(earlier(table->stall_ns, table->look_ns), timer_heap_due(&table->limits));
 }
 
 void
-job_table_look_after_stalled(job_table *table)
+job_table_use_timer(job_table *table, int timer_fd)
+{
+    pthread_mutex_lock(&table->lock);
+    table->timer_fd = timer_fd;
+    table->timer_ns = table->stall_ns = TIMER_OFF;
+    watch_over_ready(table);  // whatever was pushed before
+    set_timer(table, earliest(table));
+    pthread_mutex_unlock(&table->lock);
+}
+
+bool
+job_table_on_timer(job_table *table)
 {
     uint64_t times;
+    bool new = false;
     pthread_mutex_lock(&table->lock);
-    if (read(table->stall_fd, &times, sizeof(times)) == (ssize_t)sizeof(times)) {
-        table->is_stall_set = false;
-        if (job_ring_notify_others(&table->ring)) {
-            watch_over_ready(table);
+    if (read(table->timer_fd, &times, sizeof(times)) == (ssize_t)sizeof(times)) {
+        int64_t now_ns = clock_now_ns();
+        table->timer_ns = TIMER_OFF;
+        if (table->stall_ns <= now_ns) {
+            table->stall_ns = TIMER_OFF;
+            if (job_ring_notify_others(&table->ring)) {
+                watch_over_ready(table);
+            }
         }
+        look_at_limits(table, now_ns);
+        set_timer(table, earliest(table));
+        new = must_announce(table);
     }
     pthread_mutex_unlock(&table->lock);
+    return new;
 }
 
 void
@@ -823,4 +1052,5 @@ job_table_after_fork(job_table *table)
     node_list_init(&table->collected);
     node_list_init(&table->withdrawn);
     table->waiting_count = table->outstanding = table->workers = 0;
+    table->limits.first = NULL;
 }

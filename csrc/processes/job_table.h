@@ -13,6 +13,11 @@
 // A task whose worker dies, and one that is evicted, is DELIVERING from wherever it was; but what is
 // CANCELLING is WITHDRAWN then, too, as when it ends by itself.
 //
+// When the time of a task is over it goes the way of one that is cancelled, and says so in `reason`.  Tasks
+// with a deadline are in the heap of limits while they are WAITING or IN_SLOT.  A timeout counts from when a
+// worker has begun, of which the table does not hear: it looks, before a call that begins now could have had
+// its time, and puts those that have begun into the heap.
+//
 // A task is in a slot of the job ring, or waits until a slot is free.  When a worker has completed a slot,
 // the table *collects* it: it copies the outcome out of the slot, frees the slot, and fills it with a task
 // that waits, so the workers are fed while the interpreter is busy.  To cancel a task the table takes its
@@ -27,6 +32,8 @@
 #include "codec.h"
 #include "base/queue.h"
 
+#include "core/timer_heap.h"
+
 #include <pthread.h>
 
 struct ProcessQueueObject;
@@ -40,6 +47,14 @@ typedef enum process_job_state {
     JOB_COLLECTED,   // its outcome is here: in `collected`, or its queue's `ready`
     JOB_DELIVERING,  // not the table's: a thread has it on a list of its own, to end it
 } process_job_state;
+
+// How a task ended that was to end.
+typedef enum job_ending {
+    ENDED_UNBEGUN,
+    ENDED_BY_RESULT,     // it returned all the same
+    ENDED_BY_EXCEPTION,  // TaskCancelled, or what came of that
+    ENDED_BY_DEATH,      // its worker died
+} job_ending;
 
 // The number of a worker that is any worker.
 #define JOB_ANY_WORKER UINT32_MAX
@@ -58,7 +73,7 @@ typedef struct process_job {
     packed_message call;               // GIL; what packed_message_write() reads: lock
     bool is_sent;                      // the call's block is the worker's affair; lock
     job_slot *slot;                    // lock; while it is in the ring
-    int64_t began_ns;                  // when the worker that has died began with it, or 0; lock, then GIL
+    int64_t began_ns;                  // when a worker began, once it is out of the slot; lock, then GIL
     wire *outcome;                     // lock; a copy, once it is collected
     shm_block *block;                  // of the outcome; held by this process
     BlockObject *whole;                // the same, once it has been looked at; GIL
@@ -67,6 +82,11 @@ typedef struct process_job {
     uint32_t worker, generation;       // of the only one that may run it, see job_ring_generation(); set once
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
     call_options options;              // set once
+    timer_node limit;                  // in the table's limits; lock
+    stop_reason reason;                // why it is to end, or was withdrawn; lock, then GIL
+    job_ending ending;                 // of one that was to end; lock, then GIL
+    PyObject *stack;                   // where it was when its time was over, a str, or NULL; lock, then GIL
+    bool is_cancelled;                 // its future waits for it to be cancelled; lock, then GIL
     bool is_stop_due;                  // the supervisor has yet to be told that it is CANCELLING; lock
     PyObject *error;                   // of a call that could not be packed: its outcome; GIL
     list_link in_flight;               // in its queue's list; GIL
@@ -95,6 +115,8 @@ typedef enum ring_condition {
     RING_CONDEMNED,  // the same, and the queue's owner knows that it has to end the workers
 } ring_condition;
 
+#define TIMER_OFF INT64_MAX
+
 typedef struct job_table {
     RegionObject *region;  // borrowed; set once
     uint32_t max_workers;  // at a time, without successors, for whom the ring has numbers, too; set once
@@ -112,8 +134,11 @@ typedef struct job_table {
     uint32_t outstanding;  // tasks that workers still have to do: in the ring or waiting
     uint32_t workers;      // started, or about to be
     bool progress;         // something was collected since a worker was last reaped
-    int stall_fd;          // timerfd: fires when something may have been ready for long; -1: none
-    bool is_stall_set;     // it is set to fire
+    timer_heap limits;     // of tasks, by when their time is over
+    int timer_fd;          // timerfd: fires when the table is to be looked at; -1: none
+    int64_t timer_ns;      // when that is; TIMER_OFF: it is not set
+    int64_t stall_ns;      // when something may have been ready for long; TIMER_OFF: nothing is
+    int64_t look_ns;       // when to look which calls with a timeout have begun; TIMER_OFF: there are none
     bool has_stops;        // some job's is_stop_due
 } job_table;
 
@@ -151,7 +176,8 @@ void job_table_request_cancel_all(job_table *table);
 typedef struct stop_order {
     uint64_t number;  // of the task
     uint32_t worker;  // that runs it
-    stop_how how;
+    stop_reason reason;
+    bool is_kill;  // at once; else only after the grace
     int64_t grace_ns;
 } stop_order;
 
@@ -161,6 +187,9 @@ bool job_table_pop_stop(job_table *table, stop_order *order);
 // Decides to kill the worker that runs a task which is to end; the caller does so at once.  False: it has
 // ended, or the ring is damaged, which ends all workers.
 bool job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker);
+
+// Notes where a task was that is to end, unless it has ended; borrows the str.
+void job_table_note_stack(job_table *table, uint64_t number, PyObject *stack);
 
 // True once a worker has taken it.
 bool job_table_is_taken(job_table *table, task *t);
@@ -214,13 +243,13 @@ bool job_table_wants_relief(job_table *table, uint32_t worker);
 // The parent can see this worker's end: it may take tasks from here on.
 void job_table_admit(job_table *table, uint32_t worker);
 
-// The timer of these workers, a timerfd, is set whenever a slot becomes ready and it is not set already;
-// borrowed.  -1: there is none any more.
-void job_table_use_timer(job_table *table, int stall_fd);
+// The table's timer, a timerfd, borrowed; -1: there is none any more.
+void job_table_use_timer(job_table *table, int timer_fd);
 
-// It has fired: if something is ready still, and some worker sleeps, that one is notified, and the timer is
-// set again.
-void job_table_look_after_stalled(job_table *table);
+// It has fired.  If something has been ready for long, and some worker sleeps, that one is notified.  The
+// tasks whose time is over are to end, see job_table_pop_stop(), or are among the withdrawn.  True: the
+// result handler has yet to be told of those, which is up to the caller.
+bool job_table_on_timer(job_table *table);
 
 // Has the workers leave when nothing is left for them to take.
 void job_table_close(job_table *table);

@@ -2,6 +2,7 @@
 
 #include <poll.h>
 
+#include "base/call.h"
 #include "core/clock.h"
 #include "loops/loop_bridge.h"
 
@@ -118,17 +119,42 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     return task_deliver(t, result, exception);
 }
 
-// Tells the destination of a task that it was cancelled.
+// The exception of a task that was to end, or NULL: it is cancelled.
+static PyObject *
+make_timeout(const task *t)
+{
+    static const char *const endings[] = {
+        [ENDED_UNBEGUN] = NULL,
+        [ENDED_BY_RESULT] = "returned",
+        [ENDED_BY_EXCEPTION] = "raised",
+        [ENDED_BY_DEATH] = "killed",
+    };
+    const process_job *job = process_job_of(t);
+    if (job->reason != STOP_BY_TIMEOUT || job->is_cancelled) {
+        return NULL;
+    }
+    int64_t began_ns = job->began_ns, now_ns = clock_now_ns();
+    // A dead worker may have written nonsense.
+    int64_t ran_ns = job->ending == ENDED_UNBEGUN         ? CALL_NOT_BEGUN
+                     : began_ns <= 0 || began_ns > now_ns ? 0
+                                                          : now_ns - began_ns;
+    return call_timeout_error(t->callable, &job->options, ran_ns, job->stack, endings[job->ending]);
+}
+
+// Tells the destination of a task that it was cancelled, or that its time is over.
 static void
 deliver_withdrawn(ProcessQueueObject *self, task *t)
 {
     task **slot = t->delivery.to.kind->slot(&t->delivery.to);
     if (t->delivery.to.carrier != NULL && slot != NULL && *slot != t) {
         task_free(t);  // the loop itself has cancelled the future
+        return;
     }
-    else if (task_fail(t, NULL) < 0) {
+    PyObject *error = make_timeout(t);
+    if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
     }
+    Py_XDECREF(error);
 }
 
 // In the result handler: delivers what the table has collected, for a while.  True: there is more.
@@ -299,6 +325,7 @@ process_job_drop(task *t)
     free(job->outcome);
     Py_CLEAR(job->error);
     Py_CLEAR(job->options.name);
+    Py_CLEAR(job->stack);
 }
 
 static int
@@ -308,6 +335,7 @@ process_job_traverse(const task *t, visitproc visit, void *arg)
     Py_VISIT(job->whole);
     Py_VISIT(job->error);
     Py_VISIT(job->options.name);
+    Py_VISIT(job->stack);
     return 0;
 }
 

@@ -164,7 +164,7 @@ process_queue_fail_all(PyObject *op, PyObject *make_error)
 PyDoc_STRVAR(supervise_doc,
 "supervise($self, /)\n--\n\n"
 "Return two file descriptors for the supervisor to watch, which the queue owns: one is readable after\n"
-"poke(), the other when look_after_stalled() is to be called.");
+"poke(), the other when on_timer() is to be called.");
 
 static PyObject *
 process_queue_supervise(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -173,16 +173,16 @@ process_queue_supervise(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->supervisor_fd < 0) {
         self->supervisor_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     }
-    if (self->stall_fd < 0 && self->supervisor_fd >= 0) {
-        self->stall_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-        if (self->stall_fd >= 0) {
-            job_table_use_timer(&self->table, self->stall_fd);
+    if (self->timer_fd < 0 && self->supervisor_fd >= 0) {
+        self->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+        if (self->timer_fd >= 0) {
+            job_table_use_timer(&self->table, self->timer_fd);
         }
     }
-    if (self->stall_fd < 0) {
+    if (self->timer_fd < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return Py_BuildValue("ii", self->supervisor_fd, self->stall_fd);
+    return Py_BuildValue("ii", self->supervisor_fd, self->timer_fd);
 }
 
 PyDoc_STRVAR(end_supervision_doc,
@@ -193,12 +193,12 @@ static PyObject *
 process_queue_end_supervision(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    if (self->stall_fd >= 0) {
+    if (self->timer_fd >= 0) {
         if (!self->head.inherited) {
             job_table_use_timer(&self->table, -1);
         }
-        close(self->stall_fd);
-        self->stall_fd = -1;
+        close(self->timer_fd);
+        self->timer_fd = -1;
     }
     if (self->supervisor_fd >= 0) {
         close(self->supervisor_fd);
@@ -218,16 +218,17 @@ process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(look_after_stalled_doc,
-"look_after_stalled($self, /)\n--\n\n"
-"If a task has been ready for a while, notify another worker: the one that was notified may be stopped.");
+PyDoc_STRVAR(on_timer_doc,
+"on_timer($self, /)\n--\n\n"
+"Look after tasks whose time is over, and after those that have been ready for a while: the worker that was\n"
+"notified may be stopped.");
 
 static PyObject *
-process_queue_look_after_stalled(PyObject *op, PyObject *Py_UNUSED(ignored))
+process_queue_on_timer(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
-    if (!self->head.inherited) {
-        job_table_look_after_stalled(&self->table);
+    if (!self->head.inherited && job_table_on_timer(&self->table)) {
+        process_queue_raise_wakeup(self);
     }
     process_queue_run_followups(self);
     Py_RETURN_NONE;
@@ -235,8 +236,9 @@ process_queue_look_after_stalled(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(pop_stop_doc,
 "pop_stop($self, /)\n--\n\n"
-"Return what to do about a call that is to end, or None: (task, worker, seconds). The worker is to be\n"
-"interrupted, and condemn_worker(task) called after so many seconds; without seconds, at once.");
+"Return what to do about a call that is to end, or None: (task, worker, seconds, is_late). The worker is to\n"
+"be interrupted, and condemn_worker(task) called after so many seconds; without seconds, at once. is_late:\n"
+"its time is over, and note_stack() is to be told where it is.");
 
 static PyObject *
 process_queue_pop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -246,11 +248,30 @@ process_queue_pop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (self->head.inherited || !job_table_pop_stop(&self->table, &order)) {
         Py_RETURN_NONE;
     }
-    PyObject *seconds = order.how == STOP_KILL ? Py_NewRef(Py_None)
-                                               : PyFloat_FromDouble((double)order.grace_ns * 1e-9);
+    double grace = (double)order.grace_ns / 1e9;
+    PyObject *seconds = order.is_kill ? Py_NewRef(Py_None) : PyFloat_FromDouble(grace);
     return seconds == NULL ? NULL
-                           : Py_BuildValue("KIN", (unsigned long long)order.number, (unsigned)order.worker,
-                                           seconds);
+                           : Py_BuildValue("KINO", (unsigned long long)order.number, (unsigned)order.worker,
+                                           seconds, order.reason == STOP_BY_TIMEOUT ? Py_True : Py_False);
+}
+
+PyDoc_STRVAR(note_stack_doc,
+"note_stack($self, task, stack, /)\n--\n\n"
+"Note where a task that pop_stop() returned was: a str for its exception.");
+
+static PyObject *
+process_queue_note_stack(PyObject *op, PyObject *args)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    unsigned long long number;
+    PyObject *stack;
+    if (!PyArg_ParseTuple(args, "KU:note_stack", &number, &stack)) {
+        return NULL;
+    }
+    if (!self->head.inherited) {
+        job_table_note_stack(&self->table, number, stack);
+    }
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(condemn_worker_doc,
@@ -622,7 +643,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->head.module = module;
     self->head.kind = &process_queue_kind;
     self->max_workers = max_workers;
-    self->wakeup_fd = self->relief_fd = self->supervisor_fd = self->stall_fd = -1;
+    self->wakeup_fd = self->relief_fd = self->supervisor_fd = self->timer_fd = -1;
     self->packs.module = module;
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
@@ -730,7 +751,7 @@ process_queue_dealloc(PyObject *op)
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
     Py_XDECREF((PyObject *)self->region);
-    int fds[] = {self->wakeup_fd, self->relief_fd, self->supervisor_fd, self->stall_fd};
+    int fds[] = {self->wakeup_fd, self->relief_fd, self->supervisor_fd, self->timer_fd};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         if (fds[i] >= 0) {
             close(fds[i]);
@@ -750,6 +771,7 @@ static PyMethodDef process_queue_methods[] = {
     {"cancel_taken", process_queue_cancel_taken, METH_NOARGS, cancel_taken_doc},
     {"fail_all", process_queue_fail_all, METH_O, fail_all_doc},
     {"pop_stop", process_queue_pop_stop, METH_NOARGS, pop_stop_doc},
+    {"note_stack", process_queue_note_stack, METH_VARARGS, note_stack_doc},
     {"condemn_worker", process_queue_condemn_worker, METH_O, condemn_worker_doc},
     {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
     {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
@@ -758,7 +780,7 @@ static PyMethodDef process_queue_methods[] = {
     {"supervise", process_queue_supervise, METH_NOARGS, supervise_doc},
     {"end_supervision", process_queue_end_supervision, METH_NOARGS, end_supervision_doc},
     {"poke", process_queue_poke, METH_NOARGS, poke_doc},
-    {"look_after_stalled", process_queue_look_after_stalled, METH_NOARGS, look_after_stalled_doc},
+    {"on_timer", process_queue_on_timer, METH_NOARGS, on_timer_doc},
     {"wants_relief", process_queue_wants_relief, METH_O, wants_relief_doc},
     {"admit", process_queue_admit, METH_O, admit_doc},
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},

@@ -1,5 +1,6 @@
 #include "process_submit.h"
 
+#include "base/call.h"
 #include "core/clock.h"
 
 // ---- packing ----
@@ -35,7 +36,10 @@ pack_call(ProcessQueueObject *self, const call_options *options, PyObject *const
     process_job *job = process_job_of(t);
     job->options = *options;
     Py_XINCREF(job->options.name);
-    if (codec_pack_call(&self->packs, args, nargs, kwnames, options->name, &job->call) < 0) {
+    if (options->deadline_ns != CALL_NO_LIMIT && options->deadline_ns <= clock_now_ns()) {
+        job->error = call_timeout_error(args[0], options, CALL_NOT_BEGUN, NULL, NULL);
+    }
+    else if (codec_pack_call(&self->packs, args, nargs, kwnames, options->name, &job->call) < 0) {
         t = fail_packing(t);
     }
     return t;

@@ -351,6 +351,11 @@ run_slot(WorkerObject *self, job_slot *slot)
     if (read_call(self, slot, &c) < 0) {
         pack_failure(self, "pack_unpickling_error", &outcome);
     }
+    else if (job_slot_is_stoppable(slot) && slot->deadline_ns <= clock_now_ns()) {
+        slot_call_clear(&c);
+        memset(&outcome, 0, sizeof(outcome));
+        outcome.head.kind = WIRE_EXPIRED;
+    }
     else {
         bool is_chunk = c.kind == WIRE_CHUNK;
         start = is_chunk ? clock_now_ns() : 0;
@@ -726,7 +731,7 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
            && !(limit.has_asked && job_ring_is_relieved(&self->ring, self->number))) {
         job_slot *slot = job_ring_claim(&self->ring, self->number);
         if (slot != NULL) {
-            job_slot_begin(slot, now);
+            job_slot_begin(slot, job_slot_is_stoppable(slot) ? clock_now_ns() : now);
             run_slot(self, slot);
             if (is_inherited(self)) {
                 Py_RETURN_NONE;

@@ -7,7 +7,7 @@ from concurrent.futures import process
 from functools import partial
 from itertools import islice
 
-from pyconc import _core
+from pyconc import _core, _options
 from pyconc.waiting import submit_in_order
 
 # Sizes that no program reaches; larger ones would not fit into the extension's integers.
@@ -29,8 +29,12 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
         raise ValueError("buffersize must be None or > 0")
     deadline = None if timeout is None else time.monotonic() + timeout
     is_over = executor._shutdown_thread and executor._opened is None  # the first submit, if there is one, says so
-    if is_over or is_submit_replaced(executor) or executor._options[0]:  # a call that may be stopped is a task
+    if is_over or is_submit_replaced(executor):
         return _map_by_submit(executor, fn, iterables, deadline, chunksize or 1, buffersize)
+    if not _options.are_default(executor):  # they are each call's, so each is a task
+        ahead = None if buffersize is None else buffersize * (chunksize or 1)
+        # An executor with options is often made for one call, and its pool lives on.
+        return submit_in_order(executor, fn, zip(*iterables), deadline, ahead, keep=True)
     supervisor = executor._supervisor
     is_star = len(iterables) != 1
     source = zip(*iterables) if is_star else iter(iterables[0])
@@ -82,8 +86,8 @@ def _map_by_submit(executor, fn, iterables, deadline, chunksize, buffersize):
     """Send every chunk through the executor's submit(), as the standard library does."""
     run = partial(process._process_chunk, fn)
     calls = _chunks(zip(*iterables), chunksize)
-    # An executor with options is often made for one call, and its pool lives on.
-    return _core.Chain(submit_in_order(executor, run, calls, deadline, buffersize, keep=executor._options[0] != 0))
+    keep = not _options.are_default(executor)
+    return _core.Chain(submit_in_order(executor, run, calls, deadline, buffersize, keep))
 
 
 def _chunks(items, size):

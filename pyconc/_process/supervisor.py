@@ -371,7 +371,7 @@ class Supervisor:
 
     # ---- the thread ----
 
-    def _supervise(self, poke_fd, stall_fd):
+    def _supervise(self, poke_fd, timer_fd):
         """Live the life of the thread; the arguments are what ProcessQueue.supervise() returns."""
         self._admit_watched()
         while True:
@@ -385,8 +385,8 @@ class Supervisor:
                     self._reap_gone(gives_up=True)
             elif fd in (poke_fd, self.queue.relief_fd):
                 os.eventfd_read(fd)
-            elif fd == stall_fd:
-                self.queue.look_after_stalled()
+            elif fd == timer_fd:
+                self.queue.on_timer()
             elif fd in self._workers:
                 self._see_end(self._workers[fd])
             elif self.launcher.handle_event(fd):
@@ -437,15 +437,19 @@ class Supervisor:
         return bool(self._overdue) and self._overdue[0][0] <= time.monotonic()
 
     def _stop_calls(self):
-        """Interrupt the calls that were cancelled, and kill the workers whose calls have not ended in time."""
+        """Interrupt the calls that are to end, and kill the workers whose calls have not ended in time."""
         while (order := self.queue.pop_stop()) is not None:
-            call, number, grace = order
+            call, number, grace, is_late = order
+            worker = next((worker for worker in self._workers.values() if worker.number == number), None)
+            if worker is None:
+                continue  # It has ended, and the call with it.
+            if is_late and (stack := self.stack_of(worker)) is not None:
+                self.queue.note_stack(call, stack)
             if grace is None:
                 self._kill_for(call)
                 continue
-            for worker in self._workers.values() if self._limits.concurrency is None else ():  # a loop has its inbox
-                if worker.number == number:
-                    kernel.send_signal(worker.end, worker.process.pid, STOP)
+            if self._limits.concurrency is None:  # a loop has its inbox
+                kernel.send_signal(worker.end, worker.process.pid, STOP)
             heapq.heappush(self._overdue, (time.monotonic() + grace, call))
         while self._is_overdue():
             self._kill_for(heapq.heappop(self._overdue)[1])

@@ -1,0 +1,491 @@
+"""ProcessPoolExecutor.options(timeout=, deadline=): a call whose time is over ends, and nothing else does."""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import math
+import os
+import pickle
+import random
+import re
+import signal
+import threading
+import time
+
+import pytest
+from loops import on_every_loop, on_loop
+from pools import pool_of, with_pool
+from support import HANG_LIMIT, THOUSAND, run_script, wait_until
+
+import pyconc
+
+# Longer than any test takes: what would be killed after that was not killed at all.
+FOREVER = 3600
+
+
+def wait_for_ever():
+    while True:
+        signal.pause()
+
+
+def loop_for_ever():
+    while True:
+        pass
+
+
+def sleep_for_ever():
+    time.sleep(FOREVER)
+
+
+def search_for_ever():
+    return re.fullmatch("(a+)+b", "a" * 100)
+
+
+def hold_the_gil():
+    sum(range(10**15))  # C code that never looks
+
+
+def swallow():
+    while True:
+        with contextlib.suppress(BaseException):
+            signal.pause()
+
+
+def timeout_of(future):
+    with pytest.raises(pyconc.TaskTimeout) as caught:
+        future.result(HANG_LIMIT)
+    return caught.value
+
+
+@pytest.mark.parametrize("fn", [wait_for_ever, loop_for_ever, sleep_for_ever, search_for_ever])
+@with_pool
+def test_a_call_is_interrupted_when_its_time_is_over(pool, fn):
+    worker = pool.submit(os.getpid).result()
+    error = timeout_of(pool.options(timeout=0.05, grace=FOREVER).submit(fn))
+    assert (error.timeout, error.deadline, error.stopped, error.task_name) == (0.05, None, "raised", fn.__name__)
+    assert error.ran_for >= 0.05
+    assert str(error).startswith(f"{fn.__name__} has reached its timeout of 0.05 s: it ran for ")
+    assert str(error).endswith(" s, and it was interrupted")
+    assert pool.submit(os.getpid).result() == worker
+
+
+@pytest.mark.parametrize("fn", [hold_the_gil, swallow])
+@with_pool
+def test_a_call_that_does_not_end_is_killed_after_the_grace(pool, fn):
+    worker = pool.submit(os.getpid).result()
+    error = timeout_of(pool.options(timeout=0.05, grace=0.05).submit(fn))
+    assert (error.timeout, error.stopped) == (0.05, "killed")
+    assert error.ran_for >= 0.1
+    assert "its worker process was killed" in str(error)
+    assert pool.submit(os.getpid).result() != worker
+
+
+@pytest.mark.parametrize("fn", [wait_for_ever, hold_the_gil])
+@with_pool
+def test_a_call_is_killed_at_once(pool, fn):
+    error = timeout_of(pool.options(timeout=0.05, on_cancel="kill", grace=FOREVER).submit(fn))
+    assert error.stopped == "killed"
+
+
+@pytest.mark.parametrize("fn", [loop_for_ever, sleep_for_ever, search_for_ever, hold_the_gil])
+@with_pool
+def test_the_error_shows_where_the_call_was(pool, fn):
+    error = timeout_of(pool.options(timeout=0.05, grace=0.05).submit(fn))
+    assert f" in {fn.__name__}" in error.stack
+    assert error.stack.rstrip() in str(error.__cause__)
+
+
+@with_pool
+def test_the_error_goes_through_pickle(pool):
+    error = timeout_of(pool.options(timeout=0.05, name="slow").submit(wait_for_ever))
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is pyconc.TaskTimeout
+    assert vars(copied) == vars(error)
+    assert str(copied) == str(error)
+    assert isinstance(error, TimeoutError)
+    assert isinstance(error, concurrent.futures.TimeoutError)
+
+
+@with_pool
+def test_a_call_that_ends_in_time_is_as_ever(pool):
+    limited = pool.options(timeout=FOREVER, deadline=time.monotonic() + FOREVER)
+    assert limited.submit(abs, -1).result() == 1
+    with pytest.raises(ZeroDivisionError):
+        limited.submit(divmod, 1, 0).result()
+    assert list(limited.map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+    assert limited.submit(lambda: pyconc.current_task().remaining()).result() > FOREVER / 2
+
+
+def clean_up(path, result):
+    try:
+        wait_for_ever()
+    except pyconc.TaskCancelled as error:
+        path.write_text(error.reason)
+        if result is not None:
+            raise result from None
+    return "late"
+
+
+@pytest.mark.parametrize(("result", "stopped"), [(None, "returned"), (ValueError("other"), "raised")])
+@with_pool
+def test_what_comes_late_is_dropped(pool, tmp_path, result, stopped):
+    path = tmp_path / "reason"
+    error = timeout_of(pool.options(timeout=0.05, grace=FOREVER).submit(clean_up, path, result))
+    assert error.stopped == stopped
+    assert path.read_text() == "timeout"
+
+
+def hold(path):
+    path.with_suffix(".held").write_text("")
+    wait_until(path.exists)
+
+
+@contextlib.contextmanager
+def busy(pool, path):
+    """Every worker is held until the end of the block."""
+    holds = [pool.submit(hold, path) for _ in range(pool._max_workers)]
+    wait_until(path.with_suffix(".held").exists)
+    try:
+        yield
+    finally:
+        path.write_text("")
+        concurrent.futures.wait(holds)
+
+
+@with_pool
+def test_a_timeout_does_not_count_while_a_call_waits(pool, tmp_path):
+    with busy(pool, tmp_path / "go"):
+        calls = [pool.options(timeout=0.02, grace=FOREVER).submit(wait_for_ever) for _ in range(5)]
+        # Each looks at the queue about once in its timeout: after ten of them nothing has ended.
+        assert concurrent.futures.wait(calls, 0.2).done == set()
+    assert [timeout_of(call).stopped for call in calls] == ["raised"] * 5
+
+
+@pytest.mark.parametrize("ahead", [0, 200])
+@with_pool
+def test_a_call_that_waits_until_its_deadline_never_begins(pool, tmp_path, ahead):
+    began = tmp_path / "began"
+    with busy(pool, tmp_path / "go"):
+        before = [pool.submit(abs, -1) for _ in range(ahead)]
+        late = pool.options(deadline=time.monotonic() + 0.05).submit(began.write_text, "began")
+        after = pool.submit(abs, -2)
+        error = timeout_of(late)
+        assert not after.done()
+    assert (error.ran_for, error.stopped, error.stack, error.timeout) == (None, None, None, None)
+    assert str(error).endswith("has not begun before its deadline")
+    assert [call.result() for call in before] == [1] * ahead
+    assert after.result() == 2
+    assert not began.exists()
+
+
+@with_pool
+def test_a_deadline_that_has_passed_is_told_at_once(pool, tmp_path):
+    began = tmp_path / "began"
+    for deadline in 0, -1, time.monotonic() - 0.001:
+        call = pool.options(deadline=deadline).submit(began.write_text, "began")
+        assert call.done()
+        assert timeout_of(call).deadline == pytest.approx(deadline)
+    assert not began.exists()
+
+
+@with_pool
+def test_a_deadline_ends_what_runs(pool):
+    deadline = time.monotonic() + 0.1
+    error = timeout_of(pool.options(deadline=deadline, grace=FOREVER).submit(wait_for_ever))
+    assert time.monotonic() >= deadline
+    assert error.deadline == pytest.approx(deadline)  # to a nanosecond
+    assert (error.timeout, error.stopped) == (None, "raised")
+    assert "wait_for_ever has reached its deadline" in str(error)
+
+
+@with_pool
+def test_the_earlier_of_both_counts(pool):
+    now = time.monotonic()
+    soon, late = now + 0.1, now + FOREVER
+    assert timeout_of(pool.options(timeout=FOREVER, deadline=soon).submit(wait_for_ever)).ran_for < FOREVER
+    assert timeout_of(pool.options(timeout=0.05, deadline=late).submit(wait_for_ever)).ran_for < FOREVER
+
+
+@with_pool
+def test_a_task_knows_its_limits(pool):
+    def look():
+        task = pyconc.current_task()
+        return task.deadline, task.remaining()
+
+    before = time.monotonic()
+    deadline, remaining = pool.options(timeout=50).submit(look).result()
+    assert before + 50 <= deadline <= time.monotonic() + 50
+    assert 0 < remaining <= 50
+    soon = before + 40
+    assert pool.options(timeout=50, deadline=soon).submit(look).result()[0] == pytest.approx(soon)
+    assert pool.options(on_cancel="kill").submit(look).result() == (None, None)
+    assert pool.submit(look).result() == (None, None)
+
+
+def check_until_the_end():
+    task = pyconc.current_task()
+    with task.shield():
+        while task.remaining():
+            pass
+        while not task.cancelled():
+            pass
+
+
+@with_pool
+def test_a_task_sees_its_time_run_out(pool):
+    assert timeout_of(pool.options(timeout=0.05, grace=FOREVER).submit(check_until_the_end)).stopped == "raised"
+
+
+@pytest.mark.parametrize("sizes", [{}, {"chunksize": 4}])
+def test_each_call_of_a_map_has_the_time(sizes):
+    with pool_of(2) as pool:
+        limited = pool.options(timeout=0.2, grace=FOREVER)
+        # Together longer than the time.
+        assert list(limited.map(time.sleep, [0.04] * 12, **sizes)) == [None] * 12
+        with pytest.raises(pyconc.TaskTimeout):
+            list(limited.map(time.sleep, [0, FOREVER, 0], **sizes))
+
+
+def test_the_pool_has_defaults():
+    with pool_of(1, task_timeout=0.05, grace=FOREVER) as pool:
+        assert timeout_of(pool.submit(wait_for_ever)).timeout == 0.05
+        assert timeout_of(pool.options(name="slow").submit(wait_for_ever)).timeout == 0.05
+        assert pool.options(timeout=math.inf).submit(lambda: pyconc.current_task().remaining()).result() is None
+        with pytest.raises(pyconc.TaskTimeout):
+            list(pool.map(time.sleep, [0, FOREVER]))
+    with pool_of(1, on_cancel="interrupt", grace=FOREVER) as pool:
+        call = pool.submit(wait_for_ever)
+        wait_until(call.running)
+        assert call.cancel()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"timeout": -1}, ValueError),
+        ({"timeout": math.nan}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"deadline": math.nan}, ValueError),
+        ({"deadline": -math.inf}, ValueError),
+        ({"deadline": "1"}, TypeError),
+        ({"grace": -1}, ValueError),
+        ({"on_cancel": "stop"}, ValueError),
+    ],
+)
+@with_pool
+def test_what_makes_no_sense_is_refused(pool, options, error):
+    with pytest.raises(error):
+        pool.options(**options)
+    if "deadline" not in options:
+        options = {"task_timeout" if name == "timeout" else name: value for name, value in options.items()}
+        with pytest.raises(error):
+            pyconc.ProcessPoolExecutor(**options)
+
+
+@pytest.mark.parametrize("limit", [1e-9, 0, 1e18, math.inf])
+@with_pool
+def test_odd_times_work(pool, limit):
+    for _ in range(20):
+        call = pool.options(timeout=limit, grace=FOREVER).submit(abs, -1)
+        assert isinstance(call.exception(HANG_LIMIT), (pyconc.TaskTimeout, type(None)))
+    call = pool.options(timeout=limit, grace=FOREVER).submit(wait_for_ever)
+    if limit < 1:
+        assert timeout_of(call).timeout == limit
+    else:
+        wait_until(call.running)
+        pool.kill_workers()
+
+
+@with_pool
+def test_cancelled_before_its_time_is_over(pool):
+    call = pool.options(timeout=0.2, on_cancel="interrupt", grace=FOREVER).submit(wait_for_ever)
+    wait_until(call.running)
+    assert call.cancel()
+    assert call.cancelled()
+    assert pool.submit(abs, -1).result() == 1
+
+
+def shielded_for(path, go):
+    with pyconc.current_task().shield():
+        path.write_text("began")
+        wait_until(pyconc.current_task().cancelled)
+        path.with_suffix(".asked").write_text("")
+        wait_until(go.exists)
+
+
+@pytest.mark.parametrize("on_cancel", ["abandon", "interrupt"])
+@with_pool
+def test_cancelled_when_its_time_is_over_already(pool, tmp_path, on_cancel):
+    """It is cancelled if that can be; the call itself has been told the first reason."""
+    path, go = tmp_path / "began", tmp_path / "go"
+    call = pool.options(timeout=0.05, on_cancel=on_cancel, grace=FOREVER).submit(shielded_for, path, go)
+    wait_until(path.with_suffix(".asked").exists)
+    assert call.cancel() is (on_cancel == "interrupt")
+    go.write_text("")
+    if on_cancel == "abandon":
+        assert timeout_of(call).stopped == "raised"
+    else:
+        assert call.cancelled()
+    assert pool.submit(abs, -1).result() == 1
+
+
+@on_every_loop
+@on_loop
+async def test_a_loops_future_gets_it(new_loop):
+    loop = asyncio.get_running_loop()
+    with pool_of(1) as pool:
+        limited = pool.options(timeout=0.05, grace=FOREVER)
+        with pytest.raises(pyconc.TaskTimeout) as caught:
+            await loop.run_in_executor(limited, wait_for_ever)
+        assert caught.value.stopped == "raised"
+        past = pool.options(deadline=0)
+        with pytest.raises(pyconc.TaskTimeout):
+            await loop.run_in_executor(past, abs, -1)
+        assert await loop.run_in_executor(limited, abs, -1) == 1
+
+
+@on_every_loop
+@on_loop
+async def test_a_task_that_is_cancelled_meanwhile_is_cancelled(new_loop, tmp_path):
+    """asyncio.timeout() and TaskGroup count on CancelledError for each cancel() that was answered with True."""
+    path, go = tmp_path / "began", tmp_path / "go"
+    loop = asyncio.get_running_loop()
+    with pool_of(1) as pool:
+        limited = pool.options(timeout=0.05, on_cancel="interrupt", grace=FOREVER)
+
+        async def call():
+            await loop.run_in_executor(limited, shielded_for, path, go)
+
+        task = asyncio.ensure_future(call())
+        while not path.with_suffix(".asked").exists():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        go.write_text("")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+@with_pool
+def test_a_worker_that_dies_of_something_else_is_told_as_that(pool):
+    error = pool.options(timeout=FOREVER).submit(signal.raise_signal, signal.SIGKILL).exception()
+    assert isinstance(error, pyconc.WorkerDied)
+
+
+def test_a_pool_that_breaks_at_a_death_does_not_break_at_a_timeout():
+    with pool_of(1, on_worker_death="break") as pool:
+        assert timeout_of(pool.options(timeout=0.05, on_cancel="kill").submit(wait_for_ever)).stopped == "killed"
+        assert pool.submit(abs, -1).result() == 1
+
+
+@with_pool
+def test_the_time_goes_on_after_a_shutdown(pool):
+    call = pool.options(timeout=0.1, grace=FOREVER).submit(wait_for_ever)
+    queued = pool.options(deadline=time.monotonic() + FOREVER).submit(abs, -1)
+    pool.shutdown(wait=True)
+    assert timeout_of(call).stopped == "raised"
+    assert queued.result() == 1
+
+
+@with_pool
+def test_many_at_once_end(pool):
+    now = time.monotonic()
+    calls = [pool.options(deadline=now + random.uniform(0.01, 0.3)).submit(time.sleep, 0.005) for _ in range(300)]
+    ends = [call.exception(HANG_LIMIT) for call in calls]
+    assert {type(end) for end in ends} <= {pyconc.TaskTimeout, type(None)}
+    assert pyconc.TaskTimeout in {type(end) for end in ends}
+    assert pool.submit(abs, -1).result() == 1
+
+
+def check_number(number, seconds):
+    try:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+    except pyconc.TaskCancelled:
+        return "told", number
+    return number
+
+
+@pytest.mark.parametrize("forks", [False, True])
+def test_a_storm_of_timeouts_has_no_wrong_victim(forks):
+    """Some calls have hardly any time; those beside and after them have, and must see nothing of it."""
+    with pool_of(2) as pool, contextlib.ExitStack() as stack:
+        if forks:
+            stop = threading.Event()
+            thread = threading.Thread(target=fork_until, args=(stop,))
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(stop.set)
+        limited, free = pool.options(timeout=0.001, grace=FOREVER), pool.options(timeout=FOREVER)
+        calls = []
+        for number in range(THOUSAND):
+            view = limited if number % 2 else free
+            calls.append(view.submit(check_number, number, random.uniform(0, 0.002)))
+        for number, call in enumerate(calls):
+            if number % 2:
+                assert isinstance(call.exception(HANG_LIMIT), (pyconc.TaskTimeout, type(None)))
+            else:
+                assert call.result(HANG_LIMIT) == number
+        assert pool.submit(abs, -1).result() == 1
+
+
+def fork_until(stop):
+    while not stop.is_set():
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+
+
+def test_limits_in_the_child_of_a_fork():
+    with pool_of(1) as pool:
+        limited = pool.options(timeout=0.05, deadline=time.monotonic() + FOREVER, grace=FOREVER)
+        call = limited.submit(wait_for_ever)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                text = type(call.exception()).__name__ + type(limited.submit(wait_for_ever).exception()).__name__
+                os.write(writer, text.encode())
+                pool.shutdown()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert os.read(reader, 100) == b"BrokenProcessPoolTaskTimeout"
+        os.close(reader)
+        os.close(writer)
+        assert timeout_of(call).stopped == "raised"
+
+
+PROGRAM = """
+    import signal
+    import time
+
+    import pyconc
+
+    if __name__ == "__main__":
+        pool = pyconc.ProcessPoolExecutor(1)
+        print(repr(pool.options(timeout=0.05).submit(time.sleep, 3600).exception()), flush=True)
+        pool.options(timeout=0.1).submit(time.sleep, 3600)
+        # The end of the program waits for it.
+"""
+
+
+def test_a_program_ends_when_its_calls_have_reached_their_limits():
+    finished = run_script(PROGRAM)
+    assert finished.stdout.startswith("TaskTimeout('sleep has reached its timeout of 0.05 s")
+    assert finished.stderr == ""
+
+
+def test_an_idle_pool_that_had_limits_sleeps():
+    """The timer fires once more for what is over, and then no more."""
+    with pool_of(1) as pool:
+        for _ in range(20):
+            pool.options(timeout=0.05, deadline=time.monotonic() + 0.05).submit(abs, -1).exception()
+        queue = pool._opened.queue
+        wait_until(lambda: timer_is_off(queue))
+
+
+def timer_is_off(queue):
+    fd = queue.supervise()[1]
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        return "it_value: (0, 0)" in file.read()
