@@ -1,0 +1,253 @@
+"""How late is work stopped that has used up its time, and what do deadlines cost?
+
+The contests do the same with each pool that can stop work that runs: a time-out of 0.3 s around a call that would sleep
+for an hour, and then the next call; and 1,000 time-outs of 50 ms, eight at a time, while a busy program has each CPU.
+pyconc's are asyncio.wait_for() around run_in_executor() on options(on_cancel="interrupt"), which interrupts the call;
+pebble's are timeout=, and anyio's move_on_after() around to_process.run_sync(cancellable=True): both kill the worker.
+The clock runs until the caller has been told, which with all three is when the call has ended.
+
+In the rows the column "pyconc" is pyconc with options, and "standard" is pyconc without any, where there is something
+to compare; the standard library cannot stop what runs.  --control means no options on both sides.
+"""
+
+import asyncio
+import contextlib
+import functools
+import importlib.metadata
+import itertools
+import statistics
+import sys
+import time
+from collections import deque
+from time import perf_counter
+
+import harness
+from harness import US, WORKERS, Contest, Goal, Row, at_most, identity
+from neighbours import neighbours
+
+import pyconc
+
+try:
+    import pebble
+except ImportError as error:
+    pebble = None
+    harness.SKIPPED.append(f"the rival pebble: {error}")
+try:
+    import anyio
+    from anyio import to_process
+except ImportError as error:
+    anyio = None
+    harness.SKIPPED.append(f"the rival anyio: {error}")
+
+MS = "ms"
+HOUR = 3600
+SECONDS = 0.3
+# Of the many time-outs, how many there are, and how many at a time.
+SHORT_SECONDS = 0.05
+TIME_OUTS = 1_000
+AT_ONCE = 8
+# What a busy machine's CPUs have beside the pool: one program each, at the same nice value.
+LOAD = 1, 0, False
+
+
+# --- Pools ------------------------------------------------------------------------------------------------------------
+# Each gives two coroutine functions: time_out(seconds) returns when a call that sleeps for an hour has been stopped;
+# call(function, argument) returns what the function does.
+
+
+@contextlib.asynccontextmanager
+async def pyconc_pool(workers, on_cancel="interrupt"):
+    async with pyconc.ProcessPoolExecutor(workers) as pool:
+        run = asyncio.get_running_loop().run_in_executor
+        stoppable = pool.options(on_cancel=on_cancel)
+
+        async def time_out(seconds):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(run(stoppable, time.sleep, HOUR), seconds)
+
+        yield time_out, functools.partial(run, pool)
+
+
+@contextlib.asynccontextmanager
+async def pebble_pool(workers):
+    with pebble.ProcessPool(workers) as pool:
+
+        async def time_out(seconds):
+            # On Python 3.10 asyncio.TimeoutError is another class.
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wrap_future(pool.schedule(time.sleep, (HOUR,), timeout=seconds))
+
+        async def call(function, argument):
+            return await asyncio.wrap_future(pool.schedule(function, (argument,)))
+
+        yield time_out, call
+
+
+@contextlib.asynccontextmanager
+async def anyio_pool(workers):
+    limiter = anyio.CapacityLimiter(workers)
+
+    async def time_out(seconds):
+        with anyio.move_on_after(seconds):
+            await to_process.run_sync(time.sleep, HOUR, cancellable=True, limiter=limiter)
+
+    async def call(function, argument):
+        return await to_process.run_sync(function, argument, limiter=limiter)
+
+    yield time_out, call
+
+
+POOLS = {"pebble": pebble and pebble_pool, "anyio": anyio and anyio_pool, "pyconc": pyconc_pool}
+POOLS = {name: pool for name, pool in POOLS.items() if pool is not None}
+
+
+def on_pool(work, pool, workers, size):
+    """The figure of `await work(time_out, call, size)`, once all workers have started."""
+
+    async def main():
+        async with pool(workers) as (time_out, call):
+            await asyncio.gather(*[call(time.sleep, 0.1) for _ in range(workers)])
+            return await work(time_out, call, size)
+
+    return asyncio.run(main())
+
+
+# --- Work: milliseconds -----------------------------------------------------------------------------------------------
+
+
+async def late(time_out, seconds):
+    started = perf_counter()
+    await time_out(seconds)
+    return (perf_counter() - started - seconds) * 1000
+
+
+async def stop(time_out, _call, _size):
+    return await late(time_out, SECONDS)
+
+
+async def call_after(time_out, call, _size):
+    await time_out(SECONDS)
+    started = perf_counter()
+    await call(identity, 1)
+    return (perf_counter() - started) * 1000
+
+
+async def many_late(time_out, _call, size):
+    """How late each of so many time-outs was, in order."""
+
+    async def some():
+        return [await late(time_out, SHORT_SECONDS) for _ in range(max(1, size // AT_ONCE))]
+
+    return sorted(itertools.chain(*await asyncio.gather(*[some() for _ in range(AT_ONCE)])))
+
+
+def alone(work, pool):
+    """With one worker: what comes next needs the one that was stopped, or another in its place."""
+    return functools.partial(on_pool, work, pool, 1, 1)
+
+
+def under_load(pool, size):
+    """The median of many time-outs' lateness, and the 99th percentile, which looks at the same ones if it is next."""
+    kept = deque()
+
+    def measure():
+        with neighbours(*LOAD):
+            return on_pool(many_late, pool, AT_ONCE, size)
+
+    def median():
+        kept.append(measure())
+        return statistics.median(kept[-1])
+
+    def percentile():
+        figures = kept.popleft() if kept else measure()
+        return figures[min(len(figures) - 1, len(figures) * 99 // 100)]
+
+    return median, percentile
+
+
+# --- Work: what an option costs ---------------------------------------------------------------------------------------
+
+
+def burst_with(options, size):
+    with pyconc.ProcessPoolExecutor(WORKERS) as pool:
+        executor = pool.options(**options) if options else pool
+        harness.burst(executor, max(1, size // 10))
+        return harness.timed(harness.burst, executor, size)
+
+
+def gather_with(new_loop, options, size):
+    async def main():
+        async with pyconc.ProcessPoolExecutor(WORKERS) as pool:
+            executor = pool.options(**options) if options else pool
+            await harness.gather(loop, executor, max(1, size // 10))
+            started = perf_counter()
+            await harness.gather(loop, executor, size)
+            return (perf_counter() - started) / size * 1e6
+
+    loop = new_loop()
+    try:
+        return loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+
+def more_by(limit):
+    """The candidate's figure is at most `limit` above the baseline's."""
+    return Goal(
+        f"{limit:g} more",
+        lambda baseline, candidate: candidate / baseline,
+        lambda baseline, candidate: candidate <= baseline + limit,
+    )
+
+
+# --- The tables -------------------------------------------------------------------------------------------------------
+
+
+def make_rows(arguments):
+    stoppable = {} if arguments.control else {"on_cancel": "interrupt"}
+    works = {"a burst": (20_000, burst_with)}
+    for name, new_loop in harness.LOOPS.items():
+        works[f"{name}: gather"] = 4_000, functools.partial(gather_with, new_loop)
+    rows = []
+    for name, (size, work) in works.items():
+        size = harness.scaled(size, arguments.quick)
+        ways = functools.partial(work, {}, size), functools.partial(work, stoppable, size)
+        rows.append(Row(f"{name}, with on_cancel=", US, *ways, more_by(0.3)))
+    if arguments.control:
+        return rows
+    killing = functools.partial(pyconc_pool, on_cancel="kill")
+    median, percentile = under_load(pyconc_pool, harness.scaled(TIME_OUTS, arguments.quick))
+    return [
+        *rows,
+        Row("stopped so late, after 0.3 s", MS, None, alone(stop, pyconc_pool), at_most(2)),
+        Row("the next call then, by the same worker", MS, None, alone(call_after, pyconc_pool), at_most(0.2)),
+        Row("the next call then, if the worker was killed", MS, None, alone(call_after, killing), at_most(5)),
+        Row("1,000 time-outs under load, late: p50", MS, None, median, at_most(2), warm_up=0, most_rounds=1),
+        Row("1,000 time-outs under load, late: p99", MS, None, percentile, at_most(5), warm_up=0, most_rounds=1),
+    ]
+
+
+def make_contests(arguments):
+    if arguments.control:
+        return []
+    size = harness.scaled(TIME_OUTS, arguments.quick)
+    loaded = {name: under_load(pool, size) for name, pool in POOLS.items()}
+    return [
+        Contest("stopped so late", MS, {name: alone(stop, pool) for name, pool in POOLS.items()}),
+        Contest("the next call then", MS, {name: alone(call_after, pool) for name, pool in POOLS.items()}),
+        Contest("under load, late: p50", MS, {name: median for name, (median, _) in loaded.items()}, most_rounds=1),
+        Contest("under load, late: p99", MS, {name: late for name, (_, late) in loaded.items()}, most_rounds=1),
+    ]
+
+
+def main():
+    arguments = harness.parse_arguments(__doc__, rounds=5)
+    contests = make_contests(arguments)
+    if len(POOLS) == 1:
+        contests = []  # with nobody to be ahead of
+    facts = {name: importlib.metadata.version(name) for name in POOLS if name != "pyconc"}
+    return harness.run(make_rows(arguments), arguments, contests, facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
