@@ -70,6 +70,13 @@ prepare(ExecutorObject *self, Py_ssize_t nargs)
     return 0;
 }
 
+// Whether a call with these options will have a route.
+static bool
+is_routed(ExecutorObject *self, const call_options *options)
+{
+    return self->tasks->kind->routed || options->is_special;
+}
+
 // Has args[0](args[1:], kwnames) called for a destination, which it takes; returns the future.
 static PyObject *
 submit_call(ExecutorObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
@@ -119,7 +126,7 @@ executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     if (prepare(self, nargs) < 0) {
         return NULL;
     }
-    int rc = loop_bridge_for_caller(self->module, self->tasks->kind->routed, &to);
+    int rc = loop_bridge_for_caller(self->module, is_routed(self, options), &to);
     if (rc == 0) {
         rc = future_destination(self->module, &to);
     }
@@ -179,7 +186,7 @@ executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     if (prepare(self, nargs) < 0) {
         return NULL;
     }
-    int rc = loop_bridge_for_running_loop(self->module, self->tasks->kind->routed, &to);
+    int rc = loop_bridge_for_running_loop(self->module, is_routed(self, options), &to);
     if (rc != 0) {
         return rc < 0 ? NULL : submit_call(self, options, args, nargs, kwnames, &to);
     }
@@ -250,6 +257,7 @@ parse_options(PyObject *args, call_options *options)
         return -1;
     }
     options->how = (stop_how)how;
+    options->is_special = how != STOP_ABANDON || name != Py_None || call_is_limited(options);
     Py_XSETREF(options->name, name == Py_None ? NULL : Py_NewRef(name));
     return 0;
 }

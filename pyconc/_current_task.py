@@ -132,7 +132,7 @@ class _Shield:
 
 
 def current_task():
-    """Return the pyconc.Task that this code runs in, or None where no worker process runs it.
+    """Return the pyconc.Task that this code runs in, or None where no worker runs it.
 
     Its `name`, `deadline` and `remaining()` say what it is and how long it may take; `cancelled()`, `check()` and
     `shield()` are for code that is to end when nobody wants its result any more, see options() of the executors. Costs

@@ -9,7 +9,7 @@ import weakref
 from concurrent.futures import _base, thread
 from concurrent.futures.thread import BrokenThreadPool
 
-from pyconc import _core
+from pyconc import _core, _options
 from pyconc._async_with import AsyncWith
 from pyconc._started import Started
 from pyconc.patching import ExecutorType, find_originals, make_standard, threads_are_greenlets, watch_standard
@@ -406,14 +406,56 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         self._broken = _INITIALIZER_FAILED
         _break(self._tasks)
 
+    def options(self, *, on_cancel=None, name=None):
+        """Return this executor with other options: an executor of the same class, on the same threads.
+
+        What is submitted there, by submit(), map() or loop.run_in_executor(), has these options; None: as here. It is
+        no second pool: to shut it down, or to leave it by `with`, shuts down this one.
+
+        on_cancel: what becomes of a call that runs when its future is cancelled.
+
+        "abandon": it goes on, as with the standard library, and future.cancel() returns False. The default.
+        "interrupt": pyconc.current_task().cancelled() is true in it from then on, TaskCancelled is raised in it, mostly
+        within a millisecond, and its thread goes on with other calls when it has ended. No thread is ever killed.
+
+        With the latter future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then, and
+        wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has ended,
+        and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that. (Under uvloop
+        do not wait: calls of other things than plain functions, and calls on a loop that did not run when options() was
+        called and that has run nothing here before.) What the call returns or raises meanwhile is dropped.
+        shutdown(cancel_futures=True) and closing a map() stop such calls, too.
+
+        TaskCancelled is raised when the call runs Python code again, so not before a function in C returns. Since
+        Python 3.15 a sleep, a select() and a socket's recv() return for that, because the thread gets a signal,
+        SIGRTMIN+4, unless the program has a handler for it; the acquire() of a lock, and what waits with one, does not.
+        A call that runs another one while it waits for it is interrupted when that has ended.
+
+        name: what its tasks are called, by pyconc.current_task(); default: as the function.
+
+        Any thread may call this. Raises ValueError for another on_cancel; TypeError for a name that is no str.
+
+            >>> import threading
+            >>> began = threading.Event()
+            >>> def count():
+            ...     began.set()
+            ...     while True:
+            ...         pass
+            >>> with pyconc.ThreadPoolExecutor(max_workers=1) as pool:
+            ...     future = pool.options(on_cancel="interrupt").submit(count)
+            ...     began.wait(), future.cancel(), pool.submit(abs, -1).result()  # the same thread, free again
+            (True, True, 1)
+        """
+        options = _options.change(self._options, on_cancel=on_cancel, name=name, ways=_options.ON_CANCEL[:2])
+        return _options.make_view(self, options)
+
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.
 
         buffersize: how many tasks may be ahead of the results taken, 1 or more; by default all tasks are submitted at
         once. timeout: seconds from this call until the last result; TimeoutError after that. chunksize is ignored: it
         matters to processes only. Closing the iterator, or an exception from it, cancels the tasks that have not
-        started. Raises TypeError or ValueError for another buffersize, and RuntimeError after shutdown(). What a call
-        or an iterable raises comes out of the iterator.
+        started, and those that run if options() say so. Raises TypeError or ValueError for another buffersize, and
+        RuntimeError after shutdown(). What a call or an iterable raises comes out of the iterator.
 
             >>> with pyconc.ThreadPoolExecutor() as pool:
             ...     list(pool.map(pow, [2, 3, 4], [5, 5, 5], timeout=10))
@@ -427,15 +469,17 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else time.monotonic() + timeout
-        return submit_in_order(self, fn, zip(*iterables), deadline, buffersize)
+        # Nobody else keeps a view.
+        is_view = self._tasks.executor_reference() is not self
+        return submit_in_order(self, fn, zip(*iterables), deadline, buffersize, keep=is_view)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """Refuse tasks from now on, and let the threads end when the queued tasks are done.
 
         wait: return only when all threads have ended; if a signal handler calls this while the submit() that it has
         interrupted starts a thread, that submit() waits instead. cancel_futures: cancel the tasks that have not
-        started. May be called several times, from any thread, and from a signal handler. Raises nothing; submit()
-        raises RuntimeError from now on.
+        started, and stop those that run and whose options() say how. May be called several times, from any thread, and
+        from a signal handler. Raises nothing; submit() raises RuntimeError from now on.
 
             >>> pool = pyconc.ThreadPoolExecutor()
             >>> future = pool.submit(len, "abc")
@@ -457,6 +501,7 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             for worker in list(tasks.threads) if may_wait else ():
                 worker.is_alive()
             tasks.cancel_queued()
+            tasks.stop_running()
         if wait and may_wait:
             tasks.await_threads()
             for worker in list(tasks.threads):

@@ -1,6 +1,6 @@
 import concurrent.futures
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 from typing_extensions import Self, TypeVarTuple, Unpack
 
@@ -38,6 +38,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         initializer: Callable[[Unpack[_Ts]], object],
         initargs: tuple[Unpack[_Ts]],
     ) -> None: ...
+    def options(self, *, on_cancel: Literal["abandon", "interrupt"] | None = None, name: str | None = None) -> Self: ...
     def map(
         self,
         fn: Callable[..., _T],

@@ -34,18 +34,30 @@ reason_of(const CallObject *self)
     return self->place == NULL ? self->reason : self->place->reason(self->place);
 }
 
-// Always -1.
-static int
-raise_cancelled(module_state *module)
+int
+call_learn_cancelled(module_state *module)
 {
-    // Looked up here, as most processes never come here.
     if (module->task_cancelled == NULL) {
         PyObject *names = PyImport_ImportModule("pyconc._task_cancelled");
-        module->task_cancelled = names == NULL ? NULL : PyObject_GetAttrString(names, "TaskCancelled");
+        PyObject *found = names == NULL ? NULL : PyObject_GetAttrString(names, "TaskCancelled");
         Py_XDECREF(names);
+        if (found != NULL) {
+            Py_XSETREF(module->task_cancelled, found);
+        }
     }
-    if (module->task_cancelled != NULL) {
-        PyErr_SetNone(module->task_cancelled);
+    return module->task_cancelled == NULL ? -1 : 0;
+}
+
+// Always -1.
+static int
+raise_cancelled(call_place *place)
+{
+    place->is_interrupted = true;
+    if (place->take_back != NULL) {
+        place->take_back(place);
+    }
+    if (call_learn_cancelled(place->module) == 0) {
+        PyErr_SetNone(place->module->task_cancelled);
     }
     return -1;
 }
@@ -57,8 +69,7 @@ call_interrupt(call_place *place)
         || place->reason(place) == STOP_NOT) {
         return 0;
     }
-    place->is_interrupted = true;
-    return raise_cancelled(place->module);
+    return raise_cancelled(place);
 }
 
 PyObject *
@@ -91,8 +102,7 @@ call_check(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     CallObject *self = (CallObject *)op;
     if (self->place != NULL && self->shields == 0 && self->place->reason(self->place) != STOP_NOT) {
-        self->place->is_interrupted = true;
-        (void)raise_cancelled(self->place->module);
+        (void)raise_cancelled(self->place);
         return NULL;
     }
     Py_RETURN_NONE;
@@ -105,7 +115,11 @@ PyDoc_STRVAR(enter_shield_doc,
 static PyObject *
 call_enter_shield(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    ((CallObject *)op)->shields++;
+    CallObject *self = (CallObject *)op;
+    self->shields++;
+    if (self->place != NULL) {
+        call_take_back(self->place);
+    }
     Py_RETURN_NONE;
 }
 

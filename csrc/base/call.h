@@ -12,7 +12,8 @@
 #ifndef PYCONC_CALL_H
 #define PYCONC_CALL_H
 
-#include "queue.h"
+#include "call_options.h"
+#include "state.h"
 
 #include "core/stop_reason.h"
 
@@ -38,6 +39,9 @@ typedef struct call_place {
     CallObject *(*get)(struct call_place *place);
     // Why the call that runs is to end.
     stop_reason (*reason)(const struct call_place *place);
+    // TaskCancelled that another thread has asked for, and that was not raised yet, is not raised: True if
+    // there was one.  NULL: no other thread can ask.
+    bool (*take_back)(struct call_place *place);
     CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
     bool is_interrupted;  // call_interrupt() has raised in the call that runs
 } call_place;
@@ -48,6 +52,18 @@ extern _Thread_local call_place *call_here;
 // For get(): the Call of the place, made if there is none.  A new reference; NULL with an exception.
 CallObject *call_place_get(call_place *place, PyObject *callable, const call_options *options,
                            int64_t began_ns);
+
+// Makes sure that TaskCancelled is known.  0, or -1 with an exception.
+int call_learn_cancelled(module_state *module);
+
+// In the thread of the call that runs: what was asked for and not raised yet may be asked for again.
+static inline void
+call_take_back(call_place *place)
+{
+    if (place->take_back != NULL && place->take_back(place)) {
+        place->is_interrupted = false;
+    }
+}
 
 // Raises TaskCancelled if the call that runs is to end, may be interrupted now, and was not before.  0, or -1
 // with that.

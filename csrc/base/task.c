@@ -1,5 +1,7 @@
 #include "task.h"
 
+#include "call.h"
+
 static task *
 task_alloc(size_t args, const destination *to)
 {
@@ -13,23 +15,6 @@ task_alloc(size_t args, const destination *to)
     return t;
 }
 
-task *
-task_new(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const destination *to)
-{
-    Py_ssize_t total = nargs - 1 + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    task *t = task_alloc((size_t)total + 1, to);
-    if (t == NULL) {
-        return NULL;
-    }
-    t->callable = Py_NewRef(args[0]);
-    t->kwnames = Py_XNewRef(kwnames);
-    t->nargs = nargs - 1;
-    for (Py_ssize_t i = 1; i <= total; i++) {
-        t->args[i] = Py_NewRef(args[i]);
-    }
-    return t;
-}
-
 // The destination of a task that has a route knows the task from here on, or with NULL no longer.
 static void
 attach(const task *t, task *known)
@@ -40,6 +25,30 @@ attach(const task *t, task *known)
             *slot = known;
         }
     }
+}
+
+task *
+task_new(const task_route *route, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+         const destination *to)
+{
+    Py_ssize_t total = nargs - 1 + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    size_t room = route == NULL ? 0 : route->room;
+    task *t = task_alloc(room + (size_t)total + 1, to);
+    if (t == NULL) {
+        return NULL;
+    }
+    t->callable = Py_NewRef(args[0]);
+    t->kwnames = Py_XNewRef(kwnames);
+    t->nargs = nargs - 1;
+    for (Py_ssize_t i = 1; i <= total; i++) {
+        t->args[room + (size_t)i] = Py_NewRef(args[i]);
+    }
+    if (route != NULL) {
+        memset(t->args, 0, room * sizeof(PyObject *));
+        t->route = route;
+        attach(t, t);
+    }
+    return t;
 }
 
 task *
@@ -63,7 +72,7 @@ count_args(const task *t)
 }
 
 int
-task_traverse(const task *t, visitproc visit, void *arg)
+task_traverse(task *t, visitproc visit, void *arg)
 {
     if (t->callable != NULL) {  // else it has dropped its arguments, too
         Py_VISIT(t->callable);
@@ -74,8 +83,8 @@ task_traverse(const task *t, visitproc visit, void *arg)
                 return rc;
             }
         }
-        for (Py_ssize_t i = 1; t->route == NULL && i <= count_args(t); i++) {
-            Py_VISIT(t->args[i]);
+        for (Py_ssize_t i = 1; i <= count_args(t); i++) {
+            Py_VISIT(task_args(t)[i]);
         }
     }
     return delivery_traverse(&t->delivery, visit, arg);
@@ -93,11 +102,10 @@ drop_call(task *t)
     Py_DECREF(callable);
     if (t->route != NULL) {
         t->route->drop(t);
-        return;
     }
     Py_ssize_t total = count_args(t);
     for (Py_ssize_t i = 1; i <= total; i++) {
-        Py_DECREF(t->args[i]);
+        Py_DECREF(task_args(t)[i]);
     }
     Py_CLEAR(t->kwnames);
 }
@@ -158,23 +166,27 @@ task_deliver(task *t, PyObject *result, PyObject *exception)
 }
 
 int
-task_run(task **owned)
+task_run(task **owned, call_place *place)
 {
     task *t = *owned;
     const destination_kind *kind = t->delivery.to.kind;
     int rc = kind->start(&t->delivery.to);
     if (rc <= 0) {
         *owned = NULL;
+        call_end(place);
         return free_after(t, rc);
     }
+    int (*how)(delivery *) = kind->finish;
     PyObject *exception = NULL;
-    PyObject *result = PyObject_Vectorcall(t->callable, t->args + 1,
-                                           (size_t)t->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET,
-                                           t->kwnames);
+    PyObject *result = t->route != NULL ? t->route->call(t, place) : task_call(t);
     if (result == NULL) {
         exception = PyErr_GetRaisedException();
+        how = exception == NULL ? kind->fail : how;
     }
-    return hand_over(owned, kind->finish, result, exception);
+    if (place->call != NULL) {
+        call_end(place);
+    }
+    return hand_over(owned, how, result, exception);
 }
 
 int

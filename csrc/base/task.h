@@ -14,6 +14,7 @@
 #include "delivery.h"
 #include "state.h"
 
+struct call_place;
 struct task;
 
 // What became of the wish to cancel a task.
@@ -23,16 +24,22 @@ typedef enum withdrawal {
     WITHDRAW_STOPPING,  // it runs, and is being stopped: the cancellation is delivered when it has ended
 } withdrawal;
 
-// What can be done about a task that is on its way to another process.
+// What can be done about a task that is on its way to another process, or that its queue can stop.
 typedef struct task_route {
+    // The call is in the task, and what the queue keeps takes the room of so many arguments before them; 0:
+    // the call is elsewhere, and all of the task's args are whatever its queue keeps there.
+    size_t room;
+    // Makes the call, if it is in the task, in the worker whose place that is.  What it returned; NULL with
+    // an exception, or without one: it was cancelled.
+    PyObject *(*call)(struct task *t, struct call_place *place);
     // See there.  The task's queue delivers the cancellation in time.
     withdrawal (*withdraw)(struct task *t);
-    // True once a worker has taken it.
+    // True once a worker has taken it that does not tell the destination.
     bool (*is_taken)(struct task *t);
     // For a thread that waits until *word is not `expected`: it brings in finished tasks for a moment, and
     // delivers those for which it waits: all that `waiter` carries, or if that is NULL the task in *slot,
     // where its destination keeps it until it is over.  When it returns 0, *word has changed or a longer wait
-    // did not pay; -1: a signal handler raised.
+    // did not pay; -1: a signal handler raised.  NULL: there is nothing to bring in.
     int (*help)(struct task *const *slot, const _Atomic uint32_t *word, uint32_t expected, carrier *waiter,
                 int64_t deadline_ns);
     // Drops what the queue keeps in the task's args; called once, when the task ends in whatever way.
@@ -45,23 +52,40 @@ typedef struct task_route {
 
 typedef struct task {
     delivery delivery;        // first: a node is its task
-    const task_route *route;  // NULL: it stays in this process
+    const task_route *route;  // NULL: it stays in this process, and nobody stops it
     PyObject *callable;       // NULL once it has run
     PyObject *kwnames;        // NULL or a tuple: names of the last arguments
-    Py_ssize_t nargs;         // positional ones
-    PyObject *args[];         // args[0] is scratch room for the callee (vectorcall's offset); or, of
-                              //   a task that has a route, whatever its queue keeps there
+    Py_ssize_t nargs;         // positional ones; 0 if the call is elsewhere
+    PyObject *args[];         // see task_args() and task_route
 } task;
 
-// The call args[0](args[1:], kwnames).  Borrows all.
-task *task_new(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, const destination *to);
+// The call's arguments, if it is in the task: [0] is scratch room for the callee (vectorcall's offset).
+static inline PyObject **
+task_args(task *t)
+{
+    return t->route == NULL ? t->args : t->args + t->route->room;
+}
+
+// Makes the call of a task that has it; NULL with what it raised.
+static inline PyObject *
+task_call(task *t)
+{
+    size_t nargs = (size_t)t->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
+    return PyObject_Vectorcall(t->callable, task_args(t) + 1, nargs, t->kwnames);
+}
+
+// The call args[0](args[1:], kwnames), and before its arguments, if it has a route, that much room, of zeros.
+// Borrows all.  While the destination waits for a task that has a route, it knows the task, so that it can
+// withdraw it.
+task *task_new(const task_route *route, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
+               const destination *to);
 
 // A task whose call is elsewhere; borrows all.  `callable` only says which task it was.  Its args are `room`
-// bytes of zeros. While the destination waits for the task, it knows the task, so that it can withdraw it.
+// bytes of zeros.
 task *task_new_routed(const task_route *route, size_t room, PyObject *callable, const destination *to);
 
 // For the tp_traverse of the task's owner.
-int task_traverse(const task *t, visitproc visit, void *arg);
+int task_traverse(task *t, visitproc visit, void *arg);
 
 // Frees a task that will not be delivered.  Accepts NULL.
 void task_free(task *t);
@@ -70,10 +94,10 @@ void task_free(task *t);
 // exception, or neither for a cancellation.  Returns as task_run().
 int task_deliver(task *t, PyObject *result, PyObject *exception);
 
-// Runs the call, unless it was cancelled, and delivers.  The task is gone afterwards, and *owned is NULL from
-// the moment when another party owns the task, or when it is about to be freed.  0, or -1 with an exception
-// that a callback let escape.
-int task_run(task **owned);
+// Runs the call at a place, unless it was cancelled, and delivers.  The task is gone afterwards, and *owned
+// is NULL from the moment when another party owns the task, or when it is about to be freed.  0, or -1 with
+// an exception that a callback let escape.
+int task_run(task **owned, struct call_place *place);
 
 // Delivers an exception (borrowed), or with NULL a cancellation, instead of running; as task_deliver().
 int task_fail(task *t, PyObject *exception);

@@ -477,7 +477,7 @@ future_cancel(FutureObject *self)
     if (condition_enter(self, &condition) < 0) {
         return -1;
     }
-    // A coroutine in another process can be cancelled while it runs.
+    // Some calls can be cancelled while they run.
     if (self->task != NULL && (self->state == FUTURE_PENDING || self->state == FUTURE_RUNNING)) {
         bool withdrawn = self->task->route->withdraw(self->task) != WITHDRAW_TOO_LATE;
         if (!future_is_done(self)) {  // others may have run meanwhile
@@ -681,7 +681,7 @@ wait_until_done(FutureObject *self, PyObject *timeout)
     if (module_deadline(timeout, &deadline_ns) < 0) {
         return -1;
     }
-    if (self->task != NULL) {
+    if (self->task != NULL && self->task->route->help != NULL) {
         int rc = self->task->route->help(&self->task, &self->done, 0, NULL, deadline_ns);
         if (rc < 0 || future_is_done(self)) {
             return rc < 0 ? -1 : 1;

@@ -375,7 +375,8 @@ loop_bridge_busy_wait(const destination *to)
     // Relaxed: its writers have the GIL, as this thread does.
     uint32_t posted = atomic_load_explicit(&self->posted, memory_order_relaxed);
     struct task **slot = loop_future_slot(module, to->future);
-    if (slot != NULL && *slot != NULL) {
+    bool is_here = slot == NULL || (*slot != NULL && (*slot)->route->help == NULL);
+    if (!is_here && *slot != NULL) {
         self->busy_waiting = true;
         rc = (*slot)->route->help(slot, &self->posted, posted, &self->head, FUTEX_NO_DEADLINE);
         self->busy_waiting = false;
@@ -391,10 +392,10 @@ loop_bridge_busy_wait(const destination *to)
             rc = -1;
         }
     }
-    else if (slot == NULL && !park_may_spin(&module->busy_wait_spot)) {
+    else if (is_here && !park_may_spin(&module->busy_wait_spot)) {
         self->handed_over_ns = start;  // the time of its return tells whether to busy-wait again
     }
-    else if (slot == NULL) {
+    else if (is_here) {
         self->busy_waiting = true;
         PyThreadState *thread = gil_release(&module->gil);
         bool arrived = park_spin(&module->busy_wait_spot, &self->posted, posted, FUTEX_NO_DEADLINE);

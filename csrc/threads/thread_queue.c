@@ -12,13 +12,14 @@
 #define END_SPIN_NS 200000
 
 static task *
-thread_queue_make_task(queue_head *self, const call_options *Py_UNUSED(options), PyObject *const *args,
-                       Py_ssize_t nargs, PyObject *kwnames, const destination *to)
+thread_queue_make_task(queue_head *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames, const destination *to)
 {
     if (to->carrier == NULL) {
         ((FutureObject *)to->future)->home = ((ThreadQueueObject *)self)->number;
     }
-    return task_new(args, nargs, kwnames, to);
+    return options->is_special ? thread_job_new_task(self->module, options, args, nargs, kwnames, to)
+                               : task_new(NULL, args, nargs, kwnames, to);
 }
 
 static int
@@ -120,10 +121,12 @@ run_above(worker *w, task *t)
         return;
     }
     above->current = t;
-    above->worker = w;
+    call_place *below = &worker_innermost(w)->place;
+    runner_enter(above, w, w->queue->head.module);
+    call_take_back(below);
     list_link_push(&w->queue->runners, &above->link);
     w->depth++;
-    if (task_run(&above->current) < 0) {
+    if (task_run(&above->current, &above->place) < 0) {
         module_log_escaped(w->queue->head.module);
     }
     w->depth--;
@@ -131,6 +134,7 @@ run_above(worker *w, task *t)
         module_log_escaped(w->queue->head.module);
     }
     Py_DECREF(context);
+    runner_leave(above);
     if (!above->inherited) {
         list_link_remove(&above->link);
     }
@@ -158,7 +162,8 @@ worker_run_awaited(helper *op, const awaited *what)
                             "the process was forked by a task that this one waits for");
             return -1;
         }
-        return 1;
+        // The task that waits here may have been stopped meanwhile.
+        return call_interrupt(&worker_innermost(w)->place) < 0 ? -1 : 1;
     }
     if (what->has_deadline || workq_length(q) <= workq_idle(q)) {
         return 0;
@@ -244,7 +249,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
             }
         }
         bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
-        if (task_run(&r->current) < 0) {
+        if (task_run(&r->current, &r->place) < 0) {
             module_log_escaped(module);
         }
         if (r->inherited) {
@@ -267,7 +272,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
         .helper = {.home = self->number,
                    .run_awaited = worker_run_awaited,
                    .count_hopeless = worker_count_hopeless},
-        .runner = {.worker = &w},
+        .thread_id = PyThread_get_thread_ident(),
         .parking = WORKQ_WORKER_INIT,
         .queue = self,
     };
@@ -285,9 +290,12 @@ thread_queue_work(PyObject *op, PyObject *reservation)
         workq_leave(&self->queue, &w.parking);
         return NULL;
     }
+    runner_enter(&w.runner, &w, self->head.module);
     list_link_push(&self->runners, &w.runner.link);
     helping_self = &w.helper;
+    call_here = &w.runner.place;
     run_tasks(self, &w);
+    call_here = NULL;
     helping_self = NULL;
     Py_DECREF(w.context);
     if (!w.runner.inherited) {
@@ -419,6 +427,20 @@ thread_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(stop_running_doc,
+"stop_running($self, /)\n--\n\n"
+"Stop every task that runs and whose options say how.");
+
+static PyObject *
+thread_queue_stop_running(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    // No other thread runs meanwhile.
+    for (list_link *link = ((ThreadQueueObject *)op)->runners; link != NULL; link = link->next) {
+        thread_job_stop((runner *)link, STOP_BY_SHUTDOWN);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(fail_queued_doc,
 "fail_queued($self, error, message, /)\n--\n\n"
 "Fail every task that has not started with error(message).");
@@ -454,7 +476,7 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     }
     for (list_link *link = self->runners; link != NULL; link = link->next) {
         runner *r = (runner *)link;
-        r->inherited = true;
+        runner_forget(r);
         if (r->current != NULL) {
             // Not freed: if this is the thread that forked, it still runs the task.
             task_abandon(r->current, exception);
@@ -462,6 +484,7 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     }
     self->runners = NULL;
     helping_self = NULL;
+    call_here = NULL;
     self->fork_generation++;
     // If this thread was a worker, it no longer is; it lives on as the child's main thread.
     PyObject *thread_dict = PyThreadState_GetDict();
@@ -486,7 +509,7 @@ thread_queue_push_method(PyObject *op, PyObject *fn)
     if (future_destination(self->head.module, &to) < 0) {
         return NULL;
     }
-    task *t = task_new(&fn, 1, NULL, &to);
+    task *t = task_new(NULL, &fn, 1, NULL, &to);
     if (t == NULL) {
         destination_clear(&to);
         return NULL;
@@ -503,7 +526,7 @@ thread_queue_push_method(PyObject *op, PyObject *fn)
 
 // (destination, callable, args, kwargs) of a task that will not run here.
 static PyObject *
-describe_task(const task *t)
+describe_task(task *t)
 {
     Py_ssize_t names = t->kwnames == NULL ? 0 : PyTuple_GET_SIZE(t->kwnames);
     PyObject *args = PyTuple_New(t->nargs);
@@ -513,10 +536,10 @@ describe_task(const task *t)
         goto done;
     }
     for (Py_ssize_t i = 0; i < t->nargs; i++) {
-        PyTuple_SET_ITEM(args, i, Py_NewRef(t->args[1 + i]));
+        PyTuple_SET_ITEM(args, i, Py_NewRef(task_args(t)[1 + i]));
     }
     for (Py_ssize_t i = 0; i < names; i++) {
-        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(t->kwnames, i), t->args[1 + t->nargs + i]) < 0) {
+        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(t->kwnames, i), task_args(t)[1 + t->nargs + i]) < 0) {
             goto done;
         }
     }
@@ -720,6 +743,7 @@ static PyMethodDef thread_queue_methods[] = {
     {"release_worker", thread_queue_release_worker, METH_O, release_worker_doc},
     {"close", thread_queue_close_method, METH_VARARGS, close_doc},
     {"cancel_queued", thread_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
+    {"stop_running", thread_queue_stop_running, METH_NOARGS, stop_running_doc},
     {"fail_queued", thread_queue_fail_queued_method, METH_VARARGS, fail_queued_doc},
     {"after_fork", thread_queue_after_fork, METH_O, after_fork_doc},
     {"push", thread_queue_push_method, METH_O, push_doc},

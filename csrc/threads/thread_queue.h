@@ -7,27 +7,7 @@
 #ifndef PYCONC_THREAD_QUEUE_H
 #define PYCONC_THREAD_QUEUE_H
 
-#include "base/queue.h"
-
-#include "futures/helping.h"
-
-// What a thread runs one task at a time in, linked while it does.  Guarded by the GIL.
-typedef struct runner {
-    list_link link;  // first: a link is its runner
-    task *current;   // the task that it owns; NULL from the moment when another party does
-    bool inherited;  // this is the child of a fork, where its queue has forgotten it
-    struct worker *worker;
-} runner;
-
-// A worker thread, on its stack.  Guarded by the GIL, except for `parking`.
-typedef struct worker {
-    helper helper;                    // first: a helper is its worker
-    runner runner;                    // of the tasks that it pops; each that runs above another has its own
-    workq_worker parking;             // owner thread
-    struct ThreadQueueObject *queue;  // borrowed
-    PyObject *context;                // a copy of the one that the thread began with, for tasks above others
-    unsigned depth;                   // how many tasks of this thread wait for the one above them
-} worker;
+#include "thread_job.h"
 
 typedef struct ThreadQueueObject {
     queue_head head;

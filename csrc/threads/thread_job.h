@@ -1,0 +1,70 @@
+// thread_job: a call that a thread of this process runs and that can be stopped; and the Call of any other.
+//
+// A task of a ThreadQueue has a thread_job if its options want more of it than its outcome.  Any other costs
+// nothing for what is here, except that its worker looks at two pointers.
+//
+// To *interrupt* a call, another thread has the interpreter raise TaskCancelled in the call's thread
+// (PyThreadState_SetAsyncExc) as soon as that runs Python code.  It does so only while the call runs, as the
+// innermost one of its thread, and is not shielded; and the thread takes back what has not been raised when
+// the call has returned, before any other code runs there.  Both have the GIL, so nothing is ever raised in
+// another call, in a callback of a future, or in a worker's own code.  A call that waits for the one above it
+// is interrupted when that is over, and a shielded one at the end of the shield, each by its own thread.
+//
+// A signal ends the system call in which the thread may wait, where the interpreter looks for such exceptions
+// after that: from Python 3.15 on.  Its handler does nothing; a program that handles that signal itself gets
+// none.
+//
+// The GIL guards all of it.
+#ifndef PYCONC_THREAD_JOB_H
+#define PYCONC_THREAD_JOB_H
+
+#include "base/call.h"
+#include "base/queue.h"
+
+#include "futures/helping.h"
+
+struct ThreadQueueObject;
+
+// What a thread runs one task at a time in, linked while it does.  Guarded by the GIL.
+typedef struct runner {
+    list_link link;       // first: a link is its runner
+    list_link of_worker;  // among those of its worker, the innermost first
+    task *current;        // the task that it owns; NULL from the moment when another party does
+    bool inherited;       // this is the child of a fork, where its queue has forgotten it
+    struct worker *worker;
+    call_place place;  // of the current call
+} runner;
+
+// A worker thread, on its stack.  Guarded by the GIL, except for `parking`.
+typedef struct worker {
+    helper helper;                    // first: a helper is its worker
+    runner runner;                    // of the tasks that it pops; each that runs above another has its own
+    list_link *runners;               // the innermost first
+    unsigned long thread_id;          // as PyThread_get_thread_ident() says it; constant
+    workq_worker parking;             // owner thread
+    struct ThreadQueueObject *queue;  // borrowed
+    PyObject *context;                // a copy of the one that the thread began with, for tasks above others
+    unsigned depth;                   // how many tasks of this thread wait for the one above them
+} worker;
+
+static inline runner *
+worker_innermost(const worker *w)
+{
+    return THING_OF(w->runners, runner, of_worker);
+}
+
+// Begins and ends a runner of a worker's.
+void runner_enter(runner *r, worker *w, module_state *module);
+void runner_leave(runner *r);
+
+// In the child of a fork, where no thread runs the runner's task as such.
+void runner_forget(runner *r);
+
+// A task with a thread_job, which borrows its options; otherwise as task_new().
+task *thread_job_new_task(module_state *module, const call_options *options, PyObject *const *args,
+                          Py_ssize_t nargs, PyObject *kwnames, const destination *to);
+
+// Stops the call that a runner runs, for that reason, if its options allow it.
+void thread_job_stop(runner *r, stop_reason reason);
+
+#endif

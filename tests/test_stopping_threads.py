@@ -1,0 +1,616 @@
+"""ThreadPoolExecutor.options(): a call that runs in a thread is stopped, and nothing else is; current_task() there."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import random
+import signal
+import socket
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import thread
+
+import pytest
+from gates import Gate
+from loops import on_every_loop, on_loop
+from support import HANG_LIMIT, THOUSAND, check_no_leak, run_script, wait_until
+
+import pyconc
+
+needs_3_15 = pytest.mark.skipif(
+    sys.version_info < (3, 15), reason="system calls end for an exception since Python 3.15"
+)
+
+
+def stoppable(pool, **options):
+    return pool.options(on_cancel="interrupt", **options)
+
+
+class Loop:
+    """A task that runs Python code until it is interrupted, and says so."""
+
+    def __init__(self, end=lambda: None):
+        self.began = threading.Event()
+        self.ended = threading.Event()
+        self.end = end
+        self.caught = None
+
+    def __call__(self):
+        self.began.set()
+        try:
+            while True:
+                pass
+        except BaseException as error:
+            self.caught = error
+            self.end()
+            raise
+        finally:
+            self.ended.set()
+
+
+async def until(event):
+    while not event.is_set():
+        await asyncio.sleep(0.001)
+
+
+# --- Stopping ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancelled_call_is_interrupted_and_its_thread_goes_on():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        ident = pool.submit(threading.get_ident).result()
+        task, seen = Loop(), []
+        future = stoppable(pool).submit(task)
+        future.add_done_callback(seen.append)
+        task.began.wait()
+        assert future.cancel()
+        assert future.cancelled()
+        assert seen == [future]
+        assert pyconc.wait([future]).done == {future}
+        assert task.ended.is_set()
+        assert type(task.caught) is pyconc.TaskCancelled
+        assert task.caught.reason == "cancel"
+        assert pool.submit(threading.get_ident).result() == ident
+
+
+@on_every_loop
+@on_loop
+async def test_who_cancels_on_a_loop_waits_until_the_call_has_ended(new_loop):
+    loop = asyncio.get_running_loop()
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        gate = Gate()
+        task, view = Loop(end=gate), stoppable(pool)
+        future = loop.run_in_executor(view, lambda: task())
+        await until(task.began)
+        assert future.cancel(msg="enough")
+        await loop.run_in_executor(None, gate.wait_started)
+        assert not future.done()
+        gate.open()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await future
+        assert caught.value.args == ("enough",)
+        assert task.ended.is_set()
+
+
+@on_every_loop
+@on_loop
+async def test_a_timeout_of_asyncio_reaches_the_call(new_loop):
+    loop = asyncio.get_running_loop()
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        task, view = Loop(), stoppable(pool)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(loop.run_in_executor(view, lambda: task()), 0.01)
+        assert task.ended.is_set() or not task.began.is_set()
+        assert await loop.run_in_executor(pool, abs, -1) == 1
+
+
+@on_every_loop
+@on_loop
+async def test_by_default_a_call_goes_on(new_loop):
+    loop = asyncio.get_running_loop()
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        views = [pool, pool.options(), pool.options(name="some"), stoppable(pool).options(on_cancel="abandon")]
+        for executor in views:
+            with Gate() as gate:
+                here = executor.submit(gate, 1)
+                gate.wait_started()
+                assert not here.cancel()
+                assert here.running()
+                gate.open()
+                assert here.result() == (1,)
+            with Gate() as gate:
+                there = loop.run_in_executor(executor, gate)
+                gate.wait_started()
+                assert there.cancel()
+                assert there.cancelled()
+
+
+def test_a_queued_call_that_is_cancelled_never_runs():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        held, called = pool.submit(gate), []
+        gate.wait_started()
+        future = stoppable(pool).submit(called.append, 1)
+        assert future.cancel()
+        assert future.cancelled()
+        gate.open()
+        held.result()
+        pool.submit(abs, 1).result()
+        assert not called
+        assert pyconc.wait([future]).done
+
+
+def test_what_comes_too_late_is_raised_nowhere():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        for _ in range(100):
+            lock, running, seen = threading.Lock(), threading.Lock(), []
+
+            def look_around(future, seen=seen):
+                for number in range(1000):
+                    seen.append(number)
+
+            lock.acquire()
+            running.acquire()
+            # No Python code in it: the exception would strike in whatever runs next.
+            future = stoppable(pool).submit(lock.acquire)
+            other = pool.submit(lambda: [-number for number in range(1000)])
+            wait_until(future.running, "the call to run")
+            assert future.cancel()
+            future.add_done_callback(look_around)
+            lock.release()
+            assert len(other.result()) == 1000
+            assert len(seen) == 1000
+
+
+def test_a_call_that_catches_everything_ends_when_it_wants():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        began = threading.Event()
+
+        def swallow():
+            began.set()
+            with contextlib.suppress(BaseException):
+                while True:
+                    pass
+            gate()
+            return pyconc.current_task().cancelled()
+
+        future = stoppable(pool).submit(swallow)
+        began.wait()
+        assert future.cancel()
+        gate.wait_started()
+        assert not pool.submit(abs, 1).done()
+        gate.open()
+        assert pyconc.wait([future]).done
+        assert future.cancelled()  # what the call returned is dropped
+
+
+def test_to_close_a_map_stops_its_calls():
+    with pyconc.ThreadPoolExecutor(2) as pool:
+        tasks = [lambda: 1, Loop(), Loop()]
+        results = stoppable(pool).map(lambda task: task(), tasks)
+        assert next(results) == 1
+        for task in tasks[1:]:
+            task.began.wait()
+        results.close()
+        for task in tasks[1:]:
+            task.ended.wait()
+
+
+def test_a_map_of_a_view_that_nobody_keeps_goes_on():
+    with pyconc.ThreadPoolExecutor(2) as pool:
+        results = pool.options(name="some").map(lambda _: pyconc.current_task().name, range(10), buffersize=2)
+        gc.collect()
+        assert list(results) == ["some"] * 10
+
+
+def test_shutdown_with_cancel_futures_stops_what_runs():
+    pool = pyconc.ThreadPoolExecutor(2)
+    task = Loop()
+    with Gate() as gate:
+        future, kept = stoppable(pool).submit(task), pool.submit(gate)
+        gate.wait_started()
+        task.began.wait()
+        pool.shutdown(wait=False, cancel_futures=True)
+        assert pyconc.wait([future]).done
+        assert future.cancelled()
+        assert task.caught.reason == "shutdown"
+        assert kept.running()
+    pool.shutdown()
+
+
+def test_a_dropped_executors_call_can_be_stopped():
+    pool = pyconc.ThreadPoolExecutor(1)
+    task = Loop()
+    future = stoppable(pool).submit(task)
+    task.began.wait()
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    assert gone() is None
+    assert future.cancel()
+    assert pyconc.wait([future]).done
+    assert task.ended.is_set()
+
+
+def run_item(item):
+    item.run(*([thread.WorkerContext(None, ())] if sys.version_info >= (3, 14) else []))
+
+
+def test_who_takes_a_task_out_of_the_queue_completes_it():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        pool.submit(gate)
+        gate.wait_started()
+        future = stoppable(pool).submit(pow, 2, exp=5)
+        run_item(pool._work_queue.get())
+        assert future.result() == 32
+        other = stoppable(pool).submit(abs, -1)
+        item = pool._work_queue.get()
+        assert other.cancel()
+        run_item(item)
+        assert other.cancelled()
+
+
+@pytest.mark.parametrize("options", [{"on_cancel": "kill"}, {"on_cancel": "never"}])
+def test_threads_are_never_killed(options):
+    with pyconc.ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="'abandon' or 'interrupt', not"):
+        pool.options(**options)
+
+
+def test_a_call_may_cancel_itself():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        futures = []
+
+        def work():
+            gate()
+            assert futures[0].cancel()
+            while True:
+                pass
+
+        futures.append(stoppable(pool).submit(work))
+        gate.open()
+        assert pyconc.wait(futures).done
+        assert futures[0].cancelled()
+
+
+# --- System calls -----------------------------------------------------------------------------------------------------
+
+
+def wait_in(call):
+    """Runs a call that waits in the system, cancels it, and returns when it has ended."""
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        began = threading.Event()
+
+        def work():
+            began.set()
+            call()
+
+        future = stoppable(pool).submit(work)
+        began.wait()
+        time.sleep(0.05)  # most likely it waits in the system by now; the test holds if it does not
+        assert future.cancel()
+        assert pyconc.wait([future]).done
+
+
+@needs_3_15
+def test_a_system_call_ends_for_the_exception():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        wait_in(lambda: time.sleep(HANG_LIMIT * 10))
+        wait_in(lambda: ours.recv(1))
+
+
+def test_the_programs_own_handler_is_left_alone():
+    number = signal.SIGRTMIN + 4
+    seen = []
+    old = signal.signal(number, lambda *args: seen.append(args))
+    try:
+        with pyconc.ThreadPoolExecutor(1) as pool:
+            task = Loop()
+            future = stoppable(pool).submit(task)
+            task.began.wait()
+            future.cancel()
+            pyconc.wait([future])
+        assert callable(signal.getsignal(number))
+        assert not seen
+    finally:
+        signal.signal(number, old)
+
+
+# --- The task itself --------------------------------------------------------------------------------------------------
+
+
+def describe():
+    task = pyconc.current_task()
+    return task.name, task.deadline, task.remaining(), task.cancelled(), repr(task)
+
+
+def test_a_task_in_a_thread_has_a_name():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(describe).result() == ("describe", None, None, False, "<pyconc.Task 'describe'>")
+        assert pool.options(name="nightly").submit(describe).result()[0] == "nightly"
+        assert stoppable(pool, name="nightly").options(name="other").submit(describe).result()[0] == "other"
+        assert pool.options(name="nightly").submit("{}{a}".format, 1, a=2).result() == "12"
+        with pytest.raises(TypeError, match="name must be a str, not int"):
+            pool.options(name=1)
+
+
+def test_a_task_that_is_kept_says_what_was_true_at_its_end():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        kept = pool.submit(pyconc.current_task).result()
+        assert kept.name == "current_task"
+        assert not kept.cancelled()
+        kept.check()
+        tasks, began = [], threading.Event()
+
+        def work():
+            tasks.append(pyconc.current_task())
+            began.set()
+            while True:
+                pass
+
+        future = stoppable(pool, name="some").submit(work)
+        began.wait()
+        future.cancel()
+        pyconc.wait([future])
+        assert tasks[0].cancelled()
+        assert tasks[0].name == "some"
+        tasks[0].check()  # the task is over
+        with tasks[0].shield():
+            pass
+
+
+def test_callbacks_and_other_threads_run_no_task():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        seen = []
+        future = pool.submit(gate)
+        gate.wait_started()
+        future.add_done_callback(lambda _: seen.append(pyconc.current_task()))
+        gate.open()
+        future.result()
+        pool.submit(abs, 1).result()
+        assert seen == [None]
+        assert pyconc.current_task() is None
+
+
+def test_check_raises_and_shield_keeps_off():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        began, steps = threading.Event(), []
+
+        def work():
+            task = pyconc.current_task()
+            with task.shield(), task.shield():
+                began.set()
+                while not task.cancelled():
+                    task.check()
+                for _ in range(10_000):
+                    pass
+                task.check()
+                steps.append("shielded")
+            steps.append("not reached")
+
+        future = stoppable(pool).submit(work)
+        began.wait()
+        assert future.cancel()
+        assert pyconc.wait([future]).done
+        assert steps == ["shielded"]
+
+
+def test_a_call_that_is_asked_at_the_entry_of_a_shield_is_not_interrupted_within():
+    with pyconc.ThreadPoolExecutor(1) as pool, switching_often():
+        torn, caught = [], 0
+        for _ in range(THOUSAND // 5):
+            began = threading.Event()
+
+            def work(began=began):
+                task = pyconc.current_task()
+                began.set()
+                while True:
+                    with task.shield():
+                        torn.append(1)
+                        for _ in range(random.randrange(50)):
+                            pass
+                        torn.pop()
+
+            future = stoppable(pool).submit(work)
+            began.wait()
+            assert future.cancel()
+            pyconc.wait([future])
+            assert not torn
+            caught += future.cancelled()
+        assert caught == THOUSAND // 5
+
+
+# --- Tasks above others -----------------------------------------------------------------------------------------------
+
+
+def test_the_call_that_waits_is_interrupted_when_the_one_above_has_ended():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        inner_seen, caught = [], []
+
+        def inner():
+            gate()
+            for number in range(10_000):
+                inner_seen.append(number)
+            return pyconc.current_task().name
+
+        def outer():
+            try:
+                pool.options(name="inner").submit(inner).result()
+            except BaseException as error:
+                caught.append(error)
+                raise
+
+        future = stoppable(pool).submit(outer)
+        gate.wait_started()
+        assert future.cancel()
+        gate.open()
+        assert pyconc.wait([future]).done
+        assert len(inner_seen) == 10_000
+        assert [type(error) for error in caught] == [pyconc.TaskCancelled]
+
+
+def test_the_call_above_is_interrupted_and_the_one_that_waits_goes_on():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        task, futures = Loop(), []
+
+        def outer():
+            futures.append(stoppable(pool, name="inner").submit(task))
+            with pytest.raises(pyconc.CancelledError):
+                futures[0].result()
+            return pyconc.current_task().name
+
+        future = stoppable(pool, name="outer").submit(outer)
+        task.began.wait()
+        assert futures[0].cancel()
+        assert future.result() == "outer"
+        assert task.ended.is_set()
+
+
+# --- Storms -----------------------------------------------------------------------------------------------------------
+
+
+class Checked:
+    """Tasks that note each exception that is none of their own."""
+
+    def __init__(self):
+        self.wrong = []
+        self.interrupted = 0
+        self.futures = {}
+
+    def run(self, number, calls):
+        try:
+            for _ in range(calls):
+                sum(range(50))
+        except pyconc.TaskCancelled:
+            self.interrupted += 1
+            if not self.asked(number):
+                self.wrong.append(number)
+            raise
+        return number
+
+    def asked(self, number):
+        return number % 2 == 1
+
+
+@contextlib.contextmanager
+def switching_often():
+    old = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(old)
+
+
+def cancel_at_random(pool, checked, rounds):
+    """Runs six calls at a time on three threads, and cancels every second one at a random instant."""
+    view = stoppable(pool)
+    source = random.Random(1)
+    for first in range(0, rounds, 6):
+        numbers = range(first, first + 6)
+        futures = {number: view.submit(checked.run, number, source.randrange(3000)) for number in numbers}
+        for number in numbers[1::2]:
+            future = futures[number]
+            while not future.running() and not future.done():
+                time.sleep(0)
+            for _ in range(source.randrange(3)):
+                time.sleep(0)
+            future.cancel()
+        assert not pyconc.wait(futures.values(), timeout=HANG_LIMIT).not_done
+        for number, future in futures.items():
+            assert (checked.asked(number) and future.cancelled()) or future.result() == number
+    assert not checked.wrong
+
+
+@pytest.mark.parametrize("rounds", [THOUSAND, pytest.param(20 * THOUSAND, marks=pytest.mark.slow)])
+def test_no_exception_lands_in_another_task(rounds):
+    checked = Checked()
+    with pyconc.ThreadPoolExecutor(3) as pool, switching_often():
+        cancel_at_random(pool, checked, rounds)
+        assert len(pool._threads) == 3
+    assert checked.interrupted > rounds / 100
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_no_exception_lands_in_another_task_while_the_program_forks():
+    checked, end = Checked(), threading.Event()
+    statuses = []
+
+    def fork():
+        while not end.is_set():
+            pid = os.fork()
+            if pid == 0:
+                os._exit(0 if pyconc.current_task() is None else 1)
+            statuses.append(os.waitpid(pid, 0)[1])
+
+    forks = threading.Thread(target=fork)
+    forks.start()
+    try:
+        with pyconc.ThreadPoolExecutor(3) as pool, switching_often():
+            cancel_at_random(pool, checked, THOUSAND)
+    finally:
+        end.set()
+        forks.join()
+    assert statuses
+    assert set(statuses) == {0}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_task_that_forks_is_no_task_in_the_child():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        reader, writer = os.pipe()
+        began = threading.Event()
+
+        def work():
+            task = pyconc.current_task()
+            if os.fork() == 0:
+                with contextlib.suppress(BaseException):
+                    task.check()
+                    with task.shield():
+                        found = repr((pyconc.current_task(), task.cancelled()))
+                    os.write(writer, found.encode())
+                os._exit(0)
+            began.set()
+            while True:
+                pass
+
+        future = stoppable(pool).submit(work)
+        began.wait()
+        assert os.read(reader, 100) == b"(None, False)"
+        assert future.cancel()
+        pyconc.wait([future])
+        os.wait()
+        os.close(reader)
+        os.close(writer)
+
+
+def test_nothing_leaks():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        view = stoppable(pool, name="some")
+
+        def stop_one():
+            task = Loop()
+            future = view.submit(task)
+            task.began.wait()
+            future.cancel()
+            pyconc.wait([future])
+            pool.submit(pyconc.current_task).result()
+
+        check_no_leak(stop_one, repeat=50)
+
+
+def test_a_program_ends_with_a_call_that_was_cancelled():
+    run_script("""
+        import threading, pyconc
+        pool = pyconc.ThreadPoolExecutor(1)
+        began = threading.Event()
+        def work():
+            began.set()
+            while True:
+                pass
+        future = pool.options(on_cancel="interrupt").submit(work)
+        began.wait()
+        assert future.cancel()
+    """)
