@@ -11,6 +11,7 @@ from pyconc._process import loop_worker
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.worker_main import Limits
+from pyconc._shutdown import deadline_after
 from pyconc.process_pool import ProcessExecutor, default_workers
 
 __all__ = ["CoroutinePool", "TaskUnpicklable", "WorkerDied"]
@@ -245,12 +246,18 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         _check_count("buffersize", buffersize)
         return _Stream(self, async_fn, args, kwargs, buffersize)
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
+    def shutdown(self, wait=True, *, cancel_futures=False, timeout=None):
         """Refuse calls from now on, and let the workers end when the submitted calls are done.
 
         wait: return only when all workers have ended; that ends streams, whose consumers get RuntimeError.
-        cancel_futures: cancel the calls that no worker has begun. May be called several times, from any thread, and
-        from a signal handler. Raises nothing; run() and submit() raise RuntimeError from now on.
+        cancel_futures: cancel the calls that no worker has begun.
+
+        timeout: for how many seconds calls may go on; default: as long as they take. Then all are cancelled, and
+        streams end; workers that have not ended a second later are killed. With wait, shutdown() returns a tenth of a
+        second after that at the latest; without, the same happens later. The shortest timeout of several calls counts.
+
+        May be called several times, from any thread, and from a signal handler. Raises ValueError or TypeError for a
+        timeout that is nan or no number, and nothing else; run() and submit() raise RuntimeError from now on.
 
             >>> import asyncio
             >>> pool = pyconc.CoroutinePool(max_workers=1)
@@ -259,9 +266,10 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
             >>> future.result()
             'slept'
         """
+        deadline_after(timeout)  # or it raises, before anything has happened
         if wait:
             self._end_streams("the pool was shut down")
-        super().shutdown(wait, cancel_futures=cancel_futures)
+        super().shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
 
     def cancel_all(self):
         """Cancel every call, and end every stream; the pool stays open.
@@ -357,6 +365,8 @@ class _Stream:
         except BaseException:
             if call.done() and (call.cancelled() or call.exception() is not None):
                 self._release()
+                if call.cancelled() and self._why_ended is not None:
+                    raise RuntimeError(self._why_ended) from None
             raise
 
     async def aclose(self):

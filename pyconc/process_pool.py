@@ -1,5 +1,6 @@
 """ProcessPoolExecutor: the standard class's names and rules over the queue in C and workers that a zygote forks."""
 
+import contextlib
 import itertools
 import math
 import multiprocessing
@@ -18,6 +19,7 @@ from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import Supervisor
 from pyconc._process.worker_main import Limits
+from pyconc._shutdown import deadline_after
 from pyconc.patching import ExecutorType, make_standard, threads_are_greenlets, watch_standard
 
 __all__ = ["ProcessPoolExecutor", "TaskUnpicklable", "WorkerDied"]
@@ -118,6 +120,7 @@ class ProcessExecutor(AsyncWith):
     """
 
     _opened = None  # the supervisor
+    _stops_calls = False  # whether shutdown(cancel_futures=True) stops what workers have taken, if it may be stopped
     _former: "list[_FormerWorkers]" = []  # noqa: RUF012  # replaced, never changed
 
     def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death):
@@ -176,7 +179,7 @@ class ProcessExecutor(AsyncWith):
             and not self._shutdown_thread
             and not supervisor.broken
         ):
-            former = _FormerWorkers(supervisor)
+            former = _FormerWorkers(self, supervisor)
             self._await_submit()
             self._former = [*self._former, former]
             if former._tasks.outstanding() == 0:
@@ -212,12 +215,20 @@ class ProcessExecutor(AsyncWith):
         """The tasks that wait, for those who look: qsize() and empty()."""
         return self._tasks
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
+    def shutdown(self, wait=True, *, cancel_futures=False, timeout=None):
         """Refuse tasks from now on, and let the workers end when the queued tasks are done.
 
-        wait: return only when all workers have ended. cancel_futures: cancel the tasks that no worker has taken. May be
-        called several times, from any thread, and from a signal handler. Raises nothing; submit() raises RuntimeError
-        from now on.
+        wait: return only when all workers have ended. cancel_futures: cancel the tasks that no worker has taken, and
+        stop those that run and may be stopped, see options().
+
+        timeout: for how many seconds tasks may go on; default: as long as they take. Then those that no worker has
+        taken, and those that may be stopped, are cancelled. What runs even after the longest `grace` of these, and of
+        this executor (1 second), is killed: a future that was not cancelled gets WorkerDied. With wait, shutdown()
+        returns a tenth of a second after that at the latest; without, the same happens later. The shortest timeout of
+        several calls counts.
+
+        May be called several times, from any thread, and from a signal handler. Raises ValueError or TypeError for a
+        timeout that is nan or no number, and nothing else; submit() raises RuntimeError from now on.
 
             >>> pool = pyconc.ProcessPoolExecutor()
             >>> future = pool.submit(len, "abc")
@@ -225,6 +236,7 @@ class ProcessExecutor(AsyncWith):
             >>> future.done()
             True
         """
+        deadline = deadline_after(timeout)
         self._shutdown_thread = True
         supervisor = self._opened
         if supervisor is None:
@@ -234,31 +246,56 @@ class ProcessExecutor(AsyncWith):
                 supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
             if cancel_futures:
                 supervisor.queue.cancel_queued()
-                self._cancel_running(supervisor.queue)
+                if self._stops_calls:
+                    supervisor.queue.cancel_taken()
             supervisor.close()
-            if wait:
-                supervisor.join()
-        self._processes = None
+            if deadline is not None:
+                supervisor.end_by(deadline, self._options[1])
+        # All of them have to end by then, whichever is waited for first.
         for former in self._former:
-            former.shutdown(wait, cancel_futures=cancel_futures)
+            former.shutdown(wait=False, cancel_futures=cancel_futures, timeout=timeout)
+        if wait:
+            self._join(deadline)
+        self._processes = None
 
-    def _cancel_running(self, queue):
-        """Cancel what workers have taken, as far as shutdown(cancel_futures=True) does."""
+    def _join(self, deadline):
+        supervisor = self._opened
+        if supervisor is not None and deadline is None:
+            supervisor.join()
+        elif supervisor is not None:
+            supervisor.join_by(deadline, self._options[1])
+        for former in self._former:
+            former._join(deadline)
 
     def __exit__(self, exc_type, exc_val, exc_tb):
-        if _is_interrupt(exc_val):
-            self.kill_workers()
-        self.shutdown(wait=True)
+        """Shut down, and wait for the workers.
+
+        After an exception, calls that options() allow to stop are cancelled first, whether they run or not. Ctrl-C
+        before or meanwhile kills the workers.
+        """
+        with self._leaving(exc_val):
+            self.shutdown(wait=True)
         return False
 
     async def __aexit__(self, *exc_info):
-        """Shut down, and wait for the workers while the event loop goes on.
+        """Do what leaving `with` does, while the event loop goes on."""
+        with self._leaving(exc_info[1]):
+            await super().__aexit__(*exc_info)
 
-        After Ctrl-C, kill the workers first.
-        """
-        if _is_interrupt(exc_info[1]):
+    @contextlib.contextmanager
+    def _leaving(self, error):
+        if _is_interrupt(error):
             self.kill_workers()
-        await super().__aexit__(*exc_info)
+        elif error is not None and self._opened is not None:
+            self._opened.queue.cancel_later(True)
+            for former in self._former:
+                former._opened.queue.cancel_later(True)
+        try:
+            yield
+        except BaseException as raised:
+            if _is_interrupt(raised):
+                self.kill_workers()
+            raise
 
     def terminate_workers(self):
         """Send SIGTERM to the workers, and shut down without waiting.
@@ -314,8 +351,10 @@ def _check_bytes(name, size):
 class _FormerWorkers(ProcessExecutor):
     """The workers that an executor had before the program gave up rights, with what was submitted to them."""
 
-    def __init__(self, supervisor):
+    def __init__(self, executor, supervisor):
         self._shutdown_thread = False
+        self._options = executor._options
+        self._stops_calls = executor._stops_calls
         self._opened = supervisor
         self._tasks = supervisor.queue
         self._processes = supervisor.processes
@@ -383,6 +422,8 @@ class ProcessPoolExecutor(
         ...     print(future.result(), list(pool.map(abs, [-1, 2, -3])))
         1267650600228229401496703205376 [1, 2, 3]
     """
+
+    _stops_calls = True
 
     def __new__(cls, *args, **kwargs):
         return make_standard(cls, args, kwargs) if threads_are_greenlets() else super().__new__(cls)
@@ -487,9 +528,6 @@ class ProcessPoolExecutor(
         """
         changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
         return _options.make_view(self, _options.change(self._options, **changed))
-
-    def _cancel_running(self, queue):
-        queue.cancel_taken()
 
     def map(self, fn, *iterables, timeout=None, chunksize=None, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.

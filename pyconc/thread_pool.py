@@ -11,6 +11,7 @@ from concurrent.futures.thread import BrokenThreadPool
 
 from pyconc import _core, _options
 from pyconc._async_with import AsyncWith
+from pyconc._shutdown import SPARE, deadline_after
 from pyconc._started import Started
 from pyconc.patching import ExecutorType, find_originals, make_standard, threads_are_greenlets, watch_standard
 from pyconc.waiting import submit_in_order
@@ -39,6 +40,7 @@ class _WorkQueue(_core.ThreadQueue):
         self.closed = False
         self.starting = False  # a thread is being started; guarded by lock
         self.wait_owed = False  # a signal handler shut down during a start, and could not wait; guarded by lock
+        self.owed_until = None  # how long it would have waited at most, by time.monotonic(); guarded by lock
         # Held while a thread is started, so that shutdown() sees every thread.  Re-entrant, because a signal handler
         # may submit or shut down while its own thread starts another.
         self.lock = threading.RLock()
@@ -269,6 +271,13 @@ _standard_map = find_originals(_base.Executor, ["map"])["map"]
 _standard_shutdown = find_originals(thread.ThreadPoolExecutor, ["shutdown"])["shutdown"]
 
 
+def _join_all(threads, deadline):
+    """Wait for threads until an instant of time.monotonic(); return how many have not ended."""
+    for worker in list(threads):
+        worker.join(max(0.0, deadline - time.monotonic()))
+    return sum(worker.is_alive() for worker in list(threads))
+
+
 def _as_limit(max_workers):
     return max(0, min(math.ceil(max_workers), 2**31))
 
@@ -399,8 +408,10 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
                     tasks.starting = nested
             owed = tasks.wait_owed and not nested
             tasks.wait_owed = tasks.wait_owed and nested
-        if owed:
+        if owed and tasks.owed_until is None:
             self.shutdown(wait=True)
+        elif owed:
+            self.shutdown(wait=True, timeout=tasks.owed_until - time.monotonic())
 
     def _initializer_failed(self):
         self._broken = _INITIALIZER_FAILED
@@ -473,13 +484,21 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         is_view = self._tasks.executor_reference() is not self
         return submit_in_order(self, fn, zip(*iterables), deadline, buffersize, keep=is_view)
 
-    def shutdown(self, wait=True, *, cancel_futures=False):
+    def shutdown(self, wait=True, *, cancel_futures=False, timeout=None):
         """Refuse tasks from now on, and let the threads end when the queued tasks are done.
 
         wait: return only when all threads have ended; if a signal handler calls this while the submit() that it has
         interrupted starts a thread, that submit() waits instead. cancel_futures: cancel the tasks that have not
-        started, and stop those that run and whose options() say how. May be called several times, from any thread, and
-        from a signal handler. Raises nothing; submit() raises RuntimeError from now on.
+        started, and stop those that run and whose options() say how.
+
+        timeout: for how many seconds tasks may begin and go on; default: as long as they take. What has not begun then
+        never does: it is cancelled, with wait at once, and without as soon as a thread comes to it. With wait, what
+        runs is stopped as its options() say, within a second; shutdown() returns a tenth of a second later at the
+        latest. No thread can be ended: if some still run, the log of concurrent.futures says how many, and the
+        interpreter waits for them at its exit.
+
+        May be called several times, from any thread, and from a signal handler. Raises ValueError or TypeError for a
+        timeout that is nan or no number, and nothing else; submit() raises RuntimeError from now on.
 
             >>> pool = pyconc.ThreadPoolExecutor()
             >>> future = pool.submit(len, "abc")
@@ -487,7 +506,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             >>> future.done()
             True
         """
-        if thread.ThreadPoolExecutor.shutdown is not _standard_shutdown:
+        deadline = deadline_after(timeout)
+        if thread.ThreadPoolExecutor.shutdown is not _standard_shutdown and timeout is None:  # which it does not know
             return super(AsyncWith, self).shutdown(wait=wait, cancel_futures=cancel_futures)
         tasks = self._tasks
         with tasks.lock:
@@ -495,17 +515,46 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             # A signal handler must not wait for a thread that its own thread is starting; nor for threads that end,
             # which need a lock that Thread.start() may hold. The submit() that it has interrupted waits instead.
             may_wait = not tasks.starting
-            tasks.wait_owed |= wait and not may_wait
+            if wait and not may_wait:
+                tasks.wait_owed, tasks.owed_until = True, deadline
+            if deadline is not None:
+                tasks.cancel_at(deadline)
         if cancel_futures:
             # A task for which a thread was started counts as started, even if the thread does not run yet.
             for worker in list(tasks.threads) if may_wait else ():
                 worker.is_alive()
             tasks.cancel_queued()
             tasks.stop_running()
-        if wait and may_wait:
+        if wait and may_wait and deadline is None:
             tasks.await_threads()
             for worker in list(tasks.threads):
                 worker.join()
+        elif wait and may_wait:
+            self._await_threads(tasks, deadline)
+
+    def _await_threads(self, tasks, deadline):
+        """Wait for the threads, but no longer; what is queued then is cancelled, and who still runs is left alone."""
+        tasks.await_threads()
+        if _join_all(tasks.threads, deadline):
+            tasks.cancel_queued()
+            # Those that have nothing to do any more end now.
+            grace = self._options[1] if tasks.stop_running() else 0.0
+            if left := _join_all(tasks.threads, max(deadline, time.monotonic()) + grace + SPARE):
+                name = self._thread_name_prefix or type(self).__name__
+                message = "%s: shutdown() returns because its time is over; threads that still run calls: %d"
+                _base.LOGGER.warning(message, name, left)
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        """Shut down, and wait for the threads; after an exception, stop first what options() allow to stop."""
+        if exc_val is not None:
+            self._tasks.stop_running()
+        return super().__exit__(exc_type, exc_val, exc_tb)
+
+    async def __aexit__(self, *exc_info):
+        """Do what leaving `with` does, while the event loop goes on."""
+        if exc_info[1] is not None:
+            self._tasks.stop_running()
+        await super().__aexit__(*exc_info)
 
     async def _wait_closed(self):
         # A system that has started no thread for the tasks may refuse the thread that would wait, too.

@@ -100,8 +100,8 @@ async def loop() -> None:
 class Traced(ThreadPoolExecutor):
     """A subclass of a user's that adds something to a method."""
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait, cancel_futures=cancel_futures)
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False, timeout: float | None = None) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures, timeout=timeout)
 
 
 pyconc.install()

@@ -337,23 +337,32 @@ job_table_push(job_table *table, task *t)
     return how;
 }
 
-bool
-job_table_withdraw(job_table *table, task *t)
+// With the lock; the caller then calls feed().
+static bool
+withdraw(job_table *table, task *t)
 {
     process_job *job = process_job_of(t);
-    bool withdrawn = false;
-    pthread_mutex_lock(&table->lock);
     if (job->slot != NULL && job_ring_withdraw(&table->ring, job->slot)) {
         leave_slot(table, t);
         process_job_enter(job, JOB_WITHDRAWN);
         node_list_append(&table->withdrawn, &t->delivery.node);
-        withdrawn = true;
-        feed(table);
+        return true;
     }
-    else if (job->state == JOB_WAITING) {
+    if (job->state == JOB_WAITING) {
         process_job_enter(job, JOB_WITHDRAWN);  // feed() will come upon it
         table->outstanding--;
-        withdrawn = true;
+        return true;
+    }
+    return false;
+}
+
+bool
+job_table_withdraw(job_table *table, task *t)
+{
+    pthread_mutex_lock(&table->lock);
+    bool withdrawn = withdraw(table, t);
+    if (withdrawn) {
+        feed(table);
     }
     pthread_mutex_unlock(&table->lock);
     return withdrawn;
@@ -414,6 +423,47 @@ job_table_request_cancel_all(job_table *table)
         }
     }
     pthread_mutex_unlock(&table->lock);
+}
+
+static bool
+is_stoppable(const task *t)
+{
+    return process_job_of(t)->options.how != STOP_ABANDON;
+}
+
+void
+job_table_cancel(job_table *table, bool only_stoppable)
+{
+    pthread_mutex_lock(&table->lock);
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        task *t = table->by_slot[i];
+        if (t != NULL && (is_stoppable(t) || !only_stoppable) && !withdraw(table, t)) {
+            request_cancel(table, t, STOP_BY_SHUTDOWN);
+        }
+    }
+    for (list_node *node = table->waiting.first; node != NULL; node = node->next) {
+        if (is_stoppable((task *)node) || !only_stoppable) {
+            withdraw(table, (task *)node);
+        }
+    }
+    feed(table);
+    pthread_mutex_unlock(&table->lock);
+}
+
+int64_t
+job_table_longest_grace(job_table *table)
+{
+    int64_t longest = 0;
+    pthread_mutex_lock(&table->lock);
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        if (job != NULL && job->state == JOB_CANCELLING && job->options.how == STOP_INTERRUPT
+            && job->options.grace_ns > longest) {
+            longest = job->options.grace_ns;
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+    return longest;
 }
 
 bool

@@ -172,6 +172,13 @@ bool job_table_request_cancel(job_table *table, task *t);
 // The same for every task that a worker has taken: the executor is shut down.
 void job_table_request_cancel_all(job_table *table);
 
+// Withdraws every task that no worker has taken, or only those that may be stopped, and asks for the end of
+// the others.
+void job_table_cancel(job_table *table, bool only_stoppable);
+
+// The longest that one of those whose end was asked for may take, in nanoseconds.
+int64_t job_table_longest_grace(job_table *table);
+
 // What the supervisor is to do about a task that is to end.
 typedef struct stop_order {
     uint64_t number;  // of the task

@@ -137,6 +137,42 @@ process_queue_cancel_taken(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(cancel_later_doc,
+"cancel_later($self, only_stoppable, /)\n--\n\n"
+"Do what cancel_queued() and cancel_taken() do, but have the result handler call the callbacks.\n\n"
+"only_stoppable: let the calls alone that may not be stopped once they run.");
+
+static PyObject *
+process_queue_cancel_later(PyObject *op, PyObject *arg)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    int only_stoppable = PyObject_IsTrue(arg);
+    if (only_stoppable < 0) {
+        return NULL;
+    }
+    if (!only_stoppable && self->state == QUEUE_CLOSED) {
+        process_queue_enter(self, QUEUE_CANCELLING);
+    }
+    if (!self->head.inherited) {
+        job_table_cancel(&self->table, only_stoppable);
+        process_queue_raise_wakeup(self);
+        process_queue_poke_supervisor(self);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(longest_grace_doc,
+"longest_grace($self, /)\n--\n\n"
+"Return how many seconds the calls that are to end may take for that at most.");
+
+static PyObject *
+process_queue_longest_grace(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    int64_t grace_ns = self->head.inherited ? 0 : job_table_longest_grace(&self->table);
+    return PyFloat_FromDouble((double)grace_ns * 1e-9);
+}
+
 PyDoc_STRVAR(fail_all_doc,
 "fail_all($self, make_error, /)\n--\n\n"
 "Have the result handler fail every task, those that workers have taken too, with what\n"
@@ -769,6 +805,8 @@ static PyMethodDef process_queue_methods[] = {
     {"close", process_queue_close_method, METH_VARARGS, close_doc},
     {"cancel_queued", process_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
     {"cancel_taken", process_queue_cancel_taken, METH_NOARGS, cancel_taken_doc},
+    {"cancel_later", process_queue_cancel_later, METH_O, cancel_later_doc},
+    {"longest_grace", process_queue_longest_grace, METH_NOARGS, longest_grace_doc},
     {"fail_all", process_queue_fail_all, METH_O, fail_all_doc},
     {"pop_stop", process_queue_pop_stop, METH_NOARGS, pop_stop_doc},
     {"note_stack", process_queue_note_stack, METH_VARARGS, note_stack_doc},

@@ -120,13 +120,22 @@ stop(thread_job *job, stop_reason reason)
     }
 }
 
-void
+bool
+thread_job_is_stoppable(task *t)
+{
+    thread_job *job = job_of(t);
+    return job != NULL && job->options.how != STOP_ABANDON;
+}
+
+bool
 thread_job_stop(runner *r, stop_reason reason)
 {
     thread_job *job = job_of(r->current);
-    if (job != NULL && job->state == JOB_RUNS && job->options.how != STOP_ABANDON) {
+    bool stops = thread_job_is_stoppable(r->current) && job->state == JOB_RUNS;
+    if (stops) {
         stop(job, reason);
     }
+    return stops;
 }
 
 // ---- the place of a call ----

@@ -64,7 +64,11 @@ void runner_forget(runner *r);
 task *thread_job_new_task(module_state *module, const call_options *options, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames, const destination *to);
 
-// Stops the call that a runner runs, for that reason, if its options allow it.
-void thread_job_stop(runner *r, stop_reason reason);
+// Whether a task's options allow it to be stopped.
+bool thread_job_is_stoppable(task *t);
+
+// Stops the call that a runner runs, for that reason, if its options allow it.  True: it does so, or has
+// before.
+bool thread_job_stop(runner *r, stop_reason reason);
 
 #endif

@@ -209,6 +209,14 @@ worker_count_hopeless(helper *op, const awaited *what)
 
 // ---- the life of a worker ----
 
+// Whether a task is to be cancelled that was about to begin.
+static bool
+is_unwanted(const ThreadQueueObject *self, task *t)
+{
+    return (self->cancel_at_ns != INT64_MAX && clock_now_ns() >= self->cancel_at_ns)
+           || (self->stops_tasks && thread_job_is_stoppable(t));
+}
+
 // Runs tasks until the queue is closed and empty; or returns in the child of a fork, where this thread is no
 // worker.
 static void
@@ -247,6 +255,17 @@ run_tasks(ThreadQueueObject *self, worker *w)
                 task_free(r->current);
                 return;
             }
+        }
+        if (is_unwanted(self, r->current)) {
+            task *late = r->current;
+            r->current = NULL;
+            if (task_fail(late, NULL) < 0) {
+                module_log_escaped(module);
+            }
+            if (r->inherited) {
+                return;
+            }
+            continue;
         }
         bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
         if (task_run(&r->current, &r->place) < 0) {
@@ -429,15 +448,36 @@ thread_queue_cancel_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(stop_running_doc,
 "stop_running($self, /)\n--\n\n"
-"Stop every task that runs and whose options say how.");
+"Stop every task that runs and whose options say how; such ones do not begin any more. Return how many run.");
 
 static PyObject *
 thread_queue_stop_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    long count = 0;
+    self->stops_tasks = true;
     // No other thread runs meanwhile.
-    for (list_link *link = ((ThreadQueueObject *)op)->runners; link != NULL; link = link->next) {
-        thread_job_stop((runner *)link, STOP_BY_SHUTDOWN);
+    for (list_link *link = self->runners; link != NULL; link = link->next) {
+        count += thread_job_stop((runner *)link, STOP_BY_SHUTDOWN);
     }
+    return PyLong_FromLong(count);
+}
+
+PyDoc_STRVAR(cancel_at_doc,
+"cancel_at($self, instant, /)\n--\n\n"
+"Have workers cancel what they find queued from an instant of time.monotonic() on.\n\n"
+"The earliest of several instants counts.");
+
+static PyObject *
+thread_queue_cancel_at(PyObject *op, PyObject *arg)
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    double instant = PyFloat_AsDouble(arg);
+    if (instant == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int64_t at_ns = instant < 9e9 ? (int64_t)(instant * 1e9) : INT64_MAX;
+    self->cancel_at_ns = at_ns < self->cancel_at_ns ? at_ns : self->cancel_at_ns;
     Py_RETURN_NONE;
 }
 
@@ -486,6 +526,8 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     helping_self = NULL;
     call_here = NULL;
     self->fork_generation++;
+    self->cancel_at_ns = INT64_MAX;
+    self->stops_tasks = false;
     // If this thread was a worker, it no longer is; it lives on as the child's main thread.
     PyObject *thread_dict = PyThreadState_GetDict();
     if (thread_dict != NULL && PyDict_DelItem(thread_dict, op) < 0) {
@@ -669,6 +711,7 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         self->head.module = module_state_of(type);
         self->head.kind = &thread_queue_kind;
         self->fork_generation = 1;
+        self->cancel_at_ns = INT64_MAX;
         self->number = ++self->head.module->thread_queues;
         workq_init(&self->queue, max_workers);
     }
@@ -744,6 +787,7 @@ static PyMethodDef thread_queue_methods[] = {
     {"close", thread_queue_close_method, METH_VARARGS, close_doc},
     {"cancel_queued", thread_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
     {"stop_running", thread_queue_stop_running, METH_NOARGS, stop_running_doc},
+    {"cancel_at", thread_queue_cancel_at, METH_O, cancel_at_doc},
     {"fail_queued", thread_queue_fail_queued_method, METH_VARARGS, fail_queued_doc},
     {"after_fork", thread_queue_after_fork, METH_O, after_fork_doc},
     {"push", thread_queue_push_method, METH_O, push_doc},

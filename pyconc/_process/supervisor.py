@@ -44,7 +44,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from concurrent.futures import process
+from concurrent.futures import _base, process
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from multiprocessing import reduction, util
 
@@ -55,6 +55,7 @@ from pyconc._process.pickling import WorkerDied, describe_end
 from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import STOP, DeferSignals
 from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start_process, will_tell
+from pyconc._shutdown import SPARE
 from pyconc._started import Started
 
 # The result handlers of all executors.
@@ -66,6 +67,9 @@ _FALSE_STARTS = 3
 
 # The most seconds to wait at a time for a call's grace to be over: epoll refuses what is no int of milliseconds.
 _LONGEST_WAIT = 86400.0
+
+# How long, in seconds, to ask workers for their stacks that are killed as shutdown() wants.
+_STACK_SECONDS = 0.02
 
 # How long, in seconds, the end of a worker may be seen before somebody tells how it ended.  Then the supervisor looks
 # whether the zygote is stopped.
@@ -133,6 +137,7 @@ class _Worker:
         end = None if isinstance(launched, WorkerProcess) else open_end(launched.pid)
         self.may_live = end is None and not isinstance(launched, WorkerProcess)  # although `end` is readable
         self.end = os.dup(launched.sentinel) if end is None else end
+        self.is_late = False  # it is killed because the time of shutdown(timeout=) is over
 
     def enter(self, state):
         assert state in _NEXT_OF_WORKER[self.state], (self.state, state)
@@ -207,6 +212,11 @@ class Supervisor:
         self._refusal = None  # why no worker could be started when the last task failed for that
         self._overdue = []  # heap of (when a call must have ended, its number)
         self._orders = deque()  # "kill" or "terminate", the latest last; any
+        self._shutdowns = deque()  # (when what is left is to be stopped, its grace), of shutdown(timeout=); any
+        self._stop_at = None  # the earliest of these
+        self._grace = 0.0
+        self.kill_at = None  # when what is left then is killed, once it was stopped
+        self._has_killed = False
         self._starts_all = False  # as many workers as there may be are wanted; any
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
@@ -276,10 +286,28 @@ class Supervisor:
                 return
         self.start_workers()  # another thread has submitted, but is not further than that
 
+    def end_by(self, deadline, grace):
+        """Stop at that time what may be stopped, and kill what is left after its grace, or after this one."""
+        self._shutdowns.append((deadline, grace))
+        self.queue.poke()
+
     def join(self):
         """Wait until everything has ended."""
         if self.handler is not None:
             self.handler.join()
+
+    def join_by(self, deadline, grace):
+        """Do the same after end_by(), but no longer than all that may take."""
+        handler = self.handler
+        while handler is not None and handler.is_alive():
+            left = max(deadline + grace, self.kill_at or 0.0) + SPARE - time.monotonic()
+            if left <= 0:
+                _base.LOGGER.warning(
+                    "%s: shutdown() returns because its time is over; processes, or callbacks, are still ending",
+                    self.name,
+                )
+                return
+            handler.join(left)
 
     def __del__(self, new=State.NEW, ended=State.ENDED):  # at the end of an interpreter this module is empty
         if self.state is new:
@@ -381,7 +409,7 @@ class Supervisor:
                 return  # in the child of a fork that this thread made
             fd = ready[0][0] if ready else None
             if fd is None:
-                if not self._is_overdue():
+                if not (self._is_overdue() or self._is_late()):
                     self._reap_gone(gives_up=True)
             elif fd in (poke_fd, self.queue.relief_fd):
                 os.eventfd_read(fd)
@@ -402,6 +430,7 @@ class Supervisor:
             self._enter(State.ENDING)
         if self.queue.take_condemned():
             self._condemn_workers()
+        self._end_late()
         self._stop_calls()
         if self.state is State.SERVING:
             self._start_missing()
@@ -431,6 +460,8 @@ class Supervisor:
         waits = [_REPORT_SECONDS] if self._gone or self._owes_successor else []
         if self._overdue:
             waits.append(min(max(0.0, self._overdue[0][0] - time.monotonic()), _LONGEST_WAIT))
+        if (due := self._late_at()) is not None:
+            waits.append(min(max(0.0, due - time.monotonic()), _LONGEST_WAIT))
         return min(waits, default=None)
 
     def _is_overdue(self):
@@ -463,6 +494,41 @@ class Supervisor:
                 if self._limits.concurrency is not None:
                     worker.stack = self.stack_of(worker)  # for the other coroutines that it runs
                 worker.process.kill()
+
+    # ---- shutdown(timeout=) ----
+
+    def _late_at(self):
+        """Return when _end_late() has something to do, or None."""
+        if self._has_killed:
+            return None
+        return self._stop_at if self.kill_at is None else self.kill_at
+
+    def _is_late(self):
+        due = self._late_at()
+        return due is not None and due <= time.monotonic()
+
+    def _end_late(self):
+        """When the time is over, stop what is left, as far as it may be stopped; after its grace, kill the rest."""
+        while self._shutdowns:
+            deadline, grace = self._shutdowns.popleft()
+            if self._stop_at is None or deadline < self._stop_at:
+                self._stop_at, self._grace = deadline, grace
+        if not self._is_late():
+            return
+        if self.kill_at is None:
+            for stream in list(self.streams):
+                stream.end("the pool was shut down")
+            self.queue.cancel_later(False)
+            self.kill_at = time.monotonic() + max(self._grace, self.queue.longest_grace())
+            return
+        self._has_killed = True
+        stacks_until = time.monotonic() + _STACK_SECONDS
+        for worker in self._workers.values():
+            worker.is_late = True
+            if time.monotonic() < stacks_until:
+                worker.stack = self._box.ask(worker.number, worker.process.pid, worker.end, _STACK_SECONDS)
+        self.forced = True
+        self.kill()
 
     def _start_missing(self):
         """Start workers until there are as many as tasks, and tell those who wait for that."""
@@ -743,6 +809,8 @@ def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
     message = f"worker process {pid} {how} while it ran {task_name}"
     if is_condemned:
         message = f"{task_name} is lost: a worker wrote over shared memory, and worker {pid} {how}"
+    elif worker.is_late:
+        message += "; it was killed, as the timeout of shutdown() and the task's grace were over"
     elif worker.is_stopped:
         message += "; it was killed because another call that it ran had not ended in time when it was cancelled"
     elif worker.oom:
