@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "process_control.h"
 
 #include <errno.h>
@@ -104,6 +105,29 @@ control_open_pidfd(PyObject *Py_UNUSED(module), PyObject *arg)
     return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
 }
 
+PyDoc_STRVAR(wait_readable_doc,
+"wait_readable(fd, seconds, /)\n--\n\n"
+"Wait until a file is readable, but not longer than that; return whether it is. Unlike select.poll() it\n"
+"counts less than milliseconds. A signal ends the wait.");
+
+static PyObject *
+control_wait_readable(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd;
+    double seconds;
+    if (!PyArg_ParseTuple(args, "id:wait_readable", &fd, &seconds)) {
+        return NULL;
+    }
+    struct timespec limit = {.tv_sec = (time_t)seconds};
+    limit.tv_nsec = (long)((seconds - (double)limit.tv_sec) * 1e9);
+    struct pollfd file = {.fd = fd, .events = POLLIN};
+    int ready;
+    Py_BEGIN_ALLOW_THREADS
+    ready = ppoll(&file, 1, &limit, NULL);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(ready > 0);
+}
+
 PyDoc_STRVAR(signal_pidfd_doc,
 "signal_pidfd(fd, signal, /)\n--\n\n"
 "Send a signal to the process that open_pidfd() was called for, as signal.pidfd_send_signal() does.");
@@ -168,6 +192,7 @@ PyMethodDef process_control_methods[] = {
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
     {"open_pidfd", control_open_pidfd, METH_O, open_pidfd_doc},
+    {"wait_readable", control_wait_readable, METH_VARARGS, wait_readable_doc},
     {"signal_pidfd", control_signal_pidfd, METH_VARARGS, signal_pidfd_doc},
     {"ignore_outer_interrupts", control_ignore_outer_interrupts, METH_NOARGS, ignore_outer_interrupts_doc},
     {NULL, NULL, 0, NULL},

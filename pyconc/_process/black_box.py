@@ -23,8 +23,8 @@ import functools
 import os
 import signal
 import time
-from multiprocessing import connection
 
+from pyconc import _core
 from pyconc._process import kernel
 
 # By which the parent asks a worker for its stack.
@@ -36,8 +36,10 @@ _PART_BYTES = 1 << 24
 # The most that the parent reads at a time.
 _TEXT_BYTES = 1 << 16
 
-# How often, in seconds, to look while a worker writes.
-_LOOK_SECONDS = 0.0005
+# How often, in seconds, to look whether a worker writes, and after which pause it has written all: it writes a stack in
+# many pieces, each within microseconds of the one before.
+_LOOK_SECONDS = 0.0001
+_REST_SECONDS = 0.0003
 
 # Code that closes all files and opens others gets low numbers: faulthandler would write there.
 _LOWEST_FD = 200
@@ -85,10 +87,10 @@ class BlackBox:
         kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
         deadline = time.monotonic() + seconds
         data, seen = b"", None
-        while time.monotonic() < deadline and (not data or data != seen):
+        while time.monotonic() < deadline and (data != seen or not data.endswith(b"\n")):
+            if _core.wait_readable(pidfd, _REST_SECONDS if data else _LOOK_SECONDS):
+                deadline = 0  # It has ended.
             data, seen = self._read(number), data
-            if connection.wait([pidfd], _LOOK_SECONDS):
-                break  # It has ended.
         self._asked[number] += len(data)
         return _decode(data)
 
