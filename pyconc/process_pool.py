@@ -508,7 +508,8 @@ class ProcessPoolExecutor(
         default: as the function.
 
         A call that has no Python code to go on with is interrupted when it has: a long computation in C is killed after
-        `grace`. So is one that has replaced the handler of signal SIGRTMIN+3, which workers use. map() sends calls with
+        `grace`. So is one that has replaced the handler of signal SIGRTMIN+3, which workers use. A worker whose call
+        was interrupted in the middle of an import is replaced: it may have half a module. map() sends calls with
         options one by one; to close its iterator, when a result was asked for before, stops those that run.
 
         Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is below 0 or

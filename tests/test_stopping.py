@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import importlib
 import os
 import random
 import signal
@@ -563,3 +564,38 @@ def test_a_view_works_in_the_child_of_a_fork(pool):
 def test_options_that_cannot_be_are_refused(pool, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         pool.options(**options)
+
+
+def import_module(folder, name):
+    sys.path.insert(0, str(folder))
+    try:
+        importlib.import_module(name)
+    finally:
+        sys.path.remove(str(folder))
+
+
+@pytest.mark.parametrize("on_worker_death", ["replace", "break"])
+def test_a_worker_that_was_interrupted_during_an_import_is_replaced(tmp_path, on_worker_death):
+    """It may have half a module; one that is interrupted in a function of a module has not."""
+    for name in "slow", "quick":
+        code = "import pathlib, signal\ndef wait():\n    pathlib.Path(__file__).with_suffix('.began').touch()\n"
+        code += "    while True: signal.pause()\n"
+        (tmp_path / f"{name}.py").write_text(code + ("wait()" if name == "slow" else ""))
+    with pool_of(1, on_worker_death=on_worker_death) as pool:
+        stoppable = pool.options(on_cancel="interrupt", grace=FOREVER)
+        worker = pool.submit(os.getpid).result()
+
+        def stop(call, name):
+            wait_until((tmp_path / f"{name}.began").exists)
+            assert call.cancel()
+            return pool.submit(os.getpid).result()
+
+        pool.submit(import_module, tmp_path, "quick").result()
+        assert stop(stoppable.submit(call_in_module, "quick"), "quick") == worker
+        assert stop(stoppable.submit(import_module, tmp_path, "slow"), "slow") != worker
+        # Not because of how it was started.
+        assert pool.submit(os.getpid).result() == pool.submit(os.getpid).result()
+
+
+def call_in_module(name):
+    sys.modules[name].wait()

@@ -1,5 +1,6 @@
 #include "worker.h"
 
+#include <frameobject.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -291,14 +292,37 @@ worker_stop_reason(const call_place *place)
     return self->running == NULL || is_inherited(self) ? STOP_NOT : job_slot_asked(self->running->slot);
 }
 
+// Whether code that the call runs is importing something, by the interpreter's frames from `frame` on.
+static bool
+is_importing(WorkerObject *self, PyObject *frame)
+{
+    bool found = false;
+    Py_INCREF(frame);
+    while (frame != NULL && frame != self->base_frame && !found) {
+        PyObject *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
+        PyObject *file = PyObject_GetAttrString(code, "co_filename");
+        found = file != NULL && PyUnicode_Check(file)
+                && PyUnicode_CompareWithASCIIString(file, "<frozen importlib._bootstrap>") == 0;
+        Py_XDECREF(file);
+        Py_DECREF(code);
+        Py_SETREF(frame, (PyObject *)PyFrame_GetBack((PyFrameObject *)frame));
+    }
+    Py_XDECREF(frame);
+    PyErr_Clear();
+    return found;
+}
+
 PyDoc_STRVAR(on_stop_doc,
 "on_stop($self, signal, frame, /)\n--\n\n"
 "Interrupt the call that this worker runs if it is to end. A handler of signals.");
 
 static PyObject *
-worker_on_stop(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+worker_on_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (call_interrupt(&((WorkerObject *)op)->place) < 0) {
+    WorkerObject *self = (WorkerObject *)op;
+    bool imports = nargs == 2 && PyFrame_Check(args[1]) && is_importing(self, args[1]);
+    if (call_interrupt(&self->place) < 0) {
+        self->interrupted_import |= imports;
         return NULL;
     }
     Py_RETURN_NONE;
@@ -736,6 +760,10 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
             if (is_inherited(self)) {
                 Py_RETURN_NONE;
             }
+            if (self->interrupted_import) {
+                job_ring_exit(&self->ring, self->number);
+                return end_with(WORKER_INTERRUPTED_IMPORT);
+            }
             tasks++;
             limit.is_due = max_rss > 0 && !limit.has_asked;
             now = clock_now_ns();
@@ -792,7 +820,9 @@ worker_run(PyObject *op, PyObject *args)
         return NULL;
     }
     call_here = &self->place;
+    self->base_frame = (PyObject *)PyEval_GetFrame();
     PyObject *result = run_tasks(self, max_tasks, max_rss);
+    self->base_frame = NULL;
     call_here = NULL;
     return result;
 }

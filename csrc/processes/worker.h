@@ -25,6 +25,8 @@
 #define WORKER_CUT_OFF 98
 // and of one that has found what all processes share damaged.
 #define WORKER_MEMORY_DAMAGED 99
+// and of one that leaves because it may have half a module.
+#define WORKER_INTERRUPTED_IMPORT 96
 
 typedef struct WorkerObject {
     PyObject_HEAD
@@ -47,6 +49,8 @@ typedef struct WorkerObject {
     uint64_t memory_limit;  // how many bytes more a call may have than there are as it begins; 0: any number
     bool is_cut_off;        // it could not wake its parent
     call_place place;
+    PyObject *base_frame;             // that called run(), borrowed; NULL while run() does not run
+    bool interrupted_import;          // a call was interrupted while it imported something
     const struct slot_call *running;  // the call that runs, on the C stack; NULL: none does
 } WorkerObject;
 

@@ -724,6 +724,8 @@ class Supervisor:
         """Whether a worker that leaves no task behind has done so properly."""
         # None: the program has waited for it, or has the kernel do so, and nobody else was told.
         is_replaced = self._limits.tasks is not None or self._has_successors
+        if code == worker_main.INTERRUPTED_IMPORT:
+            return True
         return code in (0, None) and (is_replaced or self.queue.is_done())
 
     def _break_down(self, reason, message, quoted=None):

@@ -16,6 +16,10 @@ INITIALIZER_FAILED = 97
 # The exit code of a worker that cannot use the shared memory, because another has written over it; see worker.h.
 MEMORY_DAMAGED = 99
 
+# The exit code of a worker in which a call was interrupted while it imported something: it may have half a module, and
+# another takes its place.
+INTERRUPTED_IMPORT = 96
+
 
 class Limits(NamedTuple):
     """What a worker may do before it leaves, and while it is there; None: as much as it likes."""
