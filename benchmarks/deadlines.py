@@ -2,12 +2,13 @@
 
 The contests do the same with each pool that can stop work that runs: a time-out of 0.3 s around a call that would sleep
 for an hour, and then the next call; and 1,000 time-outs of 50 ms, eight at a time, while a busy program has each CPU.
-pyconc's are asyncio.wait_for() around run_in_executor() on options(on_cancel="interrupt"), which interrupts the call;
-pebble's are timeout=, and anyio's move_on_after() around to_process.run_sync(cancellable=True): both kill the worker.
-The clock runs until the caller has been told, which with all three is when the call has ended.
+pyconc's are asyncio.wait_for() around run_in_executor() on options(on_cancel="interrupt"), which interrupts the call.
+pebble's are timeout=, and anyio's are move_on_after() around to_process.run_sync(cancellable=True): both kill the
+worker.  The clock runs until the caller has been told, which with all three is when the call has ended.
 
 In the rows the column "pyconc" is pyconc with options, and "standard" is pyconc without any, where there is something
-to compare; the standard library cannot stop what runs.  --control means no options on both sides.
+to compare; the standard library cannot stop what runs.  There the time-outs are options(timeout=), too, which also asks
+the worker for its stack.  --control means no options on both sides.
 """
 
 import asyncio
@@ -64,6 +65,19 @@ async def pyconc_pool(workers, on_cancel="interrupt"):
         async def time_out(seconds):
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(run(stoppable, time.sleep, HOUR), seconds)
+
+        yield time_out, functools.partial(run, pool)
+
+
+@contextlib.asynccontextmanager
+async def pool_with_timeout(workers, on_cancel="interrupt"):
+    """The same by options(timeout=), which asks the worker for its stack before the call is stopped."""
+    async with pyconc.ProcessPoolExecutor(workers) as pool:
+        run = asyncio.get_running_loop().run_in_executor
+
+        async def time_out(seconds):
+            with contextlib.suppress(pyconc.TaskTimeout):
+                await run(pool.options(timeout=seconds, on_cancel=on_cancel), time.sleep, HOUR)
 
         yield time_out, functools.partial(run, pool)
 
@@ -204,27 +218,34 @@ def more_by(limit):
 
 
 def make_rows(arguments):
-    stoppable = {} if arguments.control else {"on_cancel": "interrupt"}
     works = {"a burst": (20_000, burst_with)}
     for name, new_loop in harness.LOOPS.items():
         works[f"{name}: gather"] = 4_000, functools.partial(gather_with, new_loop)
     rows = []
-    for name, (size, work) in works.items():
-        size = harness.scaled(size, arguments.quick)
-        ways = functools.partial(work, {}, size), functools.partial(work, stoppable, size)
-        rows.append(Row(f"{name}, with on_cancel=", US, *ways, more_by(0.3)))
+    for option, value in ("on_cancel", "interrupt"), ("timeout", HOUR):
+        for name, (size, work) in works.items():
+            size = harness.scaled(size, arguments.quick)
+            given = {} if arguments.control else {option: value}
+            ways = functools.partial(work, {}, size), functools.partial(work, given, size)
+            rows.append(Row(f"{name}, with {option}=", US, *ways, more_by(0.3)))
     if arguments.control:
         return rows
-    killing = functools.partial(pyconc_pool, on_cancel="kill")
-    median, percentile = under_load(pyconc_pool, harness.scaled(TIME_OUTS, arguments.quick))
-    return [
-        *rows,
+    by_kill = functools.partial(pyconc_pool, on_cancel="kill")
+    with_kill = functools.partial(pool_with_timeout, on_cancel="kill")
+    rows += [
         Row("stopped so late, after 0.3 s", MS, None, alone(stop, pyconc_pool), at_most(2)),
+        Row("the same by timeout=, with the stack", MS, None, alone(stop, pool_with_timeout), at_most(10)),
+        Row("the same by a kill, with the stack", MS, None, alone(stop, with_kill), at_most(10)),
         Row("the next call then, by the same worker", MS, None, alone(call_after, pyconc_pool), at_most(0.2)),
-        Row("the next call then, if the worker was killed", MS, None, alone(call_after, killing), at_most(5)),
-        Row("1,000 time-outs under load, late: p50", MS, None, median, at_most(2), warm_up=0, most_rounds=1),
-        Row("1,000 time-outs under load, late: p99", MS, None, percentile, at_most(5), warm_up=0, most_rounds=1),
+        Row("the next call then, if the worker was killed", MS, None, alone(call_after, by_kill), at_most(5)),
     ]
+    for name, pool in ("under load, late", pyconc_pool), ("under load, late by timeout=", pool_with_timeout):
+        median, percentile = under_load(pool, harness.scaled(TIME_OUTS, arguments.quick))
+        rows += [
+            Row(f"1,000 time-outs {name}: p50", MS, None, median, at_most(2), warm_up=0, most_rounds=1),
+            Row(f"1,000 time-outs {name}: p99", MS, None, percentile, at_most(5), warm_up=0, most_rounds=1),
+        ]
+    return rows
 
 
 def make_contests(arguments):

@@ -28,10 +28,14 @@ OPTIONAL = {
 WITHOUT_BASELINE = {
     "deadlines": {
         "stopped so late, after 0.3 s",
+        "the same by timeout=, with the stack",
+        "the same by a kill, with the stack",
         "the next call then, by the same worker",
         "the next call then, if the worker was killed",
         "1,000 time-outs under load, late: p50",
         "1,000 time-outs under load, late: p99",
+        "1,000 time-outs under load, late by timeout=: p50",
+        "1,000 time-outs under load, late by timeout=: p99",
     },
     "processes": {
         "held after arrays of 1 MB, 10,000 there and back",
@@ -48,8 +52,7 @@ ROWS = {
         "coroutine workers: CoroutinePool.map, per task",
     },
     "deadlines": {
-        "a burst, with on_cancel=",
-        "asyncio: gather, with on_cancel=",
+        *(f"{work}, with {option}=" for work in ("a burst", "asyncio: gather") for option in ("on_cancel", "timeout")),
         *WITHOUT_BASELINE["deadlines"],
     },
     "processes": {
