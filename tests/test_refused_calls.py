@@ -282,3 +282,28 @@ os.close(left[1])
 print(os.read(left[0], 1))  # nobody is left who could write
 """
     assert without_pidfds(body) == "b''\n"
+
+
+@pytest.mark.parametrize("error", [*ERRORS, "EOPNOTSUPP"])
+def test_without_fallocate_memory_goes_back_to_the_system(error):
+    finished = run_script(
+        f"""
+        import errno, operator, os, sys
+        sys.path.insert(0, {str(SCRIPT.parent)!r})
+        import refused_calls
+        from pyconc import ProcessPoolExecutor
+        SIZE = 160 << 20  # more than is kept for what comes next
+        refused_calls.refuse(refused_calls.CALLS["fallocate"], errno.{error})
+        def region():
+            files = [f"/proc/self/fd/{{name}}" for name in os.listdir("/proc/self/fd")]
+            files = [file for file in files if os.path.lexists(file) and "memfd:pyconc " in os.readlink(file)]
+            return sum(os.stat(file).st_blocks * 512 for file in files)
+        with ProcessPoolExecutor(1) as pool:
+            received = pool.submit(operator.mul, b"x", SIZE).result()
+            print(len(received) == SIZE)
+            del received
+            while region() >= SIZE:
+                pool.submit(abs, -1).result()
+        """
+    )
+    assert finished.stdout == "True\n"

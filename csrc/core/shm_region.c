@@ -177,6 +177,13 @@ shm_region_map(const shm_region *region, uint64_t offset, uint64_t bytes, unsign
     return *start == NULL ? refusal() : SHM_OK;
 }
 
+// Whether errno says that a call is not there, or not allowed.
+static bool
+is_call_refused(void)
+{
+    return errno == ENOSYS || errno == EPERM || errno == EOPNOTSUPP;
+}
+
 int
 shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes)
 {
@@ -192,7 +199,7 @@ shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes)
             at += step;
             left -= step;
         }
-        else if (errno == ENOSYS || errno == EPERM || errno == EOPNOTSUPP) {
+        else if (is_call_refused()) {
             // Where the call is not allowed, the system allocates memory when it is touched.
             return SHM_OK;
         }
@@ -209,10 +216,18 @@ shm_region_commit(const shm_region *region, uint64_t offset, uint64_t bytes)
 void
 shm_region_discard(const shm_region *region, uint64_t offset, uint64_t bytes)
 {
-    // If the system refuses, the memory stays a while longer.
-    if (bytes > 0 && shm_file_is_there(&region->file)) {
-        (void)!fallocate(region->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-                         (off_t)bytes);
+    if (bytes == 0 || !shm_file_is_there(&region->file)
+        || fallocate(region->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes)
+               == 0
+        || !is_call_refused()) {
+        return;
+    }
+    // Another call does the same by way of a mapping.  If it is refused too, the memory stays a while longer.
+    bytes -= bytes % (uint64_t)sysconf(_SC_PAGESIZE);  // which would be rounded up
+    void *start = bytes == 0 ? NULL : shm_file_map(&region->file, NULL, offset, bytes, false);
+    if (start != NULL) {
+        madvise(start, bytes, MADV_REMOVE);
+        munmap(start, bytes);
     }
 }
 
