@@ -3,6 +3,8 @@
 import pytest
 from support import run_script
 
+from pyconc._process import kernel
+
 PROGRAM = """
 import errno, os, select, signal, sys, threading, types
 import pyconc
@@ -42,7 +44,7 @@ if step in ("fork", "audit"):  # an audit hook may refuse it
 elif step == "open_pidfd":
     _core.open_pidfd = failing(_core.open_pidfd)
 elif step == "register":
-    kernel.select = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN)
+    kernel.select = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN, POLLIN=select.POLLIN)
 elif step == "thread":
     threading.Thread.start = failing(threading.Thread.start)
 elif step == "supervise":
@@ -87,6 +89,8 @@ print("done")
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
 @pytest.mark.parametrize("step", ["fork", "audit", "open_pidfd", "dup", "pipe", "register", "supervise", "thread"])
 def test_a_step_of_a_start_fails(step, threads):
+    if step == "open_pidfd" and not kernel.has_pidfds():
+        pytest.skip("a call that is refused says nothing else once")
     for when in range(1, 7):
         finished = run_script(PROGRAM, step, when, threads)
         assert (finished.stdout, finished.stderr) == ("done\n", ""), when

@@ -14,6 +14,7 @@ import refused_calls
 
 # What some kernels, gVisor, or a container's filter refuse, and how.
 REFUSED = [
+    ("pidfd_open", errno.ENOSYS),
     ("pidfd_send_signal", errno.ENOSYS),
     ("fallocate", errno.EOPNOTSUPP),
     ("clone3", errno.ENOSYS),
