@@ -5,6 +5,7 @@ import os
 import pytest
 from support import run_script
 
+from pyconc._process import process_state
 from pyconc._process.process_state import may_become
 
 PROGRAM = """
@@ -109,7 +110,7 @@ def test_a_worker_gives_up_rights_where_there_is_no_proc():
         PROGRAM
         + """
 from pyconc._process import process_state
-process_state._read_status = dict
+process_state._read_status = process_state._ask_kernel
 def who(*_):
     return os.getresuid(), os.getresgid(), os.getgroups()
 if __name__ == "__main__":
@@ -168,6 +169,56 @@ if __name__ == "__main__":
 """
     )
     assert finished.stdout == "{12345} {1} 12345\n('done\\n', 0)\n[]\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to drop")
+@pytest.mark.parametrize("when", ["before the first", "before the second"])
+@pytest.mark.parametrize("what", ["NoNewPrivs", "CapBnd"])
+@pytest.mark.parametrize("proc", ["/proc", "no /proc"])
+@worlds
+def test_a_new_worker_is_as_confined_as_the_program(world, proc, what, when):
+    if (proc, when) == ("no /proc", "before the second"):
+        pytest.skip("that thread starts which was there before, and nobody else tells it what the main thread has")
+    finished = run_script(
+        PROGRAM
+        + """
+import ctypes
+from pyconc import _core
+from pyconc._process import process_state
+if "no /proc" in sys.argv:
+    process_state._read_status = process_state._ask_kernel
+PR_CAPBSET_DROP, CAP_SYS_TIME, PR_SET_NO_NEW_PRIVS = 24, 25, 38
+def read(*_):
+    return _core.read_capabilities()
+if __name__ == "__main__":
+    pool = pyconc.ProcessPoolExecutor(2)
+    start_thread()
+    if sys.argv[4] == "before the second":
+        busy = pool.submit(signal.pause)
+        while not busy.running():
+            pass
+    confine = [PR_CAPBSET_DROP, CAP_SYS_TIME] if "CapBnd" in sys.argv else [PR_SET_NO_NEW_PRIVS, 1]
+    assert ctypes.CDLL(None).prctl(*confine, 0, 0, 0) == 0
+    *own, is_confined, _ = read()
+    *capabilities, is_worker_confined, _ = pool.submit(read).result()
+    print(is_worker_confined == is_confined, [theirs & ~ours for theirs, ours in zip(capabilities, own)])
+    pool.kill_workers()
+""",
+        world,
+        proc,
+        what,
+        when,
+    )
+    assert finished.stdout == "True [0, 0, 0, 0, 0]\n"
+
+
+@pytest.mark.skipif(not os.access("/proc/self/status", os.R_OK), reason="there is no /proc")
+def test_the_kernel_says_of_rights_what_proc_says():
+    told, read = process_state._ask_kernel(), process_state._read_status()
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"):
+        assert int(told[name], 16) == int(read[name], 16), name
+    for name in ("Uid", "Gid", "Groups"):
+        assert [*map(int, told[name].split())] == [*map(int, read[name].split())][: len(told[name].split())], name
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root can be a user who has no other process, and is not counted itself")

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
@@ -144,6 +145,82 @@ control_signal_pidfd(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+// ---- capabilities ----
+
+// Capabilities are a thread's.  0, or -1 with errno.
+static int
+get_capabilities(pid_t thread, struct __user_cap_data_struct low_high[2])
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = thread};
+    return (int)syscall(SYS_capget, &header, low_high);
+}
+
+PyDoc_STRVAR(read_capabilities_doc,
+"read_capabilities()\n--\n\n"
+"Return what /proc/self/status calls CapInh, CapPrm, CapEff, CapBnd, CapAmb, NoNewPrivs and Seccomp, as\n"
+"numbers, from the kernel itself: the first three of the main thread, the others of this one.");
+
+static PyObject *
+control_read_capabilities(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    struct __user_cap_data_struct low_high[2] = {{0}};
+    if (get_capabilities(getpid(), low_high) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    unsigned long long bounding = 0, ambient = 0;
+    for (unsigned long capability = 0; capability < 64; capability++) {
+        int is_set = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
+        if (is_set < 0) {
+            break;  // this kernel has no more
+        }
+        bounding |= (unsigned long long)is_set << capability;
+        is_set = prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability, 0, 0);
+        ambient |= (unsigned long long)(is_set > 0) << capability;
+    }
+#define BOTH(part) (low_high[0].part | (unsigned long long)low_high[1].part << 32)
+    return Py_BuildValue("KKKKKii", BOTH(inheritable), BOTH(permitted), BOTH(effective), bounding, ambient,
+                         prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), prctl(PR_GET_SECCOMP, 0, 0, 0, 0));
+#undef BOTH
+}
+
+PyDoc_STRVAR(limit_capabilities_doc,
+"limit_capabilities(inheritable, permitted, effective, bounding, ambient, no_new_privs, /)\n--\n\n"
+"Give up what this thread has and these do not, as far as the kernel allows it.");
+
+static PyObject *
+control_limit_capabilities(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    unsigned long long inheritable, permitted, effective, bounding, ambient;
+    int no_new_privs;
+    if (!PyArg_ParseTuple(args, "KKKKKi:limit_capabilities", &inheritable, &permitted, &effective, &bounding,
+                          &ambient, &no_new_privs)) {
+        return NULL;
+    }
+    // The bounding set first: to limit it takes a capability.
+    for (unsigned long capability = 0; capability < 64; capability++) {
+        if ((bounding >> capability & 1) == 0 && prctl(PR_CAPBSET_READ, capability, 0, 0, 0) > 0) {
+            prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
+        }
+        if ((ambient >> capability & 1) == 0) {
+            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, capability, 0, 0);
+        }
+    }
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct low_high[2] = {{0}};
+    if (get_capabilities(0, low_high) == 0) {
+        for (int i = 0; i < 2; i++) {
+            low_high[i].inheritable &= (unsigned)(inheritable >> 32 * i);
+            low_high[i].permitted &= (unsigned)(permitted >> 32 * i);
+            low_high[i].effective &= (unsigned)(effective >> 32 * i);
+        }
+        syscall(SYS_capset, &header, low_high);
+    }
+    if (no_new_privs > 0) {
+        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    }
+    Py_RETURN_NONE;
+}
+
 // ---- Ctrl-C in a worker ----
 
 // Python's own handler of SIGINT.  A process has one disposition of a signal, so this is no module's: set
@@ -190,6 +267,8 @@ PyMethodDef process_control_methods[] = {
     {"fork", control_fork, METH_NOARGS, fork_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
+    {"read_capabilities", control_read_capabilities, METH_NOARGS, read_capabilities_doc},
+    {"limit_capabilities", control_limit_capabilities, METH_VARARGS, limit_capabilities_doc},
     {"open_pidfd", control_open_pidfd, METH_O, open_pidfd_doc},
     {"wait_readable", control_wait_readable, METH_VARARGS, wait_readable_doc},
     {"signal_pidfd", control_signal_pidfd, METH_VARARGS, signal_pidfd_doc},

@@ -8,7 +8,7 @@ long as an interpreter takes and the imports of the program's script; every furt
       |<-- ("ready", fingerprints, error) ----|
       |--- (number of files), files --------->|--- fork ------------------------->|
       |<-- (pid or None, error), its end -----|                                   |
-      |--- limits, pickled initializer ------------------------------------------>| see zygote.py
+      |--- rights, limits, pickled initializer ---------------------------------->| see zygote.py
       |                                       |<-- its end is seen: reaped -------|
 
 It ends when its connection does, or its parent.  It ignores Ctrl-C.
@@ -179,7 +179,7 @@ class Nursery:
         end = _receive_fds(self._connection, 1)[0]
         made = ZygoteOfNursery(pid, end, ours, self.state, self.by_value)
         try:
-            ours.send((os.getpid(), len(fds), limits))
+            ours.send((os.getpid(), self.state.rights, len(fds), limits))
             ours.send_bytes(payload)
         except OSError:
             pass  # It has ended, which whoever uses it will see.
@@ -518,7 +518,7 @@ def _serve(conn, parent):
 def _be_zygote(fd, *fds):
     try:
         conn = connection.Connection(fd)
-        parent, count, limits = conn.recv()
+        parent, rights, count, limits = conn.recv()
         payload = conn.recv_bytes()
         _passed[:] = fds[count:]
         main_module.begin_worker()
@@ -527,7 +527,7 @@ def _be_zygote(fd, *fds):
             setup = pickle.loads(stream, buffers=buffers)
         except BaseException as error:
             setup = _raise, (RuntimeError(f"the initializer could not be unpickled: {error!r}"),), None
-        zygote.serve(conn, parent, (list(fds[:count]), setup, limits))
+        zygote.serve(conn, parent, rights, (list(fds[:count]), setup, limits))
     except (EOFError, OSError):
         pass  # the parent has gone, or wants no more
     finally:

@@ -2,13 +2,14 @@
 
 Two kinds.  What a new worker can take over is sent to it: folder, environment, sys.path, filters of warnings, umask,
 limits, affinity, niceness, signal mask, locale.  And the program's rights: user, groups, capabilities, namespaces, root
-folder.  A worker gives up what the program has given up since: user and groups.  Where that does not make it equal, it
-does not begin, and the zygote is replaced.
+folder.  A worker gives up what the program has given up since: user, groups, capabilities.  Where that does
+not make it equal, it does not begin, and the zygote is replaced.
 
 Affinity, niceness and signal mask are those of the program's main thread.
 """
 
 import _locale
+import contextlib
 import os
 import pickle
 import posix
@@ -17,6 +18,8 @@ import resource
 import signal
 import sys
 import warnings
+
+from pyconc import _core
 
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
@@ -38,6 +41,9 @@ _RIGHTS = (
     "Seccomp",
     "Seccomp_filters",
 )
+
+# Of these, what _core tells and limits, in its order.
+_CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
 
 _STATUS_LINE = re.compile(rf"^({'|'.join(_RIGHTS)}|Umask|SigBlk):\t(.*?) *$", re.MULTILINE)
 
@@ -152,11 +158,11 @@ def current_rights():
 
 
 def _read_status():
-    """Return what those lines of /proc/self/status say, by their names; nothing where there is no /proc."""
+    """Return what those lines of /proc/self/status say, by their names; where there is no /proc, most of the rights."""
     try:
         file = os.open("/proc/self/status", os.O_RDONLY)
     except OSError:
-        return {}
+        return _ask_kernel()
     text = b""
     try:
         while part := os.read(file, 8192):
@@ -166,11 +172,16 @@ def _read_status():
     return dict(_STATUS_LINE.findall(text.decode("ascii", "replace")))
 
 
+def _ask_kernel():
+    ids = {"Uid": os.getresuid(), "Gid": os.getresgid(), "Groups": sorted(os.getgroups())}
+    status = {name: "\t".join(map(str, numbers)) for name, numbers in ids.items()}
+    with contextlib.suppress(OSError):
+        status |= {name: f"{number:x}" for name, number in zip(_CAPABILITIES, _core.read_capabilities())}
+    return status
+
+
 def _rights(status):
     rights = {name: status[name] for name in _RIGHTS if name in status}
-    if not rights:
-        ids = {"Uid": os.getresuid(), "Gid": os.getresgid(), "Groups": sorted(os.getgroups())}
-        rights = {name: "\t".join(map(str, numbers)) for name, numbers in ids.items()}
     for name, path in _NAMESPACES:
         rights[name] = _or_none(os.readlink, path)
     root = _or_none(os.stat, "/")
@@ -195,12 +206,16 @@ def may_become(rights, wanted):
 def adopt_rights(rights):
     """Give up what the program has given up.  Raises PermissionError if that does not make this process equal."""
     own = current_rights()
+    if rights == own:
+        return
     if rights["Groups"] != own["Groups"]:
         posix.setgroups([int(group) for group in rights["Groups"].split()])
     if rights["Gid"] != own["Gid"]:
         posix.setresgid(*_ids(rights["Gid"]))
     if rights["Uid"] != own["Uid"]:
         posix.setresuid(*_ids(rights["Uid"]))
+    if rights.keys() >= set(_CAPABILITIES):
+        _core.limit_capabilities(*(int(rights[name], 16) for name in _CAPABILITIES[:6]))
     if current_rights() != rights:
         raise PermissionError("this process cannot have just the program's rights")
 

@@ -327,7 +327,7 @@ class ZygoteFork:
             try:
                 self._ours.close()
                 signals.reset_in_child()
-                serve(self._theirs, self._parent, self._job)
+                serve(self._theirs, self._parent, self._state.rights, self._job)
                 code = 0
             except BaseException:
                 pass  # its parent finds it gone; nothing that the program did, and nothing for its output
@@ -396,9 +396,16 @@ def running_tracker_fd():
 # ---- the zygote's own life ----
 
 
-def serve(conn, parent_pid, job):
-    """Fork workers on request until the connection or the parent ends; job: see worker_main.main()."""
+def serve(conn, parent_pid, rights, job):
+    """Fork workers on request until the connection or the parent ends.
+
+    rights: the program's, when what this process has was made; job: see worker_main.main().
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Capabilities are a thread's own: that which has forked this process may have more than the program's main thread,
+    # and a fresh interpreter of root's gets back what root gave up.
+    with contextlib.suppress(Exception):
+        process_state.adopt_rights(rights)
     try:
         parent_fd = kernel.open_pidfd(parent_pid)
     except ProcessLookupError:
