@@ -64,13 +64,27 @@ def one_round(seed):
     chance = random.Random(seed)
     pool = pyconc.ProcessPoolExecutor(chance.choice([1, 2, 3]))
     pool.submit(int).result(LIMIT)
+    views = [
+        pool,
+        pool.options(name="named"),
+        pool.options(timeout=0.001, grace=0.01),
+        pool.options(deadline=time.monotonic() + 0.02, grace=0.01),
+        pool.options(on_cancel="interrupt", grace=0.01),
+        pool.options(timeout=0.001, on_cancel="kill"),
+    ]
     futures = []
     for number in range(chance.choice([1, 20, 200])):
-        futures.append(pool.submit(abs, -number))
+        futures.append(chance.choice(views[:4]).submit(abs, -number))
+        if number % 40 == 0:
+            futures.append(chance.choice(views[2:4]).submit(time.sleep, 3600))
+            futures.append(views[4].submit(time.sleep, 0.001))
+            futures[-1].cancel()
         if number % 10 == 0:
             futures.append(pool.submit(bytes, bytearray(chance.choice([10, 100_000]))))
     futures.insert(len(futures) // 2, pool.submit(scribble, chance.random(), chance.choice([1, 10, 1000])))
-    futures += [pool.submit(abs, -number) for number in range(chance.choice([1, 200]))]
+    futures += [chance.choice(views).submit(abs, -number) for number in range(chance.choice([1, 200]))]
+    for future in chance.sample(futures, chance.choice([0, len(futures) // 4])):
+        future.cancel()
     pending = pyconc.wait(futures, LIMIT).not_done
     if pending:
         sys.exit(f"seed {seed}: {len(pending)} of {len(futures)} calls never ended")
