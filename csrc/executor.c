@@ -2,6 +2,7 @@
 
 #include <math.h>
 
+#include "base/call.h"
 #include "futures/future.h"
 #include "loops/loop_bridge.h"
 #include "processes/process_queue.h"
@@ -239,12 +240,6 @@ parse_seconds(PyObject *value, int64_t *ns)
     return 0;
 }
 
-static PyObject *
-build_seconds(int64_t ns)
-{
-    return ns == CALL_NO_LIMIT ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns / 1e9);
-}
-
 // Reads what executor_get_options() returns.  0, or -1 with an exception.
 static int
 parse_options(PyObject *args, call_options *options)
@@ -287,9 +282,9 @@ static PyObject *
 executor_get_options(PyObject *op, void *Py_UNUSED(closure))
 {
     const call_options *options = &((ExecutorObject *)op)->options;
-    PyObject *grace = build_seconds(options->grace_ns);
-    PyObject *timeout = build_seconds(options->timeout_ns);
-    PyObject *deadline = build_seconds(options->deadline_ns);
+    PyObject *grace = call_build_seconds(options->grace_ns, CALL_NO_LIMIT);
+    PyObject *timeout = call_build_seconds(options->timeout_ns, CALL_NO_LIMIT);
+    PyObject *deadline = call_build_seconds(options->deadline_ns, CALL_NO_LIMIT);
     PyObject *all = grace == NULL || timeout == NULL || deadline == NULL
                         ? NULL
                         : Py_BuildValue("iOOOO", (int)options->how, grace, timeout, deadline,

@@ -14,10 +14,11 @@ from pyconc.patching import FutureType
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Limits = tuple[str | None, float | None, float | None]
 _Kwargs = dict[str, Any] | None
 _Taken = (
     tuple[int, Callable[..., Any], tuple[Any, ...], _Kwargs]
-    | tuple[int, Callable[..., Any], tuple[Any, ...], _Kwargs, str]
+    | tuple[int, Callable[..., Any], tuple[Any, ...], _Kwargs, _Limits]
 )
 
 @disjoint_base
@@ -152,6 +153,7 @@ class Worker:
         list[int | _Taken],
         list[_Taken],
     ]: ...
+    def begin(self, handle: int, /) -> float | None: ...
     def asked(self, handle: int, /) -> str | None: ...
     def finish(self, handle: int, task: asyncio.Future[Any] | BaseException, /) -> None: ...
     def listen(self, is_idle: bool, /) -> bool | None: ...

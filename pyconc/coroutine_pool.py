@@ -34,6 +34,8 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     that it ran, with WorkerDied. The initializer is no coroutine function; it finds the loop set as the current one.
     max_tasks_per_child: the number of calls after which a worker is replaced.
     loop_factory: makes a worker's event loop; default: asyncio.new_event_loop.
+    task_timeout, on_cancel, grace: for how many seconds a coroutine may run, and how it is stopped; see options(), of
+    which timeout, on_cancel and grace have these as their defaults.
 
     Cancelling the future of run() or submit(), also by asyncio.timeout(), cancels the coroutine: in the worker it sees
     CancelledError, and may clean up; the caller does not wait for that, but shutdown() does. `async with` waits for the
@@ -44,9 +46,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     finished first, unless a KeyboardInterrupt ends the program. After os.fork() the child finds the pool empty and
     usable; there, futures that were pending are finished with BrokenProcessPool.
 
-    Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death,
-    TypeError if initializer or loop_factory cannot be called or is a coroutine function, and OSError if the system
-    refuses what the pool needs (memfd_create, eventfd, epoll).
+    Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death and for
+    what options() refuses, TypeError if initializer or loop_factory cannot be called or is a coroutine function, and
+    OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll).
 
         >>> import asyncio
         >>> async def double(number):
@@ -70,6 +72,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         max_tasks_per_child=None,
         loop_factory=None,
         on_worker_death="replace",
+        task_timeout=None,
+        on_cancel=None,
+        grace=None,
     ):
         if max_workers is None:
             max_workers = default_workers()
@@ -86,31 +91,39 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         self._concurrency = concurrency
         setup = (initializer, initargs, loop_factory)
         limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency)
-        self._options = _options.change(self._options, on_cancel="interrupt")
+        on_cancel = "interrupt" if on_cancel is None else on_cancel
+        self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death)
 
     # run(fn, /, *args, **kwargs)
     run = _core.Executor._run_in_loop
 
-    def options(self, *, on_cancel=None, grace=None, name=None):
+    def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this pool with other options: a pool of the same class, on the same workers.
 
         What is submitted there, by run(), submit(), map() or stream(), has these options; None: as here. It is no
         second pool: to shut it down, or to leave it by `with`, shuts down this one.
+
+        timeout: for how many seconds a coroutine may run, from when a worker begins it; math.inf: for ever. A call of
+        map() has it for itself; stream() refuses it.
+        deadline: when a coroutine must have ended, by time.monotonic(); one that waits for a worker until then never
+        begins. When its time is over, the coroutine sees CancelledError, as when it is cancelled, whatever on_cancel
+        says. Its future gets TaskTimeout when it has ended, whatever it has returned or raised.
 
         on_cancel: what becomes of a coroutine that runs when its future is cancelled. Who cancels does not wait for it.
 
         "interrupt": it sees CancelledError, and may clean up. The default.
         "kill": the same; but if it has not ended after `grace` seconds (1 by default), because it keeps its loop busy
         or goes on all the same, its worker is killed and another one started. The other coroutines of that worker are
-        lost: their futures get a WorkerDied that says so, with the worker's stack.
+        lost: their futures get a WorkerDied that says so, with the worker's stack. A coroutine whose time is over is
+        ended in the same way.
         "abandon": it goes on to its end. The future of submit() is not cancelled then: cancel() returns False.
 
-        name: what its tasks are called, by pyconc.current_task() in the worker and by WorkerDied; default: as the
-        function.
+        name: what its tasks are called, by pyconc.current_task() in the worker, by WorkerDied and by TaskTimeout;
+        default: as the function.
 
-        Any thread may call this. Raises ValueError for another on_cancel and for a grace that is below 0 or no number;
-        TypeError for a name that is no str.
+        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is below 0 or
+        not a number, and for a deadline that is not a number; TypeError for a name that is no str.
 
             >>> import asyncio
             >>> async def fetch(number):
@@ -121,8 +134,8 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
             >>> asyncio.run(main())
             ('page 1', 'fetch 2')
         """
-        options = _options.change(self._options, on_cancel=on_cancel, grace=grace, name=name)
-        return _options.make_view(self, options)
+        changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
+        return _options.make_view(self, _options.change(self._options, **changed))
 
     def map(self, async_fn, *iterables, ordered=True, buffersize=None):
         """Return an async iterator over async_fn's results for the items of iterables, which may be async ones.
@@ -230,8 +243,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
         buffersize: how many items the generator may be ahead of this iterator. Leaving the `async for` loop, or
         aclose(), stops the generator and closes it in its worker. Raises TypeError or ValueError for another
-        buffersize. The iterator raises what the generator raises, after the items before that; the pickling error,
-        and ends, if an item cannot be pickled; and RuntimeError once the pool is shut down.
+        buffersize, and ValueError where options() give a timeout or a deadline: a generator waits for its consumer,
+        who has asyncio.timeout(). The iterator raises what the generator raises, after the items before that; the
+        pickling error, and ends, if an item cannot be pickled; and RuntimeError once the pool is shut down.
 
             >>> import asyncio
             >>> async def count_down(start):
@@ -244,6 +258,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
             [3, 2, 1]
         """
         _check_count("buffersize", buffersize)
+        _, _, timeout, deadline, _ = self._options
+        if not (timeout is deadline is None):
+            raise ValueError("a stream has no time limit: take options(timeout=math.inf, deadline=math.inf) for it")
         return _Stream(self, async_fn, args, kwargs, buffersize)
 
     def shutdown(self, wait=True, *, cancel_futures=False, timeout=None):

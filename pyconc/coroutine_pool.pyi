@@ -43,10 +43,15 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
+        task_timeout: float | None = None,
+        on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
+        grace: float | None = None,
     ) -> None: ...
     def options(
         self,
         *,
+        timeout: float | None = None,
+        deadline: float | None = None,
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
         name: str | None = None,

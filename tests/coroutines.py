@@ -327,3 +327,41 @@ async def ask_kept_task():
 async def wait_and_keep_task(address):
     await keep_task()
     await wait_at(address)
+
+
+async def see_time_limit(path, asks):
+    """Write down what comes when the time is over."""
+    task, log = pyconc.current_task(), []
+    log.append("within" if task.remaining() > 0 and not task.cancelled() else "over")
+    try:
+        if asks:
+            while True:
+                task.check()
+        await never_ends()
+    except asyncio.CancelledError as error:
+        log += [str(error), str(task.remaining())]
+    path.write_text(", ".join(log))
+
+
+async def compute_while_in_time():
+    while True:
+        pyconc.current_task().check()
+
+
+async def wait_or_return(value):
+    return await never_ends() if value == "wait" else value
+
+
+async def block_for_ever():
+    threading.Event().wait()
+
+
+async def say_and_refuse(address):
+    task = pyconc.current_task()
+    with contextlib.suppress(asyncio.CancelledError), task.shield():
+        async with _at(address, b"started") as (_, writer):
+            while not task.cancelled():
+                await asyncio.sleep(0)
+            writer.write(b"cancelled %d\n" % os.getpid())
+            await writer.drain()
+    await refuse_for_ever()

@@ -4,16 +4,22 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import math
 import os
+import pickle
 import signal
+import time
 
 import coroutines
 import pytest
 from gates import AsyncGate, ProcessGate
-from support import THOUSAND, run_script
+from support import THOUSAND, run_script, wait_until
 
 import pyconc
-from pyconc import CoroutinePool, WorkerDied
+from pyconc import CoroutinePool, TaskTimeout, WorkerDied
+
+# Longer than any test takes.
+FOREVER = 3600
 
 
 def with_pool(test=None, *, gated=False, **arguments):
@@ -92,6 +98,10 @@ async def test_options_are_checked(pool):
         pool.options(grace=-1)
     with pytest.raises(TypeError, match="name must be a str, not int"):
         pool.options(name=1)
+    with pytest.raises(ValueError, match="timeout must be a number of seconds, 0 or more"):
+        CoroutinePool(1, task_timeout=-1)
+    with pytest.raises(ValueError, match="deadline must be a time"):
+        pool.options(deadline=math.nan)
 
 
 def test_the_child_of_a_fork_has_views_too():
@@ -312,7 +322,7 @@ async def test_the_neighbours_error_shows_what_blocked_the_loop(pool, gate):
 async def test_a_coroutine_that_ends_within_its_grace_costs_no_worker(pool, gate, tmp_path):
     path = tmp_path / "log"
     worker = await pool.run(coroutines.pid)
-    running = pool.options(on_cancel="kill", grace=3600).run(coroutines.end_late, gate.address, path)
+    running = pool.options(on_cancel="kill", grace=FOREVER).run(coroutines.end_late, gate.address, path)
     await gate.hear("started")
     running.cancel()
     await gate.hear("cancelled")
@@ -334,7 +344,7 @@ async def test_a_kill_does_not_break_the_pool(pool):
 @pytest.mark.parametrize("on_cancel", ["interrupt", "kill"])
 @with_pool(gated=True)
 async def test_a_worker_may_die_while_it_is_told(pool, gate, on_cancel):
-    running = pool.options(on_cancel=on_cancel, grace=3600).submit(coroutines.refuse_for_ever)
+    running = pool.options(on_cancel=on_cancel, grace=FOREVER).submit(coroutines.refuse_for_ever)
     neighbour = pool.run(coroutines.wait_at, gate.address)
     worker = await gate.hear("started")
     while not running.running():
@@ -359,3 +369,181 @@ async def test_cancellations_reach_nobody_else(pool):
         for n, future in enumerate(running):
             if not future.cancelled():
                 assert await future == n
+
+
+# ---- time limits ----
+
+
+async def timeout_of(call):
+    with pytest.raises(TaskTimeout) as caught:
+        await call
+    return caught.value
+
+
+@pytest.mark.parametrize("on_cancel", ["interrupt", "abandon", "kill"])
+@with_pool
+async def test_a_coroutine_is_interrupted_when_its_time_is_over(pool, on_cancel):
+    view = pool.options(timeout=0.01, on_cancel=on_cancel, grace=FOREVER)
+    for call in view.run(coroutines.never_ends), asyncio.wrap_future(view.submit(coroutines.never_ends)):
+        error = await timeout_of(call)
+        assert (error.timeout, error.deadline, error.stopped) == (0.01, None, "raised")
+        assert error.ran_for >= 0.01
+        assert str(error).startswith("never_ends has reached its timeout of 0.01 s: it ran for ")
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    assert await pool.run(coroutines.double, 2) == 4
+
+
+@with_pool
+async def test_a_coroutine_sees_why_it_is_interrupted(pool, tmp_path):
+    for number in range(3):
+        path = tmp_path / f"log{number}"
+        limit = {"deadline": time.monotonic() + 0.3} if number else {"timeout": 0.3}
+        view = pool.options(name=f"number {number}", **limit)
+        error = await timeout_of(view.run(coroutines.see_time_limit, path, number == 2))
+        assert (error.task_name, error.stopped) == (f"number {number}", "returned")
+        assert path.read_text() == "within, the task has reached its time limit, 0.0"
+
+
+@with_pool
+async def test_a_coroutine_that_ends_in_time_has_its_result(pool):
+    for view in pool.options(timeout=FOREVER), pool.options(deadline=time.monotonic() + FOREVER):
+        assert await view.run(coroutines.after_a_turn, 1) == 1
+        with pytest.raises(KeyError):
+            await view.run(coroutines.fail, KeyError())
+        name, deadline, remaining, is_cancelled = await view.run(coroutines.describe_task_later)
+        assert name == "describe_task_later"
+        assert time.monotonic() < deadline < time.monotonic() + FOREVER
+        assert 0 < remaining <= FOREVER
+        assert not is_cancelled
+        assert (await view.options(timeout=math.inf, deadline=math.inf).run(coroutines.describe_task))[1] is None
+
+
+def test_a_pool_may_limit_all_its_calls():
+    async def main():
+        async with CoroutinePool(1, task_timeout=0.01) as pool:
+            await timeout_of(pool.run(coroutines.never_ends))
+            with pytest.raises(TaskTimeout):
+                async for _ in pool.map(coroutines.wait_or_return, ["wait"]):
+                    pass
+            free = pool.options(timeout=math.inf)
+            assert (await free.run(coroutines.describe_task))[1] is None
+            assert [item async for item in free.stream(coroutines.count_to, 2)] == [0, 1]
+
+    asyncio.run(main())
+
+
+@with_pool
+async def test_each_call_of_map_has_its_time(pool):
+    results = pool.options(timeout=0.5).map(coroutines.wait_or_return, ["result", "wait", "result"], ordered=False)
+    seen = []
+    with pytest.raises(TaskTimeout):
+        async for result in results:
+            seen.append(result)
+    assert seen == ["result", "result"]
+
+
+@with_pool
+async def test_streams_have_no_time_limit(pool):
+    for view in pool.options(timeout=1), pool.options(deadline=time.monotonic() + 1):
+        with pytest.raises(ValueError, match="a stream has no time limit"):
+            view.stream(coroutines.count_to, 1)
+
+
+@with_pool(gated=True, concurrency=1)
+async def test_the_queue_counts_for_a_deadline_only(pool, gate):
+    blocking = pool.run(coroutines.wait_at, gate.address)
+    await gate.hear("started")
+    begin = time.monotonic()
+    patient = pool.options(timeout=0.5).run(coroutines.double, 2)
+    late = [pool.options(deadline=time.monotonic() + 0.01).run(coroutines.wait_at, gate.address) for _ in range(1000)]
+    late.append(pool.options(deadline=time.monotonic() - 1).run(coroutines.wait_at, gate.address))
+    for call in late:
+        error = await timeout_of(call)
+        assert (error.ran_for, error.stopped) == (None, None)
+        assert str(error) == "wait_at has not begun before its deadline"
+    await asyncio.to_thread(wait_until, lambda: time.monotonic() > begin + 0.5)
+    gate.open()
+    await blocking
+    assert await patient == 4
+    assert gate.said.empty()
+
+
+@with_pool
+async def test_a_deadline_passes_while_a_neighbour_keeps_the_loop_busy(pool):
+    worker = await pool.run(coroutines.pid)
+    for _ in range(20):  # it learns to take several at a time
+        await pool.run(coroutines.double, 1)
+    with ProcessGate() as gate:
+        os.kill(worker, signal.SIGSTOP)
+        blocking = pool.run(coroutines.compute_at, gate.__reduce__()[1][0])
+        deadline = time.monotonic() + 0.1
+        late = pool.options(deadline=deadline).run(coroutines.fail, KeyError())
+        os.kill(worker, signal.SIGCONT)
+        await asyncio.to_thread(gate.wait_started)
+        await asyncio.to_thread(wait_until, lambda: time.monotonic() > deadline)
+        gate.open()
+        await blocking
+        assert (await timeout_of(late)).stopped in (None, "raised")
+
+
+@with_pool(gated=True)
+async def test_a_shield_keeps_a_time_out_off(pool, gate, tmp_path):
+    path = tmp_path / "log"
+    running = pool.options(timeout=0.01).run(coroutines.wait_in_shields, gate.address, path, 2)
+    await gate.hear("started")
+    gate.open()
+    assert (await timeout_of(running)).stopped == "returned"
+    assert path.read_text() == "kept off, raised at the end, cleaned up"
+
+
+@with_pool
+async def test_a_coroutine_that_computes_sees_its_time_out_when_it_asks(pool):
+    error = await timeout_of(pool.options(timeout=0.01).run(coroutines.compute_while_in_time))
+    assert error.stopped == "raised"
+
+
+@pytest.mark.parametrize("function", [coroutines.refuse_for_ever, coroutines.block_for_ever])
+@with_pool(gated=True)
+async def test_kill_ends_a_coroutine_whose_time_is_over(pool, gate, function):
+    neighbour = pool.run(coroutines.wait_at, gate.address)
+    worker = await gate.hear("started")
+    error = await timeout_of(pool.options(timeout=0.01, on_cancel="kill", grace=0.01).run(function))
+    assert error.stopped == "killed"
+    assert str(error).endswith("its worker process was killed")
+    with pytest.raises(WorkerDied, match="it was killed because another call that it ran was to end") as caught:
+        await neighbour
+    if function is coroutines.block_for_ever:
+        assert "in block_for_ever" in error.stack
+        assert "in block_for_ever" in caught.value.stack
+    assert await pool.run(coroutines.pid) != worker
+
+
+@with_pool(gated=True)
+async def test_a_time_out_may_be_cancelled_while_it_ends(pool, gate):
+    running = pool.options(timeout=0.01).submit(coroutines.say_and_refuse, gate.address)
+    await gate.hear("started")
+    await gate.hear("cancelled")
+    assert running.cancel()
+    pool.kill_workers()
+    await asyncio.to_thread(pool.shutdown)
+    assert running.cancelled()
+
+
+@with_pool(gated=True)
+async def test_a_worker_may_die_while_a_time_out_ends(pool, gate):
+    running = pool.options(timeout=0.01).run(coroutines.say_and_refuse, gate.address)
+    worker = await gate.hear("started")
+    await gate.hear("cancelled")
+    os.kill(worker, signal.SIGKILL)
+    assert (await timeout_of(running)).stopped == "killed"
+    assert await pool.run(coroutines.pid) != worker
+
+
+@with_pool(concurrency=64)
+async def test_time_outs_reach_nobody_else(pool):
+    limited = pool.options(timeout=0.005)
+    for _ in range(10):
+        others = [pool.run(coroutines.storm, n) for n in range(100)]
+        late = [limited.run(coroutines.never_ends) for _ in range(20)]
+        assert await asyncio.gather(*others) == [*range(100)]
+        assert {type(error) for error in await asyncio.gather(*late, return_exceptions=True)} == {TaskTimeout}

@@ -139,8 +139,8 @@ call_leave_shield(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 // ---- time ----
 
-static PyObject *
-build_seconds(int64_t ns, int64_t none)
+PyObject *
+call_build_seconds(int64_t ns, int64_t none)
 {
     return ns == none ? Py_NewRef(Py_None) : PyFloat_FromDouble((double)ns / 1e9);
 }
@@ -151,9 +151,9 @@ call_timeout_error(PyObject *callable, const call_options *options, int64_t ran_
 {
     PyObject *module = PyImport_ImportModule("pyconc._task_timeout");
     PyObject *make = module == NULL ? NULL : PyObject_GetAttrString(module, "make");
-    PyObject *timeout = build_seconds(options->timeout_ns, CALL_NO_LIMIT);
-    PyObject *deadline = build_seconds(options->deadline_ns, CALL_NO_LIMIT);
-    PyObject *ran_for = build_seconds(ran_ns, CALL_NOT_BEGUN);
+    PyObject *timeout = call_build_seconds(options->timeout_ns, CALL_NO_LIMIT);
+    PyObject *deadline = call_build_seconds(options->deadline_ns, CALL_NO_LIMIT);
+    PyObject *ran_for = call_build_seconds(ran_ns, CALL_NOT_BEGUN);
     PyObject *error = NULL;
     if (make != NULL && timeout != NULL && deadline != NULL && ran_for != NULL) {
         error = PyObject_CallFunction(make, "OOOOOOz", callable,
@@ -173,7 +173,7 @@ call_timeout_error(PyObject *callable, const call_options *options, int64_t ran_
 static PyObject *
 call_get_seconds(PyObject *op, void *offset)
 {
-    return build_seconds(*(int64_t *)(void *)((char *)op + (Py_ssize_t)offset), CALL_NO_LIMIT);
+    return call_build_seconds(*(int64_t *)(void *)((char *)op + (Py_ssize_t)offset), CALL_NO_LIMIT);
 }
 
 static int

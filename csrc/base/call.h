@@ -69,6 +69,9 @@ call_take_back(call_place *place)
 // with that.
 int call_interrupt(call_place *place);
 
+// A number of seconds, or None if `ns` is `none`.
+PyObject *call_build_seconds(int64_t ns, int64_t none);
+
 // What Call.reason() returns.
 PyObject *call_build_reason(stop_reason reason);
 

@@ -35,11 +35,12 @@ typedef enum wire_kind {
 } wire_kind;
 
 enum {
-    WIRE_KWARGS = 1,   // see WIRE_CALL
-    WIRE_STAR = 2,     // of a chunk: each item is a tuple of arguments, not one argument
-    WIRE_BOUNDED = 4,  // of a chunk: comes back unfinished rather than take long
-    WIRE_SCALARS = 8,  // the stream behind the callable is what scalars.h says, and no pickle
-    WIRE_NAMED = 16,   // of a call: the stream is the pair of its task's name and what it would be else
+    WIRE_KWARGS = 1,    // see WIRE_CALL
+    WIRE_STAR = 2,      // of a chunk: each item is a tuple of arguments, not one argument
+    WIRE_BOUNDED = 4,   // of a chunk: comes back unfinished rather than take long
+    WIRE_SCALARS = 8,   // the stream behind the callable is what scalars.h says, and no pickle
+    WIRE_NAMED = 16,    // of a call: the stream is the pair of its task's name and what it would be else
+    WIRE_LIMITED = 32,  // of a call: its slot has a timeout or a deadline
 };
 
 typedef struct wire {

@@ -42,6 +42,9 @@ pack_call(ProcessQueueObject *self, const call_options *options, PyObject *const
     else if (codec_pack_call(&self->packs, args, nargs, kwnames, options->name, &job->call) < 0) {
         t = fail_packing(t);
     }
+    else if (call_is_limited(options)) {
+        job->call.head.flags |= WIRE_LIMITED;
+    }
     return t;
 }
 

@@ -365,6 +365,9 @@ finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
     self->is_cut_off |= !job_ring_complete(&self->ring, self->number, slot);
 }
 
+// The outcome of a call whose deadline has passed before it began.
+static const packed_message expired = {.head.kind = WIRE_EXPIRED};
+
 // Unpacks and makes the call of a slot, and finishes the slot with the outcome.
 static void
 run_slot(WorkerObject *self, job_slot *slot)
@@ -375,10 +378,9 @@ run_slot(WorkerObject *self, job_slot *slot)
     if (read_call(self, slot, &c) < 0) {
         pack_failure(self, "pack_unpickling_error", &outcome);
     }
-    else if (job_slot_is_stoppable(slot) && slot->deadline_ns <= clock_now_ns()) {
+    else if (c.flags & WIRE_LIMITED && slot->deadline_ns <= clock_now_ns()) {
         slot_call_clear(&c);
-        memset(&outcome, 0, sizeof(outcome));
-        outcome.head.kind = WIRE_EXPIRED;
+        outcome = expired;
     }
     else {
         bool is_chunk = c.kind == WIRE_CHUNK;
@@ -409,6 +411,21 @@ run_slot(WorkerObject *self, job_slot *slot)
 
 // ---- a worker that runs an event loop ----
 
+// What the coroutine of a call can know of its options: (name or None, timeout or None, deadline or None).
+static PyObject *
+describe_options(const job_slot *slot, const slot_call *c)
+{
+    bool is_limited = c->flags & WIRE_LIMITED;
+    PyObject *timeout = call_build_seconds(is_limited ? slot->timeout_ns : CALL_NO_LIMIT, CALL_NO_LIMIT);
+    PyObject *deadline = call_build_seconds(is_limited ? slot->deadline_ns : CALL_NO_LIMIT, CALL_NO_LIMIT);
+    PyObject *options = timeout == NULL || deadline == NULL
+                            ? NULL
+                            : PyTuple_Pack(3, c->name == NULL ? Py_None : c->name, timeout, deadline);
+    Py_XDECREF(timeout);
+    Py_XDECREF(deadline);
+    return options;
+}
+
 // Unpacks the call of a slot that was taken; NULL without an exception if the slot is finished: the call
 // failed.
 static PyObject *
@@ -418,11 +435,15 @@ describe_call(WorkerObject *self, job_slot *slot)
     slot_call c;
     PyObject *described = NULL;
     if (read_call(self, slot, &c) == 0) {
+        bool has_options = c.name != NULL || c.flags & WIRE_LIMITED;
         PyObject *handle = PyLong_FromSsize_t(slot - self->ring.slots);
-        // Without a name the fifth is NULL, and not there.
-        described = handle == NULL ? NULL
-                                   : PyTuple_Pack(c.name == NULL ? 4 : 5, handle, c.callable, c.args,
-                                                  c.kwargs == NULL ? Py_None : c.kwargs, c.name);
+        PyObject *options = has_options ? describe_options(slot, &c) : NULL;
+        if (handle != NULL && (options != NULL || !has_options)) {
+            // Without options the fifth is NULL, and not there.
+            described = PyTuple_Pack(has_options ? 5 : 4, handle, c.callable, c.args,
+                                     c.kwargs == NULL ? Py_None : c.kwargs, options);
+        }
+        Py_XDECREF(options);
         Py_XDECREF(handle);
         slot_call_clear(&c);
     }
@@ -437,7 +458,10 @@ describe_call(WorkerObject *self, job_slot *slot)
 static int
 append_call(WorkerObject *self, job_slot *slot, PyObject *list, int64_t now_ns)
 {
-    job_slot_begin(slot, now_ns);
+    // A call whose time is limited begins when it says so, see worker_begin().
+    if (!(((wire *)slot->message)->flags & WIRE_LIMITED)) {
+        job_slot_begin(slot, now_ns);
+    }
     PyObject *described = describe_call(self, slot);
     int rc = described == NULL ? 0 : PyList_Append(list, described);
     Py_XDECREF(described);
@@ -478,9 +502,9 @@ require_doorbell(WorkerObject *self)
 PyDoc_STRVAR(take_doc,
 "take($self, most, /)\n--\n\n"
 "Take a fair share of the calls that are ready, and not more than a number of them.\n\n"
-"Return (wanted, calls), lists of (handle, callable, args, kwargs or None), with the task's name at the end\n"
-"if it has one of its own. In wanted are first the calls that only this worker may run, and just handles,\n"
-"of calls to be cancelled if they still run; to be looked at in order.");
+"Return (wanted, calls), lists of (handle, callable, args, kwargs or None), with (name, timeout, deadline)\n"
+"at the end if one of these is not None. In wanted are first the calls that only this worker may run, and\n"
+"just handles, of calls to be cancelled if they still run; to be looked at in order.");
 
 static PyObject *
 worker_take(PyObject *op, PyObject *arg)
@@ -547,6 +571,29 @@ slot_of(WorkerObject *self, PyObject *handle)
         return NULL;
     }
     return &self->ring.slots[number];
+}
+
+PyDoc_STRVAR(begin_doc,
+"begin($self, handle, /)\n--\n\n"
+"Note that a call whose time is limited begins now, and return when that is, by time.monotonic(); or finish\n"
+"it and return None: its deadline has passed.");
+
+static PyObject *
+worker_begin(PyObject *op, PyObject *handle)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    job_slot *slot = slot_of(self, handle);
+    if (slot == NULL) {
+        return NULL;
+    }
+    int64_t now_ns = clock_now_ns();
+    if (slot->deadline_ns > now_ns) {
+        job_slot_begin(slot, now_ns);
+        return call_build_seconds(now_ns, CALL_NO_LIMIT);
+    }
+    packed_message outcome = expired;
+    finish_slot(self, slot, &outcome);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(asked_doc,
@@ -970,6 +1017,7 @@ static PyMethodDef worker_methods[] = {
     {"run", worker_run, METH_VARARGS, run_doc},
     {"identify", worker_identify, METH_NOARGS, identify_doc},
     {"take", worker_take, METH_O, take_doc},
+    {"begin", worker_begin, METH_O, begin_doc},
     {"asked", worker_asked, METH_O, asked_doc},
     {"finish", FASTCALL(worker_finish), METH_FASTCALL, finish_doc},
     {"listen", worker_listen, METH_O, listen_doc},

@@ -114,14 +114,14 @@ class LoopWorker:
         self._ends = True
         self._loop.stop()
 
-    def _start(self, handle, function, args, kwargs, name=None):
-        if name is not None:
-            self._calls[handle] = _Call(self._worker, handle, name)
+    def _start(self, handle, function, args, kwargs, options=None):
+        if options is not None and not self._begin(handle, function, *options):
+            return
         try:
             awaitable = function(*args, **kwargs) if kwargs else function(*args)
             self._starting, self._starting_handle = awaitable, handle
             if type(awaitable) is not CoroutineType:
-                if name is None:
+                if options is None:
                     self._calls[handle] = _Call(self._worker, handle, _name_of(function))
                 task = self._make_future(awaitable, function)
             elif self._has_factory:
@@ -143,6 +143,16 @@ class LoopWorker:
                 task.add_done_callback(partial(self._task_done, handle))
             else:
                 self._begun.append((handle, task))
+
+    def _begin(self, handle, function, name, timeout, deadline):
+        """Begin with a call that has options; return False if it is over already."""
+        call = _Call(self._worker, handle, _name_of(function) if name is None else name)
+        if not (timeout is deadline is None):
+            call.timeout, call.deadline, call.began = timeout, deadline, self._worker.begin(handle)
+            if call.began is None:
+                return False
+        self._calls[handle] = call
+        return True
 
     def _make_future(self, awaitable, function):
         if not inspect.isawaitable(awaitable):
@@ -199,8 +209,9 @@ class LoopWorker:
     def _cancel(self, handle):
         """The parent has asked for the end of a call that runs."""
         task = self._running[handle]
-        if self._call_at(handle, task).may_interrupt():
-            task.cancel()
+        call = self._call_at(handle, task)
+        if call.may_interrupt():
+            task.cancel(*_message(call.reason()))
 
     def _end_call(self, handle):
         call = self._calls.pop(handle, None)
@@ -215,9 +226,18 @@ class _Call:
     Only the thread of the loop enters and leaves shields, and asks whether the call may be interrupted.
     """
 
-    __slots__ = ("_handle", "_is_interrupted", "_reason", "_shields", "_worker", "name", "task")
-
-    timeout = deadline = None
+    __slots__ = (
+        "_handle",
+        "_is_interrupted",
+        "_reason",
+        "_shields",
+        "_worker",
+        "began",
+        "deadline",
+        "name",
+        "task",
+        "timeout",
+    )
 
     def __init__(self, worker, handle, name):
         self._worker = worker
@@ -226,6 +246,7 @@ class _Call:
         self._shields = 0
         self._is_interrupted = False  # CancelledError was raised in it, or will be when it goes on
         self.name = name
+        self.began = self.timeout = self.deadline = None
         self.task = None  # once somebody has asked for it
 
     def reason(self):
@@ -246,7 +267,7 @@ class _Call:
     def check(self):
         if self._handle is not None and not self._shields and self.reason() is not None:
             self._is_interrupted = True
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError(*_message(self.reason()))
 
     def enter_shield(self):
         self._shields += 1
@@ -255,7 +276,12 @@ class _Call:
         if self._shields > 0:
             self._shields -= 1
         if self.may_interrupt():
-            raise asyncio.CancelledError
+            raise asyncio.CancelledError(*_message(self.reason()))
+
+
+def _message(reason):
+    """Return the arguments of a CancelledError: none if that is what it says."""
+    return ("the task has reached its time limit",) if reason == "timeout" else ()
 
 
 def _name_of(function):

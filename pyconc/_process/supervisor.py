@@ -474,8 +474,8 @@ class Supervisor:
             worker = next((worker for worker in self._workers.values() if worker.number == number), None)
             if worker is None:
                 continue  # It has ended, and the call with it.
-            if is_late and (stack := self.stack_of(worker)) is not None:
-                self.queue.note_stack(call, stack)
+            if self._limits.concurrency is None and is_late:
+                self._note_stack(call, worker)
             if grace is None:
                 self._kill_for(call)
                 continue
@@ -492,8 +492,14 @@ class Supervisor:
             if worker.number == number:
                 worker.is_stopped = True
                 if self._limits.concurrency is not None:
-                    worker.stack = self.stack_of(worker)  # for the other coroutines that it runs
+                    worker.stack = self._note_stack(call, worker)  # for the other coroutines that it runs, too
                 worker.process.kill()
+
+    def _note_stack(self, call, worker):
+        stack = self.stack_of(worker)
+        if stack is not None:
+            self.queue.note_stack(call, stack)
+        return stack
 
     # ---- shutdown(timeout=) ----
 
@@ -814,7 +820,7 @@ def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
     elif worker.is_late:
         message += "; it was killed, as the timeout of shutdown() and the task's grace were over"
     elif worker.is_stopped:
-        message += "; it was killed because another call that it ran had not ended in time when it was cancelled"
+        message += "; it was killed because another call that it ran was to end, and had not ended in time"
     elif worker.oom:
         message += "; the kernel ended it for want of memory"
     elif memory_limit is not None and signal_name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
