@@ -17,7 +17,7 @@ from pyconc._async_with import AsyncWith
 from pyconc._process import chunks, kernel, launcher, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
-from pyconc._process.supervisor import Supervisor
+from pyconc._process.supervisor import State, Supervisor
 from pyconc._process.worker_main import Limits
 from pyconc._shutdown import deadline_after
 from pyconc.patching import ExecutorType, make_standard, threads_are_greenlets, watch_standard
@@ -240,7 +240,9 @@ class ProcessExecutor(AsyncWith):
         self._shutdown_thread = True
         supervisor = self._opened
         if supervisor is None:
-            launcher.dismiss(self._name)
+            # Former workers do so at their end; until then what has made them waits for them.
+            if all(former._opened.state is State.ENDED for former in self._former):
+                launcher.dismiss(self._name)
         else:
             if not supervisor.broken:
                 supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
@@ -286,10 +288,10 @@ class ProcessExecutor(AsyncWith):
     def _leaving(self, error):
         if _is_interrupt(error):
             self.kill_workers()
-        elif error is not None and self._opened is not None:
-            self._opened.queue.cancel_later(True)
-            for former in self._former:
-                former._opened.queue.cancel_later(True)
+        elif error is not None:
+            for executor in (self, *self._former):
+                if executor._opened is not None:
+                    executor._opened.queue.cancel_later(True)
         try:
             yield
         except BaseException as raised:

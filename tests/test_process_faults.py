@@ -641,7 +641,7 @@ def test_what_a_send_to_the_dead_has_raised_can_be_collected():
 
         def send(end):
             try:
-                end._send(("discard", 1))
+                end._send(("signal", 1, 9))
             except (EOFError, zygote.ZygoteDied) as error:
                 return type(error).__name__, [error, locals()]
 

@@ -255,3 +255,60 @@ if __name__ == "__main__":
     assert refused >= 3
     assert told[refused:] == ["works"] * (27 - refused)
     assert finished.stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+@pytest.mark.parametrize("world", ["one thread", "threads"])
+@pytest.mark.parametrize(
+    "end", ["cancel", "cancel_futures", "timeout", "kill_workers", "terminate_workers", "exception"]
+)
+def test_workers_that_have_more_rights_are_stopped_and_killed_all_the_same(world, end):
+    finished = run_script(
+        PROGRAM
+        + """
+import contextlib, time
+def run(path):
+    with open(path) as file:
+        while True:
+            try:
+                file.readline()
+                time.sleep(1000)
+            except pyconc.TaskCancelled:
+                if "timeout" in sys.argv:
+                    continue
+                raise
+if __name__ == "__main__":
+    os.chmod(".", 0o777)
+    os.mkfifo("gate")
+    pool = pyconc.ProcessPoolExecutor(2)
+    start_thread()
+    assert pool.submit(abs, -1).result() == 1
+    view = pool.options(on_cancel="interrupt", grace=0.01 if "timeout" in sys.argv else 1000)
+    running = [view.submit(run, "gate") for _ in range(2)]
+    while not all(future.running() for future in running):
+        pass
+    gate = open("gate", "w")
+    pids = set(pool._processes)
+    os.setgroups([])
+    os.setgid(12345)
+    os.setuid(12345)
+    end = sys.argv[2]
+    if end == "cancel":
+        print([future.cancel() for future in running])
+        pyconc.wait(running)
+        pool.shutdown()
+    elif end in ("kill_workers", "terminate_workers"):
+        getattr(pool, end)()
+    elif end == "exception":
+        with contextlib.suppress(KeyError), pool:
+            raise KeyError
+    else:
+        pool.shutdown(**{end: 0 if end == "timeout" else True})
+    pyconc.wait(running)
+    pool.shutdown()
+    print(len(pids), [pid for pid in pids if os.path.exists(f"/proc/{pid}")])
+""",
+        world,
+        end,
+    )
+    assert finished.stdout == ("[True, True]\n" if end == "cancel" else "") + "2 []\n"

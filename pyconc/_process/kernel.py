@@ -146,15 +146,23 @@ def _nothing(number, frame):
 
 
 def send_signal(pidfd, pid, number):
-    """Send a signal to a process if it has not ended, and this process may; pidfd: what tells of its end."""
+    """Send a signal to a process if it has not ended; pidfd: what tells of its end.
+
+    Return False if this process may not do so.
+    """
     try:
         _core.signal_pidfd(pidfd, number)
     except ProcessLookupError:
         pass
-    except OSError:  # a sandbox refuses that call, or this is no pidfd
-        with contextlib.suppress(OSError):
+    except OSError:  # a sandbox refuses that call, or this is no pidfd; or this process may not
+        try:
             if not connection.wait([pidfd], 0):
                 os.kill(pid, number)
+        except PermissionError:
+            return False
+        except OSError:
+            pass
+    return True
 
 
 def require_footprint():

@@ -39,6 +39,7 @@ import heapq
 import itertools
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -143,6 +144,16 @@ class _Worker:
         assert state in _NEXT_OF_WORKER[self.state], (self.state, state)
         self.state = state
 
+    def kill(self):
+        with contextlib.suppress(PermissionError):
+            self.process.kill()
+        self.pass_on(signal.SIGKILL)
+
+    def pass_on(self, number):
+        """Have a process signal it that has the right to, if the program has given that up."""
+        if isinstance(self.process, WorkerProcess) and not kernel.send_signal(self.end, self.process.pid, 0):
+            self.process.maker.signal(self.process.pid, number)
+
     def close(self):
         os.close(self.end)
 
@@ -212,6 +223,7 @@ class Supervisor:
         self._refusal = None  # why no worker could be started when the last task failed for that
         self._overdue = []  # heap of (when a call must have ended, its number)
         self._orders = deque()  # "kill" or "terminate", the latest last; any
+        self._passed_on = 0  # how many of them were, to workers that the program may not signal
         self._shutdowns = deque()  # (when what is left is to be stopped, its grace), of shutdown(timeout=); any
         self._stop_at = None  # the earliest of these
         self._grace = 0.0
@@ -428,6 +440,10 @@ class Supervisor:
         is_deserted = self.forced and not self._workers and not self._gone  # and none is to be started
         if self.state is State.SERVING and (self._orders or is_deserted):
             self._enter(State.ENDING)
+        if len(self._orders) > self._passed_on:
+            self._passed_on = len(self._orders)
+            for worker in self._workers.values():
+                worker.pass_on(signal.SIGKILL if self._orders[-1] == "kill" else signal.SIGTERM)
         if self.queue.take_condemned():
             self._condemn_workers()
         self._end_late()
@@ -481,6 +497,7 @@ class Supervisor:
                 continue
             if self._limits.concurrency is None:  # a loop has its inbox
                 kernel.send_signal(worker.end, worker.process.pid, STOP)
+                worker.pass_on(STOP)
             heapq.heappush(self._overdue, (time.monotonic() + grace, call))
         while self._is_overdue():
             self._kill_for(heapq.heappop(self._overdue)[1])
@@ -493,7 +510,7 @@ class Supervisor:
                 worker.is_stopped = True
                 if self._limits.concurrency is not None:
                     worker.stack = self._note_stack(call, worker)  # for the other coroutines that it runs, too
-                worker.process.kill()
+                worker.kill()
 
     def _note_stack(self, call, worker):
         stack = self.stack_of(worker)
@@ -749,7 +766,7 @@ class Supervisor:
             self._break_down(_BROKEN, _DAMAGED)
         for worker in list(self._workers.values()):
             self._condemned.add(worker.number)
-            worker.process.kill()
+            worker.kill()
 
     def stack_of(self, worker):
         """Return the stack of each thread of a worker that is watched, as text, or None; the worker goes on.

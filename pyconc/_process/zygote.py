@@ -8,7 +8,7 @@ submits forks its first worker itself, and the zygote right after it.)
     parent                                    zygote                              worker
       |--- ("start", number, name, changes) --->|--- fork ------------------------->|
       |<-- ("started", pid) --------------------|                                   | is admitted, runs tasks
-      |--- ("discard", pid) ------------------->|--- SIGKILL ---------------------->|   or cannot be watched
+      |--- ("signal", pid, number) ------------>|--- number ----------------------->|   or cannot be watched
       |<-- ("exited", pid, status, rss) --------|<-- its end is seen: reaped -------|
 
 A worker takes nothing before the parent has admitted it, see job_ring.h.  What cannot be started or watched is killed
@@ -149,7 +149,7 @@ class Zygote:
 
     def discard(self, pid):
         """Kill a worker that was started, and wait until it has ended.  Raises ZygoteDied: it has ended with that."""
-        self._send(("discard", pid))
+        self._send(("signal", pid, signal.SIGKILL))
         looks = 0
         while pid not in self._statuses:
             if self._has_events(_LOOK_SECONDS):
@@ -159,6 +159,11 @@ class Zygote:
             if is_stopped(self.pid, looks):
                 self.kill()
         del self._statuses[pid]
+
+    def signal(self, pid, number):
+        """Send a signal to a worker, for a program that has given up the right to; the zygote has it still."""
+        with contextlib.suppress(ZygoteDied):
+            self._send(("signal", pid, number))
 
     def status_of(self, pid, timeout):
         """Return the wait status, and the peak RSS or None, of a worker that has ended.
@@ -244,7 +249,7 @@ class Zygote:
         message = self._receive()
         if message[0] == "started":
             self._discarded = message[1]
-            self._send(("discard", message[1]))
+            self._send(("signal", message[1], signal.SIGKILL))
         elif message[0] == "failed":
             self._answer_late()
         elif message[1] == self._discarded:
@@ -319,15 +324,15 @@ class ZygoteFork:
         self._parent = os.getpid()
         util._flush_std_streams()
 
-    def fork(self):
-        """Return the zygote.  Raises OSError."""
+    def fork(self, sibling=None):
+        """Return the zygote.  sibling: a worker that this process has forked.  Raises OSError."""
         pid = fork()
         if pid == 0:
             code = 1
             try:
                 self._ours.close()
                 signals.reset_in_child()
-                serve(self._theirs, self._parent, self._state.rights, self._job)
+                serve(self._theirs, self._parent, self._state.rights, self._job, sibling)
                 code = 0
             except BaseException:
                 pass  # its parent finds it gone; nothing that the program did, and nothing for its output
@@ -366,13 +371,17 @@ class ThisProcess:
             _be_worker(parent, parent, number, name, {}, self._job)
         if zygote_fork is not None:
             try:
-                self.zygote = zygote_fork.fork()
+                self.zygote = zygote_fork.fork(pid)
             except Exception:
                 zygote_fork.close()
         return pid
 
     def open_end(self, pid):
         return open_end(pid)
+
+    def signal(self, pid, number):
+        if self.zygote is not None:
+            self.zygote.signal(pid, number)
 
     def await_end(self, pid, end):
         connection.wait([end])
@@ -396,18 +405,23 @@ def running_tracker_fd():
 # ---- the zygote's own life ----
 
 
-def serve(conn, parent_pid, rights, job):
+def serve(conn, parent_pid, rights, job, sibling=None):
     """Fork workers on request until the connection or the parent ends.
 
-    rights: the program's, when what this process has was made; job: see worker_main.main().
+    rights: the program's, when what this process has was made; job: see worker_main.main().  sibling: a worker that the
+    parent has forked itself.  Nobody else but workers is signalled, whoever asks.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Capabilities are a thread's own: that which has forked this process may have more than the program's main thread,
     # and a fresh interpreter of root's gets back what root gave up.
     with contextlib.suppress(Exception):
         process_state.adopt_rights(rights)
+    sibling_fd = None
     try:
         parent_fd = kernel.open_pidfd(parent_pid)
+        if sibling is not None:
+            with contextlib.suppress(OSError):  # It has ended.
+                sibling_fd = kernel.open_pidfd(sibling)
     except ProcessLookupError:
         return
     gc.freeze()  # what is here is here for good; collectors of the workers need not touch it
@@ -432,13 +446,16 @@ def serve(conn, parent_pid, rights, job):
                 what, *args = conn.recv()
             except (EOFError, OSError):
                 return
-            if what == "discard":
+            if what == "signal":
                 if args[0] in children:  # or it has been reaped
                     with contextlib.suppress(OSError):
-                        os.kill(args[0], signal.SIGKILL)
+                        os.kill(*args)
+                elif args[0] == sibling and sibling_fd is not None:
+                    kernel.send_signal(sibling_fd, *args)
                 continue
             number, name, changes = args
-            if "rights" in changes and not privileged:
+            has_sibling = sibling_fd is not None and not connection.wait([sibling_fd], 0)
+            if "rights" in changes and not (privileged or has_sibling):
                 # The program has given up rights.  What cannot follow here can perhaps in the worker, or that ends.
                 with contextlib.suppress(OSError):
                     process_state.adopt_rights(pickle.loads(changes["rights"]))
@@ -452,8 +469,9 @@ def serve(conn, parent_pid, rights, job):
             if pid == 0:
                 children.leave()
                 os.close(conn.fileno())
-                if parent_fd is not None:
-                    os.close(parent_fd)
+                for fd in (parent_fd, sibling_fd):
+                    if fd is not None:
+                        os.close(fd)
                 _be_worker(parent_pid, own_pid, number, name, changes, job)
             if "rights" not in changes:
                 privileged.add(pid)
