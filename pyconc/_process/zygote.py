@@ -20,6 +20,11 @@ cannot tell: then the parent kills its workers.
 
 The zygote ends when its connection does, or its parent.  Workers end with the zygote, by PR_SET_PDEATHSIG: that
 fires when the thread that forked them ends, and the zygote has one.  The zygote ignores Ctrl-C.
+
+Workers are not made the program's own children by clone(CLONE_PARENT), though getppid() and ends would be simpler: the
+program's wait for any child would take them, its SIGCHLD handler hear of them, and where it ignores SIGCHLD nobody know
+how they ended; they would outlive the zygote and die with the program's thread that forked it; no fork handlers would
+run in them, neither Python's nor the C library's; and where the zygote is process 1 of a namespace it is refused.
 """
 
 import atexit
