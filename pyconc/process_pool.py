@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 import multiprocessing
+import operator
 import os
 import signal
 import sys
@@ -449,6 +450,7 @@ class ProcessPoolExecutor(
             max_workers = default_workers()
         elif max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
+        workers = operator.index(max_workers)
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if max_tasks_per_child is not None:
@@ -476,7 +478,7 @@ class ProcessPoolExecutor(
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)
         limits = Limits(tasks=max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit)
-        self._begin("ProcessPoolExecutor", math.ceil(max_workers), mp_context, setup, limits, on_worker_death)
+        self._begin("ProcessPoolExecutor", workers, mp_context, setup, limits, on_worker_death)
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
 

@@ -69,7 +69,7 @@ def test_wrong_arguments(library: Library, kwargs: dict[str, Any], error: type[E
     assert outcome(lambda: library.ProcessPoolExecutor(**kwargs)) == ("raised", error, message)
 
 
-@pytest.mark.parametrize("number", ["4", [], object()], ids=type)
+@pytest.mark.parametrize("number", ["4", [], object(), 1.5], ids=type)
 def test_max_workers_must_be_a_number(library: Library, number: Any) -> None:
     with pytest.raises(TypeError):
         library.ProcessPoolExecutor(number)
