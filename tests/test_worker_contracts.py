@@ -153,3 +153,34 @@ multiprocessing.spawn.set_executable(sys.executable)
     )
     assert finished.stdout == "by the registered reducer [1, 2]\n" * 2
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("world", ["one thread", "threads"])
+def test_a_task_may_use_a_fork_server_though_the_program_has_one(world):
+    finished = run_script(
+        PROGRAM
+        + """
+def start():
+    process = multiprocessing.get_context("forkserver").Process(target=print, args=("from a child",))
+    process.start()
+    process.join()
+    return process.exitcode
+"""
+        + BEGIN
+        + """
+    multiprocessing.set_forkserver_preload(["json"])
+    pool = pyconc.ProcessPoolExecutor(1)
+    print(start(), flush=True)
+    with pool, pyconc.ProcessPoolExecutor(1) as later:
+        print(pool.submit(start).result(), later.submit(start).result(), later.submit(start).result(), flush=True)
+    print(start())
+""",
+        world,
+    )
+    assert finished.stdout.split("\n") == [
+        *["from a child", "0"],
+        *["from a child"] * 3,
+        "0 0 0",
+        *["from a child", "0", ""],
+    ]
+    assert finished.stderr == ""

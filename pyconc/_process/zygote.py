@@ -501,6 +501,7 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
             process_state.adopt_rights(pickle.loads(rights))
         _core.die_with_parent(forked_by)  # after that: the kernel forgets it when rights change
         process_state.adopt(changes)
+        _forget_fork_server()
         fds, setup, limits = job
         name, identity = name
         worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name, daemon=False)
@@ -513,6 +514,17 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         if runs_atexit:
             atexit._run_exitfuncs()
         os._exit(code)
+
+
+def _forget_fork_server():
+    """Leave multiprocessing's fork server, if there is one, to the program: only a parent can ask how its server is."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    if module is not None and module._forkserver._forkserver_pid is not None:
+        server = module._forkserver
+        with contextlib.suppress(OSError):
+            os.close(server._forkserver_alive_fd)
+        begun = vars(type(server)())
+        vars(server).update({name: begun[name] for name in begun if not name.startswith("_preload")})
 
 
 def _open_parent(pid):
