@@ -12,8 +12,8 @@ class TaskTimeout(*dict.fromkeys([concurrent.futures.TimeoutError, builtins.Time
 
     `stopped` says how it ended: "raised" (TaskCancelled, or what came of that), "returned" (a result all the same,
     which is dropped), "killed" (its worker process was); None if it never began, or if nothing can stop it. `stack` is
-    text: the Python stack of each thread of the worker when the time was over, also where C code was running; None if
-    there is none. The traceback shows it, too.
+    text: the Python stack of each thread of the worker when the time was over, also where C code was running; of a
+    coroutine, what it awaited then; None if there is none. The traceback shows it, too.
 
     It can be pickled, and has all of that afterwards.
 

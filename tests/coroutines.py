@@ -365,3 +365,9 @@ async def say_and_refuse(address):
             writer.write(b"cancelled %d\n" % os.getpid())
             await writer.drain()
     await refuse_for_ever()
+
+
+async def say_after(turns):
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    return "a text"

@@ -390,6 +390,7 @@ async def test_a_coroutine_is_interrupted_when_its_time_is_over(pool, on_cancel)
         assert error.ran_for >= 0.01
         assert str(error).startswith("never_ends has reached its timeout of 0.01 s: it ran for ")
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
+        assert "in never_ends" in error.stack
     assert await pool.run(coroutines.double, 2) == 4
 
 
@@ -547,3 +548,20 @@ async def test_time_outs_reach_nobody_else(pool):
         late = [limited.run(coroutines.never_ends) for _ in range(20)]
         assert await asyncio.gather(*others) == [*range(100)]
         assert {type(error) for error in await asyncio.gather(*late, return_exceptions=True)} == {TaskTimeout}
+
+
+@with_pool
+async def test_the_error_of_a_time_out_shows_what_the_coroutine_awaited(pool):
+    error = await timeout_of(pool.options(timeout=0.01).run(coroutines.wait_or_return, "wait"))
+    assert [line.split()[-1] for line in error.stack.splitlines()[1:3]] == ["never_ends", "wait_or_return"]
+    assert "in wait_or_return" in str(error.__cause__)
+
+
+@with_pool
+async def test_a_result_that_comes_with_the_time_out_is_not_taken_for_a_stack(pool):
+    for turn in range(200):
+        view = pool.options(timeout=0.0005 * (turn % 4))
+        (outcome,) = await asyncio.gather(view.run(coroutines.say_after, turn), return_exceptions=True)
+        if outcome != "a text":
+            assert type(outcome) is TaskTimeout
+            assert outcome.stack is None or outcome.stack.startswith("Coroutine (most recent await first):")

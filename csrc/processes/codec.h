@@ -41,6 +41,7 @@ enum {
     WIRE_SCALARS = 8,   // the stream behind the callable is what scalars.h says, and no pickle
     WIRE_NAMED = 16,    // of a call: the stream is the pair of its task's name and what it would be else
     WIRE_LIMITED = 32,  // of a call: its slot has a timeout or a deadline
+    WIRE_WHERE = 64,    // of an outcome that does not count: the stream is where its call was, a str
 };
 
 typedef struct wire {

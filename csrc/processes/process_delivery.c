@@ -119,9 +119,26 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     return task_deliver(t, result, exception);
 }
 
+// Where the coroutine of a task was when its time was over, a str; NULL, without an exception: nobody says.
+static PyObject *
+read_where(ProcessQueueObject *self, process_job *job)
+{
+    const wire *outcome = job->outcome == NULL ? NULL : look_at_outcome(self, job);
+    unpacked_message found = {0};
+    if (outcome == NULL || !(outcome->flags & WIRE_WHERE)
+        || codec_unpack(self->head.module, outcome, job->whole, &found) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(found.callable);
+    if (found.value != NULL && !PyUnicode_Check(found.value)) {
+        Py_CLEAR(found.value);  // a stray write
+    }
+    return found.value;
+}
+
 // The exception of a task that was to end, or NULL: it is cancelled.
 static PyObject *
-make_timeout(const task *t)
+make_timeout(ProcessQueueObject *self, const task *t)
 {
     static const char *const endings[] = {
         [ENDED_UNBEGUN] = NULL,
@@ -129,7 +146,7 @@ make_timeout(const task *t)
         [ENDED_BY_EXCEPTION] = "raised",
         [ENDED_BY_DEATH] = "killed",
     };
-    const process_job *job = process_job_of(t);
+    process_job *job = process_job_of(t);
     if (job->reason != STOP_BY_TIMEOUT || job->is_cancelled) {
         return NULL;
     }
@@ -138,6 +155,9 @@ make_timeout(const task *t)
     int64_t ran_ns = job->ending == ENDED_UNBEGUN         ? CALL_NOT_BEGUN
                      : began_ns <= 0 || began_ns > now_ns ? 0
                                                           : now_ns - began_ns;
+    if (job->stack == NULL) {
+        job->stack = read_where(self, job);
+    }
     return call_timeout_error(t->callable, &job->options, ran_ns, job->stack, endings[job->ending]);
 }
 
@@ -150,7 +170,7 @@ deliver_withdrawn(ProcessQueueObject *self, task *t)
         task_free(t);  // the loop itself has cancelled the future
         return;
     }
-    PyObject *error = make_timeout(t);
+    PyObject *error = make_timeout(self, t);
     if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
     }

@@ -609,15 +609,16 @@ worker_asked(PyObject *op, PyObject *handle)
 }
 
 PyDoc_STRVAR(finish_doc,
-"finish($self, handle, task, /)\n--\n\n"
-"Send the outcome of a call: that of an asyncio.Task which is done, or an exception.");
+"finish($self, handle, task, where=None, /)\n--\n\n"
+"Send the outcome of a call: that of an asyncio.Task which is done, or an exception. where: of a call whose\n"
+"time is over, a str: where it was then, to be sent instead.");
 
 static PyObject *
 worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     WorkerObject *self = (WorkerObject *)op;
-    if (nargs != 2) {
-        PyErr_SetString(PyExc_TypeError, "finish() takes 2 arguments");
+    if (nargs < 2 || nargs > 3) {
+        PyErr_SetString(PyExc_TypeError, "finish() takes 2 or 3 arguments");
         return NULL;
     }
     job_slot *slot = slot_of(self, args[0]);
@@ -635,7 +636,17 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     else {
         result = PyObject_CallMethodNoArgs(args[1], self->module->str_result);
     }
-    if (result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0) {
+    if (nargs == 3) {
+        wire_kind kind = result == NULL ? WIRE_EXCEPTION : WIRE_RESULT;
+        PyErr_Clear();
+        if (codec_pack_outcome(&self->packs, kind, args[2], &outcome) == 0) {
+            outcome.head.flags |= WIRE_WHERE;
+        }
+        else {
+            pack_failure(self, "pack_exception", &outcome);
+        }
+    }
+    else if (result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0) {
         pack_failure(self, "pack_exception", &outcome);
     }
     Py_XDECREF(result);

@@ -18,13 +18,20 @@ import itertools
 import sys
 import time
 from functools import partial
-from types import CoroutineType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from pyconc import _current_task
 
 # The most calls to take at once, and the time that their first steps may keep the loop busy.
 _BATCH_MAX = 256
 _BATCH_NS = 1_000_000
+
+# The attributes of what may be awaited that say where it is and what it awaits.
+_AWAITS = {
+    CoroutineType: ("cr_frame", "cr_await"),
+    GeneratorType: ("gi_frame", "gi_yieldfrom"),
+    AsyncGeneratorType: ("ag_frame", "ag_await"),
+}
 
 # An eager task that never waits is done when it has been made.  Python has them since 3.12.
 _IS_EAGER = sys.version_info >= (3, 12)
@@ -129,14 +136,10 @@ class LoopWorker:
             else:
                 task = _Task(awaitable, loop=self._loop)
         except BaseException as error:
-            if self._calls:
-                self._end_call(handle)
-            self._worker.finish(handle, error)
+            (self._finish if self._calls else self._worker.finish)(handle, error)
             return
         if task.done():
-            if self._calls:
-                self._end_call(handle)
-            self._worker.finish(handle, task)
+            (self._finish if self._calls else self._worker.finish)(handle, task)
         else:
             self._running[handle] = task
             if _IS_EAGER:
@@ -166,9 +169,7 @@ class LoopWorker:
         for handle, task in begun:
             if task.done():
                 del self._running[handle]
-                if self._calls:
-                    self._end_call(handle)
-                self._worker.finish(handle, task)
+                (self._finish if self._calls else self._worker.finish)(handle, task)
             else:
                 task.add_done_callback(partial(self._task_done, handle))
         if was_full or not self._running:
@@ -177,9 +178,7 @@ class LoopWorker:
     def _task_done(self, handle, task):
         was_full = self._room() <= 0
         del self._running[handle]
-        if self._calls:
-            self._end_call(handle)
-        self._worker.finish(handle, task)
+        (self._finish if self._calls else self._worker.finish)(handle, task)
         if was_full or not self._running:
             self._pump()
 
@@ -210,14 +209,20 @@ class LoopWorker:
         """The parent has asked for the end of a call that runs."""
         task = self._running[handle]
         call = self._call_at(handle, task)
+        if call.reason() == "timeout" and hasattr(task, "get_coro"):
+            call.where = _describe(task.get_coro())
         if call.may_interrupt():
             task.cancel(*_message(call.reason()))
 
-    def _end_call(self, handle):
+    def _finish(self, handle, outcome):
+        """Finish a call of which there may be a _Call."""
         call = self._calls.pop(handle, None)
+        where = None
         if call is not None:
             self._calls.pop(call.task, None)
             call.end()
+            where = call.where
+        self._worker.finish(handle, outcome, *(() if where is None else (where,)))
 
 
 class _Call:
@@ -237,6 +242,7 @@ class _Call:
         "name",
         "task",
         "timeout",
+        "where",
     )
 
     def __init__(self, worker, handle, name):
@@ -248,6 +254,7 @@ class _Call:
         self.name = name
         self.began = self.timeout = self.deadline = None
         self.task = None  # once somebody has asked for it
+        self.where = None  # it was, as text, when its time was over
 
     def reason(self):
         handle = self._handle
@@ -277,6 +284,16 @@ class _Call:
             self._shields -= 1
         if self.may_interrupt():
             raise asyncio.CancelledError(*_message(self.reason()))
+
+
+def _describe(awaited):
+    """Return where a coroutine waits, as faulthandler would write it."""
+    lines = ["Coroutine (most recent await first):"]
+    while (names := _AWAITS.get(type(awaited))) is not None and (frame := getattr(awaited, names[0])) is not None:
+        lines.append(f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
+        awaited = getattr(awaited, names[1])
+    lines[1:] = lines[:0:-1]
+    return "\n".join(lines)
 
 
 def _message(reason):
