@@ -580,7 +580,9 @@ class Supervisor:
     def _start_successors(self):
         """Start a worker beside each that asks to be replaced; the queue has the two take turns, see job_ring.h."""
         self._owes_successor = False
-        for worker in list(self._workers.values()) if self._has_successors else ():
+        if not self._has_successors or self.queue.is_done():
+            return
+        for worker in list(self._workers.values()):
             number = self._twin(worker.number)
             if not self.queue.wants_relief(worker.number) or self._is_there(number) or not self._may_start():
                 continue
