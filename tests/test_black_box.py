@@ -287,7 +287,8 @@ def test_a_worker_is_asked_for_its_stack_while_it_holds_the_gil(tmp_path):
         wait_until(path.exists)
         stacks = []
         for _ in range(3):
-            stacks.append(supervise_by_hand(pool, lambda: pool._opened._box.ask(0, *identity(pool), HANG_LIMIT)))
+            [(_, stack)] = supervise_by_hand(pool, lambda: list(pool._opened._box.ask([identity(pool)], HANG_LIMIT)))
+            stacks.append(stack)
         assert all(" in stuck_in_c\n" in stack and stack.count(" in stuck_in_c\n") == 1 for stack in stacks), stacks
         os.kill(the_worker(pool).process.pid, signal.SIGKILL)
         error = future.exception(HANG_LIMIT)
@@ -296,8 +297,33 @@ def test_a_worker_is_asked_for_its_stack_while_it_holds_the_gil(tmp_path):
 
 
 def identity(pool):
-    worker = the_worker(pool)
-    return worker.process.pid, worker.end
+    return identity_of(the_worker(pool))
+
+
+def identity_of(worker):
+    return worker.number, worker.process.pid, worker.end
+
+
+def test_of_workers_that_are_asked_together_none_waits_for_another(tmp_path):
+    paths = [tmp_path / name for name in "abc"]
+    with pyconc.ProcessPoolExecutor(3) as pool:
+        futures = [pool.submit(stuck_in_c, str(path)) for path in paths]
+        wait_until(lambda: all(path.exists() for path in paths))
+        stopped, *others = workers = list(pool._opened._workers.values())
+        os.kill(stopped.process.pid, signal.SIGSTOP)
+
+        def ask():
+            answers = pool._opened._box.ask([identity_of(worker) for worker in workers], HANG_LIMIT)
+            told = [next(answers) for _ in others]
+            os.kill(stopped.process.pid, signal.SIGCONT)
+            return [*told, *answers]
+
+        told = supervise_by_hand(pool, ask)
+        assert {number for number, _ in told[:2]} == {worker.number for worker in others}
+        assert told[2][0] == stopped.number
+        assert all(stack.count(" in stuck_in_c\n") == 1 for _, stack in told), told
+        pool.kill_workers()
+        pyconc.wait(futures)
 
 
 def test_an_answer_leaves_the_worker_at_its_work():

@@ -76,23 +76,35 @@ class BlackBox:
                 self._clear(number * _PART_BYTES)
         return _decode(data)
 
-    def ask(self, number, pid, pidfd, seconds=0.05):
-        """Return the stack of each thread of a worker that lives, as text; None if it does not write it in time.
+    def ask(self, workers, seconds=0.05):
+        """Ask workers that live for their stacks, all at once; yield (number, stack) of each, as they answer.
 
-        The worker goes on.  pid, pidfd: its.
+        The stack is that of each thread, as text; None if the worker does not write it in time.  The workers go on.
+        workers: (number, pid, pidfd) of each.
         """
-        if self._fd is None or not _can_answer(pid):
-            return None
-        self._asked[number] = self._asked.get(number, 0) + len(self._read(number))  # such as an answer that came late
-        kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
+        waiting = {}  # worker: its pidfd, and what it had written when it was last looked at
+        for number, pid, pidfd in workers:
+            if self._fd is not None and _can_answer(pid):
+                # What is there already is such as an answer that came late.
+                self._asked[number] = self._asked.get(number, 0) + len(self._read(number))
+                kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
+                waiting[number] = pidfd, b""
         deadline = time.monotonic() + seconds
-        data, seen = b"", None
-        while time.monotonic() < deadline and (data != seen or not data.endswith(b"\n")):
-            if _core.wait_readable(pidfd, _REST_SECONDS if data else _LOOK_SECONDS):
-                deadline = 0  # It has ended.
-            data, seen = self._read(number), data
-        self._asked[number] += len(data)
-        return _decode(data)
+        yield from ((number, None) for number, _, _ in workers if number not in waiting)
+        while waiting:
+            is_over = time.monotonic() >= deadline
+            for number, (pidfd, seen) in list(waiting.items()):
+                has_ended = _core.wait_readable(pidfd, 0)
+                data = self._read(number)
+                if is_over or has_ended or (data == seen and data.endswith(b"\n")):
+                    del waiting[number]
+                    self._asked[number] += len(data)
+                    yield number, _decode(data)
+                else:
+                    waiting[number] = pidfd, data
+            if waiting:
+                seconds = _REST_SECONDS if any(data for _, data in waiting.values()) else _LOOK_SECONDS
+                _core.wait_readable(next(iter(waiting.values()))[0], seconds)
 
     def _read(self, number):
         """Return what a worker has written and ask() has not read."""

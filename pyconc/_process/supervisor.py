@@ -485,22 +485,33 @@ class Supervisor:
 
     def _stop_calls(self):
         """Interrupt the calls that are to end, and kill the workers whose calls have not ended in time."""
+        late = {}  # workers whose calls have used up their time: those calls
         while (order := self.queue.pop_stop()) is not None:
             call, number, grace, is_late = order
             worker = next((worker for worker in self._workers.values() if worker.number == number), None)
             if worker is None:
                 continue  # It has ended, and the call with it.
-            if self._limits.concurrency is None and is_late:
-                self._note_stack(call, worker)
-            if grace is None:
-                self._kill_for(call)
-                continue
-            if self._limits.concurrency is None:  # a loop has its inbox
-                kernel.send_signal(worker.end, worker.process.pid, STOP)
-                worker.pass_on(STOP)
-            heapq.heappush(self._overdue, (time.monotonic() + grace, call))
+            if is_late and self._limits.concurrency is None:  # a loop is asked if it is killed
+                late.setdefault(worker, []).append((call, grace))
+            else:
+                self._stop_call(worker, call, grace)
+        # Who is asked where it stands waits for no other's answer.
+        for worker, stack in self._stacks_of(late):
+            for call, grace in late[worker]:
+                if stack is not None:
+                    self.queue.note_stack(call, stack)
+                self._stop_call(worker, call, grace)
         while self._is_overdue():
             self._kill_for(heapq.heappop(self._overdue)[1])
+
+    def _stop_call(self, worker, call, grace):
+        if grace is None:
+            self._kill_for(call)
+            return
+        if self._limits.concurrency is None:  # a loop has its inbox
+            kernel.send_signal(worker.end, worker.process.pid, STOP)
+            worker.pass_on(STOP)
+        heapq.heappush(self._overdue, (time.monotonic() + grace, call))
 
     def _kill_for(self, call):
         """Kill the worker that runs this call, if it still does."""
@@ -545,11 +556,10 @@ class Supervisor:
             self.kill_at = time.monotonic() + max(self._grace, self.queue.longest_grace())
             return
         self._has_killed = True
-        stacks_until = time.monotonic() + _STACK_SECONDS
         for worker in self._workers.values():
             worker.is_late = True
-            if time.monotonic() < stacks_until:
-                worker.stack = self._box.ask(worker.number, worker.process.pid, worker.end, _STACK_SECONDS)
+        for worker, stack in self._stacks_of(self._workers.values(), _STACK_SECONDS):
+            worker.stack = stack
         self.forced = True
         self.kill()
 
@@ -775,7 +785,14 @@ class Supervisor:
 
         Takes a few milliseconds, at most 50.  For what is about to kill it; this thread alone may call it.
         """
-        return self._box.ask(worker.number, worker.process.pid, worker.end)
+        [(_, stack)] = self._stacks_of([worker])
+        return stack
+
+    def _stacks_of(self, workers, seconds=0.05):
+        """Ask workers for their stacks, all at once; yield each with its stack as it answers, see BlackBox.ask()."""
+        asked = {worker.number: worker for worker in workers}
+        answers = self._box.ask([(worker.number, worker.process.pid, worker.end) for worker in workers], seconds)
+        return ((asked[number], stack) for number, stack in answers)
 
     def _let_go(self, dismisses=True):
         self.queue.decide_by_value(None)
