@@ -5,12 +5,13 @@ Each future gets its result or an exception, the executor goes on, and it ends.
 
 import ctypes
 import random
+import signal
 from pathlib import Path
 
 import pytest
 from support import HANG_LIMIT, run_script
 
-from pyconc import CoroutinePool, ProcessPoolExecutor
+from pyconc import CoroutinePool, ProcessPoolExecutor, TaskTimeout, WorkerDied
 
 LOST = object()
 
@@ -75,6 +76,25 @@ def test_each_call_ends_after_a_stray_write(most):
             stray.exception(HANG_LIMIT)
             outcomes = list(map(outcome_of, calls))
             assert all(outcome in (n, LOST) for n, outcome in enumerate(outcomes)), (seed, outcomes)
+
+
+def hit_own_end(lower, upper):
+    """Write over the word that says how this call ends, so that it looks like one of a call that cannot be stopped."""
+    start, size = shared_mappings()[0]
+    for at in range(start, start + min(size, 1 << 19), 8):
+        word = ctypes.c_uint64.from_address(at)
+        if word.value & 0xFFF0_0000_0000_0000 == 0xF7A0_0000_0000_0000 and word.value & 0xFFFF == 0x3BBB:
+            word.value = upper << 32 | (word.value & 0xFFFF_FFFF if lower is None else lower)
+    signal.pause()
+
+
+@pytest.mark.parametrize(("lower", "upper"), [(None, 0), (0, 0), (1, 2), (0xFFFF_FFFF, 0xFFFF_FFFF)])
+@pytest.mark.parametrize("options", [{"timeout": 0.05}, {"timeout": 0.05, "on_cancel": "kill"}])
+def test_a_call_ends_in_time_whose_end_was_hit(lower, upper, options):
+    with ProcessPoolExecutor(2) as pool:
+        late = pool.options(grace=0.05, **options).submit(hit_own_end, lower, upper)
+        assert isinstance(late.exception(HANG_LIMIT), (WorkerDied, TaskTimeout))
+        assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
 
 
 def test_the_executor_goes_on_after_a_stray_write():

@@ -407,6 +407,7 @@ def check_number(number, seconds):
 
 
 @pytest.mark.parametrize("forks", [False, True])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_storm_of_timeouts_has_no_wrong_victim(forks):
     """Some calls have hardly any time; those beside and after them have, and must see nothing of it."""
     with pool_of(2) as pool, contextlib.ExitStack() as stack:
@@ -437,6 +438,7 @@ def fork_until(stop):
         os.waitpid(pid, 0)
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_limits_in_the_child_of_a_fork():
     with pool_of(1) as pool:
         limited = pool.options(timeout=0.05, deadline=time.monotonic() + FOREVER, grace=FOREVER)

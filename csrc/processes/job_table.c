@@ -502,6 +502,9 @@ job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker)
         // The claim word names whom to kill, and a stray write must not choose.
         *worker = job_ring_is_intact(&table->ring) ? job_ring_taker(&table->ring, job->slot) : UINT32_MAX;
         condemned = *worker != UINT32_MAX && job_slot_condemn(job->slot);
+        if (!condemned && job_slot_look(job->slot) == SLOT_DAMAGED) {
+            note_damage(table);
+        }
         break;
     }
     pthread_mutex_unlock(&table->lock);
@@ -542,6 +545,15 @@ expire_ready(job_table *table, task *t, int64_t now_ns)
     node_list_append(&table->withdrawn, &t->delivery.node);
 }
 
+// Has the worker end a task whose time is over, unless its outcome is there.
+static void
+end_late(job_table *table, process_job *job)
+{
+    if (!stop(table, job, STOP_BY_TIMEOUT) && job_slot_look(job->slot) == SLOT_DAMAGED) {
+        note_damage(table);
+    }
+}
+
 // A worker has taken a task: ends it if its time is over.
 static void
 look_at_taken(job_table *table, process_job *job, int64_t now_ns)
@@ -550,7 +562,7 @@ look_at_taken(job_table *table, process_job *job, int64_t now_ns)
     bool has_begun = began_ns > 0 && began_ns <= now_ns;  // or it is about to; or the worker wrote nonsense
     int64_t end_ns = has_begun ? end_of(&job->options, began_ns) : job->options.deadline_ns;
     if (end_ns <= now_ns) {
-        (void)stop(table, job, STOP_BY_TIMEOUT);  // or its outcome is there
+        end_late(table, job);
     }
     else if (has_begun) {
         watch_over(table, job, end_ns);
