@@ -53,6 +53,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     module_state *state = state_of(module);
     park_spot_init(&state->result_spot, UINT32_MAX);
     park_spot_init(&state->busy_wait_spot, UINT32_MAX);
+    limit_watch_after_fork(state);
     Py_RETURN_NONE;
 }
 
@@ -292,7 +293,8 @@ core_exec(PyObject *module)
     module_state *state = state_of(module);
     if (intern_strings(state) < 0 || import_names(state) < 0 || add_types(module, state) < 0
         || PyModule_AddFunctions(module, process_control_methods) < 0
-        || PyModule_AddFunctions(module, call_functions) < 0) {
+        || PyModule_AddFunctions(module, call_functions) < 0
+        || PyModule_AddFunctions(module, limit_watch_functions) < 0) {
         return -1;
     }
     state->callbacks = &loop_bridge_callbacks;

@@ -1,5 +1,6 @@
 """ThreadPoolExecutor: the standard class's names and rules over the queue and the workers in C."""
 
+import atexit
 import math
 import os
 import sys
@@ -263,6 +264,8 @@ def _after_fork_in_child():
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+# When that is called, the threads have ended.
+atexit.register(_core.end_limits)
 
 
 watch_standard("threads", thread.ThreadPoolExecutor, ["submit"])
@@ -417,19 +420,29 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         self._broken = _INITIALIZER_FAILED
         _break(self._tasks)
 
-    def options(self, *, on_cancel=None, name=None):
+    def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this executor with other options: an executor of the same class, on the same threads.
 
         What is submitted there, by submit(), map() or loop.run_in_executor(), has these options; None: as here. It is
         no second pool: to shut it down, or to leave it by `with`, shuts down this one.
 
+        timeout: for how many seconds a call may run, from when a thread begins it; math.inf: for ever.
+        deadline: when a call must have ended, by time.monotonic(); one that waits for a thread until then never begins.
+        When its time is over, the call is interrupted, as below. Its future gets TaskTimeout when the call has ended,
+        whatever that has returned or raised.
+
         on_cancel: what becomes of a call that runs when its future is cancelled.
 
         "abandon": it goes on, as with the standard library, and future.cancel() returns False. The default.
         "interrupt": pyconc.current_task().cancelled() is true in it from then on, TaskCancelled is raised in it, mostly
-        within a millisecond, and its thread goes on with other calls when it has ended. No thread is ever killed.
+        within a millisecond, and its thread goes on with other calls when it has ended.
 
-        With the latter future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then, and
+        No thread is ever killed. If a call has not ended `grace` seconds after it was to end (1 by default; math.inf:
+        for ever), it is abandoned: its future is cancelled, or gets TaskTimeout, its thread goes on, and what it
+        returns is dropped. That is logged for the first such call of an executor. shutdown() and the interpreter's exit
+        wait for the thread, as with the standard library.
+
+        With "interrupt" future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then, and
         wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has ended,
         and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that. (Under uvloop
         do not wait: calls of other things than plain functions, and calls on a loop that did not run when options() was
@@ -441,9 +454,11 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         SIGRTMIN+4, unless the program has a handler for it; the acquire() of a lock, and what waits with one, does not.
         A call that runs another one while it waits for it is interrupted when that has ended.
 
-        name: what its tasks are called, by pyconc.current_task(); default: as the function.
+        name: what its tasks are called, by pyconc.current_task() and by TaskTimeout; default: as the function.
 
-        Any thread may call this. Raises ValueError for another on_cancel; TypeError for a name that is no str.
+        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is below 0 or
+        not a number, and for a deadline that is not a number; TypeError for a name that is no str. The callbacks of a
+        call that has reached a limit may be called in a thread of their own.
 
             >>> import threading
             >>> began = threading.Event()
@@ -456,8 +471,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             ...     began.wait(), future.cancel(), pool.submit(abs, -1).result()  # the same thread, free again
             (True, True, 1)
         """
-        options = _options.change(self._options, on_cancel=on_cancel, name=name, ways=_options.ON_CANCEL[:2])
-        return _options.make_view(self, options)
+        changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
+        return _options.make_view(self, _options.change(self._options, **changed, ways=_options.ON_CANCEL[:2]))
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.

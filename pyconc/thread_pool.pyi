@@ -38,7 +38,15 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         initializer: Callable[[Unpack[_Ts]], object],
         initargs: tuple[Unpack[_Ts]],
     ) -> None: ...
-    def options(self, *, on_cancel: Literal["abandon", "interrupt"] | None = None, name: str | None = None) -> Self: ...
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        on_cancel: Literal["abandon", "interrupt"] | None = None,
+        grace: float | None = None,
+        name: str | None = None,
+    ) -> Self: ...
     def map(
         self,
         fn: Callable[..., _T],

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import thread
+from concurrent.futures.thread import BrokenThreadPool
 
 import pytest
 from gates import Gate
@@ -19,6 +21,9 @@ from loops import on_every_loop, on_loop
 from support import HANG_LIMIT, THOUSAND, check_no_leak, run_script, wait_until
 
 import pyconc
+
+# Longer than any test takes.
+FOREVER = 3600
 
 needs_3_15 = pytest.mark.skipif(
     sys.version_info < (3, 15), reason="system calls end for an exception since Python 3.15"
@@ -272,6 +277,267 @@ def test_a_call_may_cancel_itself():
         gate.open()
         assert pyconc.wait(futures).done
         assert futures[0].cancelled()
+
+
+# --- Grace and limits -------------------------------------------------------------------------------------------------
+
+
+class Stuck:
+    """A task that nothing interrupts, until it is let go."""
+
+    def __init__(self):
+        self.began = threading.Event()
+        self.let_go = threading.Event()
+
+    def __call__(self):
+        self.began.set()
+        while not self.let_go.is_set():
+            with contextlib.suppress(BaseException):
+                self.let_go.wait(0.001)
+        return "dropped"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.let_go.set()
+
+
+@on_every_loop
+@on_loop
+async def test_after_its_grace_a_call_is_abandoned(new_loop, caplog):
+    loop = asyncio.get_running_loop()
+    with pyconc.ThreadPoolExecutor(2) as pool, Stuck() as one, Stuck() as other:
+        view = stoppable(pool, grace=0.01)
+        for task in (one, other):
+            future = loop.run_in_executor(view, lambda task=task: task())
+            await until(task.began)
+            assert future.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await future
+        assert pool._tasks.abandoned() == 2
+        assert [record.name for record in caplog.records] == ["concurrent.futures"]  # once for an executor
+        assert "goes on in thread" in caplog.records[0].getMessage()
+        one.let_go.set()
+        assert pool.submit(abs, -1).result() == 1
+        assert pool._tasks.abandoned() == 1
+
+
+def test_wait_returns_when_a_cancelled_call_is_abandoned(caplog):
+    with pyconc.ThreadPoolExecutor(1) as pool, Stuck() as task:
+        future = stoppable(pool, grace=0.01).submit(task)
+        task.began.wait()
+        assert future.cancel()
+        assert pyconc.wait([future]).done
+        assert pool._tasks.abandoned() == 1
+    assert future.cancelled()
+
+
+@pytest.mark.parametrize("grace", [FOREVER, 1e300, math.inf])
+def test_a_grace_may_be_as_long_as_one_likes(grace):
+    with pyconc.ThreadPoolExecutor(1) as pool, Stuck() as task:
+        future = stoppable(pool, grace=grace).submit(task)
+        task.began.wait()
+        assert future.cancel()
+        task.let_go.set()
+        assert pyconc.wait([future]).done
+
+
+@pytest.mark.parametrize("on_cancel", ["abandon", "interrupt"])
+def test_a_call_that_has_reached_its_timeout_is_interrupted(on_cancel):
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        task, threads = Loop(), []
+        future = pool.options(timeout=0.02, on_cancel=on_cancel, name="some").submit(task)
+        future.add_done_callback(lambda _: threads.append(threading.get_ident()))
+        error = future.exception()
+        assert type(error) is pyconc.TaskTimeout
+        assert (error.task_name, error.timeout, error.deadline, error.stopped) == ("some", 0.02, None, "raised")
+        assert error.ran_for >= 0.02
+        assert task.caught.reason == "timeout"
+        assert pool.submit(abs, -1).result() == 1
+        assert threads[0] in {thread.ident for thread in pool._threads}
+
+
+@on_every_loop
+@on_loop
+async def test_a_timeout_on_a_loop(new_loop):
+    loop = asyncio.get_running_loop()
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        task, view = Loop(), pool.options(timeout=0.02)
+        with pytest.raises(pyconc.TaskTimeout):
+            await loop.run_in_executor(view, lambda: task())
+        assert task.ended.is_set()
+
+
+def test_what_a_call_returns_after_its_timeout_is_dropped():
+    with pyconc.ThreadPoolExecutor(1) as pool, Stuck() as task:
+
+        def work():
+            current = pyconc.current_task()
+            assert current.remaining() <= 0.02
+            with current.shield():
+                while not current.cancelled():
+                    task.let_go.wait(0.001)
+                assert current.remaining() == 0
+            return 1
+
+        future = pool.options(timeout=0.02, grace=FOREVER).submit(work)
+        assert future.exception().stopped == "raised"
+        future = pool.options(timeout=0.02, grace=FOREVER).submit(ignore_the_end)
+        assert future.exception().stopped == "returned"
+
+
+def ignore_the_end():
+    try:
+        while True:
+            pass
+    except pyconc.TaskCancelled:
+        return 1
+
+
+def test_a_call_that_nothing_stops_times_out_all_the_same(caplog):
+    with pyconc.ThreadPoolExecutor(1) as pool, Stuck() as task:
+        seen = []
+        future = pool.options(timeout=0.01, grace=0.01).submit(task)
+        future.add_done_callback(lambda _: seen.append(threading.enumerate()))
+        error = future.exception()
+        assert error.stopped is None
+        assert error.ran_for >= 0.02
+        assert pool._tasks.abandoned() == 1
+        assert not future.cancel()
+        wait_until(lambda: seen, "the callback")
+        assert not any("Dummy" in thread.name for thread in threading.enumerate())
+
+
+def test_a_call_in_time_has_no_limit_any_more():
+    with pyconc.ThreadPoolExecutor(2) as pool:
+        view = pool.options(timeout=FOREVER, deadline=time.monotonic() + FOREVER, grace=0)
+        assert list(view.map(abs, range(-THOUSAND, 0))) == list(range(THOUSAND, 0, -1))
+        short = pool.options(timeout=0.02)
+        for _ in range(20):
+            assert short.submit(abs, -1).result() == 1
+        assert pool.submit(Loop.__name__.lower).result() == "loop"
+
+
+def test_a_queued_call_past_its_deadline_never_begins():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        pool.submit(gate)
+        gate.wait_started()
+        called = []
+        deadline = time.monotonic() + 0.02
+        late = [pool.options(deadline=deadline).submit(called.append, number) for number in range(3)]
+        behind = pool.submit(abs, -1)
+        for future in late:
+            error = future.exception()
+            assert type(error) is pyconc.TaskTimeout
+            assert (error.deadline, error.ran_for, error.stopped) == (pytest.approx(deadline), None, None)
+        assert pool._work_queue.qsize() == 1
+        past = pool.options(deadline=time.monotonic() - 1).submit(called.append, 4)
+        gate.open()
+        assert type(past.exception()) is pyconc.TaskTimeout
+        assert behind.result() == 1
+        assert not called
+
+
+def test_a_deadline_ends_what_runs():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        deadline = time.monotonic() + 0.05
+        seen = []
+
+        def work():
+            seen.append(pyconc.current_task().deadline)
+            while True:
+                pass
+
+        error = pool.options(deadline=deadline, timeout=FOREVER).submit(work).exception()
+        assert type(error) is pyconc.TaskTimeout
+        assert seen in ([], [pytest.approx(deadline)])
+
+
+def test_a_future_that_is_cancelled_after_a_timeout_is_cancelled():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        future = pool.options(timeout=0.01, grace=FOREVER, on_cancel="interrupt").submit(Loop(end=gate))
+        gate.wait_started()
+        assert future.cancel()
+        gate.open()
+        assert pyconc.wait([future]).done
+        assert future.cancelled()
+
+
+def test_many_limits_are_reached_each_in_its_time():
+    with pyconc.ThreadPoolExecutor(4) as pool:
+        source = random.Random(1)
+        futures = [pool.options(timeout=source.uniform(0.001, 0.02)).submit(Loop()) for _ in range(100)]
+        for future in futures:
+            assert type(future.exception()) is pyconc.TaskTimeout
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_in_the_child_of_a_fork_limits_are_watched_anew():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        view = pool.options(timeout=0.01)
+        assert view.submit(Loop()).exception()
+        pool.submit(gate)
+        gate.wait_started()
+        queued = pool.options(deadline=time.monotonic() + 0.2).submit(abs, -1)
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                seen = [queued.exception(), view.submit(Loop()).exception(HANG_LIMIT)]
+                status = 0 if [*map(type, seen)] == [BrokenThreadPool, pyconc.TaskTimeout] else 2
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert type(queued.exception()) is pyconc.TaskTimeout
+
+
+def test_shutdown_ends_the_thread_that_watches_and_an_idle_pool_does_not_wake():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        assert pool.options(timeout=FOREVER).submit(abs, -1).result() == 1
+        assert len(os.listdir("/proc/self/task")) > len(pool._threads)
+    # The fixture sees that no thread is left.
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(3)", "raise SystemExit(3)"])
+def test_a_program_ends_with_limits_that_are_set(end):
+    run_script(
+        f"""
+        import sys, threading, time, pyconc
+        pool = pyconc.ThreadPoolExecutor(2)
+        def spin():
+            while True:
+                pass
+        pool.options(timeout=0.05).submit(spin)
+        pool.options(timeout=3600, deadline=time.monotonic() + 3600).submit(abs, -1)
+        future = pool.options(deadline=time.monotonic() + 0.1).submit(spin)
+        def say():
+            print(type(future.exception()).__name__)
+        threading.Thread(target=say).start()
+        {end}
+    """,
+        check=not end,
+    )
+
+
+def test_a_program_waits_for_a_call_that_is_abandoned():
+    finished = run_script("""
+        import contextlib, pyconc, time
+        pool = pyconc.ThreadPoolExecutor(1)
+        def stuck():
+            for _ in range(20):
+                with contextlib.suppress(BaseException):
+                    time.sleep(0.01)
+            print("done")
+        print(type(pool.options(timeout=0.01, grace=0.01).submit(stuck).exception()).__name__)
+    """)
+    assert finished.stdout.split() == ["TaskTimeout", "done"]
+
+
+@pytest.mark.parametrize("options", [{"grace": -1}, {"timeout": -1}, {"timeout": math.nan}, {"deadline": math.nan}])
+def test_limits_are_numbers(options):
+    with pyconc.ThreadPoolExecutor(1) as pool, pytest.raises(ValueError, match="must be"):
+        pool.options(**options)
 
 
 # --- System calls -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@
 #include "compat.h"
 #include "core/node_list.h"
 #include "core/park.h"
+#include "core/timer_heap.h"
 #include "gil.h"
 #include "standard.h"
 
@@ -95,6 +96,18 @@ typedef struct callback_hooks {
     int (*look)(struct module_state *state, int64_t now_ns);
 } callback_hooks;
 
+// See threads/limit_watch.h.  Guarded by the GIL, except that the two words are also slept on without it.
+typedef struct limit_watcher {
+    timer_heap heap;  // of limits
+    int64_t sleeps_until_ns;
+    _Atomic uint32_t changes;     // changes whenever it has to look before that
+    _Atomic uint32_t is_running;  // 1: the thread is there, or about to be
+    bool may_rest;                // it is to end if there are no limits
+    bool is_acting;               // it may run code of the program
+    bool is_over;                 // the interpreter exits
+    uint32_t forks;               // that this process and those before it have come from
+} limit_watcher;
+
 typedef struct module_state {
 #define DECLARE(name) PyTypeObject *name##_type;
     MODULE_TYPES(DECLARE)
@@ -126,6 +139,7 @@ typedef struct module_state {
 
     park_spot result_spot;     // where threads wait for one future or a set of them
     park_spot busy_wait_spot;  // where a loop's thread gives a short task the time to end
+    limit_watcher limits;      // of calls in threads
     gil_hint gil;
 } module_state;
 

@@ -19,7 +19,7 @@ task_alloc(size_t args, const destination *to)
 static void
 attach(const task *t, task *known)
 {
-    if (t->route != NULL) {
+    if (t->route != NULL && t->delivery.to.future != NULL) {
         task **slot = t->delivery.to.kind->slot(&t->delivery.to);
         if (slot != NULL) {
             *slot = known;
@@ -186,6 +186,11 @@ task_run(task **owned, call_place *place)
     if (place->call != NULL) {
         call_end(place);
     }
+    if (result == NULL && exception == NULL && t->delivery.to.future == NULL) {
+        *owned = NULL;
+        task_free(t);
+        return 0;
+    }
     return hand_over(owned, how, result, exception);
 }
 
@@ -229,8 +234,41 @@ task_fail_all(module_state *state, list_node *tasks, PyObject *make_error, PyObj
     return 0;
 }
 
+delivery *
+task_detach(task *t)
+{
+    delivery *d = delivery_new(&t->delivery.to, NULL, NULL);
+    if (d != NULL) {
+        attach(t, NULL);
+        if (t->delivery.to.carrier != NULL) {
+            carrier_forget(t->delivery.to.carrier);
+        }
+        destination_clear(&t->delivery.to);
+    }
+    return d;
+}
+
+int
+task_fail_detached(delivery *d, PyObject *exception)
+{
+    bool is_carried = d->to.carrier != NULL;
+    d->exception = Py_XNewRef(exception);
+    int rc = d->to.kind->fail(d);
+    if (!is_carried) {
+        PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
+        delivery_free(d);
+        if (error != NULL) {
+            PyErr_SetRaisedException(error);
+        }
+    }
+    return rc;
+}
+
 void
 task_abandon(const task *t, PyObject *exception)
 {
+    if (t->delivery.to.future == NULL) {
+        return;
+    }
     t->delivery.to.kind->abandon(&t->delivery.to, exception);
 }

@@ -30,7 +30,7 @@ typedef struct task_route {
     // the call is elsewhere, and all of the task's args are whatever its queue keeps there.
     size_t room;
     // Makes the call, if it is in the task, in the worker whose place that is.  What it returned; NULL with
-    // an exception, or without one: it was cancelled.
+    // an exception, or without one: it was cancelled, or task_detach() was called.
     PyObject *(*call)(struct task *t, struct call_place *place);
     // See there.  The task's queue delivers the cancellation in time.
     withdrawal (*withdraw)(struct task *t);
@@ -105,6 +105,13 @@ int task_fail(task *t, PyObject *exception);
 // The same for linked tasks: each gets make_error(message), or if message is NULL make_error(its callable);
 // with make_error NULL they are cancelled.  -1 with the first exception that escaped; others are logged.
 int task_fail_all(module_state *state, list_node *tasks, PyObject *make_error, PyObject *message);
+
+// Takes its destination away from a task whose call goes on: what the call returns or raises is dropped.
+// NULL with an exception.
+delivery *task_detach(task *t);
+
+// Delivers an exception (borrowed), or with NULL a cancellation, to that destination; as task_deliver().
+int task_fail_detached(delivery *d, PyObject *exception);
 
 // In the child of a fork: fails the destination where it stands, and leaves the task alone.
 void task_abandon(const task *t, PyObject *exception);

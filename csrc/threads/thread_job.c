@@ -13,14 +13,15 @@ typedef enum thread_job_state {
 
 // At the front of the task's args.
 typedef struct thread_job {
+    thread_jobs *jobs;     // borrowed from the queue, which outlives what it holds and what runs
     call_options options;  // the name is owned
+    limit limit;           // what comes first of its deadline and its timeout, or then the end of its grace
     thread_job_state state;
     stop_reason reason;  // why the call is to end
+    bool is_cancelled;   // whatever the reason, its future was cancelled while it ran
     runner *runner;      // that runs it, borrowed; NULL: none
-    int64_t began_ns;    // by clock_now_ns(), once it runs
+    int64_t began_ns;    // by clock_now_ns(); or CALL_NOT_BEGUN
 } thread_job;
-
-static const task_route thread_route;
 
 // NULL: the task has none.
 static thread_job *
@@ -109,15 +110,18 @@ take_back(call_place *place)
     return true;
 }
 
+// Stops a call that runs.
 static void
 stop(thread_job *job, stop_reason reason)
 {
     if (job->reason == STOP_NOT) {
         job->reason = reason;
+        limit_watch_unset(&job->limit);
+        if (job->options.grace_ns != CALL_NO_LIMIT) {
+            limit_watch_set(job->jobs->module, &job->limit, clock_now_ns() + job->options.grace_ns);
+        }
     }
-    if (job->state == JOB_RUNS) {
-        interrupt(job);
-    }
+    interrupt(job);
 }
 
 bool
@@ -136,6 +140,125 @@ thread_job_stop(runner *r, stop_reason reason)
         stop(job, reason);
     }
     return stops;
+}
+
+// ---- limits ----
+
+static task *
+task_of(thread_job *job)
+{
+    return THING_OF(job, task, args);
+}
+
+// What the future of a call gets whose time is over; `stopped` as for call_timeout_error().
+static PyObject *
+make_timeout(task *t, const char *stopped)
+{
+    thread_job *job = job_of(t);
+    int64_t ran_ns = job->began_ns == CALL_NOT_BEGUN ? CALL_NOT_BEGUN : clock_now_ns() - job->began_ns;
+    return call_timeout_error(t->callable, &job->options, ran_ns, NULL, stopped);
+}
+
+static void
+log_abandoned(module_state *module, PyObject *callable, unsigned long thread_id)
+{
+    const char *message = "%r was to end and goes on in thread %d; its result will be dropped";
+    PyObject *result = PyObject_CallMethod(module->logger, "warning", "sOk", message, callable, thread_id);
+    if (result == NULL) {
+        PyErr_WriteUnraisable(callable);
+    }
+    Py_XDECREF(result);
+}
+
+// The call has not ended within its grace.
+static void
+abandon(thread_job *job)
+{
+    task *t = task_of(job);
+    runner *r = job->runner;
+    module_state *module = r->place.module;
+    unsigned long thread_id = r->worker->thread_id;
+    bool warns = !job->jobs->has_warned;
+    delivery *d = task_detach(t);
+    if (d == NULL) {
+        module_log_escaped(module);
+        return;
+    }
+    r->is_abandoned = true;
+    job->jobs->has_warned = true;
+    PyObject *callable = Py_NewRef(t->callable);
+    call_options options = job->options;
+    Py_XINCREF(options.name);
+    bool timed_out = job->reason == STOP_BY_TIMEOUT && !job->is_cancelled;
+    int64_t ran_ns = clock_now_ns() - job->began_ns;
+    // From here on Python code runs, and the call may end.
+    PyObject *error = timed_out ? call_timeout_error(callable, &options, ran_ns, NULL, NULL) : NULL;
+    if (warns) {
+        log_abandoned(module, callable, thread_id);
+    }
+    if (task_fail_detached(d, error) < 0) {
+        module_log_escaped(module);
+    }
+    Py_XDECREF(error);
+    Py_XDECREF(options.name);
+    Py_DECREF(callable);
+}
+
+// The call has waited in the queue until its deadline.
+static void
+expire(thread_job *job)
+{
+    task *t = task_of(job);
+    workq *q = job->jobs->queue;
+    module_state *module = job->jobs->module;
+    list_node **place = &q->nodes.first;
+    job->reason = STOP_BY_TIMEOUT;  // a worker that takes it does not call it
+    while (*place != NULL && *place != &t->delivery.node) {
+        place = &(*place)->next;
+    }
+    if (*place == NULL || !workq_take_out(q, place)) {
+        return;
+    }
+    PyObject *error = make_timeout(t, NULL);
+    if (task_fail(t, error) < 0) {
+        module_log_escaped(module);
+    }
+    Py_DECREF(error);
+}
+
+static void
+reach(limit *self)
+{
+    thread_job *job = THING_OF(self, thread_job, limit);
+    if (job->state == JOB_QUEUED) {
+        expire(job);
+    }
+    else if (job->state == JOB_RUNS && job->reason == STOP_NOT) {
+        stop(job, STOP_BY_TIMEOUT);
+    }
+    else if (job->state == JOB_RUNS) {
+        abandon(job);
+    }
+}
+
+// A call begins: sets its limit.
+static void
+begin(thread_job *job)
+{
+    const call_options *options = &job->options;
+    int64_t now_ns = clock_now_ns();
+    int64_t due_ns = options->timeout_ns == CALL_NO_LIMIT ? CALL_NO_LIMIT : now_ns + options->timeout_ns;
+    due_ns = options->deadline_ns < due_ns ? options->deadline_ns : due_ns;
+    if (options->deadline_ns <= now_ns && job->reason == STOP_NOT) {
+        job->reason = STOP_BY_TIMEOUT;
+    }
+    if (job->reason != STOP_NOT) {
+        return;
+    }
+    job->began_ns = now_ns;
+    if (due_ns != CALL_NO_LIMIT) {
+        limit_watch_set(job->jobs->module, &job->limit, due_ns);
+    }
 }
 
 // ---- the place of a call ----
@@ -186,6 +309,7 @@ runner_forget(runner *r)
     call_end(&r->place);
     if (job != NULL) {
         job->state = JOB_OVER;
+        limit_watch_unset(&job->limit);
     }
 }
 
@@ -197,11 +321,11 @@ call(task *t, call_place *place)
     thread_job *job = job_of(t);
     runner *r = THING_OF(place, runner, place);
     PyObject *result = NULL;
-    job->began_ns = clock_now_ns();
     job->runner = r;
     job->state = JOB_RUNS;
     place->is_interrupted = false;
-    // It may have been cancelled since its future was told that it runs.
+    begin(job);
+    // It may have been cancelled since its future was told that it runs, or its deadline has passed.
     if (job->reason == STOP_NOT) {
         result = task_call(t);
     }
@@ -210,14 +334,21 @@ call(task *t, call_place *place)
     }
     job->state = JOB_OVER;
     job->runner = NULL;
+    r->is_abandoned = false;
+    limit_watch_unset(&job->limit);
     take_back(place);
-    if (job->reason != STOP_NOT) {
-        // Whatever it has returned or raised.
-        PyObject *exception = result == NULL ? PyErr_GetRaisedException() : NULL;
-        Py_CLEAR(result);
-        Py_XDECREF(exception);
+    if (job->reason == STOP_NOT) {
+        return result;
     }
-    return result;
+    // Whatever it has returned or raised.
+    bool has_raised = result == NULL;
+    PyObject *exception = has_raised ? PyErr_GetRaisedException() : NULL;
+    Py_XDECREF(result);
+    Py_XDECREF(exception);
+    if (job->reason == STOP_BY_TIMEOUT && !job->is_cancelled && t->delivery.to.future != NULL) {
+        PyErr_SetRaisedException(make_timeout(t, has_raised ? "raised" : "returned"));
+    }
+    return NULL;
 }
 
 static withdrawal
@@ -226,11 +357,13 @@ withdraw(task *t)
     thread_job *job = job_of(t);
     if (job->state == JOB_QUEUED) {
         job->reason = STOP_BY_CANCEL;  // the worker that takes it does not call it
+        job->is_cancelled = true;
         return WITHDRAW_DONE;
     }
     if (job->state == JOB_OVER || job->options.how == STOP_ABANDON) {
         return WITHDRAW_TOO_LATE;
     }
+    job->is_cancelled = true;
     stop(job, STOP_BY_CANCEL);
     return WITHDRAW_STOPPING;
 }
@@ -255,8 +388,9 @@ traverse(const task *t, visitproc visit, void *arg)
 }
 
 static void
-forget(task *Py_UNUSED(t))
+forget(task *t)
 {
+    limit_watch_unset(&job_of(t)->limit);
 }
 
 static const task_route thread_route = {
@@ -270,17 +404,24 @@ static const task_route thread_route = {
 };
 
 task *
-thread_job_new_task(module_state *module, const call_options *options, PyObject *const *args,
+thread_job_new_task(thread_jobs *jobs, const call_options *options, PyObject *const *args,
                     Py_ssize_t nargs, PyObject *kwnames, const destination *to)
 {
     // Not when it is to be raised, as that must not run Python code.
-    if (call_learn_cancelled(module) < 0) {
+    if (call_learn_cancelled(jobs->module) < 0) {
         return NULL;
     }
     task *t = task_new(&thread_route, args, nargs, kwnames, to);
     if (t != NULL) {
-        job_of(t)->options = *options;
+        thread_job *job = job_of(t);
+        job->jobs = jobs;
+        job->options = *options;
         Py_XINCREF(options->name);
+        job->limit.reach = reach;
+        job->began_ns = CALL_NOT_BEGUN;
+        if (options->deadline_ns != CALL_NO_LIMIT) {
+            limit_watch_set(jobs->module, &job->limit, options->deadline_ns);
+        }
     }
     return t;
 }

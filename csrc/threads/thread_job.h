@@ -14,6 +14,11 @@
 // after that: from Python 3.15 on.  Its handler does nothing; a program that handles that signal itself gets
 // none.
 //
+// A call has a *limit* that the limit_watch looks after: first its deadline and its timeout, then its
+// grace.  A call that waits in the queue until its deadline is taken out and fails; one that runs is
+// stopped; and one that has not ended within its grace is *abandoned*: its future is told, its thread goes
+// on, and what it returns is dropped.
+//
 // The GIL guards all of it.
 #ifndef PYCONC_THREAD_JOB_H
 #define PYCONC_THREAD_JOB_H
@@ -23,7 +28,16 @@
 
 #include "futures/helping.h"
 
+#include "limit_watch.h"
+
 struct ThreadQueueObject;
+
+// What the jobs of one ThreadQueue share.  Guarded by the GIL, except for the queue.
+typedef struct thread_jobs {
+    module_state *module;  // borrowed
+    workq *queue;          // the ThreadQueue's; has its own lock
+    bool has_warned;       // that a thread was abandoned
+} thread_jobs;
 
 // What a thread runs one task at a time in, linked while it does.  Guarded by the GIL.
 typedef struct runner {
@@ -31,6 +45,7 @@ typedef struct runner {
     list_link of_worker;  // among those of its worker, the innermost first
     task *current;        // the task that it owns; NULL from the moment when another party does
     bool inherited;       // this is the child of a fork, where its queue has forgotten it
+    bool is_abandoned;    // the current call goes on after its future was told
     struct worker *worker;
     call_place place;  // of the current call
 } runner;
@@ -61,7 +76,7 @@ void runner_leave(runner *r);
 void runner_forget(runner *r);
 
 // A task with a thread_job, which borrows its options; otherwise as task_new().
-task *thread_job_new_task(module_state *module, const call_options *options, PyObject *const *args,
+task *thread_job_new_task(thread_jobs *jobs, const call_options *options, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames, const destination *to);
 
 // Whether a task's options allow it to be stopped.

@@ -18,8 +18,9 @@ thread_queue_make_task(queue_head *self, const call_options *options, PyObject *
     if (to->carrier == NULL) {
         ((FutureObject *)to->future)->home = ((ThreadQueueObject *)self)->number;
     }
-    return options->is_special ? thread_job_new_task(self->module, options, args, nargs, kwnames, to)
-                               : task_new(NULL, args, nargs, kwnames, to);
+    return options->is_special
+               ? thread_job_new_task(&((ThreadQueueObject *)self)->jobs, options, args, nargs, kwnames, to)
+               : task_new(NULL, args, nargs, kwnames, to);
 }
 
 static int
@@ -320,6 +321,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     if (!w.runner.inherited) {
         workq_leave(&self->queue, &w.parking);
         list_link_remove(&w.runner.link);
+        limit_watch_rest(self->head.module);
     }
     Py_RETURN_NONE;
 }
@@ -479,6 +481,20 @@ thread_queue_cancel_at(PyObject *op, PyObject *arg)
     int64_t at_ns = instant < 9e9 ? (int64_t)(instant * 1e9) : INT64_MAX;
     self->cancel_at_ns = at_ns < self->cancel_at_ns ? at_ns : self->cancel_at_ns;
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(abandoned_doc,
+"abandoned($self, /)\n--\n\n"
+"Return how many tasks go on, in as many threads or fewer, after their futures were told that they end.");
+
+static PyObject *
+thread_queue_abandoned(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    unsigned long count = 0;
+    for (list_link *link = ((ThreadQueueObject *)op)->runners; link != NULL; link = link->next) {
+        count += ((runner *)link)->is_abandoned;
+    }
+    return PyLong_FromUnsignedLong(count);
 }
 
 PyDoc_STRVAR(fail_queued_doc,
@@ -714,6 +730,7 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         self->cancel_at_ns = INT64_MAX;
         self->number = ++self->head.module->thread_queues;
         workq_init(&self->queue, max_workers);
+        self->jobs = (thread_jobs){.module = self->head.module, .queue = &self->queue};
     }
     return (PyObject *)self;
 }
@@ -788,6 +805,7 @@ static PyMethodDef thread_queue_methods[] = {
     {"cancel_queued", thread_queue_cancel_queued, METH_NOARGS, cancel_queued_doc},
     {"stop_running", thread_queue_stop_running, METH_NOARGS, stop_running_doc},
     {"cancel_at", thread_queue_cancel_at, METH_O, cancel_at_doc},
+    {"abandoned", thread_queue_abandoned, METH_NOARGS, abandoned_doc},
     {"fail_queued", thread_queue_fail_queued_method, METH_VARARGS, fail_queued_doc},
     {"after_fork", thread_queue_after_fork, METH_O, after_fork_doc},
     {"push", thread_queue_push_method, METH_O, push_doc},

@@ -12,8 +12,9 @@
 typedef struct ThreadQueueObject {
     queue_head head;
     PyObject *weakrefs;
-    workq queue;                // has its own lock
-    list_link *runners;         // GIL
+    workq queue;         // has its own lock
+    list_link *runners;  // GIL
+    thread_jobs jobs;
     uint32_t number;            // of this queue, from 1, see helping.h; constant
     uintptr_t fork_generation;  // counts forks, from 1; reservations from before the last are void; GIL
     _Atomic uint32_t threads;   // reserved or not yet ended; written with the GIL

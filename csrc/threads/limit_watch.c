@@ -1,0 +1,156 @@
+#include "limit_watch.h"
+
+#include "core/clock.h"
+
+// Has the thread look at the limits.
+static void
+poke(limit_watcher *w)
+{
+    // Relaxed: what it is to see is guarded by the GIL; the load, because writers have the GIL.
+    uint32_t changes = atomic_load_explicit(&w->changes, memory_order_relaxed);
+    atomic_store_explicit(&w->changes, changes + 1, memory_order_relaxed);
+    futex_wake(&w->changes, 1);
+}
+
+// Relaxed: written with the GIL, which the caller has.
+static bool
+is_running(limit_watcher *w)
+{
+    return atomic_load_explicit(&w->is_running, memory_order_relaxed) != 0;
+}
+
+static void
+set_running(limit_watcher *w, uint32_t is)
+{
+    // Relaxed: who sleeps on it looks at nothing else without the GIL.
+    atomic_store_explicit(&w->is_running, is, memory_order_relaxed);
+}
+
+// Drops what the threading module has made if code asked there for this thread's Thread: it has none.
+static void
+forget_dummy(module_state *state)
+{
+    PyObject *active = PyDict_GetItemString(state->threading_names, "_active");  // borrowed
+    PyObject *ident = PyLong_FromUnsignedLong(PyThread_get_thread_ident());
+    if (active != NULL && ident != NULL) {
+        (void)PyObject_DelItem(active, ident);
+    }
+    PyErr_Clear();
+    Py_XDECREF(ident);
+}
+
+// Reaches the limits whose time has come.
+static void
+reach_all(module_state *state)
+{
+    limit_watcher *w = &state->limits;
+    uint32_t forks = w->forks;
+    w->is_acting = true;
+    while (w->forks == forks && timer_heap_due(&w->heap) <= clock_now_ns()) {
+        limit *l = THING_OF(w->heap.first, limit, timer);
+        timer_heap_remove(&l->timer);
+        l->reach(l);
+    }
+    // This thread may not look again for long.
+    if (state->callbacks->look(state, INT64_MAX) < 0) {
+        module_log_escaped(state);
+    }
+    forget_dummy(state);
+    w->is_acting = false;
+}
+
+static void
+watch(module_state *state)
+{
+    limit_watcher *w = &state->limits;
+    uint32_t forks = w->forks;
+    while (!w->is_over && !(w->heap.first == NULL && w->may_rest)) {
+        if (timer_heap_due(&w->heap) <= clock_now_ns()) {
+            reach_all(state);
+            if (w->forks != forks) {
+                return;  // a callback has forked, and this is the child
+            }
+            continue;
+        }
+        w->may_rest = false;
+        w->sleeps_until_ns = timer_heap_due(&w->heap);
+        uint32_t changes = atomic_load_explicit(&w->changes, memory_order_relaxed);  // relaxed: as in poke()
+        PyThreadState *thread = gil_release(&state->gil);
+        futex_wait(&w->changes, changes, w->sleeps_until_ns);
+        gil_acquire(&state->gil, thread, 0);
+        w->sleeps_until_ns = INT64_MIN;
+    }
+    set_running(w, 0);
+    futex_wake_all(&w->is_running);
+}
+
+static void
+run(void *arg)
+{
+    module_state *state = arg;
+    PyGILState_STATE gil = PyGILState_Ensure();
+    watch(state);
+    PyGILState_Release(gil);
+}
+
+void
+limit_watch_set(module_state *state, limit *l, int64_t due_ns)
+{
+    limit_watcher *w = &state->limits;
+    timer_heap_remove(&l->timer);
+    timer_heap_insert(&w->heap, &l->timer, due_ns);
+    if (is_running(w)) {
+        if (due_ns < w->sleeps_until_ns) {
+            w->sleeps_until_ns = due_ns;
+            poke(w);
+        }
+    }
+    else if (!w->is_over) {
+        w->may_rest = false;
+        w->sleeps_until_ns = INT64_MIN;
+        set_running(w, PyThread_start_new_thread(run, state) != (unsigned long)-1);
+    }
+}
+
+void
+limit_watch_rest(module_state *state)
+{
+    limit_watcher *w = &state->limits;
+    if (is_running(w) && w->heap.first == NULL) {
+        w->may_rest = true;
+        poke(w);
+    }
+}
+
+void
+limit_watch_after_fork(module_state *state)
+{
+    limit_watcher *w = &state->limits;
+    w->forks++;
+    w->is_acting = false;
+    set_running(w, 0);
+}
+
+PyDoc_STRVAR(end_limits_doc,
+"end_limits()\n--\n\n"
+"At the interpreter's exit: have the thread end that acts when the time of a call is over.");
+
+static PyObject *
+end_limits(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    module_state *state = (module_state *)PyModule_GetState(module);
+    limit_watcher *w = &state->limits;
+    w->is_over = true;
+    while (is_running(w) && !w->is_acting) {  // else it may wait for anything
+        poke(w);
+        PyThreadState *thread = gil_release(&state->gil);
+        futex_wait(&w->is_running, 1, FUTEX_NO_DEADLINE);
+        gil_acquire(&state->gil, thread, 0);
+    }
+    Py_RETURN_NONE;
+}
+
+PyMethodDef limit_watch_functions[] = {
+    {"end_limits", end_limits, METH_NOARGS, end_limits_doc},
+    {NULL, NULL, 0, NULL},
+};
