@@ -66,8 +66,14 @@ def use_map_results():
     return results
 
 
+def make_call():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        return pool.submit(_core.current_call).result()
+
+
 MAKERS = {
     "Block": make_block,
+    "Call": make_call,
     "Chain": use_chain,
     "Future": use_future,
     "Keeper": lambda: _core.Keeper(_core.ProcessQueue(1)),
