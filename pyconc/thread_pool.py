@@ -292,6 +292,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     thread_name_prefix: threads are named prefix_0, prefix_1, ...
     initializer, initargs: each thread calls initializer(*initargs) before its first task. If it raises, the executor is
     broken: pending tasks and later submits get BrokenThreadPool.
+    task_timeout, on_cancel, grace: for how many seconds a call may run, and how it is stopped; see options(), whose
+    timeout, on_cancel and grace have these as their defaults.
 
     Use it with `with`, with `async with` (leaving waits without blocking the loop), as asyncio's default executor, or
     in loop.run_in_executor, whose completions reach the loop in batches. All methods may be called from any thread, and
@@ -301,7 +303,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     At interpreter exit, queued tasks are finished first. After os.fork() the child finds the executor empty and usable;
     there, futures that were pending are finished with BrokenThreadPool, and their callbacks are not called.
 
-    Raises ValueError if max_workers is not above 0, and TypeError if initializer cannot be called.
+    Raises ValueError if max_workers is not above 0, and for what options() refuses; TypeError if initializer cannot be
+    called.
 
         >>> with pyconc.ThreadPoolExecutor(max_workers=4, thread_name_prefix="loader") as pool:
         ...     future = pool.submit(pow, 2, 5)
@@ -314,7 +317,18 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
     _made = False  # while the standard class's __init__ runs: the setters below ignore most of what it sets
 
-    def __init__(self, max_workers=None, thread_name_prefix="", initializer=None, initargs=()):
+    def __init__(
+        self,
+        max_workers=None,
+        thread_name_prefix="",
+        initializer=None,
+        initargs=(),
+        *,
+        task_timeout=None,
+        on_cancel=None,
+        grace=None,
+    ):
+        options = self._change_options(timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         made, self._made = self._made, False
         try:
             # Checks the arguments, and sets the private attributes of this Python version that others read.
@@ -327,6 +341,7 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         if made:  # A singleton is initialised again: the threads finish the queued tasks, and end.
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self))
+        self._options = options
         self._made = True
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
@@ -472,7 +487,10 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             (True, True, 1)
         """
         changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
-        return _options.make_view(self, _options.change(self._options, **changed, ways=_options.ON_CANCEL[:2]))
+        return _options.make_view(self, self._change_options(**changed))
+
+    def _change_options(self, **changed):
+        return _options.change(self._options, **changed, ways=_options.ON_CANCEL[:2])
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.

@@ -20,6 +20,10 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         thread_name_prefix: str = "",
         initializer: Callable[[], object] | None = None,
         initargs: tuple[()] = (),
+        *,
+        task_timeout: float | None = None,
+        on_cancel: Literal["abandon", "interrupt"] | None = None,
+        grace: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -29,6 +33,9 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         *,
         initializer: Callable[[Unpack[_Ts]], object],
         initargs: tuple[Unpack[_Ts]],
+        task_timeout: float | None = None,
+        on_cancel: Literal["abandon", "interrupt"] | None = None,
+        grace: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -37,6 +44,10 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         thread_name_prefix: str,
         initializer: Callable[[Unpack[_Ts]], object],
         initargs: tuple[Unpack[_Ts]],
+        *,
+        task_timeout: float | None = None,
+        on_cancel: Literal["abandon", "interrupt"] | None = None,
+        grace: float | None = None,
     ) -> None: ...
     def options(
         self,

@@ -559,6 +559,22 @@ def wait_in(call):
         assert pyconc.wait([future]).done
 
 
+def test_the_pool_has_defaults():
+    with pyconc.ThreadPoolExecutor(1, task_timeout=0.05, grace=FOREVER) as pool:
+        for view in pool, pool.options(name="other"):
+            error = view.submit(Loop()).exception(HANG_LIMIT)
+            assert (type(error), error.timeout, error.stopped) == (pyconc.TaskTimeout, 0.05, "raised")
+        assert pool.options(timeout=math.inf).submit(lambda: pyconc.current_task().deadline).result() is None
+    with pyconc.ThreadPoolExecutor(1, on_cancel="interrupt", grace=FOREVER) as pool:
+        loop = Loop()
+        future = pool.submit(loop)
+        assert loop.began.wait(HANG_LIMIT)
+        assert future.cancel()
+    for refused in {"task_timeout": -1}, {"on_cancel": "kill"}, {"grace": math.nan}:
+        with pytest.raises(ValueError):
+            pyconc.ThreadPoolExecutor(1, **refused)
+
+
 @needs_3_15
 def test_a_system_call_ends_for_the_exception():
     ours, theirs = socket.socketpair()
