@@ -488,8 +488,8 @@ class ProcessPoolExecutor(
         What is submitted there, by submit(), map() or loop.run_in_executor(), has these options; None: as here. It is
         no second pool: to shut it down, or to leave it by `with`, shuts down this one.
 
-        timeout: for how many seconds a call may run, from when a worker begins it; math.inf: for ever. A call of map()
-        has it for itself.
+        timeout: for how many seconds a call may run, from when a worker begins it, its arguments unpickled; math.inf:
+        for ever. A call of map() has it for itself.
         deadline: when a call must have ended, by time.monotonic(); one that waits for a worker until then never begins.
         When its time is over, the call is interrupted, and killed if that does not help, as below: at once with
         on_cancel="kill". Its future gets TaskTimeout when the call has ended, whatever that has returned or raised.

@@ -51,6 +51,24 @@ def swallow():
             signal.pause()
 
 
+def nothing():
+    """Lets a worker import this module, which may take longer than a deadline."""
+
+
+class SlowToUnpickle:
+    def __reduce__(self):
+        return time.sleep, (0.2,)
+
+
+@with_pool
+def test_what_it_takes_to_unpickle_a_call_does_not_count(pool):
+    """Such as to import its module in a new worker."""
+    limited = pool.options(timeout=0.1, grace=FOREVER)
+    for _ in range(3):
+        assert limited.submit(str, SlowToUnpickle()).result() == "None"
+    assert timeout_of(limited.submit(lambda _: wait_for_ever(), SlowToUnpickle())).ran_for < HANG_LIMIT
+
+
 def timeout_of(future):
     with pytest.raises(pyconc.TaskTimeout) as caught:
         future.result(HANG_LIMIT)
@@ -190,6 +208,7 @@ def test_a_deadline_that_has_passed_is_told_at_once(pool, tmp_path):
 
 @with_pool
 def test_a_deadline_ends_what_runs(pool):
+    pool.submit(nothing).result()
     deadline = time.monotonic() + 0.1
     error = timeout_of(pool.options(deadline=deadline, grace=FOREVER).submit(wait_for_ever))
     assert time.monotonic() >= deadline
@@ -200,6 +219,7 @@ def test_a_deadline_ends_what_runs(pool):
 
 @with_pool
 def test_the_earlier_of_both_counts(pool):
+    pool.submit(nothing).result()
     now = time.monotonic()
     soon, late = now + 0.1, now + FOREVER
     assert timeout_of(pool.options(timeout=FOREVER, deadline=soon).submit(wait_for_ever)).ran_for < FOREVER

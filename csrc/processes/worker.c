@@ -368,6 +368,16 @@ finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
 // The outcome of a call whose deadline has passed before it began.
 static const packed_message expired = {.head.kind = WIRE_EXPIRED};
 
+// The time of a call with a limit begins to count: what it took to unpack it, such as imports, is not its
+// own.  False: its deadline has passed.
+static bool
+begin_limited(job_slot *slot)
+{
+    int64_t now_ns = clock_now_ns();
+    job_slot_begin(slot, now_ns);
+    return now_ns < slot->deadline_ns;
+}
+
 // Unpacks and makes the call of a slot, and finishes the slot with the outcome.
 static void
 run_slot(WorkerObject *self, job_slot *slot)
@@ -378,7 +388,7 @@ run_slot(WorkerObject *self, job_slot *slot)
     if (read_call(self, slot, &c) < 0) {
         pack_failure(self, "pack_unpickling_error", &outcome);
     }
-    else if (c.flags & WIRE_LIMITED && slot->deadline_ns <= clock_now_ns()) {
+    else if (c.flags & WIRE_LIMITED && !begin_limited(slot)) {
         slot_call_clear(&c);
         outcome = expired;
     }
@@ -813,7 +823,10 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
            && !(limit.has_asked && job_ring_is_relieved(&self->ring, self->number))) {
         job_slot *slot = job_ring_claim(&self->ring, self->number);
         if (slot != NULL) {
-            job_slot_begin(slot, job_slot_is_stoppable(slot) ? clock_now_ns() : now);
+            // A call with a limit begins when it is unpacked, see run_slot().
+            if (!(((wire *)slot->message)->flags & WIRE_LIMITED)) {
+                job_slot_begin(slot, now);
+            }
             run_slot(self, slot);
             if (is_inherited(self)) {
                 Py_RETURN_NONE;
