@@ -9,9 +9,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from support import HANG_LIMIT, run_script
+from support import HANG_LIMIT, run_script, wait_until
 
-from pyconc import CoroutinePool, ProcessPoolExecutor, TaskTimeout, WorkerDied
+from pyconc import CoroutinePool, ProcessPoolExecutor, TaskTimeout, WorkerDied, current_task
 
 LOST = object()
 
@@ -88,11 +88,34 @@ def hit_own_end(lower, upper):
     signal.pause()
 
 
-@pytest.mark.parametrize(("lower", "upper"), [(None, 0), (0, 0), (1, 2), (0xFFFF_FFFF, 0xFFFF_FFFF)])
+@pytest.mark.parametrize(
+    ("lower", "upper"), [(None, 0), (0, 0), (1, 2), (0xFFFF_FFFF, 0xFFFF_FFFF), (0x57A7_3DDD, 0xF7A7_3DDD)]
+)
 @pytest.mark.parametrize("options", [{"timeout": 0.05}, {"timeout": 0.05, "on_cancel": "kill"}])
 def test_a_call_ends_in_time_whose_end_was_hit(lower, upper, options):
     with ProcessPoolExecutor(2) as pool:
         late = pool.options(grace=0.05, **options).submit(hit_own_end, lower, upper)
+        assert isinstance(late.exception(HANG_LIMIT), (WorkerDied, TaskTimeout))
+        assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
+
+
+def hit_own_end_when_asked(upper):
+    with current_task().shield():
+        wait_until(current_task().cancelled)
+        start, size = shared_mappings()[0]
+        for at in range(start, start + min(size, 1 << 19), 8):
+            word = ctypes.c_uint64.from_address(at)
+            if word.value >> 32 in range(0xF7A7_3CCC, 0xF7A7_3CD0):
+                word.value = upper << 32 | word.value & 0xFFFF_FFFF
+        while True:
+            signal.pause()
+
+
+@pytest.mark.parametrize("upper", [0, 0xFFFF_FFFF])
+def test_a_call_whose_end_was_hit_is_killed_after_its_grace(upper):
+    """Nothing else tells the supervisor then that the ring is damaged."""
+    with ProcessPoolExecutor(2) as pool:
+        late = pool.options(timeout=0.05, grace=0.3).submit(hit_own_end_when_asked, upper)
         assert isinstance(late.exception(HANG_LIMIT), (WorkerDied, TaskTimeout))
         assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
 

@@ -1174,14 +1174,11 @@ job_slot_condemn(job_slot *slot)
     return leave_call(slot, JOB_SLOT_CONDEMNED);
 }
 
-job_slot_end
-job_slot_look(const job_slot *slot)
+bool
+job_slot_has_ended(const job_slot *slot)
 {
     // Relaxed, as in change_end().
-    uint64_t range = atomic_load_explicit(&slot->range, memory_order_relaxed);
-    return range == JOB_SLOT_FINISHED          ? SLOT_ENDED
-           : range >> 63 != 0 && is_end(range) ? SLOT_RUNS
-                                               : SLOT_DAMAGED;
+    return atomic_load_explicit(&slot->range, memory_order_relaxed) == JOB_SLOT_FINISHED;
 }
 
 bool

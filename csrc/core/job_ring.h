@@ -335,14 +335,9 @@ bool job_slot_ask(job_slot *slot, stop_reason reason);
 // The parent: decides to kill the worker that has taken the slot.  False: as above; the worker must live.
 bool job_slot_condemn(job_slot *slot);
 
-// The parent, of a slot that it has set stoppable and a worker has taken: whether the call has ended, or a
-// stray write has hit the word that says so.
-typedef enum job_slot_end {
-    SLOT_RUNS,
-    SLOT_ENDED,
-    SLOT_DAMAGED,
-} job_slot_end;
-job_slot_end job_slot_look(const job_slot *slot);
+// The parent, after it could not ask or condemn: whether that is so because the call has ended.  Else a stray
+// write has hit the word that says how it ends.
+bool job_slot_has_ended(const job_slot *slot);
 
 // A worker: whether it may be stopped; whether it is to be, and why.
 bool job_slot_is_stoppable(const job_slot *slot);

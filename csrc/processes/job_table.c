@@ -502,7 +502,7 @@ job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker)
         // The claim word names whom to kill, and a stray write must not choose.
         *worker = job_ring_is_intact(&table->ring) ? job_ring_taker(&table->ring, job->slot) : UINT32_MAX;
         condemned = *worker != UINT32_MAX && job_slot_condemn(job->slot);
-        if (!condemned && job_slot_look(job->slot) == SLOT_DAMAGED) {
+        if (!condemned && !job_slot_has_ended(job->slot)) {
             note_damage(table);
         }
         break;
@@ -549,7 +549,7 @@ expire_ready(job_table *table, task *t, int64_t now_ns)
 static void
 end_late(job_table *table, process_job *job)
 {
-    if (!stop(table, job, STOP_BY_TIMEOUT) && job_slot_look(job->slot) == SLOT_DAMAGED) {
+    if (!stop(table, job, STOP_BY_TIMEOUT) && !job_slot_has_ended(job->slot)) {
         note_damage(table);
     }
 }

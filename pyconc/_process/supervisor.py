@@ -444,10 +444,10 @@ class Supervisor:
             self._passed_on = len(self._orders)
             for worker in self._workers.values():
                 worker.pass_on(signal.SIGKILL if self._orders[-1] == "kill" else signal.SIGTERM)
-        if self.queue.take_condemned():
-            self._condemn_workers()
         self._end_late()
         self._stop_calls()
+        if self.queue.take_condemned():  # last: to stop a call may show that the ring is damaged
+            self._condemn_workers()
         if self.state is State.SERVING:
             self._start_missing()
             self._start_successors()
