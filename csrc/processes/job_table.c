@@ -28,6 +28,14 @@ static const unsigned may_follow[] = {
                        | AFTER(COLLECTED),
 };
 
+static void
+remove_limit(process_job *job)
+{
+    if (job->special != NULL) {
+        timer_heap_remove(&job->special->limit);
+    }
+}
+
 void
 process_job_enter(process_job *job, process_job_state state)
 {
@@ -35,7 +43,7 @@ process_job_enter(process_job *job, process_job_state state)
     (void)may_follow;
     job->state = state;
     if (state != JOB_WAITING && state != JOB_IN_SLOT) {
-        timer_heap_remove(&job->limit);
+        remove_limit(job);
     }
 }
 
@@ -119,18 +127,18 @@ end_of(const call_options *options, int64_t began_ns)
 
 // Looks at a task at that time.
 static void
-watch_over(job_table *table, process_job *job, int64_t when_ns)
+watch_over(job_table *table, special_job *special, int64_t when_ns)
 {
-    timer_heap_remove(&job->limit);
-    timer_heap_insert(&table->limits, &job->limit, when_ns);
+    timer_heap_remove(&special->limit);
+    timer_heap_insert(&table->limits, &special->limit, when_ns);
     set_timer(table, when_ns);
 }
 
 // Looks whether a task has begun that had not at a time, before its time can be over.
 static void
-watch_over_begin(job_table *table, const process_job *job, int64_t now_ns)
+watch_over_begin(job_table *table, const call_options *options, int64_t now_ns)
 {
-    int64_t timeout_ns = job->options.timeout_ns > LOOK_NS ? job->options.timeout_ns : LOOK_NS;
+    int64_t timeout_ns = options->timeout_ns > LOOK_NS ? options->timeout_ns : LOOK_NS;
     if (timeout_ns < table->look_ns - now_ns) {
         table->look_ns = now_ns + timeout_ns;
         set_timer(table, table->look_ns);
@@ -144,8 +152,9 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
 {
     process_job *job = process_job_of(t);
     packed_message_write(&job->call, slot->message);
-    if (job->options.how != STOP_ABANDON || call_is_limited(&job->options)) {
-        job_slot_set_stoppable(slot, job->options.timeout_ns, job->options.deadline_ns);
+    const call_options *options = job->special == NULL ? NULL : &job->special->options;
+    if (options != NULL && (options->how != STOP_ABANDON || call_is_limited(options))) {
+        job_slot_set_stoppable(slot, options->timeout_ns, options->deadline_ns);
     }
     else {
         job_slot_set_range(slot, job->calls);
@@ -153,8 +162,8 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
     job->slot = slot;
     process_job_enter(job, JOB_IN_SLOT);
     table->by_slot[slot - table->ring.slots] = t;
-    if (job->options.timeout_ns != CALL_NO_LIMIT) {
-        watch_over_begin(table, job, clock_now_ns());
+    if (options != NULL && options->timeout_ns != CALL_NO_LIMIT) {
+        watch_over_begin(table, options, clock_now_ns());
     }
     if (job->worker != JOB_ANY_WORKER) {
         job_ring_push_to(&table->ring, slot, job->worker);
@@ -245,7 +254,7 @@ copy_outcome(job_table *table, process_job *job)
 static void
 note_ending(process_job *job, job_ending how)
 {
-    job->ending = how;
+    job->special->ending = how;
     job->began_ns = job_slot_began(job->slot);
 }
 
@@ -270,10 +279,10 @@ collect_from(job_table *table, uint32_t worker)
         }
         process_job *job = process_job_of(t);
         copy_outcome(table, job);
-        bool is_expired = job->outcome != NULL && job->outcome->kind == WIRE_EXPIRED;
+        bool is_expired = job->special != NULL && job->outcome != NULL && job->outcome->kind == WIRE_EXPIRED;
         bool counts = job->state == JOB_IN_SLOT && !is_expired;
         if (is_expired && job->state == JOB_IN_SLOT) {
-            job->reason = STOP_BY_TIMEOUT;
+            job->special->reason = STOP_BY_TIMEOUT;
         }
         else if (!counts && !is_expired) {
             note_ending(job, job->outcome != NULL && job->outcome->kind == WIRE_EXCEPTION
@@ -322,8 +331,8 @@ job_table_push(job_table *table, task *t)
     }
     table->outstanding++;
     job->number = table->accepted++;
-    if (job->options.deadline_ns != CALL_NO_LIMIT) {
-        watch_over(table, job, job->options.deadline_ns);
+    if (job->special != NULL && job->special->options.deadline_ns != CALL_NO_LIMIT) {
+        watch_over(table, job->special, job->special->options.deadline_ns);
     }
     job_slot *slot = node_list_is_empty(&table->waiting) ? find_slot(table) : NULL;
     if (slot != NULL) {
@@ -378,13 +387,13 @@ stop(job_table *table, process_job *job, stop_reason reason)
     if (!is_asked && (!is_coroutine || reason == STOP_BY_TIMEOUT)) {
         return false;
     }
-    job->reason = reason;
+    job->special->reason = reason;
     process_job_enter(job, JOB_CANCELLING);
     if (is_asked && is_coroutine) {
         job_ring_request_cancel(&table->ring, job->slot);
     }
-    if (is_asked && (!is_coroutine || job->options.how == STOP_KILL)) {
-        job->is_stop_due = table->has_stops = true;
+    if (is_asked && (!is_coroutine || process_job_how(job) == STOP_KILL)) {
+        job->special->is_stop_due = table->has_stops = true;
     }
     return true;
 }
@@ -394,11 +403,11 @@ static bool
 request_cancel(job_table *table, task *t, stop_reason reason)
 {
     process_job *job = process_job_of(t);
-    if (job->slot == NULL || !job_ring_is_taken(job->slot) || job->options.how == STOP_ABANDON) {
+    if (job->slot == NULL || !job_ring_is_taken(job->slot) || process_job_how(job) == STOP_ABANDON) {
         return false;
     }
     if (job->state == JOB_CANCELLING || stop(table, job, reason)) {
-        job->is_cancelled = true;
+        job->special->is_cancelled = true;
         return true;
     }
     return false;
@@ -428,7 +437,7 @@ job_table_request_cancel_all(job_table *table)
 static bool
 is_stoppable(const task *t)
 {
-    return process_job_of(t)->options.how != STOP_ABANDON;
+    return process_job_how(process_job_of(t)) != STOP_ABANDON;
 }
 
 void
@@ -457,9 +466,9 @@ job_table_longest_grace(job_table *table)
     pthread_mutex_lock(&table->lock);
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
         process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
-        if (job != NULL && job->state == JOB_CANCELLING && job->options.how == STOP_INTERRUPT
-            && job->options.grace_ns > longest) {
-            longest = job->options.grace_ns;
+        if (job != NULL && job->state == JOB_CANCELLING && process_job_how(job) == STOP_INTERRUPT
+            && job->special->options.grace_ns > longest) {
+            longest = job->special->options.grace_ns;
         }
     }
     pthread_mutex_unlock(&table->lock);
@@ -473,14 +482,15 @@ job_table_pop_stop(job_table *table, stop_order *order)
     bool found = false;
     for (uint32_t i = 0; table->has_stops && !found && i < table->ring.slot_count; i++) {
         process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
-        if (job != NULL && job->is_stop_due) {
-            job->is_stop_due = false;
+        special_job *special = job == NULL ? NULL : job->special;
+        if (special != NULL && special->is_stop_due) {
+            special->is_stop_due = false;
             order->number = job->number;
             order->worker = job_ring_taker(&table->ring, job->slot);
-            order->reason = job->reason;
+            order->reason = special->reason;
             // A coroutine has its grace in any case.
-            order->is_kill = job->options.how == STOP_KILL && table->ring.doorbells == NULL;
-            order->grace_ns = job->options.grace_ns;
+            order->is_kill = special->options.how == STOP_KILL && table->ring.doorbells == NULL;
+            order->grace_ns = special->options.grace_ns;
             found = order->worker != UINT32_MAX;
         }
     }
@@ -518,9 +528,9 @@ job_table_note_stack(job_table *table, uint64_t number, PyObject *stack)
     pthread_mutex_lock(&table->lock);
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
         process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
-        if (job != NULL && job->number == number) {
-            former = job->stack;
-            job->stack = Py_NewRef(stack);
+        if (job != NULL && job->number == number && job->special != NULL) {
+            former = job->special->stack;
+            job->special->stack = Py_NewRef(stack);
             break;
         }
     }
@@ -536,11 +546,11 @@ expire_ready(job_table *table, task *t, int64_t now_ns)
 {
     process_job *job = process_job_of(t);
     if (!job_ring_withdraw(&table->ring, job->slot)) {
-        watch_over(table, job, now_ns + LOOK_NS);  // a worker was quicker
+        watch_over(table, job->special, now_ns + LOOK_NS);  // a worker was quicker
         return;
     }
     leave_slot(table, t);
-    job->reason = STOP_BY_TIMEOUT;
+    job->special->reason = STOP_BY_TIMEOUT;
     process_job_enter(job, JOB_WITHDRAWN);
     node_list_append(&table->withdrawn, &t->delivery.node);
 }
@@ -560,15 +570,16 @@ look_at_taken(job_table *table, process_job *job, int64_t now_ns)
 {
     int64_t began_ns = job_slot_began(job->slot);
     bool has_begun = began_ns > 0 && began_ns <= now_ns;  // or it is about to; or the worker wrote nonsense
-    int64_t end_ns = has_begun ? end_of(&job->options, began_ns) : job->options.deadline_ns;
+    const call_options *options = &job->special->options;
+    int64_t end_ns = has_begun ? end_of(options, began_ns) : options->deadline_ns;
     if (end_ns <= now_ns) {
         end_late(table, job);
     }
     else if (has_begun) {
-        watch_over(table, job, end_ns);
+        watch_over(table, job->special, end_ns);
     }
     else {
-        watch_over_begin(table, job, now_ns);
+        watch_over_begin(table, options, now_ns);
     }
 }
 
@@ -578,14 +589,15 @@ look_for_begun(job_table *table, int64_t now_ns)
 {
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
         process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
-        if (job == NULL || job->options.timeout_ns == CALL_NO_LIMIT || job->state != JOB_IN_SLOT) {
+        const call_options *options = job == NULL || job->special == NULL ? NULL : &job->special->options;
+        if (options == NULL || options->timeout_ns == CALL_NO_LIMIT || job->state != JOB_IN_SLOT) {
             continue;
         }
         if (job_ring_is_taken(job->slot)) {
             look_at_taken(table, job, now_ns);
         }
         else {
-            watch_over_begin(table, job, now_ns);
+            watch_over_begin(table, options, now_ns);
         }
     }
 }
@@ -619,10 +631,10 @@ look_at_limits(job_table *table, int64_t now_ns)
         look_for_begun(table, now_ns);
     }
     while (timer_heap_due(&table->limits) <= now_ns) {
-        process_job *job = THING_OF(table->limits.first, process_job, limit);
-        timer_heap_remove(&job->limit);
+        process_job *job = THING_OF(table->limits.first, special_job, limit)->job;
+        timer_heap_remove(&job->special->limit);
         if (job->state == JOB_WAITING) {
-            job->reason = STOP_BY_TIMEOUT;
+            job->special->reason = STOP_BY_TIMEOUT;
             process_job_enter(job, JOB_WITHDRAWN);
             table->outstanding--;
             has_waited = true;
@@ -685,7 +697,7 @@ static void
 lose(job_table *table, task *t, node_list *lost)
 {
     if (process_job_of(t)->state == JOB_CANCELLING) {
-        process_job_of(t)->ending = ENDED_BY_DEATH;
+        process_job_of(t)->special->ending = ENDED_BY_DEATH;
         process_job_enter(process_job_of(t), JOB_WITHDRAWN);
         node_list_append(&table->withdrawn, &t->delivery.node);
     }

@@ -66,6 +66,18 @@ typedef struct job_followup {
     void (*run)(struct job_followup *self);  // once; must not leave an exception
 } job_followup;
 
+// What only a call with options has: the others are by so much smaller.
+typedef struct special_job {
+    struct process_job *job;  // whose it is; set once
+    call_options options;     // set once
+    timer_node limit;         // in the table's limits; lock
+    stop_reason reason;       // why it is to end, or was withdrawn; lock, then GIL
+    job_ending ending;        // of one that was to end; lock, then GIL
+    bool is_cancelled;        // its future waits for it to be cancelled; lock, then GIL
+    bool is_stop_due;         // the supervisor has yet to be told that it is CANCELLING; lock
+    PyObject *stack;          // where it was when its time was over, a str, or NULL; lock, then GIL
+} special_job;
+
 // What a task of a process executor has in its args: where its call and its outcome are.
 typedef struct process_job {
     struct ProcessQueueObject *queue;  // borrowed: it outlives the tasks that it has not delivered
@@ -81,13 +93,7 @@ typedef struct process_job {
     uint32_t calls;                    // of a chunk: how many the slot still stands for; lock
     uint32_t worker, generation;       // of the only one that may run it, see job_ring_generation(); set once
     int64_t pushed_ns;                 // when, if nobody spins for it and it was the only one; else 0; GIL
-    call_options options;              // set once
-    timer_node limit;                  // in the table's limits; lock
-    stop_reason reason;                // why it is to end, or was withdrawn; lock, then GIL
-    job_ending ending;                 // of one that was to end; lock, then GIL
-    PyObject *stack;                   // where it was when its time was over, a str, or NULL; lock, then GIL
-    bool is_cancelled;                 // its future waits for it to be cancelled; lock, then GIL
-    bool is_stop_due;                  // the supervisor has yet to be told that it is CANCELLING; lock
+    special_job *special;              // NULL: a call without options; set once
     PyObject *error;                   // of a call that could not be packed: its outcome; GIL
     list_link in_flight;               // in its queue's list; GIL
     job_followup *followup;            // or NULL; GIL
@@ -97,6 +103,13 @@ static inline process_job *
 process_job_of(const task *t)
 {
     return (process_job *)(void *)t->args;
+}
+
+// What becomes of a job that is cancelled while it runs.
+static inline stop_how
+process_job_how(const process_job *job)
+{
+    return job->special == NULL ? STOP_ABANDON : job->special->options.how;
 }
 
 // The task of a job that is in its queue's list.

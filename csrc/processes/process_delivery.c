@@ -147,18 +147,20 @@ make_timeout(ProcessQueueObject *self, const task *t)
         [ENDED_BY_DEATH] = "killed",
     };
     process_job *job = process_job_of(t);
-    if (job->reason != STOP_BY_TIMEOUT || job->is_cancelled) {
+    special_job *special = job->special;
+    if (special == NULL || special->reason != STOP_BY_TIMEOUT || special->is_cancelled) {
         return NULL;
     }
     int64_t began_ns = job->began_ns, now_ns = clock_now_ns();
     // A dead worker may have written nonsense.
-    int64_t ran_ns = job->ending == ENDED_UNBEGUN         ? CALL_NOT_BEGUN
+    int64_t ran_ns = special->ending == ENDED_UNBEGUN     ? CALL_NOT_BEGUN
                      : began_ns <= 0 || began_ns > now_ns ? 0
                                                           : now_ns - began_ns;
-    if (job->stack == NULL) {
-        job->stack = read_where(self, job);
+    if (special->stack == NULL) {
+        special->stack = read_where(self, job);
     }
-    return call_timeout_error(t->callable, &job->options, ran_ns, job->stack, endings[job->ending]);
+    const char *how = endings[special->ending];
+    return call_timeout_error(t->callable, &special->options, ran_ns, special->stack, how);
 }
 
 // Tells the destination of a task that it was cancelled, or that its time is over.
@@ -310,7 +312,7 @@ process_job_withdraw(task *t)
             return WITHDRAW_TOO_LATE;
         }
         bool is_coroutine = self->doorbells != NULL;
-        if (!is_coroutine || job->options.how == STOP_KILL) {
+        if (!is_coroutine || process_job_how(job) == STOP_KILL) {
             process_queue_poke_supervisor(self);
         }
         // A coroutine's caller goes on while it ends.
@@ -344,8 +346,11 @@ process_job_drop(task *t)
     Py_CLEAR(job->whole);
     free(job->outcome);
     Py_CLEAR(job->error);
-    Py_CLEAR(job->options.name);
-    Py_CLEAR(job->stack);
+    if (job->special != NULL) {
+        Py_CLEAR(job->special->options.name);
+        Py_CLEAR(job->special->stack);
+        free(job->special);
+    }
 }
 
 static int
@@ -354,8 +359,10 @@ process_job_traverse(const task *t, visitproc visit, void *arg)
     process_job *job = process_job_of(t);
     Py_VISIT(job->whole);
     Py_VISIT(job->error);
-    Py_VISIT(job->options.name);
-    Py_VISIT(job->stack);
+    if (job->special != NULL) {
+        Py_VISIT(job->special->options.name);
+        Py_VISIT(job->special->stack);
+    }
     return 0;
 }
 
@@ -387,7 +394,6 @@ process_delivery_new_task(ProcessQueueObject *self, PyObject *callable, const de
         process_job *job = process_job_of(t);
         job->queue = self;
         job->worker = JOB_ANY_WORKER;
-        job->options.timeout_ns = job->options.deadline_ns = CALL_NO_LIMIT;
     }
     return t;
 }
@@ -421,7 +427,8 @@ process_delivery_fail_later(ProcessQueueObject *self, list_node *tasks, PyObject
         task *t = (task *)tasks;
         process_job *job = process_job_of(t);
         tasks = tasks->next;
-        PyObject *name = job->options.name == NULL ? Py_None : job->options.name;
+        bool is_named = job->special != NULL && job->special->options.name != NULL;
+        PyObject *name = is_named ? job->special->options.name : Py_None;
         PyObject *seconds = seconds_of(job);
         PyObject *error = NULL;
         if (seconds != NULL) {

@@ -23,6 +23,21 @@ fail_packing(task *t)
     return t;
 }
 
+static int
+set_options(process_job *job, const call_options *options)
+{
+    special_job *special = calloc(1, sizeof(*special));
+    if (special == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    special->job = job;
+    special->options = *options;
+    Py_XINCREF(special->options.name);
+    job->special = special;
+    return 0;
+}
+
 // A task with the call args[0](args[1:], kwnames), or with why that cannot be packed.  NULL with an
 // exception.
 static task *
@@ -34,8 +49,10 @@ pack_call(ProcessQueueObject *self, const call_options *options, PyObject *const
         return NULL;
     }
     process_job *job = process_job_of(t);
-    job->options = *options;
-    Py_XINCREF(job->options.name);
+    if (options->is_special && set_options(job, options) < 0) {
+        task_free(t);
+        return NULL;
+    }
     if (options->deadline_ns != CALL_NO_LIMIT && options->deadline_ns <= clock_now_ns()) {
         job->error = call_timeout_error(args[0], options, CALL_NOT_BEGUN, NULL, NULL);
     }
