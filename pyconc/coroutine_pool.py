@@ -30,8 +30,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
     max_workers: the most processes to run at once; default: the CPUs this process may use (affinity, cgroup quota).
     concurrency: the most coroutines that one worker runs at a time; further ones wait.
-    mp_context, initializer, initargs, on_worker_death: as for ProcessPoolExecutor. A dead worker fails the coroutines
-    that it ran, with WorkerDied. The initializer is no coroutine function; it finds the loop set as the current one.
+    mp_context, initializer, initargs, on_worker_death, kill_tree: as for ProcessPoolExecutor. A dead worker fails the
+    coroutines that it ran, with WorkerDied. The initializer is no coroutine function; it finds the loop set as the
+    current one.
     max_tasks_per_child: the number of calls after which a worker is replaced.
     loop_factory: makes a worker's event loop; default: asyncio.new_event_loop.
     task_timeout, on_cancel, grace: for how many seconds a coroutine may run, and how it is stopped; see options(), of
@@ -48,7 +49,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
     Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death and for
     what options() refuses, TypeError if initializer or loop_factory cannot be called or is a coroutine function, and
-    OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll).
+    OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll; for kill_tree /proc, pidfd_open).
 
         >>> import asyncio
         >>> async def double(number):
@@ -72,6 +73,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         max_tasks_per_child=None,
         loop_factory=None,
         on_worker_death="replace",
+        kill_tree=False,
         task_timeout=None,
         on_cancel=None,
         grace=None,
@@ -93,7 +95,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency)
         on_cancel = "interrupt" if on_cancel is None else on_cancel
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
-        self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death)
+        self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death, kill_tree)
 
     # run(fn, /, *args, **kwargs)
     run = _core.Executor._run_in_loop

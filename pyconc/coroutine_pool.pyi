@@ -43,6 +43,7 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         max_tasks_per_child: int | None = None,
         loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
         on_worker_death: Literal["replace", "break"] = "replace",
+        kill_tree: bool = False,
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from pyconc import _core, _options
 from pyconc._async_with import AsyncWith
-from pyconc._process import chunks, kernel, launcher, rights
+from pyconc._process import chunks, kernel, launcher, process_tree, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import State, Supervisor
@@ -124,14 +124,16 @@ class ProcessExecutor(AsyncWith):
     _stops_calls = False  # whether shutdown(cancel_futures=True) stops what workers have taken, if it may be stopped
     _former: "list[_FormerWorkers]" = []  # noqa: RUF012  # replaced, never changed
 
-    def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death):
+    def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death, kill_tree):
         """Begin; setup, limits: as for worker_main.main()."""
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
+        if kill_tree:
+            process_tree.require()
         if context is None and limits.tasks is None:
             context = _chosen_context()
         self._name = f"{prefix}-{next(_names)}"
-        self._plan = (max_workers, context, setup, limits, on_worker_death, self._name)
+        self._plan = (max_workers, context, setup, limits, on_worker_death, kill_tree, self._name)
         self._on_worker_death = on_worker_death
         self._shutdown_thread = False
         self._await_submit()
@@ -404,6 +406,10 @@ class ProcessPoolExecutor(
     Code in C that cannot bear to be refused memory dies of that, and the future gets WorkerDied.
     on_worker_death: "replace" fails the task that a dead worker ran, with WorkerDied, and starts another worker;
     "break" does as the standard library: the executor is broken, and every task fails with BrokenProcessPool.
+    kill_tree: when this executor kills or terminates a worker, for whatever reason, have the processes that its tasks
+    have started, and what those have, get the same signal, before it. They are found whatever session or process group
+    they are in; but one whose own parent has ended, as that of a daemon has, is left, and so is one that this process
+    may not signal. A worker that ends by itself leaves them all, as every worker does without kill_tree.
 
     task_timeout, on_cancel, grace: for how many seconds a call may run, and how it is stopped; see options(), whose
     timeout, on_cancel and grace have these as their defaults.
@@ -418,7 +424,8 @@ class ProcessPoolExecutor(
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
     max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, or a number is no integer;
-    and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit).
+    and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit;
+    /proc and pidfd_open for kill_tree).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -442,6 +449,7 @@ class ProcessPoolExecutor(
         max_rss_per_child=None,
         memory_limit=None,
         on_worker_death="replace",
+        kill_tree=False,
         task_timeout=None,
         on_cancel=None,
         grace=None,
@@ -478,7 +486,7 @@ class ProcessPoolExecutor(
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)
         limits = Limits(tasks=max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit)
-        self._begin("ProcessPoolExecutor", workers, mp_context, setup, limits, on_worker_death)
+        self._begin("ProcessPoolExecutor", workers, mp_context, setup, limits, on_worker_death, kill_tree)
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
 

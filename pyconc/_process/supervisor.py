@@ -50,7 +50,7 @@ from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from multiprocessing import reduction, util
 
 from pyconc import _core
-from pyconc._process import black_box, chunks, kernel, worker_main
+from pyconc._process import black_box, chunks, kernel, process_tree, worker_main
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied, describe_end
 from pyconc._process.result_handler import ResultHandler
@@ -84,6 +84,9 @@ _ABRUPTLY = "A process in the process pool was terminated abruptly while the fut
 _FORCED = "A worker process exited while the pool was being forcefully shut down; what was queued is not run."
 _DAMAGED = "A process in the process pool has written over the memory that its processes share."
 _INITIALIZER_FAILED = "A process initializer failed, the process pool is not usable anymore"
+
+
+_SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}
 
 
 class State(enum.Enum):
@@ -144,10 +147,11 @@ class _Worker:
         assert state in _NEXT_OF_WORKER[self.state], (self.state, state)
         self.state = state
 
-    def kill(self):
+    def force(self, operation):
+        """Send the signal of an operation: "kill" or "terminate"."""
         with contextlib.suppress(PermissionError):
-            self.process.kill()
-        self.pass_on(signal.SIGKILL)
+            getattr(self.process, operation)()
+        self.pass_on(_SIGNALS[operation])
 
     def pass_on(self, number):
         """Have a process signal it that has the right to, if the program has given that up."""
@@ -184,7 +188,7 @@ class Supervisor:
 
     state = State.ENDED  # until __init__ is done
 
-    def __init__(self, max_workers, context, setup, limits, on_worker_death, name):
+    def __init__(self, max_workers, context, setup, limits, on_worker_death, kills_trees, name):
         """setup, limits: as for worker_main.main()."""
         concurrency, has_successors = limits.concurrency, limits.rss is not None
         if concurrency is None:
@@ -206,6 +210,7 @@ class Supervisor:
         self._setup = setup
         self._limits = limits
         self._on_worker_death = on_worker_death
+        self._kills_trees = kills_trees  # with a worker it ends what that worker's tasks have started
         self._prespawns = context is not None and context.get_start_method() == "fork"
         self._events = kernel.open_epoll()
         self._workers = {}  # file descriptor that tells of its end: _Worker
@@ -281,7 +286,7 @@ class Supervisor:
     def kill(self, operation="kill"):
         """End the workers whatever they do; what they ran, or was queued, fails."""
         self._orders.append(operation)  # first: a worker that is being started sees it
-        for worker in list(self.processes.values()):
+        for worker in () if self._kills_trees else list(self.processes.values()):
             getattr(worker, operation)()
         self.queue.poke()
 
@@ -442,8 +447,10 @@ class Supervisor:
             self._enter(State.ENDING)
         if len(self._orders) > self._passed_on:
             self._passed_on = len(self._orders)
+            if self._kills_trees:
+                self._end_workers(self._workers.values(), self._orders[-1])
             for worker in self._workers.values():
-                worker.pass_on(signal.SIGKILL if self._orders[-1] == "kill" else signal.SIGTERM)
+                worker.pass_on(_SIGNALS[self._orders[-1]])
         self._end_late()
         self._stop_calls()
         if self.queue.take_condemned():  # last: to stop a call may show that the ring is damaged
@@ -521,7 +528,7 @@ class Supervisor:
                 worker.is_stopped = True
                 if self._limits.concurrency is not None:
                     worker.stack = self._note_stack(call, worker)  # for the other coroutines that it runs, too
-                worker.kill()
+                self._end_workers([worker])
 
     def _note_stack(self, call, worker):
         stack = self.stack_of(worker)
@@ -769,16 +776,24 @@ class Supervisor:
         self.queue.close(BrokenProcessPool, reason)
         self._enter(State.ENDING)
         self.queue.fail_all(lambda *_: _broken(message, quoted))
-        for worker in list(self.processes.values()):
-            worker.terminate()
+        self._end_workers(self._workers.values(), "terminate")
 
     def _condemn_workers(self):
         """End all workers, of which one has written over what all share: with the last the queue begins anew."""
         if self.state is State.SERVING and self._on_worker_death == "break":
             self._break_down(_BROKEN, _DAMAGED)
-        for worker in list(self._workers.values()):
-            self._condemned.add(worker.number)
-            worker.kill()
+        self._condemned.update(worker.number for worker in self._workers.values())
+        self._end_workers(self._workers.values())
+
+    def _end_workers(self, workers, operation="kill"):
+        """Signal workers that are watched, and on request what their tasks have started; this thread alone does so."""
+        workers = list(workers)
+        with contextlib.ExitStack() as stack:
+            if self._kills_trees and workers:
+                tree = process_tree.StoppedTree((worker.process.pid, worker.end) for worker in workers)
+                stack.enter_context(tree).signal_started(_SIGNALS[operation])
+            for worker in workers:
+                worker.force(operation)
 
     def stack_of(self, worker):
         """Return the stack of each thread of a worker that is watched, as text, or None; the worker goes on.
