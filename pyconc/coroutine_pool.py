@@ -37,6 +37,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     loop_factory: makes a worker's event loop; default: asyncio.new_event_loop.
     task_timeout, on_cancel, grace: for how many seconds a coroutine may run, and how it is stopped; see options(), of
     which timeout, on_cancel and grace have these as their defaults.
+    name: as for ProcessPoolExecutor.
 
     Cancelling the future of run() or submit(), also by asyncio.timeout(), cancels the coroutine: in the worker it sees
     CancelledError, and may clean up; the caller does not wait for that, but shutdown() does. `async with` waits for the
@@ -48,8 +49,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     usable; there, futures that were pending are finished with BrokenProcessPool.
 
     Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death and for
-    what options() refuses, TypeError if initializer or loop_factory cannot be called or is a coroutine function, and
-    OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll; for kill_tree /proc, pidfd_open).
+    what options() refuses, TypeError if initializer or loop_factory cannot be called or is a coroutine function, or
+    the name is no str, and OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll; for
+    kill_tree /proc, pidfd_open).
 
         >>> import asyncio
         >>> async def double(number):
@@ -77,22 +79,23 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         task_timeout=None,
         on_cancel=None,
         grace=None,
+        name=None,
     ):
         if max_workers is None:
             max_workers = default_workers()
-        for name, count in (("max_workers", max_workers), ("concurrency", concurrency)):
-            _check_count(name, count)
+        for what, count in (("max_workers", max_workers), ("concurrency", concurrency)):
+            _check_count(what, count)
         if max_tasks_per_child is not None:
             _check_count("max_tasks_per_child", max_tasks_per_child)
-        for name, function in (("initializer", initializer), ("loop_factory", loop_factory)):
+        for what, function in (("initializer", initializer), ("loop_factory", loop_factory)):
             if function is not None and not callable(function):
-                raise TypeError(f"{name} must be a callable")
+                raise TypeError(f"{what} must be a callable")
             if inspect.iscoroutinefunction(function):
-                raise TypeError(f"{name} must not be a coroutine function")
+                raise TypeError(f"{what} must not be a coroutine function")
         self._max_workers = max_workers
         self._concurrency = concurrency
         setup = (initializer, initargs, loop_factory)
-        limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency)
+        limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency, name=name)
         on_cancel = "interrupt" if on_cancel is None else on_cancel
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death, kill_tree)

@@ -47,6 +47,7 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
+        name: str | None = None,
     ) -> None: ...
     def options(
         self,

@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
 
-from pyconc import _core, _options
+from pyconc import _core, _names, _options
 from pyconc._async_with import AsyncWith
 from pyconc._process import chunks, kernel, launcher, process_tree, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
@@ -111,7 +111,7 @@ def _is_interrupt(error):
     return isinstance(error, KeyboardInterrupt)
 
 
-_names = itertools.count()
+_numbers = itertools.count()
 
 
 class ProcessExecutor(AsyncWith):
@@ -126,14 +126,16 @@ class ProcessExecutor(AsyncWith):
 
     def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death, kill_tree):
         """Begin; setup, limits: as for worker_main.main()."""
+        _names.check_name(limits.name)
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
         if kill_tree:
             process_tree.require()
         if context is None and limits.tasks is None:
             context = _chosen_context()
-        self._name = f"{prefix}-{next(_names)}"
-        self._plan = (max_workers, context, setup, limits, on_worker_death, kill_tree, self._name)
+        self._key = f"{prefix}-{next(_numbers)}"  # no other executor has it
+        self._name = limits.name or self._key
+        self._plan = (max_workers, context, setup, limits, on_worker_death, kill_tree, self._key, self._name)
         self._on_worker_death = on_worker_death
         self._shutdown_thread = False
         self._await_submit()
@@ -146,7 +148,7 @@ class ProcessExecutor(AsyncWith):
         self._tasks = _no_tasks
         self._processes = {}
         if self._plan[1] is None:
-            launcher.prepare(self._name, self)
+            launcher.prepare(self._key, self)
 
     def _renew(self):
         """Have a supervisor and a queue; submit() calls this if there are none, or they are the parent's."""
@@ -245,7 +247,7 @@ class ProcessExecutor(AsyncWith):
         if supervisor is None:
             # Former workers do so at their end; until then what has made them waits for them.
             if all(former._opened.state is State.ENDED for former in self._former):
-                launcher.dismiss(self._name)
+                launcher.dismiss(self._key)
         else:
             if not supervisor.broken:
                 supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
@@ -413,6 +415,9 @@ class ProcessPoolExecutor(
 
     task_timeout, on_cancel, grace: for how many seconds a call may run, and how it is stopped; see options(), whose
     timeout, on_cancel and grace have these as their defaults.
+    name: what it is called, by its repr(), stats() and its processes' names; ps and top show as much of it as fits:
+    name-w0, name-w1, ... for workers, and name-zygote for the process that forks them. Default: ProcessPoolExecutor-0,
+    and so on, and pyconc-w0 in ps.
 
     Arguments and results are pickled; large buffers (numpy arrays, bytearrays in pickle.PickleBuffer) are copied once,
     into memory that the receiver owns. Use it with `with`, with `async with`, and in loop.run_in_executor. All methods
@@ -423,9 +428,9 @@ class ProcessPoolExecutor(
     there, futures that were pending are finished with BrokenProcessPool.
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
-    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, or a number is no integer;
-    and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit;
-    /proc and pidfd_open for kill_tree).
+    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, a number is no integer, or
+    the name no str; and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for
+    memory_limit; /proc and pidfd_open for kill_tree).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -453,6 +458,7 @@ class ProcessPoolExecutor(
         task_timeout=None,
         on_cancel=None,
         grace=None,
+        name=None,
     ):
         if max_workers is None:
             max_workers = default_workers()
@@ -485,7 +491,7 @@ class ProcessPoolExecutor(
         self._shutdown_lock = threading.Lock()
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)
-        limits = Limits(tasks=max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit)
+        limits = Limits(max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit, name=name)
         self._begin("ProcessPoolExecutor", workers, mp_context, setup, limits, on_worker_death, kill_tree)
 
     __new__.__wrapped__ = __init__  # for inspect.signature()

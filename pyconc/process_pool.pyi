@@ -59,6 +59,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
+        name: str | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -76,6 +77,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
+        name: str | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -93,6 +95,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
+        name: str | None = None,
     ) -> None: ...
     def map(
         self,

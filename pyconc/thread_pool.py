@@ -10,7 +10,7 @@ import weakref
 from concurrent.futures import _base, thread
 from concurrent.futures.thread import BrokenThreadPool
 
-from pyconc import _core, _options
+from pyconc import _core, _names, _options
 from pyconc._async_with import AsyncWith
 from pyconc._shutdown import SPARE, deadline_after
 from pyconc._started import Started
@@ -32,11 +32,12 @@ class _WorkQueue(_core.ThreadQueue):
     It is the executor's `_work_queue` too: programs look into it, drain it, and put work items there.
     """
 
-    def __new__(cls, max_workers, executor_reference):
+    def __new__(cls, max_workers, executor_reference, name):
         return super().__new__(cls, max_workers)
 
-    def __init__(self, max_workers, executor_reference):
+    def __init__(self, max_workers, executor_reference, name):
         self.executor_reference = executor_reference
+        self.name = name  # that the program has given the executor; may be empty
         self.threads = set()
         self.closed = False
         self.starting = False  # a thread is being started; guarded by lock
@@ -200,8 +201,9 @@ class _Seat:
     returns.
     """
 
-    def __init__(self, tasks, reservation, executor):
+    def __init__(self, tasks, reservation, executor, number):
         self.tasks = tasks
+        self.number = number
         self.reservation = reservation
         self.executor_reference = tasks.executor_reference
         self.context = executor._create_worker_context() if _CONTEXTS else None
@@ -217,6 +219,7 @@ class _Seat:
 
     def initialize(self):
         self.tasks.register(threading.current_thread())
+        _core.name_thread(_names.short_name(self.tasks.name, f"-t{self.number}"))
         initializer, self.initializer = self.initializer, None
         initargs, self.initargs = self.initargs, None
         try:
@@ -294,6 +297,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     broken: pending tasks and later submits get BrokenThreadPool.
     task_timeout, on_cancel, grace: for how many seconds a call may run, and how it is stopped; see options(), whose
     timeout, on_cancel and grace have these as their defaults.
+    name: what it is called, by its repr() and stats(); default: thread_name_prefix, for which it stands in as well. ps
+    and top show as much of it as fits: name-t0, name-t1, ...; without a name pyconc-t0.
 
     Use it with `with`, with `async with` (leaving waits without blocking the loop), as asyncio's default executor, or
     in loop.run_in_executor, whose completions reach the loop in batches. All methods may be called from any thread, and
@@ -304,7 +309,7 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
     there, futures that were pending are finished with BrokenThreadPool, and their callbacks are not called.
 
     Raises ValueError if max_workers is not above 0, and for what options() refuses; TypeError if initializer cannot be
-    called.
+    called, or the name is no str.
 
         >>> with pyconc.ThreadPoolExecutor(max_workers=4, thread_name_prefix="loader") as pool:
         ...     future = pool.submit(pow, 2, 5)
@@ -327,12 +332,14 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         task_timeout=None,
         on_cancel=None,
         grace=None,
+        name=None,
     ):
+        _names.check_name(name)
         options = self._change_options(timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         made, self._made = self._made, False
         try:
             # Checks the arguments, and sets the private attributes of this Python version that others read.
-            super(AsyncWith, self).__init__(max_workers, thread_name_prefix, initializer, initargs)
+            super(AsyncWith, self).__init__(max_workers, thread_name_prefix or name or "", initializer, initargs)
         except BaseException:
             self._made = made
             raise
@@ -340,7 +347,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         self._initargs = initargs
         if made:  # A singleton is initialised again: the threads finish the queued tasks, and end.
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
-        self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self))
+        self._name = name or self._thread_name_prefix
+        self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self), name or thread_name_prefix)
         self._options = options
         self._made = True
 
@@ -416,7 +424,7 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
                 name = f"{self._thread_name_prefix or self}_{len(tasks.threads)}"
                 tasks.starting = True
                 try:
-                    tasks.start_worker(name, _Seat(tasks, reservation, self))
+                    tasks.start_worker(name, _Seat(tasks, reservation, self, len(tasks.threads)))
                 except RuntimeError as error:
                     # The system has no more threads: the running ones go on, and the next submit tries again.
                     if "can't start new thread" in str(error) and any(t.is_alive() for t in tasks.threads):

@@ -24,6 +24,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt"] | None = None,
         grace: float | None = None,
+        name: str | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -36,6 +37,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt"] | None = None,
         grace: float | None = None,
+        name: str | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -48,6 +50,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         task_timeout: float | None = None,
         on_cancel: Literal["abandon", "interrupt"] | None = None,
         grace: float | None = None,
+        name: str | None = None,
     ) -> None: ...
     def options(
         self,

@@ -263,10 +263,27 @@ control_ignore_outer_interrupts(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(name_thread_doc,
+"name_thread(name, /)\n--\n\n"
+"Have ps, top and /proc/PID/comm call the calling thread so, in the first 15 bytes.\n\n"
+"The name of a process is that of its main thread.");
+
+static PyObject *
+control_name_thread(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    const char *name = PyUnicode_AsUTF8(arg);
+    if (name == NULL) {
+        return NULL;
+    }
+    (void)prctl(PR_SET_NAME, name);  // a sandbox may refuse it, and nothing depends on it
+    Py_RETURN_NONE;
+}
+
 PyMethodDef process_control_methods[] = {
     {"fork", control_fork, METH_NOARGS, fork_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
+    {"name_thread", control_name_thread, METH_O, name_thread_doc},
     {"read_capabilities", control_read_capabilities, METH_NOARGS, read_capabilities_doc},
     {"limit_capabilities", control_limit_capabilities, METH_VARARGS, limit_capabilities_doc},
     {"open_pidfd", control_open_pidfd, METH_O, open_pidfd_doc},

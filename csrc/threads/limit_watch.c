@@ -1,5 +1,7 @@
 #include "limit_watch.h"
 
+#include <sys/prctl.h>
+
 #include "core/clock.h"
 
 // Has the thread look at the limits.
@@ -88,6 +90,7 @@ static void
 run(void *arg)
 {
     module_state *state = arg;
+    (void)prctl(PR_SET_NAME, "pyconc-limits");  // for ps and top
     PyGILState_STATE gil = PyGILState_Ensure();
     watch(state);
     PyGILState_Release(gil);

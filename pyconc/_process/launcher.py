@@ -57,17 +57,17 @@ class Launcher:
 
     queue: the executor's ProcessQueue.  setup, limits: as for worker_main.main().  events: an epoll object, in which
     the zygote's connection is registered.  forks: fork even a program that has threads, with the standard warning.
-    name: as for prepare().  box: the executor's BlackBox.
+    key: as for prepare().  box: the executor's BlackBox.
     """
 
-    def __init__(self, queue, setup, limits, events, forks, name, box):
+    def __init__(self, queue, setup, limits, events, forks, key, box):
         self.zygote = None
         self._queue = queue
         self._setup = setup
         self._limits = limits
         self._events = events
         self._forks = forks
-        self._name = name
+        self._key = key
         self._box = box
         self._outdated = []  # zygotes whose rights the program has given up, and whose workers are at work
         self._dropped = []  # zygotes that nobody has waited for yet
@@ -76,7 +76,7 @@ class Launcher:
         """Whether something that mentions `__main__` must travel by value, while there is no zygote.  Any thread."""
         if self._forks or is_single_threaded():
             return False  # what there is will be in the workers
-        if the_reserve.serves(self._name):
+        if the_reserve.serves(self._key):
             return the_reserve.by_value(value, stream)
         if not has_interpreter():
             return False
@@ -102,7 +102,7 @@ class Launcher:
         if (first or self._forks) and is_single_threaded() and kernel.has_pidfds():
             if first:
                 self.drop()  # what the program has defined or imported since is to be there
-                the_reserve.leave(self._name)  # now: each page that it shares is copied when it is written
+                the_reserve.leave(self._key)  # now: each page that it shares is copied when it is written
             with self._job() as job:
                 zygote_fork = None
                 if first:
@@ -190,7 +190,7 @@ class Launcher:
 
     def dismiss(self):
         """The executor needs no worker any more."""
-        dismiss(self._name)
+        dismiss(self._key)
 
     def reap_dropped(self):
         """Wait for the zygotes that were ended: none of them stays a zombie."""
@@ -225,9 +225,9 @@ class Launcher:
             if is_single_threaded():
                 self._fork_zygote(job)
                 return
-            if the_reserve.serves(self._name):
+            if the_reserve.serves(self._key):
                 try:
-                    self._use(the_reserve.clone(self._name, *job))
+                    self._use(the_reserve.clone(self._key, *job))
                     return
                 except CannotFork:
                     raise  # the nursery's clone would not have what the program has, and nobody would say so
@@ -246,7 +246,7 @@ class Launcher:
 
     def _fork_zygote(self, job):
         self._use(ZygoteFork(job).fork())
-        the_reserve.leave(self._name)
+        the_reserve.leave(self._key)
 
     def _use(self, zygote):
         self.zygote = zygote
@@ -258,17 +258,17 @@ class Launcher:
             raise
 
 
-def prepare(name, executor):
+def prepare(key, executor):
     """Have an executor's workers started from the program as it is now, should it have more threads as it submits."""
     # Not in a script that a nursery, or multiprocessing, runs up to its guard.
     if not _is_preparing() and is_single_threaded():
         with contextlib.suppress(Exception):  # an audit hook, for instance, that refuses: submit() will say so
-            the_reserve.renew(name, executor)
+            the_reserve.renew(key, executor)
 
 
-def dismiss(name):
+def dismiss(key):
     """Nothing will be submitted to that executor."""
-    the_reserve.leave(name)
+    the_reserve.leave(key)
     the_reserve.reap()
 
 

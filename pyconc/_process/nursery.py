@@ -31,7 +31,7 @@ import weakref
 from concurrent.futures import _base
 from multiprocessing import connection, context, process, util
 
-from pyconc import patching
+from pyconc import _core, patching
 from pyconc._process import kernel, main_module, pickling, process_state, signals, zygote
 
 # So many file descriptors go in a message; the kernel takes 253.
@@ -274,6 +274,7 @@ class Reserve(Nursery):
                 ours.close()
                 signals.reset_in_child()
                 gc.freeze()  # no collection here ends what the program has
+                _core.name_thread("pyconc-reserve")
                 _serve(theirs, parent)
             finally:
                 os._exit(0)
@@ -434,6 +435,7 @@ def _socket_of(conn):
 def main(fd):
     """Prepare, and fork zygotes on request, until the connection or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _core.name_thread("pyconc-nursery")
     conn = connection.Connection(fd)
     parent, preparation, tracker, is_installed, filters = conn.recv()
     if is_installed:

@@ -9,6 +9,7 @@ import threading
 import weakref
 from concurrent.futures import process
 
+from pyconc import _core
 from pyconc._process.launcher import quiet_threads
 
 
@@ -28,6 +29,7 @@ class ResultHandler(threading.Thread):
         quiet_threads.add(self)
 
     def run(self):
+        _core.name_thread("pyconc-results")
         queue, self._queue = self._queue, None
         while not (queue.is_done() or queue.is_inherited() or self._is_dismissed):
             queue.collect()

@@ -188,8 +188,8 @@ class Supervisor:
 
     state = State.ENDED  # until __init__ is done
 
-    def __init__(self, max_workers, context, setup, limits, on_worker_death, kills_trees, name):
-        """setup, limits: as for worker_main.main()."""
+    def __init__(self, max_workers, context, setup, limits, on_worker_death, kills_trees, key, name):
+        """setup, limits: as for worker_main.main(); key: the executor's, for launcher.prepare(); name: for people."""
         concurrency, has_successors = limits.concurrency, limits.rss is not None
         if concurrency is None:
             # More of them serve long bursts better, but a short-lived pool waits for their memory.
@@ -239,7 +239,7 @@ class Supervisor:
         self._begins = False
         self._box = black_box.BlackBox()
         self._oom_kills = None
-        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, name, self._box)
+        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, key, self._box)
         if context is None:
             self.queue.decide_by_value(self.launcher.predict)
         self.state = State.NEW
@@ -418,6 +418,7 @@ class Supervisor:
 
     def _supervise(self, poke_fd, timer_fd):
         """Live the life of the thread; the arguments are what ProcessQueue.supervise() returns."""
+        _core.name_thread("pyconc-watch")
         self._admit_watched()
         while True:
             # One at a time: what is done about one event may close a file whose number the next one has.

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import _base, process
 from typing import NamedTuple
 
-from pyconc import _core
+from pyconc import _core, _names
 from pyconc._process import black_box, main_module, signals
 
 # The exit code of a worker whose initializer has raised; before its first task, no other end has it.
@@ -22,12 +22,13 @@ INTERRUPTED_IMPORT = 96
 
 
 class Limits(NamedTuple):
-    """What a worker may do before it leaves, and while it is there; None: as much as it likes."""
+    """What a worker may do before it leaves, and while it is there, None: as much as it likes; and its name."""
 
     tasks: "int | None" = None  # it is replaced after so many
     concurrency: "int | None" = None  # coroutines at a time; None: it runs no event loop
     rss: "int | None" = None  # bytes in memory; with more it is replaced
     memory: "int | None" = None  # bytes more than there are as a call begins
+    name: "str | None" = None  # the executor's, if the program has given it one: ps and top show it
 
 
 def main(fds, number, setup, limits):
@@ -35,6 +36,7 @@ def main(fds, number, setup, limits):
 
     fds: as launcher.worker_fds() returns them. setup: (initializer, initargs, loop_factory). limits: Limits.
     """
+    _core.name_thread(_names.short_name(limits.name, f"-w{number}"))
     _prepare_signals()
     _make_line_buffered()
     main_module.begin_worker()

@@ -39,7 +39,7 @@ import threading
 import traceback
 from multiprocessing import connection, process, util
 
-from pyconc import _core
+from pyconc import _core, _names
 from pyconc._process import kernel, process_state, signals, worker_main
 from pyconc._process.main_module import MainOfFork
 from pyconc._process.process_state import ProcessState
@@ -417,6 +417,7 @@ def serve(conn, parent_pid, rights, job, sibling=None):
     parent has forked itself.  Nobody else but workers is signalled, whoever asks.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _core.name_thread(_names.short_name(job[2].name, "-zygote"))
     # Capabilities are a thread's own: that which has forked this process may have more than the program's main thread,
     # and a fresh interpreter of root's gets back what root gave up.
     with contextlib.suppress(Exception):

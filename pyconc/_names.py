@@ -1,0 +1,20 @@
+"""What executors are called, and what ps and top show of their threads and processes."""
+
+# What the kernel keeps of a name, in bytes.
+_MOST = 15
+
+
+def check_name(name: object) -> None:
+    """Raise TypeError for a name= that is no str; None: there is none."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
+
+
+def short_name(name: "str | None", suffix: str) -> str:
+    """Return what the kernel is to call a thread: as much of an executor's name as fits before the suffix.
+
+    name: as the program has given it; if it has not, those of pyconc are known by "pyconc".
+    """
+    room = _MOST - len(suffix)
+    # What os.fsdecode() has made, or any other lone surrogate, has no UTF-8.
+    return (name or "pyconc").encode(errors="replace")[:room].decode(errors="ignore").replace("\0", "?") + suffix

@@ -1,0 +1,103 @@
+"""What ps and top call pyconc's processes and threads: who looks at a busy machine can tell them apart."""
+
+import multiprocessing
+import os
+import threading
+
+import coroutines
+import jobs
+import pytest
+from gates import Gate, ProcessGate, block_workers
+from support import PROC, another_thread, threads
+
+import pyconc
+
+WAYS = ["dev", "tmp"]
+POOLS = [pyconc.ProcessPoolExecutor, pyconc.CoroutinePool, pyconc.ThreadPoolExecutor]
+
+
+def comm(pid):
+    with open(f"{PROC}/{pid}/comm") as file:
+        return file.read().strip()
+
+
+def own_name():
+    """What the kernel calls the calling thread."""
+    return comm(f"self/task/{threading.get_native_id()}")
+
+
+def processes_below(pid):
+    """The names of a process's children, theirs, and so on."""
+    names = []
+    for task in os.listdir(f"{PROC}/{pid}/task"):
+        with open(f"{PROC}/{pid}/task/{task}/children") as file:
+            for child in file.read().split():
+                names += [comm(child), *processes_below(child)]
+    return names
+
+
+def test_processes_are_called_by_what_they_do():
+    with pyconc.ProcessPoolExecutor(3) as pool, ProcessGate() as gate:
+        block_workers(pool, gate, 3)
+        names = processes_below(os.getpid())
+        assert {"pyconc-w0", "pyconc-w1", "pyconc-w2", "pyconc-zygote"} <= set(names)
+        assert own_name() not in names
+        assert {"pyconc-results", "pyconc-watch"} <= set(threads().values())
+
+
+def test_a_programs_fork_and_the_nursery_have_names():
+    with pyconc.ProcessPoolExecutor(1) as early, another_thread():
+        assert early.submit(own_name).result() == "pyconc-w0"
+        with pyconc.ProcessPoolExecutor(1) as late:
+            assert late.submit(own_name).result() == "pyconc-w0"
+            assert {"pyconc-reserve", "pyconc-nursery"} <= set(processes_below(os.getpid()))
+
+
+@pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
+def test_workers_are_called_as_their_executor(method):
+    context = method and multiprocessing.get_context(method)
+    with pyconc.ProcessPoolExecutor(1, context, name="resize") as pool:
+        assert pool.submit(own_name).result() == "resize-w0"
+        assert pool.submit(jobs.process_name).result() == "resize_0"
+        assert method is not None or "resize-zygote" in processes_below(os.getpid())
+
+
+def test_workers_of_coroutines_are_called_as_their_pool():
+    with pyconc.CoroutinePool(1, name="crawl") as pool:
+        assert comm(pool.submit(coroutines.pid).result()) == "crawl-w0"
+
+
+def test_threads_are_called_as_their_executor():
+    with pyconc.ThreadPoolExecutor(2, name="loader") as pool, Gate() as gate:
+        block_workers(pool, gate, 2)
+        assert {"loader-t0", "loader-t1"} <= set(threads().values())
+        assert {thread.name for thread in pool._threads} == {"loader_0", "loader_1"}
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(own_name).result() == "pyconc-t0"
+    with pyconc.ThreadPoolExecutor(1, "prefix") as pool:
+        assert pool.submit(own_name).result() == "prefix-t0"
+    with pyconc.ThreadPoolExecutor(1, "prefix", name="name") as pool:
+        assert pool.submit(threading.current_thread).result().name == "prefix_0"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a name that is too long", "a name that -t0"), ("12345678901ö", "12345678901-t0"), ("\udc80 a\0b", "? a?b-t0")],
+    ids=["long", "bytes", "surrogate"],
+)
+def test_of_a_long_name_as_much_is_shown_as_fits(name, shown):
+    with pyconc.ThreadPoolExecutor(1, name=name) as pool:
+        assert pool.submit(own_name).result() == shown
+
+
+def test_executors_of_one_name_do_not_mix_up_what_they_begin_with():
+    pools = [pyconc.ProcessPoolExecutor(1, name="same", initializer=os.chdir, initargs=(f"/{way}",)) for way in WAYS]
+    with another_thread(), pools[0], pools[1]:
+        pools[1].shutdown()
+        assert pools[0].submit(os.getcwd).result() == f"/{WAYS[0]}"
+
+
+@pytest.mark.parametrize("cls", POOLS)
+def test_a_name_is_a_str(cls):
+    with pytest.raises(TypeError, match="name must be a str, not int"):
+        cls(1, name=3)
