@@ -163,22 +163,67 @@ executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
     return executor_submit_here(op, args, nargs, kwnames);
 }
 
-PyDoc_STRVAR(run_in_loop_doc,
-"_run_in_loop($self, fn, /, *args, **kwargs)\n--\n\n"
-"Have a worker call fn(*args, **kwargs); return a future of the running event loop.\n"
+// Whether submit() of this executor is ours, and nobody has patched the standard library's.
+static int
+submits_here(ExecutorObject *self, PyObject *op)
+{
+    bool routed = self->tasks->kind->routed;
+    if (standard_is_replaced(routed ? &self->module->standard_processes : &self->module->standard_threads)) {
+        return 0;
+    }
+    PyObject *submit = PyObject_GetAttr(op, self->module->str_submit);
+    if (submit == NULL) {
+        return -1;
+    }
+    int rc = PyCFunction_Check(submit)
+             && PyCFunction_GET_FUNCTION(submit) == (PyCFunction)(void (*)(void))executor_submit;
+    Py_DECREF(submit);
+    return rc;
+}
+
+// asyncio's own way: submit(), and an asyncio future that follows the concurrent one.
+static PyObject *
+submit_and_wrap(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    PyObject *loop = NULL, *submit = NULL, *future = NULL, *wrapped = NULL;
+    PyObject *asyncio = PyImport_ImportModule("asyncio");
+    if (asyncio != NULL) {
+        loop = PyObject_CallMethod(asyncio, "get_running_loop", NULL);
+    }
+    if (loop != NULL) {
+        submit = PyObject_GetAttr(op, pool_of(op)->module->str_submit);
+    }
+    if (submit != NULL) {
+        future = PyObject_Vectorcall(submit, args, (size_t)nargs, kwnames);
+    }
+    if (future != NULL) {
+        wrapped = PyObject_CallMethod(asyncio, "wrap_future", "O", future);
+    }
+    Py_XDECREF(future);
+    Py_XDECREF(submit);
+    Py_XDECREF(loop);
+    Py_XDECREF(asyncio);
+    return wrapped;
+}
+
+PyDoc_STRVAR(run_doc,
+"run($self, fn, /, *args, **kwargs)\n--\n\n"
+"Have a worker call fn(*args, **kwargs); return a future of the running event loop, to be awaited.\n"
 "\n"
-"Cancelling the future cancels the call. Raises RuntimeError without such a loop and after shutdown(), and\n"
-"BrokenExecutor when the executor is broken; the future raises what the call raises.\n"
+"The same as loop.run_in_executor(), with keyword arguments. Of a CoroutinePool fn is a coroutine function,\n"
+"and its coroutine runs in the worker. Cancelling the future cancels the call, and it raises what the call\n"
+"raises. Raises RuntimeError without a running loop and after shutdown(), and BrokenExecutor when the\n"
+"executor is broken. A submit() that was replaced is called.\n"
 "\n"
 "    >>> import asyncio\n"
 "    >>> async def main():\n"
-"    ...     async with pyconc.CoroutinePool(max_workers=1) as pool:\n"
-"    ...         return await pool.run(asyncio.sleep, 0.01, \"slept\")\n"
+"    ...     with pyconc.ThreadPoolExecutor() as pool:\n"
+"    ...         return await pool.run(int, \"ff\", base=16)\n"
 "    >>> asyncio.run(main())\n"
-"    'slept'");
+"    255");
 
 static PyObject *
-executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+executor_run(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = pool_of(op);
     const call_options *options = &((ExecutorObject *)op)->options;
@@ -187,20 +232,14 @@ executor_run_in_loop(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     if (prepare(self, nargs) < 0) {
         return NULL;
     }
-    int rc = loop_bridge_for_running_loop(self->module, is_routed(self, options), &to);
-    if (rc != 0) {
-        return rc < 0 ? NULL : submit_call(self, options, args, nargs, kwnames, &to);
+    int rc = submits_here(self, op);
+    if (rc > 0) {
+        rc = loop_bridge_for_running_loop(self->module, is_routed(self, options), &to);
     }
-    // A loop that takes no attributes: asyncio's own way.
-    PyObject *future = NULL;
-    if (future_destination(self->module, &to) == 0) {
-        future = submit_call(self, options, args, nargs, kwnames, &to);
+    if (rc <= 0) {  // replaced, or a loop that takes no attributes
+        return rc < 0 ? NULL : submit_and_wrap(op, args, nargs, kwnames);
     }
-    PyObject *asyncio = future == NULL ? NULL : PyImport_ImportModule("asyncio");
-    PyObject *wrapped = asyncio == NULL ? NULL : PyObject_CallMethod(asyncio, "wrap_future", "O", future);
-    Py_XDECREF(asyncio);
-    Py_XDECREF(future);
-    return wrapped;
+    return submit_call(self, options, args, nargs, kwnames, &to);
 }
 
 static PyObject *
@@ -380,7 +419,7 @@ executor_dealloc(PyObject *op)
 static PyMethodDef executor_methods[] = {
     {"submit", FASTCALL(executor_submit), METH_FASTCALL | METH_KEYWORDS, submit_doc},
     {"_submit", FASTCALL(executor_submit_here), METH_FASTCALL | METH_KEYWORDS, submit_here_doc},
-    {"_run_in_loop", FASTCALL(executor_run_in_loop), METH_FASTCALL | METH_KEYWORDS, run_in_loop_doc},
+    {"run", FASTCALL(executor_run), METH_FASTCALL | METH_KEYWORDS, run_doc},
     {"_view", executor_view, METH_VARARGS, view_doc},
     {NULL, NULL, 0, NULL},
 };

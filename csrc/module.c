@@ -258,7 +258,7 @@ add_types(PyObject *module, module_state *state)
         || make_type(module, &method_spec, NULL, &state->method_type) < 0
         || add_type(module, &executor_spec, NULL, &state->executor_type) < 0
         || method_replace(state, state->executor_type, "submit") < 0
-        || method_replace(state, state->executor_type, "_run_in_loop") < 0  // CoroutinePool.run
+        || method_replace(state, state->executor_type, "run") < 0
         || add_type(module, &region_spec, NULL, &state->region_type) < 0
         || add_type(module, &block_spec, NULL, &state->block_type) < 0
         || make_type(module, &map_feed_spec, NULL, &state->map_feed_type) < 0

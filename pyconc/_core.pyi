@@ -3,7 +3,7 @@ import asyncio
 # The types of the C module; what its names do is in their docstrings.
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures
 from types import FrameType
 from typing import Any, Literal, ParamSpec, SupportsIndex, TypeVar, final
@@ -52,9 +52,7 @@ class Executor:
     def _view(
         self, how: int, grace: float, timeout: float | None, deadline: float | None, name: str | None, /
     ) -> Self: ...
-    def _run_in_loop(
-        self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> asyncio.Future[_T]: ...
+    def run(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]: ...
 
 @disjoint_base
 class ThreadQueue:

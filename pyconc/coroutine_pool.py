@@ -100,9 +100,6 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death, kill_tree)
 
-    # run(fn, /, *args, **kwargs)
-    run = _core.Executor._run_in_loop
-
     def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this pool with other options: a pool of the same class, on the same workers.
 

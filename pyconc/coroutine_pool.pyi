@@ -61,7 +61,9 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
     def submit(  # type: ignore[override]
         self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
     ) -> _core.Future[_T]: ...
-    def run(self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]: ...
+    def run(  # type: ignore[override]
+        self, fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> asyncio.Future[_T]: ...
     def map(  # type: ignore[override]
         self,
         async_fn: Callable[..., Awaitable[_T]],

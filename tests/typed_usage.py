@@ -94,6 +94,8 @@ async def loop() -> None:
         assert_type(await asyncio.get_running_loop().run_in_executor(pool, power, 3), float)
     async with concurrent.futures.ProcessPoolExecutor() as processes:
         assert_type(await asyncio.get_running_loop().run_in_executor(processes, power, 3), float)
+    async with ThreadPoolExecutor() as threads:
+        assert_type(await threads.options(timeout=1).run(power, 3, exponent=0.5), float)
     assert_type(await asyncio.to_thread(power, 3), float)
 
 

@@ -70,7 +70,7 @@
     X(_start_workers)                                                                    \
     X(call_soon)                                                                         \
         X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) \
-            X(is_closed) X(result) X(run_in_executor) X(self) X(set_exception) X(set_result)
+            X(is_closed) X(result) X(run_in_executor) X(self) X(set_exception) X(set_result) X(submit)
 
 // Names of future_state's values, interned and in its order.
 #define MODULE_STATE_NAMES(X) \
