@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
+__all__: list[str] = []
+
 _PROG = "python -m pyconc"
 
 

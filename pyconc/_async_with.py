@@ -2,6 +2,8 @@
 
 import threading
 
+__all__ = ["AsyncWith"]
+
 
 class AsyncWith:
     """For an executor with a shutdown() that waits: `async with` waits without blocking the event loop."""
@@ -26,7 +28,7 @@ class AsyncWith:
             try:
                 loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
             except RuntimeError:
-                if not loop.is_closed():  # if it is, who waited was cancelled
+                if not loop.is_closed():  # if it is, the waiting task was cancelled
                     raise
 
         threading.Thread(target=join, name=f"{type(self).__name__}_shutdown").start()

@@ -7,6 +7,8 @@ from asyncio import base_events, events, futures
 from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
 from types import BuiltinFunctionType, CodeType, FunctionType
 
+__all__ = ["adopt_loop", "adopt_running_loop", "convert_exception", "describe"]
+
 _COROUTINE = CO_COROUTINE | CO_ITERABLE_COROUTINE
 
 
@@ -84,7 +86,7 @@ def _is_plain(func):
 def convert_exception(exception):
     """Return what an asyncio future is to raise for an exception that a task raised, as asyncio converts it.
 
-    Older asyncios cannot set a StopIteration, and leave who awaits it hanging; newer ones raise RuntimeError.
+    Older asyncios cannot set a StopIteration, and leave its awaiter hanging; newer ones raise RuntimeError.
     """
     if isinstance(exception, StopIteration):
         error = RuntimeError("StopIteration interacts badly with generators and cannot be raised into a Future")

@@ -1,5 +1,7 @@
 """What the C core calls to let the interpreter do its housekeeping."""
 
+__all__ = ["checkpoint"]
+
 
 def checkpoint() -> None:
     """Do nothing, in bytecode: on the way the interpreter hands over the GIL if another thread waits for it."""

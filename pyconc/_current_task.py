@@ -4,6 +4,8 @@ import time
 
 from pyconc import _core
 
+__all__ = ["Task", "current_task", "finders"]
+
 # Functions that return what has the methods of a _core.Call for the code that asks, or None: of workers that run tasks
 # in other ways than one at a time in a thread.
 finders = []

@@ -1,5 +1,7 @@
 """What executors are called, and what ps and top show of their threads and processes."""
 
+__all__ = ["check_name", "short_name"]
+
 # What the kernel keeps of a name, in bytes.
 _MOST = 15
 

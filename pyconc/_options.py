@@ -3,6 +3,8 @@
 import math
 import sys
 
+__all__ = ["ON_CANCEL", "are_default", "change", "make_view"]
+
 # As _core.Executor's _options count them.
 ON_CANCEL = ("abandon", "interrupt", "kill")
 

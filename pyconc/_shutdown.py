@@ -3,6 +3,8 @@
 import math
 import time
 
+__all__ = ["SPARE", "deadline_after"]
+
 # How many seconds longer than it may wait shutdown() does so all the same: what was ended has yet to be seen to end.
 SPARE = 0.08
 

@@ -2,6 +2,8 @@
 
 import threading
 
+__all__ = ["Started"]
+
 
 class Started(threading.Event):
     """The event on which Thread.start() waits until the thread runs, which would cost an executor two wakeups.

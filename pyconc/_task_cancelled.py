@@ -1,5 +1,7 @@
 """What is raised in a call that is to end."""
 
+__all__ = ["TaskCancelled"]
+
 _MESSAGES = {
     "cancel": "the task was cancelled",
     "timeout": "the task has reached its time limit",

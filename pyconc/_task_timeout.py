@@ -3,6 +3,8 @@
 import builtins
 import concurrent.futures
 
+__all__ = ["TaskTimeout", "make"]
+
 
 class TaskTimeout(*dict.fromkeys([concurrent.futures.TimeoutError, builtins.TimeoutError])):
     """A task has reached its timeout or its deadline, see options() of the executors. A TimeoutError.

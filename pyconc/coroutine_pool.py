@@ -112,7 +112,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         begins. When its time is over, the coroutine sees CancelledError, as when it is cancelled, whatever on_cancel
         says. Its future gets TaskTimeout when it has ended, whatever it has returned or raised.
 
-        on_cancel: what becomes of a coroutine that runs when its future is cancelled. Who cancels does not wait for it.
+        on_cancel: what becomes of a coroutine that runs when its future is cancelled. cancel() does not wait for it.
 
         "interrupt": it sees CancelledError, and may clean up. The default.
         "kill": the same; but if it has not ended after `grace` seconds (1 by default), because it keeps its loop busy
@@ -245,9 +245,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
         buffersize: how many items the generator may be ahead of this iterator. Leaving the `async for` loop, or
         aclose(), stops the generator and closes it in its worker. Raises TypeError or ValueError for another
-        buffersize, and ValueError where options() give a timeout or a deadline: a generator waits for its consumer,
-        who has asyncio.timeout(). The iterator raises what the generator raises, after the items before that; the
-        pickling error, and ends, if an item cannot be pickled; and RuntimeError once the pool is shut down.
+        buffersize, and ValueError where options() give a timeout or a deadline: a generator waits for its consumer, and
+        the consumer has asyncio.timeout(). The iterator raises what the generator raises, after the items before that;
+        the pickling error, and ends, if an item cannot be pickled; and RuntimeError once the pool is shut down.
 
             >>> import asyncio
             >>> async def count_down(start):

@@ -85,7 +85,7 @@ def _read_quota(folder, version):
 
 
 class _NoQueue:
-    """In place of the standard executor's queues, for those who look."""
+    """In place of the standard executor's queues, for programs that look at them."""
 
     def close(self):
         pass
@@ -217,7 +217,7 @@ class ProcessExecutor(AsyncWith):
 
     @property
     def _work_queue(self):
-        """The tasks that wait, for those who look: qsize() and empty()."""
+        """The tasks that wait, for programs that look: qsize() and empty()."""
         return self._tasks
 
     def shutdown(self, wait=True, *, cancel_futures=False, timeout=None):

@@ -574,7 +574,7 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
             self._await_threads(tasks, deadline)
 
     def _await_threads(self, tasks, deadline):
-        """Wait for the threads, but no longer; what is queued then is cancelled, and who still runs is left alone."""
+        """Wait for the threads, but no longer; what is queued then is cancelled, and what a thread runs goes on."""
         tasks.await_threads()
         if _join_all(tasks.threads, deadline):
             tasks.cancel_queued()

@@ -1,5 +1,7 @@
 """The project's own rules, as far as they can be seen in the text of its files."""
 
+import ast
+import importlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,3 +173,40 @@ def test_nothing_is_made_in_dev_shm():
     assert not lines_with(r"\b(?:shm_open|sem_open)\b|/dev/shm", C_FILES)
     package = [path for path in PYTHON_FILES if path.is_relative_to(ROOT / "pyconc")]
     assert not lines_with(r"\bshared_memory\b|\bSharedMemory\b|_posixshmem|/dev/shm", package, code=str)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def names_taken(path: Path, modules: set[str]) -> Iterator[tuple[str, str]]:
+    """The names that a file takes from other modules of the package, each with its module."""
+    tree = ast.parse(path.read_text())
+    aliases = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            for name in node.names:
+                if f"{node.module}.{name.name}" in modules:
+                    aliases[name.asname or name.name] = f"{node.module}.{name.name}"
+                elif node.module in modules:
+                    yield node.module, name.name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            yield aliases[node.value.id], node.attr
+
+
+def test_each_module_says_what_others_take_from_it():
+    """Those of public modules name what is public, and a few names more are taken from them."""
+    package = {module_name(path): path for path in PYTHON_FILES if path.is_relative_to(ROOT / "pyconc")}
+    offered = {module: {*importlib.import_module(module).__all__} for module in package}
+    submodules = {module.rpartition(".")[::2] for module in [*package, "pyconc._core"]}
+    unsaid = {
+        f"{module} takes {name} from {source}, whose __all__ does not have it"
+        for module, path in package.items()
+        for source, name in names_taken(path, {*package})
+        if "._" in source
+        and name not in offered[source]
+        and (source, name) not in submodules
+        and not name.startswith("__")
+    }
+    assert not unsaid

@@ -6,7 +6,7 @@
 //
 // Whoever wants a call to end says so where the place's reason() finds it, and has call_interrupt() called in
 // the call's thread, which raises TaskCancelled there, once.  Nothing is raised while the call is *shielded*:
-// who leaves the shield is interrupted then.
+// the code that leaves the shield is interrupted then.
 //
 // The GIL guards all of it.
 #ifndef PYCONC_CALL_H

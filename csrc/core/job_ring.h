@@ -56,7 +56,7 @@
 // before it takes a slot, so an entry never means a later job in the same slot.
 //
 // *Stopping.*  A slot may stand for a call that the parent may stop while it runs.  Its word `range` then
-// says who decides how that call ends:
+// tells which process decides how that call ends:
 //
 //     (a range)            the slot stands for what may not be stopped, and nobody decides
 //     STOPPABLE ----------------------------------> FINISHED     the worker, before it completes the slot

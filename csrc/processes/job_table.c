@@ -383,7 +383,7 @@ stop(job_table *table, process_job *job, stop_reason reason)
 {
     bool is_coroutine = table->ring.doorbells != NULL;
     bool is_asked = job_slot_ask(job->slot, reason);
-    // Who cancels a coroutine does not wait for its end; so it may have ended just now.
+    // A coroutine's canceller does not wait for its end; so it may have ended just now.
     if (!is_asked && (!is_coroutine || reason == STOP_BY_TIMEOUT)) {
         return false;
     }

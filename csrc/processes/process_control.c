@@ -171,7 +171,7 @@ control_read_capabilities(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignor
     for (unsigned long capability = 0; capability < 64; capability++) {
         int is_set = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
         if (is_set < 0) {
-            break;  // this kernel has no more
+            break;  // this kernel knows none above
         }
         bounding |= (unsigned long long)is_set << capability;
         is_set = prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability, 0, 0);

@@ -121,7 +121,7 @@ process_submit_push(queue_head *op, task *t)
     return process_queue_check_open(self) < 0 ? WORKQ_CLOSED : accept(self, t);
 }
 
-// A worker may be told something.  -1 with an exception: not in this process, or no more.
+// A worker may be told something.  -1 with an exception: not by this process, or the queue is closed.
 static int
 check_kept_own(ProcessQueueObject *self)
 {

@@ -5,8 +5,8 @@
 // thread state and no threading.Thread, as nobody is to wait for it; at the interpreter's exit it is asked
 // to end.
 //
-// The GIL guards all of it: who sets a limit has the GIL, and the thread sleeps without it on a word that
-// changes when a limit comes that is earlier than the one for which it sleeps.
+// The GIL guards all of it: the thread that sets a limit has the GIL, and this thread sleeps without it on a
+// word that changes when a limit comes that is earlier than the one for which it sleeps.
 #ifndef PYCONC_LIMIT_WATCH_H
 #define PYCONC_LIMIT_WATCH_H
 

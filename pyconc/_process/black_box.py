@@ -27,6 +27,8 @@ import time
 from pyconc import _core
 from pyconc._process import kernel
 
+__all__ = ["BlackBox", "OomKills", "install", "leave"]
+
 # By which the parent asks a worker for its stack.
 DUMP_SIGNAL = signal.SIGRTMIN + 5
 

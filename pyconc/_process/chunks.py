@@ -10,6 +10,8 @@ from itertools import islice
 from pyconc import _core, _options
 from pyconc.waiting import submit_in_order
 
+__all__ = ["CallTimes", "map_chunks"]
+
 # Sizes that no program reaches; larger ones would not fit into the extension's integers.
 _MOST_CHUNK = 2**31 - 1
 _MOST_AHEAD = 2**62

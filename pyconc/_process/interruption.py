@@ -1,5 +1,7 @@
 """Exceptions of signal handlers, told from those of the code that they have interrupted."""
 
+__all__ = ["is_from_handler"]
+
 
 def is_from_handler(error):
     """Whether an exception that code of the program let escape came from a signal handler that interrupted this code.

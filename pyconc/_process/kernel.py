@@ -9,6 +9,17 @@ from multiprocessing import connection
 
 from pyconc import _core
 
+__all__ = [
+    "Children",
+    "has_pidfds",
+    "open_epoll",
+    "open_pidfd",
+    "reap",
+    "require_footprint",
+    "send_signal",
+    "supervise",
+]
+
 _REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 

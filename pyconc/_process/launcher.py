@@ -37,6 +37,8 @@ from pyconc._process.zygote import (
     start_process,
 )
 
+__all__ = ["Launcher", "dismiss", "is_single_threaded", "prepare", "quiet_threads", "worker_fds"]
+
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 

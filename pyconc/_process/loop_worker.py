@@ -22,6 +22,8 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from pyconc import _current_task
 
+__all__ = ["LoopWorker", "close_loop", "close_stream", "next_items", "open_stream"]
+
 # The most calls to take at once, and the time that their first steps may keep the loop busy.
 _BATCH_MAX = 256
 _BATCH_NS = 1_000_000

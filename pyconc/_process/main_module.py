@@ -15,6 +15,8 @@ from types import FunctionType
 
 from pyconc._process import pickling
 
+__all__ = ["MainOfFork", "MainOfInterpreter", "always", "begin_worker", "fingerprints", "is_guarded"]
+
 
 def definitions():
     """Return the functions and classes in `__main__`, by name: what pickles refer to there."""

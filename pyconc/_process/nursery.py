@@ -34,6 +34,8 @@ from multiprocessing import connection, context, process, util
 from pyconc import _core, patching
 from pyconc._process import kernel, main_module, pickling, process_state, signals, zygote
 
+__all__ = ["CannotFork", "CannotPickle", "the_nursery", "the_reserve"]
+
 # So many file descriptors go in a message; the kernel takes 253.
 _FDS_MAX = 200
 
@@ -140,7 +142,9 @@ class Nursery:
         if main is not None:
             vars(main).setdefault("__spec__", None)  # debuggers make one without
         preparation = spawn.get_preparation_data("pyconc-nursery")
-        preparation["authkey"] = bytes(preparation["authkey"])  # the class refuses to be pickled to who knows where
+        preparation["authkey"] = bytes(
+            preparation["authkey"]
+        )  # the class refuses to be pickled, as it cannot know for whom
         preparation["sys_path"] = _absolute(preparation["sys_path"])
         if main_module.is_guarded():
             sys.modules["__mp_main__"] = main  # so what comes from there calls it
@@ -468,7 +472,7 @@ def _prepare(preparation):
     except BaseException as error:
         sys.modules["__main__"] = before
         sys.modules.pop("__mp_main__", None)
-        return None, pickling._quote(error)
+        return None, pickling.quote(error)
     finally:
         del process.current_process()._inheriting
     if sys.modules["__main__"] is before:

@@ -15,6 +15,30 @@ from types import FunctionType, MemberDescriptorType
 
 from pyconc._process.interruption import is_from_handler
 
+__all__ = [
+    "PROTOCOL",
+    "TaskUnpicklable",
+    "WorkerDied",
+    "are_own",
+    "call_error",
+    "describe_end",
+    "dumps",
+    "dumps_by_value",
+    "dumps_in_parts",
+    "dumps_registered",
+    "find_prefix",
+    "lost_worker_error",
+    "main_of_worker",
+    "name_memory_limit",
+    "outcome_error",
+    "pack_exception",
+    "pack_unpickling_error",
+    "quote",
+    "rebuild_exception",
+    "registered_reducers",
+    "worker_globals",
+]
+
 PROTOCOL = 5
 
 
@@ -295,13 +319,13 @@ def set_state_in_main(function, state):
 # ---- exceptions, at the worker's end ----
 
 
-def _quote(error):
+def quote(error):
     return '\n"""\n{}"""'.format("".join(format_exception(type(error), error, error.__traceback__)))
 
 
 def pack_exception(error, what="task"):
     """Return a value that can be pickled, from which rebuild_exception() makes an exception like this one."""
-    text = _quote(error)
+    text = quote(error)
     error.__traceback__ = None  # Its frames refer to everything in their scope.
     try:
         blob = pickle.dumps(error, PROTOCOL)
@@ -382,7 +406,7 @@ def rebuild_exception(packed):
 
 def call_error(error):
     """Return the exception for a call that could not be pickled: the pickling error, as in the standard library."""
-    cause = _RemoteTraceback(_quote(error))
+    cause = _RemoteTraceback(quote(error))
     error.__traceback__ = None
     error.__cause__ = cause
     return error

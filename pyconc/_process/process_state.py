@@ -21,6 +21,8 @@ import warnings
 
 from pyconc import _core
 
+__all__ = ["ProcessState", "adopt", "adopt_rights", "current_rights", "is_privileged", "may_become", "pack"]
+
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 _NAMESPACES = [

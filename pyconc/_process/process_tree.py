@@ -24,6 +24,8 @@ import time
 from pyconc import _core
 from pyconc._process import kernel
 
+__all__ = ["StoppedTree", "require"]
+
 # How long, in seconds, to wait for all to stand still: one that waits for a disk, or for a child that it has started by
 # vfork(), does so later.
 _STOP_SECONDS = 0.1

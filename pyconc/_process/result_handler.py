@@ -12,6 +12,8 @@ from concurrent.futures import process
 from pyconc import _core
 from pyconc._process.launcher import quiet_threads
 
+__all__ = ["ResultHandler"]
+
 
 class ResultHandler(threading.Thread):
     """Delivers outcomes until its queue is closed and has nothing left to do, or dismiss().

@@ -1,4 +1,4 @@
-"""Who is told when the program gives up rights: executors, whose workers have them still.
+"""Tells executors when the program gives up rights, since their workers have them still.
 
 To ask the kernel at each submit would cost a tenth of it.  So the functions of `os` that change rights tell, once an
 executor has been made in a program that has any to give up.  What a library changes without them is seen when the next
@@ -9,6 +9,8 @@ import functools
 import os
 
 from pyconc._process import process_state
+
+__all__ = ["watch"]
 
 _NAMES = (
     "chroot",

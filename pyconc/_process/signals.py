@@ -8,6 +8,8 @@ import _signal
 import os
 import threading
 
+__all__ = ["STOP", "DeferSignals", "call_interruptibly", "end_in_child", "handle_stops", "reset_in_child"]
+
 # Interrupts the call that a worker runs, see csrc/processes/worker.h.
 STOP = _signal.SIGRTMIN + 3
 

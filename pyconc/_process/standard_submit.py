@@ -4,6 +4,8 @@ Ours overrides it.  It is called all the same where somebody has patched it and 
 name.
 """
 
+__all__ = ["StandardSubmit"]
+
 
 def _end_both(item_future, future):
     """Hand the outcome of our future on to that of a work item."""

@@ -59,6 +59,8 @@ from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start
 from pyconc._shutdown import SPARE
 from pyconc._started import Started
 
+__all__ = ["State", "Supervisor"]
+
 # The result handlers of all executors.
 _handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
 
@@ -182,7 +184,7 @@ class _Starter:
 class Supervisor:
     """The workers of one executor, and the thread that looks after them; they may outlive the executor.
 
-    Until the thread runs, `_begin_lock` guards everything; then the thread alone changes what is below, but for what is
+    Until the thread runs, `_begin_lock` guards everything; then the thread alone changes what is below, except what is
     marked "any".  Everybody may read, with the GIL.
     """
 
@@ -503,7 +505,7 @@ class Supervisor:
                 late.setdefault(worker, []).append((call, grace))
             else:
                 self._stop_call(worker, call, grace)
-        # Who is asked where it stands waits for no other's answer.
+        # All of them are asked where they stand before the first answer is awaited.
         for worker, stack in self._stacks_of(late):
             for call, grace in late[worker]:
                 if stack is not None:
@@ -585,7 +587,7 @@ class Supervisor:
             self._starts_all = False
             if not self._workers and not self._gone:
                 error = self._refusal = caught
-                # They would wait for ever; who submits next has another try made.
+                # They would wait for ever; the next submit() has another try made.
                 self.queue.fail_queued(lambda *_: _no_worker(error))
             # Otherwise those there are will do, and the next submit has another try made.
         if self._workers:
@@ -832,7 +834,7 @@ class _ExitBell:
         if supervisor is not None:
             supervisor.queue.close(RuntimeError, "cannot schedule new futures after interpreter shutdown")
             for stream in list(supervisor.streams):
-                stream.end("the interpreter is shutting down")  # who holds it may never come back
+                stream.end("the interpreter is shutting down")  # its consumer may never come back
             if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
                 supervisor.kill()  # one Ctrl-C is enough
 

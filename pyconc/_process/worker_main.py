@@ -10,6 +10,8 @@ from typing import NamedTuple
 from pyconc import _core, _names
 from pyconc._process import black_box, main_module, signals
 
+__all__ = ["INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
+
 # The exit code of a worker whose initializer has raised; before its first task, no other end has it.
 INITIALIZER_FAILED = 97
 

@@ -44,6 +44,23 @@ from pyconc._process import kernel, process_state, signals, worker_main
 from pyconc._process.main_module import MainOfFork
 from pyconc._process.process_state import ProcessState
 
+__all__ = [
+    "ThisProcess",
+    "WorkerProcess",
+    "Zygote",
+    "ZygoteDied",
+    "ZygoteFork",
+    "ZygoteStopped",
+    "fork",
+    "is_stopped",
+    "open_end",
+    "reason_of",
+    "running_tracker_fd",
+    "serve",
+    "start_process",
+    "will_tell",
+]
+
 
 class ZygoteDied(Exception):
     """The zygote is gone; its workers with it."""
