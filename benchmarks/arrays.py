@@ -1,4 +1,4 @@
-"""Large arrays for the workers of a pool, in a module that workers of every kind can import."""
+"""Large arrays and strings for the workers of a pool, in a module that workers of every kind can import."""
 
 import functools
 import os
@@ -12,8 +12,11 @@ except ImportError as error:
 
 
 @functools.cache
-def array_of(size_bytes):
-    """An array that each process makes once: filling it is not what is measured."""
+def array_of(size_bytes, kind="array"):
+    """An array, or a string of that type, which each process makes once: filling it is not what is measured."""
+    if kind != "array":
+        one, size = {"bytes": (b"x", 1), "bytearray": (bytearray(b"x"), 1), "str": ("\u20ac", 2)}[kind]
+        return one * (size_bytes // size)
     return bytearray(size_bytes) if numpy is None else numpy.zeros(size_bytes, numpy.uint8) + 1
 
 
@@ -21,8 +24,8 @@ def first_byte(array):
     return array[0]
 
 
-def worker_with_array(size_bytes):
+def worker_with_array(*array):
     """Which worker this is, once it has its array; it takes long enough for another to take the next such task."""
-    array_of(size_bytes)
+    array_of(*array)
     time.sleep(0.005)
     return os.getpid()

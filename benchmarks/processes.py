@@ -45,11 +45,11 @@ START_METHOD = multiprocessing.get_all_start_methods()[0]
 # --- Started pools ----------------------------------------------------------------------------------------------------
 
 
-def wait_for_workers(submit, result="result", size_bytes=0):
+def wait_for_workers(submit, result="result", array=(0,)):
     """Returns when all workers of a pool have started; `submit` gives what has a method `result`."""
     seen = set()
     for _ in range(1000):
-        pending = [submit(worker_with_array, size_bytes) for _ in range(WORKERS)]
+        pending = [submit(worker_with_array, *array) for _ in range(WORKERS)]
         seen.update(getattr(each, result)() for each in pending)
         if len(seen) >= WORKERS:
             return
@@ -57,9 +57,9 @@ def wait_for_workers(submit, result="result", size_bytes=0):
 
 
 @contextlib.contextmanager
-def start(futures, size_bytes=0):
+def start(futures, array=(0,)):
     with futures.ProcessPoolExecutor(WORKERS) as pool:
-        wait_for_workers(pool.submit, size_bytes=size_bytes)
+        wait_for_workers(pool.submit, array=array)
         yield pool
 
 
@@ -99,18 +99,17 @@ def map_with_best_chunks(futures, size):
 
 def as_argument(array, pool, size):
     for _ in range(size):
-        pool.submit(first_byte, array).result()
+        pool.submit(first_byte, array_of(*array)).result()
 
 
 def as_result(array, pool, size):
     for _ in range(size):
-        first_byte(pool.submit(array_of, len(array)).result())
+        first_byte(pool.submit(array_of, *array).result())
 
 
-def transfers(work, size_bytes, futures, size):
-    """Milliseconds for each array, one at a time."""
-    start_with_array = functools.partial(start, size_bytes=size_bytes)
-    measure = harness.on_pool(start_with_array, functools.partial(work, array_of(size_bytes)))
+def transfers(work, array, futures, size):
+    """Milliseconds for each array, one at a time; array: what array_of() makes it of."""
+    measure = harness.on_pool(functools.partial(start, array=array), functools.partial(work, array))
     return measure(futures, size) / 1000
 
 
@@ -177,7 +176,7 @@ IN_FLIGHT = 20
 
 def held_after_transfers(futures, size):
     """Megabytes held after so many arrays of 1 MB have gone to a worker and back, above what was held before."""
-    array = array_of(MB)
+    array = array_of(MB, "array")
     with start(futures) as pool:
         before = held_bytes()
         for _ in range(max(1, size // IN_FLIGHT)):
@@ -316,8 +315,12 @@ def make_rows(candidate, quick):
         ]
     for megabytes, goal in [(1, times_less(1)), (10, times_less(1)), (100, times_less(12))]:
         for work, name in [(as_argument, "argument"), (as_result, "result")]:
-            send = functools.partial(transfers, work, harness.scaled(megabytes * MB, quick))
+            send = functools.partial(transfers, work, (harness.scaled(megabytes * MB, quick), "array"))
             rows.append(row(f"an array of {megabytes} MB as {name}", "ms/task", max(2, 100 // megabytes), send, goal))
+    for kind in ("bytes", "bytearray", "str"):
+        for work, name in [(as_argument, "argument"), (as_result, "result")]:
+            send = functools.partial(transfers, work, (harness.scaled(10 * MB, quick), kind))
+            rows.append(row(f"10 MB of {kind} as {name}", "ms/task", 10, send, times_less(2)))
     # Where the standard library forks the program itself, nothing can start in less.
     start_goal = times_less(1 if START_METHOD == "fork" else 3)
     return [

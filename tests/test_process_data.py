@@ -8,7 +8,7 @@ import signal
 import jobs
 import pytest
 from gates import ProcessGate, block_workers
-from support import HANG_LIMIT, SANITIZED, check_flat_memory, run_script, wait_until
+from support import HANG_LIMIT, check_flat_memory, run_script, wait_until
 
 import pyconc
 from pyconc import WorkerDied, _core
@@ -279,79 +279,7 @@ def test_a_payload_of_300_megabytes(pool):
     assert len(pool.submit(bytes, 300 << 20).result(HANG_LIMIT)) == 300 << 20
 
 
-# --- Large strings ----------------------------------------------------------------------------------------------------
-
-LARGE = 3 << 20
-
-STRINGS = {
-    "bytes": lambda: b"b" * LARGE,
-    "text": lambda: "t" * LARGE,
-    "wide text": lambda: "\u20ac\U0001f600" * (LARGE // 2),
-    "broken text": lambda: "\udc80" * LARGE,
-    "the same twice": lambda: [b"b" * LARGE] * 2,
-    "among others": lambda: {"a": [1, b"b" * LARGE, "t" * LARGE], "b": (None, 2.5, bytearray(10), bytearray(LARGE))},
-    "deep": lambda: [[[[[b"b" * LARGE]]]]],
-    "with arrays": lambda: (b"b" * LARGE, bytes(10), bytearray(5000)),
-}
-
-
-@pytest.mark.parametrize("what", STRINGS)
-def test_large_strings_arrive(pool, what):
-    value = STRINGS[what]()
-    assert pool.submit(jobs.identity, value).result(HANG_LIMIT) == value
-    assert list(pool.map(jobs.identity, [value, 1, value], chunksize=3)) == [value, 1, value]
-
-
-def test_what_is_one_object_arrives_as_one(pool):
-    one, other = pool.submit(jobs.identity, [b"b" * LARGE] * 2).result(HANG_LIMIT)
-    assert one is other
-
-
-def test_what_cannot_be_pickled_beside_a_large_string_fails_alone(pool):
-    with pytest.raises(TypeError, match="pickle"):
-        pool.submit(jobs.identity, (b"b" * LARGE, (item for item in ()))).result(HANG_LIMIT)
-    function = pool.submit(jobs.identity, (b"b" * LARGE, lambda: 5)).result(HANG_LIMIT)[1]
-    assert function() == 5
-
-
-@pytest.mark.skipif(SANITIZED, reason="the sanitizer keeps what was freed")
-def test_a_large_string_is_in_memory_as_often_as_it_must_be():
-    finished = run_script(
-        """
-        import os, pyconc
-        SIZE = 256 << 20
-        def peak():
-            with open("/proc/self/status") as file:
-                return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
-        def region():
-            files = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-            files = [file for file in files if os.path.lexists(file) and "memfd:pyconc" in os.readlink(file)]
-            return sum(os.stat(file).st_blocks * 512 for file in files)
-        def give():
-            before = peak()
-            return before, b"x" * SIZE
-        if __name__ == "__main__":
-            with pyconc.ProcessPoolExecutor(1) as pool:
-                worker_before = pool.submit(peak).result()
-                sent, before = b"x" * SIZE, peak()
-                assert pool.submit(len, sent).result() == SIZE
-                print((peak() - before) / SIZE, (pool.submit(peak).result() - worker_before) / SIZE)
-                del sent
-                before = peak()
-                worker_before, received = pool.submit(give).result()
-                print((peak() - before) / SIZE, (pool.submit(peak).result() - worker_before) / SIZE)
-                del received
-                assert pool.submit(abs, -1).result() == 1
-                while region() > SIZE / 10:
-                    assert pool.submit(abs, -1).result() == 1
-        """
-    )
-    assert finished.returncode == 0, finished
-    (argument, in_worker), (result, in_giver) = (map(float, line.split()) for line in finished.stdout.splitlines())
-    assert argument < 1.2  # of the block, beside the string
-    assert in_worker < 2.2  # the block and the string
-    assert result < 1.2  # the two, where the first string was
-    assert in_giver < 1.2
+# --- At exit ----------------------------------------------------------------------------------------------------------
 
 
 def test_arrays_at_exit_cause_no_complaint():

@@ -380,7 +380,7 @@ def test_a_callable_is_pickled_once_while_it_stays_the_same(threads):
 from pyconc._process import pickling
 pickled = []
 plain = pickling._dumps_with_cloudpickle
-pickling._dumps_with_cloudpickle = lambda value, by_value: pickled.append(value) or plain(value, by_value)
+pickling._dumps_with_cloudpickle = lambda value, *how: pickled.append(value) or plain(value, *how)
 def adder(n, kept=''):
     def add(x):
         return x + n + len(kept)

@@ -825,7 +825,7 @@ next_value(MapResultsObject *self)
         if (self->failure != NULL) {
             PyObject *failure = self->failure;
             self->failure = NULL;
-            PyObject *error = codec_call("rebuild_exception", failure, NULL, NULL);
+            PyObject *error = codec_call("rebuild_exception", failure, NULL, NULL, NULL);
             Py_DECREF(failure);
             if (error != NULL) {
                 PyErr_SetRaisedException(error);

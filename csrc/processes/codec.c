@@ -9,17 +9,35 @@
 #define CALLABLE_BYTES_MAX 16384
 // How many functions deep a closure is looked into.
 #define CLOSURE_DEPTH_MAX 4
-// A string of so many bytes is copied from where it stands into the block, by way of a stream in parts, which
-// costs some microseconds; as a part of a whole stream it would be in memory three times.
-#define LARGE_STRING_BYTES (1 << 20)
-// How deep, and among how many items of a container, such a string is looked for.
-#define LARGE_STRING_DEPTH 3
+// A string of so many bytes travels beside the pickle, see codec.h.  Measured by calls on Python 3.11: bytes
+// of this size take 4.6 microseconds as an argument and 4.7 as a result, where in the stream they take 7.5
+// and 4.7; of half the size 3.9 and 4.0 beside 4.6 and 3.3; of 1 MB 35 beside 570 and 520.
+#define LARGE_STRING_BYTES (64 << 10)
+// How deep, among how many items of each container since the last one that was found, and among how many
+// objects in all, such a string is looked for.
+#define LARGE_STRING_DEPTH 5
 #define LARGE_STRING_ITEMS 16
+#define LARGE_STRING_LOOKS 64
 // A buffer of so few bytes stays in the pickle, which may then fit into a slot.
 #define IN_BAND_BYTES 1024
 #define BUFFER_ALIGNMENT 64
-// In the size of a buffer.
-#define SIZE_IS_READONLY (UINT64_C(1) << 63)
+
+// What is made of a buffer on the other side; in the highest bits of its size.
+typedef enum buffer_form {
+    FORM_BLOCK = 0,  // a Block, as of all that only pickle has to do with
+    FORM_READONLY,   // a Block that is read-only
+    FORM_BYTES,      // what the names say, and a str of so many bytes a character
+    FORM_BYTEARRAY,
+    FORM_STR_1,
+    FORM_STR_2,
+    FORM_STR_4,
+} buffer_form;
+
+#define FORM_SHIFT 61
+#define SIZE_MASK ((UINT64_C(1) << FORM_SHIFT) - 1)
+
+// A large string in front of a pickle: NEXT_BUFFER, MEMOIZE, POP.
+static const char string_opcodes[] = {'\x97', '\x94', '0'};
 
 static uint64_t
 align(uint64_t bytes)
@@ -30,31 +48,9 @@ align(uint64_t bytes)
 // ---- pickling ----
 
 typedef struct pickled {
-    PyObject *stream;   // bytes; or, if it holds large strings, the list of its parts, of bytes
+    PyObject *stream;   // bytes
     PyObject *buffers;  // list of PickleBuffers, or NULL
 } pickled;
-
-static Py_ssize_t
-part_count(PyObject *stream)
-{
-    return PyList_CheckExact(stream) ? PyList_GET_SIZE(stream) : 1;
-}
-
-static PyObject *
-part_of(PyObject *stream, Py_ssize_t number)
-{
-    return PyList_CheckExact(stream) ? PyList_GET_ITEM(stream, number) : stream;
-}
-
-static uint64_t
-stream_size(PyObject *stream)
-{
-    uint64_t size = 0;
-    for (Py_ssize_t i = 0; i < part_count(stream); i++) {
-        size += (uint64_t)PyBytes_GET_SIZE(part_of(stream, i));
-    }
-    return size;
-}
 
 static void
 pickled_clear(pickled *p)
@@ -64,13 +60,13 @@ pickled_clear(pickled *p)
 }
 
 PyObject *
-codec_call(const char *function, PyObject *argument, PyObject *second, PyObject *third)
+codec_call(const char *function, PyObject *argument, PyObject *second, PyObject *third, PyObject *fourth)
 {
     PyObject *module = PyImport_ImportModule("pyconc._process.pickling");
     PyObject *callable = module == NULL ? NULL : PyObject_GetAttrString(module, function);
     PyObject *result = NULL;
     if (callable != NULL) {
-        result = PyObject_CallFunctionObjArgs(callable, argument, second, third, NULL);
+        result = PyObject_CallFunctionObjArgs(callable, argument, second, third, fourth, NULL);
     }
     Py_XDECREF(callable);
     Py_XDECREF(module);
@@ -97,26 +93,21 @@ codec_was_interrupted(void)
     return interrupted;
 }
 
-// Tries other ways to pickle; if the plain one has failed, its exception is set.  by_value may be NULL.
+// Tries other ways to pickle; if the plain one has failed, its exception is set.  by_value and beside may be
+// NULL.
 static int
-pickle_otherwise(PyObject *by_value, PyObject *object, const char *how, pickled *result)
+pickle_otherwise(PyObject *by_value, PyObject *object, const char *how, PyObject *beside, pickled *result)
 {
     PyObject *error = PyErr_GetRaisedException();
-    Py_XINCREF(by_value);  // another thread may replace it meanwhile
-    PyObject *pair = codec_call(how, object, error == NULL ? Py_None : error, by_value);
-    Py_XDECREF(by_value);
+    by_value = Py_NewRef(by_value == NULL ? Py_None : by_value);  // another thread may replace it meanwhile
+    PyObject *pair = codec_call(how, object, error == NULL ? Py_None : error, by_value, beside);
+    Py_DECREF(by_value);
     Py_XDECREF(error);
     if (pair == NULL) {
         return -1;
     }
     PyObject *stream, *buffers;
-    int ok = PyArg_ParseTuple(pair, "OO!", &stream, &PyList_Type, &buffers);
-    for (Py_ssize_t i = 0; ok && i < part_count(stream); i++) {
-        ok = PyBytes_CheckExact(part_of(stream, i));
-        if (!ok) {
-            PyErr_SetString(PyExc_TypeError, "a pickler did not write bytes");
-        }
-    }
+    int ok = PyArg_ParseTuple(pair, "O!O!", &PyBytes_Type, &stream, &PyList_Type, &buffers);
     if (ok) {
         result->stream = Py_NewRef(stream);
         result->buffers = PyList_GET_SIZE(buffers) > 0 ? Py_NewRef(buffers) : NULL;
@@ -154,7 +145,10 @@ honours_reducers(module_state *state)
     }
     Py_ssize_t size = PyDict_Size(state->registered_reducers);
     if (size != state->reducers_seen) {
-        PyObject *answer = size < 0 ? NULL : codec_call("are_own", state->registered_reducers, NULL, NULL);
+        PyObject *answer = NULL;
+        if (size >= 0) {
+            answer = codec_call("are_own", state->registered_reducers, NULL, NULL, NULL);
+        }
         int own = answer == NULL ? -1 : PyObject_IsTrue(answer);
         Py_XDECREF(answer);
         if (own < 0) {
@@ -166,50 +160,109 @@ honours_reducers(module_state *state)
     return state->uses_reducers;
 }
 
-// Whether an object is a large string, or a container of one.
+// A search for large strings, of the types themselves.
+typedef struct string_search {
+    PyObject *found;  // dict: the id of each to (its number, the string), which is a pickler's memo; or NULL
+    int looks;        // so many more
+} string_search;
+
 static bool
-holds_large_string(PyObject *object, int depth)
+is_large_string(PyObject *object)
 {
-    if (PyBytes_CheckExact(object)) {
-        return PyBytes_GET_SIZE(object) >= LARGE_STRING_BYTES;
+    Py_ssize_t size = PyBytes_CheckExact(object)       ? PyBytes_GET_SIZE(object)
+                      : PyUnicode_CheckExact(object)   ? PyUnicode_GET_LENGTH(object) * PyUnicode_KIND(object)
+                      : PyByteArray_CheckExact(object) ? PyByteArray_GET_SIZE(object)
+                                                       : 0;
+    return size >= LARGE_STRING_BYTES;
+}
+
+static int
+add_string(PyObject *string, string_search *search)
+{
+    if (search->found == NULL && (search->found = PyDict_New()) == NULL) {
+        return -1;
     }
-    if (PyUnicode_CheckExact(object)) {
-        return PyUnicode_GET_LENGTH(object) >= LARGE_STRING_BYTES;
+    Py_ssize_t number = PyDict_GET_SIZE(search->found);
+    PyObject *id = PyLong_FromVoidPtr(string);
+    PyObject *entry = Py_BuildValue("(nO)", number, string);
+    int rc = id == NULL || entry == NULL || PyDict_SetDefault(search->found, id, entry) == NULL ? -1 : 0;
+    Py_XDECREF(entry);
+    Py_XDECREF(id);
+    if (PyDict_GET_SIZE(search->found) > number) {  // or a container that holds itself is looked at for ever
+        search->looks = LARGE_STRING_LOOKS;
     }
-    bool found = false;
-    if (depth > 1 && (PyTuple_CheckExact(object) || PyList_CheckExact(object))) {
-        Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
-        for (Py_ssize_t i = 0; !found && i < size && i < LARGE_STRING_ITEMS; i++) {
-            found = holds_large_string(PySequence_Fast_GET_ITEM(object, i), depth - 1);
+    return rc;
+}
+
+static int find_strings(PyObject *object, int depth, string_search *search);
+
+// Whether an object is a large string, or may have one in it: of most that is seen by their type.
+static bool
+may_hold_string(PyObject *object)
+{
+    const unsigned long containers =
+        Py_TPFLAGS_TUPLE_SUBCLASS | Py_TPFLAGS_LIST_SUBCLASS | Py_TPFLAGS_DICT_SUBCLASS;
+    return PyType_HasFeature(Py_TYPE(object), containers) || is_large_string(object);
+}
+
+// Looks at the item of a container, unless the `last` one that held a string is too far back.  1: go on; 0:
+// that is so; -1: an exception.
+static int
+find_in_item(PyObject *item, Py_ssize_t number, Py_ssize_t *last, int depth, string_search *search)
+{
+    if (number - *last >= LARGE_STRING_ITEMS || --search->looks < 0) {
+        return 0;
+    }
+    if (!may_hold_string(item)) {
+        return 1;
+    }
+    Py_INCREF(item);  // memory is allocated, so any code may run and change the container
+    int rc = find_strings(item, depth - 1, search);
+    Py_DECREF(item);
+    *last = rc == 1 ? number + 1 : *last;
+    return rc < 0 ? -1 : 1;
+}
+
+// Finds the large strings that an object is, or has in it.  1: there are some; 0; -1: an exception.
+//
+// Only lists, tuples and dicts are looked into: what pickles with all that it refers to.
+static int
+find_strings(PyObject *object, int depth, string_search *search)
+{
+    if (is_large_string(object)) {
+        return add_string(object, search) < 0 ? -1 : 1;
+    }
+    if (depth == 0) {
+        return 0;
+    }
+    Py_ssize_t last = 0;
+    int rc = 1;
+    if (PyTuple_CheckExact(object) || PyList_CheckExact(object)) {
+        for (Py_ssize_t i = 0; rc == 1 && i < PySequence_Fast_GET_SIZE(object); i++) {
+            rc = find_in_item(PySequence_Fast_GET_ITEM(object, i), i, &last, depth, search);
         }
     }
-    else if (depth > 1 && PyDict_CheckExact(object)) {
+    else if (PyDict_CheckExact(object)) {
         PyObject *key, *value;
         Py_ssize_t at = 0;
-        for (int i = 0; !found && i < LARGE_STRING_ITEMS && PyDict_Next(object, &at, &key, &value); i++) {
-            found = holds_large_string(value, depth - 1);
+        for (Py_ssize_t i = 0; rc == 1 && PyDict_Next(object, &at, &key, &value); i++) {
+            rc = find_in_item(value, i, &last, depth, search);
         }
     }
-    return found;
+    return rc < 0 ? -1 : last > 0;
 }
 
 static bool
 mentions(PyObject *stream, const char *name)
 {
-    size_t length = strlen(name);
-    bool found = false;
-    for (Py_ssize_t i = 0; !found && i < part_count(stream); i++) {
-        PyObject *part = part_of(stream, i);
-        found = memmem(PyBytes_AS_STRING(part), (size_t)PyBytes_GET_SIZE(part), name, length) != NULL;
-    }
-    return found;
+    return memmem(PyBytes_AS_STRING(stream), (size_t)PyBytes_GET_SIZE(stream), name, strlen(name)) != NULL;
 }
 
 static int
-pickle_unregistered(module_state *state, PyObject *object, pickled *result)
+pickle_unregistered(module_state *state, PyObject *object, PyObject *beside, pickled *result)
 {
-    if (holds_large_string(object, LARGE_STRING_DEPTH)) {
-        return pickle_otherwise(NULL, object, "dumps_in_parts", result);
+    if (beside != NULL) {
+        return pickle_otherwise(NULL, object, "dumps_plainly", beside, result);
     }
     PyObject *buffers = PyList_New(0);
     PyObject *callback = buffers == NULL ? NULL : PyCFunction_New(&take_buffer_method, buffers);
@@ -235,11 +288,11 @@ pickle_unregistered(module_state *state, PyObject *object, pickled *result)
 // Of multiprocessing's own types, plain pickle refuses those that it cannot hand over, but for one: of a
 // connection it writes the number of its descriptor, which is another file elsewhere.
 static int
-pickle_plainly(module_state *state, PyObject *object, pickled *result)
+pickle_plainly(module_state *state, PyObject *object, PyObject *beside, pickled *result)
 {
     int own = honours_reducers(state);
     if (own == 0) {
-        if (pickle_unregistered(state, object, result) < 0) {
+        if (pickle_unregistered(state, object, beside, result) < 0) {
             return -1;
         }
         if (!mentions(result->stream, "multiprocessing.connection")) {
@@ -247,7 +300,7 @@ pickle_plainly(module_state *state, PyObject *object, pickled *result)
         }
         pickled_clear(result);
     }
-    return own < 0 ? -1 : pickle_otherwise(NULL, object, "dumps_registered", result);
+    return own < 0 ? -1 : pickle_otherwise(NULL, object, "dumps_registered", beside, result);
 }
 
 // Whether an object with this pickle has to travel by value instead.  -1: an exception.
@@ -266,20 +319,20 @@ must_go_by_value(const packer *p, PyObject *object, const pickled *made)
 }
 
 static int
-pickle_object(packer *p, PyObject *object, pickled *result)
+pickle_object(packer *p, PyObject *object, PyObject *beside, pickled *result)
 {
-    if (pickle_plainly(p->module, object, result) < 0) {
+    if (pickle_plainly(p->module, object, beside, result) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_Exception)) {
             return -1;
         }
-        return pickle_otherwise(p->by_value, object, "dumps", result);
+        return pickle_otherwise(p->by_value, object, "dumps", beside, result);
     }
     int by_value = must_go_by_value(p, object, result);
     if (by_value == 0) {
         return 0;
     }
     pickled_clear(result);
-    return by_value < 0 ? -1 : pickle_otherwise(p->by_value, object, "dumps_by_value", result);
+    return by_value < 0 ? -1 : pickle_otherwise(p->by_value, object, "dumps_by_value", beside, result);
 }
 
 // ---- packing ----
@@ -296,24 +349,75 @@ raise_claim(int status)
     }
 }
 
-// Copies stream and buffers into a block.
+// A buffer on its way.
+typedef struct open_buffer {
+    Py_buffer view;
+    buffer_form form;
+} open_buffer;
+
 static int
-fill_block(packer *p, packed_message *packed, PyObject *stream, PyObject *buffers)
+open_string(open_buffer *buffer, PyObject *string)
 {
-    Py_ssize_t count = buffers == NULL ? 0 : PyList_GET_SIZE(buffers);
+    if (PyUnicode_CheckExact(string)) {
+        int kind = (int)PyUnicode_KIND(string);
+        buffer->form = kind == 1 ? FORM_STR_1 : kind == 2 ? FORM_STR_2
+                                                          : FORM_STR_4;
+        return PyBuffer_FillInfo(&buffer->view, string, PyUnicode_DATA(string),
+                                 PyUnicode_GET_LENGTH(string) * kind, 1, PyBUF_SIMPLE);
+    }
+    buffer->form = PyBytes_CheckExact(string) ? FORM_BYTES : FORM_BYTEARRAY;
+    return PyObject_GetBuffer(string, &buffer->view, PyBUF_SIMPLE);
+}
+
+static int
+open_buffer_of(open_buffer *buffer, PyObject *exporter)
+{
+    int rc = PyObject_GetBuffer(exporter, &buffer->view, PyBUF_ANY_CONTIGUOUS);
+    buffer->form = rc == 0 && buffer->view.readonly ? FORM_READONLY : FORM_BLOCK;
+    return rc;
+}
+
+// Opens what goes beside a stream, in the order in which it is unpickled.  0, or -1 with an exception; in
+// either case `count` of them are open.
+static int
+open_all(PyObject *strings, PyObject *buffers, open_buffer *opened, Py_ssize_t *count)
+{
+    PyObject *id, *entry;
+    Py_ssize_t at = 0;
+    *count = 0;
+    while (strings != NULL && PyDict_Next(strings, &at, &id, &entry)) {
+        if (open_string(&opened[*count], PyTuple_GET_ITEM(entry, 1)) < 0) {
+            return -1;
+        }
+        ++*count;
+    }
+    for (Py_ssize_t i = 0; buffers != NULL && i < PyList_GET_SIZE(buffers); i++) {
+        if (open_buffer_of(&opened[*count], PyList_GET_ITEM(buffers, i)) < 0) {
+            return -1;
+        }
+        ++*count;
+    }
+    return 0;
+}
+
+// Copies strings, stream and buffers into a block.
+static int
+fill_block(packer *p, packed_message *packed, PyObject *strings, PyObject *stream, PyObject *buffers)
+{
+    Py_ssize_t string_count = strings == NULL ? 0 : PyDict_GET_SIZE(strings);
+    Py_ssize_t count = string_count + (buffers == NULL ? 0 : PyList_GET_SIZE(buffers));
     uint64_t size = (uint64_t)count * sizeof(uint64_t) + packed->head.stream_bytes;
-    Py_buffer *views = PyMem_Calloc((size_t)count + 1, sizeof(Py_buffer));
+    open_buffer *opened = PyMem_Calloc((size_t)count + 1, sizeof(open_buffer));
     Py_ssize_t open = 0;
-    int rc = views == NULL ? -1 : 0;
-    if (rc < 0) {
+    int rc = -1;
+    if (opened == NULL) {
         PyErr_NoMemory();
     }
-    for (; rc == 0 && open < count; open++) {
-        if (PyObject_GetBuffer(PyList_GET_ITEM(buffers, open), &views[open], PyBUF_ANY_CONTIGUOUS) < 0) {
-            rc = -1;
-            break;
-        }
-        size = align(size) + (uint64_t)views[open].len;
+    else {
+        rc = open_all(strings, buffers, opened, &open);
+    }
+    for (Py_ssize_t i = 0; i < open; i++) {
+        size = align(size) + (uint64_t)opened[i].view.len;
     }
     int claimed = rc == 0 ? region_claim(p->region, size, &packed->block) : SHM_OK;
     if (claimed != SHM_OK) {
@@ -325,43 +429,46 @@ fill_block(packer *p, packed_message *packed, PyObject *stream, PyObject *buffer
         unsigned char *payload = packed->block->payload;
         uint64_t at = (uint64_t)count * sizeof(uint64_t);
         for (Py_ssize_t i = 0; i < count; i++) {
-            uint64_t bytes = (uint64_t)views[i].len | (views[i].readonly ? SIZE_IS_READONLY : 0);
-            memcpy(payload + (uint64_t)i * sizeof(uint64_t), &bytes, sizeof(bytes));
+            uint64_t word = (uint64_t)opened[i].view.len | ((uint64_t)opened[i].form << FORM_SHIFT);
+            memcpy(payload + (uint64_t)i * sizeof(word), &word, sizeof(word));
         }
         if (packed->callable != NULL) {
             memcpy(payload + at, PyBytes_AS_STRING(packed->callable), packed->head.callable_bytes);
         }
         at += packed->head.callable_bytes;
-        for (Py_ssize_t i = 0; i < part_count(stream); i++) {
-            PyObject *part = part_of(stream, i);
-            memcpy(payload + at, PyBytes_AS_STRING(part), (size_t)PyBytes_GET_SIZE(part));
-            at += (uint64_t)PyBytes_GET_SIZE(part);
+        for (Py_ssize_t i = 0; i < string_count; i++) {
+            memcpy(payload + at, string_opcodes, sizeof(string_opcodes));
+            at += sizeof(string_opcodes);
         }
+        memcpy(payload + at, PyBytes_AS_STRING(stream), (size_t)PyBytes_GET_SIZE(stream));
+        at += (uint64_t)PyBytes_GET_SIZE(stream);
         // The sender may change its arrays as soon as it has the GIL back, as with a pickle; so it is kept.
         for (Py_ssize_t i = 0; i < count; i++) {
             at = align(at);
-            memcpy(payload + at, views[i].buf, (size_t)views[i].len);
-            at += (uint64_t)views[i].len;
+            memcpy(payload + at, opened[i].view.buf, (size_t)opened[i].view.len);
+            at += (uint64_t)opened[i].view.len;
         }
         packed->head.block = shm_block_name(packed->block);
         packed->head.buffer_count = (uint32_t)count;
         Py_CLEAR(packed->callable);
     }
     for (Py_ssize_t i = 0; i < open; i++) {
-        PyBuffer_Release(&views[i]);
+        PyBuffer_Release(&opened[i].view);
     }
-    PyMem_Free(views);
+    PyMem_Free(opened);
     return rc;
 }
 
 // Takes the pickle.
 static int
-pack(packer *p, pickled *made, packed_message *packed)
+pack(packer *p, PyObject *strings, pickled *made, packed_message *packed)
 {
     int rc = 0;
-    packed->head.stream_bytes = packed->head.callable_bytes + stream_size(made->stream);
-    if (made->buffers != NULL || packed->head.stream_bytes > WIRE_INLINE_BYTES) {
-        rc = fill_block(p, packed, made->stream, made->buffers);
+    uint64_t opcodes = strings == NULL ? 0 : (uint64_t)PyDict_GET_SIZE(strings) * sizeof(string_opcodes);
+    packed->head.stream_bytes =
+        packed->head.callable_bytes + opcodes + (uint64_t)PyBytes_GET_SIZE(made->stream);
+    if (strings != NULL || made->buffers != NULL || packed->head.stream_bytes > WIRE_INLINE_BYTES) {
+        rc = fill_block(p, packed, strings, made->stream, made->buffers);
     }
     else {
         packed->stream = Py_NewRef(made->stream);
@@ -376,6 +483,7 @@ pack_object(packer *p, PyObject *object, packed_message *packed)
     unsigned char scalars[SCALARS_BYTES_MAX];
     size_t scalars_bytes = object == NULL ? 0 : scalars_write(object, scalars, sizeof(scalars));
     pickled made = {NULL, NULL};
+    string_search search = {NULL, LARGE_STRING_LOOKS};
     int rc = object == NULL ? -1 : 0;
     if (scalars_bytes > 0) {
         packed->head.flags |= WIRE_SCALARS;
@@ -383,13 +491,15 @@ pack_object(packer *p, PyObject *object, packed_message *packed)
         rc = made.stream == NULL ? -1 : 0;
     }
     else if (rc == 0) {
-        rc = pickle_object(p, object, &made);
+        rc = find_strings(object, LARGE_STRING_DEPTH, &search);
+        rc = rc < 0 ? -1 : pickle_object(p, object, search.found, &made);
     }
-    if (rc < 0 || pack(p, &made, packed) < 0) {
+    if (rc < 0 || pack(p, search.found, &made, packed) < 0) {
         packed_message_drop(packed, p->region, false);
-        return -1;
+        rc = -1;
     }
-    return 0;
+    Py_XDECREF(search.found);
+    return rc;
 }
 
 // Whether the pickle of such an object is but a name.
@@ -466,7 +576,7 @@ pickle_callable(packer *p, PyObject *callable, pickled *made, PyObject **closure
 {
     const char *how = "dumps";
     *closure = NULL;
-    if (pickle_plainly(p->module, callable, made) == 0) {
+    if (pickle_plainly(p->module, callable, NULL, made) == 0) {
         int by_value = must_go_by_value(p, callable, made);
         if (by_value == 0) {
             *closure = Py_NewRef(Py_None);
@@ -482,7 +592,7 @@ pickle_callable(packer *p, PyObject *callable, pickled *made, PyObject **closure
         PyErr_Clear();
     }
     *closure = constant_closure(callable);
-    if (*closure != NULL && pickle_otherwise(p->by_value, callable, how, made) == 0) {
+    if (*closure != NULL && pickle_otherwise(p->by_value, callable, how, NULL, made) == 0) {
         return 1;
     }
     Py_CLEAR(*closure);
@@ -504,8 +614,7 @@ number_callable(packer *p, PyObject *callable, PyObject *reference)
     if (cache->next_id == UINT32_MAX || pickle_callable(p, callable, &made, &closure) < 1) {
         return NULL;
     }
-    bool keeps = made.buffers == NULL && PyBytes_CheckExact(made.stream)
-                 && PyBytes_GET_SIZE(made.stream) <= CALLABLE_BYTES_MAX;
+    bool keeps = made.buffers == NULL && PyBytes_GET_SIZE(made.stream) <= CALLABLE_BYTES_MAX;
     if (keeps && cache->known != NULL && PyDict_GET_SIZE(cache->known) >= CALLABLES_MAX) {
         PyDict_Clear(cache->known);
     }
@@ -694,16 +803,60 @@ wire_block(RegionObject *region, const wire *message)
     return rc == SHM_OK ? block : NULL;
 }
 
-// One buffer of a block: a copy if it is small, so that it keeps nothing else.
 static PyObject *
-make_buffer(BlockObject *whole, uint64_t at, uint64_t size, bool is_readonly)
+complain(void)
 {
-    if (size > SHM_SMALL_BYTES) {
-        return (PyObject *)block_part(whole, at, size, is_readonly);
+    PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
+    return NULL;
+}
+
+static PyObject *
+make_str(int kind, const char *start, uint64_t size)
+{
+    if (size % (uint64_t)kind != 0) {
+        return complain();
     }
+    PyObject *made = PyUnicode_FromKindAndData(kind, start, (Py_ssize_t)size / kind);
+    if (made != NULL && PyUnicode_KIND(made) == PyUnicode_4BYTE_KIND) {
+        // Nobody else looks whether the numbers are those of characters.
+        Py_UCS4 largest = 0;
+        for (Py_ssize_t i = 0; i < PyUnicode_GET_LENGTH(made); i++) {
+            Py_UCS4 character = PyUnicode_4BYTE_DATA(made)[i];
+            largest = character > largest ? character : largest;
+        }
+        if (largest > 0x10FFFF) {
+            Py_DECREF(made);
+            return complain();
+        }
+    }
+    return made;
+}
+
+// What is made of one buffer of a block; a Block only if it is not small, so that it keeps nothing else.
+static PyObject *
+make_buffer(BlockObject *whole, uint64_t at, uint64_t size, buffer_form form)
+{
     const char *start = (const char *)whole->start + at;
-    return is_readonly ? PyBytes_FromStringAndSize(start, (Py_ssize_t)size)
-                       : PyByteArray_FromStringAndSize(start, (Py_ssize_t)size);
+    bool is_block = form <= FORM_READONLY && size > SHM_SMALL_BYTES;
+    if (is_block) {
+        return (PyObject *)block_part(whole, at, size, form == FORM_READONLY);
+    }
+    switch (form) {
+    case FORM_BLOCK:
+    case FORM_BYTEARRAY:
+        return PyByteArray_FromStringAndSize(start, (Py_ssize_t)size);
+    case FORM_READONLY:
+    case FORM_BYTES:
+        return PyBytes_FromStringAndSize(start, (Py_ssize_t)size);
+    case FORM_STR_1:
+        return make_str(1, start, size);
+    case FORM_STR_2:
+        return make_str(2, start, size);
+    case FORM_STR_4:
+        return make_str(4, start, size);
+    default:
+        return complain();
+    }
 }
 
 // The buffers of a block, in a list.
@@ -713,16 +866,13 @@ list_buffers(BlockObject *whole, const wire *message)
     uint64_t at = message->buffer_count * sizeof(uint64_t) + message->stream_bytes;
     PyObject *buffers = PyList_New(message->buffer_count);
     for (uint32_t i = 0; buffers != NULL && i < message->buffer_count; i++) {
-        uint64_t said;
-        memcpy(&said, whole->start + i * sizeof(said), sizeof(said));
-        uint64_t size = said & ~SIZE_IS_READONLY;
+        uint64_t word;
+        memcpy(&word, whole->start + i * sizeof(word), sizeof(word));
+        uint64_t size = word & SIZE_MASK;
         at = align(at);
-        if (at > (uint64_t)whole->size_bytes || size > (uint64_t)whole->size_bytes - at) {
-            PyErr_SetString(PyExc_ValueError, "a message from another process is damaged");
-            Py_CLEAR(buffers);
-            break;
-        }
-        PyObject *buffer = make_buffer(whole, at, size, (said & SIZE_IS_READONLY) != 0);
+        bool fits = at <= (uint64_t)whole->size_bytes && size <= (uint64_t)whole->size_bytes - at;
+        buffer_form form = (buffer_form)(word >> FORM_SHIFT);
+        PyObject *buffer = fits ? make_buffer(whole, at, size, form) : complain();
         if (buffer == NULL) {
             Py_CLEAR(buffers);
             break;

@@ -8,6 +8,13 @@
 //     message     wire header | stream                         what fits into a slot
 //     block       sizes of the buffers | stream | buffers...   everything else
 //
+// Large bytes, bytearrays and strs, of exactly these types, would be copied into the stream.  They go beside
+// it too, as buffers of which the receiver makes such objects before it unpickles anything.  The pickler
+// begins with a memo that has them, so to it each is an object that it has written already; and in front of
+// what it writes stand three opcodes for each, which put what was made into the unpickler's memo.  So one
+// object that is in many places, however deep, is one object on the other side.  A string is looked for in
+// the containers around it; one that is not found there travels in the stream.
+//
 // The callable of a call, if it is a function or a class, is pickled once.  Its pickle is kept with a
 // number, and both go in front of the stream of the arguments; a worker that knows the number does not
 // even look at the pickle.  Mostly that is a name.  A function that travels by value is kept, too, while
@@ -122,8 +129,9 @@ typedef struct unpacked_message {
 // 0, or -1 with what unpickling raised; then unpacked_message has what could be read.
 int codec_unpack(module_state *state, const wire *message, BlockObject *whole, unpacked_message *found);
 
-// Calls a function of pyconc._process.pickling with up to three arguments; NULL ends them.
-PyObject *codec_call(const char *function, PyObject *argument, PyObject *second, PyObject *third);
+// Calls a function of pyconc._process.pickling with up to four arguments; NULL ends them.
+PyObject *codec_call(const char *function, PyObject *argument, PyObject *second, PyObject *third,
+                     PyObject *fourth);
 
 // True if the exception that is set was not raised by the code that has run, but by a signal handler that has
 // interrupted it; then another one may be set.

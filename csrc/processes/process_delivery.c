@@ -14,7 +14,7 @@
 PyObject *
 process_delivery_make_exception(const char *function, PyObject *about)
 {
-    PyObject *exception = codec_call(function, about, NULL, NULL);
+    PyObject *exception = codec_call(function, about, NULL, NULL, NULL);
     return exception != NULL ? exception : PyErr_GetRaisedException();
 }
 
@@ -68,7 +68,7 @@ unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, P
     }
     Py_XDECREF(found.callable);
     if (how != NULL) {
-        *exception = codec_call(how, about, NULL, NULL);
+        *exception = codec_call(how, about, NULL, NULL, NULL);
         Py_DECREF(about);
         if (*exception == NULL && interruptible && codec_was_interrupted()) {
             return -1;

@@ -68,12 +68,11 @@ class MainOfInterpreter(MainOfFork):
 
 
 def _mentions(stream, name):
-    """Whether a pickle, perhaps in parts, has this name or one within what it names; where it cannot tell, it has."""
+    """Whether a pickle has this name or one within what it names; where it cannot tell, it has."""
     raw = name.encode()
-    parts = stream if isinstance(stream, list) else [stream]
     # As a short string of protocol 4; in a dotted name; in a line of an inner pickle of protocol 0 to 3.
     forms = (b"\x8c%c%b" % (len(raw), raw), raw + b".", raw + b"\n")
-    return len(raw) > 255 or any(form in part for part in parts for form in forms)
+    return len(raw) > 255 or any(form in stream for form in forms)
 
 
 def begin_worker():

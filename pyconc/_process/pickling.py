@@ -24,7 +24,7 @@ __all__ = [
     "describe_end",
     "dumps",
     "dumps_by_value",
-    "dumps_in_parts",
+    "dumps_plainly",
     "dumps_registered",
     "find_prefix",
     "lost_worker_error",
@@ -163,41 +163,49 @@ _OF_MULTIPROCESSING = tuple(
 )
 
 
-class _Parts(list):
-    """A file that keeps the strings that are written to it: a large one is kept as it is, and not copied."""
-
-    write = list.append
+# These return (pickle, buffers) of a value.  beside: None, or the large strings that go beside the pickle, as the memo
+# that the pickler begins with, see codec.h.
 
 
-def dumps_in_parts(value, error=None):
-    """Return (parts of a pickle, buffers) of a value that holds large strings."""
-    parts, buffers = _Parts(), []
-    pickle.Pickler(parts, PROTOCOL, buffer_callback=buffers.append).dump(value)
-    return list(parts), buffers
-
-
-def dumps_registered(value, error=None, by_value=None):
-    """Return (pickle, buffers) of a value, with the reducers that were registered with multiprocessing."""
+def _dump(make_pickler, value, beside):
     file, buffers = io.BytesIO(), []
-    pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=buffers.append)
-    pickler.dispatch_table = {**copyreg.dispatch_table, **_multiprocessing_reducers()}
+    pickler = make_pickler(file, protocol=PROTOCOL, buffer_callback=buffers.append)
+    if beside is not None:
+        pickler.memo = beside
     pickler.dump(value)
     return file.getvalue(), buffers
 
 
-def _dumps_with_cloudpickle(value, by_value):
-    file, buffers = io.BytesIO(), []
-    _make_pickler_by_value()(file, by_value, protocol=PROTOCOL, buffer_callback=buffers.append).dump(value)
-    return file.getvalue(), buffers
+def dumps_plainly(value, error=None, by_value=None, beside=None):
+    """Pickle as pickle.dumps() does."""
+    return _dump(pickle.Pickler, value, beside)
 
 
-def dumps(value, error, by_value=None):
-    """Return (pickle, buffers) of a value that pickle.dumps() has refused with an error, or raise that error."""
+def _registered_pickler(file, **options):
+    pickler = pickle.Pickler(file, **options)
+    pickler.dispatch_table = {**copyreg.dispatch_table, **_multiprocessing_reducers()}
+    return pickler
+
+
+def dumps_registered(value, error=None, by_value=None, beside=None):
+    """Pickle with the reducers that were registered with multiprocessing."""
+    return _dump(_registered_pickler, value, beside)
+
+
+def _dumps_with_cloudpickle(value, by_value, beside):
+    return _dump(functools.partial(_make_pickler_by_value(), by_value=by_value), value, beside)
+
+
+def dumps(value, error, by_value=None, beside=None):
+    """Pickle a value that pickle.dumps() has refused with an error, or raise that error."""
     if error is not None and is_from_handler(error):
         raise error
-    for attempt in (dumps_registered, lambda value: _dumps_with_cloudpickle(value, by_value)):
+    for attempt in (
+        lambda: dumps_registered(value, beside=beside),
+        lambda: _dumps_with_cloudpickle(value, by_value, beside),
+    ):
         try:
-            return attempt(value)
+            return attempt()
         except Exception as reason:
             if is_from_handler(reason):
                 raise
@@ -205,10 +213,10 @@ def dumps(value, error, by_value=None):
     raise error
 
 
-def dumps_by_value(value, error=None, by_value=None):
-    """Return (pickle, buffers) of a value that mentions `__main__`, for a process that has another `__main__`."""
+def dumps_by_value(value, error=None, by_value=None, beside=None):
+    """Pickle a value that mentions `__main__`, for a process that has another `__main__`."""
     try:
-        return _dumps_with_cloudpickle(value, by_value)
+        return _dumps_with_cloudpickle(value, by_value, beside)
     except ImportError as missing:
         raise pickle.PicklingError(
             f"{value!r} is defined in __main__, which the workers of this executor do not have, and pyconc lacks a "
