@@ -517,10 +517,11 @@ class ProcessPoolExecutor(
 
         With the latter two future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then,
         and wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has
-        ended, and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that. (Under
-        uvloop do not wait: calls of other things than plain functions, and calls on a loop that did not run when
-        options() was called and that has run nothing here before.) What the call returns or raises meanwhile is
-        dropped. shutdown(cancel_futures=True) stops such calls, too.
+        ended, and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that, and
+        the second Ctrl-C under asyncio.run() ends the call's grace. (Under uvloop do not wait: calls of other things
+        than plain functions, and calls on a loop that did not run when options() was called and that has run nothing
+        here before.) What the call returns or raises meanwhile is dropped. shutdown(cancel_futures=True) stops such
+        calls, too.
 
         name: what its tasks are called, by pyconc.current_task() in the worker, by WorkerDied and by TaskTimeout;
         default: as the function.

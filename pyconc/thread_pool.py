@@ -467,10 +467,11 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
         With "interrupt" future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then, and
         wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has ended,
-        and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that. (Under uvloop
-        do not wait: calls of other things than plain functions, and calls on a loop that did not run when options() was
-        called and that has run nothing here before.) What the call returns or raises meanwhile is dropped.
-        shutdown(cancel_futures=True) and closing a map() stop such calls, too.
+        and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that, and the
+        second Ctrl-C under asyncio.run() ends the call's grace. (Under uvloop do not wait: calls of other things than
+        plain functions, and calls on a loop that did not run when options() was called and that has run nothing here
+        before.) What the call returns or raises meanwhile is dropped. shutdown(cancel_futures=True) and closing a map()
+        stop such calls, too.
 
         TaskCancelled is raised when the call runs Python code again, so not before a function in C returns. Since
         Python 3.15 a sleep, a select() and a socket's recv() return for that, because the thread gets a signal,

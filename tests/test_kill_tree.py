@@ -4,8 +4,8 @@ import asyncio
 import errno
 import multiprocessing
 import os
-import signal
 import socket
+import subprocess
 
 import jobs
 import pytest
@@ -223,22 +223,19 @@ def test_a_number_that_another_process_has_by_now_counts_for_nothing():
 
 
 def test_a_parent_that_has_ended_has_no_children():
-    child = os.fork()
-    if child == 0:
-        signal.pause()
-    own, ended = kernel.open_pidfd(os.getpid()), os.eventfd(1) if hasattr(os, "eventfd") else None
+    reader, writer = os.pipe()
+    os.close(writer)  # readable, as the pidfd of a process is that has ended
+    own = kernel.open_pidfd(os.getpid())
+    child = subprocess.Popen(["cat"], stdin=subprocess.PIPE)
     try:
-        held = process_tree._hold(child, os.getpid(), own)
+        held = process_tree._hold(child.pid, os.getpid(), own)
         assert held is not None
         os.close(held)
-        if ended is not None:
-            assert process_tree._hold(child, os.getpid(), ended) is None
+        assert process_tree._hold(child.pid, os.getpid(), reader) is None
     finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        for fd in (own, ended):
-            if fd is not None:
-                os.close(fd)
+        child.communicate()
+        os.close(reader)
+        os.close(own)
 
 
 def test_where_it_cannot_be_the_error_says_so(monkeypatch):

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import wait
@@ -528,3 +529,66 @@ def test_ctrl_c_while_a_block_waits_kills_the_workers(how):
         finished = finish(process)
     assert finished.returncode == 0, str(finished)
     assert "caught" in finished.stdout
+
+
+needs_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
+
+STUBBORN = """
+import asyncio, sys, threading, time, pyconc
+go_on = True
+def work():
+    word = "runs"
+    while go_on:
+        try:
+            say(word)
+            while go_on:
+                time.sleep(0.01)
+        except pyconc.TaskCancelled:
+            word = "goes on"
+def say(word):
+    print(word, flush=True)
+async def wait_for(view):
+    await asyncio.get_running_loop().run_in_executor(view, work)
+async def in_block(pool, view):
+    async with pool:
+        await wait_for(view)
+async def in_group(pool, view):
+    async with pool, asyncio.TaskGroup() as group:
+        group.create_task(wait_for(view))
+async def without_block(pool, view):
+    await wait_for(view)
+if __name__ == "__main__":
+    kind, how, ending = sys.argv[1:]
+    pool = {"processes": pyconc.ProcessPoolExecutor, "threads": pyconc.ThreadPoolExecutor}[kind](1)
+    try:
+        asyncio.run(globals()[how](pool, pool.options(on_cancel="interrupt", grace=1e6)))
+    except KeyboardInterrupt:
+        say("interrupted")
+        go_on = False
+        if ending == "uncaught":
+            raise
+"""
+
+
+@pytest.mark.parametrize("ending", ["caught", "uncaught"])
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("processes", "in_block"),
+        pytest.param("processes", "in_group", marks=needs_3_11),
+        ("processes", "without_block"),
+        ("threads", "without_block"),
+    ],
+)
+def test_a_second_ctrl_c_ends_a_program_whose_call_is_in_its_grace(kind, how, ending):
+    # As asyncio.run() says: the first one cancels, the second one ends it.
+    with start_script(STUBBORN, kind, how, ending) as process:
+        await_line(process, process.stdout, "runs")
+        wait_until_asleep(process)
+        process.send_signal(signal.SIGINT)
+        await_line(process, process.stdout, "goes on")
+        wait_until_asleep(process)
+        process.send_signal(signal.SIGINT)
+        finished = finish(process)
+    assert "interrupted" in finished.stdout, str(finished)
+    assert finished.returncode == (-signal.SIGINT if ending == "uncaught" else 0), str(finished)

@@ -76,6 +76,18 @@ PyWeakref_GetRef(PyObject *ref, PyObject **result)
 }
 #endif
 
+#if PY_VERSION_HEX < 0x030B0000
+static inline PyObject *
+PyErr_GetHandledException(void)
+{
+    PyObject *type, *value, *traceback;
+    PyErr_GetExcInfo(&type, &value, &traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+}
+#endif
+
 #if PY_VERSION_HEX < 0x030C0000
 static inline PyObject *
 PyErr_GetRaisedException(void)

@@ -32,8 +32,9 @@ typedef struct task_route {
     // Makes the call, if it is in the task, in the worker whose place that is.  What it returned; NULL with
     // an exception, or without one: it was cancelled, or task_detach() was called.
     PyObject *(*call)(struct task *t, struct call_place *place);
-    // See there.  The task's queue delivers the cancellation in time.
-    withdrawal (*withdraw)(struct task *t);
+    // See there.  The task's queue delivers the cancellation in time.  `insists`: what was cancelled before,
+    // and has not ended, gets no more time.
+    withdrawal (*withdraw)(struct task *t, bool insists);
     // True once a worker has taken it that does not tell the destination.
     bool (*is_taken)(struct task *t);
     // For a thread that waits until *word is not `expected`: it brings in finished tasks for a moment, and

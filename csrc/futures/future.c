@@ -479,7 +479,7 @@ future_cancel(FutureObject *self)
     }
     // Some calls can be cancelled while they run.
     if (self->task != NULL && (self->state == FUTURE_PENDING || self->state == FUTURE_RUNNING)) {
-        bool withdrawn = self->task->route->withdraw(self->task) != WITHDRAW_TOO_LATE;
+        bool withdrawn = self->task->route->withdraw(self->task, false) != WITHDRAW_TOO_LATE;
         if (!future_is_done(self)) {  // others may have run meanwhile
             set_state(self, withdrawn ? FUTURE_PENDING : FUTURE_RUNNING);
         }

@@ -25,7 +25,19 @@ loop_future_new(module_state *state, PyObject *loop)
 PyDoc_STRVAR(cancel_doc,
 "cancel($self, /, msg=None)\n--\n\n"
 "Cancel the future, and keep its call from running if it has not started.\n\n"
-"If the call runs and is being stopped, the future is cancelled when it has ended.");
+"If the call runs and is being stopped, the future is cancelled when it has ended. To cancel it again while\n"
+"a KeyboardInterrupt is handled ends the time that it has for that.");
+
+// Whether the user does not want to wait: at a second Ctrl-C, asyncio.run() cancels what is left of its tasks
+// while it handles the exception; at the first one it only cancels.
+static bool
+is_interrupted(void)
+{
+    PyObject *handled = PyErr_GetHandledException();
+    bool found = handled != NULL && PyErr_GivenExceptionMatches(handled, PyExc_KeyboardInterrupt);
+    Py_XDECREF(handled);
+    return found;
+}
 
 // Calls the base's cancel(message).
 static PyObject *
@@ -52,7 +64,7 @@ loop_future_cancel(PyObject *op, PyObject *args, PyObject *kwargs)
         struct task *t = *slot;
         *slot = NULL;
         // If it is too late, the call goes on, and its outcome is dropped.
-        if (t->route->withdraw(t) == WITHDRAW_STOPPING) {
+        if (t->route->withdraw(t, is_interrupted()) == WITHDRAW_STOPPING) {
             *slot = t;
             // Where the base keeps it; the bridge cancels the future later, with no message of its own.
             if (PyObject_SetAttr(op, state->str__cancel_message, message == NULL ? Py_None : message) < 0) {

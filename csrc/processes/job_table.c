@@ -414,10 +414,15 @@ request_cancel(job_table *table, task *t, stop_reason reason)
 }
 
 bool
-job_table_request_cancel(job_table *table, task *t)
+job_table_request_cancel(job_table *table, task *t, bool insists)
 {
     pthread_mutex_lock(&table->lock);
+    special_job *special = process_job_of(t)->special;
+    bool is_again = special != NULL && special->is_cancelled;
     bool asked = request_cancel(table, t, STOP_BY_CANCEL);
+    if (asked && is_again && insists && table->ring.doorbells == NULL) {
+        special->has_no_grace = special->is_stop_due = table->has_stops = true;
+    }
     pthread_mutex_unlock(&table->lock);
     return asked;
 }
@@ -489,7 +494,8 @@ job_table_pop_stop(job_table *table, stop_order *order)
             order->worker = job_ring_taker(&table->ring, job->slot);
             order->reason = special->reason;
             // A coroutine has its grace in any case.
-            order->is_kill = special->options.how == STOP_KILL && table->ring.doorbells == NULL;
+            order->is_kill = (special->options.how == STOP_KILL || special->has_no_grace)
+                             && table->ring.doorbells == NULL;
             order->grace_ns = special->options.grace_ns;
             found = order->worker != UINT32_MAX;
         }

@@ -74,6 +74,7 @@ typedef struct special_job {
     stop_reason reason;       // why it is to end, or was withdrawn; lock, then GIL
     job_ending ending;        // of one that was to end; lock, then GIL
     bool is_cancelled;        // its future waits for it to be cancelled; lock, then GIL
+    bool has_no_grace;        // its worker is to be killed at once; lock
     bool is_stop_due;         // the supervisor has yet to be told that it is CANCELLING; lock
     PyObject *stack;          // where it was when its time was over, a str, or NULL; lock, then GIL
 } special_job;
@@ -179,8 +180,8 @@ push_result job_table_push(job_table *table, task *t);
 bool job_table_withdraw(job_table *table, task *t);
 
 // True: a worker has taken it, and is asked to end it; how, if the worker runs no event loop, the supervisor
-// learns from job_table_pop_stop().
-bool job_table_request_cancel(job_table *table, task *t);
+// learns from job_table_pop_stop().  `insists`: if it was asked before, without any more grace.
+bool job_table_request_cancel(job_table *table, task *t, bool insists);
 
 // The same for every task that a worker has taken: the executor is shut down.
 void job_table_request_cancel_all(job_table *table);

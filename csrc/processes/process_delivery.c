@@ -303,12 +303,12 @@ process_job_help(task *const *slot, const _Atomic uint32_t *word, uint32_t expec
 // ---- the route ----
 
 static withdrawal
-process_job_withdraw(task *t)
+process_job_withdraw(task *t, bool insists)
 {
     process_job *job = process_job_of(t);
     ProcessQueueObject *self = job->queue;
     if (!job_table_withdraw(&self->table, t)) {
-        if (!job_table_request_cancel(&self->table, t)) {
+        if (!job_table_request_cancel(&self->table, t, insists)) {
             return WITHDRAW_TOO_LATE;
         }
         bool is_coroutine = self->doorbells != NULL;

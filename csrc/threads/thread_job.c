@@ -352,7 +352,7 @@ call(task *t, call_place *place)
 }
 
 static withdrawal
-withdraw(task *t)
+withdraw(task *t, bool insists)
 {
     thread_job *job = job_of(t);
     if (job->state == JOB_QUEUED) {
@@ -362,6 +362,9 @@ withdraw(task *t)
     }
     if (job->state == JOB_OVER || job->options.how == STOP_ABANDON) {
         return WITHDRAW_TOO_LATE;
+    }
+    if (job->is_cancelled && insists) {
+        limit_watch_set(job->jobs->module, &job->limit, clock_now_ns());
     }
     job->is_cancelled = true;
     stop(job, STOP_BY_CANCEL);
