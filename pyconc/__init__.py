@@ -15,6 +15,7 @@ from importlib import import_module as _import_module
 
 from pyconc._core import Future
 from pyconc._current_task import Task, current_task
+from pyconc._stats import Histogram, PoolStats, WorkerStats, stats
 from pyconc._task_cancelled import TaskCancelled
 from pyconc.patching import install, uninstall
 from pyconc.thread_pool import ThreadPoolExecutor
@@ -33,7 +34,9 @@ __all__ = [
     "CoroutinePool",
     "Executor",
     "Future",
+    "Histogram",
     "InvalidStateError",
+    "PoolStats",
     "ProcessPoolExecutor",
     "Task",
     "TaskCancelled",
@@ -42,9 +45,11 @@ __all__ = [
     "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerDied",
+    "WorkerStats",
     "as_completed",
     "current_task",
     "install",
+    "stats",
     "uninstall",
     "wait",
 ]

@@ -15,6 +15,10 @@ from pyconc import concurrent as concurrent
 from pyconc._core import Future as Future
 from pyconc._current_task import Task as Task
 from pyconc._current_task import current_task as current_task
+from pyconc._stats import Histogram as Histogram
+from pyconc._stats import PoolStats as PoolStats
+from pyconc._stats import WorkerStats as WorkerStats
+from pyconc._stats import stats as stats
 from pyconc._task_cancelled import TaskCancelled as TaskCancelled
 from pyconc._task_timeout import TaskTimeout as TaskTimeout
 from pyconc.coroutine_pool import CoroutinePool as CoroutinePool
@@ -38,7 +42,9 @@ __all__ = [
     "CoroutinePool",
     "Executor",
     "Future",
+    "Histogram",
     "InvalidStateError",
+    "PoolStats",
     "ProcessPoolExecutor",
     "Task",
     "TaskCancelled",
@@ -47,9 +53,11 @@ __all__ = [
     "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerDied",
+    "WorkerStats",
     "as_completed",
     "current_task",
     "install",
+    "stats",
     "uninstall",
     "wait",
 ]

@@ -10,7 +10,7 @@ import weakref
 from concurrent.futures import _base, thread
 from concurrent.futures.thread import BrokenThreadPool
 
-from pyconc import _core, _names, _options
+from pyconc import _core, _names, _options, _stats
 from pyconc._async_with import AsyncWith
 from pyconc._shutdown import SPARE, deadline_after
 from pyconc._started import Started
@@ -288,7 +288,7 @@ def _as_limit(max_workers):
     return max(0, min(math.ceil(max_workers), 2**31))
 
 
-class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, metaclass=ExecutorType):
+class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.ThreadPoolExecutor, metaclass=ExecutorType):
     """A concurrent.futures.ThreadPoolExecutor whose queue, futures and workers' loop are in C.
 
     max_workers: the most threads to run at once; default min(32, CPUs + 4). Threads start when a task finds none idle.
@@ -351,6 +351,8 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
         self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self), name or thread_name_prefix)
         self._options = options
         self._made = True
+        if not made:
+            self._observe()
 
     __new__.__wrapped__ = __init__  # for inspect.signature()
 
@@ -500,6 +502,47 @@ class ThreadPoolExecutor(_core.Executor, AsyncWith, thread.ThreadPoolExecutor, m
 
     def _change_options(self, **changed):
         return _options.change(self._options, **changed, ways=_options.ON_CANCEL[:2])
+
+    def stats(self):
+        """Return a pyconc.PoolStats: what this executor is doing, and what it has done since it was made.
+
+        It takes a microsecond, and holds up nobody. In the child of a fork everything begins at 0. Any thread may call
+        this, a signal handler too. Raises nothing.
+
+            >>> with pyconc.ThreadPoolExecutor(max_workers=2) as pool:
+            ...     future = pool.submit(int, "ff", base=16)
+            ...     print(future.result(), pool.stats().completed, pool.stats().failed)
+            255 1 0
+        """
+        return _stats.PoolStats(self._name, _as_limit(self._limit), *self._tasks.stats())
+
+    def workers(self):
+        """Return a list with a pyconc.WorkerStats for each thread that has begun: what it runs, and what it has done.
+
+        Any thread may call this, a signal handler too. Raises nothing.
+
+            >>> with pyconc.ThreadPoolExecutor(max_workers=1, name="loader") as pool:
+            ...     future = pool.submit(lambda: pool.workers())
+            ...     [(worker.name, worker.running) for worker in future.result()]
+            [('loader_0', 1)]
+        """
+        names = {worker.native_id: worker.name for worker in list(self._tasks.threads)}
+        return [
+            _stats.WorkerStats(
+                id=number,
+                name=names.get(number),
+                calls=calls,
+                task=_stats.name_of(function, name),
+                running_for=seconds,
+                running=int(function is not None),
+                is_abandoned=is_abandoned,
+            )
+            for number, function, name, seconds, calls, is_abandoned in self._tasks.workers()
+        ]
+
+    def _describe(self):
+        end = ", broken" if self._broken else ", shut down" if self._shutdown else ""
+        return super()._describe() + end
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.

@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar, overload
 from typing_extensions import Self, TypeVarTuple, Unpack
 
 from pyconc import _core
+from pyconc._stats import PoolStats, WorkerStats
 from pyconc.patching import ExecutorType
 
 __all__ = ["ThreadPoolExecutor"]
@@ -61,6 +62,8 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         grace: float | None = None,
         name: str | None = None,
     ) -> Self: ...
+    def stats(self) -> PoolStats: ...
+    def workers(self) -> list[WorkerStats]: ...
     def map(
         self,
         fn: Callable[..., _T],

@@ -44,6 +44,7 @@ typedef struct call_place {
     bool (*take_back)(struct call_place *place);
     CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
     bool is_interrupted;  // call_interrupt() has raised in the call that runs
+    bool has_timed_out;   // the time of the call that has just ended was over; who counts it says no again
 } call_place;
 
 // The place of the thread that looks; NULL: it runs no calls.

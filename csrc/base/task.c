@@ -165,14 +165,31 @@ task_deliver(task *t, PyObject *result, PyObject *exception)
     return hand_over(&t, result == NULL && exception == NULL ? kind->fail : kind->finish, result, exception);
 }
 
+// Counts a call that has ended, before anybody is told.
+static void
+count(tally *counts, const task *t, call_place *place, const PyObject *result, const PyObject *exception)
+{
+    bool has_timed_out = place->has_timed_out;
+    place->has_timed_out = false;
+    if (t->delivery.to.future == NULL) {
+        return;  // it was abandoned, and counted then
+    }
+    uint64_t *which = result != NULL      ? &counts->completed
+                      : exception == NULL ? &counts->cancelled
+                      : has_timed_out     ? &counts->timed_out
+                                          : &counts->failed;
+    ++*which;
+}
+
 int
-task_run(task **owned, call_place *place)
+task_run(task **owned, call_place *place, tally *counts)
 {
     task *t = *owned;
     const destination_kind *kind = t->delivery.to.kind;
     int rc = kind->start(&t->delivery.to);
     if (rc <= 0) {
         *owned = NULL;
+        ++*(rc == 0 ? &counts->cancelled : &counts->failed);
         call_end(place);
         return free_after(t, rc);
     }
@@ -183,6 +200,7 @@ task_run(task **owned, call_place *place)
         exception = PyErr_GetRaisedException();
         how = exception == NULL ? kind->fail : how;
     }
+    count(counts, t, place, result, exception);
     if (place->call != NULL) {
         call_end(place);
     }

@@ -14,6 +14,8 @@
 #include "delivery.h"
 #include "state.h"
 
+#include "core/tally.h"
+
 struct call_place;
 struct task;
 
@@ -95,10 +97,10 @@ void task_free(task *t);
 // exception, or neither for a cancellation.  Returns as task_run().
 int task_deliver(task *t, PyObject *result, PyObject *exception);
 
-// Runs the call at a place, unless it was cancelled, and delivers.  The task is gone afterwards, and *owned
-// is NULL from the moment when another party owns the task, or when it is about to be freed.  0, or -1 with
-// an exception that a callback let escape.
-int task_run(task **owned, struct call_place *place);
+// Runs the call at a place, unless it was cancelled, counts it, and delivers.  The task is gone afterwards,
+// and *owned is NULL from the moment when another party owns the task, or when it is about to be freed.  0,
+// or -1 with an exception that a callback let escape.
+int task_run(task **owned, struct call_place *place, tally *counts);
 
 // Delivers an exception (borrowed), or with NULL a cancellation, instead of running; as task_deliver().
 int task_fail(task *t, PyObject *exception);

@@ -124,6 +124,14 @@ stop(thread_job *job, stop_reason reason)
     interrupt(job);
 }
 
+PyObject *
+thread_job_look(task *t, int64_t *began_ns)
+{
+    thread_job *job = job_of(t);
+    *began_ns = job == NULL ? CALL_NOT_BEGUN : job->began_ns;
+    return job == NULL ? NULL : job->options.name;
+}
+
 bool
 thread_job_is_stoppable(task *t)
 {
@@ -190,6 +198,7 @@ abandon(thread_job *job)
     call_options options = job->options;
     Py_XINCREF(options.name);
     bool timed_out = job->reason == STOP_BY_TIMEOUT && !job->is_cancelled;
+    ++*(timed_out ? &job->jobs->counts.timed_out : &job->jobs->counts.cancelled);
     int64_t ran_ns = clock_now_ns() - job->began_ns;
     // From here on Python code runs, and the call may end.
     PyObject *error = timed_out ? call_timeout_error(callable, &options, ran_ns, NULL, NULL) : NULL;
@@ -220,6 +229,7 @@ expire(thread_job *job)
         return;
     }
     PyObject *error = make_timeout(t, NULL);
+    ++*(job->is_cancelled ? &job->jobs->counts.cancelled : &job->jobs->counts.timed_out);
     if (task_fail(t, error) < 0) {
         module_log_escaped(module);
     }
@@ -346,6 +356,7 @@ call(task *t, call_place *place)
     Py_XDECREF(result);
     Py_XDECREF(exception);
     if (job->reason == STOP_BY_TIMEOUT && !job->is_cancelled && t->delivery.to.future != NULL) {
+        place->has_timed_out = true;
         PyErr_SetRaisedException(make_timeout(t, has_raised ? "raised" : "returned"));
     }
     return NULL;

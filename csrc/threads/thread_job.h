@@ -37,6 +37,7 @@ typedef struct thread_jobs {
     module_state *module;  // borrowed
     workq *queue;          // the ThreadQueue's; has its own lock
     bool has_warned;       // that a thread was abandoned
+    tally counts;          // of the calls that no worker has ended, or that one has which is gone
 } thread_jobs;
 
 // What a thread runs one task at a time in, linked while it does.  Guarded by the GIL.
@@ -60,6 +61,8 @@ typedef struct worker {
     struct ThreadQueueObject *queue;  // borrowed
     PyObject *context;                // a copy of the one that the thread began with, for tasks above others
     unsigned depth;                   // how many tasks of this thread wait for the one above them
+    unsigned long native_id;          // as the kernel numbers threads; constant
+    _Alignas(64) tally counts;        // of the calls that it has run; this thread writes, with the GIL
 } worker;
 
 static inline runner *
@@ -78,6 +81,11 @@ void runner_forget(runner *r);
 // A task with a thread_job, which borrows its options; otherwise as task_new().
 task *thread_job_new_task(thread_jobs *jobs, const call_options *options, PyObject *const *args,
                           Py_ssize_t nargs, PyObject *kwnames, const destination *to);
+
+// What a task is called by its options, borrowed; NULL: as its function.  And when its call began, which is
+// known of those with options only, as to read the clock takes as long as a twentieth of a short call;
+// otherwise CALL_NOT_BEGUN.
+PyObject *thread_job_look(task *t, int64_t *began_ns);
 
 // Whether a task's options allow it to be stopped.
 bool thread_job_is_stoppable(task *t);

@@ -1,5 +1,6 @@
 #include "thread_queue.h"
 
+#include "base/stats.h"
 #include "core/clock.h"
 #include "futures/future.h"
 #include "loops/loop_bridge.h"
@@ -31,6 +32,9 @@ thread_queue_push(queue_head *op, task *t)
     int rc = workq_push(&self->queue, &t->delivery.node);
     if (rc == WORKQ_CLOSED) {
         PyErr_SetObject(self->close_error, self->close_message);
+    }
+    else {
+        self->submitted++;
     }
     return rc;
 }
@@ -113,6 +117,7 @@ run_above(worker *w, task *t)
     PyObject *context = above == NULL ? PyErr_NoMemory() : PyContext_Copy(w->context);
     if (context == NULL || PyContext_Enter(context) < 0) {
         PyObject *error = PyErr_GetRaisedException();
+        w->counts.failed++;
         if (task_fail(t, error) < 0) {
             module_log_escaped(w->queue->head.module);
         }
@@ -127,7 +132,7 @@ run_above(worker *w, task *t)
     call_take_back(below);
     list_link_push(&w->queue->runners, &above->link);
     w->depth++;
-    if (task_run(&above->current, &above->place) < 0) {
+    if (task_run(&above->current, &above->place, &w->counts) < 0) {
         module_log_escaped(w->queue->head.module);
     }
     w->depth--;
@@ -260,6 +265,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
         if (is_unwanted(self, r->current)) {
             task *late = r->current;
             r->current = NULL;
+            w->counts.cancelled++;
             if (task_fail(late, NULL) < 0) {
                 module_log_escaped(module);
             }
@@ -269,7 +275,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
             continue;
         }
         bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
-        if (task_run(&r->current, &r->place) < 0) {
+        if (task_run(&r->current, &r->place, &w->counts) < 0) {
             module_log_escaped(module);
         }
         if (r->inherited) {
@@ -293,6 +299,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
                    .run_awaited = worker_run_awaited,
                    .count_hopeless = worker_count_hopeless},
         .thread_id = PyThread_get_thread_ident(),
+        .native_id = PyThread_get_thread_native_id(),
         .parking = WORKQ_WORKER_INIT,
         .queue = self,
     };
@@ -321,6 +328,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     if (!w.runner.inherited) {
         workq_leave(&self->queue, &w.parking);
         list_link_remove(&w.runner.link);
+        tally_add(&self->jobs.counts, &w.counts);
         limit_watch_rest(self->head.module);
     }
     Py_RETURN_NONE;
@@ -432,7 +440,11 @@ static int
 thread_queue_fail_queued(queue_head *op, PyObject *error, PyObject *message)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
-    return task_fail_all(self->head.module, workq_take_all(&self->queue), error, message);
+    list_node *tasks = workq_take_all(&self->queue);
+    for (list_node *node = tasks; node != NULL; node = node->next) {
+        ++*(error == NULL ? &self->jobs.counts.cancelled : &self->jobs.counts.died);
+    }
+    return task_fail_all(self->head.module, tasks, error, message);
 }
 
 PyDoc_STRVAR(cancel_queued_doc,
@@ -544,6 +556,8 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     self->fork_generation++;
     self->cancel_at_ns = INT64_MAX;
     self->stops_tasks = false;
+    self->jobs.counts = (tally){0};
+    self->submitted = 0;
     // If this thread was a worker, it no longer is; it lives on as the child's main thread.
     PyObject *thread_dict = PyThreadState_GetDict();
     if (thread_dict != NULL && PyDict_DelItem(thread_dict, op) < 0) {
@@ -551,6 +565,120 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     }
     atomic_store_explicit(&self->threads, 0, memory_order_relaxed);  // relaxed: the child has one thread
     Py_RETURN_NONE;
+}
+
+// ---- statistics ----
+
+static bool
+is_first_of_worker(const runner *r)
+{
+    return r == &r->worker->runner;
+}
+
+PyDoc_STRVAR(stats_doc,
+"stats($self, /)\n--\n\n"
+"Return what PoolStats has after the name and the most workers. No lock of Python's is taken.");
+
+static PyObject *
+thread_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    tally sum = self->jobs.counts;
+    stats_now now = {.submitted = self->submitted,
+                     .workers = workq_workers(&self->queue),
+                     .idle = workq_idle(&self->queue),
+                     .queued = workq_length(&self->queue)};
+    for (list_link *link = self->runners; link != NULL; link = link->next) {
+        const runner *r = (const runner *)link;
+        now.abandoned += r->is_abandoned;
+        if (is_first_of_worker(r)) {
+            tally_add(&sum, &r->worker->counts);
+        }
+    }
+    now.running = self->submitted - now.queued - tally_ended(&sum);
+    return stats_build(&now, &sum, false);
+}
+
+// What a worker runs, looked at while no other thread can run.
+typedef struct glance {
+    unsigned long thread;
+    PyObject *callable, *name;  // or NULL; new references
+    int64_t began_ns;           // or CALL_NOT_BEGUN
+    uint64_t calls;
+    bool is_abandoned;
+} glance;
+
+static glance
+glance_at(const worker *w)
+{
+    const runner *r = worker_innermost(w);
+    task *t = r->current;
+    glance seen = {.thread = w->native_id,
+                   .began_ns = CALL_NOT_BEGUN,
+                   .calls = tally_ended(&w->counts),
+                   .is_abandoned = r->is_abandoned};
+    if (t != NULL && t->callable != NULL) {
+        seen.callable = Py_NewRef(t->callable);
+        seen.name = Py_XNewRef(thread_job_look(t, &seen.began_ns));
+    }
+    return seen;
+}
+
+// Appends what was seen of a worker to a list, unless that is NULL, and drops it.  0, or -1 with an
+// exception.
+static int
+append_glance(PyObject *list, glance *seen)
+{
+    int rc = -1;
+    if (list != NULL) {
+        int64_t ran_ns =
+            seen->began_ns == CALL_NOT_BEGUN ? CALL_NOT_BEGUN : clock_now_ns() - seen->began_ns;
+        PyObject *seconds = call_build_seconds(ran_ns, CALL_NOT_BEGUN);
+        PyObject *described =
+            seconds == NULL
+                ? NULL
+                : Py_BuildValue("kOONKO", seen->thread, seen->callable == NULL ? Py_None : seen->callable,
+                                seen->name == NULL ? Py_None : seen->name, seconds,
+                                (unsigned long long)seen->calls, seen->is_abandoned ? Py_True : Py_False);
+        rc = described == NULL ? -1 : PyList_Append(list, described);
+        Py_XDECREF(described);
+    }
+    Py_XDECREF(seen->callable);
+    Py_XDECREF(seen->name);
+    return rc;
+}
+
+PyDoc_STRVAR(workers_doc,
+"workers($self, /)\n--\n\n"
+"Return a list with (thread, callable or None, name or None, seconds or None, calls, is_abandoned) of each\n"
+"worker: its number in the kernel, the call that it runs, for how long, and how many it has ended.");
+
+static PyObject *
+thread_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    size_t count = 0, found = 0;
+    for (list_link *link = self->runners; link != NULL; link = link->next) {
+        count += is_first_of_worker((const runner *)link);
+    }
+    glance *seen = PyMem_Malloc((count + 1) * sizeof(glance));
+    if (seen == NULL) {
+        return PyErr_NoMemory();
+    }
+    // Until here, and in this loop, no Python code runs, not even a collection's.
+    for (list_link *link = self->runners; link != NULL; link = link->next) {
+        if (is_first_of_worker((const runner *)link)) {
+            seen[found++] = glance_at(((const runner *)link)->worker);
+        }
+    }
+    PyObject *workers = PyList_New(0);
+    for (size_t i = 0; i < found; i++) {
+        if (append_glance(workers, &seen[i]) < 0) {
+            Py_CLEAR(workers);
+        }
+    }
+    PyMem_Free(seen);
+    return workers;
 }
 
 // ---- the standard library's _work_queue, and other uses ----
@@ -638,6 +766,7 @@ thread_queue_take(PyObject *op, PyObject *args)
     if (node == NULL) {
         return Py_NewRef(rc == WORKQ_CLOSED ? Py_False : Py_None);
     }
+    self->submitted--;  // it counts no longer: what becomes of it is the caller's affair
     PyObject *described = describe_task((task *)node);
     PyObject *error = described == NULL ? PyErr_GetRaisedException() : NULL;
     if (error != NULL) {
@@ -811,6 +940,8 @@ static PyMethodDef thread_queue_methods[] = {
     {"push", thread_queue_push_method, METH_O, push_doc},
     {"take", thread_queue_take, METH_VARARGS, take_doc},
     {"set_max_workers", thread_queue_set_max_workers, METH_O, set_max_workers_doc},
+    {"stats", thread_queue_stats, METH_NOARGS, stats_doc},
+    {"workers", thread_queue_workers, METH_NOARGS, workers_doc},
     {"idle_workers", thread_queue_idle_workers, METH_NOARGS, idle_workers_doc},
     {"qsize", thread_queue_qsize, METH_NOARGS, qsize_doc},
     {"empty", thread_queue_empty, METH_NOARGS, empty_doc},

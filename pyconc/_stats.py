@@ -1,0 +1,163 @@
+"""What stats() and workers() of executors return."""
+
+import itertools
+import weakref
+from typing import Any, NamedTuple
+
+__all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "name_of", "stats"]
+
+# Every executor of this process, in the order of their making, by its number; not their views.
+_executors: "weakref.WeakValueDictionary[int, Observed]" = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+class Histogram(NamedTuple):
+    """For how long calls have run, in seconds.
+
+    calls: how many there were. total: of all of them together. max: of the longest one.
+    p50, p90, p99: so long at most ran 50, 90 and 99 of a hundred; an estimate, right to within a factor of two.
+
+    Raises nothing.
+
+        >>> pyconc.Histogram(calls=2, total=3.0, p50=1.0, p90=2.0, p99=2.0, max=2.0).max
+        2.0
+    """
+
+    calls: int = 0
+    total: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+class PoolStats(NamedTuple):
+    """What an executor is doing, and what it has done, as numbers; see the executor's stats().
+
+    name: the executor's. max_workers: the most workers to run at once.
+    workers: how many there are, those that are starting included. idle: of these, those without a call.
+    running, queued: calls that run now, and that wait for a worker.
+
+    submitted: calls that the executor has accepted, since it was made. Each ends in one of five ways:
+    completed: it has returned something.
+    failed: it has raised something, or could not be pickled or unpickled.
+    cancelled: before it began, or while it ran.
+    timed_out: it has got a TaskTimeout.
+    died: it was lost, with its worker, or because the executor broke.
+
+    abandoned: calls in threads that go on after their futures were told that they ended.
+    run: for how long calls have run, of each that has ended in a worker and counts as completed or failed. Not of
+    threads, None there: to look at the clock would cost a short call a tenth of its time.
+
+    When an executor has nothing to do, submitted is the sum of the five. What is counted for a future is counted before
+    the future is told. It is a tuple of numbers, and _asdict() makes a dictionary of it. Raises nothing.
+
+        >>> with pyconc.ThreadPoolExecutor(max_workers=2, name="loader") as pool:
+        ...     future = pool.submit(len, "abc")
+        ...     print(future.result(), pool.stats()._asdict())  # doctest: +ELLIPSIS
+        3 {'name': 'loader', 'max_workers': 2, 'workers': 1, ..., 'completed': 1, ...}
+    """
+
+    name: str
+    max_workers: int
+    workers: int
+    idle: int
+    running: int
+    queued: int
+    submitted: int
+    completed: int
+    failed: int
+    cancelled: int
+    timed_out: int
+    died: int
+    abandoned: int
+    run: "Histogram | None"
+
+
+class WorkerStats(NamedTuple):
+    """What a worker of an executor is doing; see the executor's workers().
+
+    id: the process's or the thread's number, as ps and top have it.
+    name: what it is called, as multiprocessing.Process and threading.Thread have it.
+    calls: how many it has ended.
+    task: the name of the call that it runs, by options(name=) or else as its function; None: it has none.
+    running_for: for how many seconds; None also where nobody looked at the clock as it began: calls in threads without
+    options().
+    running: how many calls it runs at once, in a CoroutinePool; then task is the one that has begun first.
+    is_abandoned: the call goes on in its thread after its future was told that it ended.
+    rss: how many bytes the process has in memory; None for threads, and where there is no /proc.
+
+    Raises nothing.
+
+        >>> with pyconc.ThreadPoolExecutor(max_workers=1, name="loader") as pool:
+        ...     future = pool.submit(len, "abc")
+        ...     print(future.result(), pool.workers()[0]._replace(id=None))
+        3 WorkerStats(id=None, name='loader_0', calls=1, task=None, running_for=None, running=0, ...)
+    """
+
+    id: "int | None"
+    name: "str | None"
+    calls: int
+    task: "str | None" = None
+    running_for: "float | None" = None
+    running: int = 0
+    is_abandoned: bool = False
+    rss: "int | None" = None
+
+
+def name_of(function: Any, name: "str | None") -> "str | None":
+    """Return what a call is named: by its options, or else as its function; None: there is none."""
+    if name is not None or function is None:
+        return name
+    try:
+        return getattr(function, "__qualname__", None) or repr(function)
+    except Exception:  # a program's own __repr__
+        return type(function).__name__
+
+
+class Observed:
+    """The base of executors that tell what they are doing."""
+
+    def stats(self) -> PoolStats:
+        raise NotImplementedError
+
+    def _observe(self) -> None:
+        """Have pyconc.stats() know of this executor."""
+        _executors[next(_numbers)] = self
+
+    def _describe(self) -> str:
+        """Return what repr() says after the name of the class."""
+        now = self.stats()
+        busy = f"{now.running} running, {now.queued} queued, {now.workers} of {now.max_workers} workers"
+        return f"{now.name!r}: {busy}"
+
+    def __repr__(self) -> str:
+        # Of an executor whose __init__() was not called, or has failed, there is nothing to tell.
+        try:
+            return f"<{type(self).__name__} {self._describe()}>"
+        except AttributeError:
+            return object.__repr__(self)
+
+
+def stats() -> "dict[str, PoolStats]":
+    """Return the stats() of every executor in this process, as a dictionary by name, in the order of their making.
+
+    Those that are shut down count as long as the program keeps them. Of several with one name each but the first has a
+    number: "resize", "resize (2)". Any thread may call this, a signal handler too. In the child of a fork everything
+    begins at 0. Raises nothing.
+
+        >>> with pyconc.ThreadPoolExecutor(max_workers=2, name="loader") as pool:
+        ...     future = pool.submit(len, "abc")
+        ...     print(future.result(), pyconc.stats()["loader"].completed)
+        3 1
+    """
+    found: dict[str, PoolStats] = {}
+    for _, executor in sorted(_executors.items()):
+        counts = executor.stats()
+        name = counts.name
+        number = 2
+        while name in found:
+            name = f"{counts.name} ({number})"
+            number += 1
+        found[name] = counts
+    return found
