@@ -49,12 +49,14 @@ start_workers(ExecutorObject *self)
     return -1;
 }
 
-// Makes sure that there is a function to call, and a queue that takes tasks.  0, or -1 with an exception.
+// Makes sure that there is a function for a method to call, and a queue that takes tasks.  0, or -1 with an
+// exception.
 static int
-prepare(ExecutorObject *self, Py_ssize_t nargs)
+prepare(ExecutorObject *self, const char *method, Py_ssize_t nargs)
 {
     if (nargs < 1) {
-        PyErr_SetString(PyExc_TypeError, "missing 1 required positional argument: 'fn'");
+        PyErr_Format(PyExc_TypeError, "%s.%s() missing 1 required positional argument: 'fn'",
+                     Py_TYPE(self)->tp_name, method);
         return -1;
     }
     if (self->tasks == NULL) {
@@ -124,7 +126,7 @@ executor_submit_here(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyOb
     const call_options *options = &((ExecutorObject *)op)->options;
     destination to;
 
-    if (prepare(self, nargs) < 0) {
+    if (prepare(self, "submit", nargs) < 0) {
         return NULL;
     }
     int rc = loop_bridge_for_caller(self->module, is_routed(self, options), &to);
@@ -229,7 +231,7 @@ executor_run(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kw
     const call_options *options = &((ExecutorObject *)op)->options;
     destination to;
 
-    if (prepare(self, nargs) < 0) {
+    if (prepare(self, "run", nargs) < 0) {
         return NULL;
     }
     int rc = submits_here(self, op);

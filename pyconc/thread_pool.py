@@ -564,7 +564,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else timeout + time.monotonic()
         # Nobody else keeps a view.
         is_view = self._tasks.executor_reference() is not self
         return submit_in_order(self, fn, zip(*iterables), deadline, buffersize, keep=is_view)

@@ -77,7 +77,7 @@ def as_completed(fs, timeout=None):
     if threads_are_greenlets():
         yield from _base.as_completed(fs, timeout)
         return
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else timeout + time.monotonic()
     pending = set(fs)
     total = len(pending)
     waiter = _core.Waiter()

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import sys
+from importlib.machinery import ModuleSpec
 
 
 class AtGate:
@@ -125,6 +126,19 @@ def make(kind, *args):
 
 def raise_new(kind, *args):
     raise kind(*args)
+
+
+def raise_where_source_cannot_be_read(error):
+    """Raise it in code of which a traceback cannot be formatted, as where what that warns of is an error."""
+
+    class Loader:
+        def get_source(self, name):
+            raise LookupError(name)
+
+    loader = Loader()
+    place = {"__name__": "nowhere", "__loader__": loader, "__spec__": ModuleSpec("nowhere", loader)}
+    exec(compile("def far_away(error):\n    raise error", "nowhere.py", "exec"), place)
+    place["far_away"](error)
 
 
 # --- Calls that report ------------------------------------------------------------------------------------------------

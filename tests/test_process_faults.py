@@ -121,6 +121,17 @@ def test_an_exception_harms_only_its_own_call(what):
         assert isinstance(error, BrokenProcessPool)
 
 
+def test_a_traceback_that_cannot_be_formatted_is_told_without_its_source_lines():
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        error = failure_beside_others(pool, jobs.raise_where_source_cannot_be_read, ValueError("the error"))
+        results = pool.map(jobs.raise_where_source_cannot_be_read, [ValueError("in map")], chunksize=1)
+        with pytest.raises(ValueError, match="in map"):
+            next(results)
+    assert type(error) is ValueError
+    assert error.args == ("the error",)
+    assert 'File "nowhere.py", line 2, in far_away\nValueError: the error\n' in str(error.__cause__)
+
+
 def test_what_cannot_be_pickled_never_leaves_the_caller():
     with pyconc.ProcessPoolExecutor(1) as pool:
         future = pool.submit(jobs.identity, jobs.Unpicklable())

@@ -714,26 +714,49 @@ wait_until_done(FutureObject *self, PyObject *timeout)
     return future_is_done(self);
 }
 
+// Raises a TypeError for what parse_argument() cannot take, in the interpreter's words for a Python method.
+static void
+refuse_arguments(const char *method, const char *name, PyObject *fallback, Py_ssize_t nargs,
+                 PyObject *kwnames)
+{
+    Py_ssize_t keywords = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    for (Py_ssize_t i = 0; i < keywords; i++) {
+        PyObject *keyword = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_CompareWithASCIIString(keyword, name) != 0) {
+            PyErr_Format(PyExc_TypeError, "Future.%s() got an unexpected keyword argument '%U'", method,
+                         keyword);
+            return;
+        }
+    }
+    if (nargs > 0 && keywords > 0) {
+        PyErr_Format(PyExc_TypeError, "Future.%s() got multiple values for argument '%s'", method, name);
+    }
+    else if (nargs == 0) {
+        PyErr_Format(PyExc_TypeError, "Future.%s() missing 1 required positional argument: '%s'", method,
+                     name);
+    }
+    else {  // The future itself counts.
+        PyErr_Format(PyExc_TypeError, "Future.%s() takes %s positional arguments but %zd were given", method,
+                     fallback == NULL ? "2" : "from 1 to 2", nargs + 1);
+    }
+}
+
 // Parses the one argument of a method, given by position or by name; borrowed.  If it has no
 // default, leaving it out is an error.
 static inline PyObject *
 parse_argument(const char *method, const char *name, PyObject *fallback, PyObject *const *args,
                Py_ssize_t nargs, PyObject *kwnames)
 {
-    Py_ssize_t given = nargs + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
-    if (given > 1 || (given == 0 && fallback == NULL)) {
-        PyErr_Format(PyExc_TypeError, "%s() takes one argument, '%s' (%zd given)", method, name, given);
-        return NULL;
-    }
-    if (given == 0) {
+    Py_ssize_t keywords = kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames);
+    if (nargs + keywords == 0 && fallback != NULL) {
         return fallback;
     }
-    if (nargs == 0 && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), name) != 0) {
-        PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method,
-                     PyTuple_GET_ITEM(kwnames, 0));
-        return NULL;
+    if (nargs + keywords == 1
+        && (nargs == 1 || PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), name) == 0)) {
+        return args[0];
     }
-    return args[0];
+    refuse_arguments(method, name, fallback, nargs, kwnames);
+    return NULL;
 }
 
 // Whether the program has made threads greenlets, perhaps since it imported pyconc; as

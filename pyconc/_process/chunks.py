@@ -29,7 +29,7 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
         raise TypeError("buffersize must be an integer or None")
     if buffersize is not None and buffersize < 1:
         raise ValueError("buffersize must be None or > 0")
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else timeout + time.monotonic()
     is_over = executor._shutdown_thread and executor._opened is None  # the first submit, if there is one, says so
     if is_over or is_submit_replaced(executor):
         return _map_by_submit(executor, fn, iterables, deadline, chunksize or 1, buffersize)

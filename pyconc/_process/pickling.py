@@ -10,7 +10,7 @@ from collections import ChainMap
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from importlib.machinery import ModuleSpec
 from multiprocessing.reduction import ForkingPickler
-from traceback import format_exception
+from traceback import format_exception, walk_tb
 from types import FunctionType, MemberDescriptorType
 
 from pyconc._process.interruption import is_from_handler
@@ -27,6 +27,7 @@ __all__ = [
     "dumps_plainly",
     "dumps_registered",
     "find_prefix",
+    "format_error",
     "lost_worker_error",
     "main_of_worker",
     "name_memory_limit",
@@ -327,8 +328,20 @@ def set_state_in_main(function, state):
 # ---- exceptions, at the worker's end ----
 
 
+def format_error(error):
+    """Return what the interpreter would print of an exception, or as much of it as can be had."""
+    try:
+        return "".join(format_exception(type(error), error, error.__traceback__))
+    except BaseException:  # of code of the error's own, or a warning that is an error: without source lines and causes
+        places = [
+            f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
+            for frame, line in walk_tb(error.__traceback__)
+        ]
+        return "".join(["Traceback (most recent call last):\n", *places, _describe(error), "\n"])
+
+
 def quote(error):
-    return '\n"""\n{}"""'.format("".join(format_exception(type(error), error, error.__traceback__)))
+    return f'\n"""\n{format_error(error)}"""'
 
 
 def pack_exception(error, what="task"):

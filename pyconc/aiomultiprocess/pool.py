@@ -2,11 +2,10 @@
 
 import asyncio
 import os
-import traceback
 from collections.abc import AsyncIterable, Awaitable
 from concurrent.futures.process import BrokenProcessPool
 
-from pyconc._process.pickling import TaskUnpicklable
+from pyconc._process.pickling import TaskUnpicklable, format_error
 from pyconc.aiomultiprocess import core
 from pyconc.aiomultiprocess.scheduler import RoundRobin
 from pyconc.aiomultiprocess.types import ProxyException, TaskID
@@ -245,7 +244,7 @@ class Pool:
 def _proxy(error):
     text = getattr(error.__cause__, "tb", None)
     if text is None:
-        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        text = format_error(error)
     return ProxyException(text.strip().strip('"').lstrip("\n"))
 
 

@@ -126,7 +126,7 @@ def test_submit_keeps_its_own_copy_of_the_keywords(library: Library) -> None:
 def test_submit_needs_a_positional_function(library: Library) -> None:
     with library.ThreadPoolExecutor() as pool:
         for kwargs in [{}, {"fn": capture}, {"arg": 1}]:
-            with pytest.raises(TypeError):
+            with pytest.raises(TypeError, match=r"^ThreadPoolExecutor\.submit\(\) missing 1 required .*: 'fn'$"):
                 pool.submit(**kwargs)
     parameters = inspect.signature(library.ThreadPoolExecutor.submit).parameters
     kinds = [parameter.kind for parameter in parameters.values()]

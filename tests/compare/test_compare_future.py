@@ -587,3 +587,35 @@ def test_snapshot(library: Library) -> None:
     assert cancelled._get_snapshot() == (True, True, None, None)
     cancelled.set_running_or_notify_cancel()
     assert cancelled._get_snapshot() == (True, True, None, None)
+
+
+WRONG_ARGUMENTS: dict[str, Any] = {
+    "none": ((), {}),
+    "too many": ((1, 2), {}),
+    "far too many": ((1, 2, 3), {}),
+    "another name": ((), {"patience": 1}),
+    "one too many by name": ((1,), {"patience": 1}),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_ARGUMENTS)
+@pytest.mark.parametrize("method", ["result", "exception", "set_result", "set_exception", "add_done_callback"])
+def test_wrong_arguments_are_refused_in_the_same_words(method: str, what: str) -> None:
+    args, kwargs = WRONG_ARGUMENTS[what]
+    outcomes = []
+    for library in (STANDARD, PYCONC):
+        future = library.Future()
+        if "result" in method or what == "none":
+            future.cancel()  # so that nothing is waited for
+        outcomes.append(outcome(lambda future=future: getattr(future, method)(*args, **kwargs)))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("method", [("result", "timeout"), ("set_result", "result"), ("add_done_callback", "fn")])
+def test_an_argument_that_is_given_twice_is_refused_in_the_same_words(method: tuple[str, str]) -> None:
+    name, argument = method
+    standard, ours = (
+        outcome(lambda library=library: getattr(library.Future(), name)(1, **{argument: 1}))
+        for library in (STANDARD, PYCONC)
+    )
+    assert standard == ours
