@@ -7,6 +7,7 @@ import ctypes
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,28 @@ def hit_own_end(lower, upper):
 def test_a_call_ends_in_time_whose_end_was_hit(lower, upper, options):
     with ProcessPoolExecutor(2) as pool:
         late = pool.options(grace=0.05, **options).submit(hit_own_end, lower, upper)
+        assert isinstance(late.exception(HANG_LIMIT), (WorkerDied, TaskTimeout))
+        assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
+
+
+def hit_own_begin(lower, upper):
+    """Write over the word that says when this call has begun."""
+    began = time.monotonic_ns()
+    start, size = shared_mappings()[0]
+    for at in range(start, start + min(size, 1 << 19), 8):
+        word = ctypes.c_uint64.from_address(at)
+        if 0 <= began - word.value < 10**9:
+            word.value = upper << 32 | (word.value & 0xFFFF_FFFF if lower is None else lower)
+    signal.pause()
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [(None, 0xFFFF_FFFF), (0xFFFF_FFFF, 0xFFFF_FFFF), (None, 0x7FFF_FFFF), (None, 0), (1, 0), (0, 0)],
+)
+def test_a_call_ends_whose_begin_was_hit(lower, upper):
+    with ProcessPoolExecutor(2) as pool:
+        late = pool.options(timeout=0.05, grace=0.05).submit(hit_own_begin, lower, upper)
         assert isinstance(late.exception(HANG_LIMIT), (WorkerDied, TaskTimeout))
         assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
 

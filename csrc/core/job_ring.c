@@ -479,7 +479,7 @@ job_ring_push(job_ring *ring, job_slot *slot)
     atomic_store_explicit(entry_at(ring, ring->tail), (uint32_t)(slot - ring->slots),
                           memory_order_relaxed);
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->began_ns, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->began_ns, JOB_SLOT_NOT_BEGUN, memory_order_relaxed);
     // R8: pairs with A8 in job_ring_claim(): the worker that takes the slot sees its message.
     give(ring, slot, ready_at(ring->tail), memory_order_release);
     advance(ring);
@@ -802,7 +802,7 @@ job_ring_push_to(job_ring *ring, job_slot *slot, uint32_t worker)
 {
     // Relaxed: R11 in write_to_inbox() publishes both, and the message.
     atomic_store_explicit(&slot->accepted, 0, memory_order_relaxed);
-    atomic_store_explicit(&slot->began_ns, 0, memory_order_relaxed);
+    atomic_store_explicit(&slot->began_ns, JOB_SLOT_NOT_BEGUN, memory_order_relaxed);
     give(ring, slot, taken_by(worker), memory_order_relaxed);
     write_to_inbox(ring, worker, slot, true);
 }

@@ -115,6 +115,9 @@ enum {
 #define JOB_SLOT_CONDEMNED UINT64_C(0xf7a73ddd57a73ddd)
 #define JOB_SLOT_FINISHED UINT64_C(0xf7a73eee57a73eee)
 
+// Another one; no time, as it is negative.
+#define JOB_SLOT_NOT_BEGUN INT64_C(-0x0858c5556a58c556)
+
 typedef struct job_slot {
     _Alignas(64) _Atomic uint32_t claim;
     // 1 once the worker has taken over the block that the message names; push() makes it 0.
@@ -123,7 +126,7 @@ typedef struct job_slot {
     // another slot's by now.  See job_slot_next().  Of a slot that stands for one call: who decides how that
     // ends, one of the values above.  Here, so that a short message is in one cache line with all of this.
     _Atomic uint64_t range;
-    // When the worker began with what it has taken, by either clock; push() makes it 0.
+    // When the worker began with what it has taken, by either clock; push() makes it JOB_SLOT_NOT_BEGUN.
     _Atomic int64_t began_ns;
     unsigned char message[JOB_SLOT_BYTES - 40];
     // Of a call that may be stopped, for its worker to know: how long it may run, and when it must have
@@ -289,7 +292,7 @@ uint32_t job_ring_ready_count(job_ring *ring);
 // limited time.
 void job_slot_begin(job_slot *slot, int64_t now_ns);
 
-// The same time, for the parent; 0 if it has not begun.
+// The same time, for the parent; JOB_SLOT_NOT_BEGUN if it has not begun.
 int64_t job_slot_began(const job_slot *slot);
 
 // Tells the parent that the outcome is in the slot.  False: the parent must be woken, and the eventfd is

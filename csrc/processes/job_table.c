@@ -575,7 +575,12 @@ static void
 look_at_taken(job_table *table, process_job *job, int64_t now_ns)
 {
     int64_t began_ns = job_slot_began(job->slot);
-    bool has_begun = began_ns > 0 && began_ns <= now_ns;  // or it is about to; or the worker wrote nonsense
+    // The worker may have begun after the caller looked at the clock.
+    bool has_begun = began_ns > 0 && (began_ns <= now_ns || began_ns <= clock_now_ns());
+    if (!has_begun && began_ns != JOB_SLOT_NOT_BEGUN) {
+        note_damage(table);  // a stray write: nobody knows when its time is over
+        return;
+    }
     const call_options *options = &job->special->options;
     int64_t end_ns = has_begun ? end_of(options, began_ns) : options->deadline_ns;
     if (end_ns <= now_ns) {

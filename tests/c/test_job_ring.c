@@ -249,7 +249,7 @@ a_slot_that_is_pushed_again_has_not_begun(void)
     begin(&all);
     push(&all, 0);
     job_slot *slot = take(&all, 0, 0);
-    CHECK_EQ(job_slot_began(slot), 0);
+    CHECK_EQ(job_slot_began(slot), JOB_SLOT_NOT_BEGUN);
     job_slot_begin(slot, 123);
     CHECK_EQ(job_slot_began(slot), 123);
     finish(&all, 0, slot);
@@ -257,7 +257,7 @@ a_slot_that_is_pushed_again_has_not_begun(void)
     for (uint32_t i = 1; i <= SLOTS; i++) {
         push(&all, i);
         slot = take(&all, 0, i);
-        CHECK_EQ(job_slot_began(slot), 0);
+        CHECK_EQ(job_slot_began(slot), JOB_SLOT_NOT_BEGUN);
         job_slot_begin(slot, i);
         finish(&all, 0, slot);
         collect(&all, 0);
