@@ -14,8 +14,9 @@ class TaskTimeout(*dict.fromkeys([concurrent.futures.TimeoutError, builtins.Time
 
     `stopped` says how it ended: "raised" (TaskCancelled, or what came of that), "returned" (a result all the same,
     which is dropped), "killed" (its worker process was); None if it never began, or if nothing can stop it. `stack` is
-    text: the Python stack of each thread of the worker when the time was over, also where C code was running; of a
-    coroutine, what it awaited then; None if there is none. The traceback shows it, too.
+    text: the Python stack of each thread of the worker when the time was over, also where C code was running; of a call
+    in a thread, that thread's; of a coroutine, what it awaited then; None if there is none. The traceback shows it,
+    too.
 
     It can be pickled, and has all of that afterwards.
 
@@ -51,7 +52,12 @@ _ENDS = {
 
 
 def make(function, name, timeout, deadline, ran_for, stack, stopped):
-    """Return the exception; the extension calls this.  function, name: as those of a _core.Call."""
+    """Return the exception; the extension calls this.
+
+    function, name: as those of a _core.Call.  stack: text, or what returns it, or None.
+    """
+    if callable(stack):
+        stack = stack()
     if name is None:
         name = getattr(function, "__qualname__", None) or repr(function)
     if ran_for is None:

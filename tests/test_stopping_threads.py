@@ -358,6 +358,37 @@ def test_a_call_that_has_reached_its_timeout_is_interrupted(on_cancel):
         assert threads[0] in {thread.ident for thread in pool._threads}
 
 
+def loop_in_function():
+    while True:
+        pass
+
+
+def test_the_error_shows_where_the_call_was():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        error = pool.options(timeout=0.02).submit(loop_in_function).exception()
+        assert error.stack.startswith("Thread 0x")
+        assert " in loop_in_function\n" in error.stack.splitlines(keepends=True)[1]
+        assert error.stack.rstrip() in str(error.__cause__)
+
+
+def test_also_that_of_a_call_that_is_abandoned():
+    with pyconc.ThreadPoolExecutor(1) as pool, Stuck() as task:
+        error = pool.options(timeout=0.01, grace=0.01).submit(task).exception()
+        assert error.stopped is None
+        assert " in __call__\n" in error.stack
+
+
+def test_a_deep_stack_is_cut():
+    def dive(depth):
+        if depth == 0:
+            loop_in_function()
+        dive(depth - 1)
+
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        error = pool.options(timeout=0.02).submit(dive, 200).exception()
+        assert error.stack.count("\n") == 1 + 100
+
+
 @on_every_loop
 @on_loop
 async def test_a_timeout_on_a_loop(new_loop):

@@ -12,12 +12,15 @@ import signal
 import threading
 import time
 
+import jobs
 import pytest
+from gates import ProcessGate
 from loops import on_every_loop, on_loop
 from pools import pool_of, with_pool
 from support import HANG_LIMIT, THOUSAND, run_script, wait_until
 
 import pyconc
+from pyconc._process import black_box
 
 # Longer than any test takes: what would be killed after that was not killed at all.
 FOREVER = 3600
@@ -111,6 +114,28 @@ def test_the_error_shows_where_the_call_was(pool, fn):
     error = timeout_of(pool.options(timeout=0.05, grace=0.05).submit(fn))
     assert f" in {fn.__name__}" in error.stack
     assert error.stack.rstrip() in str(error.__cause__)
+
+
+@with_pool
+def test_also_when_the_worker_gets_no_cpu_until_long_after(pool):
+    with ProcessGate() as gate:
+        future = pool.options(timeout=0.05, grace=FOREVER).submit(jobs.hold, gate)
+        [worker] = gate.wait_started()
+        os.kill(worker, signal.SIGSTOP)
+        wait_until(lambda: pool._opened._overdue, "the worker to be asked, and to be told")
+        os.kill(worker, signal.SIGCONT)
+        error = timeout_of(future)
+    assert " in hold\n" in error.stack
+    assert error.stopped == "raised"
+
+
+@with_pool
+def test_a_worker_that_has_filled_its_part_of_the_black_box_is_asked_no_more(pool):
+    pool.submit(abs, -1).result()
+    limited = pool.options(timeout=0.05, grace=FOREVER)
+    assert " in sleep_for_ever\n" in timeout_of(limited.submit(sleep_for_ever)).stack
+    pool._opened._box._asked[0] = black_box._PART_BYTES
+    assert timeout_of(limited.submit(sleep_for_ever)).stack is None
 
 
 @with_pool

@@ -79,8 +79,8 @@ PyObject *call_build_reason(stop_reason reason);
 #define CALL_NOT_BEGUN INT64_C(-1)
 
 // The exception of a call whose time is over: after it had run for so long, or CALL_NOT_BEGUN; with where it
-// was then, a str or NULL; and how it ended, as TaskTimeout.stopped has it.  If that cannot be made, why.
-// Never NULL, and none is set.
+// was then: a str, what returns one or None, or NULL; and how it ended, as TaskTimeout.stopped has it.  If
+// that cannot be made, why.  Never NULL, and none is set.
 PyObject *call_timeout_error(PyObject *callable, const call_options *options, int64_t ran_ns, PyObject *stack,
                              const char *stopped);
 

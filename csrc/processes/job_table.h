@@ -76,7 +76,7 @@ typedef struct special_job {
     bool is_cancelled;        // its future waits for it to be cancelled; lock, then GIL
     bool has_no_grace;        // its worker is to be killed at once; lock
     bool is_stop_due;         // the supervisor has yet to be told that it is CANCELLING; lock
-    PyObject *stack;          // where it was when its time was over, a str, or NULL; lock, then GIL
+    PyObject *stack;          // as note_stack() of the queue takes it, or NULL; lock, then GIL
 } special_job;
 
 // What a task of a process executor has in its args: where its call and its outcome are.
@@ -209,7 +209,7 @@ bool job_table_pop_stop(job_table *table, stop_order *order);
 // ended, or the ring is damaged, which ends all workers.
 bool job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker);
 
-// Notes where a task was that is to end, unless it has ended; borrows the str.
+// Notes where a task was that is to end, unless it has ended; borrows what says so.
 void job_table_note_stack(job_table *table, uint64_t number, PyObject *stack);
 
 // True once a worker has taken it.

@@ -293,7 +293,8 @@ process_queue_pop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(note_stack_doc,
 "note_stack($self, task, stack, /)\n--\n\n"
-"Note where a task that pop_stop() returned was: a str for its exception.");
+"Note where a task that pop_stop() returned was, for its exception: a str, or what returns it, or None,\n"
+"when the task has ended.");
 
 static PyObject *
 process_queue_note_stack(PyObject *op, PyObject *args)
@@ -301,7 +302,7 @@ process_queue_note_stack(PyObject *op, PyObject *args)
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     unsigned long long number;
     PyObject *stack;
-    if (!PyArg_ParseTuple(args, "KU:note_stack", &number, &stack)) {
+    if (!PyArg_ParseTuple(args, "KO:note_stack", &number, &stack)) {
         return NULL;
     }
     if (!self->head.inherited) {

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include "core/clock.h"
+#include "thread_stack.h"
 
 typedef enum thread_job_state {
     JOB_QUEUED,  // or taken, and not begun
@@ -20,6 +21,8 @@ typedef struct thread_job {
     stop_reason reason;  // why the call is to end
     bool is_cancelled;   // whatever the reason, its future was cancelled while it ran
     runner *runner;      // that runs it, borrowed; NULL: none
+    PyObject *stack;     // where it was when its time was over, a str, or NULL
+    bool *is_over;       // while `stack` is taken: where it is noted that the call has ended; else NULL
     int64_t began_ns;    // by clock_now_ns(); or CALL_NOT_BEGUN
 } thread_job;
 
@@ -164,7 +167,7 @@ make_timeout(task *t, const char *stopped)
 {
     thread_job *job = job_of(t);
     int64_t ran_ns = job->began_ns == CALL_NOT_BEGUN ? CALL_NOT_BEGUN : clock_now_ns() - job->began_ns;
-    return call_timeout_error(t->callable, &job->options, ran_ns, NULL, stopped);
+    return call_timeout_error(t->callable, &job->options, ran_ns, job->stack, stopped);
 }
 
 static void
@@ -197,11 +200,12 @@ abandon(thread_job *job)
     PyObject *callable = Py_NewRef(t->callable);
     call_options options = job->options;
     Py_XINCREF(options.name);
+    PyObject *stack = Py_XNewRef(job->stack);
     bool timed_out = job->reason == STOP_BY_TIMEOUT && !job->is_cancelled;
     ++*(timed_out ? &job->jobs->counts.timed_out : &job->jobs->counts.cancelled);
     int64_t ran_ns = clock_now_ns() - job->began_ns;
     // From here on Python code runs, and the call may end.
-    PyObject *error = timed_out ? call_timeout_error(callable, &options, ran_ns, NULL, NULL) : NULL;
+    PyObject *error = timed_out ? call_timeout_error(callable, &options, ran_ns, stack, NULL) : NULL;
     if (warns) {
         log_abandoned(module, callable, thread_id);
     }
@@ -209,6 +213,7 @@ abandon(thread_job *job)
         module_log_escaped(module);
     }
     Py_XDECREF(error);
+    Py_XDECREF(stack);
     Py_XDECREF(options.name);
     Py_DECREF(callable);
 }
@@ -236,6 +241,23 @@ expire(thread_job *job)
     Py_DECREF(error);
 }
 
+// Notes where the call is.  False: it has ended meanwhile.
+static bool
+note_stack(thread_job *job)
+{
+    worker *w = job->runner->worker;
+    bool is_over = false;
+    job->is_over = &is_over;
+    PyObject *stack = thread_stack(w->thread, w->thread_id);
+    if (is_over) {
+        Py_XDECREF(stack);
+        return false;
+    }
+    job->is_over = NULL;
+    job->stack = stack;
+    return true;
+}
+
 static void
 reach(limit *self)
 {
@@ -244,10 +266,23 @@ reach(limit *self)
         expire(job);
     }
     else if (job->state == JOB_RUNS && job->reason == STOP_NOT) {
-        stop(job, STOP_BY_TIMEOUT);
+        if (note_stack(job)) {
+            stop(job, STOP_BY_TIMEOUT);
+        }
     }
     else if (job->state == JOB_RUNS) {
         abandon(job);
+    }
+}
+
+// The call has ended, or nobody cares for it any more.
+static void
+leave(thread_job *job)
+{
+    limit_watch_unset(&job->limit);
+    if (job->is_over != NULL) {
+        *job->is_over = true;
+        job->is_over = NULL;
     }
 }
 
@@ -319,7 +354,7 @@ runner_forget(runner *r)
     call_end(&r->place);
     if (job != NULL) {
         job->state = JOB_OVER;
-        limit_watch_unset(&job->limit);
+        leave(job);
     }
 }
 
@@ -345,7 +380,7 @@ call(task *t, call_place *place)
     job->state = JOB_OVER;
     job->runner = NULL;
     r->is_abandoned = false;
-    limit_watch_unset(&job->limit);
+    leave(job);
     take_back(place);
     if (job->reason == STOP_NOT) {
         return result;
@@ -392,19 +427,22 @@ static void
 drop(task *t)
 {
     Py_CLEAR(job_of(t)->options.name);
+    Py_CLEAR(job_of(t)->stack);
 }
 
 static int
 traverse(const task *t, visitproc visit, void *arg)
 {
-    Py_VISIT(((const thread_job *)(const void *)t->args)->options.name);
+    const thread_job *job = (const thread_job *)(const void *)t->args;
+    Py_VISIT(job->options.name);
+    Py_VISIT(job->stack);
     return 0;
 }
 
 static void
 forget(task *t)
 {
-    limit_watch_unset(&job_of(t)->limit);
+    leave(job_of(t));
 }
 
 static const task_route thread_route = {

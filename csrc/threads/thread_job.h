@@ -57,6 +57,7 @@ typedef struct worker {
     runner runner;                    // of the tasks that it pops; each that runs above another has its own
     list_link *runners;               // the innermost first
     unsigned long thread_id;          // as PyThread_get_thread_ident() says it; constant
+    PyThreadState *thread;            // borrowed; constant
     workq_worker parking;             // owner thread
     struct ThreadQueueObject *queue;  // borrowed
     PyObject *context;                // a copy of the one that the thread began with, for tasks above others

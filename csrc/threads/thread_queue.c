@@ -300,6 +300,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
                    .count_hopeless = worker_count_hopeless},
         .thread_id = PyThread_get_thread_ident(),
         .native_id = PyThread_get_thread_native_id(),
+        .thread = PyThreadState_Get(),
         .parking = WORKQ_WORKER_INIT,
         .queue = self,
     };

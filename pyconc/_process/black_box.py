@@ -7,7 +7,11 @@ works too while C code holds the GIL.  All of that happens in a signal handler t
     parent                              worker
       |--- file -------------------------->| install(): opens it anew, so that its part is where it writes
       |                                    |
-      |--- DUMP_SIGNAL ------------------->| writes the stack of every thread
+      |--- request(): DUMP_SIGNAL -------->| writes the stack of every thread
+      |--- STOP -------------------------->| raises in the call, and announces its outcome
+      |<-- Answer(): reads ----------------|
+      |                                    |
+      |--- request(): DUMP_SIGNAL -------->| writes the stack of every thread
       |<-- ask(): reads until it rests ----|
       |                                    | SIGSEGV: writes the stack, and dies
       |<-- take(): reads, and clears ------'
@@ -23,6 +27,7 @@ import functools
 import os
 import signal
 import time
+import weakref
 
 from pyconc import _core
 from pyconc._process import kernel
@@ -55,7 +60,8 @@ class BlackBox:
 
     def __init__(self):
         self._fd = None
-        self._asked = {}  # worker: how many bytes of its part ask() has read
+        self._asked = {}  # worker: how many bytes of its part are older than its next answer
+        self._answers = weakref.WeakSet()
 
     def fileno(self):
         """Return the file for install(), or None."""
@@ -71,12 +77,27 @@ class BlackBox:
 
     def take(self, number):
         """Return what a worker that is dead has written and nobody has read, or None; clear its part for another."""
-        data = self._read(number)
+        data = self._read(number, self._asked.get(number, 0))
+        for answer in list(self._answers):
+            if answer.number == number:
+                answer.keep()
         self._asked.pop(number, None)
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 self._clear(number * _PART_BYTES)
         return _decode(data)
+
+    def request(self, number, pid, pidfd):
+        """Ask a worker that lives for its stack, and return an Answer; None if it cannot give one."""
+        start = self._asked.get(number, 0)
+        start += len(self._read(number, start))  # such as an answer that came late
+        if self._fd is None or start + _TEXT_BYTES > _PART_BYTES or not _can_answer(pid):
+            return None
+        self._asked[number] = start
+        answer = Answer(self, number, start)
+        self._answers.add(answer)
+        kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
+        return answer
 
     def ask(self, workers, seconds=0.05):
         """Ask workers that live for their stacks, all at once; yield (number, stack) of each, as they answer.
@@ -84,43 +105,68 @@ class BlackBox:
         The stack is that of each thread, as text; None if the worker does not write it in time.  The workers go on.
         workers: (number, pid, pidfd) of each.
         """
-        waiting = {}  # worker: its pidfd, and what it had written when it was last looked at
+        waiting = {}  # worker: its answer, its pidfd, and what it had written when it was last looked at
         for number, pid, pidfd in workers:
-            if self._fd is not None and _can_answer(pid):
-                # What is there already is such as an answer that came late.
-                self._asked[number] = self._asked.get(number, 0) + len(self._read(number))
-                kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
-                waiting[number] = pidfd, b""
+            answer = self.request(number, pid, pidfd)
+            if answer is not None:
+                waiting[number] = answer, pidfd, b""
         deadline = time.monotonic() + seconds
         yield from ((number, None) for number, _, _ in workers if number not in waiting)
         while waiting:
             is_over = time.monotonic() >= deadline
-            for number, (pidfd, seen) in list(waiting.items()):
+            for number, (answer, pidfd, seen) in list(waiting.items()):
                 has_ended = _core.wait_readable(pidfd, 0)
-                data = self._read(number)
+                data = answer.read()
                 if is_over or has_ended or (data == seen and data.endswith(b"\n")):
                     del waiting[number]
                     self._asked[number] += len(data)
                     yield number, _decode(data)
                 else:
-                    waiting[number] = pidfd, data
+                    waiting[number] = answer, pidfd, data
             if waiting:
-                seconds = _REST_SECONDS if any(data for _, data in waiting.values()) else _LOOK_SECONDS
-                _core.wait_readable(next(iter(waiting.values()))[0], seconds)
+                seconds = _REST_SECONDS if any(data for _, _, data in waiting.values()) else _LOOK_SECONDS
+                _core.wait_readable(next(iter(waiting.values()))[1], seconds)
 
-    def _read(self, number):
-        """Return what a worker has written and ask() has not read."""
-        start, asked = number * _PART_BYTES, self._asked.get(number, 0)
-        if self._fd is None or asked + _TEXT_BYTES > _PART_BYTES:
+    def _read(self, number, start):
+        """Return what a worker has written from there on, as far as it is no later answer."""
+        asked = self._asked.get(number, 0)
+        size = asked - start if start < asked else _TEXT_BYTES
+        if self._fd is None or start + _TEXT_BYTES > _PART_BYTES:
             return b""
         try:
-            return os.pread(self._fd, _TEXT_BYTES, start + asked).partition(b"\0")[0]
+            return os.pread(self._fd, size, number * _PART_BYTES + start).partition(b"\0")[0]
         except OSError:
             return b""
 
     def _clear(self, start):
         while (data := os.pread(self._fd, _TEXT_BYTES, start)).strip(b"\0"):
             start += os.pwrite(self._fd, bytes(len(data)), start)
+
+
+class Answer:
+    """The stack that a worker was asked for; when an outcome that it has announced since is here, so is the stack.
+
+    Call it for that, as text, or None.  Any thread.
+    """
+
+    def __init__(self, box, number, start):
+        self.number = number
+        self._start = start
+        self._box = box  # None: it is kept here
+        self._kept = b""
+
+    def __call__(self):
+        return _decode(self.read())
+
+    def read(self):
+        box = self._box
+        data = b"" if box is None else box._read(self.number, self._start)
+        return self._kept if self._box is None else data
+
+    def keep(self):
+        """The worker's part is about to be cleared."""
+        self._kept = self.read()
+        self._box = None
 
 
 def _decode(data):
@@ -169,6 +215,7 @@ def _use(opened):
             faulthandler.enable(own)
         if signal.getsignal(DUMP_SIGNAL) is signal.SIG_DFL:
             faulthandler.register(DUMP_SIGNAL, own, all_threads=True, chain=False)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # whatever the program blocks
     _own = own, _identify(own)
 
 

@@ -495,22 +495,25 @@ class Supervisor:
 
     def _stop_calls(self):
         """Interrupt the calls that are to end, and kill the workers whose calls have not ended in time."""
-        late = {}  # workers whose calls have used up their time: those calls
+        late = {}  # workers that are to be killed as their calls have used up their time: those calls
         while (order := self.queue.pop_stop()) is not None:
             call, number, grace, is_late = order
             worker = next((worker for worker in self._workers.values() if worker.number == number), None)
             if worker is None:
                 continue  # It has ended, and the call with it.
-            if is_late and self._limits.concurrency is None:  # a loop is asked if it is killed
-                late.setdefault(worker, []).append((call, grace))
-            else:
-                self._stop_call(worker, call, grace)
+            asks = is_late and self._limits.concurrency is None  # a loop is asked if it is killed
+            if asks and grace is None:
+                late.setdefault(worker, []).append(call)
+                continue
+            if asks and (answer := self._box.request(*_identify(worker))) is not None:
+                self.queue.note_stack(call, answer)  # it is there before the exception is raised
+            self._stop_call(worker, call, grace)
         # All of them are asked where they stand before the first answer is awaited.
         for worker, stack in self._stacks_of(late):
-            for call, grace in late[worker]:
+            for call in late[worker]:
                 if stack is not None:
                     self.queue.note_stack(call, stack)
-                self._stop_call(worker, call, grace)
+                self._kill_for(call)
         while self._is_overdue():
             self._kill_for(heapq.heappop(self._overdue)[1])
 
@@ -809,7 +812,7 @@ class Supervisor:
     def _stacks_of(self, workers, seconds=0.05):
         """Ask workers for their stacks, all at once; yield each with its stack as it answers, see BlackBox.ask()."""
         asked = {worker.number: worker for worker in workers}
-        answers = self._box.ask([(worker.number, worker.process.pid, worker.end) for worker in workers], seconds)
+        answers = self._box.ask([_identify(worker) for worker in workers], seconds)
         return ((asked[number], stack) for number, stack in answers)
 
     def _let_go(self, dismisses=True):
@@ -856,6 +859,11 @@ class _LateFd:
 
 def _identity(value):
     return value
+
+
+def _identify(worker):
+    """Return what the black box has to know of a worker."""
+    return worker.number, worker.process.pid, worker.end
 
 
 def _no_worker(caught):

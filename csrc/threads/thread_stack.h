@@ -1,0 +1,12 @@
+// thread_stack: where the Python code of another thread is.
+#ifndef PYCONC_THREAD_STACK_H
+#define PYCONC_THREAD_STACK_H
+
+#include "base/compat.h"
+
+// As faulthandler would write it, a str; NULL, without an exception, if there is no memory for it.  The
+// caller knows that the thread lives, and has the GIL.  Before Python 3.12 the garbage collector may run
+// Python code meanwhile.
+PyObject *thread_stack(PyThreadState *thread, unsigned long thread_id);
+
+#endif
