@@ -273,7 +273,7 @@ stubs: $(VENV)/tools install  ## check the stubs against the built module, and t
 	@$(BIN)/mypy --cache-dir=/dev/null
 
 .PHONY: upstream
-upstream: install  ## the interpreter's own executor tests, run against pyconc
+upstream: install  ## the interpreter's own executor and pool tests, run against pyconc
 	@$(BIN)/python tests/upstream/run.py $(ARGS)
 
 # --- Releases ---------------------------------------------------------------------------------------------------------

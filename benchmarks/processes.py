@@ -113,6 +113,58 @@ def transfers(work, array, futures, size):
     return measure(futures, size) / 1000
 
 
+# --- multiprocessing.Pool ---------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def start_pool(futures, array=(0,)):
+    """The standard library's pool, where `futures` is its executors, or pyconc's."""
+    library = multiprocessing if futures is concurrent.futures else futures.multiprocessing
+    with library.Pool(WORKERS) as pool:
+        wait_for_workers(lambda function, *args: pool.apply_async(function, args), "get", array)
+        yield pool
+
+
+on_standard_pool = functools.partial(harness.on_pool, start_pool)
+
+
+@on_standard_pool
+def pool_apply(pool, size):
+    for number in range(size):
+        pool.apply(identity, (number,))
+
+
+@on_standard_pool
+def pool_apply_async(pool, size):
+    return [result.get() for result in [pool.apply_async(identity, (number,)) for number in range(size)]]
+
+
+@on_standard_pool
+def pool_map(pool, size):
+    return pool.map(identity, range(size), chunksize=1)
+
+
+@on_standard_pool
+def pool_imap(pool, size):
+    return list(pool.imap(identity, range(size)))
+
+
+def pool_argument(array, pool, size):
+    for _ in range(size):
+        pool.apply(first_byte, (array_of(*array),))
+
+
+def pool_result(array, pool, size):
+    for _ in range(size):
+        first_byte(pool.apply(array_of, array))
+
+
+def pool_transfers(work, array, futures, size):
+    """Milliseconds for each array, one at a time; array: what array_of() makes it of."""
+    measure = harness.on_pool(functools.partial(start_pool, array=array), functools.partial(work, array))
+    return measure(futures, size) / 1000
+
+
 # --- Programs of their own: each prints one figure --------------------------------------------------------------------
 
 # A program of the smallest kind, so that the pools are what it measures, and not what a worker has to import again.
@@ -321,6 +373,18 @@ def make_rows(candidate, quick):
         for work, name in [(as_argument, "argument"), (as_result, "result")]:
             send = functools.partial(transfers, work, (harness.scaled(10 * MB, quick), kind))
             rows.append(row(f"10 MB of {kind} as {name}", "ms/task", 10, send, times_less(2)))
+    rows += [
+        row(f"multiprocessing.Pool: {name}", US, size, work, times_less(5))
+        for name, size, work in [
+            ("apply one at a time", 1_000, pool_apply),
+            ("apply_async, take all results", 5_000, pool_apply_async),
+            ("map in chunks of 1", 5_000, pool_map),
+            ("imap", 5_000, pool_imap),
+        ]
+    ]
+    for work, name in [(pool_argument, "argument"), (pool_result, "result")]:
+        send = functools.partial(pool_transfers, work, (harness.scaled(10 * MB, quick), "array"))
+        rows.append(row(f"multiprocessing.Pool: an array of 10 MB as {name}", "ms/task", 10, send, times_less(10)))
     # Where the standard library forks the program itself, nothing can start in less.
     start_goal = times_less(1 if START_METHOD == "fork" else 3)
     return [

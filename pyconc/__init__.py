@@ -65,6 +65,7 @@ _LAZY = {
     "aiomultiprocess": ("pyconc.aiomultiprocess", None),
     "asyncio": ("pyconc.asyncio", None),
     "concurrent": ("pyconc.concurrent", None),
+    "multiprocessing": ("pyconc.multiprocessing", None),
 }
 
 
@@ -90,6 +91,8 @@ def _name_imports():
         asyncio,
         concurrent,
         coroutine_pool,
+        multiprocessing,
         process_pool,
     )
     from pyconc._process import nursery, pickling  # noqa: F401
+    from pyconc.multiprocessing import dummy  # noqa: F401

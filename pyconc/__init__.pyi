@@ -12,6 +12,7 @@ from concurrent.futures.thread import BrokenThreadPool as BrokenThreadPool
 from pyconc import aiomultiprocess as aiomultiprocess
 from pyconc import asyncio as asyncio
 from pyconc import concurrent as concurrent
+from pyconc import multiprocessing as multiprocessing
 from pyconc._core import Future as Future
 from pyconc._current_task import Task as Task
 from pyconc._current_task import current_task as current_task

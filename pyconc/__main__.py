@@ -128,12 +128,13 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser(
         "run",
-        usage=f"{_PROG} run [-h] (script | - | -m module | -c command) [argument ...]",
+        usage=f"{_PROG} run [-h] [--no-multiprocessing] (script | - | -m module | -c command) [argument ...]",
         help="run a program with pyconc's executors in place of the standard ones",
         description="Run a program as `python` does, after pyconc.install(): wherever it, or a library that it uses, "
-        "asks for concurrent.futures.ThreadPoolExecutor or ProcessPoolExecutor, or for a loop's default executor, it "
-        "gets pyconc's.",
+        "asks for concurrent.futures.ThreadPoolExecutor or ProcessPoolExecutor, for a loop's default executor, or for "
+        "multiprocessing.Pool, it gets pyconc's.",
     )
+    run.add_argument("--no-multiprocessing", action="store_true", help="leave multiprocessing.Pool alone")
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run, and its arguments")
     run.add_argument("-c", dest="program", nargs=argparse.REMAINDER, help="a program text, and its arguments")
     run.add_argument(
@@ -151,7 +152,7 @@ def main() -> None:
     else:
         start = _run_stdin if target[0] == "-" else _run_path
 
-    pyconc.install()
+    pyconc.install(multiprocessing=not options.no_multiprocessing)
     try:
         start(target[0], target[1:])
     except SystemExit:

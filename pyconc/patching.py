@@ -129,19 +129,19 @@ _ABSENT = object()
 _LazyImport: Any = getattr(types, "LazyImportType", ())  # since 3.15, stands for a module that is not loaded yet
 
 
-class _Substitution:
-    """A standard class, and pyconc's class that takes its place while installed.
+class _Redirection:
+    """A standard class whose calls make objects of pyconc's class while installed.
 
     Both are loaded only when the program asks for them.
     """
 
-    def __init__(self, name: str, standard_module: str, module: str, internals: set[str]) -> None:
+    is_active = False  # only while installed
+
+    def __init__(self, name: str, standard_module: str, module: str) -> None:
         self.name = name  # of both classes
         self.standard_module = standard_module
         self.module = module
-        self.internals = internals  # private names; a subclass that mentions one needs the standard class
         self.standard: Any = None  # the standard class, once its calls are redirected
-        self.hidden: Any = _ABSENT  # the value of the name in concurrent.futures before install()
 
     @property
     def ours(self) -> Any:
@@ -157,15 +157,15 @@ class _Substitution:
     # Under the lock:
 
     def redirect(self) -> None:
-        """Have calls of the standard class, if it is loaded, make pyconc's executors while installed."""
+        """Have calls of the standard class, if it is loaded, make objects of pyconc's while this is active."""
         standard: Any = getattr(sys.modules.get(self.standard_module), self.name, None)
         if standard is None or self.standard is not None:
             return
 
         def make(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
-            # The interpreter calls the __init__ of the object that this returns, so pyconc's executor is initialised
+            # The interpreter calls the __init__ of the object that this returns, so pyconc's object is initialised
             # once, by its own.  Subclasses of the standard class are made as they are without this.
-            if cls is standard and _installed and not threads_are_greenlets():
+            if cls is standard and self.is_active and not threads_are_greenlets():
                 ours = self.load()
                 return ours.__new__(ours, *args, **kwargs)
             inherited = super(standard, cls).__new__
@@ -175,6 +175,17 @@ class _Substitution:
         make.__wrapped__ = standard.__init__  # type: ignore[attr-defined]  # for inspect.signature()
         standard.__new__ = staticmethod(make)
         self.standard = standard
+
+
+class _Substitution(_Redirection):
+    """A class of concurrent.futures, and pyconc's class that takes its place there too while installed."""
+
+    def __init__(self, name: str, standard_module: str, module: str, internals: set[str]) -> None:
+        super().__init__(name, standard_module, module)
+        self.internals = internals  # private names; a subclass that mentions one needs the standard class
+        self.hidden: Any = _ABSENT  # the value of the name in concurrent.futures before install()
+
+    # Under the lock:
 
     def hide(self) -> None:
         """Take the standard class's name out of concurrent.futures, so that _give() is asked for it."""
@@ -252,6 +263,17 @@ _SUBSTITUTIONS = (
         },
     ),
 )
+
+
+_POOLS = (
+    _Redirection("Pool", "multiprocessing.pool", "pyconc.multiprocessing.pool"),
+    _Redirection("ThreadPool", "multiprocessing.pool", "pyconc.multiprocessing.pool"),
+)
+
+
+def _redirections() -> list[_Redirection]:
+    """Return those that are active."""
+    return [redirection for redirection in (*_SUBSTITUTIONS, *_POOLS) if redirection.is_active]
 
 
 class ExecutorType(ABCMeta):
@@ -341,28 +363,27 @@ class _Finder:
 
     def rest(self) -> None:
         """Leave sys.meta_path if all of those modules are loaded, or nothing is installed."""
-        done = not _installed or all(substitution.standard is not None for substitution in _SUBSTITUTIONS)
+        done = all(redirection.standard is not None for redirection in _redirections())
         if done and self in sys.meta_path:
             sys.meta_path.remove(self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        for substitution in _SUBSTITUTIONS:
-            if name == substitution.standard_module and substitution.standard is None:
-                for finder in list(sys.meta_path):
-                    spec = finder.find_spec(name, path, target) if finder is not self else None
-                    if spec is not None:
-                        if spec.loader is not None:
-                            spec.loader = _Loader(spec.loader, substitution)  # type: ignore[assignment]
-                        return spec
+        loaded = [r for r in (*_SUBSTITUTIONS, *_POOLS) if r.standard_module == name and r.standard is None]
+        for finder in list(sys.meta_path) if loaded else ():
+            spec = finder.find_spec(name, path, target) if finder is not self else None
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader, loaded)  # type: ignore[assignment]
+                return spec
         return None
 
 
 class _Loader:
-    """A module's loader, which redirects calls of the standard class as soon as it is defined."""
+    """A module's loader, which redirects calls of its standard classes as soon as they are defined."""
 
-    def __init__(self, loader: Any, substitution: _Substitution) -> None:
+    def __init__(self, loader: Any, redirections: list[_Redirection]) -> None:
         self._loader = loader
-        self._substitution = substitution
+        self._redirections = redirections
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
@@ -373,15 +394,16 @@ class _Loader:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         with _lock:
-            self._substitution.redirect()
+            for redirection in self._redirections:
+                redirection.redirect()
             _finder.rest()
 
 
 _finder = _Finder()
 
 
-def install() -> None:
-    """Make this process use pyconc's executors wherever it asks for the standard library's.
+def install(*, multiprocessing: bool = True) -> None:
+    """Make this process use pyconc's executors and pools wherever it asks for the standard library's.
 
     From now until uninstall():
 
@@ -390,19 +412,23 @@ def install() -> None:
       is loaded when it is first asked for: a program without processes does not import multiprocessing.
     - Calling a standard class makes one of pyconc's.  That reaches modules that imported the class before, or import it
       from ``concurrent.futures.process`` later, and the default executors that asyncio and uvloop make for their loops.
+    - Calling ``multiprocessing.Pool``, the ``Pool`` of a context, or the classes ``Pool`` and ``ThreadPool`` of
+      ``multiprocessing.pool`` makes a pool of ``pyconc.multiprocessing``, which is an instance of the standard class.
+      multiprocessing: whether it does so.
     - ``isinstance(x, concurrent.futures.ThreadPoolExecutor)`` stays true for each object for which it was true; so does
       the same test with ``ProcessPoolExecutor``.
 
     These stay the standard library's:
 
-    - executors that exist already, among them loops' default executors;
+    - executors and pools that exist already, among them loops' default executors;
     - subclasses that were defined before, subclasses whose body names private parts of the standard class
       (``_work_queue``, ``_adjust_thread_count``, ``_call_queue`` and the like), subclasses whose metaclass is not that
       of pyconc's classes, and ``InterpreterPoolExecutor``;
     - the functions ``concurrent.futures.wait`` and ``as_completed``, which work with every future;
     - the names in ``concurrent.futures.thread`` and ``concurrent.futures.process``, so that the classes can be pickled
       by them; calling these classes makes pyconc's;
-    - ``multiprocessing.Pool``, and the executors of processes that were not forked from this one.
+    - subclasses of multiprocessing's pools;
+    - the executors and pools of processes that were not forked from this one.
 
     Calling it again changes nothing, and one uninstall() undoes any number of calls.  Both may be called at any time
     from any thread, and raise nothing.  In a program that can be edited, importing from pyconc is the better way.
@@ -419,11 +445,12 @@ def install() -> None:
             return
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
+    redirections = [*_SUBSTITUTIONS, *(_POOLS if multiprocessing else ())]
     # From here on the finder sees each import of a standard class.  If another thread imports one now, wait for it.
-    for substitution in _SUBSTITUTIONS:
-        if substitution.standard_module in sys.modules:
+    for redirection in redirections:
+        if redirection.standard_module in sys.modules:
             try:
-                import_module(substitution.standard_module)
+                import_module(redirection.standard_module)
             except ImportError:
                 pass  # The other thread's import has failed, and raises there.
     with _lock:
@@ -435,17 +462,19 @@ def install() -> None:
         names["__getattr__"] = _give
         if builtins.__build_class__ is _standard_build_class:  # otherwise it is another library's
             builtins.__build_class__ = _build_class
+        for redirection in redirections:
+            redirection.is_active = True
+            redirection.redirect()
         for substitution in _SUBSTITUTIONS:
-            substitution.redirect()
             substitution.hide()
         _finder.rest()
 
 
 def uninstall() -> None:
-    """Undo install(): the standard names, and calls of the standard classes, give the standard executors again.
+    """Undo install(): the standard names, and calls of the standard classes, give the standard ones again.
 
-    Executors that were made since install() go on working, and names that were imported since then keep pyconc's
-    classes.  Raises nothing, even if nothing was installed.
+    Executors and pools that were made since install() go on working, and names that were imported since then keep
+    pyconc's classes.  Raises nothing, even if nothing was installed.
 
         >>> import concurrent.futures
         >>> pyconc.install()
@@ -460,6 +489,8 @@ def uninstall() -> None:
         # The __new__ that redirect() has set stays, and does nothing: CPython cannot remove a class's __new__
         # (python/cpython#105888).
         _installed = False
+        for redirection in _redirections():
+            redirection.is_active = False
         if builtins.__build_class__ is _build_class:
             builtins.__build_class__ = _standard_build_class
         for substitution in _SUBSTITUTIONS:

@@ -121,6 +121,7 @@ class ProcessExecutor(AsyncWith):
     """
 
     _opened = None  # the supervisor
+    _waits_at_exit = True  # whether the interpreter's exit waits for what was submitted
     _stops_calls = False  # whether shutdown(cancel_futures=True) stops what workers have taken, if it may be stopped
     _former: "list[_FormerWorkers]" = []  # noqa: RUF012  # replaced, never changed
 
@@ -156,7 +157,7 @@ class ProcessExecutor(AsyncWith):
             if self._shutdown_thread:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             # Of several threads, or a signal handler and whom it interrupts, the first one makes it.
-            vars(self).setdefault("_opened", Supervisor(*self._plan))
+            vars(self).setdefault("_opened", Supervisor(*self._plan, self._waits_at_exit))
         self._tasks = self._opened.queue
         self._processes = self._opened.processes
         if self._shutdown_thread:

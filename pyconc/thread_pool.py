@@ -38,6 +38,7 @@ class _WorkQueue(_core.ThreadQueue):
     def __init__(self, max_workers, executor_reference, name):
         self.executor_reference = executor_reference
         self.name = name  # that the program has given the executor; may be empty
+        self.waits_at_exit = executor_reference()._waits_at_exit
         self.threads = set()
         self.closed = False
         self.starting = False  # a thread is being started; guarded by lock
@@ -100,7 +101,8 @@ class _WorkQueue(_core.ThreadQueue):
         if threads_are_greenlets():
             raise RuntimeError("threading was monkey-patched after this executor was made, and starts no threads")
         # Other libraries know a pool's thread by its target.
-        worker = threading.Thread(name=name, target=thread._worker, args=seat.arguments())
+        daemon = None if self.waits_at_exit else True
+        worker = threading.Thread(name=name, target=thread._worker, args=seat.arguments(), daemon=daemon)
         worker._started.__class__ = Started
         if thread._shutdown:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
@@ -115,8 +117,9 @@ class _WorkQueue(_core.ThreadQueue):
     def register(self, worker):
         """Let shutdown() and the interpreter's exit know of a thread."""
         self.threads.add(worker)
-        # At exit the standard library wakes and joins the threads in this dictionary.
-        thread._threads_queues[worker] = _ExitBell(self)
+        if self.waits_at_exit:
+            # At exit the standard library wakes and joins the threads in this dictionary.
+            thread._threads_queues[worker] = _ExitBell(self)
         self.put(None)
 
     def await_starts(self):
@@ -320,6 +323,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     def __new__(cls, *args, **kwargs):
         return make_standard(cls, args, kwargs) if threads_are_greenlets() else super().__new__(cls)
 
+    _waits_at_exit = True  # whether the interpreter's exit waits for what was submitted
     _made = False  # while the standard class's __init__ runs: the setters below ignore most of what it sets
 
     def __init__(

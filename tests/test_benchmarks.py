@@ -63,6 +63,11 @@ ROWS = {
         "asyncio: gather of run_in_executor",
         "asyncio: await run_in_executor one at a time",
         *(f"an array of {size} MB as {role}" for size in (1, 10, 100) for role in ("argument", "result")),
+        *(
+            f"multiprocessing.Pool: {work}"
+            for work in ("apply one at a time", "apply_async, take all results", "map in chunks of 1", "imap")
+        ),
+        *(f"multiprocessing.Pool: an array of 10 MB as {role}" for role in ("argument", "result")),
         "a program's first pool, one result, shut down",
         "a program's next pool, one result, shut down",
         *WITHOUT_BASELINE["processes"],

@@ -37,9 +37,10 @@ def public(module: ModuleType, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 COMPATIBLE = dict(public(pyconc.aiomultiprocess, "aiomultiprocess."))
+COMPATIBLE |= public(pyconc.multiprocessing.pool, "multiprocessing.pool.")
 PUBLIC = dict(public(pyconc)) | dict(public(pyconc.asyncio, "asyncio."))
-PUBLIC |= {name: thing for name, thing in COMPATIBLE.items() if name.count(".") == 1}
-METHODS = sorted(COMPATIBLE.keys() - PUBLIC.keys())  # aiomultiprocess' own documentation has the rest
+PUBLIC |= {name: thing for name, thing in COMPATIBLE.items() if isinstance(thing, type) or name.count(".") == 1}
+METHODS = sorted(COMPATIBLE.keys() - PUBLIC.keys())  # the documentation of the originals has the rest
 
 
 def parameters(thing: Any) -> list[str]:

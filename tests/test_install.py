@@ -6,6 +6,7 @@ import builtins
 import concurrent.futures
 import copy
 import inspect
+import multiprocessing.pool
 import pickle
 import queue
 import sys
@@ -73,6 +74,74 @@ def thread_name():
 def works(executor):
     with executor:
         return executor.submit(pow, 2, 3).result() == 8
+
+
+# --- multiprocessing's pools ------------------------------------------------------------------------------------------
+
+POOLS = [
+    "multiprocessing.Pool(1)",
+    "multiprocessing.pool.Pool(1)",
+    "multiprocessing.get_context('spawn').Pool(1)",
+    "Pool(1)",
+    "multiprocessing.pool.ThreadPool(1)",
+    "multiprocessing.dummy.Pool(1)",
+]
+
+
+@pytest.mark.parametrize("first", ["import multiprocessing.pool", ""])
+@pytest.mark.parametrize("install", ["install()", "install(multiprocessing=False)"])
+def test_calls_of_multiprocessings_pools_make_pyconcs(install, first):
+    finished = run_script(
+        f"""
+        import sys
+        {first or "pass"}
+        import pyconc
+
+        if __name__ == "__main__":
+            before = list(sys.meta_path)
+            pyconc.{install}
+            import multiprocessing.dummy
+            from multiprocessing.pool import Pool
+            import concurrent.futures.process, concurrent.futures.thread
+            assert sys.meta_path == before
+            for what in range(2):
+                for make in {POOLS}:
+                    with eval(make) as pool:
+                        assert pool.map(abs, [-1]) == [1] and isinstance(pool, Pool)
+                    pool.join()
+                    print(type(pool).__module__.partition(".")[0], end=" ")
+                pyconc.uninstall()
+        """
+    )
+    theirs, ours = ["multiprocessing"] * len(POOLS), ["pyconc"] * len(POOLS)
+    assert finished.stdout.split() == [*(ours if install == "install()" else theirs), *theirs]
+
+
+def test_subclasses_of_multiprocessings_pools_are_left_alone(installed):
+    class Named(multiprocessing.pool.ThreadPool):
+        pass
+
+    pool = Named(1)
+    assert not isinstance(pool, pyconc.multiprocessing.pool.ThreadPool)
+    assert pool.map(abs, [-1]) == [1]
+    pool.terminate()
+    pool.join()
+
+
+def test_signatures_of_multiprocessings_pools_are_what_they_were(installed):
+    for cls in (multiprocessing.pool.Pool, multiprocessing.pool.ThreadPool):
+        ours = getattr(pyconc.multiprocessing.pool, cls.__name__)
+        assert inspect.signature(cls) == inspect.signature(ours)
+        assert pickle.loads(pickle.dumps(cls)) is cls
+
+
+def test_what_install_has_made_of_multiprocessing_goes_on(installed):
+    pool = multiprocessing.pool.ThreadPool(1)
+    pyconc.uninstall()
+    assert pool.map(abs, [-1]) == [1]
+    assert type(pool) is pyconc.multiprocessing.pool.ThreadPool
+    pool.close()
+    pool.join()
 
 
 # --- Names and calls ------------------------------------------------------------------------------------------------
@@ -265,7 +334,7 @@ def test_processes_that_are_loaded_later(ask):
         f"""
         import concurrent.futures, pyconc, sys
         before = list(sys.meta_path)
-        pyconc.install()
+        pyconc.install(multiprocessing=False)
         {ask}
         assert sys.meta_path == before
         with ProcessPoolExecutor(1) as executor:

@@ -331,6 +331,21 @@ def test_its_processes_are_pyconcs(folder):
         assert finished.stdout == "True\n", finished.stderr
 
 
+def test_its_pools_are_pyconcs_unless_it_says_not(folder):
+    write(
+        folder / "script.py",
+        """
+        import multiprocessing
+
+        if __name__ == "__main__":
+            with multiprocessing.Pool(1) as pool:
+                print(type(pool).__module__, pool.map(abs, [-1]))
+        """,
+    )
+    assert python(*RUN, "script.py").stdout == "pyconc.multiprocessing.pool [1]\n"
+    assert python(*RUN, "--no-multiprocessing", "script.py").stdout == "multiprocessing.pool [1]\n"
+
+
 def test_processes_are_not_loaded_for_a_program_without(folder):
     write(
         folder / "script.py",

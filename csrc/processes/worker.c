@@ -228,12 +228,13 @@ call_chunk(WorkerObject *self, job_slot *slot, slot_call *c)
     return Py_BuildValue("NN", results, packed);
 }
 
-// Packs the exception that is set as an outcome.
+// Packs the exception that is set as an outcome; result: what cannot be pickled, if the exception says so, or
+// NULL.
 static void
-pack_failure(WorkerObject *self, const char *how, packed_message *outcome)
+pack_failure(WorkerObject *self, const char *how, PyObject *result, packed_message *outcome)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *packed = codec_call(how, error, NULL, NULL, NULL);
+    PyObject *packed = codec_call(how, error, result, NULL, NULL);
     if (packed == NULL || codec_pack_outcome(&self->packs, WIRE_EXCEPTION, packed, outcome) < 0) {
         PyErr_Clear();
         memset(outcome, 0, sizeof(*outcome));
@@ -386,7 +387,7 @@ run_slot(WorkerObject *self, job_slot *slot)
     slot_call c;
     int64_t start = 0;
     if (read_call(self, slot, &c) < 0) {
-        pack_failure(self, "pack_unpickling_error", &outcome);
+        pack_failure(self, "pack_unpickling_error", NULL, &outcome);
     }
     else if (c.flags & WIRE_LIMITED && !begin_limited(slot)) {
         slot_call_clear(&c);
@@ -409,7 +410,9 @@ run_slot(WorkerObject *self, job_slot *slot)
         }
         if ((result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0)
             && (!is_chunk || result == NULL || pack_prefix(self, result, &outcome) < 0)) {
-            pack_failure(self, "pack_exception", &outcome);
+            bool is_refused = result != NULL && !is_chunk;
+            pack_failure(self, is_refused ? "pack_refusal" : "pack_exception", is_refused ? result : NULL,
+                         &outcome);
         }
         Py_XDECREF(result);
         if (is_chunk) {
@@ -458,7 +461,7 @@ describe_call(WorkerObject *self, job_slot *slot)
         slot_call_clear(&c);
     }
     if (described == NULL) {
-        pack_failure(self, "pack_unpickling_error", &outcome);
+        pack_failure(self, "pack_unpickling_error", NULL, &outcome);
         finish_slot(self, slot, &outcome);
     }
     return described;
@@ -653,11 +656,11 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
             outcome.head.flags |= WIRE_WHERE;
         }
         else {
-            pack_failure(self, "pack_exception", &outcome);
+            pack_failure(self, "pack_exception", NULL, &outcome);
         }
     }
     else if (result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0) {
-        pack_failure(self, "pack_exception", &outcome);
+        pack_failure(self, "pack_exception", NULL, &outcome);
     }
     Py_XDECREF(result);
     finish_slot(self, slot, &outcome);

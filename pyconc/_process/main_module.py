@@ -83,6 +83,7 @@ def begin_worker():
     copied = [function.__globals__ for function in functions if function.__globals__.get("__name__") == "__mp_main__"]
     pickling.worker_globals = copied[0] if copied else main
     pickling.main_of_worker = MainOfFork()
+    pickling.on_refusal = None  # that of a worker which this one was forked from
 
 
 def always(value, stream=b""):

@@ -31,8 +31,10 @@ __all__ = [
     "lost_worker_error",
     "main_of_worker",
     "name_memory_limit",
+    "on_refusal",
     "outcome_error",
     "pack_exception",
+    "pack_refusal",
     "pack_unpickling_error",
     "quote",
     "rebuild_exception",
@@ -357,6 +359,15 @@ def pack_exception(error, what="task"):
         except BaseException as reason:
             return what, _describe(error), text, None, _describe(reason)
     return what, _describe(error), text, blob, None
+
+
+# In a worker: called with the error and the result that could not be pickled, it returns what the call is to raise.
+on_refusal = None
+
+
+def pack_refusal(error, result):
+    """Pack the exception of a call whose result cannot be pickled."""
+    return pack_exception(error if on_refusal is None else on_refusal(error, result))
 
 
 def name_memory_limit(error, limit):

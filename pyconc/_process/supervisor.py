@@ -190,8 +190,13 @@ class Supervisor:
 
     state = State.ENDED  # until __init__ is done
 
-    def __init__(self, max_workers, context, setup, limits, on_worker_death, kills_trees, key, name):
-        """setup, limits: as for worker_main.main(); key: the executor's, for launcher.prepare(); name: for people."""
+    def __init__(
+        self, max_workers, context, setup, limits, on_worker_death, kills_trees, key, name, waits_at_exit=True
+    ):
+        """setup, limits: as for worker_main.main(); key: the executor's, for launcher.prepare(); name: for people.
+
+        waits_at_exit: whether the interpreter's exit waits for the tasks.
+        """
         concurrency, has_successors = limits.concurrency, limits.rss is not None
         if concurrency is None:
             # More of them serve long bursts better, but a short-lived pool waits for their memory.
@@ -237,6 +242,7 @@ class Supervisor:
         self.kill_at = None  # when what is left then is killed, once it was stopped
         self._has_killed = False
         self._starts_all = False  # as many workers as there may be are wanted; any
+        self._waits_at_exit = waits_at_exit
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
         self._box = black_box.BlackBox()
@@ -385,6 +391,7 @@ class Supervisor:
         self._oom_kills = black_box.OomKills()
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
         thread = threading.Thread(name=f"{self.name}_supervisor", target=self._supervise, args=fds)
+        thread.daemon = handler.daemon = not self._waits_at_exit
         thread._started.__class__ = handler._started.__class__ = Started
         quiet_threads.add(thread)
         handler.supervisor_thread = thread
@@ -405,8 +412,9 @@ class Supervisor:
             handler.dismiss(self.queue)
             raise
         _handlers.add(handler)
-        # At exit the standard library wakes and joins whatever stands here.
-        process._threads_wakeups[handler] = _ExitBell(self)
+        if self._waits_at_exit:
+            # At exit the standard library wakes and joins whatever stands here.
+            process._threads_wakeups[handler] = _ExitBell(self)
 
     def _abandon_workers(self):
         """No thread would look after them."""

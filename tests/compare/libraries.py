@@ -28,6 +28,7 @@ class Library:
     Future: Any
     wait: Callable[..., Any]
     as_completed: Callable[..., Iterator[Any]]
+    multiprocessing: Any
     newest: bool  # follows the newest Python's rules on every Python
 
     def requires(self, since: tuple[int, int], what: str) -> None:
@@ -61,6 +62,7 @@ STANDARD = Library(
     Future=concurrent.futures.Future,
     wait=concurrent.futures.wait,
     as_completed=concurrent.futures.as_completed,
+    multiprocessing=multiprocessing,
     newest=False,
 )
 
@@ -71,6 +73,7 @@ PYCONC = Library(
     Future=pyconc.Future,
     wait=pyconc.wait,
     as_completed=pyconc.as_completed,
+    multiprocessing=pyconc.multiprocessing,
     newest=True,
 )
 

@@ -1,4 +1,4 @@
-"""Runs the interpreter's own executor and asyncio tests against the pyconc that is installed for it.
+"""Runs the interpreter's own executor, pool and asyncio tests against the pyconc that is installed for it.
 
     python run.py [PATTERN ...]      with the interpreter of an environment that pyconc is installed in
 
@@ -62,6 +62,7 @@ def main() -> int:
             open(Path(scratch, "processes"), "w+") as processes,
             open(Path(scratch, "waiting"), "w+") as waiting,
             open(Path(scratch, "stopping"), "w+") as stopping,
+            open(Path(scratch, "pools"), "w+") as pools,
         ):
             parts = {
                 sys.stdout: start(
@@ -69,6 +70,7 @@ def main() -> int:
                 ),
                 processes: start(processes, "those of processes", *PROCESSES),
                 waiting: start(waiting, "with pyconc.wait and as_completed", *WAITING, PYCONC_NATIVE_WAIT="1"),
+                pools: start(pools, "those of multiprocessing's pools", "--pools"),
                 stopping: start(stopping, "with calls in workers that are cancelled", "--in-workers"),
             }
             failed = 0

@@ -1,7 +1,8 @@
-"""Runs the interpreter's own tests of executors; the other half of run.py, which gives it an interpreter to do that in.
+"""Runs the interpreter's own tests of executors and pools; the other half of run.py, which gives it an interpreter.
 
 python suite.py [--stock] [--without PATTERN] [PATTERN ...]     only tests whose names contain one of the patterns
 python suite.py --in-workers                                    those that sleep, with workers that do: in_workers.py
+python suite.py --pools                                         those of multiprocessing's pools
 """
 
 import argparse
@@ -24,6 +25,14 @@ ASYNCIO_TESTS = ["test_threads", "test_base_events", "test_events", "test_future
 SLEEPING_TESTS = ["test_timeouts", "test_waitfor", "test_taskgroups"]  # where the interpreter has them
 ASYNCIO_TESTS += SLEEPING_TESTS
 
+# Modules of multiprocessing's tests by start method.  Those of threads, and of managers, are the same for each.
+POOL_TESTS = {
+    "fork": ["test_processes", "test_misc", "test_threads", "test_manager"],
+    "forkserver": ["test_processes", "test_misc"],
+    "spawn": ["test_processes", "test_misc"],
+}
+POOL_PATTERNS = ["TestPool", "test_pool_initializer", "test_large_pool", "test_pool_in_process"]
+
 HANG_LIMIT = 900
 
 
@@ -40,6 +49,19 @@ if __name__ == "__main__":
         future = pool.submit(int)
         result = future.result()
     print(type(pool).__module__.split(".")[0], type(future).__module__.split(".")[0], type(pool).__name__, result)
+"""
+
+# Every way to make a pool.
+POOLS = [("Process", "multiprocessing.Pool(1)"), ("Process", "multiprocessing.pool.Pool(1)")]
+POOLS += [("Process", f"multiprocessing.get_context({method!r}).Pool(1)") for method in POOL_TESTS]
+POOLS += [("Thread", "multiprocessing.pool.ThreadPool(1)"), ("Thread", "multiprocessing.dummy.Pool(1)")]
+
+POOL_CHILD = """
+import multiprocessing.dummy, multiprocessing.pool
+
+if __name__ == "__main__":
+    with {make} as pool:
+        print(type(pool).__module__, type(pool).__name__, pool.apply(int))
 """
 
 BREAKING = """
@@ -82,6 +104,12 @@ class InjectionTests(unittest.TestCase):
         for name, start in CALLS:
             _, out, _ = assert_python_ok("-c", CHILD.format(name=name, start=start))
             self.assertEqual(out.split(), [b"pyconc", b"pyconc", name.encode(), b"0"])
+
+    def test_pools(self) -> None:
+        for kind, make in POOLS:
+            _, out, _ = assert_python_ok("-c", POOL_CHILD.format(make=make))
+            name = "Pool" if kind == "Process" else "ThreadPool"
+            self.assertEqual(out.split(), [b"pyconc.multiprocessing.pool", name.encode(), b"0"])
 
     def test_a_dead_worker_breaks_the_executor(self) -> None:
         # Here and in the children: pyconc does that only when asked to.
@@ -144,11 +172,29 @@ def load_in_workers() -> unittest.TestSuite:
     return loaded
 
 
+def load_pools(stock: bool) -> unittest.TestSuite:
+    loaded = unittest.TestSuite()
+    packages = [(f"test.test_multiprocessing_{method}", names) for method, names in POOL_TESTS.items()]
+    for package, names in packages if stock else [*packages, ("instead_pools", [])]:
+        for module in test_modules(package, names):
+            for case in tests_of(unittest.defaultTestLoader.loadTestsFromModule(module)):
+                name = case.id()
+                is_of_pools = any(pattern in name for pattern in POOL_PATTERNS) or package == "instead_pools"
+                is_repeated = len(names) == 2 and ("WithThreads" in name or "WithManager" in name)
+                if not is_of_pools or is_repeated:  # before 3.12 a start method's tests are one file
+                    continue
+                if reason := not stock and reason_to_skip(name):
+                    setattr(case, name.rpartition(".")[2], unittest.skip(reason)(lambda: None))
+                loaded.addTest(case)
+    return loaded
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stock", action="store_true", help="the standard library, for comparison")
     parser.add_argument("--without", metavar="PATTERN", action="append", default=[], help="leave those out")
     parser.add_argument("--in-workers", action="store_true", help="what is awaited runs in worker processes")
+    parser.add_argument("--pools", action="store_true", help="the tests of multiprocessing's pools")
     parser.add_argument("--failed", metavar="FILE", help="add the names of tests that failed to this file")
     parser.add_argument("patterns", nargs="*")
     options = parser.parse_args()
@@ -159,6 +205,8 @@ def main() -> int:
         suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(InjectionTests))
     if options.in_workers:
         suite.addTests(load_in_workers())
+    elif options.pools:
+        suite.addTests(load_pools(options.stock))
     else:
         suite.addTests(load(options.patterns, options.without, options.stock))
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
