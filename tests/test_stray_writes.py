@@ -123,6 +123,24 @@ def test_a_call_ends_whose_begin_was_hit(lower, upper):
         assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
 
 
+def condemn_itself():
+    start, size = shared_mappings()[0]
+    for at in range(start, start + min(size, 1 << 19), 8):
+        word = ctypes.c_uint64.from_address(at)
+        if word.value == 0xF7A7_3BBB_57A7_3BBB:
+            word.value = 0xF7A7_3DDD_57A7_3DDD
+    return "an outcome"
+
+
+def test_a_call_ends_that_a_stray_write_has_condemned():
+    """Its worker waits to be killed, and nobody kills it."""
+    with ProcessPoolExecutor(1) as pool:
+        error = pool.options(timeout=HANG_LIMIT * 10).submit(condemn_itself).exception(HANG_LIMIT)
+        assert isinstance(error, WorkerDied)
+        assert error.signal == "SIGKILL"
+        assert pool.submit(abs, -1).result(HANG_LIMIT) == 1
+
+
 def hit_own_end_when_asked(upper):
     with current_task().shield():
         wait_until(current_task().cancelled)

@@ -66,8 +66,9 @@
 //         '---------------+--> CONDEMNED                         the parent kills the worker
 //
 // Each step is one compare-and-swap.  A worker whose slot is CONDEMNED takes nothing more, and waits for its
-// death; one that has FINISHED is not killed for that slot.  So the parent never kills a worker for a call
-// that is over, and never while the worker runs another.
+// death; after a while it ends itself, as it may be a stray write that has condemned it.  One that has
+// FINISHED is not killed for that slot.  So the parent never kills a worker for a call that is over, and
+// never while the worker runs another.
 //
 // *Relief.*  A worker may ask to be replaced, and goes on until its successor has begun.  They take turns: at
 // most one of them takes slots, so there is never one worker less, nor one more.  Worker `n` is succeeded by

@@ -1,15 +1,20 @@
 #include "worker.h"
 
 #include <frameobject.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "core/clock.h"
 #include "core/footprint.h"
+#include "core/futex.h"
 
 // How long a worker makes calls of a chunk that a map took for short ones: then it returns those that are
 // left.
 #define CHUNK_MAX_NS 20000000
+
+// How long a worker waits at most for its parent to kill it.
+#define KILL_NS 1000000000
 
 // How often to measure at most how large a worker is that has always something to do.
 #define MEASURE_NS 1000000
@@ -351,15 +356,25 @@ make_call(WorkerObject *self, slot_call *c)
     return result;
 }
 
+// The parent is killing this process because of a call; if it does not come to that, a stray write has said so.
+static void
+await_kill(void)
+{
+    _Atomic uint32_t word = 0;  // nobody changes it
+    int64_t deadline_ns = clock_now_ns() + KILL_NS;
+    Py_BEGIN_ALLOW_THREADS
+    while (clock_now_ns() < deadline_ns) {
+        futex_wait(&word, 0, deadline_ns);
+    }
+    kill(getpid(), SIGKILL);
+    Py_END_ALLOW_THREADS
+}
+
 static void
 finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
 {
     if (job_slot_is_stoppable(slot) && !job_slot_finish(slot)) {
-        Py_BEGIN_ALLOW_THREADS
-        for (;;) {
-            pause();  // the parent is killing this process
-        }
-        Py_END_ALLOW_THREADS
+        await_kill();
     }
     packed_message_write(outcome, slot->message);
     packed_message_drop(outcome, self->region, true);
