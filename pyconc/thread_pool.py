@@ -581,10 +581,10 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         started, and stop those that run and whose options() say how.
 
         timeout: for how many seconds tasks may begin and go on; default: as long as they take. What has not begun then
-        never does: it is cancelled, with wait at once, and without as soon as a thread comes to it. With wait, what
-        runs is stopped as its options() say, within a second; shutdown() returns a tenth of a second later at the
-        latest. No thread can be ended: if some still run, the log of concurrent.futures says how many, and the
-        interpreter waits for them at its exit.
+        never does: it is cancelled, with wait at once, and without as soon as a thread comes to it. What runs is
+        stopped as its options() say. With wait it has a second for that, and shutdown() returns a tenth of a second
+        later at the latest. No thread can be ended: if some still run, the log of concurrent.futures says how many,
+        and the interpreter waits for them at its exit.
 
         May be called several times, from any thread, and from a signal handler. Raises ValueError or TypeError for a
         timeout that is nan or no number, and nothing else; submit() raises RuntimeError from now on.

@@ -391,6 +391,25 @@ def test_what_may_be_interrupted_in_a_thread_is(caplog):
     assert not caplog.records
 
 
+def test_without_wait_too(caplog):
+    begun = threading.Event()
+    with pyconc.ThreadPoolExecutor(2) as pool:
+        running = pool.options(on_cancel="interrupt", grace=FOREVER).submit(spin, begun)
+        begun.wait()
+        pool.shutdown(wait=False, timeout=0.01)
+        wait_until(running.done, "the call to end")
+        assert running.cancelled()
+
+
+def test_without_wait_what_ends_in_time_is_not_touched():
+    with Gate() as gate, pyconc.ThreadPoolExecutor(1) as pool:
+        running = pool.options(on_cancel="interrupt").submit(gate)
+        gate.wait_started()
+        pool.shutdown(wait=False, timeout=FOREVER)
+        gate.open()
+        assert running.result() == ()
+
+
 def spin(begun):
     begun.set()
     while True:

@@ -356,7 +356,7 @@ make_call(WorkerObject *self, slot_call *c)
     return result;
 }
 
-// The parent is killing this process because of a call; if it does not come to that, a stray write has said so.
+// The parent kills this process because of a call; if it does not, a stray write has condemned that call.
 static void
 await_kill(void)
 {

@@ -215,6 +215,40 @@ worker_count_hopeless(helper *op, const awaited *what)
 
 // ---- the life of a worker ----
 
+// Stops what runs and may be stopped; returns how many that are.
+static long
+stop_running(ThreadQueueObject *self)
+{
+    long count = 0;
+    self->stops_tasks = true;
+    // No other thread runs meanwhile.
+    for (list_link *link = self->runners; link != NULL; link = link->next) {
+        count += thread_job_stop((runner *)link, STOP_BY_SHUTDOWN);
+    }
+    return count;
+}
+
+static void
+reach_stop_limit(limit *self)
+{
+    stop_running(THING_OF(self, ThreadQueueObject, stop_limit));
+}
+
+// Has what runs stopped in time, as long as a thread is there that could run something.
+static void
+watch_stop_limit(ThreadQueueObject *self)
+{
+    if (self->cancel_at_ns == INT64_MAX) {
+        return;
+    }
+    if (self->runners == NULL || self->stops_tasks) {
+        limit_watch_unset(&self->stop_limit);
+    }
+    else {
+        limit_watch_set(self->head.module, &self->stop_limit, self->cancel_at_ns);
+    }
+}
+
 // Whether a task is to be cancelled that was about to begin.
 static bool
 is_unwanted(const ThreadQueueObject *self, task *t)
@@ -320,6 +354,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     }
     runner_enter(&w.runner, &w, self->head.module);
     list_link_push(&self->runners, &w.runner.link);
+    watch_stop_limit(self);
     helping_self = &w.helper;
     call_here = &w.runner.place;
     run_tasks(self, &w);
@@ -329,6 +364,7 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     if (!w.runner.inherited) {
         workq_leave(&self->queue, &w.parking);
         list_link_remove(&w.runner.link);
+        watch_stop_limit(self);
         tally_add(&self->jobs.counts, &w.counts);
         limit_watch_rest(self->head.module);
     }
@@ -468,19 +504,13 @@ PyDoc_STRVAR(stop_running_doc,
 static PyObject *
 thread_queue_stop_running(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    ThreadQueueObject *self = (ThreadQueueObject *)op;
-    long count = 0;
-    self->stops_tasks = true;
-    // No other thread runs meanwhile.
-    for (list_link *link = self->runners; link != NULL; link = link->next) {
-        count += thread_job_stop((runner *)link, STOP_BY_SHUTDOWN);
-    }
-    return PyLong_FromLong(count);
+    return PyLong_FromLong(stop_running((ThreadQueueObject *)op));
 }
 
 PyDoc_STRVAR(cancel_at_doc,
 "cancel_at($self, instant, /)\n--\n\n"
-"Have workers cancel what they find queued from an instant of time.monotonic() on.\n\n"
+"Have workers cancel what they find queued from an instant of time.monotonic() on, and stop what runs then\n"
+"as stop_running() does.\n\n"
 "The earliest of several instants counts.");
 
 static PyObject *
@@ -493,6 +523,7 @@ thread_queue_cancel_at(PyObject *op, PyObject *arg)
     }
     int64_t at_ns = instant < 9e9 ? (int64_t)(instant * 1e9) : INT64_MAX;
     self->cancel_at_ns = at_ns < self->cancel_at_ns ? at_ns : self->cancel_at_ns;
+    watch_stop_limit(self);
     Py_RETURN_NONE;
 }
 
@@ -556,6 +587,7 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     call_here = NULL;
     self->fork_generation++;
     self->cancel_at_ns = INT64_MAX;
+    limit_watch_unset(&self->stop_limit);
     self->stops_tasks = false;
     self->jobs.counts = (tally){0};
     self->submitted = 0;
@@ -858,6 +890,7 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         self->head.kind = &thread_queue_kind;
         self->fork_generation = 1;
         self->cancel_at_ns = INT64_MAX;
+        self->stop_limit.reach = reach_stop_limit;
         self->number = ++self->head.module->thread_queues;
         workq_init(&self->queue, max_workers);
         self->jobs = (thread_jobs){.module = self->head.module, .queue = &self->queue};
@@ -918,6 +951,7 @@ thread_queue_dealloc(PyObject *op)
     }
     PyObject_GC_UnTrack(op);
     PyObject_ClearWeakRefs(op);
+    limit_watch_unset(&self->stop_limit);
     thread_queue_clear(op);
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);

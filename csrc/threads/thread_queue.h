@@ -19,6 +19,7 @@ typedef struct ThreadQueueObject {
     uintptr_t fork_generation;  // counts forks, from 1; reservations from before the last are void; GIL
     _Atomic uint32_t threads;   // reserved or not yet ended; written with the GIL
     int64_t cancel_at_ns;       // from when on what is queued is cancelled, not run; INT64_MAX: never; GIL
+    limit stop_limit;           // the same time, for what runs then; GIL
     uint64_t submitted;         // tasks that were pushed, and not taken out by the program; GIL
     bool stops_tasks;           // those that may be stopped do not begin any more; GIL
     PyObject *close_error;      // exception type and message for a refused push; GIL
