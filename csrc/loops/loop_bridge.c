@@ -6,12 +6,15 @@
 #include "loop_future.h"
 
 // How long the drains of one turn may keep the loop from its other work, and after how many outcomes a drain
-// looks at the clock, which takes 22 nanoseconds: next to nothing for each.
+// looks at the clock, which takes 22 nanoseconds: next to nothing for each.  When 100,000 calls end at once,
+// the longest turn, with the callbacks of what was drained, takes 23 milliseconds, and 39 without a limit;
+// with a tenth of it 5, and no call takes longer (on 3.13).
 #define DRAIN_MAX_NS 2000000
 #define DRAIN_LOOK 64
 // How long deliveries may ride along with a drain.  A drain that waits longer stands behind a burst of tens
 // of thousands, or in a loop that is kept busy, where another drain costs next to nothing; and a person does
-// not notice so short a delay.
+// not notice so short a delay.  Without riding, a call of a gather takes 5 times as long; with a millisecond
+// or a second, as long.
 #define RIDE_NS 50000000
 // In place of the time when a drain was scheduled: no delivery rides along with it.
 #define LONG_AGO 1

@@ -10,6 +10,8 @@
 // How many tasks of one thread may wait for the one above them: their C frames share its stack.
 #define NESTED_MAX 64
 // How long shutdown() spins for threads that end: longer than a few of them take, once their queue is closed.
+// With a tenth of it, or none, a pool of four threads takes 1.5 times as long from its making to its end;
+// with ten times as much, as long (on 3.13).
 #define END_SPIN_NS 200000
 
 static task *
