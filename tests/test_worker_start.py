@@ -181,3 +181,24 @@ def test_a_zygote_without_descriptors_leaves_no_process_that_nobody_knows():
                     pass  # the zygote is one; others are being made known, or killed
         """
     )
+
+
+def test_a_zygote_that_cannot_be_described_is_ended_and_the_worker_goes_on():
+    # It is forked right after the program's first worker, before it is known what it has.
+    finished = run_script(
+        """
+        import os, pyconc
+        from pyconc._process import zygote
+        def refuse():
+            raise OSError("refused")
+        if __name__ == "__main__":
+            with pyconc.ProcessPoolExecutor(1) as pool:
+                zygote.MainOfFork = refuse
+                print(pool.submit(abs, -1).result(), pool._supervisor.launcher.zygote)
+            try:
+                os.wait()
+            except ChildProcessError:
+                print("no child is left")
+        """
+    )
+    assert finished.stdout == "1 None\nno child is left\n"

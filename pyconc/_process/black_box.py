@@ -23,6 +23,7 @@ is different.
 
 import contextlib
 import faulthandler
+import fcntl
 import functools
 import os
 import signal
@@ -203,19 +204,19 @@ def install(fd, number):
 
 def _use(opened):
     global _own
-    # The worker of a pool within a task has inherited handlers that write to this number.
-    own = _LOWEST_FD if _own is None else _own[0]
-    while _identify(own) is not None:
-        if _own is not None:
-            return
-        own += 1
-    os.dup2(opened, own, inheritable=False)
     if _own is None:
+        own = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
         if not faulthandler.is_enabled():
             faulthandler.enable(own)
         if signal.getsignal(DUMP_SIGNAL) is signal.SIG_DFL:
             faulthandler.register(DUMP_SIGNAL, own, all_threads=True, chain=False)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # whatever the program blocks
+    elif _identify(_own[0]) is None:
+        # The worker of a pool within a task has inherited handlers that write to this number.
+        own = _own[0]
+        os.dup2(opened, own, inheritable=False)
+    else:
+        return
     _own = own, _identify(own)
 
 

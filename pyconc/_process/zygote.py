@@ -336,32 +336,43 @@ def reason_of(error):
 class ZygoteFork:
     """A zygote that is going to be forked from this process; `job` as for serve().
 
-    All else is made before: what is written after a fork, if but a reference count, costs a copy of its page.
+    What can be is made before: what is written after a fork, if but a reference count, costs a copy of its page.
     """
 
     def __init__(self, job):
         self._job = job
         self._ours, self._theirs = connection.Pipe()
-        self._state, self._by_value = ProcessState(), MainOfFork()
         self._parent = os.getpid()
         util._flush_std_streams()
 
     def fork(self, sibling=None):
-        """Return the zygote.  sibling: a worker that this process has forked.  Raises OSError."""
+        """Return the zygote.  sibling: a worker that this thread, the program's only one, has just forked.
+
+        Raises OSError.
+        """
+        # With a sibling it is learned after the fork what the program has: that takes longer than 0.1 ms, and the
+        # worker is on its way meanwhile.  Nobody else is there to change it.
+        known = (ProcessState(), MainOfFork()) if sibling is None else None
         pid = fork()
         if pid == 0:
             code = 1
             try:
                 self._ours.close()
                 signals.reset_in_child()
-                serve(self._theirs, self._parent, self._state.rights, self._job, sibling)
+                serve(self._theirs, self._parent, known and known[0].rights, self._job, sibling)
                 code = 0
             except BaseException:
                 pass  # its parent finds it gone; nothing that the program did, and nothing for its output
             finally:
                 os._exit(code)
         self._theirs.close()
-        return Zygote(pid, self._ours, self._state, self._by_value)
+        try:
+            return Zygote(pid, self._ours, *(known or (ProcessState(), MainOfFork())))
+        except BaseException:
+            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # the program ignores SIGCHLD
+                os.waitpid(pid, 0)
+            raise
 
     def close(self):
         """Leave it: in another process that was forked, or after a fork that failed."""
@@ -430,15 +441,17 @@ def running_tracker_fd():
 def serve(conn, parent_pid, rights, job, sibling=None):
     """Fork workers on request until the connection or the parent ends.
 
-    rights: the program's, when what this process has was made; job: see worker_main.main().  sibling: a worker that the
-    parent has forked itself.  Nobody else but workers is signalled, whoever asks.
+    rights: the program's, when what this process has was made, or None if its only thread has forked it; job: see
+    worker_main.main().  sibling: a worker that the parent has forked itself.  Nobody else but workers is signalled,
+    whoever asks.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _core.name_thread(_names.short_name(job[2].name, "-zygote"))
     # Capabilities are a thread's own: that which has forked this process may have more than the program's main thread,
     # and a fresh interpreter of root's gets back what root gave up.
-    with contextlib.suppress(Exception):
-        process_state.adopt_rights(rights)
+    if rights is not None:
+        with contextlib.suppress(Exception):
+            process_state.adopt_rights(rights)
     sibling_fd = None
     try:
         parent_fd = kernel.open_pidfd(parent_pid)
