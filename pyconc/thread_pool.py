@@ -518,7 +518,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             ...     print(future.result(), pool.stats().completed, pool.stats().failed)
             255 1 0
         """
-        return _stats.PoolStats(self._name, _as_limit(self._limit), *self._tasks.stats())
+        return _stats.build(self._name, _as_limit(self._limit), self._tasks.stats())
 
     def workers(self):
         """Return a list with a pyconc.WorkerStats for each thread that has begun: what it runs, and what it has done.

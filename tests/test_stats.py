@@ -1,21 +1,28 @@
 """stats(), workers() and repr(): what an executor says of itself is what became of its futures."""
 
+import asyncio
 import gc
 import json
 import os
 import pickle
 import random
+import signal
 import threading
 import time
 from concurrent import futures
 from concurrent.futures.thread import BrokenThreadPool
 
+import coroutines
+import jobs
+import pools
 import pytest
-from gates import Gate, block_workers
-from support import wait_until
+from gates import AsyncGate, Gate, ProcessGate, block_workers
+from loops import on_every_loop, on_loop
+from support import SANITIZED, wait_until
 
 import pyconc
 
+MESS = [30, 10, 20, 1]  # how often which call
 ENDS = ["completed", "failed", "cancelled", "timed_out", "died"]
 
 
@@ -35,15 +42,26 @@ def outcome_of(future):
     return "completed" if error is None else "failed"
 
 
+def wait_until_at_rest(pool):
+    """Return what a pool says when it has nothing to do: what its program has cancelled it may count a moment later."""
+    found = []
+
+    def is_at_rest():
+        found[:] = [pool.stats()]
+        ended = sum(getattr(found[0], end) for end in ENDS)
+        return found[0].running == found[0].queued == 0 and ended == found[0].submitted
+
+    wait_until(is_at_rest, "the pool to have nothing to do")
+    return found[0]
+
+
 def check(pool, ended, **others):
     """The counts of a pool that has nothing to do are those of the futures, and of what else there was."""
     ended = list(ended)
     assert all(future.done() for future in ended)
     expected = {end: sum(outcome_of(future) == end for future in ended) for end in ENDS}
     expected = {end: expected[end] + others.get(end, 0) for end in ENDS}
-    # The thread that has told a future may count a moment later that nobody wants another.
-    wait_until(lambda: pool.stats().running == pool.stats().queued == 0, "the pool to have nothing to do")
-    counts = pool.stats()
+    counts = wait_until_at_rest(pool)
     assert {end: getattr(counts, end) for end in ENDS} == expected
     assert counts.submitted == sum(expected.values())
     return counts
@@ -279,3 +297,183 @@ def test_threads_count_the_truth_in_a_mess():
         assert len(every) == 900
         counts = check(pool, every)
         assert min(counts.completed, counts.failed, counts.cancelled, counts.timed_out) > 0
+
+
+# --- Processes --------------------------------------------------------------------------------------------------------
+
+
+def check_processes(pool, ended, **others):
+    counts = check(pool, ended, **others)
+    # Every call that was made in a worker, and whose end is not somebody else's wish, ran for some time.
+    assert counts.run.calls == counts.completed + counts.failed
+    return counts
+
+
+def test_a_busy_process_pool_says_so():
+    with pools.pool_of(2, name="resize") as pool, ProcessGate() as gate:
+        assert pool.stats()[2:-1] == (0,) * 11
+        assert pool.workers() == []
+        assert repr(pool) == "<ProcessPoolExecutor 'resize': 0 running, 0 queued, 0 of 2 workers>"
+        held = [*block_workers(pool, gate), *block_workers(pool.options(name="big"), gate)]
+        held += [pool.submit(jobs.identity, 1) for _ in range(3)]
+        counts = pool.stats()
+        assert (counts.workers, counts.idle, counts.running, counts.queued, counts.submitted) == (2, 0, 2, 3, 5)
+        assert repr(pool) == "<ProcessPoolExecutor 'resize': 2 running, 3 queued, 2 of 2 workers>"
+        workers = pool.workers()
+        assert {worker.task for worker in workers} == {repr(gate), "big"}
+        assert {worker.id for worker in workers} == set(pool._processes)
+        assert {worker.name for worker in workers} == {"resize_0", "resize_1"}
+        assert all(worker.running == 1 and worker.running_for >= 0 for worker in workers)
+        assert all(worker.rss is None or worker.rss > 1 << 20 for worker in workers)
+        gate.open()
+        futures.wait(held)
+        check_processes(pool, held)
+        assert sum(worker.calls for worker in pool.workers()) == 5
+    assert repr(pool) == "<ProcessPoolExecutor 'resize': 0 running, 0 queued, 0 of 2 workers, shut down>"
+
+
+def test_processes_count_what_became_of_their_calls():
+    with pools.pool_of(1) as pool, ProcessGate() as gate:
+        every = block_workers(pool, gate)
+        every += [pool.submit(jobs.identity, 1) for _ in range(5)]
+        every += [pool.submit(jobs.fail, LookupError()) for _ in range(4)]
+        every += [pool.options(deadline=time.monotonic()).submit(jobs.identity) for _ in range(3)]
+        cancelled = [pool.submit(jobs.identity) for _ in range(2)]
+        assert all(future.cancel() for future in cancelled)
+        gate.open()
+        futures.wait(every)
+        check_processes(pool, [*every, *cancelled])
+        unsent = [pool.submit(jobs.identity, jobs.Unpicklable()), pool.submit(jobs.Unpicklable)]
+        futures.wait(unsent)
+        counts = check(pool, [*every, *cancelled, *unsent])
+        assert counts.run.calls == counts.completed + counts.failed - 1  # one never left this process
+
+
+def test_calls_that_are_stopped_count_as_their_futures_say():
+    with pools.pool_of(2, on_cancel="interrupt", grace=30) as pool, ProcessGate() as gate:
+        cancelled = block_workers(pool, gate)
+        assert cancelled[0].cancel()
+        late = pool.options(timeout=0.01).submit(gate)
+        futures.wait([*cancelled, late])
+        check_processes(pool, [*cancelled, late])
+        killed = pool.options(timeout=0.01, on_cancel="kill").submit(gate)
+        futures.wait([killed])
+        check_processes(pool, [*cancelled, late, killed])
+
+
+def test_what_a_death_costs_is_lost():
+    with pools.pool_of(1) as pool:
+        every = [pool.submit(jobs.identity, 1), pool.submit(jobs.die, signal.SIGKILL), pool.submit(jobs.identity, 1)]
+        futures.wait(every)
+        assert check_processes(pool, every).died == 1
+        assert [worker.calls for worker in pool.workers()] == [1]  # the worker that is there now
+
+
+def begin_badly():
+    raise LookupError("as it should")
+
+
+def test_what_a_failed_initializer_of_processes_costs_is_lost():
+    with pools.pool_of(1, initializer=begin_badly) as pool:
+        every = [pool.submit(jobs.identity, 1)]
+        futures.wait(every)
+        assert check_processes(pool, every).died == 1
+        assert repr(pool).endswith("broken>")
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_after_the_shutdown_of_processes_the_counts_stay(cancels):
+    with pools.pool_of(1) as pool, ProcessGate() as gate:
+        every = [*block_workers(pool, gate), *(pool.submit(jobs.identity, 1) for _ in range(5))]
+        pool.shutdown(wait=False, cancel_futures=cancels)
+        gate.open()
+        pool.shutdown()
+        assert check_processes(pool, every).cancelled == (5 if cancels else 0)
+        assert pool.stats().workers == 0
+        assert pool.workers() == []
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+def test_the_calls_of_a_map_count_one_by_one(chunksize):
+    with pools.pool_of(2) as pool:
+        assert list(pool.map(jobs.identity, range(1000), chunksize=chunksize)) == [*range(1000)]
+        counts = check_processes(pool, [], completed=1000)
+        assert counts.run.total > 0
+        with pytest.raises(LookupError):
+            list(pool.map(jobs.fail, [LookupError()] * 100, chunksize=chunksize))
+        counts = wait_until_at_rest(pool)
+        assert counts.failed > 0
+        assert counts.run.calls == counts.completed + counts.failed
+
+
+def test_a_run_is_as_long_as_the_call():
+    with pools.pool_of(1) as pool:
+        for seconds in [0, 0.05]:
+            pool.submit(time.sleep, seconds).result()
+        run = pool.stats().run
+        assert run.calls == 2
+        assert run.total >= run.max >= 0.05
+        assert run.p50 <= run.p90 <= run.p99 <= run.max
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_in_the_child_of_a_fork_the_counts_of_processes_begin_at_0():
+    def look():
+        before, workers = pool.stats(), pool.workers()
+        pool.submit(jobs.identity, 1).result()
+        after = pool.stats()
+        pool.shutdown()
+        return before[2:-1], len(workers), after.completed
+
+    with pools.pool_of(1) as pool, ProcessGate() as gate:
+        held = block_workers(pool, gate)
+        held.append(pool.submit(jobs.identity, 1))
+        assert in_child_of_fork(look) == [[0] * 11, 0, 1]
+        gate.open()
+        futures.wait(held)
+        check_processes(pool, held)
+
+
+def test_processes_count_the_truth_in_a_mess():
+    chance = random.Random(2)
+    with pools.pool_of(3) as pool:
+        views = [pool, pool.options(on_cancel="interrupt"), pool.options(timeout=0.002), pool.options(on_cancel="kill")]
+        every = []
+        for _ in range(150 if SANITIZED else 400):
+            what = chance.choices([(abs, 1), (jobs.fail, KeyError()), (time.sleep, 0.003), (jobs.die, "exit")], MESS)[0]
+            every.append(chance.choice(views).submit(*what))
+            if chance.random() < 0.2:
+                chance.choice(every).cancel()
+            counts = pool.stats()
+            ended = sum(getattr(counts, end) for end in ENDS)
+            assert ended + counts.running + counts.queued <= counts.submitted == len(every)
+            assert counts.idle <= counts.workers <= 3
+        futures.wait(every)
+        counts = check(pool, every)
+        assert min(counts.completed, counts.failed, counts.cancelled, counts.timed_out, counts.died) > 0
+        assert counts.run.calls == counts.completed + counts.failed
+
+
+# --- Coroutines -------------------------------------------------------------------------------------------------------
+
+
+@on_every_loop
+@on_loop
+async def test_a_pool_of_coroutines_counts_many_at_a_time(new_loop):
+    async with AsyncGate() as gate, pyconc.CoroutinePool(1, name="crawl") as pool:
+        held = [pool.submit(coroutines.wait_at, gate.address) for _ in range(3)]
+        for _ in held:
+            await gate.hear("started")
+        assert repr(pool) == "<CoroutinePool 'crawl': 3 running, 0 queued, 1 of 1 workers>"
+        (worker,) = pool.workers()
+        assert (worker.task, worker.running, worker.calls, worker.name) == ("wait_at", 3, 0, "crawl_0")
+        assert held[0].cancel()
+        await gate.hear("cancelled")
+        gate.open()
+        failed = pool.submit(coroutines.fail, LookupError())
+        await asyncio.to_thread(futures.wait, [*held, failed])
+        check_processes(pool, [*held, failed])
+        late = pool.options(timeout=0.01).submit(asyncio.sleep, 3600)
+        lost = pool.submit(coroutines.die, "exit")
+        await asyncio.to_thread(futures.wait, [late, lost])
+        check_processes(pool, [*held, failed, late, lost])

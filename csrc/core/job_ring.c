@@ -67,6 +67,7 @@ struct job_ring_shared {
 
 typedef struct completion_ring {
     _Alignas(64) _Atomic uint32_t tail;  // slots finished; the worker
+    _Atomic uint32_t taken;              // slots begun with, for the parent's statistics only; the worker
     _Atomic uint32_t generation;         // workers reaped; the parent
     _Atomic uint32_t numbers[];          // of slots, slot_count of them: it can never be full
 } completion_ring;
@@ -190,6 +191,7 @@ job_ring_reset(job_ring *ring)
         lay(&ring->reliefs[i], RELIEF_NONE);
         lay(&inbox_of(ring, i)->tail, 0);
         lay(&completions_of(ring, i)->tail, 0);
+        lay(&completions_of(ring, i)->taken, 0);
         lay(&completions_of(ring, i)->generation, ring->generations[i]);
     }
     for (uint32_t i = 0; i < slots; i++) {
@@ -555,9 +557,10 @@ job_ring_reap(job_ring *ring, uint32_t worker)
             left = &ring->slots[i];
         }
     }
-    // Both relaxed: the worker has ended, and its successor starts after this.
+    // All relaxed: the worker has ended, and its successor starts after this.
     atomic_store_explicit(&completions_of(ring, worker)->tail, 0, memory_order_relaxed);
     atomic_store_explicit(&inbox_of(ring, worker)->tail, 0, memory_order_relaxed);
+    atomic_store_explicit(&completions_of(ring, worker)->taken, 0, memory_order_relaxed);
     ring->collected[worker] = ring->inbox_tails[worker] = 0;
     // Sequentially consistent, as all that is done to a state word: see first_ready().
     atomic_store_explicit(&ring->states[worker], WORKER_NONE, memory_order_seq_cst);
@@ -887,6 +890,37 @@ job_ring_exit(job_ring *ring, uint32_t worker)
     job_ring_notify(ring);
 }
 
+// A worker begins with a slot.
+static void
+count_taken(job_ring *ring, uint32_t worker)
+{
+    // Relaxed: a number for statistics, which orders nothing.
+    atomic_store_explicit(&completions_of(ring, worker)->taken, ++ring->taken, memory_order_relaxed);
+}
+
+job_ring_load
+job_ring_look(job_ring *ring)
+{
+    job_ring_load load = {0};
+    for (uint32_t i = 0; i < ring->worker_count; i++) {
+        // Relaxed, as above.
+        uint32_t taken = atomic_load_explicit(&completions_of(ring, i)->taken, memory_order_relaxed);
+        uint32_t running = taken - ring->collected[i];
+        // More than there are slots: a completion was popped before the count was seen, or a stray write.
+        if (running > 0 && running <= ring->slot_count) {
+            load.busy++;
+            load.running += running;
+        }
+    }
+    return load;
+}
+
+uint32_t
+job_ring_collected(const job_ring *ring, uint32_t worker)
+{
+    return ring->collected[worker];
+}
+
 job_slot *
 job_ring_claim(job_ring *ring, uint32_t worker)
 {
@@ -905,6 +939,7 @@ job_ring_claim(job_ring *ring, uint32_t worker)
                                                         memory_order_acquire, memory_order_relaxed)) {
             continue;  // another process was quicker
         }
+        count_taken(ring, worker);
         settle(ring, position + 1);
         if (ring->worker_count > 1 && job_ring_has_ready(ring)) {
             call_worker(ring);
@@ -1017,6 +1052,9 @@ job_ring_read_inbox(job_ring *ring, uint32_t worker, bool *is_handed)
     uint32_t position = ring->inbox_read++;
     uint32_t entry = atomic_load_explicit(&box->entries[position & (length - 1)], memory_order_relaxed);
     *is_handed = entry & 1;
+    if (*is_handed) {
+        count_taken(ring, worker);
+    }
     return entry >> 1 < ring->slot_count ? &ring->slots[entry >> 1] : NULL;
 }
 

@@ -152,7 +152,8 @@ typedef struct job_ring {
     int wakeup_fd;         // eventfd; borrowed
     const int *doorbells;  // eventfds, one per worker; borrowed.  NULL: workers sleep on their state words
     uint32_t inbox_read;   // of a worker's view: how far it has read its inbox,
-    uint32_t completed;    //   and how many slots it has completed
+    uint32_t completed;    //   and how many slots it has completed,
+    uint32_t taken;        //   and begun with
 
     uint32_t *free_slots;
     uint32_t free_count;
@@ -240,6 +241,16 @@ bool job_ring_wants_relief(job_ring *ring, uint32_t worker);
 
 // The parent can see this worker's end: it may take slots now.
 void job_ring_admit(job_ring *ring, uint32_t worker);
+
+// How many slots workers say that they run, which are not popped yet, and how many workers that are.  A stray
+// write makes it wrong, and no more.
+typedef struct job_ring_load {
+    uint32_t running, busy;
+} job_ring_load;
+job_ring_load job_ring_look(job_ring *ring);
+
+// How many of a worker's completions have been popped.
+uint32_t job_ring_collected(const job_ring *ring, uint32_t worker);
 
 // Whether a slot is ready.
 bool job_ring_has_ready(job_ring *ring);

@@ -25,20 +25,24 @@ tally_runs(const tally *t)
     return runs;
 }
 
-double
-tally_quantile(const tally *t, double share)
+void
+tally_quantiles(const tally *t, int count, const double *shares, double *found_ns)
 {
-    double wanted = share * (double)tally_runs(t), below = 0;
-    for (int i = 0; i < TALLY_BUCKETS; i++) {
-        double here = (double)t->buckets[i];
-        if (here > 0 && below + here >= wanted) {
+    double runs = (double)tally_runs(t);
+    uint64_t below = 0;
+    int next = 0;
+    for (int i = 0; i < TALLY_BUCKETS && next < count; i++) {
+        uint64_t here = t->buckets[i];
+        for (; here > 0 && next < count && (double)(below + here) >= shares[next] * runs; next++) {
             double least = i == 0 ? 0 : (double)(UINT64_C(1) << i);
             double most = (double)(UINT64_C(1) << i) * 2;
             // No call has run for longer than the longest.
             most = most > (double)t->max_ns ? (double)t->max_ns : most;
-            return least + (most - least) * (wanted - below) / here;
+            found_ns[next] = least + (most - least) * (shares[next] * runs - (double)below) / (double)here;
         }
         below += here;
     }
-    return 0;
+    for (; next < count; next++) {
+        found_ns[next] = 0;
+    }
 }

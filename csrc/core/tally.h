@@ -25,13 +25,13 @@ typedef struct tally {
     uint64_t buckets[TALLY_BUCKETS];  // the same: how many ran for how long
 } tally;
 
-// A call has run for so long.
+// So many calls have run, for so long on average.
 static inline void
-tally_add_run(tally *t, uint64_t ran_ns)
+tally_add_runs(tally *t, uint64_t calls, uint64_t average_ns)
 {
-    t->buckets[63 - __builtin_clzll(ran_ns | 1)]++;
-    t->total_ns += ran_ns;
-    t->max_ns = ran_ns > t->max_ns ? ran_ns : t->max_ns;
+    t->buckets[63 - __builtin_clzll(average_ns | 1)] += calls;
+    t->total_ns += calls * average_ns;
+    t->max_ns = average_ns > t->max_ns ? average_ns : t->max_ns;
 }
 
 // How many calls have ended, in whatever way.
@@ -47,8 +47,8 @@ void tally_add(tally *sum, const tally *part);
 // How many calls ran.
 uint64_t tally_runs(const tally *t);
 
-// How long those ran at most that make up this share of all, the shortest first: 0.5 is the median.  In
-// nanoseconds, estimated within a bucket; 0 if none ran.
-double tally_quantile(const tally *t, double share);
+// How long those ran at most that make up a share of all, the shortest first: 0.5 is the median.  For shares
+// in ascending order; in nanoseconds, estimated within a bucket, 0 if none ran.
+void tally_quantiles(const tally *t, int count, const double *shares, double *found_ns);
 
 #endif

@@ -59,7 +59,7 @@ typedef struct wire {
     uint32_t buffer_count;
     uint64_t stream_bytes;  // with the callable's
     uint64_t block;         // its offset; 0: the stream is here
-    uint64_t elapsed_ns;    // of a chunk's outcome: how long its calls took
+    uint64_t elapsed_ns;    // of an outcome: how long the call took, or all those of a chunk
 } wire;                     // and behind it the stream, unless that is in the block
 
 _Static_assert(sizeof(wire) == 40, "the layout is shared");

@@ -174,6 +174,14 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
     }
 }
 
+// A task that workers no longer have to do.
+static void
+count_out(job_table *table, const process_job *job)
+{
+    table->outstanding--;
+    table->calls -= process_job_weight(job);
+}
+
 static void
 leave_slot(job_table *table, task *t)
 {
@@ -181,7 +189,7 @@ leave_slot(job_table *table, task *t)
     table->by_slot[job->slot - table->ring.slots] = NULL;
     job_ring_free(&table->ring, job->slot);
     job->slot = NULL;
-    table->outstanding--;
+    count_out(table, job);
 }
 
 static void
@@ -330,6 +338,7 @@ job_table_push(job_table *table, task *t)
         return (push_result){.is_lost = true};
     }
     table->outstanding++;
+    table->calls += process_job_weight(job);
     job->number = table->accepted++;
     if (job->special != NULL && job->special->options.deadline_ns != CALL_NO_LIMIT) {
         watch_over(table, job->special, job->special->options.deadline_ns);
@@ -359,7 +368,7 @@ withdraw(job_table *table, task *t)
     }
     if (job->state == JOB_WAITING) {
         process_job_enter(job, JOB_WITHDRAWN);  // feed() will come upon it
-        table->outstanding--;
+        count_out(table, job);
         return true;
     }
     return false;
@@ -647,7 +656,7 @@ look_at_limits(job_table *table, int64_t now_ns)
         if (job->state == JOB_WAITING) {
             job->special->reason = STOP_BY_TIMEOUT;
             process_job_enter(job, JOB_WITHDRAWN);
-            table->outstanding--;
+            count_out(table, job);
             has_waited = true;
         }
         else if (job_ring_is_taken(job->slot)) {
@@ -680,7 +689,9 @@ job_table_split(job_table *table, task *t)
     pthread_mutex_lock(&table->lock);
     // Also if no worker has taken the chunk yet: its first call may be a long one.
     if (job->slot != NULL) {
+        uint32_t calls_before = job->calls;
         job->calls = job_slot_split(job->slot, job->calls);
+        table->calls -= calls_before - job->calls;
     }
     uint32_t calls = job->calls;
     pthread_mutex_unlock(&table->lock);
@@ -827,7 +838,7 @@ job_table_evict(job_table *table, bool taken)
             process_job_of(t)->slot = NULL;
             process_job_of(t)->is_sent = true;
             table->by_slot[i] = NULL;
-            table->outstanding--;
+            count_out(table, process_job_of(t));
             found[count++] = t;
         }
     }
@@ -840,7 +851,7 @@ job_table_evict(job_table *table, bool taken)
             node_list_append(&table->withdrawn, &t->delivery.node);
         }
         else {
-            table->outstanding--;
+            count_out(table, process_job_of(t));
             give_away(t, &all);
         }
     }
@@ -900,7 +911,7 @@ reap_waiting(job_table *table, uint32_t worker, node_list *lost)
         process_job *job = process_job_of(t);
         if (job->worker == worker && job->state == JOB_WAITING) {
             table->waiting_count--;
-            table->outstanding--;
+            count_out(table, job);
             give_away(t, lost);
         }
         else {
@@ -971,7 +982,7 @@ begin_anew(job_table *table, node_list *lost)
         }
         else {
             job->is_sent = true;
-            table->outstanding--;
+            count_out(table, job);
             lose(table, t, lost);
         }
     }
@@ -1115,6 +1126,47 @@ job_table_queued(job_table *table)
     return queued;
 }
 
+table_load
+job_table_look(job_table *table)
+{
+    pthread_mutex_lock(&table->lock);
+    job_ring_load ring = job_ring_look(&table->ring);
+    table_load load = {.workers = table->workers, .running = ring.running};
+    // What the ring says is what workers have written.
+    if (load.running > table->outstanding) {
+        load.running = table->outstanding;
+    }
+    load.queued = table->calls - load.running;
+    load.idle = table->workers > ring.busy ? table->workers - ring.busy : 0;
+    pthread_mutex_unlock(&table->lock);
+    return load;
+}
+
+void
+job_table_look_at_workers(job_table *table, worker_load *loads)
+{
+    pthread_mutex_lock(&table->lock);
+    for (uint32_t i = 0; i < table->ring.worker_count; i++) {
+        loads[i] = (worker_load){.ended = job_ring_collected(&table->ring, i)};
+    }
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        task *t = table->by_slot[i];
+        process_job *job = t == NULL ? NULL : process_job_of(t);
+        uint32_t worker = job == NULL ? UINT32_MAX : job_ring_taker(&table->ring, job->slot);
+        if (worker == UINT32_MAX) {
+            continue;
+        }
+        worker_load *load = &loads[worker];
+        int64_t began_ns = job_slot_began(job->slot);
+        if (load->running++ == 0 || (began_ns > 0 && began_ns < load->began_ns)) {
+            load->callable = t->callable;
+            load->name = job->special == NULL ? NULL : job->special->options.name;
+            load->began_ns = began_ns;
+        }
+    }
+    pthread_mutex_unlock(&table->lock);
+}
+
 uint32_t
 job_table_idle_workers(job_table *table)
 {
@@ -1137,5 +1189,6 @@ job_table_after_fork(job_table *table)
     node_list_init(&table->collected);
     node_list_init(&table->withdrawn);
     table->waiting_count = table->outstanding = table->workers = 0;
+    table->calls = 0;
     table->limits.first = NULL;
 }

@@ -100,6 +100,13 @@ typedef struct process_job {
     job_followup *followup;            // or NULL; GIL
 } process_job;
 
+// For how many calls of the program it stands.
+static inline uint32_t
+process_job_weight(const process_job *job)
+{
+    return job->calls > 0 ? job->calls : 1;
+}
+
 static inline process_job *
 process_job_of(const task *t)
 {
@@ -146,6 +153,7 @@ typedef struct job_table {
     uint32_t waiting_count;
     uint64_t accepted;     // tasks, in all
     uint32_t outstanding;  // tasks that workers still have to do: in the ring or waiting
+    uint64_t calls;        // for which these stand
     uint32_t workers;      // started, or about to be
     bool progress;         // something was collected since a worker was last reaped
     timer_heap limits;     // of tasks, by when their time is over
@@ -282,6 +290,24 @@ uint32_t job_table_outstanding(job_table *table);
 
 // Tasks that wait for a worker.
 uint32_t job_table_queued(job_table *table);
+
+// How many calls run and wait, and how many workers there are and have nothing to do; a stray write makes
+// these wrong, and no more.  Does not take long.
+typedef struct table_load {
+    uint64_t running, queued;
+    uint32_t workers, idle;
+} table_load;
+table_load job_table_look(job_table *table);
+
+// What a worker does; the callable and the name are borrowed from tasks, which the GIL keeps as they are.
+typedef struct worker_load {
+    PyObject *callable, *name;  // of the call that has begun first, or NULL
+    int64_t began_ns;           // 0: not known
+    uint32_t running, ended;    // tasks
+} worker_load;
+
+// The same for every number of a worker.
+void job_table_look_at_workers(job_table *table, worker_load *loads);
 
 // Workers that have nothing to do, or may be started, when each task has one.
 uint32_t job_table_idle_workers(job_table *table);

@@ -82,6 +82,39 @@ unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, P
 
 // ---- delivery ----
 
+// Counts the calls of a chunk, of which those count that were made: what the others become, map() decides.
+static void
+count_chunk(ProcessQueueObject *self, const process_job *job, PyObject *result)
+{
+    // (([values], failure or None), elapsed), unless a worker has sent something else.
+    PyObject *made = PyTuple_GET_ITEM(result, 0);
+    bool is_pair = PyTuple_Check(made) && PyTuple_GET_SIZE(made) == 2;
+    bool is_sound = is_pair && PyList_Check(PyTuple_GET_ITEM(made, 0));
+    uint64_t values = is_sound ? (uint64_t)PyList_GET_SIZE(PyTuple_GET_ITEM(made, 0)) : 0;
+    uint64_t calls = process_job_weight(job);
+    values = values > calls ? calls : values;
+    uint64_t failures = values < calls && is_sound && PyTuple_GET_ITEM(made, 1) != Py_None;
+    self->counts.completed += values;
+    self->counts.failed += failures;
+    self->submitted -= calls - values - failures;
+    if (values + failures > 0) {
+        tally_add_runs(&self->counts, values + failures, job->outcome->elapsed_ns / (values + failures));
+    }
+}
+
+// Counts what became of a task that a worker has finished, before anybody is told.
+static void
+count_outcome(ProcessQueueObject *self, const process_job *job, PyObject *result)
+{
+    if (result != NULL && job->calls > 0) {
+        count_chunk(self, job, result);
+        return;
+    }
+    uint64_t calls = process_job_weight(job);
+    *(result != NULL ? &self->counts.completed : &self->counts.failed) += calls;
+    tally_add_runs(&self->counts, calls, job->outcome == NULL ? 0 : job->outcome->elapsed_ns / calls);
+}
+
 // Unpacks and delivers a task that this thread has taken from the table; the task is gone afterwards.  If
 // that is `interruptible`, -1 with what a signal handler of the program raised, and the task is the table's
 // again; else -1 with what a callback let escape.
@@ -97,6 +130,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     }
     if (job->error != NULL && !self->head.inherited) {
         PyObject *error = Py_NewRef(job->error);
+        self->counts.died += process_job_weight(job);
         rc = task_fail(t, error);
         Py_DECREF(error);
         return rc;
@@ -116,6 +150,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
         process_queue_raise_wakeup(self);
         return -1;
     }
+    count_outcome(self, job, result);
     return task_deliver(t, result, exception);
 }
 
@@ -169,10 +204,13 @@ deliver_withdrawn(ProcessQueueObject *self, task *t)
 {
     task **slot = t->delivery.to.kind->slot(&t->delivery.to);
     if (t->delivery.to.carrier != NULL && slot != NULL && *slot != t) {
+        self->counts.cancelled += process_job_weight(process_job_of(t));
         task_free(t);  // the loop itself has cancelled the future
         return;
     }
     PyObject *error = make_timeout(self, t);
+    *(error == NULL ? &self->counts.cancelled : &self->counts.timed_out) +=
+        process_job_weight(process_job_of(t));
     if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
     }
@@ -403,6 +441,10 @@ process_delivery_new_task(ProcessQueueObject *self, PyObject *callable, const de
 int
 process_delivery_fail(ProcessQueueObject *self, list_node *tasks, PyObject *make_error, PyObject *message)
 {
+    for (list_node *node = tasks; node != NULL; node = node->next) {
+        *(make_error == NULL ? &self->counts.cancelled : &self->counts.died) +=
+            process_job_weight(process_job_of((task *)node));
+    }
     int rc = task_fail_all(self->head.module, tasks, make_error, message);
     process_queue_raise_wakeup(self);
     return rc;

@@ -57,6 +57,8 @@ typedef struct ProcessQueueObject {
     node_list ready;             // of these, what the result handler delivers next
     job_followup *followups;     // of jobs that have ended: what is to be done about that
     job_followup **followups_end;
+    uint64_t submitted;  // calls that were accepted and have been, or will be, made
+    tally counts;        // what became of them
     job_table table;
 } ProcessQueueObject;
 

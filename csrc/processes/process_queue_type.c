@@ -4,6 +4,9 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "base/call.h"
+#include "base/stats.h"
+#include "core/clock.h"
 #include "futures/future.h"
 #include "loops/loop_bridge.h"
 #include "process_delivery.h"
@@ -546,6 +549,76 @@ process_queue_outstanding(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyLong_FromUnsignedLong(job_table_outstanding(&((ProcessQueueObject *)op)->table));
 }
 
+PyDoc_STRVAR(stats_doc,
+"stats($self, /)\n--\n\n"
+"Return what PoolStats has after the name and the most workers.");
+
+static PyObject *
+process_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    // In the child of a fork what is shared is the parent's.
+    table_load load = self->head.inherited ? (table_load){0} : job_table_look(&self->table);
+    stats_now now = {.workers = load.workers,
+                     .idle = load.idle,
+                     .running = load.running,
+                     .queued = load.queued,
+                     .submitted = self->submitted};
+    return stats_build(&now, &self->counts, true);
+}
+
+// (worker, callable or None, name or None, seconds or None, tasks ended, tasks running)
+static PyObject *
+describe_load(uint32_t worker, const worker_load *load, int64_t now_ns)
+{
+    // A worker may have written anything.
+    bool is_known = load->running > 0 && load->began_ns > 0 && load->began_ns <= now_ns;
+    int64_t ran_ns = is_known ? now_ns - load->began_ns : CALL_NOT_BEGUN;
+    PyObject *seconds = call_build_seconds(ran_ns, CALL_NOT_BEGUN);
+    return seconds == NULL ? NULL
+                           : Py_BuildValue("IOONII", (unsigned)worker,
+                                           load->callable == NULL ? Py_None : load->callable,
+                                           load->name == NULL ? Py_None : load->name, seconds,
+                                           (unsigned)load->ended, (unsigned)load->running);
+}
+
+PyDoc_STRVAR(workers_doc,
+"workers($self, /)\n--\n\n"
+"Return a list with (number, callable or None, name or None, seconds or None, ended, running) for each\n"
+"number of a worker: the call that it runs, for how long; how many tasks it has ended, and runs.");
+
+static PyObject *
+process_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint32_t count = self->head.inherited ? 0 : self->table.ring.worker_count;
+    worker_load *loads = PyMem_Calloc(count + 1, sizeof(worker_load));
+    if (loads == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (count > 0) {
+        job_table_look_at_workers(&self->table, loads);
+    }
+    // Other threads may run from here on, and end tasks.
+    for (uint32_t i = 0; i < count; i++) {
+        Py_XINCREF(loads[i].callable);
+        Py_XINCREF(loads[i].name);
+    }
+    int64_t now_ns = clock_now_ns();
+    PyObject *workers = PyList_New(0);
+    for (uint32_t i = 0; i < count; i++) {
+        PyObject *described = workers == NULL ? NULL : describe_load(i, &loads[i], now_ns);
+        if (described == NULL || PyList_Append(workers, described) < 0) {
+            Py_CLEAR(workers);
+        }
+        Py_XDECREF(described);
+        Py_XDECREF(loads[i].callable);
+        Py_XDECREF(loads[i].name);
+    }
+    PyMem_Free(loads);
+    return workers;
+}
+
 // ---- fork ----
 
 PyDoc_STRVAR(is_inherited_doc,
@@ -568,6 +641,8 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     region_after_fork(self->region);
     job_table_after_fork(&self->table);
+    self->submitted = 0;
+    self->counts = (tally){0};
     node_list_init(&self->ready);
     self->head.inherited = true;
     if (self->state == QUEUE_OPEN) {
@@ -830,6 +905,8 @@ static PyMethodDef process_queue_methods[] = {
     {"is_inherited", process_queue_is_inherited, METH_NOARGS, is_inherited_doc},
     {"qsize", process_queue_qsize, METH_NOARGS, qsize_doc},
     {"empty", process_queue_empty, METH_NOARGS, empty_doc},
+    {"stats", process_queue_stats, METH_NOARGS, stats_doc},
+    {"workers", process_queue_workers, METH_NOARGS, workers_doc},
     {"outstanding", process_queue_outstanding, METH_NOARGS, outstanding_doc},
     {"after_fork", process_queue_after_fork, METH_O, after_fork_doc},
     {NULL, NULL, 0, NULL},

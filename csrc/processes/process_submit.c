@@ -54,6 +54,7 @@ pack_call(ProcessQueueObject *self, const call_options *options, PyObject *const
         return NULL;
     }
     if (options->deadline_ns != CALL_NO_LIMIT && options->deadline_ns <= clock_now_ns()) {
+        job->special->reason = STOP_BY_TIMEOUT;
         job->error = call_timeout_error(args[0], options, CALL_NOT_BEGUN, NULL, NULL);
     }
     else if (codec_pack_call(&self->packs, args, nargs, kwnames, options->name, &job->call) < 0) {
@@ -72,6 +73,7 @@ static void
 fail_lost(ProcessQueueObject *self, task *t)
 {
     process_job_enter(process_job_of(t), JOB_DELIVERING);
+    self->counts.died++;
     PyObject *error = process_delivery_make_exception("lost_worker_error", t->callable);
     if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
@@ -84,7 +86,10 @@ static int
 accept(ProcessQueueObject *self, task *t)
 {
     process_job *job = process_job_of(t);
+    self->submitted += process_job_weight(job);
     if (job->error != NULL) {
+        bool has_timed_out = job->special != NULL && job->special->reason == STOP_BY_TIMEOUT;
+        *(has_timed_out ? &self->counts.timed_out : &self->counts.failed) += process_job_weight(job);
         if (task_fail(t, job->error) < 0) {
             module_log_escaped(self->head.module);
         }

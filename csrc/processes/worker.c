@@ -412,6 +412,7 @@ run_slot(WorkerObject *self, job_slot *slot)
         bool is_chunk = c.kind == WIRE_CHUNK;
         start = is_chunk ? clock_now_ns() : 0;
         PyObject *result = make_call(self, &c);
+        int64_t ended_ns = clock_now_ns();
         PyObject *error = result == NULL ? PyErr_GetRaisedException() : NULL;
         // Before the parent sees the outcome, so that a thread that waits for it finds the arguments gone.
         slot_call_clear(&c);
@@ -430,9 +431,9 @@ run_slot(WorkerObject *self, job_slot *slot)
                          &outcome);
         }
         Py_XDECREF(result);
-        if (is_chunk) {
-            outcome.head.elapsed_ns = (uint64_t)(clock_now_ns() - start);
-        }
+        // Of a chunk to pack the results counts, too: its size depends on it.
+        outcome.head.elapsed_ns =
+            (uint64_t)(is_chunk ? clock_now_ns() - start : ended_ns - job_slot_began(slot));
     }
     finish_slot(self, slot, &outcome);
 }
@@ -552,7 +553,7 @@ worker_take(PyObject *op, PyObject *arg)
     uint64_t count;
     (void)!read(self->doorbells[self->number], &count, sizeof(count));
     job_ring_enter(&self->ring, self->number);
-    int64_t now_ns = clock_coarse_ns();
+    int64_t now_ns = clock_now_ns();
     PyObject *wanted = PyList_New(0);
     PyObject *calls = PyList_New(0);
     if (wanted == NULL || calls == NULL || append_inbox(self, wanted, now_ns) < 0) {
@@ -658,6 +659,7 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     }
     packed_message outcome;
     PyObject *result = NULL;
+    int64_t ran_ns = clock_now_ns() - job_slot_began(slot);
     if (PyExceptionInstance_Check(args[1])) {
         PyErr_SetRaisedException(Py_NewRef(args[1]));
     }
@@ -678,6 +680,7 @@ worker_finish(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         pack_failure(self, "pack_exception", NULL, &outcome);
     }
     Py_XDECREF(result);
+    outcome.head.elapsed_ns = (uint64_t)ran_ns;
     finish_slot(self, slot, &outcome);
     Py_RETURN_NONE;
 }
@@ -871,7 +874,7 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
             PyThreadState *thread = PyEval_SaveThread();
             rc = job_ring_wait(&self->ring, self->number, &self->spot);
             PyEval_RestoreThread(thread);
-            now = clock_coarse_ns();
+            now = clock_now_ns();
         }
         if (rc == JOB_RING_DAMAGED || self->is_cut_off) {
             return end_with(self->is_cut_off ? WORKER_CUT_OFF : WORKER_MEMORY_DAMAGED);

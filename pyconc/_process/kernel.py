@@ -14,6 +14,7 @@ __all__ = [
     "has_pidfds",
     "open_epoll",
     "open_pidfd",
+    "read_rss",
     "reap",
     "require_footprint",
     "send_signal",
@@ -174,6 +175,15 @@ def send_signal(pidfd, pid, number):
         except OSError:
             pass
     return True
+
+
+def read_rss(pid):
+    """Return how many bytes a process has in memory; None: it has ended, or there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def require_footprint():

@@ -286,6 +286,10 @@ class Supervisor:
         if starter.error is not None:
             raise starter.error
 
+    def list_workers(self):
+        """Return those that are watched, in the order of their numbers."""
+        return sorted(self._workers.values(), key=lambda worker: worker.number)
+
     def start_all(self):
         """Start as many workers as there may be, before there is anything to do."""
         self._starts_all = True

@@ -29,6 +29,7 @@ typedef struct layout {
 
 typedef struct completion_layout {
     _Alignas(64) _Atomic uint32_t tail;
+    _Atomic uint32_t taken;
     _Atomic uint32_t generation;
     _Atomic uint32_t numbers[SLOTS];
     _Alignas(64) unsigned char unused[64];
@@ -1293,6 +1294,35 @@ a_worker_that_dies_while_it_answers_has_not_answered(void)
 }
 
 static void
+what_workers_run_is_counted_and_a_stray_write_is_only_a_wrong_number(void)
+{
+    scene all;
+    begin(&all);
+    push(&all, 1);
+    push(&all, 2);
+    CHECK_EQ(job_ring_look(&all.parent).running, 0);
+    take(&all, 0, 1);
+    CHECK_EQ(job_ring_look(&all.parent).running, 1);
+    CHECK_EQ(job_ring_look(&all.parent).busy, 1);
+    take_and_finish(&all, 1, 2);
+    CHECK_EQ(job_ring_look(&all.parent).busy, 2);
+    CHECK_EQ(collect(&all, 1), 2);
+    CHECK_EQ(job_ring_collected(&all.parent, 1), 1);
+    CHECK_EQ(job_ring_look(&all.parent).busy, 1);
+    static const uint32_t strays[] = {0, 1, SLOTS, SLOTS + 1, 0x80000000u, UINT32_MAX};
+    for (uint32_t i = 0; i < CHECK_COUNT(strays); i++) {
+        atomic_store(&completions_of(&all, 1)->taken, strays[i]);
+        CHECK(job_ring_look(&all.parent).running <= 1 + SLOTS);
+        CHECK(job_ring_is_intact(&all.parent));
+    }
+    CHECK_EQ(reap(&all, 1), -1);
+    CHECK_EQ(reap(&all, 0), 1);
+    CHECK_EQ(job_ring_look(&all.parent).running, 0);
+    check_all_slots_are_free(&all);
+    end(&all);
+}
+
+static void
 a_worker_that_dies_after_its_completion_has_answered(void)
 {
     scene all;
@@ -1918,6 +1948,7 @@ main(int argc, char **argv)
         CHECK_TEST(a_worker_that_dies_after_its_claim_leaves_one_slot),
         CHECK_TEST(a_worker_that_dies_before_it_calls_another_is_made_up_for),
         CHECK_TEST(a_worker_that_dies_while_it_answers_has_not_answered),
+        CHECK_TEST(what_workers_run_is_counted_and_a_stray_write_is_only_a_wrong_number),
         CHECK_TEST(a_worker_that_dies_after_its_completion_has_answered),
         CHECK_TEST(the_number_of_a_dead_worker_begins_anew),
         CHECK_TEST(only_the_slots_of_killed_workers_are_lost),
