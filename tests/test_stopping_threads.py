@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ from concurrent.futures.thread import BrokenThreadPool
 import pytest
 from gates import Gate
 from loops import on_every_loop, on_loop
-from support import HANG_LIMIT, THOUSAND, check_no_leak, run_script, wait_until
+from support import HANG_LIMIT, PROC, THOUSAND, check_no_leak, run_script, wait_until
 
 import pyconc
 
@@ -612,6 +613,46 @@ def test_a_system_call_ends_for_the_exception():
     with ours, theirs:
         wait_in(lambda: time.sleep(HANG_LIMIT * 10))
         wait_in(lambda: ours.recv(1))
+
+
+@needs_3_15
+def test_a_system_call_ends_that_was_about_to_begin():
+    """A signal that comes just before it ends nothing, so another one has to come."""
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        for _ in range(200):
+            began = threading.Event()
+
+            def work(began=began):
+                began.set()
+                time.sleep(HANG_LIMIT * 10)
+
+            future = stoppable(pool, grace=FOREVER).submit(work)
+            began.wait()
+            future.cancel()
+            assert pyconc.wait([future], HANG_LIMIT).done
+
+
+@needs_3_15
+def test_signals_are_repeated_until_the_call_has_ended():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        threads, lock = [], threading.Lock()
+
+        def work():
+            threads.append(threading.get_native_id())
+            lock.acquire()  # which no exception ends
+
+        with lock:
+            future = stoppable(pool, grace=FOREVER).submit(work)
+            wait_until(lambda: threads, "the call to begin")
+            future.cancel()
+            before = switches_of(threads[0])
+            wait_until(lambda: switches_of(threads[0]) >= before + 8, "signals that wake the thread")
+        assert pyconc.wait([future]).done
+
+
+def switches_of(thread):
+    with open(f"{PROC}/self/task/{thread}/status") as file:
+        return int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", file.read(), re.MULTILINE).group(1))
 
 
 def test_the_programs_own_handler_is_left_alone():

@@ -17,6 +17,8 @@ typedef struct thread_job {
     thread_jobs *jobs;     // borrowed from the queue, which outlives what it holds and what runs
     call_options options;  // the name is owned
     limit limit;           // what comes first of its deadline and its timeout, or then the end of its grace
+    limit signal;          // when its thread gets the next signal
+    int64_t pause_ns;      // how long after that the next one comes
     thread_job_state state;
     stop_reason reason;  // why the call is to end
     bool is_cancelled;   // whatever the reason, its future was cancelled while it ran
@@ -38,6 +40,11 @@ job_of(task *t)
 #if PY_VERSION_HEX >= 0x030F0000
 // Next to those that worker processes use.
 #define STOP_SIGNAL (SIGRTMIN + 4)
+
+// A signal ends a system call that has begun, and is lost on one that is about to: so it is repeated until
+// the exception is raised, first after this time, and then after twice the time before, up to the other.
+#define PAUSE_NS 1000000
+#define PAUSE_MAX_NS 1000000000
 
 static void
 do_nothing(int Py_UNUSED(number))
@@ -63,9 +70,34 @@ end_system_call(unsigned long thread_id)
         pthread_kill((pthread_t)thread_id, STOP_SIGNAL);
     }
 }
+
+// Signals the thread of a call that was interrupted, unless the exception is raised by now.
+static void
+send_signal(limit *self)
+{
+    thread_job *job = THING_OF(self, thread_job, signal);
+    worker *w = job->runner->worker;
+    if (w->thread->async_exc == job->runner->place.module->task_cancelled) {
+        end_system_call(w->thread_id);
+        limit_watch_set(job->jobs->module, self, clock_now_ns() + job->pause_ns);
+        job->pause_ns = job->pause_ns < PAUSE_MAX_NS / 2 ? 2 * job->pause_ns : PAUSE_MAX_NS;
+    }
+}
+
+static void
+end_system_calls(thread_job *job)
+{
+    job->pause_ns = PAUSE_NS;
+    send_signal(&job->signal);
+}
 #else
 static void
-end_system_call(unsigned long Py_UNUSED(thread_id))
+send_signal(limit *Py_UNUSED(self))
+{
+}
+
+static void
+end_system_calls(thread_job *Py_UNUSED(job))
 {
 }
 #endif
@@ -83,7 +115,7 @@ interrupt(thread_job *job)
     }
     place->is_interrupted = true;
     PyThreadState_SetAsyncExc(w->thread_id, place->module->task_cancelled);
-    end_system_call(w->thread_id);
+    end_system_calls(job);
 }
 
 static bool
@@ -280,6 +312,7 @@ static void
 leave(thread_job *job)
 {
     limit_watch_unset(&job->limit);
+    limit_watch_unset(&job->signal);
     if (job->is_over != NULL) {
         *job->is_over = true;
         job->is_over = NULL;
@@ -470,6 +503,7 @@ thread_job_new_task(thread_jobs *jobs, const call_options *options, PyObject *co
         job->options = *options;
         Py_XINCREF(options->name);
         job->limit.reach = reach;
+        job->signal.reach = send_signal;
         job->began_ns = CALL_NOT_BEGUN;
         if (options->deadline_ns != CALL_NO_LIMIT) {
             limit_watch_set(jobs->module, &job->limit, options->deadline_ns);
