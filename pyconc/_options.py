@@ -21,9 +21,10 @@ def change(options, *, timeout=None, deadline=None, on_cancel=None, grace=None, 
     if timeout is not None:
         old_timeout = _unlimited(_check_seconds("timeout", timeout))
     if deadline is not None:
-        if not -math.inf < deadline:
+        instant = _as_float("deadline", deadline, "a time by time.monotonic()")
+        if not instant > -math.inf:
             raise ValueError(f"deadline must be a time by time.monotonic(), not {deadline!r}")
-        old_deadline = _unlimited(deadline)
+        old_deadline = _unlimited(instant)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a str, not {type(name).__name__}")
     return how, seconds, old_timeout, old_deadline, old_name if name is None else name
@@ -35,9 +36,19 @@ def _list(words):
 
 
 def _check_seconds(name, value):
-    if not value >= 0:
+    seconds = _as_float(name, value, "a number of seconds")
+    if not seconds >= 0:
         raise ValueError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
-    return value
+    return seconds
+
+
+def _as_float(name, value, what):
+    if not hasattr(value, "__float__") and not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be {what}, not {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _unlimited(value):

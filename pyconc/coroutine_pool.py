@@ -124,8 +124,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         name: what its tasks are called, by pyconc.current_task() in the worker, by WorkerDied and by TaskTimeout;
         default: as the function.
 
-        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is below 0 or
-        not a number, and for a deadline that is not a number; TypeError for a name that is no str.
+        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is nan or below
+        0, and for a deadline that is nan or -inf; TypeError for any of these that is no number, and for a name that is
+        no str.
 
             >>> import asyncio
             >>> async def fetch(number):

@@ -567,10 +567,9 @@ class ProcessPoolExecutor(
         With the latter two future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then,
         and wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has
         ended, and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that, and
-        the second Ctrl-C under asyncio.run() ends the call's grace. (Under uvloop do not wait: calls of other things
-        than plain functions, and calls on a loop that did not run when options() was called and that has run nothing
-        here before.) What the call returns or raises meanwhile is dropped. shutdown(cancel_futures=True) stops such
-        calls, too.
+        the second Ctrl-C under asyncio.run() ends the call's grace. (Under uvloop they do not wait for the first call
+        on a loop that did not run when options() was called.) What the call returns or raises meanwhile is dropped.
+        shutdown(cancel_futures=True) stops such calls, too.
 
         name: what its tasks are called, by pyconc.current_task() in the worker, by WorkerDied and by TaskTimeout;
         default: as the function.
@@ -580,8 +579,9 @@ class ProcessPoolExecutor(
         was interrupted in the middle of an import is replaced: it may have half a module. map() sends calls with
         options one by one; to close its iterator, when a result was asked for before, stops those that run.
 
-        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is below 0 or
-        not a number, and for a deadline that is not a number; TypeError for a name that is no str.
+        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is nan or below
+        0, and for a deadline that is nan or -inf; TypeError for any of these that is no number, and for a name that is
+        no str.
 
             >>> import asyncio, time
             >>> async def main():

@@ -474,10 +474,9 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         With "interrupt" future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then, and
         wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has ended,
         and is then cancelled: asyncio.timeout(), wait_for(), a TaskGroup and task.cancel() wait for that, and the
-        second Ctrl-C under asyncio.run() ends the call's grace. (Under uvloop do not wait: calls of other things than
-        plain functions, and calls on a loop that did not run when options() was called and that has run nothing here
-        before.) What the call returns or raises meanwhile is dropped. shutdown(cancel_futures=True) and closing a map()
-        stop such calls, too.
+        second Ctrl-C under asyncio.run() ends the call's grace. (Under uvloop they do not wait for the first call on a
+        loop that did not run when options() was called.) What the call returns or raises meanwhile is dropped.
+        shutdown(cancel_futures=True) and closing a map() stop such calls, too.
 
         TaskCancelled is raised when the call runs Python code again, so not before a function in C returns. Since
         Python 3.15 a sleep, a select() and a socket's recv() return for that, because the thread gets a signal,
@@ -486,9 +485,9 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
 
         name: what its tasks are called, by pyconc.current_task() and by TaskTimeout; default: as the function.
 
-        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is below 0 or
-        not a number, and for a deadline that is not a number; TypeError for a name that is no str. The callbacks of a
-        call that has reached a limit may be called in a thread of their own.
+        Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is nan or below
+        0, and for a deadline that is nan or -inf; TypeError for any of these that is no number, and for a name that is
+        no str. The callbacks of a call that has reached a limit may be called in a thread of their own.
 
             >>> import threading
             >>> began = threading.Event()

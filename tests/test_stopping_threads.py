@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import fractions
+import functools
 import gc
 import math
 import os
@@ -564,6 +566,68 @@ def test_a_program_waits_for_a_call_that_is_abandoned():
         print(type(pool.options(timeout=0.01, grace=0.01).submit(stuck).exception()).__name__)
     """)
     assert finished.stdout.split() == ["TaskTimeout", "done"]
+
+
+async def is_awaited(view, kind):
+    """Whether who cancels such a call waits until it has ended."""
+    with Gate() as gate:
+        task = Loop(end=gate)
+        future = asyncio.get_running_loop().run_in_executor(view, KINDS[kind](task))
+        await until(task.began)
+        future.cancel()
+        awaited = not future.done()
+        gate.open()
+        await asyncio.wait([future])
+        return awaited
+
+
+KINDS = {
+    "function": lambda task: lambda: task(),
+    "method": lambda task: task.__call__,
+    "partial": functools.partial,
+    "object": lambda task: task,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@on_every_loop
+@on_loop
+async def test_who_cancels_waits_whatever_is_called(new_loop, kind):
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        assert await is_awaited(stoppable(pool), kind)
+
+
+@on_every_loop
+def test_on_uvloop_the_first_call_is_not_waited_for_if_the_view_was_made_before(new_loop):
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        view, loop = stoppable(pool), new_loop()
+        awaited = [loop.run_until_complete(is_awaited(view, "function")) for _ in range(2)]
+        assert awaited == [isinstance(loop, asyncio.BaseEventLoop), True]
+        loop.close()
+
+
+@pytest.mark.parametrize("pool_type", [pyconc.ThreadPoolExecutor, pyconc.ProcessPoolExecutor, pyconc.CoroutinePool])
+def test_what_options_refuse(pool_type):
+    with pool_type(1) as pool:
+        for name in "timeout", "grace":
+            for value in -1, -math.inf, math.nan, -(10**400):
+                with pytest.raises(ValueError, match=f"{name} must be a number of seconds, 0 or more, not "):
+                    pool.options(**{name: value})
+            for value in "1", b"1", 1j, []:
+                with pytest.raises(TypeError, match=f"{name} must be a number of seconds, not {type(value).__name__}"):
+                    pool.options(**{name: value})
+            pool.options(**{name: 10**400})
+            pool.options(**{name: fractions.Fraction(1, 2)})
+        for value in math.nan, -math.inf, -(10**400):
+            with pytest.raises(ValueError, match="deadline must be a time by "):
+                pool.options(deadline=value)
+        with pytest.raises(TypeError, match=r"deadline must be a time by time.monotonic\(\), not str"):
+            pool.options(deadline="now")
+        for value in "never", "", 1, []:
+            with pytest.raises(ValueError, match="on_cancel must be 'abandon'"):
+                pool.options(on_cancel=value)
+        with pytest.raises(TypeError, match="name must be a str, not bytes"):
+            pool.options(name=b"name")
 
 
 @pytest.mark.parametrize("options", [{"grace": -1}, {"timeout": -1}, {"timeout": math.nan}, {"deadline": math.nan}])
