@@ -240,6 +240,24 @@ def test_what_has_not_ended_when_the_pool_is_terminated_raises():
     assert called == []
 
 
+class Ending:
+    """Terminates a pool when it is pickled."""
+
+    pool = None
+
+    def __reduce__(self):
+        Ending.pool.terminate()
+        return int, ()
+
+
+@pytest.mark.parametrize("count", [1, 200])
+def test_a_pool_that_is_terminated_while_a_call_is_submitted(end, count):
+    Ending.pool = pool = end(ours.Pool(1))
+    with pytest.raises(CancelledError):
+        pool.map(abs, [Ending()] * count, 1)
+    Ending.pool = None
+
+
 def test_a_pool_of_threads_that_is_terminated_leaves_running_calls_alone():
     pool, asks = ours.pool.ThreadPool(1), queue.SimpleQueue()
     with Gate() as gate:

@@ -47,6 +47,10 @@ _END = None  # in the queue of an iterator, after its last future
 # ---- workers ----
 
 
+def _call_with_all(func, args):
+    return next(itertools.starmap(func, (args,)))  # as starmapstar() refuses other arguments
+
+
 def _begin_worker(initializer, initargs):
     """Begin a worker process."""
     pickling.on_refusal = MaybeEncodingError
@@ -345,7 +349,8 @@ class _Calls:
                 self._submitted = number + 1
                 future.add_done_callback(functools.partial(self._take, number))
         except Exception as caught:
-            error = caught
+            # Of a pool that is terminated meanwhile, the executor refuses the call.
+            error = CancelledError() if jobs.is_terminated else caught
         except BaseException as caught:
             if strides is None:
                 raise  # it is the thread's, and not the source's
@@ -638,9 +643,14 @@ class Pool(_standard.Pool):
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4))
         count = -(-length // chunksize) if length and chunksize > 0 else 0
-        calls = () if count == 0 else iterable if mapper is starmapstar else zip(iterable)
-        if chunksize > 1:
+        if count == 0:
+            calls = ()
+        elif chunksize > 1:
             func, calls = mapper, _chunks(func, iterable, chunksize)
+        elif mapper is starmapstar:
+            func, calls = _call_with_all, zip(itertools.repeat(func), iterable)
+        else:
+            calls = zip(iterable)
         return MapResult(self._jobs, func, calls, count, chunksize > 1, callback, error_callback)
 
     def imap(self, func, iterable, chunksize=1):

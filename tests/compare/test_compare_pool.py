@@ -130,6 +130,17 @@ def test_map_makes_all_calls_though_one_has_raised(make_pool: MakePool, tmp_path
         assert note.seen() == {0, 1, 2, 3, 200}
 
 
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_starmap_makes_the_other_calls_though_one_has_no_arguments(
+    make_pool: MakePool, tmp_path: Any, chunksize: int
+) -> None:
+    note = Note(tmp_path)
+    with closing(make_pool(1)) as pool:
+        with pytest.raises(TypeError, match="not iterable"):
+            pool.starmap(note, [(0,), (1,), 5, (2,), (3,), (4,)], chunksize)
+        assert note.seen() >= {0, 1, 3, 4}
+
+
 def test_imap_goes_on_after_what_a_call_has_raised(make_pool: MakePool) -> None:
     with closing(make_pool(1)) as pool:
         results = pool.imap(raise_from_third, [0, 5, 1])
