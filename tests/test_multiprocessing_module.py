@@ -293,6 +293,20 @@ def test_an_exception_of_a_callback_is_logged(make, end, caplog):
 
 
 @both
+def test_a_pool_that_is_terminated_has_no_thread(make):
+    before = threading.active_count()
+    pool, seen = make(1), []
+    result = pool.apply_async(abs, (-1,), callback=seen.append)
+    assert result.get() == 1 == seen[0]
+    assert threading.active_count() > before
+    pool.terminate()
+    if make is not ours.Pool:
+        pool.join()
+    assert threading.active_count() == before
+    pool.join()
+
+
+@both
 def test_an_iterable_that_waits_holds_up_no_other_call(make, end):
     pool, asks = end(make(1)), queue.SimpleQueue()
     waiting = pool.imap(abs, iter(asks.get, None))

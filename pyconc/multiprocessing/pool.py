@@ -154,9 +154,14 @@ class _Jobs:
             finalizer.cancel()
 
     def call_back(self, function, *args):
+        """Call a function in the callbacks' thread; return False if there are no callbacks any more."""
         # Of several threads, the first one makes it.
         callbacks = self._callbacks or vars(self).setdefault("_callbacks", _Threads(1, "pool_callbacks"))
-        callbacks.submit(function, *args)
+        try:
+            callbacks.submit(function, *args)
+        except RuntimeError:
+            return False
+        return True
 
     def feed(self, calls):
         """Have a thread submit calls, a _Calls."""
@@ -190,6 +195,9 @@ class _Jobs:
         self.executor.terminate()
         for _, calls in feeders:
             calls.cancel()
+        # As the standard pool, leave no thread but those of calls; a callback may be the one who terminates.
+        if self._callbacks is not None:
+            self._callbacks.shutdown(wait=threading.current_thread() not in self._callbacks.handles())
         self.leave_exit()
 
     def join(self):
@@ -259,10 +267,9 @@ class ApplyResult(_standard.ApplyResult):
     def _complete(self, value, error):
         """Complete with a value or an exception, after the callback if there is one; in any thread."""
         callback = self._callback if error is None else self._error_callback
-        if callback is None or self._jobs.is_terminated:
+        is_called = callback is not None and not self._jobs.is_terminated
+        if not (is_called and self._jobs.call_back(self._set, value, error, callback)):
             self._set(value, error)
-        else:
-            self._jobs.call_back(self._set, value, error, callback)
 
     def _set(self, value, error, callback=None):
         future = self._future
