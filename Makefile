@@ -276,6 +276,10 @@ stubs: $(VENV)/tools install  ## check the stubs against the built module, and t
 upstream: install  ## the interpreter's own executor and pool tests, run against pyconc
 	@$(BIN)/python tests/upstream/run.py $(ARGS)
 
+.PHONY: joblib
+joblib: install  ## joblib's own tests of Parallel, with pyconc's backend in the place of its own
+	@$(BIN)/python tests/upstream/run_joblib.py $(ARGS)
+
 # --- Releases ---------------------------------------------------------------------------------------------------------
 
 .PHONY: dist

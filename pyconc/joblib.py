@@ -1,0 +1,130 @@
+"""A backend for joblib: to import this module makes `joblib.parallel_config(backend="pyconc")` known.
+
+scikit-learn and all else that is built on joblib then run on pyconc's worker processes.
+"""
+
+import importlib.util
+import os
+
+try:
+    from joblib import ParallelBackendBase, register_parallel_backend
+    from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, SequentialBackend
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError("pyconc.joblib needs joblib: pip install pyconc[joblib]", name=missing.name) from None
+
+from pyconc.loky import Shared
+from pyconc.process_pool import default_workers
+
+__all__ = ["PyconcBackend", "install"]
+
+_shared = Shared()
+os.register_at_fork(after_in_child=_shared.after_fork)
+
+
+class _SetUp:
+    """The initializer of the workers: limits the threads of native libraries, then calls the program's own."""
+
+    def __init__(self, threads, initializer, initargs):
+        self._settings = threads, initializer, initargs
+
+    def __eq__(self, other):
+        return isinstance(other, _SetUp) and self._settings == other._settings
+
+    __hash__ = None
+
+    def __call__(self):
+        threads, initializer, initargs = self._settings
+        # Libraries that a task loads read their number from the environment. Those that the worker has from the
+        # program, as it is forked, have to be told.
+        if importlib.util.find_spec("threadpoolctl") is not None:
+            importlib.import_module("threadpoolctl").threadpool_limits(threads)
+        if initializer is not None:
+            initializer(*initargs)
+
+
+class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
+    """What joblib calls to run batches of calls in worker processes of pyconc.
+
+    The workers are kept between calls of Parallel, with the same number of them and the same settings; they work below
+    a thread and in daemonic processes, too. An exception in a call, a timeout, or a generator that is closed stops what
+    runs by the end of its worker; the other workers go on. Arrays arrive as private copies, so max_nbytes, mmap_mode
+    and temp_folder change nothing.
+
+    inner_max_num_threads: how many threads BLAS, OpenMP and the like may start in a worker; by default what the CPUs
+    give each. initializer, initargs: called in each worker.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+    uses_threads = False
+    supports_sharedmem = False
+    # Batches cost little here, and short ones leave no worker behind.
+    MIN_IDEAL_BATCH_DURATION = 0.05
+    MAX_IDEAL_BATCH_DURATION = 0.5
+
+    _workers = None
+
+    def effective_n_jobs(self, n_jobs):
+        """Return how many workers n_jobs stands for; a negative number counts from the number of CPUs."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        return max(default_workers() + 1 + n_jobs, 1) if n_jobs < 0 else n_jobs
+
+    def configure(self, n_jobs=1, parallel=None, prefer=None, require=None, initializer=None, initargs=(), **unused):
+        """Have workers for a call of Parallel; return how many."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        kept = self.backend_kwargs
+        initializer = kept.get("initializer") if initializer is None else initializer
+        initargs = initargs or kept.get("initargs", ())
+        env = self._prepare_worker_env(n_jobs=n_jobs)
+        setup = _SetUp(int(env["OMP_NUM_THREADS"]), initializer, initargs)
+        executor, _ = _shared.get(n_jobs, initializer=setup, env=env)
+        self._workers = executor.options(on_cancel="kill")
+        self._futures = set()
+        self.parallel = parallel
+        return n_jobs
+
+    def submit(self, func, callback=None):
+        """Have a worker call func(); call callback(future) at its end."""
+        future = self._workers.submit(func)
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def retrieve_result_callback(self, out):
+        """Return what the call returned, or raise what it raised."""
+        return out.result()
+
+    def terminate(self):
+        """Let go of the workers, who stay for the next call."""
+        self._workers = None
+        self.reset_batch_stats()
+
+    def abort_everything(self, ensure_ready=True):
+        """Stop what runs and what is queued, of this call of Parallel only."""
+        for future in [*self._futures]:
+            future.cancel()
+        if not ensure_ready:
+            self._workers = None
+
+
+def install(make_default=True):
+    """Register the backend "pyconc" with joblib; with make_default=True, Parallel uses it where no other is named.
+
+    Importing pyconc.joblib has registered it already, not as the default. May be called any number of times.
+
+        >>> import joblib, pyconc.joblib
+        >>> with joblib.parallel_config(backend="pyconc", n_jobs=2):
+        ...     joblib.Parallel()(joblib.delayed(pow)(number, 2) for number in range(5))
+        [0, 1, 4, 9, 16]
+    """
+    register_parallel_backend("pyconc", PyconcBackend, make_default=make_default)
+
+
+install(make_default=False)
