@@ -7,7 +7,7 @@ ARGS =
 # How many test processes run side by side; 0 runs the tests in pytest's own.
 WORKERS = 2
 # Which of them: make bench BENCHMARKS=threads ARGS="--json figures.json"
-BENCHMARKS = threads processes
+BENCHMARKS = threads processes shared
 
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
@@ -25,7 +25,7 @@ ABI := $(shell $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("S
 VENV = .venv/$(ABI)
 BIN = $(VENV)/bin
 
-C_FILES := $(wildcard csrc/*.c $(addprefix csrc/,$(addsuffix /*.c,base futures loops threads processes)))
+C_FILES := $(wildcard csrc/*.c $(addprefix csrc/,$(addsuffix /*.c,base futures loops shared threads processes)))
 CORE_FILES := $(wildcard csrc/core/*.c)
 H_FILES := $(wildcard csrc/*.h csrc/*/*.h)
 C_TEST_FILES := $(wildcard tests/c/test_*.c tests/c/stress_*.c tests/c/fuzz_*.c)
@@ -269,7 +269,7 @@ format: $(VENV)/tools  ## put Python and C in order
 .PHONY: stubs
 stubs: $(VENV)/tools install  ## check the stubs against the built module, and the types of the package and the examples
 	@$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist tests/stubtest_allowlist.txt pyconc._core pyconc.aiomultiprocess.pool \
-		pyconc.coroutine_pool pyconc.process_pool pyconc.thread_pool pyconc.waiting
+		pyconc.coroutine_pool pyconc.process_pool pyconc.shared pyconc.thread_pool pyconc.waiting
 	@$(BIN)/mypy --cache-dir=/dev/null
 
 .PHONY: upstream

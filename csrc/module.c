@@ -16,6 +16,7 @@
 #include "processes/region.h"
 #include "processes/scalars.h"
 #include "processes/worker.h"
+#include "shared/shared_types.h"
 #include "threads/thread_queue.h"
 
 static module_state *
@@ -236,6 +237,23 @@ add_type(PyObject *module, PyType_Spec *spec, PyObject *base, PyTypeObject **whe
 }
 
 static int
+add_shared_types(PyObject *module, module_state *state)
+{
+    if (add_type(module, &shared_heap_spec, NULL, &state->shared_heap_type) < 0
+        || add_type(module, &shared_cell_spec, NULL, &state->shared_cell_type) < 0) {
+        return -1;
+    }
+    PyObject *base = (PyObject *)state->shared_cell_type;
+    return add_type(module, &shared_lock_spec, base, &state->shared_lock_type) < 0
+                   || add_type(module, &shared_semaphore_spec, base, &state->shared_semaphore_type) < 0
+                   || add_type(module, &shared_event_spec, base, &state->shared_event_type) < 0
+                   || add_type(module, &shared_condition_spec, base, &state->shared_condition_type) < 0
+                   || add_type(module, &shared_number_spec, base, &state->shared_number_type) < 0
+               ? -1
+               : 0;
+}
+
+static int
 add_types(PyObject *module, module_state *state)
 {
     PyObject *base;
@@ -269,7 +287,7 @@ add_types(PyObject *module, module_state *state)
         || add_type(module, &chain_spec, NULL, &state->chain_type) < 0) {
         return -1;
     }
-    return 0;
+    return add_shared_types(module, state);
 }
 
 // Has the garbage collector call before_collection().  0, or -1 with an exception.

@@ -36,6 +36,7 @@ __all__ = [
     "Future",
     "Histogram",
     "InvalidStateError",
+    "LockAbandoned",
     "PoolStats",
     "ProcessPoolExecutor",
     "Task",
@@ -58,6 +59,7 @@ __all__ = [
 _LAZY = {
     "BrokenProcessPool": ("pyconc.process_pool", "BrokenProcessPool"),
     "CoroutinePool": ("pyconc.coroutine_pool", "CoroutinePool"),
+    "LockAbandoned": ("pyconc._lock_abandoned", "LockAbandoned"),
     "ProcessPoolExecutor": ("pyconc.process_pool", "ProcessPoolExecutor"),
     "TaskTimeout": ("pyconc._task_timeout", "TaskTimeout"),
     "TaskUnpicklable": ("pyconc.process_pool", "TaskUnpicklable"),
@@ -66,6 +68,7 @@ _LAZY = {
     "asyncio": ("pyconc.asyncio", None),
     "concurrent": ("pyconc.concurrent", None),
     "multiprocessing": ("pyconc.multiprocessing", None),
+    "shared": ("pyconc.shared", None),
 }
 
 
@@ -86,6 +89,7 @@ def _name_imports():
     from pyconc import (  # noqa: F401
         _asyncio_glue,
         _checkpoint,
+        _lock_abandoned,
         _task_timeout,
         aiomultiprocess,
         asyncio,
@@ -93,6 +97,7 @@ def _name_imports():
         coroutine_pool,
         multiprocessing,
         process_pool,
+        shared,
     )
     from pyconc._process import nursery, pickling  # noqa: F401
     from pyconc.multiprocessing import dummy  # noqa: F401

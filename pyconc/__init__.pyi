@@ -13,9 +13,11 @@ from pyconc import aiomultiprocess as aiomultiprocess
 from pyconc import asyncio as asyncio
 from pyconc import concurrent as concurrent
 from pyconc import multiprocessing as multiprocessing
+from pyconc import shared as shared
 from pyconc._core import Future as Future
 from pyconc._current_task import Task as Task
 from pyconc._current_task import current_task as current_task
+from pyconc._lock_abandoned import LockAbandoned as LockAbandoned
 from pyconc._stats import Histogram as Histogram
 from pyconc._stats import PoolStats as PoolStats
 from pyconc._stats import WorkerStats as WorkerStats
@@ -45,6 +47,7 @@ __all__ = [
     "Future",
     "Histogram",
     "InvalidStateError",
+    "LockAbandoned",
     "PoolStats",
     "ProcessPoolExecutor",
     "Task",

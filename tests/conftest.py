@@ -14,6 +14,8 @@ try:
 except ImportError as error:
     pytest.exit(f"pyconc is not installed for this interpreter ({error}): run `make test`", returncode=3)
 
+from pyconc import shared
+
 try:
     from hypothesis import settings
 except ImportError:
@@ -35,6 +37,7 @@ support.note_names()
 @pytest.fixture(scope="session", autouse=True)
 def _kept_for_life() -> None:
     """Makes what a library opens once per process, so that no test is blamed for it."""
+    shared._heap()
     try:
         import uvloop
     except ImportError:

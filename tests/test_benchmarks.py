@@ -42,6 +42,7 @@ WITHOUT_BASELINE = {
         "idle for 5 s: wakeups in all processes",
         "idle for 5 s: CPU used by all processes",
     },
+    "shared": {"a dead process's lock: the next has it after"},
 }
 # What must be among the rows, so that none is lost on the way.
 ROWS = {
@@ -72,6 +73,7 @@ ROWS = {
         "a program's next pool, one result, shut down",
         *WITHOUT_BASELINE["processes"],
     },
+    "shared": {"a lock, taken and released", "a Value, read", *WITHOUT_BASELINE["shared"]},
 }
 CONTESTS = {
     "deadlines": ["stopped so late", "the next call then", "under load, late: p50", "under load, late: p99"],

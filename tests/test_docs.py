@@ -47,6 +47,8 @@ def public(module: ModuleType, prefix: str = "") -> Iterator[tuple[str, Any]]:
 COMPATIBLE = dict(public(pyconc.aiomultiprocess, "aiomultiprocess."))
 COMPATIBLE |= public(pyconc.multiprocessing.pool, "multiprocessing.pool.")
 PUBLIC = dict(public(pyconc)) | dict(public(pyconc.asyncio, "asyncio."))
+# What several classes have from one is looked at once.
+PUBLIC |= {thing.__doc__: (name, thing) for name, thing in public(pyconc.shared, "shared.")}.values()
 PUBLIC |= {name: thing for name, thing in COMPATIBLE.items() if isinstance(thing, type) or name.count(".") == 1}
 PUBLIC["loky.get_reusable_executor"] = pyconc.loky.get_reusable_executor
 METHODS = sorted(COMPATIBLE.keys() - PUBLIC.keys())  # the documentation of the originals has the rest

@@ -12,7 +12,7 @@ import pytest
 import support
 
 import pyconc
-from pyconc import _core
+from pyconc import _core, shared
 
 
 def make_loop_bridge():
@@ -54,6 +54,10 @@ def use_chain():
     return chain
 
 
+def make_shared_in(heap, name):
+    return lambda: getattr(_core, name)(heap)
+
+
 class Cycle:
     def __init__(self, number):
         self.number = number
@@ -85,6 +89,11 @@ MAKERS = {
     "Region": lambda: _core.ProcessQueue(1).region,
     "Worker": make_worker,
     "Waiter": lambda: _core.Waiter(),
+    "SharedHeap": lambda: _core.SharedHeap(),
+    **{
+        name: make_shared_in(shared._heap(), name)
+        for name in ("SharedCell", "SharedCondition", "SharedEvent", "SharedLock", "SharedNumber", "SharedSemaphore")
+    },
 }
 
 
@@ -169,7 +178,7 @@ def test_calls_of_a_process_executor_do_not_leak():
 def test_fifty_process_executors_leave_nothing():
     def mappings():
         with open("/proc/self/maps") as file:
-            return sum("memfd:pyconc" in line for line in file)
+            return sum("memfd:pyconc" in line and "memfd:pyconc-shared" not in line for line in file)
 
     process_burst()
     with support.nothing_left():

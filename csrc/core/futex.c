@@ -49,8 +49,8 @@ futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns
     return wait_on(word, expected, deadline_ns, 0);
 }
 
-void
+int
 futex_wake_shared(_Atomic uint32_t *word, int count)
 {
-    syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+    return (int)syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
 }

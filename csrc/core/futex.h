@@ -26,8 +26,8 @@ void futex_wake(_Atomic uint32_t *word, int count);
 
 void futex_wake_all(_Atomic uint32_t *word);
 
-// The same between processes.
+// The same between processes.  futex_wake_shared() returns how many slept.
 int futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
-void futex_wake_shared(_Atomic uint32_t *word, int count);
+int futex_wake_shared(_Atomic uint32_t *word, int count);
 
 #endif

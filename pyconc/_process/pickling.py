@@ -30,6 +30,7 @@ __all__ = [
     "format_error",
     "lost_worker_error",
     "main_of_worker",
+    "modules_of_known_reducers",
     "name_memory_limit",
     "on_refusal",
     "outcome_error",
@@ -156,14 +157,15 @@ registered_reducers = ForkingPickler._extra_reducers  # type: ignore[attr-define
 
 
 def are_own(reducers):
-    """Tell whether some of these reducers are not multiprocessing's: then everything is pickled with them."""
-    return any(getattr(reduce, "__module__", None) not in _OF_MULTIPROCESSING for reduce in reducers.values())
+    """Tell whether some of these reducers are not multiprocessing's, nor ours: then all is pickled with them."""
+    return any(getattr(reduce, "__module__", None) not in modules_of_known_reducers for reduce in reducers.values())
 
 
-_OF_MULTIPROCESSING = tuple(
+# Their reducers are for what pickle refuses, and then they are tried.  pyconc.shared adds itself.
+modules_of_known_reducers = {
     f"multiprocessing.{name}"
     for name in ("connection", "heap", "managers", "reduction", "resource_sharer", "sharedctypes", "synchronize")
-)
+}
 
 
 # These return (pickle, buffers) of a value.  beside: None, or the large strings that go beside the pickle, as the memo

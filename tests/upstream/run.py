@@ -26,6 +26,8 @@ WAITING = [
 
 PROCESSES = ["ProcessPool", "FailingInitializerResources"]
 
+SHARED = ["shared_objects."]
+
 HERE = Path(__file__).parent.resolve()
 
 
@@ -61,16 +63,18 @@ def main() -> int:
         with (
             open(Path(scratch, "processes"), "w+") as processes,
             open(Path(scratch, "waiting"), "w+") as waiting,
+            open(Path(scratch, "shared"), "w+") as shared,
             open(Path(scratch, "stopping"), "w+") as stopping,
             open(Path(scratch, "pools"), "w+") as pools,
         ):
             parts = {
                 sys.stdout: start(
-                    sys.stdout, "the interpreter's own tests", *[f"--without={name}" for name in PROCESSES]
+                    sys.stdout, "the interpreter's own tests", *[f"--without={name}" for name in PROCESSES + SHARED]
                 ),
                 processes: start(processes, "those of processes", *PROCESSES),
                 waiting: start(waiting, "with pyconc.wait and as_completed", *WAITING, PYCONC_NATIVE_WAIT="1"),
                 pools: start(pools, "those of multiprocessing's pools", "--pools"),
+                shared: start(shared, "those of locks and the like, with pyconc.shared", *SHARED),
                 stopping: start(stopping, "with calls in workers that are cancelled", "--in-workers"),
             }
             failed = 0

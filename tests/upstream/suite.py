@@ -143,7 +143,7 @@ def load(patterns: list[str], without: list[str], stock: bool) -> unittest.TestS
     loaded = unittest.TestSuite()
     packages = [("test.test_concurrent_futures", EXECUTOR_TESTS), ("test.test_asyncio", ASYNCIO_TESTS)]
     if not stock:
-        packages.append(("instead", []))
+        packages += [("instead", []), ("shared_objects", [])]
     for package, names in packages:
         for module in test_modules(package, names):
             for case in tests_of(unittest.defaultTestLoader.loadTestsFromModule(module)):

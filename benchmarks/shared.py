@@ -1,0 +1,121 @@
+"""What does it cost to share a lock or a number between processes?
+
+Each row does the same with an object of multiprocessing, or of the server that its Manager starts, and with one of
+pyconc.shared, in one process that has it to itself: what a program pays each time. The last one kills the process that
+holds a lock, and asks when another, which waits for it, goes on; with the others that is never.
+"""
+
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from time import perf_counter
+
+import harness
+from harness import US, Row, at_most, times_less, under
+
+MS = "ms"
+
+OPERATIONS = 50_000
+OPERATIONS_OF_SERVER = 1_000
+
+
+def each(size, work):
+    """Microseconds per call of work()."""
+    started = perf_counter()
+    for _ in range(size):
+        work()
+    return (perf_counter() - started) / size * 1e6
+
+
+def pairs(lock, size):
+    started = perf_counter()
+    for _ in range(size):
+        with lock:
+            pass
+    return (perf_counter() - started) / size * 1e6
+
+
+def increments(value, size):
+    started = perf_counter()
+    for _ in range(size):
+        with value.get_lock():
+            value.value += 1
+    return (perf_counter() - started) / size * 1e6
+
+
+def reads(value, size):
+    started = perf_counter()
+    for _ in range(size):
+        value.value  # noqa: B018
+    return (perf_counter() - started) / size * 1e6
+
+
+def additions(counter, size):
+    return each(size, functools.partial(counter.add, 1))
+
+
+def until_next(shared):
+    """Milliseconds from the death of a process with the lock until a thread that sleeps for it has it."""
+    lock, held = shared.Lock(), shared.Event()
+    pid = os.fork()
+    if pid == 0:
+        lock.acquire()
+        held.set()
+        signal.pause()
+    held.wait()
+    ends = []
+    begun = threading.Event()
+
+    def wait():
+        begun.set()
+        with lock:
+            ends.append(perf_counter())
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    begun.wait()
+    started = perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    thread.join()
+    os.waitpid(pid, 0)
+    return (ends[0] - started) * 1e3
+
+
+def make_rows(arguments, manager):
+    size = harness.scaled(OPERATIONS, arguments.quick)
+    few = harness.scaled(OPERATIONS_OF_SERVER, arguments.quick)
+    lock, value, semaphore = multiprocessing.Lock(), multiprocessing.Value("q"), multiprocessing.Semaphore()
+    served = manager.Lock()
+    increment = functools.partial(increments, value, size)
+    if arguments.control:
+        same = functools.partial(pairs, lock, size)
+        return [Row("a lock, taken and released", US, same, same, times_less(1))]
+    shared = harness.load_candidate(arguments).shared
+    ours, number, counter = shared.Lock(), shared.Value("q"), shared.Counter()
+    ours_pairs = functools.partial(pairs, ours, size)
+    permits, our_permits = functools.partial(pairs, semaphore, size), functools.partial(pairs, shared.Semaphore(), size)
+    add, our_increment = functools.partial(additions, counter, size), functools.partial(increments, number, size)
+    read, our_read = functools.partial(reads, value, size), functools.partial(reads, number, size)
+    death = functools.partial(until_next, shared)
+    return [
+        Row("a lock, taken and released", US, functools.partial(pairs, lock, size), ours_pairs, under(0.12)),
+        Row("the same beside the Manager's", US, functools.partial(pairs, served, few), ours_pairs, times_less(100)),
+        Row("a semaphore, taken and released", US, permits, our_permits, times_less(1)),
+        Row("Counter.add, beside += under a Value's lock", US, increment, add, under(0.09)),
+        Row("+= under a Value's lock", US, increment, our_increment, times_less(1)),
+        Row("a Value, read", US, read, our_read, times_less(1)),
+        Row("a dead process's lock: the next has it after", MS, None, death, at_most(5)),
+    ]
+
+
+def main():
+    arguments = harness.parse_arguments(__doc__, rounds=9)
+    with multiprocessing.Manager() as manager:
+        return harness.run(make_rows(arguments, manager), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,573 @@
+#define _GNU_SOURCE
+#include "shared_heap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "futex.h"
+#include "shm_file.h"
+
+#define MAGIC UINT64_C(0x3130706165686370)  // "pcheap01"
+#define NOBODY 0
+#define ROW_WORDS (SHARED_HEAP_CELLS / 64)
+#define CELLS_PER_PAGE (4096 / sizeof(shared_cell))
+
+enum {
+    PARTY_FREE,
+    PARTY_RESERVED,
+    PARTY_USED
+};
+
+typedef struct shared_party {
+    _Atomic uint32_t state;  // RESERVED for a child until that makes it USED; else under the heap's lock
+    uint32_t pid;
+    uint64_t space;  // of process numbers; 0: not known
+} shared_party;
+
+typedef struct layout {
+    _Alignas(4096) struct {
+        uint64_t magic, identity;
+        robust_lock lock;
+        // Guarded by the lock:
+        uint64_t serial;     // of the newest cell
+        uint32_t cells;      // that have memory
+        uint32_t rows_used;  // no party has a later one
+    };
+    // Both guarded by the lock.
+    _Alignas(4096) shared_party parties[SHARED_HEAP_PARTIES];
+    _Alignas(4096) uint64_t rows[SHARED_HEAP_PARTIES][ROW_WORDS];
+    _Alignas(4096) shared_cell cells_at[SHARED_HEAP_CELLS];
+} layout;
+
+struct shared_heap {
+    layout *at;         // mapped until it is closed
+    shm_file file;      // constant
+    uint32_t party;     // this process's; guarded by the lock
+    uint32_t reserved;  // the last child's, if that has not taken it; NOBODY: none.  By who forks only
+    // Of each cell, guarded by the heap's lock:
+    uint32_t users[SHARED_HEAP_CELLS];
+    // Users that have gone while the lock was not free.  Relaxed everywhere: each one counts by itself.
+    _Atomic uint32_t late[SHARED_HEAP_CELLS];
+    _Atomic uint32_t is_untidy;  // there are such, or cells that nobody uses but whose lock is held; a hint,
+                                 // so relaxed everywhere
+};
+
+// ---- the lock ----
+
+static int
+enter(shared_heap *heap)
+{
+    int rc;
+    do {
+        rc = robust_lock_acquire(&heap->at->lock, FUTEX_NO_DEADLINE);
+    } while (rc == FUTEX_INTERRUPTED);
+    return rc < 0 ? rc : 0;
+}
+
+static void
+leave(shared_heap *heap)
+{
+    robust_lock_release(&heap->at->lock);
+}
+
+// ---- bits.  All below is called under the heap's lock ----
+
+static bool
+has(const shared_heap *heap, uint32_t party, uint32_t index)
+{
+    return (heap->at->rows[party][index / 64] >> (index % 64) & 1) != 0;
+}
+
+static void
+set(shared_heap *heap, uint32_t party, uint32_t index)
+{
+    heap->at->rows[party][index / 64] |= UINT64_C(1) << (index % 64);
+}
+
+static void
+clear(shared_heap *heap, uint32_t party, uint32_t index)
+{
+    heap->at->rows[party][index / 64] &= ~(UINT64_C(1) << (index % 64));
+}
+
+static shared_party *
+party_at(const shared_heap *heap, uint32_t number)
+{
+    return &heap->at->parties[number];
+}
+
+static uint32_t
+state_of(const shared_heap *heap, uint32_t number)
+{
+    // Relaxed: the heap's lock orders what matters, but for a child that takes what was reserved for it.
+    return atomic_load_explicit(&party_at(heap, number)->state, memory_order_relaxed);
+}
+
+// How many cells have memory.  A stray write must not lead beyond them.
+static uint32_t
+cell_count(const shared_heap *heap)
+{
+    uint32_t count = heap->at->cells;
+    return count < SHARED_HEAP_CELLS ? count : SHARED_HEAP_CELLS;
+}
+
+static uint32_t
+row_count(const shared_heap *heap)
+{
+    uint32_t count = heap->at->rows_used;
+    return count < SHARED_HEAP_PARTIES ? count : SHARED_HEAP_PARTIES;
+}
+
+static bool
+is_used(const shared_heap *heap, uint32_t index)
+{
+    for (uint32_t i = 0; i < row_count(heap); i++) {
+        if (state_of(heap, i) != PARTY_FREE && has(heap, i, index)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static uint64_t
+used_in_word(const shared_heap *heap, uint32_t word)
+{
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < row_count(heap); i++) {
+        if (state_of(heap, i) != PARTY_FREE) {
+            used |= heap->at->rows[i][word];
+        }
+    }
+    return used;
+}
+
+// Where the system refuses the call, memory comes with the first write, or does not.
+static bool
+allocate_file(int fd, off_t offset, off_t bytes)
+{
+    int rc;
+    do {
+        rc = fallocate(fd, 0, offset, bytes);
+    } while (rc < 0 && errno == EINTR);
+    return rc == 0 || errno == ENOSYS || errno == EPERM || errno == EOPNOTSUPP;
+}
+
+// Gives memory to what is going to be written.  Not to another file that has the number by now.
+static bool
+allocate(const shared_heap *heap, const void *start, size_t bytes)
+{
+    off_t offset = (off_t)((const char *)start - (const char *)heap->at);
+    return shm_file_is_there(&heap->file) && allocate_file(heap->file.fd, offset, (off_t)bytes);
+}
+
+// ---- parties ----
+
+// Numbers of processes in another space mean others.
+static uint64_t
+own_space(void)
+{
+    struct stat info;
+    return stat("/proc/self/ns/pid", &info) == 0 ? (uint64_t)info.st_ino : 0;
+}
+
+static void
+bury_the_dead(shared_heap *heap)
+{
+    uint64_t space = own_space();
+    for (uint32_t i = NOBODY + 1; i < row_count(heap); i++) {
+        shared_party *each = party_at(heap, i);
+        uint32_t state = state_of(heap, i);
+        if (state != PARTY_FREE && i != heap->party && each->space == space && kill((pid_t)each->pid, 0) < 0
+            && errno == ESRCH) {
+            // Relaxed: ordered by the lock; a child may be quicker to take it.
+            atomic_compare_exchange_strong_explicit(&each->state, &state, PARTY_FREE, memory_order_relaxed,
+                                                    memory_order_relaxed);
+        }
+    }
+}
+
+// Makes an empty row, in a state that keeps others off.  NOBODY: there is no room.
+static uint32_t
+add_party(shared_heap *heap, uint32_t state)
+{
+    for (int attempt = 0; attempt < 2; attempt++) {
+        for (uint32_t i = NOBODY + 1; i < SHARED_HEAP_PARTIES; i++) {
+            if (state_of(heap, i) == PARTY_FREE) {
+                if (!allocate(heap, heap->at->rows[i], sizeof(heap->at->rows[i]))) {
+                    return NOBODY;
+                }
+                memset(heap->at->rows[i], 0, sizeof(heap->at->rows[i]));
+                party_at(heap, i)->pid = (uint32_t)getpid();
+                party_at(heap, i)->space = own_space();
+                heap->at->rows_used = i < row_count(heap) ? row_count(heap) : i + 1;
+                // Relaxed: ordered by the lock, or by the fork.
+                atomic_store_explicit(&party_at(heap, i)->state, state, memory_order_relaxed);
+                return i;
+            }
+        }
+        bury_the_dead(heap);
+    }
+    return NOBODY;
+}
+
+// ---- cells ----
+
+static void
+forget_if_unused(shared_heap *heap, uint32_t index)
+{
+    if (heap->users[index] != 0) {
+        return;
+    }
+    // As long as a thread holds the lock, the kernel knows of it.
+    if (robust_lock_is_taken(&heap->at->cells_at[index].lock)) {
+        atomic_store_explicit(&heap->is_untidy, 1, memory_order_relaxed);
+    }
+    else {
+        clear(heap, heap->party, index);
+    }
+}
+
+static void
+tidy(shared_heap *heap)
+{
+    if (atomic_exchange_explicit(&heap->is_untidy, 0, memory_order_relaxed) == 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < cell_count(heap); i++) {
+        // Relaxed: see there.
+        uint32_t late = atomic_exchange_explicit(&heap->late[i], 0, memory_order_relaxed);
+        heap->users[i] -= late < heap->users[i] ? late : heap->users[i];
+        if (has(heap, heap->party, i)) {
+            forget_if_unused(heap, i);
+        }
+    }
+}
+
+// A cell that nobody uses, below those that have no memory yet; SHARED_HEAP_CELLS: there is none.
+static uint32_t
+find_free(shared_heap *heap)
+{
+    for (uint32_t word = 0; word * 64 < cell_count(heap); word++) {
+        uint64_t is_free = ~used_in_word(heap, word);
+        for (uint32_t i = 0; is_free != 0 && i < 64; i++) {
+            if ((is_free >> i & 1) != 0 && word * 64 + i < cell_count(heap)) {
+                return word * 64 + i;
+            }
+        }
+    }
+    return SHARED_HEAP_CELLS;
+}
+
+static bool
+grow(shared_heap *heap)
+{
+    uint32_t count = cell_count(heap);
+    if (count == SHARED_HEAP_CELLS || !allocate(heap, &heap->at->cells_at[count], 4096)) {
+        return false;
+    }
+    heap->at->cells = count + (uint32_t)CELLS_PER_PAGE;
+    return true;
+}
+
+int
+shared_heap_make(shared_heap *heap, uint32_t *index)
+{
+    int rc = enter(heap);
+    if (rc < 0) {
+        return rc;
+    }
+    tidy(heap);
+    uint32_t found = find_free(heap);
+    if (found == SHARED_HEAP_CELLS) {
+        bury_the_dead(heap);
+        found = find_free(heap);
+    }
+    if (found == SHARED_HEAP_CELLS && grow(heap)) {
+        found = find_free(heap);
+    }
+    rc = SHARED_HEAP_FULL;
+    if (found != SHARED_HEAP_CELLS) {
+        shared_cell *cell = &heap->at->cells_at[found];
+        memset(cell, 0, sizeof(*cell));
+        cell->serial = ++heap->at->serial;
+        heap->users[found] = 1;
+        set(heap, heap->party, found);
+        *index = found;
+        rc = 0;
+    }
+    leave(heap);
+    return rc;
+}
+
+int
+shared_heap_attach(shared_heap *heap, uint32_t index, uint64_t serial)
+{
+    int rc = enter(heap);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = SHARED_HEAP_GONE;
+    if (index < cell_count(heap) && heap->at->cells_at[index].serial == serial && is_used(heap, index)) {
+        shared_cell *cell = &heap->at->cells_at[index];
+        set(heap, heap->party, index);
+        heap->users[index]++;
+        uint32_t sent = atomic_load_explicit(&cell->sent, memory_order_relaxed);
+        sent -= sent > 0 ? 1 : 0;
+        atomic_store_explicit(&cell->sent, sent, memory_order_relaxed);
+        if (sent == 0) {
+            clear(heap, NOBODY, index);
+        }
+        rc = 0;
+    }
+    leave(heap);
+    return rc;
+}
+
+int
+shared_heap_share(shared_heap *heap, uint32_t index)
+{
+    int rc = enter(heap);
+    if (rc == 0) {
+        heap->users[index]++;
+        leave(heap);
+    }
+    return rc;
+}
+
+int
+shared_heap_send(shared_heap *heap, uint32_t index)
+{
+    int rc = enter(heap);
+    if (rc == 0) {
+        atomic_fetch_add_explicit(&heap->at->cells_at[index].sent, 1, memory_order_relaxed);
+        set(heap, NOBODY, index);
+        leave(heap);
+    }
+    return rc;
+}
+
+void
+shared_heap_drop(shared_heap *heap, uint32_t index)
+{
+    if (robust_lock_acquire(&heap->at->lock, ROBUST_LOCK_NO_WAIT) < 0) {
+        // Relaxed: see there.
+        atomic_fetch_add_explicit(&heap->late[index], 1, memory_order_relaxed);
+        atomic_store_explicit(&heap->is_untidy, 1, memory_order_relaxed);
+        return;
+    }
+    heap->users[index] -= heap->users[index] > 0 ? 1 : 0;
+    forget_if_unused(heap, index);
+    leave(heap);
+}
+
+uint32_t
+shared_heap_used(shared_heap *heap)
+{
+    uint32_t used = 0;
+    if (enter(heap) == 0) {
+        tidy(heap);
+        bury_the_dead(heap);
+        for (uint32_t word = 0; word * 64 < cell_count(heap); word++) {
+            used += (uint32_t)__builtin_popcountll(used_in_word(heap, word));
+        }
+        leave(heap);
+    }
+    return used;
+}
+
+// ---- forks ----
+
+void
+shared_heap_before_fork(shared_heap *heap)
+{
+    if (enter(heap) < 0) {
+        return;
+    }
+    if (heap->reserved != NOBODY) {
+        // That fork failed; or the child is late, and then makes a row of its own.
+        uint32_t state = PARTY_RESERVED;
+        // Relaxed: the lock orders it, but for that child.
+        atomic_compare_exchange_strong_explicit(&party_at(heap, heap->reserved)->state, &state, PARTY_FREE,
+                                                memory_order_relaxed, memory_order_relaxed);
+    }
+    heap->reserved = add_party(heap, PARTY_RESERVED);
+    if (heap->reserved != NOBODY) {
+        memcpy(heap->at->rows[heap->reserved], heap->at->rows[heap->party], sizeof(heap->at->rows[0]));
+    }
+    leave(heap);
+}
+
+void
+shared_heap_after_fork(shared_heap *heap)
+{
+    uint32_t reserved = heap->reserved;
+    uint32_t state = PARTY_RESERVED;
+    heap->reserved = NOBODY;
+    if (reserved != NOBODY) {
+        party_at(heap, reserved)->pid = (uint32_t)getpid();
+        // Relaxed: its row was made by the thread that forked, and bury_the_dead() asks about either process.
+        if (atomic_compare_exchange_strong_explicit(&party_at(heap, reserved)->state, &state, PARTY_USED,
+                                                    memory_order_relaxed, memory_order_relaxed)) {
+            heap->party = reserved;
+            return;
+        }
+    }
+    uint32_t own = NOBODY;
+    if (enter(heap) == 0) {
+        own = add_party(heap, PARTY_USED);
+        for (uint32_t i = 0; own != NOBODY && i < cell_count(heap); i++) {
+            if (heap->users[i] != 0) {
+                set(heap, own, i);
+            }
+        }
+        leave(heap);
+    }
+    // Without a row the parent's must do.
+    heap->party = own != NOBODY ? own : heap->party;
+}
+
+// ---- opening ----
+
+static bool
+prepare(layout *at, int fd)
+{
+    if (!allocate_file(fd, 0, (off_t)offsetof(layout, rows[1]))
+        || getrandom(&at->identity, sizeof(at->identity), 0) != (ssize_t)sizeof(at->identity)) {
+        return false;
+    }
+    at->magic = MAGIC;
+    at->rows_used = NOBODY + 1;
+    // Relaxed: nobody else has the file yet.
+    atomic_store_explicit(&at->parties[NOBODY].state, PARTY_USED, memory_order_relaxed);
+    return true;
+}
+
+static int
+make_file(void)
+{
+    int fd = memfd_create("pyconc-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd >= 0
+        && (ftruncate(fd, sizeof(layout)) < 0
+            || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+// A file that may be given any size could be cut under us.
+static bool
+is_heap_file(int fd)
+{
+    struct stat info;
+    int seals = fcntl(fd, F_GET_SEALS);
+    return fstat(fd, &info) == 0 && info.st_size == (off_t)sizeof(layout) && seals >= 0
+           && (seals & F_SEAL_SHRINK) != 0;
+}
+
+shared_heap *
+shared_heap_open(int fd)
+{
+    bool is_new = fd < 0;
+    int rc, own;
+    layout *at = MAP_FAILED;
+    shared_heap *heap = calloc(1, sizeof(*heap));
+    int error = ENOMEM;
+    if (heap == NULL) {
+        errno = error;
+        return NULL;
+    }
+    own = is_new ? make_file() : fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (own < 0 || !shm_file_identify(&heap->file, own)) {
+        error = errno;
+        goto fail;
+    }
+    error = EINVAL;
+    if (!is_heap_file(own)) {
+        goto fail;
+    }
+    at = mmap(NULL, sizeof(layout), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, own, 0);
+    if (at == MAP_FAILED || (is_new && !prepare(at, own))) {
+        error = errno;
+        goto fail;
+    }
+    if (at->magic != MAGIC) {
+        goto fail;
+    }
+    heap->at = at;
+    rc = enter(heap);
+    if (rc < 0) {
+        error = rc == ROBUST_LOCK_REFUSED ? ENOTSUP : EAGAIN;
+        goto fail;
+    }
+    heap->party = add_party(heap, PARTY_USED);
+    leave(heap);
+    if (heap->party == NOBODY) {
+        error = ENOMEM;
+        goto fail;
+    }
+    return heap;
+
+fail:
+    if (at != MAP_FAILED) {
+        munmap(at, sizeof(layout));
+    }
+    if (own >= 0) {
+        close(own);
+    }
+    free(heap);
+    errno = error;
+    return NULL;
+}
+
+void
+shared_heap_close(shared_heap *heap)
+{
+    if (enter(heap) < 0) {
+        return;
+    }
+    tidy(heap);
+    bool has_cells = false;
+    for (uint32_t word = 0; word < ROW_WORDS; word++) {
+        has_cells = has_cells || heap->at->rows[heap->party][word] != 0;
+    }
+    if (!has_cells) {
+        // Relaxed: ordered by the lock.
+        atomic_store_explicit(&party_at(heap, heap->party)->state, PARTY_FREE, memory_order_relaxed);
+    }
+    leave(heap);
+    if (!has_cells) {
+        munmap(heap->at, sizeof(layout));
+        if (shm_file_is_there(&heap->file)) {
+            close(heap->file.fd);
+        }
+        free(heap);
+    }
+}
+
+uint64_t
+shared_heap_identity(const shared_heap *heap)
+{
+    return heap->at->identity;
+}
+
+int
+shared_heap_fd(const shared_heap *heap)
+{
+    return heap->file.fd;
+}
+
+shared_cell *
+shared_heap_cell(const shared_heap *heap, uint32_t index)
+{
+    return &heap->at->cells_at[index];
+}

@@ -1,0 +1,1231 @@
+#include "shared_types.h"
+
+#include <errno.h>
+
+#include "core/clock.h"
+#include "core/shared_sync.h"
+
+// Nothing in it changes.
+typedef struct SharedHeapObject {
+    PyObject_HEAD
+    shared_heap *heap;  // outlives this if there are cells
+} SharedHeapObject;
+
+// Nothing in it changes.
+typedef struct SharedCellObject {
+    PyObject_HEAD
+    shared_heap *heap;
+    shared_cell *cell;
+    uint32_t index;  // of the cell, which is this object's as long as it lives
+    bool has_cell;
+    bool is_reentrant, raises;  // of a lock
+    char kind;                  // of a number: its typecode
+} SharedCellObject;
+
+static SharedCellObject *
+as_cell(PyObject *op)
+{
+    return (SharedCellObject *)op;
+}
+
+// Sets the exception for a status of core.  One that a signal handler raised is set already.
+static PyObject *
+raise_shared(int rc)
+{
+    switch (rc) {
+    case FUTEX_INTERRUPTED:
+        break;
+    case SHARED_HEAP_FULL:
+        PyErr_SetString(PyExc_MemoryError, "there is no room for another shared object");
+        break;
+    case SHARED_HEAP_GONE:
+        PyErr_SetString(PyExc_RuntimeError, "the shared object is gone: no process had it any more");
+        break;
+    case SHARED_SYNC_TOO_MANY:
+        PyErr_SetString(PyExc_ValueError, "Semaphore released too many times");
+        break;
+    case ROBUST_LOCK_TOO_MANY:
+        PyErr_Format(PyExc_RuntimeError, "a thread can hold %d shared locks at once", ROBUST_LOCKS_MAX);
+        break;
+    case ROBUST_LOCK_REFUSED:
+        errno = ENOTSUP;
+        PyErr_SetFromErrno(PyExc_OSError);
+        break;
+    default:
+        PyErr_Format(PyExc_SystemError, "status %d", rc);
+    }
+    return NULL;
+}
+
+// ---- heap ----
+
+static PyObject *
+heap_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"", NULL};
+    int fd = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|i:SharedHeap", keywords, &fd)) {
+        return NULL;
+    }
+    SharedHeapObject *self = (SharedHeapObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    self->heap = shared_heap_open(fd);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (self->heap == NULL) {
+        Py_DECREF(self);
+        errno = error;
+        return error == ENOMEM ? PyErr_NoMemory() : PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return (PyObject *)self;
+}
+
+static shared_heap *
+as_heap(PyObject *op)
+{
+    return ((SharedHeapObject *)op)->heap;
+}
+
+PyDoc_STRVAR(heap_fileno_doc,
+"fileno($self, /)\n--\n\n"
+"Return the file descriptor of the memory.");
+
+static PyObject *
+heap_fileno(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(shared_heap_fd(as_heap(op)));
+}
+
+PyDoc_STRVAR(heap_used_doc,
+"used($self, /)\n--\n\n"
+"Return how many objects there are in it, of all processes that live.");
+
+static PyObject *
+heap_used(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    uint32_t used;
+    Py_BEGIN_ALLOW_THREADS
+    used = shared_heap_used(as_heap(op));
+    Py_END_ALLOW_THREADS
+    return PyLong_FromUnsignedLong(used);
+}
+
+PyDoc_STRVAR(heap_before_fork_doc,
+"before_fork($self, /)\n--\n\n"
+"Have the objects of this process be the child's as well.");
+
+static PyObject *
+heap_before_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Py_BEGIN_ALLOW_THREADS
+    shared_heap_before_fork(as_heap(op));
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(heap_after_fork_doc,
+"after_fork($self, /)\n--\n\n"
+"In the child of a fork: count as a process of its own.");
+
+static PyObject *
+heap_after_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Py_BEGIN_ALLOW_THREADS
+    shared_heap_after_fork(as_heap(op));
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+heap_identity(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(shared_heap_identity(as_heap(op)));
+}
+
+static void
+heap_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    if (as_heap(op) != NULL) {
+        shared_heap_close(as_heap(op));
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyMethodDef heap_methods[] = {
+    {"fileno", heap_fileno, METH_NOARGS, heap_fileno_doc},
+    {"used", heap_used, METH_NOARGS, heap_used_doc},
+    {"before_fork", heap_before_fork, METH_NOARGS, heap_before_fork_doc},
+    {"after_fork", heap_after_fork, METH_NOARGS, heap_after_fork_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef heap_getset[] = {
+    {"identity", heap_identity, NULL, "What no other heap has.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(heap_doc,
+"SharedHeap(fd=-1, /)\n--\n\n"
+"Memory for pyconc.shared: new, or what another process has made.");
+
+static PyType_Slot heap_slots[] = {
+    {Py_tp_new, heap_new},
+    {Py_tp_dealloc, heap_dealloc},
+    {Py_tp_methods, heap_methods},
+    {Py_tp_getset, heap_getset},
+    {Py_tp_doc, (void *)heap_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_heap_spec = {
+    .name = "pyconc._core.SharedHeap",
+    .basicsize = sizeof(SharedHeapObject),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = heap_slots,
+};
+
+// ---- cell ----
+
+static PyObject *
+cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"", "", "", "", NULL};
+    module_state *state = module_state_of(type);
+    PyObject *heap;
+    long long index = -1;
+    unsigned long long serial = 0;
+    const char *how = "";
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|LKs:SharedCell", keywords, state->shared_heap_type,
+                                     &heap, &index, &serial, &how)) {
+        return NULL;
+    }
+    if (index >= SHARED_HEAP_CELLS) {
+        return raise_shared(SHARED_HEAP_GONE);
+    }
+    SharedCellObject *self = as_cell(type->tp_alloc(type, 0));
+    if (self == NULL) {
+        return NULL;
+    }
+    int rc;
+    self->heap = as_heap(heap);
+    self->index = (uint32_t)index;
+    self->kind = how[0];
+    self->is_reentrant = strchr(how, 'r') != NULL;
+    self->raises = strchr(how, '!') != NULL;
+    Py_BEGIN_ALLOW_THREADS
+    rc = index < 0     ? shared_heap_make(self->heap, &self->index)
+         : serial == 0 ? shared_heap_share(self->heap, self->index)
+                       : shared_heap_attach(self->heap, self->index, serial);
+    Py_END_ALLOW_THREADS
+    if (rc < 0) {
+        Py_DECREF(self);
+        return raise_shared(rc);
+    }
+    self->has_cell = true;
+    self->cell = shared_heap_cell(self->heap, self->index);
+    return (PyObject *)self;
+}
+
+static void
+cell_dealloc(PyObject *op)
+{
+    SharedCellObject *self = as_cell(op);
+    PyTypeObject *type = Py_TYPE(op);
+    if (self->has_cell) {
+        shared_heap_drop(self->heap, self->index);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(cell_send_doc,
+"_send($self, /)\n--\n\n"
+"Return (index, serial), for the pickle of it that is going to another process.");
+
+static PyObject *
+cell_send(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    SharedCellObject *self = as_cell(op);
+    int rc;
+    Py_BEGIN_ALLOW_THREADS
+    rc = shared_heap_send(self->heap, self->index);
+    Py_END_ALLOW_THREADS
+    if (rc < 0) {
+        return raise_shared(rc);
+    }
+    return Py_BuildValue("IK", (unsigned int)self->index, (unsigned long long)self->cell->serial);
+}
+
+static PyObject *
+cell_identity(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(shared_heap_identity(as_cell(op)->heap));
+}
+
+static PyObject *
+cell_index(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(as_cell(op)->index);
+}
+
+static PyMethodDef cell_methods[] = {
+    {"_send", cell_send, METH_NOARGS, cell_send_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef cell_getset[] = {
+    {"_identity", cell_identity, NULL, "That of its heap.", NULL},
+    {"_index", cell_index, NULL, "Its place there.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(cell_doc,
+"SharedCell(heap, index=-1, serial=0, how='', /)\n--\n\n"
+"An object in a heap: new, one that this process has (by index), or one that has come (by serial too).");
+
+static PyType_Slot cell_slots[] = {
+    {Py_tp_new, cell_new},
+    {Py_tp_dealloc, cell_dealloc},
+    {Py_tp_methods, cell_methods},
+    {Py_tp_getset, cell_getset},
+    {Py_tp_doc, (void *)cell_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_cell_spec = {
+    .name = "pyconc._core.SharedCell",
+    .basicsize = sizeof(SharedCellObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = cell_slots,
+};
+
+// ---- waiting ----
+
+typedef int wait_function(shared_cell *cell, int64_t deadline_ns, void *arg);
+
+// Waits without the GIL.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.  What is not to
+// be interrupted leaves the handlers for later.
+static int
+wait_for(PyObject *op, wait_function *wait, void *arg, int64_t deadline_ns, bool is_interruptible)
+{
+    SharedCellObject *self = as_cell(op);
+    int rc = wait(self->cell, ROBUST_LOCK_NO_WAIT, arg);
+    if (rc != FUTEX_TIMED_OUT || deadline_ns == ROBUST_LOCK_NO_WAIT) {
+        return rc;
+    }
+    module_state *state = module_state_of(Py_TYPE(op));
+    do {
+        PyThreadState *thread = gil_release(&state->gil);
+        rc = wait(self->cell, deadline_ns, arg);
+        gil_acquire(&state->gil, thread, 0);
+        if (rc == FUTEX_INTERRUPTED && is_interruptible && PyErr_CheckSignals() < 0) {
+            return FUTEX_INTERRUPTED;
+        }
+    } while (rc == FUTEX_INTERRUPTED);
+    return rc;
+}
+
+// acquire(blocking, timeout), with what threading says of their combinations.  None and -1 are for ever.
+static int
+read_acquire(PyObject *args, PyObject *kwargs, int64_t *deadline_ns)
+{
+    static char *keywords[] = {"blocking", "timeout", NULL};
+    int blocking = 1;
+    PyObject *timeout = NULL;
+    *deadline_ns = FUTEX_NO_DEADLINE;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|pO:acquire", keywords, &blocking, &timeout)) {
+        return -1;
+    }
+    bool has_timeout = false;
+    if (timeout != NULL && timeout != Py_None) {
+        double seconds = PyFloat_AsDouble(timeout);
+        if (seconds == -1.0 && PyErr_Occurred()) {
+            return -1;
+        }
+        has_timeout = seconds != -1.0;
+        if (has_timeout && !blocking) {
+            PyErr_SetString(PyExc_ValueError, "can't specify a timeout for a non-blocking call");
+            return -1;
+        }
+        if (has_timeout && seconds < 0) {
+            PyErr_SetString(PyExc_ValueError, "timeout value must be a non-negative number");
+            return -1;
+        }
+    }
+    if (!blocking) {
+        *deadline_ns = ROBUST_LOCK_NO_WAIT;
+    }
+    return has_timeout ? module_deadline(timeout, deadline_ns) : 0;
+}
+
+PyDoc_STRVAR(enter_doc,
+"__enter__($self, /)\n--\n\n"
+"acquire().");
+
+PyDoc_STRVAR(exit_doc,
+"__exit__($self, /, *error)\n--\n\n"
+"release().");
+
+// ---- lock ----
+
+static int
+wait_for_lock(shared_cell *cell, int64_t deadline_ns, void *Py_UNUSED(arg))
+{
+    return robust_lock_acquire(&cell->lock, deadline_ns);
+}
+
+// The process from which this thread got the lock by its death; 0: from none.
+static uint32_t
+abandoned_by(const shared_cell *cell)
+{
+    // Relaxed: the holder reads what it has written.
+    return atomic_load_explicit(&cell->lock.abandoned, memory_order_relaxed);
+}
+
+static PyObject *
+pid_object(uint32_t pid)
+{
+    return PyLong_FromUnsignedLong(pid == ROBUST_LOCK_UNKNOWN ? 0 : pid);
+}
+
+static PyObject *
+raise_abandoned(uint32_t by)
+{
+    PyObject *module = PyImport_ImportModule("pyconc._lock_abandoned");
+    PyObject *error = NULL;
+    if (module != NULL) {
+        PyObject *pid = pid_object(by);
+        PyObject *type = PyObject_GetAttrString(module, "LockAbandoned");
+        error = pid == NULL || type == NULL ? NULL : PyObject_CallOneArg(type, pid);
+        Py_XDECREF(type);
+        Py_XDECREF(pid);
+        Py_DECREF(module);
+    }
+    if (error != NULL) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        Py_DECREF(error);
+    }
+    return NULL;
+}
+
+// True or False, as acquire() returns it.
+static PyObject *
+lock_take(PyObject *op, int64_t deadline_ns)
+{
+    SharedCellObject *self = as_cell(op);
+    uint32_t *depth = self->is_reentrant ? robust_lock_depth(&self->cell->lock) : NULL;
+    if (depth != NULL) {
+        *depth += 1;
+        Py_RETURN_TRUE;
+    }
+    int rc = wait_for(op, wait_for_lock, NULL, deadline_ns, true);
+    if (rc == FUTEX_TIMED_OUT) {
+        Py_RETURN_FALSE;
+    }
+    if (rc == ROBUST_LOCK_ABANDONED && self->raises) {
+        uint32_t by = abandoned_by(self->cell);
+        robust_lock_release(&self->cell->lock);
+        return raise_abandoned(by);
+    }
+    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_True);
+}
+
+static PyObject *
+lock_let_go(PyObject *op)
+{
+    SharedCellObject *self = as_cell(op);
+    uint32_t *depth = robust_lock_depth(&self->cell->lock);
+    if (depth == NULL) {
+        bool is_taken = robust_lock_is_taken(&self->cell->lock);
+        PyErr_SetString(PyExc_RuntimeError,
+                        self->is_reentrant ? "cannot release un-acquired lock"
+                        : is_taken         ? "only the thread that took a shared lock can release it"
+                                           : "release unlocked lock");
+        return NULL;
+    }
+    if (--*depth == 0) {
+        robust_lock_release(&self->cell->lock);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(lock_acquire_doc,
+"acquire($self, /, blocking=True, timeout=-1)\n--\n\n"
+"Take the lock and return True; False if it is taken after `timeout` seconds, or if not `blocking`.\n\n"
+"The thread that took it has to release it. If that ends before, by SIGKILL for instance, the next one has\n"
+"the lock at once, and `abandoned` is the process; with on_abandoned=\"raise\" the next call raises\n"
+"LockAbandoned instead, and does not have the lock. ValueError and OverflowError are raised as threading's\n"
+"locks do, RuntimeError if the thread holds 64 such locks, and what a signal's handler raises meanwhile.\n\n"
+"    >>> lock = pyconc.shared.Lock()\n"
+"    >>> lock.acquire(), lock.acquire(blocking=False), lock.acquire(timeout=0.001)\n"
+"    (True, False, False)\n");
+
+static PyObject *
+lock_acquire(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    int64_t deadline_ns;
+    return read_acquire(args, kwargs, &deadline_ns) < 0 ? NULL : lock_take(op, deadline_ns);
+}
+
+PyDoc_STRVAR(lock_release_doc,
+"release($self, /)\n--\n\n"
+"Release the lock, and let the next one have it. RuntimeError if this thread does not hold it.\n\n"
+"    >>> lock = pyconc.shared.Lock()\n"
+"    >>> lock.acquire()\n"
+"    True\n"
+"    >>> lock.release()\n");
+
+static PyObject *
+lock_release(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return lock_let_go(op);
+}
+
+PyDoc_STRVAR(lock_locked_doc,
+"locked($self, /)\n--\n\n"
+"Return whether some thread of some process holds the lock. Raises nothing.\n\n"
+"    >>> with pyconc.shared.Lock() as locked:\n"
+"    ...     locked\n"
+"    True\n");
+
+static PyObject *
+lock_locked(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(robust_lock_is_taken(&as_cell(op)->cell->lock));
+}
+
+static PyObject *
+lock_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return lock_take(op, FUTEX_NO_DEADLINE);
+}
+
+static PyObject *
+lock_exit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return lock_let_go(op);
+}
+
+PyDoc_STRVAR(lock_is_owned_doc,
+"_is_owned($self, /)\n--\n\n"
+"For conditions.");
+
+static PyObject *
+lock_is_owned(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(robust_lock_depth(&as_cell(op)->cell->lock) != NULL);
+}
+
+PyDoc_STRVAR(lock_release_save_doc,
+"_release_save($self, /)\n--\n\n"
+"For conditions: release it, however often it was entered.");
+
+static PyObject *
+lock_release_save(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    uint32_t *depth = robust_lock_depth(&as_cell(op)->cell->lock);
+    if (depth == NULL) {
+        return lock_let_go(op);  // which says why that cannot be
+    }
+    uint32_t saved = *depth;
+    robust_lock_release(&as_cell(op)->cell->lock);
+    return PyLong_FromUnsignedLong(saved);
+}
+
+PyDoc_STRVAR(lock_acquire_restore_doc,
+"_acquire_restore($self, saved, /)\n--\n\n"
+"For conditions: enter it as often again, whatever signals come.");
+
+static PyObject *
+lock_acquire_restore(PyObject *op, PyObject *arg)
+{
+    unsigned long saved = PyLong_AsUnsignedLong(arg);
+    if (saved == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int rc = wait_for(op, wait_for_lock, NULL, FUTEX_NO_DEADLINE, false);
+    if (rc < 0) {
+        return raise_shared(rc);
+    }
+    *robust_lock_depth(&as_cell(op)->cell->lock) = (uint32_t)saved;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+lock_abandoned(PyObject *op, void *Py_UNUSED(closure))
+{
+    SharedCellObject *self = as_cell(op);
+    uint32_t by = robust_lock_depth(&self->cell->lock) == NULL ? 0 : abandoned_by(self->cell);
+    if (by == 0) {
+        Py_RETURN_NONE;
+    }
+    return pid_object(by);
+}
+
+static PyMethodDef lock_methods[] = {
+    {"acquire", (PyCFunction)(void (*)(void))lock_acquire, METH_VARARGS | METH_KEYWORDS, lock_acquire_doc},
+    {"release", lock_release, METH_NOARGS, lock_release_doc},
+    {"locked", lock_locked, METH_NOARGS, lock_locked_doc},
+    {"__enter__", lock_enter, METH_NOARGS, enter_doc},
+    {"__exit__", FASTCALL(lock_exit), METH_FASTCALL, exit_doc},
+    {"_is_owned", lock_is_owned, METH_NOARGS, lock_is_owned_doc},
+    {"_release_save", lock_release_save, METH_NOARGS, lock_release_save_doc},
+    {"_acquire_restore", lock_acquire_restore, METH_O, lock_acquire_restore_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef lock_getset[] = {
+    {"abandoned", lock_abandoned, NULL,
+     "For the thread that holds the lock: the process whose death released it, 0 if not known; else None.",
+     NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(lock_doc,
+"SharedLock(heap, index=-1, serial=0, how='', /)\n--\n\n"
+"A lock in a cell. how: 'r' if reentrant, '!' if acquire() raises LockAbandoned.");
+
+static PyType_Slot lock_slots[] = {
+    {Py_tp_methods, lock_methods},
+    {Py_tp_getset, lock_getset},
+    {Py_tp_doc, (void *)lock_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_lock_spec = {
+    .name = "pyconc._core.SharedLock",
+    .basicsize = sizeof(SharedCellObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = lock_slots,
+};
+
+// ---- semaphore ----
+
+static int
+wait_for_permit(shared_cell *cell, int64_t deadline_ns, void *Py_UNUSED(arg))
+{
+    return shared_semaphore_acquire(cell, deadline_ns);
+}
+
+static PyObject *
+semaphore_take(PyObject *op, int64_t deadline_ns)
+{
+    int rc = wait_for(op, wait_for_permit, NULL, deadline_ns, true);
+    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_False) : rc < 0 ? raise_shared(rc)
+                                                                : Py_NewRef(Py_True);
+}
+
+PyDoc_STRVAR(semaphore_init_doc,
+"_init($self, permits, limit, /)\n--\n\n"
+"Give a new one its permits, which stay below the limit; 0 is none.");
+
+static PyObject *
+semaphore_init(PyObject *op, PyObject *args)
+{
+    unsigned int permits, limit;
+    if (!PyArg_ParseTuple(args, "II:_init", &permits, &limit)) {
+        return NULL;
+    }
+    shared_semaphore_init(as_cell(op)->cell, permits, limit);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(semaphore_acquire_doc,
+"acquire($self, /, blocking=True, timeout=None)\n--\n\n"
+"Take a permit and return True; False if there is none after `timeout` seconds, or if not `blocking`.\n\n"
+"ValueError and OverflowError are raised as threading's semaphores do, and what a signal's handler raises\n"
+"meanwhile. A process that dies takes its permits along.\n\n"
+"    >>> semaphore = pyconc.shared.Semaphore(1)\n"
+"    >>> semaphore.acquire(), semaphore.acquire(blocking=False), semaphore.acquire(timeout=0.001)\n"
+"    (True, False, False)\n");
+
+static PyObject *
+semaphore_acquire(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    int64_t deadline_ns;
+    return read_acquire(args, kwargs, &deadline_ns) < 0 ? NULL : semaphore_take(op, deadline_ns);
+}
+
+PyDoc_STRVAR(semaphore_release_doc,
+"release($self, /, n=1)\n--\n\n"
+"Add n permits, from any thread of any process. ValueError if n < 1, or there would be too many.\n\n"
+"    >>> semaphore = pyconc.shared.Semaphore(0)\n"
+"    >>> semaphore.release(2)\n"
+"    >>> semaphore.get_value()\n"
+"    2\n");
+
+static PyObject *
+semaphore_release(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"n", NULL};
+    long long count = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|L:release", keywords, &count)) {
+        return NULL;
+    }
+    if (count < 1) {
+        PyErr_SetString(PyExc_ValueError, "n must be one or more");
+        return NULL;
+    }
+    int rc = count > SHARED_PERMITS_MAX ? SHARED_SYNC_TOO_MANY
+                                        : shared_semaphore_release(as_cell(op)->cell, (uint32_t)count);
+    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(semaphore_get_value_doc,
+"get_value($self, /)\n--\n\n"
+"Return how many permits there are now. Raises nothing.\n\n"
+"    >>> pyconc.shared.Semaphore(3).get_value()\n"
+"    3\n");
+
+static PyObject *
+semaphore_get_value(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(shared_semaphore_permits(as_cell(op)->cell));
+}
+
+static PyObject *
+semaphore_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return semaphore_take(op, FUTEX_NO_DEADLINE);
+}
+
+static PyObject *
+semaphore_exit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    int rc = shared_semaphore_release(as_cell(op)->cell, 1);
+    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_None);
+}
+
+static PyMethodDef semaphore_methods[] = {
+    {"_init", semaphore_init, METH_VARARGS, semaphore_init_doc},
+    {"acquire", (PyCFunction)(void (*)(void))semaphore_acquire, METH_VARARGS | METH_KEYWORDS,
+     semaphore_acquire_doc},
+    {"release", (PyCFunction)(void (*)(void))semaphore_release, METH_VARARGS | METH_KEYWORDS,
+     semaphore_release_doc},
+    {"get_value", semaphore_get_value, METH_NOARGS, semaphore_get_value_doc},
+    {"__enter__", semaphore_enter, METH_NOARGS, enter_doc},
+    {"__exit__", FASTCALL(semaphore_exit), METH_FASTCALL, exit_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(semaphore_doc,
+"SharedSemaphore(heap, index=-1, serial=0, how='', /)\n--\n\n"
+"A semaphore in a cell.");
+
+static PyType_Slot semaphore_slots[] = {
+    {Py_tp_methods, semaphore_methods},
+    {Py_tp_doc, (void *)semaphore_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_semaphore_spec = {
+    .name = "pyconc._core.SharedSemaphore",
+    .basicsize = sizeof(SharedCellObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = semaphore_slots,
+};
+
+// ---- event ----
+
+static int
+wait_for_event(shared_cell *cell, int64_t deadline_ns, void *Py_UNUSED(arg))
+{
+    return shared_event_wait(cell, deadline_ns);
+}
+
+PyDoc_STRVAR(event_is_set_doc,
+"is_set($self, /)\n--\n\n"
+"Return whether the event is set. Raises nothing.\n\n"
+"    >>> pyconc.shared.Event().is_set()\n"
+"    False\n");
+
+static PyObject *
+event_is_set(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyBool_FromLong(shared_event_is_set(as_cell(op)->cell));
+}
+
+PyDoc_STRVAR(event_set_doc,
+"set($self, /)\n--\n\n"
+"Set the event: all who wait go on, in every process. Raises nothing.\n\n"
+"    >>> event = pyconc.shared.Event()\n"
+"    >>> event.set()\n"
+"    >>> event.is_set()\n"
+"    True\n");
+
+static PyObject *
+event_set(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    int rc = shared_event_set(as_cell(op)->cell);
+    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(event_clear_doc,
+"clear($self, /)\n--\n\n"
+"Clear the event: who waits from now on waits until it is set again. Raises nothing.\n\n"
+"    >>> event = pyconc.shared.Event()\n"
+"    >>> event.set()\n"
+"    >>> event.clear()\n"
+"    >>> event.is_set()\n"
+"    False\n");
+
+static PyObject *
+event_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    shared_event_clear(as_cell(op)->cell);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(event_wait_doc,
+"wait($self, /, timeout=None)\n--\n\n"
+"Wait until the event is set and return True, or return False after `timeout` seconds.\n\n"
+"What the handler of a signal raises meanwhile is raised.\n\n"
+"    >>> pyconc.shared.Event().wait(timeout=0.001)\n"
+"    False\n");
+
+static PyObject *
+event_wait(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"timeout", NULL};
+    PyObject *timeout = Py_None;
+    int64_t deadline_ns;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", keywords, &timeout)
+        || module_deadline(timeout, &deadline_ns) < 0) {
+        return NULL;
+    }
+    int rc = wait_for(op, wait_for_event, NULL, deadline_ns, true);
+    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_False) : rc < 0 ? raise_shared(rc)
+                                                                : Py_NewRef(Py_True);
+}
+
+static PyMethodDef event_methods[] = {
+    {"is_set", event_is_set, METH_NOARGS, event_is_set_doc},
+    {"set", event_set, METH_NOARGS, event_set_doc},
+    {"clear", event_clear, METH_NOARGS, event_clear_doc},
+    {"wait", (PyCFunction)(void (*)(void))event_wait, METH_VARARGS | METH_KEYWORDS, event_wait_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(event_doc,
+"SharedEvent(heap, index=-1, serial=0, how='', /)\n--\n\n"
+"An event in a cell.");
+
+static PyType_Slot event_slots[] = {
+    {Py_tp_methods, event_methods},
+    {Py_tp_doc, (void *)event_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_event_spec = {
+    .name = "pyconc._core.SharedEvent",
+    .basicsize = sizeof(SharedCellObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = event_slots,
+};
+
+// ---- condition ----
+
+static int
+wait_for_grant(shared_cell *cell, int64_t deadline_ns, void *ticket)
+{
+    // The condition's lock has been released: there is nothing to try before the GIL is.
+    if (deadline_ns == ROBUST_LOCK_NO_WAIT) {
+        return FUTEX_TIMED_OUT;
+    }
+    return shared_condition_sleep(cell, (shared_ticket *)ticket, deadline_ns);
+}
+
+PyDoc_STRVAR(condition_enter_doc,
+"_enter($self, /)\n--\n\n"
+"With the lock: return (ticket, turn) for who is going to wait.");
+
+static PyObject *
+condition_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    shared_ticket ticket = shared_condition_enter(as_cell(op)->cell);
+    return Py_BuildValue("II", (unsigned int)ticket.number, (unsigned int)ticket.turn);
+}
+
+PyDoc_STRVAR(condition_sleep_doc,
+"_sleep($self, ticket, turn, timeout, /)\n--\n\n"
+"Without the lock: wait until there may be a grant, and return the turn then; None after so many seconds.");
+
+static PyObject *
+condition_sleep(PyObject *op, PyObject *args)
+{
+    unsigned int number, turn;
+    PyObject *timeout;
+    int64_t deadline_ns;
+    if (!PyArg_ParseTuple(args, "IIO:_sleep", &number, &turn, &timeout)
+        || module_deadline(timeout, &deadline_ns) < 0) {
+        return NULL;
+    }
+    shared_ticket ticket = {.number = number, .turn = turn};
+    int rc = wait_for(op, wait_for_grant, &ticket, deadline_ns, true);
+    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_None) : rc < 0 ? raise_shared(rc)
+                                                               : PyLong_FromUnsignedLong(ticket.turn);
+}
+
+PyDoc_STRVAR(condition_take_doc,
+"_take($self, ticket, /)\n--\n\n"
+"With the lock: whether there is a grant for the ticket, which is now taken.");
+
+static PyObject *
+condition_take(PyObject *op, PyObject *arg)
+{
+    unsigned long number = PyLong_AsUnsignedLong(arg);
+    if (number == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    shared_ticket ticket = {.number = (uint32_t)number};
+    return PyBool_FromLong(shared_condition_take(as_cell(op)->cell, ticket));
+}
+
+PyDoc_STRVAR(condition_leave_doc,
+"_leave($self, /)\n--\n\n"
+"With the lock: wait no more.");
+
+static PyObject *
+condition_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    shared_condition_leave(as_cell(op)->cell);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(condition_notify_doc,
+"_notify($self, count, /)\n--\n\n"
+"With the lock: let so many go on.");
+
+static PyObject *
+condition_notify(PyObject *op, PyObject *arg)
+{
+    unsigned long count = PyLong_AsUnsignedLong(arg);
+    if (count == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    shared_condition_notify(as_cell(op)->cell, count > UINT32_MAX ? UINT32_MAX : (uint32_t)count);
+    Py_RETURN_NONE;
+}
+
+// Numbers for what is made of a condition: the closure is a word's place.
+static PyObject *
+condition_get_word(PyObject *op, void *place)
+{
+    _Atomic uint32_t *word = &as_cell(op)->cell->words[(uintptr_t)place];
+    // Relaxed: ordered by the condition's lock.
+    return PyLong_FromLong((int32_t)atomic_load_explicit(word, memory_order_relaxed));
+}
+
+static int
+condition_set_word(PyObject *op, PyObject *value, void *place)
+{
+    long number = value == NULL ? -1 : PyLong_AsLong(value);
+    if (number == -1 && PyErr_Occurred()) {
+        return -1;
+    }
+    _Atomic uint32_t *word = &as_cell(op)->cell->words[(uintptr_t)place];
+    // Relaxed: ordered by the condition's lock.
+    atomic_store_explicit(word, (uint32_t)number, memory_order_relaxed);
+    return 0;
+}
+
+static PyMethodDef condition_methods[] = {
+    {"_enter", condition_enter, METH_NOARGS, condition_enter_doc},
+    {"_sleep", condition_sleep, METH_VARARGS, condition_sleep_doc},
+    {"_take", condition_take, METH_O, condition_take_doc},
+    {"_leave", condition_leave, METH_NOARGS, condition_leave_doc},
+    {"_notify", condition_notify, METH_O, condition_notify_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef condition_getset[] = {
+    {"_first", condition_get_word, condition_set_word, "A number, with the lock.", (void *)5},
+    {"_second", condition_get_word, condition_set_word, "A number, with the lock.", (void *)6},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(condition_doc,
+"SharedCondition(heap, index=-1, serial=0, how='', /)\n--\n\n"
+"A condition in a cell, with that lock or another.");
+
+static PyType_Slot condition_slots[] = {
+    {Py_tp_methods, condition_methods},
+    {Py_tp_getset, condition_getset},
+    {Py_tp_doc, (void *)condition_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_condition_spec = {
+    .name = "pyconc._core.SharedCondition",
+    .basicsize = sizeof(SharedCellObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = condition_slots,
+};
+
+// ---- number ----
+//
+// One 64-bit word, of which the typecode says how much counts and as what.  Each change is one atomic step,
+// so there is nothing to repair.
+
+static bool
+is_float(char kind)
+{
+    return kind == 'd' || kind == 'f';
+}
+
+static bool
+bits_of(char kind, PyObject *value, uint64_t *bits)
+{
+    if (is_float(kind)) {
+        double number = PyFloat_AsDouble(value);
+        memcpy(bits, &number, sizeof(*bits));
+        return !(number == -1.0 && PyErr_Occurred());
+    }
+    if (kind == 'c') {
+        if (!PyBytes_Check(value) || PyBytes_GET_SIZE(value) != 1) {
+            PyErr_SetString(PyExc_TypeError, "one character bytes expected");
+            return false;
+        }
+        *bits = (unsigned char)PyBytes_AS_STRING(value)[0];
+        return true;
+    }
+    if (kind == '?') {
+        int truth = PyObject_IsTrue(value);
+        *bits = truth > 0;
+        return truth >= 0;
+    }
+    PyObject *number = PyNumber_Index(value);
+    if (number == NULL) {
+        return false;
+    }
+    *bits = PyLong_AsUnsignedLongLongMask(number);  // as ctypes does, without a check
+    Py_DECREF(number);
+    return !(*bits == UINT64_MAX && PyErr_Occurred());
+}
+
+static double
+double_of(char kind, uint64_t bits)
+{
+    double number;
+    memcpy(&number, &bits, sizeof(number));
+    return kind == 'f' ? (double)(float)number : number;
+}
+
+static PyObject *
+value_of(char kind, uint64_t bits)
+{
+    char character = (char)bits;
+    switch (kind) {
+    case 'd':
+    case 'f':
+        return PyFloat_FromDouble(double_of(kind, bits));
+    case 'c':
+        return PyBytes_FromStringAndSize(&character, 1);
+    case '?':
+        return PyBool_FromLong(bits != 0);
+    case 'b':
+        return PyLong_FromLong((int8_t)bits);
+    case 'B':
+        return PyLong_FromLong((uint8_t)bits);
+    case 'h':
+        return PyLong_FromLong((int16_t)bits);
+    case 'H':
+        return PyLong_FromLong((uint16_t)bits);
+    case 'i':
+        return PyLong_FromLong((int32_t)bits);
+    case 'I':
+        return PyLong_FromUnsignedLong((uint32_t)bits);
+    case 'L':
+    case 'Q':
+        return PyLong_FromUnsignedLongLong(bits);
+    default:
+        return PyLong_FromLongLong((int64_t)bits);
+    }
+}
+
+static _Atomic uint64_t *
+word_of(PyObject *op)
+{
+    return &as_cell(op)->cell->value;
+}
+
+static PyObject *
+number_get(PyObject *op, void *Py_UNUSED(closure))
+{
+    // A32: acquires, so that who sees a value sees what was done before it was set: R32 in number_set(),
+    // add(), exchange() and compare_exchange().
+    return value_of(as_cell(op)->kind, atomic_load_explicit(word_of(op), memory_order_acquire));
+}
+
+static int
+number_set(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    uint64_t bits;
+    if (value == NULL) {
+        PyErr_SetString(PyExc_AttributeError, "value cannot be deleted");
+        return -1;
+    }
+    if (!bits_of(as_cell(op)->kind, value, &bits)) {
+        return -1;
+    }
+    // R32: pairs with A32 in number_get().
+    atomic_store_explicit(word_of(op), bits, memory_order_release);
+    return 0;
+}
+
+// Adds, and returns what was there before.
+static uint64_t
+add_bits(PyObject *op, uint64_t bits)
+{
+    char kind = as_cell(op)->kind;
+    if (!is_float(kind)) {
+        // It releases and acquires, as the others.
+        return atomic_fetch_add_explicit(word_of(op), bits, memory_order_acq_rel);
+    }
+    double sum, more = double_of(kind, bits);
+    uint64_t next;
+    // Relaxed: the exchange compares.
+    uint64_t now = atomic_load_explicit(word_of(op), memory_order_relaxed);
+    do {
+        sum = double_of(kind, now) + more;
+        memcpy(&next, &sum, sizeof(next));
+        // It releases and acquires, as the others.
+    } while (!atomic_compare_exchange_weak_explicit(word_of(op), &now, next, memory_order_acq_rel,
+                                                    memory_order_relaxed));
+    return now;
+}
+
+static bool
+has_count(const char *name, Py_ssize_t nargs, Py_ssize_t least, Py_ssize_t most)
+{
+    if (nargs < least || nargs > most) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %zd to %zd arguments (%zd given)", name, least, most,
+                     nargs);
+        return false;
+    }
+    return true;
+}
+
+static bool
+can_add(PyObject *op)
+{
+    char kind = as_cell(op)->kind;
+    if (kind == 'c' || kind == '?') {
+        PyErr_SetString(PyExc_TypeError, "there is no sum of such values");
+        return false;
+    }
+    return true;
+}
+
+PyDoc_STRVAR(number_add_doc,
+"add($self, n=1, /)\n--\n\n"
+"Add n, as one step that no other process comes between, and return the value before.\n\n"
+"Integers go round at their size. TypeError if the value is no number.\n\n"
+"    >>> counter = pyconc.shared.Counter(5)\n"
+"    >>> counter.add(2), counter.add(), counter.value\n"
+"    (5, 7, 8)\n");
+
+static PyObject *
+number_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    uint64_t bits = 1;
+    double one = 1;
+    if (!has_count("add", nargs, 0, 1) || !can_add(op)) {
+        return NULL;
+    }
+    if (is_float(as_cell(op)->kind)) {
+        memcpy(&bits, &one, sizeof(bits));
+    }
+    if (nargs == 1 && !bits_of(as_cell(op)->kind, args[0], &bits)) {
+        return NULL;
+    }
+    return value_of(as_cell(op)->kind, add_bits(op, bits));
+}
+
+PyDoc_STRVAR(number_exchange_doc,
+"exchange($self, value, /)\n--\n\n"
+"Set the value and return the one before, as one step. TypeError if it is of another type.\n\n"
+"    >>> value = pyconc.shared.Value(\"d\", 1.5)\n"
+"    >>> value.exchange(2.5), value.value\n"
+"    (1.5, 2.5)\n");
+
+static PyObject *
+number_exchange(PyObject *op, PyObject *value)
+{
+    uint64_t bits;
+    if (!bits_of(as_cell(op)->kind, value, &bits)) {
+        return NULL;
+    }
+    // It releases and acquires, as the others.
+    return value_of(as_cell(op)->kind, atomic_exchange_explicit(word_of(op), bits, memory_order_acq_rel));
+}
+
+PyDoc_STRVAR(number_compare_exchange_doc,
+"compare_exchange($self, expected, value, /)\n--\n\n"
+"Set the value if it is the one that is expected, as one step, and return whether it was.\n\n"
+"TypeError if either is of another type.\n\n"
+"    >>> value = pyconc.shared.Value(\"i\", 1)\n"
+"    >>> value.compare_exchange(1, 2), value.compare_exchange(1, 3), value.value\n"
+"    (True, False, 2)\n");
+
+static PyObject *
+number_compare_exchange(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    char kind = as_cell(op)->kind;
+    uint64_t bits, ignored;
+    if (!has_count("compare_exchange", nargs, 2, 2) || !bits_of(kind, args[0], &ignored)
+        || !bits_of(kind, args[1], &bits)) {
+        return NULL;
+    }
+    for (;;) {
+        // Relaxed: the exchange compares.
+        uint64_t now = atomic_load_explicit(word_of(op), memory_order_relaxed);
+        PyObject *there = value_of(kind, now);  // the word may have more bits than the value
+        int is_equal = there == NULL ? -1 : PyObject_RichCompareBool(there, args[0], Py_EQ);
+        Py_XDECREF(there);
+        if (is_equal <= 0) {
+            return is_equal < 0 ? NULL : Py_NewRef(Py_False);
+        }
+        // It releases and acquires, as the others.
+        if (atomic_compare_exchange_strong_explicit(word_of(op), &now, bits, memory_order_acq_rel,
+                                                    memory_order_relaxed)) {
+            Py_RETURN_TRUE;
+        }
+    }
+}
+
+static PyMethodDef number_methods[] = {
+    {"add", FASTCALL(number_add), METH_FASTCALL, number_add_doc},
+    {"exchange", number_exchange, METH_O, number_exchange_doc},
+    {"compare_exchange", FASTCALL(number_compare_exchange), METH_FASTCALL, number_compare_exchange_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef number_getset[] = {
+    {"value", number_get, number_set, "The value: read or written as one step.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(number_doc,
+"SharedNumber(heap, index=-1, serial=0, how='', /)\n--\n\n"
+"A number in a cell. how: its typecode.");
+
+static PyType_Slot number_slots[] = {
+    {Py_tp_methods, number_methods},
+    {Py_tp_getset, number_getset},
+    {Py_tp_doc, (void *)number_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_number_spec = {
+    .name = "pyconc._core.SharedNumber",
+    .basicsize = sizeof(SharedCellObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = number_slots,
+};

@@ -1,0 +1,3 @@
+class LockAbandoned(RuntimeError):
+    pid: int
+    def __init__(self, pid: int = 0) -> None: ...

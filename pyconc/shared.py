@@ -1,0 +1,561 @@
+"""Locks, events and numbers that processes share, in anonymous memory and without a server.
+
+    lock = pyconc.shared.Lock()
+    total = pyconc.shared.Counter()
+
+They have the signatures of threading's, and of multiprocessing.Value. They can be arguments and results of pyconc's
+executors, arguments of an initializer and of multiprocessing.Process, and are inherited by a fork; a worker that was
+started before them can have them, too. Nothing has a name in the file system, and nothing is left when the last process
+has ended, however it ended. Other pickles of them are refused: there is nothing by which a stranger could find them.
+
+A process that dies holds nobody up. A lock that it held goes to the next, who is told; who waits with it, or was just
+woken, is passed over. What a lock guards may be half changed then, which only the program can judge.
+
+All may be used by any thread. A lock belongs to the thread that took it: no other can release it, unlike threading's;
+for that there are semaphores. When that thread ends, the lock is free. After a fork, the child's thread holds none of
+its parent's locks. An interpreter that exits need not release anything.
+
+Memory is allocated with the object: MemoryError if there is none, or if there are 65536 objects. An object lives as
+long as any process has it, and while a pickle of it is on its way; one that nobody unpickles keeps its 128 bytes until
+the program ends.
+"""
+
+import os
+import threading
+import time
+from multiprocessing import context, reduction
+
+from pyconc import _core
+from pyconc._lock_abandoned import LockAbandoned
+from pyconc._process import pickling
+
+__all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Counter",
+    "Event",
+    "Lock",
+    "LockAbandoned",
+    "RLock",
+    "Semaphore",
+    "Value",
+]
+
+
+# ---- the memory ----
+#
+# A process makes a heap with its first object, unless objects of another process have brought theirs: so the processes
+# of a program have one, as a rule, and a few work as well.
+
+_heaps = {}  # by identity, for good: the kernel may know of locks in it
+
+
+def _heap():
+    """Return the heap for new objects."""
+    # Two threads may both make one: either is good.
+    return next(iter(_heaps.values()), None) or _keep(_core.SharedHeap())
+
+
+def _keep(heap):
+    return _heaps.setdefault(heap.identity, heap)
+
+
+def _before_fork():
+    for heap in list(_heaps.values()):
+        heap.before_fork()
+
+
+def _after_fork():
+    for heap in list(_heaps.values()):
+        heap.after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
+
+
+def _reduce_heap(heap):
+    if context.get_spawning_popen() is not None:
+        return _heap_of_fd, (heap.identity, reduction.DupFd(heap.fileno()))
+    return _heap_of_process, (heap.identity, os.getpid(), heap.fileno())
+
+
+def _heap_of_fd(identity, passed):
+    fd = passed.detach()
+    try:
+        return _heaps.get(identity) or _keep(_core.SharedHeap(fd))
+    finally:
+        os.close(fd)
+
+
+def _heap_of_process(identity, pid, fd):
+    heap = _heaps.get(identity)
+    if heap is None:
+        try:
+            copy = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                heap = _keep(_core.SharedHeap(copy))
+            finally:
+                os.close(copy)
+        except OSError as error:
+            raise RuntimeError(f"the memory of a shared object cannot be had of process {pid}: {error}") from error
+        if heap.identity != identity:
+            raise RuntimeError(f"the memory of a shared object is gone with process {pid}")
+    return heap
+
+
+pickling.modules_of_known_reducers.add(__name__)
+reduction.register(_core.SharedHeap, _reduce_heap)
+
+
+class _Sent:
+    """What all have in common: how they travel."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        reduction.register(cls, cls._pack)
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            f"a shared {type(self).__name__} travels as an argument or result of an executor of pyconc, or of a "
+            "multiprocessing.Process, and in no other pickle"
+        )
+
+    def _pack(self):
+        return _unpack, (type(self), _heaps[self._identity], *self._send(), *self._own_state())
+
+    def _own_state(self):
+        return ()
+
+    @classmethod
+    def _at(cls, heap, index, serial, how="", *state):
+        return super().__new__(cls, heap, index, serial, how)
+
+
+def _unpack(cls, heap, index, serial, *state):
+    return cls._at(heap, index, serial, *state)
+
+
+# ---- locks ----
+
+_RAISES = {"tell": "", "raise": "!"}
+
+
+class _Lock(_Sent, _core.SharedLock):
+    __slots__ = ("_how",)
+    _kind = ""
+
+    def __new__(cls, *, on_abandoned="tell"):
+        if on_abandoned not in _RAISES:
+            raise ValueError("on_abandoned is 'tell' or 'raise'")
+        return cls._at(_heap(), -1, 0, cls._kind + _RAISES[on_abandoned])
+
+    @classmethod
+    def _at(cls, heap, index, serial, how=""):
+        self = super()._at(heap, index, serial, how)
+        self._how = how
+        return self
+
+    def _own_state(self):
+        return (self._how,)
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} {'locked' if self.locked() else 'unlocked'}>"
+
+
+class Lock(_Lock):
+    """A threading.Lock for processes, that the death of its holder releases.
+
+    on_abandoned: what a thread is told that gets the lock because its holder ended: "tell" sets `abandoned` to that
+    one's process for as long as the lock is held, "raise" has acquire() raise LockAbandoned, without the lock. Raises
+    ValueError if it is neither, MemoryError if there is no room, OSError where the kernel has no robust locks.
+
+    The thread that took the lock has to release it. In the child of a fork nobody holds it: a `with` around a fork
+    raises RuntimeError at its end in the child.
+
+        >>> import signal
+        >>> def die(lock):
+        ...     lock.acquire()
+        ...     signal.raise_signal(signal.SIGKILL)
+        >>> lock = pyconc.shared.Lock()
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     died = pool.submit(die, lock).exception()
+        ...     with lock:
+        ...         print(lock.abandoned == died.pid)
+        True
+    """
+
+    __slots__ = ("__weakref__",)
+
+
+class RLock(_Lock):
+    """A threading.RLock for processes, that the death of its holder releases.
+
+    on_abandoned: as for Lock. Raises what Lock does. The thread that holds it may take it again, and releases it as
+    often.
+
+        >>> lock = pyconc.shared.RLock()
+        >>> with lock, lock:
+        ...     lock.locked()
+        True
+        >>> lock.locked()
+        False
+    """
+
+    __slots__ = ("__weakref__",)
+    _kind = "r"
+
+
+class Semaphore(_Sent, _core.SharedSemaphore):
+    """A threading.Semaphore for processes.
+
+    value: how many permits it begins with. Raises ValueError if that is negative or more than 2147483647, MemoryError
+    if there is no room. Any thread of any process may release. A process that dies takes its permits along.
+
+        >>> semaphore = pyconc.shared.Semaphore(2)
+        >>> with semaphore:
+        ...     semaphore.get_value()
+        1
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __new__(cls, value=1):
+        return cls._make(value, 0)
+
+    @classmethod
+    def _make(cls, value, most):
+        if not 0 <= value < 2**31:
+            raise ValueError("semaphore initial value must be >= 0" if value < 0 else "semaphore value is too large")
+        self = cls._at(_heap(), -1, 0)
+        self._init(value, most)
+        return self
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} value={self.get_value()}>"
+
+
+class BoundedSemaphore(Semaphore):
+    """A threading.BoundedSemaphore for processes: one that never has more permits than it began with.
+
+    value: as for Semaphore. Raises what Semaphore does; release() raises ValueError if there would be too many.
+
+        >>> semaphore = pyconc.shared.BoundedSemaphore(1)
+        >>> semaphore.release()
+        Traceback (most recent call last):
+            ...
+        ValueError: Semaphore released too many times
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, value=1):
+        return cls._make(value, value + 1)
+
+
+class Event(_Sent, _core.SharedEvent):
+    """A threading.Event for processes.
+
+    Raises MemoryError if there is no room.
+
+        >>> event = pyconc.shared.Event()
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     waiting = pool.submit(event.wait)
+        ...     event.set()
+        ...     waiting.result()
+        True
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __new__(cls):
+        return cls._at(_heap(), -1, 0)
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} {'set' if self.is_set() else 'unset'}>"
+
+
+class Condition(_Sent, _core.SharedCondition):
+    """A threading.Condition for processes.
+
+    lock: a Lock or RLock of this module; None makes an RLock. Raises TypeError if it is another, MemoryError if there
+    is no room.
+
+    A notification that was meant for a process that has died goes to another one that waits, so wait() may return once
+    more than it was notified. One whose sender is killed in the middle of it may be lost; the next to hold the lock is
+    told that it was abandoned.
+
+        >>> condition = pyconc.shared.Condition()
+        >>> with condition:
+        ...     condition.wait(timeout=0.001)
+        False
+    """
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __new__(cls, lock=None):
+        if lock is not None and not isinstance(lock, _Lock):
+            raise TypeError("lock must be a Lock or RLock of pyconc.shared")
+        return cls._at(_heap(), -1, 0, lock)
+
+    @classmethod
+    def _at(cls, heap, index, serial, lock=None):
+        self = super()._at(heap, index, serial)
+        # Without another, the lock of its own cell.
+        self._lock = RLock._at(heap, self._index, 0, RLock._kind) if lock is None else lock
+        return self
+
+    def _own_state(self):
+        is_own = (self._lock._identity, self._lock._index) == (self._identity, self._index)
+        return () if is_own else (self._lock,)
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} {self._lock!r}>"
+
+    def __enter__(self):
+        return self._lock.__enter__()
+
+    def __exit__(self, *error):
+        return self._lock.__exit__(*error)
+
+    @property
+    def abandoned(self):
+        """That of its lock."""
+        return self._lock.abandoned
+
+    def acquire(self, blocking=True, timeout=-1):
+        """Take the lock: with `blocking` and `timeout` as for its acquire(), which may raise ValueError.
+
+        >>> condition = pyconc.shared.Condition()
+        >>> condition.acquire()
+        True
+        """
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self):
+        """Release the lock. Raises RuntimeError if this thread does not hold it.
+
+        >>> condition = pyconc.shared.Condition()
+        >>> condition.acquire()
+        True
+        >>> condition.release()
+        """
+        self._lock.release()
+
+    def locked(self):
+        """Return whether the lock is held. Raises nothing.
+
+        >>> pyconc.shared.Condition().locked()
+        False
+        """
+        return self._lock.locked()
+
+    def wait(self, timeout=None):
+        """Release the lock until notified, and return True with the lock; False after `timeout` seconds.
+
+        Raises RuntimeError if this thread does not hold the lock, and what the handler of a signal raises meanwhile,
+        with the lock.
+
+            >>> condition = pyconc.shared.Condition()
+            >>> with condition:
+            ...     condition.wait(0.001)
+            False
+        """
+        lock = self._lock
+        if not lock._is_owned():
+            raise RuntimeError("cannot wait on un-acquired lock")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        ticket, turn = self._enter()
+        granted = False
+        try:
+            while not granted and turn is not None:
+                saved = lock._release_save()
+                try:
+                    turn = self._sleep(ticket, turn, None if deadline is None else deadline - time.monotonic())
+                finally:
+                    lock._acquire_restore(saved)
+                granted = self._take(ticket)
+        finally:
+            if not granted:
+                self._leave()
+        return granted
+
+    def wait_for(self, predicate, timeout=None):
+        """Wait until predicate() is true and return that; or what it returned last, after `timeout` seconds.
+
+        Raises what wait() and the predicate raise.
+
+            >>> condition = pyconc.shared.Condition()
+            >>> with condition:
+            ...     condition.wait_for(lambda: 0, timeout=0.001)
+            0
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (result := predicate()):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            self.wait(left)
+        return result
+
+    def notify(self, n=1):
+        """Let n of those that wait go on, once the lock is released. RuntimeError if this thread does not hold it.
+
+        >>> condition = pyconc.shared.Condition()
+        >>> with condition:
+        ...     condition.notify(2)
+        """
+        if not self._lock._is_owned():
+            raise RuntimeError("cannot notify on un-acquired lock")
+        self._notify(n)
+
+    def notify_all(self):
+        """Let all that wait go on. Raises RuntimeError if this thread does not hold the lock.
+
+        >>> condition = pyconc.shared.Condition()
+        >>> with condition:
+        ...     condition.notify_all()
+        """
+        self.notify(2**32 - 1)
+
+
+class Barrier(threading.Barrier):
+    """A threading.Barrier for processes.
+
+    parties: how many wait for each other. action: called by one of them, before any goes on. timeout: of wait(), in
+    seconds. Raises ValueError if parties < 1, MemoryError if there is no room. Whoever dies while it waits has been
+    counted; whoever dies before does not come, so that the others need a timeout, or abort().
+
+        >>> barrier = pyconc.shared.Barrier(2)
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     other = pool.submit(barrier.wait)
+        ...     sorted([barrier.wait(), other.result()])
+        [0, 1]
+    """
+
+    def __init__(self, parties, action=None, timeout=None):
+        if parties < 1:
+            raise ValueError("parties must be >= 1")
+        self._cond = Condition(Lock())
+        self._parties = parties
+        self._action = action
+        self._timeout = timeout
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        reduction.register(cls, cls._pack)
+
+    def _pack(self):
+        return _barrier, (type(self), self._cond, self._parties, self._action, self._timeout)
+
+    # Where threading keeps them; guarded by the condition's lock.
+    _state = property(lambda self: self._cond._first, lambda self, value: setattr(self._cond, "_first", value))
+    _count = property(lambda self: self._cond._second, lambda self, value: setattr(self._cond, "_second", value))
+
+
+def _barrier(cls, cond, *state):
+    barrier = cls.__new__(cls)
+    barrier._cond = cond
+    barrier._parties, barrier._action, barrier._timeout = state
+    return barrier
+
+
+reduction.register(Barrier, Barrier._pack)
+
+
+# ---- numbers ----
+
+
+class _Number(_Sent, _core.SharedNumber):
+    __slots__ = ()
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} {self.value!r}>"
+
+
+class Value(_Number):
+    """A multiprocessing.Value of one number: read, written and changed in single steps, so that it needs no lock.
+
+    typecode: one of "bBhHiIlLqQ" (integers, which go round at their size), "fd" (floats), "?" (bool) and "c" (a byte,
+    as bytes). value: what it begins with. lock: with False, get_lock() raises AttributeError. Raises ValueError if
+    there is no such typecode, TypeError if the value is of another type, MemoryError if there is no room.
+
+    `value` is the value; `value.value += 1` is two steps, for which there are add(), or get_lock().
+
+        >>> best = pyconc.shared.Value("d", 1.5)
+        >>> with best.get_lock():
+        ...     best.value = max(best.value, 2.5)
+        >>> best.value
+        2.5
+    """
+
+    __slots__ = ("__weakref__", "_has_lock", "_lock", "_typecode")
+
+    def __new__(cls, typecode, value=0, *, lock=True):
+        if not isinstance(typecode, str) or len(typecode) != 1 or typecode not in "cbBhHiIlLqQfd?":
+            raise ValueError(f"there is no typecode {typecode!r}")
+        self = cls._at(_heap(), -1, 0, typecode, bool(lock))
+        if not (type(value) is int and value == 0):
+            self.value = value
+        return self
+
+    @classmethod
+    def _at(cls, heap, index, serial, typecode, has_lock):
+        self = super()._at(heap, index, serial, typecode)
+        self._typecode, self._has_lock, self._lock = typecode, has_lock, None
+        return self
+
+    def _own_state(self):
+        return self._typecode, self._has_lock
+
+    def get_lock(self):
+        """Return the RLock that goes with it, for changes in several steps. AttributeError if it was made without.
+
+        >>> value = pyconc.shared.Value("i", 1)
+        >>> with value.get_lock():
+        ...     value.value *= 2
+        >>> value.value
+        2
+        """
+        if not self._has_lock:
+            raise AttributeError("the value was made without a lock")
+        if self._lock is None:
+            self._lock = RLock._at(_heaps[self._identity], self._index, 0, RLock._kind)
+        return self._lock
+
+
+class Counter(_Number):
+    """An integer of 64 bits that processes count with: `counter += 1` is one step that no other comes between.
+
+    value: what it begins with. Raises TypeError if that is no integer, MemoryError if there is no room.
+
+        >>> counter = pyconc.shared.Counter()
+        >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
+        ...     _ = list(pool.map(counter.add, [1, 2, 3, 4]))
+        >>> counter -= 3
+        >>> int(counter)
+        7
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __new__(cls, value=0):
+        self = cls._at(_heap(), -1, 0, "q")
+        self.value = value
+        return self
+
+    def _own_state(self):
+        return ("q",)
+
+    def __int__(self):
+        return self.value
+
+    def __iadd__(self, n):
+        self.add(n)
+        return self
+
+    def __isub__(self, n):
+        self.add(-n)
+        return self

@@ -1,0 +1,219 @@
+// Tests of core/shared_heap.
+#define _GNU_SOURCE
+#include "core/shared_heap.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
+#include "check.h"
+#include "core/clock.h"
+
+static void
+a_cell_lives_as_long_as_somebody_has_it(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t first, second, third;
+    CHECK(heap != NULL);
+    CHECK_EQ(shared_heap_make(heap, &first), 0);
+    CHECK_EQ(shared_heap_make(heap, &second), 0);
+    CHECK(first != second);
+    CHECK_EQ(shared_heap_share(heap, first), 0);
+    CHECK_EQ(shared_heap_used(heap), 2);
+    shared_heap_drop(heap, first);
+    CHECK_EQ(shared_heap_used(heap), 2);
+    uint64_t serial = shared_heap_cell(heap, first)->serial;
+    shared_heap_drop(heap, first);
+    CHECK_EQ(shared_heap_used(heap), 1);
+    CHECK_EQ(shared_heap_attach(heap, first, serial), SHARED_HEAP_GONE);
+    CHECK_EQ(shared_heap_make(heap, &third), 0);
+    CHECK_EQ(third, first);
+    CHECK(shared_heap_cell(heap, third)->serial != serial);
+    CHECK_EQ(shared_heap_attach(heap, third, serial), SHARED_HEAP_GONE);
+    CHECK_EQ(shared_heap_attach(heap, SHARED_HEAP_CELLS - 1, 0), SHARED_HEAP_GONE);
+    shared_heap_drop(heap, second);
+    shared_heap_drop(heap, third);
+    shared_heap_close(heap);
+}
+
+static void
+two_mappings_are_two_parties(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    shared_heap *other = shared_heap_open(shared_heap_fd(heap));
+    uint32_t index;
+    CHECK(heap != NULL && other != NULL);
+    CHECK(shared_heap_identity(heap) == shared_heap_identity(other));
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    atomic_store(&shared_heap_cell(heap, index)->value, 7);
+    uint64_t serial = shared_heap_cell(heap, index)->serial;
+    // Nobody has it while the pickle is on its way.
+    CHECK_EQ(shared_heap_send(heap, index), 0);
+    shared_heap_drop(heap, index);
+    CHECK_EQ(shared_heap_used(heap), 1);
+    CHECK_EQ(shared_heap_attach(other, index, serial), 0);
+    CHECK_EQ(atomic_load(&shared_heap_cell(other, index)->value), 7);
+    shared_heap_drop(other, index);
+    CHECK_EQ(shared_heap_used(heap), 0);
+    shared_heap_close(heap);
+    CHECK_EQ(shared_heap_used(other), 0);
+    shared_heap_close(other);
+}
+
+static void
+a_cell_whose_lock_is_held_is_not_used_again(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t first, second;
+    CHECK_EQ(shared_heap_make(heap, &first), 0);
+    robust_lock *lock = &shared_heap_cell(heap, first)->lock;
+    CHECK_EQ(robust_lock_acquire(lock, ROBUST_LOCK_NO_WAIT), ROBUST_LOCK_OK);
+    shared_heap_drop(heap, first);
+    CHECK_EQ(shared_heap_make(heap, &second), 0);
+    CHECK(second != first);
+    shared_heap_drop(heap, second);
+    shared_heap_close(heap);  // not while the lock is held
+    CHECK_EQ(shared_heap_used(heap), 1);
+    CHECK_EQ(robust_lock_release(lock), ROBUST_LOCK_OK);
+    CHECK_EQ(shared_heap_used(heap), 0);
+    shared_heap_close(heap);
+}
+
+static void
+many_cells_come_and_go(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index;
+    for (uint32_t i = 0; i < 3000; i++) {
+        CHECK_EQ(shared_heap_make(heap, &index), 0);
+        CHECK_EQ(index, i);
+    }
+    for (uint32_t i = 0; i < 3000; i++) {
+        shared_heap_drop(heap, i * 7 % 3000);
+    }
+    CHECK_EQ(shared_heap_used(heap), 0);
+    shared_heap_close(heap);
+}
+
+static void
+another_file_is_no_heap(void)
+{
+    int fd = memfd_create("other", MFD_CLOEXEC);
+    CHECK(shared_heap_open(fd) == NULL);
+    CHECK_EQ(errno, EINVAL);
+    close(fd);
+    CHECK(shared_heap_open(1000000) == NULL);
+}
+
+#if !defined(__SANITIZE_THREAD__)
+
+static void
+await_end(pid_t pid, int expected)
+{
+    int status;
+    CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK_EQ(WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status), expected);
+}
+
+static void
+a_child_keeps_what_its_parent_drops(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index, newer;
+    int go[2];
+    CHECK(pipe(go) == 0);
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    shared_heap_before_fork(heap);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char byte;
+        shared_heap_after_fork(heap);
+        CHECK(read(go[0], &byte, 1) == 1);
+        atomic_store(&shared_heap_cell(heap, index)->value, 7);
+        _exit(0);
+    }
+    // At once, when the child may not have run yet.
+    shared_heap_drop(heap, index);
+    CHECK_EQ(shared_heap_make(heap, &newer), 0);
+    CHECK(newer != index);
+    CHECK(write(go[1], "x", 1) == 1);
+    await_end(pid, 0);
+    CHECK_EQ(atomic_load(&shared_heap_cell(heap, newer)->value), 0);
+    CHECK_EQ(shared_heap_used(heap), 1);  // the child's is gone with it
+    shared_heap_drop(heap, newer);
+    shared_heap_close(heap);
+    close(go[0]);
+    close(go[1]);
+}
+
+static void
+forks_that_fail_and_parties_that_die_leave_room(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index;
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    for (int i = 0; i < 2 * SHARED_HEAP_PARTIES; i++) {
+        shared_heap_before_fork(heap);  // and no fork
+    }
+    for (int i = 0; i < 20; i++) {
+        shared_heap_before_fork(heap);
+        pid_t pid = fork();
+        if (pid == 0) {
+            shared_heap_after_fork(heap);
+            CHECK_EQ(shared_heap_make(heap, &index), 0);
+            kill(getpid(), SIGKILL);
+        }
+        await_end(pid, -SIGKILL);
+    }
+    CHECK_EQ(shared_heap_used(heap), 1);
+    shared_heap_drop(heap, index);
+    shared_heap_close(heap);
+}
+
+static void
+death_with_the_heap_s_lock_stops_nobody(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint64_t seed = 1;
+    uint32_t index;
+    for (int i = 0; i < 100; i++) {
+        shared_heap_before_fork(heap);
+        pid_t pid = fork();
+        if (pid == 0) {
+            shared_heap_after_fork(heap);
+            for (;;) {
+                CHECK_EQ(shared_heap_make(heap, &index), 0);
+                shared_heap_drop(heap, index);
+            }
+        }
+        // At no instant in particular.
+        check_dawdle(&seed);
+        CHECK_EQ(shared_heap_make(heap, &index), 0);
+        kill(pid, SIGKILL);
+        await_end(pid, -SIGKILL);
+        shared_heap_drop(heap, index);
+    }
+    CHECK_EQ(shared_heap_used(heap), 0);
+    shared_heap_close(heap);
+}
+
+#endif
+
+static const check_test tests[] = {
+    CHECK_TEST(a_cell_lives_as_long_as_somebody_has_it),
+    CHECK_TEST(two_mappings_are_two_parties),
+    CHECK_TEST(a_cell_whose_lock_is_held_is_not_used_again),
+    CHECK_TEST(many_cells_come_and_go),
+    CHECK_TEST(another_file_is_no_heap),
+#if !defined(__SANITIZE_THREAD__)
+    CHECK_TEST(a_child_keeps_what_its_parent_drops),
+    CHECK_TEST(forks_that_fail_and_parties_that_die_leave_room),
+    CHECK_TEST(death_with_the_heap_s_lock_stops_nobody),
+#endif
+};
+
+int
+main(int argc, char **argv)
+{
+    return check_run(tests, CHECK_COUNT(tests), argc, argv);
+}

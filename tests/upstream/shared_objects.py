@@ -1,0 +1,64 @@
+"""The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers and values, run with
+those of pyconc.shared, and processes of each start method.
+"""
+
+import multiprocessing
+import unittest
+
+from test import _test_multiprocessing as upstream
+
+from pyconc import shared
+
+KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value"]
+
+SKIPS = {
+    # A name, and why.
+    "test_timeout of _TestSemaphore": "a time-out for a call that does not block is a ValueError, as threading's",
+    "test_rawvalue of _TestValue": "a value is never without its size of memory, and has one form",
+    "test_getobj_getlock of _TestValue": "there is no ctypes object in it, and its lock is its own",
+}
+
+
+class CountedList:
+    """A list that processes append to, of which the tests ask only the length."""
+
+    def __init__(self) -> None:
+        self.length = shared.Counter()
+
+    def append(self, item: object) -> None:
+        self.length += 1
+
+    def __len__(self) -> int:
+        return int(self.length)
+
+
+class SharedMixin:
+    """What the tests ask for by name."""
+
+    TYPE = "shared"
+    Lock = shared.Lock
+    RLock = shared.RLock
+    Semaphore = shared.Semaphore
+    BoundedSemaphore = shared.BoundedSemaphore
+    Condition = shared.Condition
+    Event = shared.Event
+    Barrier = shared.Barrier
+    Value = shared.Value
+    Pipe = staticmethod(multiprocessing.Pipe)
+    DummyList = staticmethod(CountedList)
+
+    def setUp(self) -> None:
+        for name, reason in SKIPS.items():
+            method, _, kind = name.partition(" of ")
+            if self._testMethodName == method and any(base.__name__ == kind for base in type(self).__mro__):
+                self.skipTest(reason)
+        super().setUp()
+
+
+for method in ("fork", "spawn"):
+    context = multiprocessing.get_context(method)
+    for kind in KINDS:
+        name = f"Shared{kind}In{method.capitalize()}Test"
+        members = {"Process": context.Process, "Queue": staticmethod(context.Queue), "__module__": __name__}
+        base = getattr(upstream, f"_Test{kind}")
+        globals()[name] = type(name, (SharedMixin, base, unittest.TestCase), members)
