@@ -76,8 +76,12 @@ def test_an_example_can_be_imported(name):
     assert (finished.stdout, finished.stderr) == ("", "")
 
 
+SEEN = "6 <ThreadPoolExecutor 'loader': 0 running, 0 queued, 1 of 4 workers>\n1 loader_0 ['loader']\n"
+
+
 @pytest.mark.parametrize(
-    ("number", "output"), [(0, "499500\n"), (1, "4950\n"), (2, "9\n328350\n3\n2\n1\n"), (4, "[0, 1, 2]\n")]
+    ("number", "output"),
+    [(0, "499500\n"), (1, "4950\n"), (2, "9\n328350\n3\n2\n1\n"), (3, SEEN), (4, "[0, 1, 2]\n")],
 )
 def test_the_readmes_programs_run(number, output):
     programs = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
