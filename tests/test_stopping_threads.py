@@ -488,6 +488,25 @@ def test_a_deadline_ends_what_runs():
         assert seen in ([], [pytest.approx(deadline)])
 
 
+class StartsLate(pyconc.ThreadPoolExecutor):
+    """It has its first worker started only when the call that needed one is gone, if that can be seen."""
+
+    deadline = 0.0
+
+    def _start_workers(self):
+        # On a busy machine the deadline may pass before the call is queued; then a worker has to drop it.
+        wait_until(lambda: not self._work_queue.qsize() or time.monotonic() > self.deadline + 1, "the call to be gone")
+        super()._start_workers()
+
+
+def test_a_deadline_may_pass_before_there_is_a_worker():
+    """And the thread that saw it ends all the same."""
+    with StartsLate(1) as pool:
+        pool.deadline = time.monotonic() + 0.1
+        future = pool.options(deadline=pool.deadline).submit(abs, -1)
+        assert type(future.exception()) is pyconc.TaskTimeout
+
+
 def test_a_future_that_is_cancelled_after_a_timeout_is_cancelled():
     with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
         future = pool.options(timeout=0.01, grace=FOREVER, on_cancel="interrupt").submit(Loop(end=gate))

@@ -1,9 +1,9 @@
 // limit_watch: the thread that acts when the time of a call is over.
 //
 // One for the whole process.  It begins when the first limit is set, sleeps until the earliest one is
-// reached, or for good while there is none, and ends when a worker ends while there is none.  It has a
-// thread state and no threading.Thread, as nobody is to wait for it; at the interpreter's exit it is asked
-// to end.
+// reached, or for good while there is none, and ends when a worker ends, or a queue is closed, while there
+// is none.  It has a thread state and no threading.Thread, as nobody is to wait for it; at the interpreter's
+// exit it is asked to end.
 //
 // The GIL guards all of it: the thread that sets a limit has the GIL, and this thread sleeps without it on a
 // word that changes when a limit comes that is earlier than the one for which it sleeps.
@@ -29,7 +29,7 @@ limit_watch_unset(limit *l)
     timer_heap_remove(&l->timer);
 }
 
-// A worker ends: the thread may not be needed any more.
+// A worker ends, or a queue is closed: the thread may not be needed any more.
 void limit_watch_rest(module_state *state);
 
 // In the child of a fork, where the thread is not.

@@ -472,6 +472,8 @@ thread_queue_close_method(PyObject *op, PyObject *args)
         return NULL;
     }
     thread_queue_close((queue_head *)op, error, message);
+    // There may be no worker whose end does so: a call may reach its deadline before one is started for it.
+    limit_watch_rest(((ThreadQueueObject *)op)->head.module);
     Py_RETURN_NONE;
 }
 
