@@ -1,5 +1,7 @@
 #include "thread_stack.h"
 
+#include <frameobject.h>  // PyFrame_GetBack() before Python 3.11
+
 // As many frames as faulthandler writes.
 #define FRAMES_MAX 100
 
