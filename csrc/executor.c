@@ -170,7 +170,11 @@ static int
 submits_here(ExecutorObject *self, PyObject *op)
 {
     bool routed = self->tasks->kind->routed;
-    if (standard_is_replaced(routed ? &self->module->standard_processes : &self->module->standard_threads)) {
+    standard_class *standard = routed ? &self->module->standard_processes : &self->module->standard_threads;
+    if (standard->type == NULL || !PyObject_TypeCheck(op, standard->type)) {
+        return 1;  // a CoroutinePool, whose submit() stands for no standard one
+    }
+    if (standard_is_replaced(standard)) {
         return 0;
     }
     PyObject *submit = PyObject_GetAttr(op, self->module->str_submit);
@@ -215,7 +219,7 @@ PyDoc_STRVAR(run_doc,
 "The same as loop.run_in_executor(), with keyword arguments. Of a CoroutinePool fn is a coroutine function,\n"
 "and its coroutine runs in the worker. Cancelling the future cancels the call, and it raises what the call\n"
 "raises. Raises RuntimeError without a running loop and after shutdown(), and BrokenExecutor when the\n"
-"executor is broken. A submit() that was replaced is called.\n"
+"executor is broken. A submit() of threads or processes that was replaced is called.\n"
 "\n"
 "    >>> import asyncio\n"
 "    >>> async def main():\n"
