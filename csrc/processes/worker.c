@@ -394,13 +394,14 @@ begin_limited(job_slot *slot)
     return now_ns < slot->deadline_ns;
 }
 
-// Unpacks and makes the call of a slot, and finishes the slot with the outcome.
-static void
+// Unpacks and makes the call of a slot, and finishes the slot with the outcome.  Returns about what time it
+// is then: to pack a short outcome takes no longer than to look.
+static int64_t
 run_slot(WorkerObject *self, job_slot *slot)
 {
     packed_message outcome;
     slot_call c;
-    int64_t start = 0;
+    int64_t start = 0, ended_ns = 0;
     if (read_call(self, slot, &c) < 0) {
         pack_failure(self, "pack_unpickling_error", NULL, &outcome);
     }
@@ -412,14 +413,14 @@ run_slot(WorkerObject *self, job_slot *slot)
         bool is_chunk = c.kind == WIRE_CHUNK;
         start = is_chunk ? clock_now_ns() : 0;
         PyObject *result = make_call(self, &c);
-        int64_t ended_ns = clock_now_ns();
+        ended_ns = clock_now_ns();
         PyObject *error = result == NULL ? PyErr_GetRaisedException() : NULL;
         // Before the parent sees the outcome, so that a thread that waits for it finds the arguments gone.
         slot_call_clear(&c);
         if (is_inherited(self)) {
             Py_XDECREF(result);
             Py_XDECREF(error);
-            return;
+            return ended_ns;
         }
         if (error != NULL) {
             PyErr_SetRaisedException(error);
@@ -435,7 +436,9 @@ run_slot(WorkerObject *self, job_slot *slot)
         outcome.head.elapsed_ns =
             (uint64_t)(is_chunk ? clock_now_ns() - start : ended_ns - job_slot_began(slot));
     }
+    bool is_short = ended_ns != 0 && outcome.block == NULL;
     finish_slot(self, slot, &outcome);
+    return is_short ? ended_ns : clock_now_ns();
 }
 
 // ---- a worker that runs an event loop ----
@@ -848,7 +851,7 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
             if (!(((wire *)slot->message)->flags & WIRE_LIMITED)) {
                 job_slot_begin(slot, now);
             }
-            run_slot(self, slot);
+            now = run_slot(self, slot);
             if (is_inherited(self)) {
                 Py_RETURN_NONE;
             }
@@ -858,7 +861,6 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
             }
             tasks++;
             limit.is_due = max_rss > 0 && !limit.has_asked;
-            now = clock_now_ns();
             if (limit.is_due && now - limit.measured_ns > MEASURE_NS && outgrows(self, &limit, now)) {
                 break;
             }
