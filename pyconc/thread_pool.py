@@ -37,7 +37,8 @@ class _WorkQueue(_core.ThreadQueue):
 
     def __init__(self, max_workers, executor_reference, name):
         self.executor_reference = executor_reference
-        self.name = name  # that the program has given the executor; may be empty
+        # What the program has given the executor; may be empty. A prefix of threads' names may be of any type.
+        self.name = name if isinstance(name, str) else None
         self.waits_at_exit = executor_reference()._waits_at_exit
         self.threads = set()
         self.closed = False

@@ -1,14 +1,16 @@
 """pyconc.loky and pyconc.joblib: the executor that a program shares, and joblib's backend on it."""
 
 import asyncio
-import multiprocessing
+import importlib.util
 import os
-import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 from gates import ProcessGate
-from support import run_script
+from support import HANG_LIMIT, run_script
 
 import pyconc
 from pyconc import loky
@@ -151,137 +153,10 @@ def test_without_joblib_one_sentence_says_so(tmp_path):
     assert finished.stderr.endswith("ModuleNotFoundError: pyconc.joblib needs joblib: pip install pyconc[joblib]\n")
 
 
-# --- joblib's backend -------------------------------------------------------------------------------------------------
-
-joblib = pytest.importorskip("joblib", reason="joblib is not installed")
-import pyconc.joblib  # noqa: E402 - there must be a joblib
-
-Parallel, delayed = joblib.Parallel, joblib.delayed
-
-
-@pytest.fixture
-def with_joblib():
-    """pyconc as joblib's backend, whose workers do not outlive the test."""
-    with joblib.parallel_config(backend="pyconc", n_jobs=2):
-        yield
-    pyconc.joblib._shared.close()
-
-
-def square(number):
-    return number * number
-
-
-def own_pid():
-    return os.getpid()
-
-
-def fail(error):
-    raise error
-
-
-def wait_at(gate):
-    gate()
-
-
-def end_the_worker():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_calls_run_in_worker_processes_and_come_in_order(with_joblib):
-    assert Parallel()(delayed(square)(number) for number in range(1000)) == [number**2 for number in range(1000)]
-    assert os.getpid() not in Parallel()(delayed(own_pid)() for _ in range(10))
-    assert Parallel()(delayed(lambda number: number + 1)(number) for number in range(3)) == [1, 2, 3]
-
-
-def test_the_workers_stay(with_joblib):
-    first = {*Parallel(batch_size=1)(delayed(own_pid)() for _ in range(20))}
-    assert first & {*Parallel(batch_size=1)(delayed(own_pid)() for _ in range(20))}
-
-
-def test_an_exception_stops_what_runs_and_the_workers_go_on(with_joblib):
-    with ProcessGate() as gate:
-        calls = [delayed(wait_at)(gate), delayed(fail)(ZeroDivisionError("by hand"))]
-        with pytest.raises(ZeroDivisionError, match="by hand"):
-            Parallel(batch_size=1)(calls)
-    assert Parallel()(delayed(square)(number) for number in range(4)) == [0, 1, 4, 9]
-
-
-def test_a_timeout_stops_what_runs(with_joblib):
-    with ProcessGate() as gate:
-        with pytest.raises(multiprocessing.TimeoutError):
-            Parallel(timeout=0.01)(delayed(wait_at)(gate) for _ in range(2))
-    assert Parallel()(delayed(square)(number) for number in range(4)) == [0, 1, 4, 9]
-
-
-def test_a_generator_that_is_closed_stops_what_runs(with_joblib):
-    with ProcessGate() as gate:
-        calls = [delayed(square)(2), delayed(wait_at)(gate)]
-        results = Parallel(return_as="generator", batch_size=1, pre_dispatch="all")(calls)
-        assert next(results) == 4
-        gate.wait_started()
-        with pytest.warns(UserWarning, match="have been cancelled"):
-            results.close()
-    assert Parallel()(delayed(square)(number) for number in range(4)) == [0, 1, 4, 9]
-
-
-def test_a_worker_that_dies_costs_its_call_of_parallel(with_joblib):
-    with pytest.raises(pyconc.WorkerDied):
-        Parallel()([delayed(end_the_worker)(), delayed(square)(1)])
-    assert Parallel()(delayed(square)(number) for number in range(4)) == [0, 1, 4, 9]
-
-
-def nested():
-    backend, _ = joblib.parallel.get_active_backend()
-    return type(backend).__name__, Parallel(n_jobs=2)(delayed(square)(number) for number in range(3))
-
-
-def test_what_is_nested_runs_in_threads(with_joblib):
-    assert Parallel()(delayed(nested)() for _ in range(2)) == [("ThreadingBackend", [0, 1, 4])] * 2
-
-
-def test_it_works_below_a_thread(with_joblib):
-    async def main():
-        with joblib.parallel_config(backend="pyconc", n_jobs=2):
-            return await asyncio.to_thread(lambda: Parallel(backend="pyconc", n_jobs=2)([delayed(own_pid)()] * 2))
-
-    assert os.getpid() not in asyncio.run(main())
-
-
-def test_native_threads_are_limited_in_the_workers():
-    try:
-        with joblib.parallel_config(backend="pyconc", n_jobs=2, inner_max_num_threads=3):
-            assert Parallel()(delayed(variable)("OMP_NUM_THREADS") for _ in range(4)) == ["3"] * 4
-    finally:
-        pyconc.joblib._shared.close()
-
-
-def test_an_initializer_is_called():
-    try:
-        with joblib.parallel_config(
-            backend="pyconc", n_jobs=2, initializer=SetVariable("x"), initargs=("PYCONC_TEST",)
-        ):
-            assert Parallel()(delayed(variable)("PYCONC_TEST") for _ in range(4)) == ["x"] * 4
-    finally:
-        pyconc.joblib._shared.close()
-
-
-def test_numbers_of_jobs(with_joblib):
-    backend = pyconc.joblib.PyconcBackend()
-    count = backend.effective_n_jobs(-1)
-    assert count >= 1
-    assert [backend.effective_n_jobs(n) for n in (None, 1, 3, -1000)] == [1, 1, 3, 1]
-    with pytest.raises(ValueError, match="n_jobs == 0"):
-        backend.effective_n_jobs(0)
-    assert Parallel(n_jobs=1)([delayed(own_pid)()]) == [os.getpid()]
-
-
-def test_it_becomes_the_default(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import joblib, pyconc.joblib\n"
-        "pyconc.joblib.install()\n"
-        "if __name__ == '__main__':\n"
-        "    backend, _ = joblib.parallel.get_active_backend()\n"
-        "    print(type(backend).__name__, joblib.Parallel(2)(joblib.delayed(abs)(-n) for n in range(3)))\n"
-    )
-    assert run_script(script).stdout == "PyconcBackend [0, 1, 2]\n"
+def test_joblib_has_a_backend_of_pyconc():
+    """The tests of that run in an interpreter of their own."""
+    if importlib.util.find_spec("joblib") is None:
+        pytest.skip("joblib is not installed")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).parent / "alone"]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=10 * HANG_LIMIT)
+    assert finished.returncode == 0, finished.stdout + finished.stderr

@@ -8,7 +8,7 @@ import coroutines
 import jobs
 import pytest
 from gates import Gate, ProcessGate, block_workers
-from support import PROC, another_thread, threads
+from support import PROC, another_thread, threads, wait_until
 
 import pyconc
 
@@ -50,7 +50,8 @@ def test_a_programs_fork_and_the_nursery_have_names():
         assert early.submit(own_name).result() == "pyconc-w0"
         with pyconc.ProcessPoolExecutor(1) as late:
             assert late.submit(own_name).result() == "pyconc-w0"
-            assert {"pyconc-reserve", "pyconc-nursery"} <= set(processes_below(os.getpid()))
+            # The reserve names itself when it gets the CPU.
+            wait_until(lambda: {"pyconc-reserve", "pyconc-nursery"} <= set(processes_below(os.getpid())), "both names")
 
 
 @pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
@@ -101,3 +102,9 @@ def test_executors_of_one_name_do_not_mix_up_what_they_begin_with():
 def test_a_name_is_a_str(cls):
     with pytest.raises(TypeError, match="name must be a str, not int"):
         cls(1, name=3)
+
+
+def test_a_prefix_of_threads_may_be_of_any_type():
+    with pyconc.ThreadPoolExecutor(1, thread_name_prefix=7) as pool:
+        assert pool.submit(lambda: threading.current_thread().name).result() == "7_0"
+        assert pool.submit(own_name).result() == "pyconc-t0"
