@@ -153,10 +153,10 @@ def test_without_joblib_one_sentence_says_so(tmp_path):
     assert finished.stderr.endswith("ModuleNotFoundError: pyconc.joblib needs joblib: pip install pyconc[joblib]\n")
 
 
-def test_joblib_has_a_backend_of_pyconc():
+def test_joblib_has_a_backend_of_pyconc(tmp_path):
     """The tests of that run in an interpreter of their own."""
     if importlib.util.find_spec("joblib") is None:
         pytest.skip("joblib is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).parent / "alone"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=10 * HANG_LIMIT)
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=10 * HANG_LIMIT)
     assert finished.returncode == 0, finished.stdout + finished.stderr

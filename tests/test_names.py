@@ -3,12 +3,13 @@
 import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import coroutines
 import jobs
 import pytest
 from gates import Gate, ProcessGate, block_workers
-from support import PROC, another_thread, threads, wait_until
+from support import PROC, another_thread, run_script, threads
 
 import pyconc
 
@@ -45,13 +46,29 @@ def test_processes_are_called_by_what_they_do():
         assert {"pyconc-results", "pyconc-watch"} <= set(threads().values())
 
 
+FORKS = f"""
+    import os
+    import sys
+
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
+    import pyconc
+    from support import another_thread, wait_until
+    from test_names import own_name, processes_below
+
+    if __name__ == "__main__":
+        with pyconc.ProcessPoolExecutor(1) as early, another_thread():
+            print(early.submit(own_name).result())
+            with pyconc.ProcessPoolExecutor(1) as late:
+                print(late.submit(own_name).result())
+                wanted = {{"pyconc-reserve", "pyconc-nursery"}}
+                # The reserve names itself when it gets the CPU.
+                wait_until(lambda: wanted <= set(processes_below(os.getpid())), "both names")
+"""
+
+
 def test_a_programs_fork_and_the_nursery_have_names():
-    with pyconc.ProcessPoolExecutor(1) as early, another_thread():
-        assert early.submit(own_name).result() == "pyconc-w0"
-        with pyconc.ProcessPoolExecutor(1) as late:
-            assert late.submit(own_name).result() == "pyconc-w0"
-            # The reserve names itself when it gets the CPU.
-            wait_until(lambda: {"pyconc-reserve", "pyconc-nursery"} <= set(processes_below(os.getpid())), "both names")
+    """In a program without threads at first; a test may have those of pytest-xdist."""
+    assert run_script(FORKS).stdout == "pyconc-w0\npyconc-w0\n"
 
 
 @pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
