@@ -221,17 +221,19 @@ find_slot(job_table *table)
 static void
 feed(job_table *table)
 {
-    while (!node_list_is_empty(&table->waiting)) {
-        bool is_withdrawn = process_job_of((task *)table->waiting.first)->state == JOB_WITHDRAWN;
+    task *t;
+    while ((t = (task *)table->waiting.first) != NULL) {
+        bool is_withdrawn = process_job_of(t)->state == JOB_WITHDRAWN;
         job_slot *slot = is_withdrawn ? NULL : find_slot(table);
-        if (is_withdrawn) {
-            node_list_append(&table->withdrawn, &stop_waiting(table)->delivery.node);
+        if (!is_withdrawn && slot == NULL) {
+            break;
         }
-        else if (slot != NULL) {
-            put_in_slot(table, stop_waiting(table), slot);
+        (void)stop_waiting(table);
+        if (is_withdrawn) {
+            node_list_append(&table->withdrawn, &t->delivery.node);
         }
         else {
-            break;
+            put_in_slot(table, t, slot);
         }
     }
 }

@@ -28,11 +28,18 @@ typedef struct thread_job {
     int64_t began_ns;    // by clock_now_ns(); or CALL_NOT_BEGUN
 } thread_job;
 
+// Of a task that has one.
+static thread_job *
+own_job(task *t)
+{
+    return (thread_job *)(void *)t->args;
+}
+
 // NULL: the task has none.
 static thread_job *
 job_of(task *t)
 {
-    return t == NULL || t->route == NULL ? NULL : (thread_job *)(void *)t->args;
+    return t == NULL || t->route == NULL ? NULL : own_job(t);
 }
 
 // ---- interrupting ----
@@ -197,7 +204,7 @@ task_of(thread_job *job)
 static PyObject *
 make_timeout(task *t, const char *stopped)
 {
-    thread_job *job = job_of(t);
+    thread_job *job = own_job(t);
     int64_t ran_ns = job->began_ns == CALL_NOT_BEGUN ? CALL_NOT_BEGUN : clock_now_ns() - job->began_ns;
     return call_timeout_error(t->callable, &job->options, ran_ns, job->stack, stopped);
 }
@@ -396,7 +403,7 @@ runner_forget(runner *r)
 static PyObject *
 call(task *t, call_place *place)
 {
-    thread_job *job = job_of(t);
+    thread_job *job = own_job(t);
     runner *r = THING_OF(place, runner, place);
     PyObject *result = NULL;
     job->runner = r;
@@ -433,7 +440,7 @@ call(task *t, call_place *place)
 static withdrawal
 withdraw(task *t, bool insists)
 {
-    thread_job *job = job_of(t);
+    thread_job *job = own_job(t);
     if (job->state == JOB_QUEUED) {
         job->reason = STOP_BY_CANCEL;  // the worker that takes it does not call it
         job->is_cancelled = true;
@@ -459,8 +466,8 @@ is_taken(task *Py_UNUSED(t))
 static void
 drop(task *t)
 {
-    Py_CLEAR(job_of(t)->options.name);
-    Py_CLEAR(job_of(t)->stack);
+    Py_CLEAR(own_job(t)->options.name);
+    Py_CLEAR(own_job(t)->stack);
 }
 
 static int
@@ -475,7 +482,7 @@ traverse(const task *t, visitproc visit, void *arg)
 static void
 forget(task *t)
 {
-    leave(job_of(t));
+    leave(own_job(t));
 }
 
 static const task_route thread_route = {
@@ -498,7 +505,7 @@ thread_job_new_task(thread_jobs *jobs, const call_options *options, PyObject *co
     }
     task *t = task_new(&thread_route, args, nargs, kwnames, to);
     if (t != NULL) {
-        thread_job *job = job_of(t);
+        thread_job *job = own_job(t);
         job->jobs = jobs;
         job->options = *options;
         Py_XINCREF(options->name);
