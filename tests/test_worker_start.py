@@ -183,6 +183,7 @@ def test_a_zygote_without_descriptors_leaves_no_process_that_nobody_knows():
     )
 
 
+@pytest.mark.skipif(not kernel.has_pidfds(), reason="the zygote is the first process, and submit() says what is wrong")
 def test_a_zygote_that_cannot_be_described_is_ended_and_the_worker_goes_on():
     # It is forked right after the program's first worker, before it is known what it has.
     finished = run_script(
