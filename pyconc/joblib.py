@@ -9,8 +9,9 @@ import os
 try:
     from joblib import ParallelBackendBase, register_parallel_backend
     from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, SequentialBackend
-except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError("pyconc.joblib needs joblib: pip install pyconc[joblib]", name=missing.name) from None
+except ModuleNotFoundError:
+    # Without its name, or Python 3.15 asks whether another module is meant.
+    raise ModuleNotFoundError("pyconc.joblib needs joblib: pip install pyconc[joblib]") from None
 
 from pyconc.loky import Shared
 from pyconc.process_pool import default_workers

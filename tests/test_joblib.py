@@ -150,7 +150,7 @@ def test_without_joblib_one_sentence_says_so(tmp_path):
     script.write_text("import sys\nsys.modules['joblib'] = None\nimport pyconc.joblib\n")
     finished = run_script(script, check=False)
     assert finished.returncode == 1
-    assert finished.stderr.endswith("ModuleNotFoundError: pyconc.joblib needs joblib: pip install pyconc[joblib]\n")
+    assert "\nModuleNotFoundError: pyconc.joblib needs joblib: pip install pyconc[joblib]\n" in finished.stderr
 
 
 def test_joblib_has_a_backend_of_pyconc(tmp_path):
