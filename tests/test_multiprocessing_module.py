@@ -473,6 +473,7 @@ if __name__ == "__main__":
     print("ends", flush=True)
 """,
         stdin=-1,
+        flags=("-W", "ignore::ResourceWarning"),  # which debug builds show
     ) as process:
         await_line(process, process.stdout, "it hangs")
         process.stdin.write("\n")
@@ -495,7 +496,8 @@ def test_the_programs_threads_use_a_pool_after_its_last_line():
         if __name__ == "__main__":
             pool = multiprocessing.Pool(1)
             threading.Thread(target=use).start()
-        """
+        """,
+        flags=("-W", "ignore::ResourceWarning"),  # which debug builds show
     )
     assert (finished.stdout, finished.stderr) == ("[1, 2] 3\n", "")
 

@@ -26,7 +26,7 @@ def shared_mappings():
     with open("/proc/self/maps") as file:
         for line in file:
             where, mode, offset, _, _, *name = line.split(maxsplit=5)
-            if name and "memfd:pyconc" in name[0] and "w" in mode:
+            if name and "memfd:pyconc " in name[0] and "w" in mode:  # not that of pyconc.shared
                 start, end = (int(part, 16) for part in where.split("-"))
                 found.append((int(offset, 16), start, end - start))
     return [(start, size) for _, start, size in sorted(found)]

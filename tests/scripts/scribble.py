@@ -25,7 +25,7 @@ def shared_mappings():
     with open("/proc/self/maps") as maps:
         for line in maps:
             place, rights, *_ = line.split(None, 5)
-            if rights.startswith("rw-s") and "memfd:pyconc" in line:
+            if rights.startswith("rw-s") and "memfd:pyconc " in line:
                 start, end = (int(number, 16) for number in place.split("-"))
                 yield start, end
 
