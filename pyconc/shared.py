@@ -479,8 +479,8 @@ class Value(_Number):
     """A multiprocessing.Value of one number: read, written and changed in single steps, so that it needs no lock.
 
     typecode: one of "bBhHiIlLqQ" (integers, which go round at their size), "fd" (floats), "?" (bool) and "c" (a byte,
-    as bytes). value: what it begins with. lock: with False, get_lock() raises AttributeError. Raises ValueError if
-    there is no such typecode, TypeError if the value is of another type, MemoryError if there is no room.
+    as bytes). value: what it begins with. lock: with False, get_lock() raises AttributeError. Raises TypeError
+    if there is no such typecode, or the value is of another type, and MemoryError if there is no room.
 
     `value` is the value; `value.value += 1` is two steps, for which there are add(), or get_lock().
 
@@ -495,7 +495,7 @@ class Value(_Number):
 
     def __new__(cls, typecode, value=0, *, lock=True):
         if not isinstance(typecode, str) or len(typecode) != 1 or typecode not in "cbBhHiIlLqQfd?":
-            raise ValueError(f"there is no typecode {typecode!r}")
+            raise TypeError(f"bad typecode {typecode!r}: it must be one of c, b, B, h, H, i, I, l, L, q, Q, f, d, ?")
         self = cls._at(_heap(), -1, 0, typecode, bool(lock))
         if not (type(value) is int and value == 0):
             self.value = value

@@ -373,8 +373,14 @@ asyncio.run(main())
     env={**os.environ, "PYTHONPATH": os.pathsep.join([sys.argv[1], os.environ.get("PYTHONPATH", "")])})
 pids = [int(word) for word in child.stdout.readline().split()]
 assert child.wait() == -signal.SIGKILL and pids
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 for pid in pids:
-    while os.path.exists(f"/proc/{pid}") and open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
+    while is_running(pid):
         os.sched_yield()
 """,
         os.path.dirname(__file__),

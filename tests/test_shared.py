@@ -305,7 +305,7 @@ def test_integers_go_round_and_floats_add():
     assert (value.add(), value.add(-2), value.value) == (0.5, 1.5, -0.5)
     with pytest.raises(TypeError):
         shared.Value("c").add(1)
-    with pytest.raises(ValueError, match="typecode"):
+    with pytest.raises(TypeError, match="bad typecode"):
         shared.Value("xy")
 
 

@@ -601,6 +601,8 @@ if __name__ == "__main__":
 )
 def test_a_second_ctrl_c_ends_a_program_whose_call_is_in_its_grace(kind, how, ending):
     # As asyncio.run() says: the first one cancels, the second one ends it.
+    if sys.version_info < (3, 11) and kind == "processes" and ending == "caught":
+        pytest.skip("before Python 3.11 asyncio.run() cancels nothing again, and the call keeps its grace at exit")
     with start_script(STUBBORN, kind, how, ending) as process:
         await_line(process, process.stdout, "runs")
         wait_until_asleep(process)
