@@ -15,6 +15,7 @@ SKIPS = {
     # A name, and why.
     "test_timeout of _TestSemaphore": "a time-out for a call that does not block is a ValueError, as threading's",
     "test_rawvalue of _TestValue": "a value is never without its size of memory, and has one form",
+    "test_invalid_typecode of _TestValue": "asks for RawValue(), too; tests/test_shared.py has the rest",
     "test_getobj_getlock of _TestValue": "there is no ctypes object in it, and its lock is its own",
 }
 
