@@ -82,7 +82,9 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
         initializer = kept.get("initializer") if initializer is None else initializer
         initargs = initargs or kept.get("initargs", ())
         env = self._prepare_worker_env(n_jobs=n_jobs)
-        setup = _SetUp(int(env["OMP_NUM_THREADS"]), initializer, initargs)
+        # It may be a list, with a number for each level of nested regions.
+        threads = int(env["OMP_NUM_THREADS"].partition(",")[0])
+        setup = _SetUp(threads, initializer, initargs)
         executor, _ = _shared.get(n_jobs, initializer=setup, env=env)
         self._workers = executor.options(on_cancel="kill")
         self._futures = set()
