@@ -165,3 +165,8 @@ def test_the_module_lists_its_names():
     assert pyconc.joblib.__doc__
     assert pyconc.joblib.__all__ == ["PyconcBackend", "install"]
     assert pyconc.joblib.install.__doc__
+
+
+def test_a_list_of_numbers_of_native_threads_is_understood(with_joblib, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert Parallel()(delayed(variable)("OMP_NUM_THREADS") for _ in range(4)) == ["4,2"] * 4
