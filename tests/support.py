@@ -352,10 +352,22 @@ def _wait_until_gone(look: Callable[[], dict[str, str]], before: dict[str, str],
 # --- Leaks ------------------------------------------------------------------------------------------------------------
 
 
+def _resident_pages() -> tuple[int, int]:
+    """All of them, and those among them that others may have as well: of files, and of shared memory."""
+    with open(f"{PROC}/self/statm") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+    return resident, shared
+
+
 def rss_bytes() -> int:
     """The memory that the process has resident now."""
-    with open(f"{PROC}/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return _resident_pages()[0] * os.sysconf("SC_PAGE_SIZE")
+
+
+def own_bytes() -> int:
+    """What of it nobody else can have: a pool's region is mapped whole, and touched where there is room just then."""
+    resident, shared = _resident_pages()
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
 
 
 # The interpreter's cache of attributes keeps the names that pickle looks up, up to 4096 of them.
@@ -394,16 +406,16 @@ def check_no_leak(action: Callable[[], object], *, repeat: int = 200, rounds: in
 
 
 def check_flat_memory(action: Callable[[], object], *, rounds: int = 10, limit_bytes: int = 4 << 20) -> None:
-    """Fails the test when memory, settled after the first half of the rounds, grows by `limit_bytes` in the other."""
+    """Fails the test when its own memory, settled after half of the rounds, grows by `limit_bytes` in the others."""
     if SANITIZED:
         pytest.skip("a sanitizer keeps what is freed")
     for _ in range(rounds // 2):
         action()
     gc.collect()
-    settled = rss_bytes()
+    settled = own_bytes()
     for _ in range(rounds - rounds // 2):
         action()
     gc.collect()
-    growth = rss_bytes() - settled
+    growth = own_bytes() - settled
     if growth >= limit_bytes:
         pytest.fail(f"memory grew by {growth:,} bytes in {rounds - rounds // 2} rounds")

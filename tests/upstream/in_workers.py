@@ -69,8 +69,9 @@ def _check_workers(case: unittest.TestCase) -> None:
 
 
 def _start_workers() -> "dict[int, object]":
-    for future in [_pool.submit(time.sleep, 0.1) for _ in range(WORKERS)]:
-        future.result()
+    while len(_pool._processes) < WORKERS:  # one that is late is not started: another is free by then
+        for future in [_pool.submit(time.sleep, 0.1) for _ in range(WORKERS)]:
+            future.result()
     return dict(_pool._processes)
 
 
