@@ -8,16 +8,20 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "futex.h"
 #include "shm_file.h"
 
-#define MAGIC UINT64_C(0x3130706165686370)  // "pcheap01"
+#define MAGIC UINT64_C(0x3230706165686370)  // "pcheap02"
 #define NOBODY 0
 #define ROW_WORDS (SHARED_HEAP_CELLS / 64)
 #define CELLS_PER_PAGE (4096 / sizeof(shared_cell))
+#define SWEEP_LEAST 64
+// Many kernels give up, and take back what they have, when a signal comes: so no call takes long.
+#define STEP_BYTES (UINT64_C(1) << 22)
 
 enum {
     PARTY_FREE,
@@ -39,12 +43,17 @@ typedef struct layout {
         uint64_t serial;     // of the newest cell
         uint32_t cells;      // that have memory
         uint32_t rows_used;  // no party has a later one
+        uint32_t units;      // that the file has room for; constant
     };
     // Both guarded by the lock.
     _Alignas(4096) shared_party parties[SHARED_HEAP_PARTIES];
     _Alignas(4096) uint64_t rows[SHARED_HEAP_PARTIES][ROW_WORDS];
     _Alignas(4096) shared_cell cells_at[SHARED_HEAP_CELLS];
+    _Alignas(4096) shared_extents extents;  // guarded by the lock
 } layout;
+
+// Where the units begin in the file.
+#define UNITS_OFFSET ((sizeof(layout) + SHARED_UNIT_BYTES - 1) / SHARED_UNIT_BYTES * SHARED_UNIT_BYTES)
 
 struct shared_heap {
     layout *at;         // mapped until it is closed
@@ -217,6 +226,92 @@ add_party(shared_heap *heap, uint32_t state)
     return NOBODY;
 }
 
+// ---- units ----
+
+static uint64_t
+owner_of(const shared_heap *heap, uint32_t index)
+{
+    return heap->at->cells_at[index].serial << 16 | index;
+}
+
+_Static_assert(SHARED_HEAP_CELLS <= 1 << 16, "a cell's place is the low half of an owner");
+
+static bool
+is_owner_there(const shared_heap *heap, uint64_t owner)
+{
+    uint32_t index = (uint32_t)(owner & 0xffff);
+    return index < cell_count(heap) && owner_of(heap, index) == owner && is_used(heap, index);
+}
+
+static void
+release_units(shared_heap *heap, uint32_t unit, uint32_t count)
+{
+    // The memory first: nobody else may have the units yet.  Where the system refuses, it stays for the next.
+    if (shm_file_is_there(&heap->file)) {
+        fallocate(heap->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  (off_t)(UNITS_OFFSET + unit * SHARED_UNIT_BYTES), (off_t)(count * SHARED_UNIT_BYTES));
+    }
+    shared_extents_release(&heap->at->extents, unit, count);
+}
+
+// Releases the owner's units, but for those of a run that is kept.
+static void
+release_all_but(shared_heap *heap, uint64_t owner, uint32_t kept, uint32_t kept_count)
+{
+    uint32_t count, unit;
+    uint64_t whose;
+    for (uint32_t from = 0; (count = shared_extents_next(&heap->at->extents, from, &unit, &whose)) > 0;
+         from = unit + count) {
+        if (whose != owner) {
+            continue;
+        }
+        if (kept < unit || kept >= unit + count) {
+            release_units(heap, unit, count);
+            continue;
+        }
+        if (kept > unit) {
+            release_units(heap, unit, kept - unit);
+        }
+        if (unit + count > kept + kept_count) {
+            release_units(heap, kept + kept_count, unit + count - kept - kept_count);
+        }
+    }
+}
+
+// Releases what belongs to cells that nobody has.  Returns how many units do not.
+static uint32_t
+sweep(shared_heap *heap)
+{
+    uint32_t count, unit, used = 0;
+    uint64_t owner;
+    for (uint32_t from = 0; (count = shared_extents_next(&heap->at->extents, from, &unit, &owner)) > 0;
+         from = unit + count) {
+        if (is_owner_there(heap, owner)) {
+            used += count;
+        }
+        else {
+            release_units(heap, unit, count);
+        }
+    }
+    return used;
+}
+
+static uint32_t
+find_units(shared_heap *heap, uint32_t order)
+{
+    shared_extents *extents = &heap->at->extents;
+    uint32_t limit = heap->at->units < SHARED_UNITS ? heap->at->units : SHARED_UNITS;
+    uint32_t found = shared_extents_find(extents, order, limit);
+    bool is_time = found != SHARED_NO_UNIT && found >= extents->end && found >= extents->sweep_at;
+    if (found == SHARED_NO_UNIT || is_time) {
+        bury_the_dead(heap);
+        uint32_t used = sweep(heap);
+        extents->sweep_at = used < SWEEP_LEAST ? 2 * SWEEP_LEAST : 2 * used;
+        found = shared_extents_find(extents, order, limit);
+    }
+    return found;
+}
+
 // ---- cells ----
 
 static void
@@ -231,6 +326,10 @@ forget_if_unused(shared_heap *heap, uint32_t index)
     }
     else {
         clear(heap, heap->party, index);
+        if (heap->at->cells_at[index].has_memory != 0 && !is_used(heap, index)) {
+            heap->at->cells_at[index].has_memory = 0;
+            release_all_but(heap, owner_of(heap, index), SHARED_NO_UNIT, 0);
+        }
     }
 }
 
@@ -374,12 +473,86 @@ shared_heap_used(shared_heap *heap)
     if (enter(heap) == 0) {
         tidy(heap);
         bury_the_dead(heap);
+        sweep(heap);
         for (uint32_t word = 0; word * 64 < cell_count(heap); word++) {
             used += (uint32_t)__builtin_popcountll(used_in_word(heap, word));
         }
         leave(heap);
     }
     return used;
+}
+
+// ---- memory of cells ----
+
+int
+shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit)
+{
+    if (order > SHARED_ORDER_MAX) {
+        return SHARED_HEAP_FULL;
+    }
+    int rc = enter(heap);
+    if (rc < 0) {
+        return rc;
+    }
+    shared_extents *extents = &heap->at->extents;
+    uint32_t found = find_units(heap, order);
+    rc = SHARED_HEAP_FULL;
+    if (found != SHARED_NO_UNIT) {
+        uint32_t end = found + (UINT32_C(1) << order);
+        uint32_t known = extents->end < end ? extents->end : end;
+        if (allocate(heap, &extents->owners[known], (end - known + 1) * sizeof(extents->owners[0]))) {
+            heap->at->cells_at[index].has_memory = 1;
+            shared_extents_take(extents, found, order, owner_of(heap, index));
+            *unit = found;
+            rc = 0;
+        }
+    }
+    leave(heap);
+    return rc;
+}
+
+int
+shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t order)
+{
+    int rc = enter(heap);
+    if (rc == 0) {
+        release_all_but(heap, owner_of(heap, index), kept, UINT32_C(1) << order);
+        leave(heap);
+    }
+    return rc;
+}
+
+bool
+shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64_t to)
+{
+    uint64_t start = UNITS_OFFSET + unit * SHARED_UNIT_BYTES;
+    if (!shm_file_is_there(&heap->file)) {
+        return false;
+    }
+    while (from < to) {
+        uint64_t step = to - from < STEP_BYTES ? to - from : STEP_BYTES;
+        if (!allocate_file(heap->file.fd, (off_t)(start + from), (off_t)step)) {
+            return false;
+        }
+        from += step;
+    }
+    return true;
+}
+
+void *
+shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order)
+{
+    size_t bytes = SHARED_UNIT_BYTES << order;
+    if (!shm_file_is_there(&heap->file)) {
+        return NULL;
+    }
+    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, heap->file.fd,
+                       (off_t)(UNITS_OFFSET + unit * SHARED_UNIT_BYTES));
+    if (start == MAP_FAILED) {
+        return NULL;
+    }
+    madvise(start, bytes, MADV_DONTDUMP);  // a core dump has no use for what other processes have, too
+    return start;
 }
 
 // ---- forks ----
@@ -435,18 +608,45 @@ shared_heap_after_fork(shared_heap *heap)
 
 // ---- opening ----
 
+// As many as the file can have.
+static uint32_t
+units_of(int fd)
+{
+    struct stat info;
+    if (fstat(fd, &info) < 0 || (uint64_t)info.st_size <= UNITS_OFFSET) {
+        return 0;
+    }
+    uint64_t units = ((uint64_t)info.st_size - UNITS_OFFSET) / SHARED_UNIT_BYTES;
+    return units < SHARED_UNITS ? (uint32_t)units : SHARED_UNITS;
+}
+
 static bool
 prepare(layout *at, int fd)
 {
     if (!allocate_file(fd, 0, (off_t)offsetof(layout, rows[1]))
+        || !allocate_file(fd, (off_t)offsetof(layout, extents), 4096)
         || getrandom(&at->identity, sizeof(at->identity), 0) != (ssize_t)sizeof(at->identity)) {
         return false;
     }
     at->magic = MAGIC;
     at->rows_used = NOBODY + 1;
+    at->units = units_of(fd);
+    at->extents.sweep_at = SWEEP_LEAST;
     // Relaxed: nobody else has the file yet.
     atomic_store_explicit(&at->parties[NOBODY].state, PARTY_USED, memory_order_relaxed);
     return true;
+}
+
+// Holes cost nothing, but a limit on the size of files counts them.
+static off_t
+file_bytes(void)
+{
+    struct rlimit limit;
+    uint64_t bytes = UNITS_OFFSET + SHARED_UNITS * SHARED_UNIT_BYTES;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < bytes) {
+        bytes = limit.rlim_cur < sizeof(layout) ? sizeof(layout) : limit.rlim_cur / 4096 * 4096;
+    }
+    return (off_t)bytes;
 }
 
 static int
@@ -454,7 +654,7 @@ make_file(void)
 {
     int fd = memfd_create("pyconc-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd >= 0
-        && (ftruncate(fd, sizeof(layout)) < 0
+        && (ftruncate(fd, file_bytes()) < 0
             || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0)) {
         int error = errno;
         close(fd);
@@ -470,7 +670,7 @@ is_heap_file(int fd)
 {
     struct stat info;
     int seals = fcntl(fd, F_GET_SEALS);
-    return fstat(fd, &info) == 0 && info.st_size == (off_t)sizeof(layout) && seals >= 0
+    return fstat(fd, &info) == 0 && info.st_size >= (off_t)sizeof(layout) && seals >= 0
            && (seals & F_SEAL_SHRINK) != 0;
 }
 

@@ -1,6 +1,6 @@
 // shared_heap: cells in anonymous memory that the processes of a program share.
 //
-//     header | parties | who has which cell: a row of bits for each party | cells
+//     header | parties | a row of bits for each: which cells it has | cells | who has which unit | units
 //
 // A party is a process that has mapped the heap.  A cell is in use as long as a bit of some party says so:
 // there is no list of free cells, and nothing to repair after a death.  Party 0 is nobody: its bits are
@@ -14,6 +14,12 @@
 // row before it forks, and the child puts its name to that, or makes a row of its own if it is gone.  A row
 // whose child died before it did, or was never there, is free with the parent's next fork.
 //
+// A cell that needs more memory than it is takes runs of units, see shared_extents.h; their owner is the
+// cell, by its place and serial.  They are free when nobody has the cell any more: the last to drop it gives
+// their memory back, and what was the dead's is found when memory would grow by as much again.  The file is
+// as large as it can ever be, and has no memory where nobody asked for it; a process maps a run when it
+// needs it.
+//
 // A death between two steps costs at most a cell until the program ends.  Memory that is short is an error
 // here and never a SIGBUS later: what is used is allocated first.
 //
@@ -23,6 +29,7 @@
 #define PYCONC_SHARED_HEAP_H
 
 #include "robust_lock.h"
+#include "shared_extents.h"
 
 #define SHARED_HEAP_CELLS 65536
 #define SHARED_HEAP_PARTIES 1024
@@ -34,13 +41,14 @@ enum {
 
 // What a cell is, its users know.  128 bytes, in two lines.
 typedef struct shared_cell {
-    robust_lock lock;       // the lock that it is, or the one that guards the rest
-    uint64_t serial;        // no other cell of the heap has had it; constant while in use
-    _Atomic uint32_t sent;  // pickles on their way; guarded by the heap's lock, relaxed everywhere
-    uint32_t unused;
+    robust_lock lock;                        // the lock that it is, or the one that guards the rest
+    uint64_t serial;                         // no other cell of the heap has had it; constant while in use
+    _Atomic uint32_t sent;                   // pickles under way; by the heap's lock, so relaxed everywhere
+    uint32_t has_memory;                     // it may own units; guarded by the heap's lock
     _Alignas(64) _Atomic uint32_t words[8];  // see shared_sync.h
     _Atomic uint64_t value;
-    uint64_t more[3];
+    _Atomic uint64_t more;  // of a container
+    uint64_t unused[2];
 } shared_cell;
 
 _Static_assert(sizeof(shared_cell) == 128, "shared between processes");
@@ -76,11 +84,25 @@ void shared_heap_drop(shared_heap *heap, uint32_t index);
 // A pickle of a cell that this process has is on its way.
 int shared_heap_send(shared_heap *heap, uint32_t index);
 
+// Makes a run of 1 << order units the cell's, which this process has.  0, or SHARED_HEAP_FULL, or a status of
+// robust_lock.  No memory comes with it yet.
+int shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit);
+
+// Gives back all units of the cell but the run that begins at `kept`; SHARED_NO_UNIT: all.  A status of
+// robust_lock means that they stay until the next call.
+int shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t order);
+
+// Allocates memory for bytes `from` to `to` of a run of the cell's.  False: there is none.
+bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64_t to);
+
+// Maps a run, for as long as the caller likes; the child of a fork has it too.  NULL: the system refuses.
+void *shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order);
+
 // To be called before a fork, and in the child.
 void shared_heap_before_fork(shared_heap *heap);
 void shared_heap_after_fork(shared_heap *heap);
 
-// How many cells are in use, by whomever.
+// How many cells are in use, by whomever.  It gives back the memory of all others.
 uint32_t shared_heap_used(shared_heap *heap);
 
 #endif

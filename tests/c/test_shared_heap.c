@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "check.h"
@@ -95,6 +96,53 @@ many_cells_come_and_go(void)
     shared_heap_close(heap);
 }
 
+static uint64_t
+memory_of(shared_heap *heap)
+{
+    struct stat info;
+    CHECK(fstat(shared_heap_fd(heap), &info) == 0);
+    return (uint64_t)info.st_blocks * 512;
+}
+
+static unsigned char *
+take_memory(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit)
+{
+    uint64_t bytes = SHARED_UNIT_BYTES << order;
+    CHECK_EQ(shared_heap_take(heap, index, order, unit), 0);
+    CHECK(shared_heap_commit(heap, *unit, 0, bytes));
+    unsigned char *at = shared_heap_map(heap, *unit, order);
+    CHECK(at != NULL);
+    CHECK(at[0] == 0 && at[bytes - 1] == 0);
+    memset(at, 7, bytes);
+    return at;
+}
+
+static void
+memory_of_a_cell_is_all_s_who_map_it_and_goes_with_it(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    shared_heap *other = shared_heap_open(shared_heap_fd(heap));
+    uint32_t index, unit, second;
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    uint64_t before = memory_of(heap);
+    unsigned char *at = take_memory(heap, index, 1, &unit);
+    CHECK(memory_of(heap) >= before + 2 * SHARED_UNIT_BYTES);
+    unsigned char *same = shared_heap_map(other, unit, 1);
+    CHECK(same != NULL && same[2 * SHARED_UNIT_BYTES - 1] == 7);
+    munmap(same, 2 * SHARED_UNIT_BYTES);
+    munmap(at, 2 * SHARED_UNIT_BYTES);
+    munmap(take_memory(heap, index, 0, &second), SHARED_UNIT_BYTES);
+    CHECK_EQ(shared_heap_keep(heap, index, second, 0), 0);
+    CHECK(memory_of(heap) == before + SHARED_UNIT_BYTES);
+    shared_heap_drop(heap, index);
+    CHECK(memory_of(heap) == before);
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    CHECK_EQ(shared_heap_take(heap, index, SHARED_ORDER_MAX + 1, &unit), SHARED_HEAP_FULL);
+    shared_heap_drop(heap, index);
+    shared_heap_close(other);
+    shared_heap_close(heap);
+}
+
 static void
 another_file_is_no_heap(void)
 {
@@ -171,6 +219,31 @@ forks_that_fail_and_parties_that_die_leave_room(void)
 }
 
 static void
+memory_of_the_dead_is_found_when_it_would_grow(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index, unit;
+    uint64_t before = memory_of(heap);
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    for (int i = 0; i < 20; i++) {
+        shared_heap_before_fork(heap);
+        pid_t pid = fork();
+        if (pid == 0) {
+            shared_heap_after_fork(heap);
+            CHECK_EQ(shared_heap_make(heap, &index), 0);
+            munmap(take_memory(heap, index, 4, &unit), SHARED_UNIT_BYTES << 4);
+            kill(getpid(), SIGKILL);
+        }
+        await_end(pid, -SIGKILL);
+    }
+    CHECK(memory_of(heap) < before + (SHARED_UNIT_BYTES << 4) * 10);
+    CHECK_EQ(shared_heap_used(heap), 1);
+    CHECK(memory_of(heap) < before + (SHARED_UNIT_BYTES << 3));  // rows of parties stay
+    shared_heap_drop(heap, index);
+    shared_heap_close(heap);
+}
+
+static void
 death_with_the_heap_s_lock_stops_nobody(void)
 {
     shared_heap *heap = shared_heap_open(-1);
@@ -204,10 +277,12 @@ static const check_test tests[] = {
     CHECK_TEST(two_mappings_are_two_parties),
     CHECK_TEST(a_cell_whose_lock_is_held_is_not_used_again),
     CHECK_TEST(many_cells_come_and_go),
+    CHECK_TEST(memory_of_a_cell_is_all_s_who_map_it_and_goes_with_it),
     CHECK_TEST(another_file_is_no_heap),
 #if !defined(__SANITIZE_THREAD__)
     CHECK_TEST(a_child_keeps_what_its_parent_drops),
     CHECK_TEST(forks_that_fail_and_parties_that_die_leave_room),
+    CHECK_TEST(memory_of_the_dead_is_found_when_it_would_grow),
     CHECK_TEST(death_with_the_heap_s_lock_stops_nobody),
 #endif
 };
