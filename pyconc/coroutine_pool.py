@@ -6,7 +6,7 @@ import inspect
 from concurrent import futures
 from functools import partial
 
-from pyconc import _core, _options
+from pyconc import _core, _options, _progress
 from pyconc._process import loop_worker
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
@@ -140,15 +140,20 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
         return _options.make_view(self, _options.change(self._options, **changed))
 
-    def map(self, async_fn, *iterables, ordered=True, buffersize=None):
+    def map(self, async_fn, *iterables, ordered=True, buffersize=None, progress=False):
         """Return an async iterator over async_fn's results for the items of iterables, which may be async ones.
 
         ordered: yield results in the order of the items; otherwise as they are completed. buffersize: how many calls
         may be ahead of the results taken; default: enough for all workers. The iterables are read no further than that,
         in the thread of this iterator; what they raise comes after the results of the items before it. Closing the
         iterator, or an exception from it, cancels the calls that still run: `async for` alone does not close what it
-        leaves, contextlib.aclosing() does. Raises TypeError without an iterable, TypeError or ValueError for another
-        buffersize, and, from the iterator, what a call raises.
+        leaves, contextlib.aclosing() does.
+
+        progress: True shows on a terminal how many calls have ended; a function is called with (done, total) for that,
+        in a thread of its own; as for ProcessPoolExecutor.map().
+
+        Raises TypeError without an iterable, TypeError or ValueError for another buffersize or progress, and, from the
+        iterator, what a call raises.
 
             >>> import asyncio
             >>> async def main():
@@ -164,19 +169,24 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
             buffersize = 2 * self._max_workers * self._concurrency
         else:
             _check_count("buffersize", buffersize)
-        if any(hasattr(iterable, "__aiter__") for iterable in iterables):
-            return self._map_of_async(async_fn, _zip_async(iterables), ordered, buffersize)
-        source = zip(*iterables)
-        if ordered:
-            return self._map_in_order(async_fn, source, buffersize)
-        return self._map_as_completed(async_fn, source, buffersize)
+        show = _progress.choose(progress)
+        is_async = any(hasattr(iterable, "__aiter__") for iterable in iterables)
+        source = _zip_async(iterables) if is_async else zip(*iterables)
+        if is_async:
+            submit = partial(self._map_of_async, ordered=ordered, buffersize=buffersize)
+        else:
+            submit = partial(self._map_in_order if ordered else self._map_as_completed, buffersize=buffersize)
+        if show is not None:
+            return _progress.follow_async(self, async_fn, iterables, source, show, submit)
+        return submit(self, async_fn, source)
 
-    async def _map_in_order(self, async_fn, source, buffersize):
+    @staticmethod
+    async def _map_in_order(pool, async_fn, source, buffersize):
         source, window = _Source(source), collections.deque()
         try:
             while True:
                 while len(window) < buffersize and (args := source.read()) is not None:
-                    window.append(self.run(async_fn, *args))
+                    window.append(pool.run(async_fn, *args))
                 if not window:
                     source.end()
                     return
@@ -184,12 +194,13 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         finally:
             _cancel_all(window)
 
-    async def _map_as_completed(self, async_fn, source, buffersize):
+    @staticmethod
+    async def _map_as_completed(pool, async_fn, source, buffersize):
         source, running, done = _Source(source), set(), asyncio.Queue()
         try:
             while True:
                 while len(running) < buffersize and (args := source.read()) is not None:
-                    future = self.run(async_fn, *args)
+                    future = pool.run(async_fn, *args)
                     running.add(future)
                     future.add_done_callback(done.put_nowait)
                 if not running:
@@ -201,7 +212,8 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         finally:
             _cancel_all(running)
 
-    async def _map_of_async(self, async_fn, source, ordered, buffersize):
+    @staticmethod
+    async def _map_of_async(pool, async_fn, source, ordered, buffersize):
         """Do the same for a source that must be awaited: a task of its own reads it."""
         room = asyncio.Semaphore(buffersize)
         running, arrived = set(), asyncio.Queue()
@@ -210,7 +222,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
             try:
                 async for args in source:
                     await room.acquire()
-                    future = self.run(async_fn, *args)
+                    future = pool.run(async_fn, *args)
                     running.add(future)
                     if ordered:
                         arrived.put_nowait(future)

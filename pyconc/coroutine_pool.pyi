@@ -71,6 +71,7 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         *iterables: Iterable[Any] | AsyncIterable[Any],
         ordered: bool = True,
         buffersize: int | None = None,
+        progress: bool | Callable[[int, int | None], object] | None = False,
     ) -> AsyncIterator[_T]: ...
     def stream(
         self, async_fn: Callable[..., AsyncIterator[_T]], /, *args: Any, buffersize: int = 64, **kwargs: Any

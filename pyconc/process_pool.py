@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
 
-from pyconc import _core, _names, _options, _stats
+from pyconc import _core, _names, _options, _progress, _stats
 from pyconc._async_with import AsyncWith
 from pyconc._process import chunks, kernel, launcher, process_tree, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
@@ -598,21 +598,29 @@ class ProcessPoolExecutor(
         changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
         return _options.make_view(self, _options.change(self._options, **changed))
 
-    def map(self, fn, *iterables, timeout=None, chunksize=None, buffersize=None):
+    def map(self, fn, *iterables, timeout=None, chunksize=None, buffersize=None, progress=False):
         """Return an iterator over fn's results, in the order of the iterables' items.
 
         chunksize: how many calls to send at a time; by default the executor chooses, from the time that calls take.
         buffersize: how many chunks, or without a chunksize how many calls, may be ahead of the results taken; by
         default, all of the iterables' items are read at once. timeout: seconds from this call until the last result;
         TimeoutError after that. Closing the iterator, or an exception from it, cancels the calls that have not started.
-        Raises TypeError or ValueError for another chunksize or buffersize, and RuntimeError after shutdown(). What a
-        call or an iterable raises comes out of the iterator.
+
+        progress: True shows on a terminal how many calls have ended, as they end: by tqdm or else rich if one is
+        installed, on a plain line otherwise; where stderr is no terminal, it shows nothing. A function is called with
+        (done, total) for that, in a thread of its own, one call at a time and at most twenty times a second, at first
+        with 0. total is what len() says of the shortest iterable, or None if none has a length and the end was not
+        reached. The iterator ends after the last of these calls; an exception from one is logged, and ends them. Calls
+        are sent one by one then, whatever the chunksize, which takes some microseconds more for each.
+
+        Raises TypeError or ValueError for another chunksize, buffersize or progress, and RuntimeError after shutdown().
+        What a call or an iterable raises comes out of the iterator.
 
             >>> with pyconc.ProcessPoolExecutor() as pool:
             ...     list(pool.map(pow, [2, 3, 4], [5, 5, 5], timeout=60))
             [32, 243, 1024]
         """
-        return chunks.map_chunks(self, fn, iterables, timeout, chunksize, buffersize)
+        return chunks.map_chunks(self, fn, iterables, timeout, chunksize, buffersize, _progress.choose(progress))
 
 
 def _after_fork_in_child():

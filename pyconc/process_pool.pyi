@@ -105,6 +105,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
+        progress: bool | Callable[[int, int | None], object] | None = False,
     ) -> Iterator[_T]: ...
     def options(
         self,

@@ -9,8 +9,9 @@ import time
 import weakref
 from concurrent.futures import _base, thread
 from concurrent.futures.thread import BrokenThreadPool
+from functools import partial
 
-from pyconc import _core, _names, _options, _stats
+from pyconc import _core, _names, _options, _progress, _stats
 from pyconc._async_with import AsyncWith
 from pyconc._shutdown import SPARE, deadline_after
 from pyconc._started import Started
@@ -548,20 +549,29 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         end = ", broken" if self._broken else ", shut down" if self._shutdown else ""
         return super()._describe() + end
 
-    def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
+    def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None, progress=False):
         """Return an iterator over fn's results, in the order of the iterables' items.
 
         buffersize: how many tasks may be ahead of the results taken, 1 or more; by default all tasks are submitted at
         once. timeout: seconds from this call until the last result; TimeoutError after that. chunksize is ignored: it
         matters to processes only. Closing the iterator, or an exception from it, cancels the tasks that have not
-        started, and those that run if options() say so. Raises TypeError or ValueError for another buffersize, and
-        RuntimeError after shutdown(). What a call or an iterable raises comes out of the iterator.
+        started, and those that run if options() say so.
+
+        progress: True shows on a terminal how many calls have ended, as they end: by tqdm or else rich if one is
+        installed, on a plain line otherwise; where stderr is no terminal, it shows nothing. A function is called with
+        (done, total) for that, in a thread of its own, one call at a time and at most twenty times a second, at first
+        with 0. total is what len() says of the shortest iterable, or None if none has a length and the end was not
+        reached. The iterator ends after the last of these calls; an exception from one is logged, and ends them.
+
+        Raises TypeError or ValueError for another buffersize or progress, and RuntimeError after shutdown(). What a
+        call or an iterable raises comes out of the iterator.
 
             >>> with pyconc.ThreadPoolExecutor() as pool:
             ...     list(pool.map(pow, [2, 3, 4], [5, 5, 5], timeout=10))
             [32, 243, 1024]
         """
-        if thread.ThreadPoolExecutor.map is not _standard_map:
+        show = _progress.choose(progress)
+        if thread.ThreadPoolExecutor.map is not _standard_map and show is None:
             more = {} if buffersize is None else {"buffersize": buffersize}
             return super(AsyncWith, self).map(fn, *iterables, timeout=timeout, chunksize=chunksize, **more)
         if buffersize is not None and not isinstance(buffersize, int):
@@ -571,6 +581,9 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         deadline = None if timeout is None else timeout + time.monotonic()
         # Nobody else keeps a view.
         is_view = self._tasks.executor_reference() is not self
+        if show is not None:
+            submit = partial(submit_in_order, deadline=deadline, buffersize=buffersize, keep=True)
+            return _progress.follow(self, fn, iterables, show, submit)
         return submit_in_order(self, fn, zip(*iterables), deadline, buffersize, keep=is_view)
 
     def shutdown(self, wait=True, *, cancel_futures=False, timeout=None):

@@ -7,7 +7,7 @@ from concurrent.futures import process
 from functools import partial
 from itertools import islice
 
-from pyconc import _core, _options
+from pyconc import _core, _options, _progress
 from pyconc.waiting import submit_in_order
 
 __all__ = ["CallTimes", "map_chunks"]
@@ -21,8 +21,8 @@ _EVERYTHING = 2**63 - 1
 _AT_HAND = frozenset([list, tuple, range, str, bytes, bytearray, dict, set, frozenset])
 
 
-def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
-    """See ProcessPoolExecutor.map()."""
+def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize, show):
+    """See ProcessPoolExecutor.map(); show: as for _progress.follow(), or None."""
     if chunksize is not None and chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     if buffersize is not None and not isinstance(buffersize, int):
@@ -30,6 +30,10 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize):
     if buffersize is not None and buffersize < 1:
         raise ValueError("buffersize must be None or > 0")
     deadline = None if timeout is None else timeout + time.monotonic()
+    if show is not None:
+        ahead = None if buffersize is None else buffersize * (chunksize or 1)
+        submit = partial(submit_in_order, deadline=deadline, buffersize=ahead, keep=True)
+        return _progress.follow(executor, fn, iterables, show, submit)
     is_over = executor._shutdown_thread and executor._opened is None  # the first submit, if there is one, says so
     if is_over or is_submit_replaced(executor):
         return _map_by_submit(executor, fn, iterables, deadline, chunksize or 1, buffersize)
