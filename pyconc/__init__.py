@@ -14,7 +14,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from importlib import import_module as _import_module
 
 from pyconc._core import Future
-from pyconc._current_task import Task, current_task
+from pyconc._current_task import Task, TaskProgress, current_task
 from pyconc._stats import Histogram, PoolStats, WorkerStats, stats
 from pyconc._task_cancelled import TaskCancelled
 from pyconc.patching import install, uninstall
@@ -41,6 +41,7 @@ __all__ = [
     "ProcessPoolExecutor",
     "Task",
     "TaskCancelled",
+    "TaskProgress",
     "TaskTimeout",
     "TaskUnpicklable",
     "ThreadPoolExecutor",

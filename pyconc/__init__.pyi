@@ -16,6 +16,7 @@ from pyconc import multiprocessing as multiprocessing
 from pyconc import shared as shared
 from pyconc._core import Future as Future
 from pyconc._current_task import Task as Task
+from pyconc._current_task import TaskProgress as TaskProgress
 from pyconc._current_task import current_task as current_task
 from pyconc._lock_abandoned import LockAbandoned as LockAbandoned
 from pyconc._stats import Histogram as Histogram
@@ -52,6 +53,7 @@ __all__ = [
     "ProcessPoolExecutor",
     "Task",
     "TaskCancelled",
+    "TaskProgress",
     "TaskTimeout",
     "TaskUnpicklable",
     "ThreadPoolExecutor",

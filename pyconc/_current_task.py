@@ -1,14 +1,49 @@
 """The task that a worker runs, as the code in it sees it."""
 
+import operator
 import time
+from typing import NamedTuple
 
 from pyconc import _core
 
-__all__ = ["Task", "current_task", "finders"]
+__all__ = ["Task", "TaskProgress", "current_task", "finders", "note_progress"]
 
 # Functions that return what has the methods of a _core.Call for the code that asks, or None: of workers that run tasks
 # in other ways than one at a time in a thread.
 finders = []
+
+# In a worker process, a function (began, TaskProgress) that leaves for its parent what a call tells.
+note_progress = None
+
+# How much of a note counts, in characters: it has a place of its own in memory that processes share.
+_NOTE_LENGTH = 60
+
+
+class TaskProgress(NamedTuple):
+    """How far a task is, as it has told by Task.progress(); what pyconc.WorkerStats has of it.
+
+    done: how much it has done. total: of how much, or None. note: a short text, or None. Raises nothing.
+
+        >>> pyconc.TaskProgress(3, 10, "parsing").done
+        3
+    """
+
+    done: "int | float"
+    total: "int | float | None" = None
+    note: "str | None" = None
+
+
+def _as_number(name, value):
+    if hasattr(value, "__index__"):
+        number = operator.index(value)
+        if -(1 << 63) <= number < 1 << 63:
+            return number
+    elif not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, not {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that a float can be, not {value!r}") from None
 
 
 class Task:
@@ -101,6 +136,32 @@ class Task:
         """
         self._call.check()
 
+    def progress(self, done, total=None, note=None):
+        """Tell how far the task is, for who looks at the executor's workers(); the last word counts.
+
+        done, total: numbers, of whatever the task counts; total None: nobody knows. note: a text, of which the first 60
+        characters count. It costs a microsecond or two. When the task is over it does nothing. Any thread may call
+        this. Raises TypeError for what is no number and for a note that is no str, and ValueError for an integer that
+        is too large for a float.
+
+            >>> def work(numbers):
+            ...     for done, number in enumerate(numbers):
+            ...         pyconc.current_task().progress(done, len(numbers), f"at {number}")
+            ...     return pool.workers()[0].progress
+            >>> with pyconc.ThreadPoolExecutor(max_workers=1) as pool:
+            ...     print(pool.submit(work, [5, 6, 7]).result())
+            TaskProgress(done=2, total=3, note='at 7')
+        """
+        if note is not None and not isinstance(note, str):
+            raise TypeError(f"note must be a str, not {type(note).__name__}")
+        told = TaskProgress(
+            _as_number("done", done),
+            None if total is None else _as_number("total", total),
+            None if note is None else note[:_NOTE_LENGTH],
+        )
+        if self._call.tell(told) and note_progress is not None:
+            note_progress(self._call.began, told)
+
     def shield(self):
         """Return a context manager within which TaskCancelled is not raised; at its end it is, if it was kept off.
 
@@ -136,10 +197,11 @@ class _Shield:
 def current_task():
     """Return the pyconc.Task that this code runs in, or None where no worker runs it.
 
-    Its `name`, `deadline` and `remaining()` say what it is and how long it may take; `cancelled()`, `check()` and
-    `shield()` are for code that is to end when nobody wants its result any more, see options() of the executors. Costs
-    nothing until it is called. A thread that a task starts, and a process that it forks, run no task; nor do, in a
-    CoroutinePool, the asyncio tasks that a coroutine makes, and the generators of stream(). Raises nothing.
+    Its `name`, `deadline` and `remaining()` say what it is and how long it may take; `progress()` tells how far it is;
+    `cancelled()`, `check()` and `shield()` are for code that is to end when nobody wants its result any more, see
+    options() of the executors. Costs nothing until it is called. A thread that a task starts, and a process that it
+    forks, run no task; nor do, in a CoroutinePool, the asyncio tasks that a coroutine makes, and the generators of
+    stream(). Raises nothing.
 
         >>> def work():
         ...     task = pyconc.current_task()

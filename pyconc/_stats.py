@@ -4,6 +4,8 @@ import itertools
 import weakref
 from typing import Any, NamedTuple
 
+from pyconc._current_task import TaskProgress
+
 __all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "name_of", "stats"]
 
 # Every executor of this process, in the order of their making, by its number; not their views.
@@ -85,6 +87,8 @@ class WorkerStats(NamedTuple):
     running_for: for how many seconds; None also where nobody looked at the clock as it began: calls in threads without
     options().
     running: how many calls it runs at once, in a CoroutinePool; then task is the one that has begun first.
+    progress: a pyconc.TaskProgress: what that call has told last by Task.progress(), in a CoroutinePool the call that
+    has told something last; None: nothing.
     is_abandoned: the call goes on in its thread after its future was told that it ended.
     rss: how many bytes the process has in memory; None for threads, and where there is no /proc.
 
@@ -104,6 +108,7 @@ class WorkerStats(NamedTuple):
     running: int = 0
     is_abandoned: bool = False
     rss: "int | None" = None
+    progress: "TaskProgress | None" = None
 
 
 def build(name: str, max_workers: int, numbers: "tuple[Any, ...]") -> PoolStats:

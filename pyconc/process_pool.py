@@ -251,7 +251,8 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
         loads = {number: load for number, *load in self._tasks.workers()}
         found = []
         for worker in self._opened.list_workers() if self._opened is not None else ():
-            function, name, seconds, calls, running = loads.get(worker.number, (None, None, None, 0, 0))
+            load = loads.get(worker.number, (None, None, None, None, 0, 0))
+            function, name, began, seconds, calls, running = load
             found.append(
                 _stats.WorkerStats(
                     id=worker.process.pid,
@@ -260,6 +261,7 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
                     task=_stats.name_of(function, name),
                     running_for=seconds,
                     running=running,
+                    progress=self._opened.read_progress(worker.number, began) if running else None,
                     rss=kernel.read_rss(worker.process.pid),
                 )
             )

@@ -541,8 +541,9 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
                 running_for=seconds,
                 running=int(function is not None),
                 is_abandoned=is_abandoned,
+                progress=progress,
             )
-            for number, function, name, seconds, calls, is_abandoned in self._tasks.workers()
+            for number, function, name, seconds, calls, is_abandoned, progress in self._tasks.workers()
         ]
 
     def _describe(self):

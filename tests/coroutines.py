@@ -371,3 +371,13 @@ async def say_after(turns):
     for _ in range(turns):
         await asyncio.sleep(0)
     return "a text"
+
+
+async def tell(*told):
+    pyconc.current_task().progress(*told)
+
+
+async def tell_and_wait(address, *told):
+    await tell(*told)
+    async with _at(address, b"told") as (reader, _):
+        await reader.read(1)

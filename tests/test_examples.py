@@ -81,12 +81,25 @@ SEEN = "6 <ThreadPoolExecutor 'loader': 0 running, 0 queued, 1 of 4 workers>\n1 
 
 @pytest.mark.parametrize(
     ("number", "output"),
-    [(0, "499500\n"), (1, "4950\n"), (2, "9\n328350\n3\n2\n1\n"), (3, SEEN), (4, "[0, 1, 2]\n")],
+    [(0, "499500\n"), (1, "4950\n"), (2, "9\n328350\n3\n2\n1\n"), (3, SEEN), (6, "[0, 1, 2]\n")],
 )
 def test_the_readmes_programs_run(number, output):
+    assert run_script(readme_programs()[number], flags=("-W", "error")).stdout == output
+
+
+def readme_programs():
     programs = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(programs) == 5
-    assert run_script(programs[number], flags=("-W", "error")).stdout == output
+    assert len(programs) == 7
+    return programs
+
+
+@pytest.mark.parametrize(("number", "library"), [(4, "rich"), (5, "tqdm")])
+def test_the_readmes_recipes_for_bars_run(number, library):
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    finished = run_script(readme_programs()[number])
+    assert "5050" in finished.stdout
+    assert "100%" in finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stderr
 
 
 @pytest.mark.skipif(DEBUG_BUILD, reason="it runs the crawl, whose multidict crashes in debug builds")

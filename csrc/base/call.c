@@ -15,6 +15,7 @@ call_place_get(call_place *place, PyObject *callable, const call_options *option
         made->place = place;
         made->callable = Py_NewRef(callable);
         made->name = Py_XNewRef(options->name);
+        made->progress = NULL;
         made->began_ns = began_ns;
         made->timeout_ns = options->timeout_ns;
         made->deadline_ns = options->deadline_ns;
@@ -137,6 +138,22 @@ call_leave_shield(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(tell_doc,
+"tell($self, progress, /)\n--\n\n"
+"Have whoever looks at the worker see how far this call is, until it is over.\n\n"
+"Return True if it is the caller who must tell that, as another process wants to know.");
+
+static PyObject *
+call_tell(PyObject *op, PyObject *progress)
+{
+    CallObject *self = (CallObject *)op;
+    bool is_remote = self->place != NULL && self->place->is_remote;
+    if (self->place != NULL) {
+        Py_XSETREF(self->progress, Py_NewRef(progress));
+    }
+    return PyBool_FromLong(is_remote);
+}
+
 // ---- time ----
 
 PyObject *
@@ -182,6 +199,7 @@ call_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((CallObject *)op)->callable);
     Py_VISIT(((CallObject *)op)->name);
+    Py_VISIT(((CallObject *)op)->progress);
     return 0;
 }
 
@@ -190,6 +208,7 @@ call_clear(PyObject *op)
 {
     Py_CLEAR(((CallObject *)op)->callable);
     Py_CLEAR(((CallObject *)op)->name);
+    Py_CLEAR(((CallObject *)op)->progress);
     return 0;
 }
 
@@ -207,6 +226,7 @@ static PyMethodDef call_methods[] = {
     {"reason", call_reason, METH_NOARGS, reason_doc},
     {"check", call_check, METH_NOARGS, check_doc},
     {"enter_shield", call_enter_shield, METH_NOARGS, enter_shield_doc},
+    {"tell", call_tell, METH_O, tell_doc},
     {"leave_shield", call_leave_shield, METH_NOARGS, leave_shield_doc},
     {NULL, NULL, 0, NULL},
 };

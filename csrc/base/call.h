@@ -24,6 +24,7 @@ typedef struct CallObject {
     struct call_place *place;  // that runs it; NULL: it is over
     PyObject *callable;
     PyObject *name;       // str, or NULL
+    PyObject *progress;   // what its code has told last, or NULL
     int64_t began_ns;     // by clock_now_ns()
     int64_t timeout_ns;   // as in call_options
     int64_t deadline_ns;  // the same
@@ -44,6 +45,7 @@ typedef struct call_place {
     bool (*take_back)(struct call_place *place);
     CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
     bool is_interrupted;  // call_interrupt() has raised in the call that runs
+    bool is_remote;       // another process wants to know how far its calls are; set once
     bool has_timed_out;   // the time of the call that has just ended was over; who counts it says no again
 } call_place;
 

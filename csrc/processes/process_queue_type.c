@@ -567,7 +567,7 @@ process_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
     return stats_build(&now, &self->counts, true);
 }
 
-// (worker, callable or None, name or None, seconds or None, tasks ended, tasks running)
+// (worker, callable or None, name or None, began or None, seconds or None, tasks ended, tasks running)
 static PyObject *
 describe_load(uint32_t worker, const worker_load *load, int64_t now_ns)
 {
@@ -575,17 +575,22 @@ describe_load(uint32_t worker, const worker_load *load, int64_t now_ns)
     bool is_known = load->running > 0 && load->began_ns > 0 && load->began_ns <= now_ns;
     int64_t ran_ns = is_known ? now_ns - load->began_ns : CALL_NOT_BEGUN;
     PyObject *seconds = call_build_seconds(ran_ns, CALL_NOT_BEGUN);
-    return seconds == NULL ? NULL
-                           : Py_BuildValue("IOONII", (unsigned)worker,
-                                           load->callable == NULL ? Py_None : load->callable,
-                                           load->name == NULL ? Py_None : load->name, seconds,
-                                           (unsigned)load->ended, (unsigned)load->running);
+    PyObject *began = call_build_seconds(is_known ? load->began_ns : CALL_NOT_BEGUN, CALL_NOT_BEGUN);
+    if (seconds == NULL || began == NULL) {
+        Py_XDECREF(seconds);
+        Py_XDECREF(began);
+        return NULL;
+    }
+    return Py_BuildValue("IOONNII", (unsigned)worker, load->callable == NULL ? Py_None : load->callable,
+                         load->name == NULL ? Py_None : load->name, began, seconds, (unsigned)load->ended,
+                         (unsigned)load->running);
 }
 
 PyDoc_STRVAR(workers_doc,
 "workers($self, /)\n--\n\n"
-"Return a list with (number, callable or None, name or None, seconds or None, ended, running) for each\n"
-"number of a worker: the call that it runs, for how long; how many tasks it has ended, and runs.");
+"Return a list with (number, callable or None, name or None, began or None, seconds or None, ended,\n"
+"running) for each number of a worker: the call that it runs, since when by time.monotonic() and for how\n"
+"long; how many tasks it has ended, and runs.");
 
 static PyObject *
 process_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored))

@@ -978,7 +978,10 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->relief_fd = relief_fd;
     self->packs.module = self->module;
     park_spot_init(&self->spot, 1);
-    self->place = (call_place){.module = self->module, .get = worker_get_call, .reason = worker_stop_reason};
+    self->place = (call_place){.module = self->module,
+                               .get = worker_get_call,
+                               .reason = worker_stop_reason,
+                               .is_remote = true};
     self->region = region_join(self->module, region_fd, SHM_WORKER(number));
     if (self->region == NULL) {
         goto fail;

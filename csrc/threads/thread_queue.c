@@ -639,8 +639,8 @@ thread_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
 // What a worker runs, looked at while no other thread can run.
 typedef struct glance {
     unsigned long thread;
-    PyObject *callable, *name;  // or NULL; new references
-    int64_t began_ns;           // or CALL_NOT_BEGUN
+    PyObject *callable, *name, *progress;  // or NULL; new references
+    int64_t began_ns;                      // or CALL_NOT_BEGUN
     uint64_t calls;
     bool is_abandoned;
 } glance;
@@ -657,6 +657,7 @@ glance_at(const worker *w)
     if (t != NULL && t->callable != NULL) {
         seen.callable = Py_NewRef(t->callable);
         seen.name = Py_XNewRef(thread_job_look(t, &seen.began_ns));
+        seen.progress = r->place.call == NULL ? NULL : Py_XNewRef(r->place.call->progress);
     }
     return seen;
 }
@@ -674,21 +675,24 @@ append_glance(PyObject *list, glance *seen)
         PyObject *described =
             seconds == NULL
                 ? NULL
-                : Py_BuildValue("kOONKO", seen->thread, seen->callable == NULL ? Py_None : seen->callable,
+                : Py_BuildValue("kOONKOO", seen->thread, seen->callable == NULL ? Py_None : seen->callable,
                                 seen->name == NULL ? Py_None : seen->name, seconds,
-                                (unsigned long long)seen->calls, seen->is_abandoned ? Py_True : Py_False);
+                                (unsigned long long)seen->calls, seen->is_abandoned ? Py_True : Py_False,
+                                seen->progress == NULL ? Py_None : seen->progress);
         rc = described == NULL ? -1 : PyList_Append(list, described);
         Py_XDECREF(described);
     }
     Py_XDECREF(seen->callable);
     Py_XDECREF(seen->name);
+    Py_XDECREF(seen->progress);
     return rc;
 }
 
 PyDoc_STRVAR(workers_doc,
 "workers($self, /)\n--\n\n"
-"Return a list with (thread, callable or None, name or None, seconds or None, calls, is_abandoned) of each\n"
-"worker: its number in the kernel, the call that it runs, for how long, and how many it has ended.");
+"Return a list with (thread, callable or None, name or None, seconds or None, calls, is_abandoned,\n"
+"progress) of each worker: its number in the kernel, the call that it runs, for how long, how many it has\n"
+"ended, and what that call has told last, or None.");
 
 static PyObject *
 thread_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored))

@@ -16,11 +16,14 @@ works too while C code holds the GIL.  All of that happens in a signal handler t
       |                                    | SIGSEGV: writes the stack, and dies
       |<-- take(): reads, and clears ------'
 
-What is in the file is text that any worker may have damaged.  The parts lie far apart; the file takes as much memory as
+At the end of its part a worker leaves, too, what its task tells of its progress, for whoever looks at workers().
+
+What is in the file is what any worker may have damaged.  The parts lie far apart; the file takes as much memory as
 was written.  If anything is missing, such as a free file descriptor, or /proc, there is no black box, and nothing else
 is different.
 """
 
+import binascii
 import contextlib
 import faulthandler
 import fcntl
@@ -31,15 +34,21 @@ import time
 import weakref
 
 from pyconc import _core
+from pyconc._current_task import TaskProgress
 from pyconc._process import kernel
 
-__all__ = ["BlackBox", "OomKills", "install", "leave"]
+__all__ = ["BlackBox", "OomKills", "forget_progress", "install", "leave", "note_progress"]
 
 # By which the parent asks a worker for its stack.
 DUMP_SIGNAL = signal.SIGRTMIN + 5
 
 # How far the parts are apart: faulthandler stops after 100 threads of 100 frames.
 _PART_BYTES = 1 << 24
+
+# What is at the end of a part: a checksum, as the parent may read while the worker writes, and the size of the rest;
+# the size of the scalars (began or None, done, total), and these; ":" and the note, if there is one.
+_NOTE_BYTES = 1024
+_NOTE_START = _PART_BYTES - _NOTE_BYTES
 
 # The most that the parent reads at a time.
 _TEXT_BYTES = 1 << 16
@@ -86,13 +95,32 @@ class BlackBox:
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 self._clear(number * _PART_BYTES)
+                os.pwrite(self._fd, bytes(4), number * _PART_BYTES + _NOTE_START)
         return _decode(data)
+
+    def read_progress(self, number, began):
+        """Return the TaskProgress that a worker's call has told, if the call began then; else None.  Any thread."""
+        if self._fd is None:
+            return None
+        try:
+            data = os.pread(self._fd, _NOTE_BYTES, number * _PART_BYTES + _NOTE_START)
+            checksum, size = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
+            data = data[8 : 8 + size]
+            if not size or binascii.crc32(data) != checksum:
+                return None
+            numbers, note = data[1 : 1 + data[0]], data[1 + data[0] :].decode("utf-8", "replace")
+            since, done, total = _core.scalars_loads(numbers)
+        except (OSError, ValueError, TypeError):  # closed meanwhile, or damaged
+            return None
+        if since is not None and since != began:
+            return None
+        return TaskProgress(done, total, note[1:] if note else None)
 
     def request(self, number, pid, pidfd):
         """Ask a worker that lives for its stack, and return an Answer; None if it cannot give one."""
         start = self._asked.get(number, 0)
         start += len(self._read(number, start))  # such as an answer that came late
-        if self._fd is None or start + _TEXT_BYTES > _PART_BYTES or not _can_answer(pid):
+        if self._fd is None or start + _TEXT_BYTES > _NOTE_START or not _can_answer(pid):
             return None
         self._asked[number] = start
         answer = Answer(self, number, start)
@@ -132,7 +160,7 @@ class BlackBox:
         """Return what a worker has written from there on, as far as it is no later answer."""
         asked = self._asked.get(number, 0)
         size = asked - start if start < asked else _TEXT_BYTES
-        if self._fd is None or start + _TEXT_BYTES > _PART_BYTES:
+        if self._fd is None or start + _TEXT_BYTES > _NOTE_START:
             return b""
         try:
             return os.pread(self._fd, size, number * _PART_BYTES + start).partition(b"\0")[0]
@@ -189,11 +217,14 @@ def _can_answer(pid):
 
 # ---- a worker ----
 
+_number = 0  # this worker's
 _own = None  # (file descriptor, (device, inode)) of the file for which this process has enabled faulthandler
 
 
 def install(fd, number):
     """Have this process's faults, and its answers to DUMP_SIGNAL, written to the executor's file; takes fd."""
+    global _number
+    _number = number
     with contextlib.suppress(OSError), _closing(fd):
         # Opened anew, the file has a position of its own.
         opened = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
@@ -218,6 +249,27 @@ def _use(opened):
     else:
         return
     _own = own, _identify(own)
+
+
+def note_progress(began, told):
+    """Leave what a call tells, which began then; None: whichever this worker runs."""
+    numbers = _core.scalars_dumps((began, told.done, told.total))
+    if numbers is not None:
+        note = b"" if told.note is None else b":" + told.note.encode("utf-8", "replace")
+        data = bytes([len(numbers)]) + numbers + note
+        checksum = binascii.crc32(data)
+        _write_note(checksum.to_bytes(4, "little") + len(data).to_bytes(4, "little") + data)
+
+
+def forget_progress():
+    """The call that has told something has ended."""
+    _write_note(bytes(8))
+
+
+def _write_note(data):
+    if _own is not None and _identify(_own[0]) == _own[1]:
+        with contextlib.suppress(OSError):
+            os.pwrite(_own[0], data, _number * _PART_BYTES + _NOTE_START)
 
 
 def leave():

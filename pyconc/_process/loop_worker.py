@@ -21,6 +21,7 @@ from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from pyconc import _current_task
+from pyconc._process import black_box
 
 __all__ = ["LoopWorker", "close_loop", "close_stream", "next_items", "open_stream"]
 
@@ -235,6 +236,7 @@ class _Call:
 
     __slots__ = (
         "_handle",
+        "_has_told",
         "_is_interrupted",
         "_reason",
         "_shields",
@@ -252,6 +254,7 @@ class _Call:
         self._handle = handle  # None: it is over, and _reason says why it was to end
         self._reason = None
         self._shields = 0
+        self._has_told = False  # how far it is
         self._is_interrupted = False  # CancelledError was raised in it, or will be when it goes on
         self.name = name
         self.began = self.timeout = self.deadline = None
@@ -265,6 +268,14 @@ class _Call:
     def end(self):
         self._reason = self.reason()
         self._handle = self.task = None
+        if self._has_told:
+            black_box.forget_progress()
+
+    def tell(self, progress):
+        if self._handle is not None:
+            self._has_told = True
+            black_box.note_progress(None, progress)
+        return False  # it is told
 
     def may_interrupt(self):
         """Return whether the call is to be interrupted now that it is to end: once, and not within a shield."""

@@ -290,6 +290,10 @@ class Supervisor:
         """Return those that are watched, in the order of their numbers."""
         return sorted(self._workers.values(), key=lambda worker: worker.number)
 
+    def read_progress(self, number, began):
+        """Return what the call of a worker that began then has told of its progress, or None."""
+        return self._box.read_progress(number, began)
+
     def start_all(self):
         """Start as many workers as there may be, before there is anything to do."""
         self._starts_all = True

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import _base, process
 from typing import NamedTuple
 
-from pyconc import _core, _names
+from pyconc import _core, _current_task, _names
 from pyconc._process import black_box, main_module, signals
 
 __all__ = ["INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
@@ -51,6 +51,7 @@ def main(fds, number, setup, limits):
     except ValueError:
         sys.exit(MEMORY_DAMAGED)
     black_box.install(box_fd, number)
+    _current_task.note_progress = black_box.note_progress
     os.register_at_fork(after_in_child=lambda: (worker.after_fork(), black_box.leave()))
     signals.handle_stops(worker.on_stop)
     # No worker reaches more than sys.maxsize of anything.
