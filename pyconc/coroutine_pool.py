@@ -182,13 +182,14 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
     @staticmethod
     async def _map_in_order(pool, async_fn, source, buffersize):
-        source, window = _Source(source), collections.deque()
+        errors, window = [], collections.deque()
+        source = _read(source, errors)
         try:
             while True:
-                while len(window) < buffersize and (args := source.read()) is not None:
+                while len(window) < buffersize and (args := next(source, None)) is not None:
                     window.append(pool.run(async_fn, *args))
                 if not window:
-                    source.end()
+                    _raise(errors)
                     return
                 yield await window.popleft()
         finally:
@@ -196,15 +197,16 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
     @staticmethod
     async def _map_as_completed(pool, async_fn, source, buffersize):
-        source, running, done = _Source(source), set(), asyncio.Queue()
+        errors, running, done = [], set(), asyncio.Queue()
+        source = _read(source, errors)
         try:
             while True:
-                while len(running) < buffersize and (args := source.read()) is not None:
+                while len(running) < buffersize and (args := next(source, None)) is not None:
                     future = pool.run(async_fn, *args)
                     running.add(future)
                     future.add_done_callback(done.put_nowait)
                 if not running:
-                    source.end()
+                    _raise(errors)
                     return
                 future = await done.get()
                 running.discard(future)
@@ -474,36 +476,20 @@ def _cancel_all(pending):
         future.cancel()
 
 
-class _Source:
-    """Tuples of arguments, and the exception from reading them, which comes after the results of the calls before."""
+def _read(tuples, errors):
+    """Yield tuples of arguments. What reading them raises is left for _raise(): it comes after the calls before it."""
+    try:
+        yield from tuples
+    except Exception as error:
+        if is_from_handler(error):
+            raise
+        errors.append(error)
 
-    def __init__(self, tuples):
-        self._tuples = tuples
-        self._error = None
 
-    def read(self):
-        """Return the next tuple, or None at the end."""
-        if self._tuples is None:
-            return None
-        try:
-            args = next(self._tuples, None)
-        except Exception as error:
-            if is_from_handler(error):
-                raise
-            self._error = error
-            args = None
-        if args is None:
-            self._tuples = None
-        return args
-
-    def end(self):
-        """Raise the exception from reading, if there is one."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
+def _raise(errors):
+    """Raise the exception from reading, if there is one."""
+    if errors:
+        raise errors.pop()
 
 
 async def _zip_async(iterables):
