@@ -11,6 +11,7 @@
 #include "method.h"
 #include "processes/chunk_map.h"
 #include "processes/keeper.h"
+#include "processes/pool_look.h"
 #include "processes/process_control.h"
 #include "processes/process_queue_type.h"
 #include "processes/region.h"
@@ -311,6 +312,7 @@ core_exec(PyObject *module)
     module_state *state = state_of(module);
     if (intern_strings(state) < 0 || import_names(state) < 0 || add_types(module, state) < 0
         || PyModule_AddFunctions(module, process_control_methods) < 0
+        || PyModule_AddFunctions(module, pool_look_methods) < 0
         || PyModule_AddFunctions(module, call_functions) < 0
         || PyModule_AddFunctions(module, limit_watch_functions) < 0) {
         return -1;

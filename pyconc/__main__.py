@@ -1,4 +1,8 @@
-"""The command line: `python -m pyconc run script.py [argument ...]`, or `-m module`, `-c command`, `-` in its place."""
+"""The command line.
+
+python -m pyconc run script.py [argument ...]       or -m module, -c command, - in its place
+python -m pyconc dump PID [--json] [--stacks]       what a program's executors do
+"""
 
 from __future__ import annotations
 
@@ -122,6 +126,16 @@ def _show_from_program_on(
     show(kind, error.with_traceback(traceback), traceback)
 
 
+def _read_pid(text: str) -> int:
+    pid = int(text)
+    if pid <= 0:
+        raise ValueError
+    return pid
+
+
+_read_pid.__name__ = "PID"  # "invalid PID value"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(_PROG, description="Native executors for asyncio and concurrent.futures.")
     parser.add_argument("--version", action="version", version=f"pyconc {pyconc.__version__}")
@@ -140,7 +154,20 @@ def main() -> None:
     run.add_argument(
         "script", nargs=argparse.REMAINDER, help="a script to run, or - for standard input, and its arguments"
     )
+    dump = commands.add_parser(
+        "dump",
+        help="show what the executors of a program do",
+        description="Show what the executors of a running program do, and their workers, from outside: the program "
+        "is not disturbed.",
+    )
+    dump.add_argument("pid", type=_read_pid, metavar="PID", help="the program's process")
+    dump.add_argument("--json", action="store_true", help="print it as JSON")
+    dump.add_argument("--stacks", action="store_true", help="ask the workers by a signal where they are, too")
     options = parser.parse_args()
+    if options.command == "dump":
+        from pyconc import _dump
+
+        sys.exit(_dump.main(options.pid, as_json=options.json, stacks=options.stacks))
     target = [*(options.module or options.program or []), *options.script]
     if not target:
         run.error("a script, -, -m module or -c command is required")

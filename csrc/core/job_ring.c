@@ -915,6 +915,33 @@ job_ring_look(job_ring *ring)
     return load;
 }
 
+void
+job_ring_survey(job_ring *copy, job_ring_sight *sights)
+{
+    for (uint32_t i = 0; i < copy->worker_count; i++) {
+        const completion_ring *completions = completions_of(copy, i);
+        uint32_t state = peek(&copy->states[i]), ended = peek(&completions->tail);
+        uint32_t running = peek(&completions->taken) - ended;
+        sights[i] = (job_ring_sight){
+            .is_there = is_worker_state(state) && state != WORKER_NONE,
+            .running = running <= copy->slot_count ? running : 0,  // more: a stray write
+            .ended = ended,
+        };
+    }
+    for (uint32_t i = 0; i < copy->slot_count; i++) {
+        const job_slot *slot = &copy->slots[i];
+        uint32_t claim = peek(&slot->claim), worker = claim >> CLAIM_BITS;
+        if (CLAIM_STATE(claim) != CLAIM_TAKEN || worker >= copy->worker_count || job_slot_began(slot) <= 0
+            || sights[worker].running == 0) {
+            continue;
+        }
+        const job_slot **first = &sights[worker].slot;
+        if (*first == NULL || job_slot_began(slot) < job_slot_began(*first)) {
+            *first = slot;
+        }
+    }
+}
+
 uint32_t
 job_ring_collected(const job_ring *ring, uint32_t worker)
 {

@@ -249,6 +249,16 @@ typedef struct job_ring_load {
 } job_ring_load;
 job_ring_load job_ring_look(job_ring *ring);
 
+// What a worker does, as a copy of the ring tells, to which job_ring_attach() has agreed.
+typedef struct job_ring_sight {
+    bool is_there;            // the parent has admitted a worker with this number
+    uint32_t running, ended;  // slots
+    const job_slot *slot;     // of those that it runs, the one with which it has begun first; NULL: none
+} job_ring_sight;
+
+// The same for every number of a worker; stray writes make it wrong, and no more.
+void job_ring_survey(job_ring *copy, job_ring_sight *sights);
+
 // How many of a worker's completions have been popped.
 uint32_t job_ring_collected(const job_ring *ring, uint32_t worker);
 

@@ -4,16 +4,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 // "pyconc", and the version of everything that is laid out in a region.
-#define MAGIC UINT64_C(0x0002636e6f637970)
+#define MAGIC UINT64_C(0x0003636e6f637970)
 // A share's most bytes: holes cost nothing.  And its least, for a process that may not have large files.
 #define SHARE_MOST (UINT64_C(1) << 40)
 #define SHARE_LEAST (UINT64_C(1) << 20)
+// The largest head that is copied: many times that of an executor with a thousand workers.
+#define HEAD_COPY_MOST (UINT64_C(1) << 28)
 // fallocate() is called for so many bytes at a time; see shm_region_commit().
 #define STEP_BYTES (UINT64_C(1) << 21)
 
@@ -120,6 +123,16 @@ shm_region_write_header(shm_region *region)
         (region_header){.magic = MAGIC, .head_bytes = region->head_bytes, .share_bytes = region->share_bytes};
 }
 
+// Reads the header of a region of this version.
+static bool
+read_header(int fd, region_header *header)
+{
+    return pread(fd, header, sizeof(*header), 0) == (ssize_t)sizeof(*header) && header->magic == MAGIC
+           && header->share_bytes >= SHARE_LEAST && header->share_bytes <= SHARE_MOST
+           && floor_of_two(header->share_bytes) == header->share_bytes
+           && header->head_bytes <= header->share_bytes - SHM_PAGE;
+}
+
 int
 shm_region_attach(shm_region *region, int fd)
 {
@@ -132,11 +145,7 @@ shm_region_attach(shm_region *region, int fd)
     region_header header;
     int wanted = F_SEAL_SHRINK | F_SEAL_GROW;
     int seals = fcntl(fd, F_GET_SEALS);
-    if (seals < 0 || (seals & wanted) != wanted
-        || pread(fd, &header, sizeof(header), 0) != (ssize_t)sizeof(header) || header.magic != MAGIC
-        || header.share_bytes < SHARE_LEAST || header.share_bytes > SHARE_MOST
-        || floor_of_two(header.share_bytes) != header.share_bytes
-        || header.head_bytes > header.share_bytes - SHM_PAGE) {
+    if (seals < 0 || (seals & wanted) != wanted || !read_header(fd, &header)) {
         return SHM_NOT_OURS;
     }
     uint64_t shares = (uint64_t)info.st_size / header.share_bytes;
@@ -152,6 +161,31 @@ shm_region_attach(shm_region *region, int fd)
         *region = (shm_region)SHM_REGION_CLOSED;
     }
     return rc;
+}
+
+int
+shm_region_copy_head(int fd, void **head, uint64_t *bytes)
+{
+    region_header header;
+    if (!read_header(fd, &header) || header.head_bytes > HEAD_COPY_MOST) {
+        return SHM_NOT_OURS;
+    }
+    unsigned char *copy = aligned_alloc(64, shm_round_up(header.head_bytes + 1, 64));
+    if (copy == NULL) {
+        return SHM_NO_MEMORY;
+    }
+    for (uint64_t at = 0; at < header.head_bytes;) {
+        ssize_t got = pread(fd, copy + at, header.head_bytes - at, (off_t)(SHM_PAGE + at));
+        if (got == 0 || (got < 0 && errno != EINTR)) {
+            int rc = got == 0 ? SHM_NOT_OURS : SHM_OS_ERROR;
+            free(copy);
+            return rc;
+        }
+        at += got < 0 ? 0 : (uint64_t)got;
+    }
+    *head = copy;
+    *bytes = header.head_bytes;
+    return SHM_OK;
 }
 
 void

@@ -52,6 +52,10 @@ void shm_region_write_header(shm_region *region);
 // Maps what another process made; on SHM_OK the region owns fd.
 int shm_region_attach(shm_region *region, int fd);
 
+// Copies the head of a region that some process has, from its file: nothing is mapped, and nobody notices.
+// On SHM_OK the caller frees *head, which is aligned to 64; anything may stand in it.
+int shm_region_copy_head(int fd, void **head, uint64_t *bytes);
+
 // Unmaps the head.  The memory is freed when the last process has unmapped it.  Accepts a closed region.
 void shm_region_close(shm_region *region);
 

@@ -25,11 +25,18 @@ typedef struct tally {
     uint64_t buckets[TALLY_BUCKETS];  // the same: how many ran for how long
 } tally;
 
+// Where calls count that have run for so long.
+static inline uint64_t *
+tally_bucket(tally *t, uint64_t ran_ns)
+{
+    return &t->buckets[63 - __builtin_clzll(ran_ns | 1)];
+}
+
 // So many calls have run, for so long on average.
 static inline void
 tally_add_runs(tally *t, uint64_t calls, uint64_t average_ns)
 {
-    t->buckets[63 - __builtin_clzll(average_ns | 1)] += calls;
+    *tally_bucket(t, average_ns) += calls;
     t->total_ns += calls * average_ns;
     t->max_ns = average_ns > t->max_ns ? average_ns : t->max_ns;
 }

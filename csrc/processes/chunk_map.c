@@ -470,7 +470,7 @@ divide(MapFeedObject *feed, chunk *c, bool is_interruptible)
     task *job = c->feed == NULL ? NULL : ((FutureObject *)c->to.future)->task;
     Py_ssize_t kept = job == NULL ? c->count : (Py_ssize_t)job_table_split(&feed->queue->table, job);
     if (kept < c->count) {
-        feed->queue->submitted -= (uint64_t)(c->count - kept);  // they are sent anew
+        process_queue_count_submitted(feed->queue, kept - c->count);  // they are sent anew
         chunk_fill(rest, c->items, kept, c->count);
         c->count = kept;
         rest->references++;

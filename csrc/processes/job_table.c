@@ -54,10 +54,11 @@ job_table_size(uint32_t numbers, uint32_t slots)
 }
 
 int
-job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t numbers,
-               uint32_t slots, int wakeup_fd, const int *doorbells)
+job_table_init(job_table *table, RegionObject *region, pool_view *view, uint32_t max_workers,
+               uint32_t numbers, uint32_t slots, int wakeup_fd, const int *doorbells)
 {
     table->region = region;
+    table->view = view;
     table->max_workers = max_workers;
     table->timer_fd = -1;
     table->timer_ns = table->stall_ns = table->look_ns = TIMER_OFF;
@@ -174,12 +175,20 @@ put_in_slot(job_table *table, task *t, job_slot *slot)
     }
 }
 
+// Workers have so many calls more to do, or less.
+static void
+count_calls(job_table *table, int64_t change)
+{
+    table->calls += (uint64_t)change;
+    pool_view_show(&table->view->calls, table->calls);
+}
+
 // A task that workers no longer have to do.
 static void
 count_out(job_table *table, const process_job *job)
 {
     table->outstanding--;
-    table->calls -= process_job_weight(job);
+    count_calls(table, -(int64_t)process_job_weight(job));
 }
 
 static void
@@ -340,7 +349,7 @@ job_table_push(job_table *table, task *t)
         return (push_result){.is_lost = true};
     }
     table->outstanding++;
-    table->calls += process_job_weight(job);
+    count_calls(table, process_job_weight(job));
     job->number = table->accepted++;
     if (job->special != NULL && job->special->options.deadline_ns != CALL_NO_LIMIT) {
         watch_over(table, job->special, job->special->options.deadline_ns);
@@ -693,7 +702,7 @@ job_table_split(job_table *table, task *t)
     if (job->slot != NULL) {
         uint32_t calls_before = job->calls;
         job->calls = job_slot_split(job->slot, job->calls);
-        table->calls -= calls_before - job->calls;
+        count_calls(table, (int64_t)job->calls - (int64_t)calls_before);
     }
     uint32_t calls = job->calls;
     pthread_mutex_unlock(&table->lock);

@@ -32,6 +32,7 @@
 #include "codec.h"
 #include "base/queue.h"
 
+#include "core/pool_view.h"
 #include "core/timer_heap.h"
 
 #include <pthread.h>
@@ -140,6 +141,7 @@ typedef enum ring_condition {
 
 typedef struct job_table {
     RegionObject *region;  // borrowed; set once
+    pool_view *view;       // borrowed; set once; the table writes its `calls`
     uint32_t max_workers;  // at a time, without successors, for whom the ring has numbers, too; set once
     pthread_mutex_t lock;
     job_ring ring;  // what is shared of it has a protocol of its own
@@ -169,8 +171,8 @@ uint64_t job_table_size(uint32_t numbers, uint32_t slots);
 
 // Zeroed before.  `numbers`: of workers, max_workers or twice as many.  `slots`: so many fit in the ring, a
 // power of two; what does not waits for a slot.  SHM_OK or SHM_NO_MEMORY; either way to be closed.
-int job_table_init(job_table *table, RegionObject *region, uint32_t max_workers, uint32_t numbers,
-                   uint32_t slots, int wakeup_fd, const int *doorbells);
+int job_table_init(job_table *table, RegionObject *region, pool_view *view, uint32_t max_workers,
+                   uint32_t numbers, uint32_t slots, int wakeup_fd, const int *doorbells);
 void job_table_fini(job_table *table);
 
 // ---- tasks ----

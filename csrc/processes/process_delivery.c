@@ -94,11 +94,11 @@ count_chunk(ProcessQueueObject *self, const process_job *job, PyObject *result)
     uint64_t calls = process_job_weight(job);
     values = values > calls ? calls : values;
     uint64_t failures = values < calls && is_sound && PyTuple_GET_ITEM(made, 1) != Py_None;
-    self->counts.completed += values;
-    self->counts.failed += failures;
-    self->submitted -= calls - values - failures;
+    process_queue_count_ended(self, &self->counts.completed, values);
+    process_queue_count_ended(self, &self->counts.failed, failures);
+    process_queue_count_submitted(self, (int64_t)(values + failures) - (int64_t)calls);
     if (values + failures > 0) {
-        tally_add_runs(&self->counts, values + failures, job->outcome->elapsed_ns / (values + failures));
+        process_queue_count_runs(self, values + failures, job->outcome->elapsed_ns / (values + failures));
     }
 }
 
@@ -111,8 +111,8 @@ count_outcome(ProcessQueueObject *self, const process_job *job, PyObject *result
         return;
     }
     uint64_t calls = process_job_weight(job);
-    *(result != NULL ? &self->counts.completed : &self->counts.failed) += calls;
-    tally_add_runs(&self->counts, calls, job->outcome == NULL ? 0 : job->outcome->elapsed_ns / calls);
+    process_queue_count_ended(self, result != NULL ? &self->counts.completed : &self->counts.failed, calls);
+    process_queue_count_runs(self, calls, job->outcome == NULL ? 0 : job->outcome->elapsed_ns / calls);
 }
 
 // Unpacks and delivers a task that this thread has taken from the table; the task is gone afterwards.  If
@@ -130,7 +130,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     }
     if (job->error != NULL && !self->head.inherited) {
         PyObject *error = Py_NewRef(job->error);
-        self->counts.died += process_job_weight(job);
+        process_queue_count_ended(self, &self->counts.died, process_job_weight(job));
         rc = task_fail(t, error);
         Py_DECREF(error);
         return rc;
@@ -204,13 +204,13 @@ deliver_withdrawn(ProcessQueueObject *self, task *t)
 {
     task **slot = t->delivery.to.kind->slot(&t->delivery.to);
     if (t->delivery.to.carrier != NULL && slot != NULL && *slot != t) {
-        self->counts.cancelled += process_job_weight(process_job_of(t));
+        process_queue_count_ended(self, &self->counts.cancelled, process_job_weight(process_job_of(t)));
         task_free(t);  // the loop itself has cancelled the future
         return;
     }
     PyObject *error = make_timeout(self, t);
-    *(error == NULL ? &self->counts.cancelled : &self->counts.timed_out) +=
-        process_job_weight(process_job_of(t));
+    process_queue_count_ended(self, error == NULL ? &self->counts.cancelled : &self->counts.timed_out,
+                              process_job_weight(process_job_of(t)));
     if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
     }
@@ -442,8 +442,8 @@ int
 process_delivery_fail(ProcessQueueObject *self, list_node *tasks, PyObject *make_error, PyObject *message)
 {
     for (list_node *node = tasks; node != NULL; node = node->next) {
-        *(make_error == NULL ? &self->counts.cancelled : &self->counts.died) +=
-            process_job_weight(process_job_of((task *)node));
+        process_queue_count_ended(self, make_error == NULL ? &self->counts.cancelled : &self->counts.died,
+                                  process_job_weight(process_job_of((task *)node)));
     }
     int rc = task_fail_all(self->head.module, tasks, make_error, message);
     process_queue_raise_wakeup(self);

@@ -140,6 +140,31 @@ process_queue_poke_supervisor(ProcessQueueObject *self)
     }
 }
 
+// ---- counts ----
+
+void
+process_queue_count_submitted(ProcessQueueObject *self, int64_t calls)
+{
+    self->submitted += (uint64_t)calls;
+    pool_view_show(&self->view->submitted, self->submitted);
+}
+
+void
+process_queue_count_ended(ProcessQueueObject *self, uint64_t *how, uint64_t calls)
+{
+    *how += calls;
+    pool_view_show_count(self->view, &self->counts, how);
+}
+
+void
+process_queue_count_runs(ProcessQueueObject *self, uint64_t calls, uint64_t average_ns)
+{
+    tally_add_runs(&self->counts, calls, average_ns);
+    pool_view_show_count(self->view, &self->counts, tally_bucket(&self->counts, average_ns));
+    pool_view_show_count(self->view, &self->counts, &self->counts.total_ns);
+    pool_view_show_count(self->view, &self->counts, &self->counts.max_ns);
+}
+
 // ---- followups ----
 
 void

@@ -18,6 +18,8 @@
 #include "base/queue.h"
 #include "job_table.h"
 
+#include "core/pool_view.h"
+
 // Who may push, and what becomes of that.
 //
 //              close()              cancel_queued()
@@ -40,6 +42,7 @@ typedef struct ProcessQueueObject {
     queue_head head;
     PyObject *weakrefs;
     RegionObject *region;  // set once
+    pool_view *view;       // in the region, behind the ring; set once
     packer packs;
     PyObject *close_error;  // exception type and message for a refused push; set unless it is open
     PyObject *close_message;
@@ -99,6 +102,17 @@ void process_queue_call_handler(ProcessQueueObject *self);
 bool process_queue_take_call(ProcessQueueObject *self);
 
 void process_queue_poke_supervisor(ProcessQueueObject *self);
+
+// ---- counts; the caller has the GIL ----
+
+// So many calls more, or less, were accepted.
+void process_queue_count_submitted(ProcessQueueObject *self, int64_t calls);
+
+// So many calls have ended in the way that `how`, one of `counts`, stands for.
+void process_queue_count_ended(ProcessQueueObject *self, uint64_t *how, uint64_t calls);
+
+// So many calls have run, for so long on average.
+void process_queue_count_runs(ProcessQueueObject *self, uint64_t calls, uint64_t average_ns);
 
 // ---- followups: see job_followup ----
 

@@ -740,11 +740,12 @@ process_queue_get_doorbells(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"max_workers", "slots", "doorbells", "successors", NULL};
+    static char *keywords[] = {"max_workers", "slots", "doorbells", "successors", "name", NULL};
     unsigned int max_workers, slots = 1024;
     int doorbells = 0, successors = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|Ipp:ProcessQueue", keywords, &max_workers, &slots,
-                                     &doorbells, &successors)) {
+    PyObject *name = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|IppS:ProcessQueue", keywords, &max_workers, &slots,
+                                     &doorbells, &successors, &name)) {
         return NULL;
     }
     uint32_t numbers = successors ? 2 * max_workers : max_workers;
@@ -781,13 +782,22 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (successors && (self->relief_fd = open_eventfd()) < 0) {
         goto fail;
     }
-    self->region = region_new(module, job_table_size(numbers, slots), numbers);
+    uint64_t ring_bytes = shm_round_up(job_table_size(numbers, slots), _Alignof(pool_view));
+    self->region = region_new(module, ring_bytes + sizeof(pool_view), numbers);
     if (self->region == NULL) {
         goto fail;
     }
     self->packs.region = self->region;
-    int rc = job_table_init(&self->table, self->region, max_workers, numbers, slots, self->wakeup_fd,
-                            self->doorbells);
+    self->view = (pool_view *)(void *)(self->region->head + ring_bytes);
+    self->view->max_workers = max_workers;
+    self->view->runs_coroutines = (uint32_t)doorbells;
+    if (name != NULL) {
+        size_t bytes = (size_t)PyBytes_GET_SIZE(name);
+        memcpy(self->view->name, PyBytes_AS_STRING(name),
+               bytes < POOL_VIEW_NAME_BYTES ? bytes : POOL_VIEW_NAME_BYTES);
+    }
+    int rc = job_table_init(&self->table, self->region, self->view, max_workers, numbers, slots,
+                            self->wakeup_fd, self->doorbells);
     if (rc != SHM_OK) {
         region_raise(rc);
         goto fail;
@@ -928,12 +938,12 @@ static PyMemberDef process_queue_members[] = {
 };
 
 PyDoc_STRVAR(process_queue_doc,
-"ProcessQueue(max_workers, slots=1024, doorbells=False, successors=False)\n--\n\n"
+"ProcessQueue(max_workers, slots=1024, doorbells=False, successors=False, name=b\"\")\n--\n\n"
 "Tasks on their way to worker processes, and their outcomes on the way back.\n\n"
 "slots: how many tasks workers can take or find at a time, a power of two; more wait for a slot. doorbells:\n"
 "the workers run event loops. successors: they have numbers from 0 to 2 * max_workers - 1, and one may be\n"
 "replaced by the one whose number is max_workers higher or lower, while both are there. With max_workers=0\n"
-"it is as in the child of a fork: submit() has another made.");
+"it is as in the child of a fork: submit() has another made. name: what look_at_pool() shows.");
 
 static PyGetSetDef process_queue_getset[] = {
     {"doorbells", process_queue_get_doorbells, NULL,

@@ -73,7 +73,7 @@ static void
 fail_lost(ProcessQueueObject *self, task *t)
 {
     process_job_enter(process_job_of(t), JOB_DELIVERING);
-    self->counts.died++;
+    process_queue_count_ended(self, &self->counts.died, 1);
     PyObject *error = process_delivery_make_exception("lost_worker_error", t->callable);
     if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
@@ -86,10 +86,11 @@ static int
 accept(ProcessQueueObject *self, task *t)
 {
     process_job *job = process_job_of(t);
-    self->submitted += process_job_weight(job);
+    process_queue_count_submitted(self, process_job_weight(job));
     if (job->error != NULL) {
         bool has_timed_out = job->special != NULL && job->special->reason == STOP_BY_TIMEOUT;
-        *(has_timed_out ? &self->counts.timed_out : &self->counts.failed) += process_job_weight(job);
+        process_queue_count_ended(self, has_timed_out ? &self->counts.timed_out : &self->counts.failed,
+                                  process_job_weight(job));
         if (task_fail(t, job->error) < 0) {
             module_log_escaped(self->head.module);
         }

@@ -198,12 +198,14 @@ class Supervisor:
         waits_at_exit: whether the interpreter's exit waits for the tasks.
         """
         concurrency, has_successors = limits.concurrency, limits.rss is not None
+        shown = name.encode(errors="replace")
         if concurrency is None:
             # More of them serve long bursts better, but a short-lived pool waits for their memory.
             slots = _slots_for(min(32 * max_workers, 512))
-            self.queue = _core.ProcessQueue(max_workers, slots, False, has_successors)
+            self.queue = _core.ProcessQueue(max_workers, slots, False, has_successors, shown)
         else:
-            self.queue = _core.ProcessQueue(max_workers, _slots_for(max(max_workers * concurrency, 512)), True)
+            slots = _slots_for(max(max_workers * concurrency, 512))
+            self.queue = _core.ProcessQueue(max_workers, slots, True, False, shown)
         self.max_workers = max_workers
         self.call_ns = chunks.CallTimes()
         self.streams = weakref.WeakSet()  # of a CoroutinePool: those that are open, and keep the queue open

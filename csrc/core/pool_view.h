@@ -1,0 +1,46 @@
+// pool_view: what an executor lets other programs see of it, without being asked.
+//
+// It stands in the executor's shared memory, behind the job ring.  The parent writes each number here when it
+// has changed its own, and reads nothing back, so a worker's stray write makes wrong what others see, and no
+// more.  Who looks reads a copy of the file, and must expect anything in it.  No Python.
+#ifndef PYCONC_POOL_VIEW_H
+#define PYCONC_POOL_VIEW_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "tally.h"
+
+#define POOL_VIEW_NAME_BYTES 248
+#define POOL_VIEW_COUNTS (sizeof(tally) / sizeof(uint64_t))
+
+typedef struct pool_view {
+    uint32_t max_workers;             // set once, before anybody looks; so are the next two
+    uint32_t runs_coroutines;         // 1 or 0
+    char name[POOL_VIEW_NAME_BYTES];  // UTF-8, as much of it as fits; behind it zeros
+    // The parent writes these.
+    _Alignas(64) _Atomic uint64_t submitted;    // calls that were accepted
+    _Atomic uint64_t calls;                     // of these, what workers still have to do
+    _Atomic uint64_t counts[POOL_VIEW_COUNTS];  // what became of them: a tally
+} pool_view;
+
+_Static_assert(sizeof(pool_view) == 896, "the layout is shared");
+_Static_assert(sizeof(tally) == (7 + TALLY_BUCKETS) * sizeof(uint64_t), "a tally is made of such numbers");
+
+static inline void
+pool_view_show(_Atomic uint64_t *shown, uint64_t number)
+{
+    // Relaxed: whoever looks cannot tell which of several numbers came first anyway.
+    atomic_store_explicit(shown, number, memory_order_relaxed);
+}
+
+// Shows one number of a tally.
+static inline void
+pool_view_show_count(pool_view *view, const tally *counts, const uint64_t *number)
+{
+    size_t place = (size_t)((const char *)number - (const char *)counts) / sizeof(uint64_t);
+    pool_view_show(&view->counts[place], *number);
+}
+
+#endif

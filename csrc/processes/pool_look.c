@@ -1,0 +1,185 @@
+#include "pool_look.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/stats.h"
+#include "codec.h"
+
+#include "core/clock.h"
+#include "core/pool_view.h"
+
+// The shared memory of an executor, copied: nobody changes it, and anything may stand in it.
+typedef struct pool_copy {
+    void *head;
+    pool_view *view;
+    job_ring ring;
+    job_ring_sight *sights;  // of all workers
+} pool_copy;
+
+static void
+pool_copy_free(pool_copy *copy)
+{
+    free(copy->head);
+    free(copy->sights);
+}
+
+// A status of shm_region.
+static int
+pool_copy_read(pool_copy *copy, int fd)
+{
+    uint64_t bytes;
+    int rc = shm_region_copy_head(fd, &copy->head, &bytes);
+    if (rc != SHM_OK) {
+        return rc;
+    }
+    if (bytes < sizeof(pool_view) || bytes % _Alignof(pool_view) != 0) {
+        return SHM_NOT_OURS;
+    }
+    bytes -= sizeof(pool_view);
+    copy->view = (pool_view *)(void *)((unsigned char *)copy->head + bytes);
+    rc = job_ring_attach(&copy->ring, copy->head, bytes, -1);
+    if (rc != SHM_OK) {
+        return rc;
+    }
+    copy->sights = calloc((size_t)copy->ring.worker_count + 1, sizeof(job_ring_sight));
+    if (copy->sights == NULL) {
+        return SHM_NO_MEMORY;
+    }
+    job_ring_survey(&copy->ring, copy->sights);
+    return SHM_OK;
+}
+
+// Relaxed: it is a copy.
+static uint64_t
+number_in(const _Atomic uint64_t *shown)
+{
+    return atomic_load_explicit(shown, memory_order_relaxed);
+}
+
+// As the executor's stats(), without the name and the most workers.
+static PyObject *
+build_stats(const pool_copy *copy)
+{
+    stats_now now = {.submitted = number_in(&copy->view->submitted)};
+    for (uint32_t i = 0; i < copy->ring.worker_count; i++) {
+        const job_ring_sight *sight = &copy->sights[i];
+        now.workers += sight->is_there;
+        now.idle += sight->is_there && sight->running == 0;
+        now.running += sight->is_there ? sight->running : 0;
+    }
+    uint64_t calls = number_in(&copy->view->calls);
+    now.running = now.running < calls ? now.running : calls;
+    now.queued = calls - now.running;
+    uint64_t numbers[POOL_VIEW_COUNTS];
+    tally counts;
+    for (size_t i = 0; i < POOL_VIEW_COUNTS; i++) {
+        numbers[i] = number_in(&copy->view->counts[i]);
+    }
+    memcpy(&counts, numbers, sizeof(counts));
+    return stats_build(&now, &counts, true);
+}
+
+// The start of a call's stream, with what it is: (flags, bytes of the callable, the stream); None if that is
+// elsewhere, or no call.
+static PyObject *
+build_call(const job_slot *slot)
+{
+    wire head;
+    if (slot == NULL) {
+        Py_RETURN_NONE;
+    }
+    memcpy(&head, slot->message, sizeof(head));
+    bool is_call = head.kind == WIRE_CALL || head.kind == WIRE_WHOLE_CALL || head.kind == WIRE_CHUNK;
+    if (!is_call || head.block != 0 || head.stream_bytes > WIRE_INLINE_BYTES
+        || head.callable_bytes > head.stream_bytes) {
+        Py_RETURN_NONE;
+    }
+    const char *stream = (const char *)slot->message + sizeof(head);
+    return Py_BuildValue("IIN", (unsigned)head.flags, (unsigned)head.callable_bytes,
+                         PyBytes_FromStringAndSize(stream, (Py_ssize_t)head.stream_bytes));
+}
+
+// (number, tasks ended, tasks running, seconds or None, call or None)
+static PyObject *
+build_worker(uint32_t number, const job_ring_sight *sight, int64_t now_ns)
+{
+    int64_t began_ns = sight->slot == NULL ? 0 : job_slot_began(sight->slot);
+    PyObject *seconds = began_ns > 0 && began_ns <= now_ns
+                            ? PyFloat_FromDouble((double)(now_ns - began_ns) * 1e-9)
+                            : Py_NewRef(Py_None);
+    PyObject *call = seconds == NULL ? NULL : build_call(sight->slot);
+    if (call == NULL) {
+        Py_XDECREF(seconds);
+        return NULL;
+    }
+    return Py_BuildValue("IIINN", (unsigned)number, (unsigned)sight->ended, (unsigned)sight->running, seconds,
+                         call);
+}
+
+static PyObject *
+build_workers(const pool_copy *copy)
+{
+    PyObject *workers = PyList_New(0);
+    int64_t now_ns = clock_now_ns();
+    for (uint32_t i = 0; workers != NULL && i < copy->ring.worker_count; i++) {
+        if (!copy->sights[i].is_there) {
+            continue;
+        }
+        PyObject *worker = build_worker(i, &copy->sights[i], now_ns);
+        if (worker == NULL || PyList_Append(workers, worker) < 0) {
+            Py_CLEAR(workers);
+        }
+        Py_XDECREF(worker);
+    }
+    return workers;
+}
+
+static PyObject *
+build_pool(const pool_copy *copy)
+{
+    const pool_view *view = copy->view;
+    PyObject *stats = build_stats(copy);
+    PyObject *workers = stats == NULL ? NULL : build_workers(copy);
+    if (workers == NULL) {
+        Py_XDECREF(stats);
+        return NULL;
+    }
+    Py_ssize_t name_bytes = (Py_ssize_t)strnlen(view->name, POOL_VIEW_NAME_BYTES);
+    return Py_BuildValue("ONINN", view->runs_coroutines != 0 ? Py_True : Py_False,
+                         PyBytes_FromStringAndSize(view->name, name_bytes), (unsigned)view->max_workers,
+                         stats, workers);
+}
+
+PyDoc_STRVAR(look_at_pool_doc,
+"look_at_pool(fd, /)\n--\n\n"
+"Return what the shared memory of an executor, of whatever program, tells of it, from its file.\n\n"
+"(runs coroutines, name, most workers, what stats() of a ProcessQueue returns, workers), of each worker\n"
+"(number, tasks ended, tasks running, seconds or None, call or None): of the call that it has begun first\n"
+"for how long it runs, and what it is: (flags, bytes of the callable, stream). Anything may stand there.\n"
+"Raises ValueError if the file is no such memory of this version, or damaged.");
+
+static PyObject *
+look_at_pool(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    int fd = PyObject_AsFileDescriptor(arg);
+    if (fd < 0) {
+        return NULL;
+    }
+    pool_copy copy = {0};
+    PyObject *built = NULL;
+    int rc = pool_copy_read(&copy, fd);
+    if (rc == SHM_OK) {
+        built = build_pool(&copy);
+    }
+    else {
+        region_raise(rc);
+    }
+    pool_copy_free(&copy);
+    return built;
+}
+
+PyMethodDef pool_look_methods[] = {
+    {"look_at_pool", look_at_pool, METH_O, look_at_pool_doc},
+    {NULL, NULL, 0, NULL},
+};

@@ -1,0 +1,448 @@
+"""What the executors of another program do, seen from outside: `python -m pyconc dump PID`.
+
+The program is not asked, and does not notice: nothing is sent to it, and nothing of its memory is mapped.  Executors
+with worker processes have their numbers, and what their workers do, in a file in memory, "pyconc" in /proc/PID/fd.  It
+is read there, which the kernel allows to those who may look into the process: mostly the same user, and root.  Workers
+are the processes below the program that share it.  What is read may be damaged, so it is checked, and
+what cannot be right is left out.
+
+Pools of threads have no such file: of theirs, only the threads themselves are seen, by the names that they give them.
+An executor is not seen before its first call, nor after its shutdown.
+
+`--json` prints one object.  Times are in seconds, memory in bytes, and None is null:
+
+    schema          1: of this description
+    pid, command    the program's
+    pools           of each executor with worker processes or coroutines in them:
+        kind            "processes" or "coroutines"
+        name, max_workers, workers, idle, running, queued, submitted, completed, failed, cancelled, timed_out, died,
+        abandoned, run  as in pyconc.PoolStats; run has calls, total, p50, p90, p99, max
+        members         of each worker:
+            number          from 0, or null
+            pid             null: the process could not be seen
+            state           "running", "idle", or "starting"
+            calls           how many it has ended
+            running         how many it runs
+            task            the name of the one that began first, as in pyconc.WorkerStats; null: none, or it is not in
+                            the worker's message: a function that travels by value, a call with large arguments
+            running_for     for how long; null: none
+            rss, cpu        memory, and CPU time so far; null: the process could not be seen
+            stack           only with --stacks: where its threads are, or null if it has not answered
+    threads         of each thread of a pool of threads, by its name: id, name, state (as in ps), cpu
+    unreadable      how many more executors there are whose memory is damaged
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import sys
+from importlib import import_module
+
+from pyconc import _core
+
+TYPE_CHECKING = False  # typing takes longer to import than this package
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+__all__ = ["NotSeen", "Processes", "ask_for_stack", "clean", "look", "main", "show_seconds", "show_size"]
+
+_REGION = "/memfd:pyconc (deleted)"
+_BLACK_BOX = "/memfd:pyconc-black-box (deleted)"
+
+# What codec.h calls them.
+_SCALARS, _NAMED = 8, 16
+
+_HISTOGRAM = ("calls", "total", "p50", "p90", "p99", "max")
+_STATS = (
+    *("workers", "idle", "running", "queued", "submitted", "completed", "failed", "cancelled", "timed_out", "died"),
+    *("abandoned", "run"),
+)
+
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class NotSeen(Exception):
+    """Why there is nothing to show, in one sentence."""
+
+
+class Processes:
+    """The processes that /proc shows now: parents, names, CPU time and memory."""
+
+    def __init__(self) -> None:
+        self.parents: dict[int, int] = {}
+        self._own: dict[int, tuple[str, float, int]] = {}  # name, CPU time, memory
+        for entry in os.listdir("/proc"):
+            if entry.isdigit() and (found := _read_stat(f"/proc/{entry}/stat")) is not None:
+                name, fields = found
+                pid = int(entry)
+                self.parents[pid] = int(fields[1])
+                self._own[pid] = name, _cpu(fields), int(fields[21]) * _PAGE
+
+    def name(self, pid: int) -> str:
+        return self._own[pid][0]
+
+    def cpu(self, pid: int) -> float:
+        return self._own[pid][1]
+
+    def rss(self, pid: int) -> int:
+        return self._own[pid][2]
+
+    def ancestors(self, pid: int) -> Iterator[int]:
+        """Yield the parent, its parent, and so on."""
+        seen = {pid}
+        while (pid := self.parents.get(pid, 0)) and pid not in seen:
+            seen.add(pid)
+            yield pid
+
+
+def _read_stat(path: str) -> tuple[str, list[str]] | None:
+    """Return a process's or a thread's name, and what stands behind it; None: it has ended."""
+    try:
+        with open(path, errors="replace") as file:
+            before, _, behind = file.read().rpartition(")")
+    except OSError:
+        return None
+    return before.partition("(")[2], behind.split()
+
+
+def _cpu(fields: list[str]) -> float:
+    return (int(fields[11]) + int(fields[12])) * _TICK
+
+
+def _files(pid: int, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the inode, and the path, of each file in memory with that name that a process has open."""
+    folder = f"/proc/{pid}/fd"
+    for number in sorted(os.listdir(folder), key=int):
+        path = f"{folder}/{number}"
+        with contextlib.suppress(FileNotFoundError):  # it was closed just now
+            if os.readlink(path) == name and stat.S_ISREG((found := os.stat(path)).st_mode):
+                yield found.st_ino, path
+
+
+def _inodes(pid: int) -> set[int]:
+    """Return those of the regions that a process has open; none where one may not look."""
+    try:
+        return {inode for inode, _ in _files(pid, _REGION)}
+    except OSError:
+        return set()
+
+
+def _mapped(pid: int) -> set[int]:
+    """Return those that it shares: what a worker has open but does not share is another executor's, from a fork."""
+    try:
+        with open(f"/proc/{pid}/maps", errors="replace") as file:
+            lines = [line.split(maxsplit=5) for line in file if line.endswith(f"{_REGION}\n")]
+    except OSError:
+        return set()
+    return {int(line[4]) for line in lines if line[1].endswith("s")}
+
+
+def _is_written(path: str) -> bool:
+    """Tell whether a process has opened a file to write only."""
+    with open(path.replace("/fd/", "/fdinfo/")) as file:
+        flags = next(int(line.split()[1], 8) for line in file if line.startswith("flags:"))
+    return flags & os.O_ACCMODE == os.O_WRONLY
+
+
+def _check_exists(pid: int) -> None:
+    """Raise NotSeen if there is no such process, or nothing of it to be seen."""
+    if not os.path.exists("/proc/self/stat"):
+        raise NotSeen("there is no /proc here, where programs can be seen")
+    if os.path.exists(f"/proc/{pid}/stat"):
+        return
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        raise NotSeen(f"there is no process {pid}") from None
+    except PermissionError:
+        raise NotSeen(f"process {pid} is another user's, and /proc hides it") from None
+    raise NotSeen(f"/proc hides process {pid}")
+
+
+def _explain_refusal(pid: int) -> NotSeen:
+    try:
+        if os.stat(f"/proc/{pid}").st_uid != os.geteuid():
+            return NotSeen(f"process {pid} is another user's, or has other rights: only that user or root may look")
+    except OSError:
+        return NotSeen(f"process {pid} has ended")
+    return NotSeen(f"the system lets nobody but root look into process {pid}: see ptrace(2), access mode checking")
+
+
+def look(pid: int, processes: Processes | None = None) -> dict[str, Any]:
+    """Return what can be seen of a program, as `--json` prints it; raises NotSeen."""
+    _check_exists(pid)
+    processes = processes or Processes()
+    try:
+        files = dict(_files(pid, _REGION))
+        inherited = _inherited(pid, files, processes)
+        pools, unreadable = {}, 0
+        for inode, path in files.items():
+            if inode not in inherited:
+                try:
+                    pools[inode] = _read_pool(path)
+                except ValueError:
+                    unreadable += 1
+                except FileNotFoundError:
+                    pass  # it was closed just now
+        if unreadable and not pools:
+            raise NotSeen(f"process {pid} uses another version of pyconc than this one, or its memory is damaged")
+        if inherited and not pools:
+            raise NotSeen(
+                f"process {pid} is no program with executors, but belongs to process {inherited.popitem()[1]}"
+            )
+        if not files and not _has_pyconc(pid):
+            raise NotSeen(f"process {pid} does not use pyconc")
+        threads = _list_threads(pid)
+        command = _read_command(pid)
+    except PermissionError:
+        raise _explain_refusal(pid) from None
+    except (FileNotFoundError, ProcessLookupError):
+        raise NotSeen(f"process {pid} has ended") from None
+    _find_processes(pid, pools, processes)
+    return {
+        "schema": 1,
+        "pid": pid,
+        "command": command,
+        "pools": list(pools.values()),
+        "threads": threads,
+        "unreadable": unreadable,
+    }
+
+
+def _inherited(pid: int, inodes: Any, processes: Processes) -> dict[int, int]:
+    """Return whose those files are, of some, that are not the process's own: it is a worker, or the child of a fork."""
+    found = {}
+    for ancestor in processes.ancestors(pid) if inodes else ():
+        for inode in _inodes(ancestor).intersection(inodes):
+            found[inode] = ancestor
+    return found
+
+
+def _has_pyconc(pid: int) -> bool:
+    with open(f"/proc/{pid}/maps", errors="replace") as file:
+        return any("/pyconc/_core." in line for line in file)
+
+
+def _read_command(pid: int) -> str:
+    with open(f"/proc/{pid}/cmdline", errors="replace") as file:
+        return file.read(4096).rstrip("\0").replace("\0", " ")
+
+
+def _list_threads(pid: int) -> list[dict[str, Any]]:
+    threads = []
+    for entry in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
+        found = _read_stat(f"/proc/{pid}/task/{entry}/stat")
+        if found is not None and re.search(r"-t\d+$", found[0]):
+            name, fields = found
+            threads.append({"id": int(entry), "name": name, "state": fields[0], "cpu": _cpu(fields)})
+    return threads
+
+
+# ---- a pool ----
+
+
+def _read_pool(path: str) -> dict[str, Any]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        runs_coroutines, name, max_workers, numbers, workers = _core.look_at_pool(fd)
+    finally:
+        os.close(fd)
+    pool = {
+        "kind": "coroutines" if runs_coroutines else "processes",
+        "name": name.decode(errors="replace"),
+        "max_workers": max_workers,
+        **dict(zip(_STATS, numbers)),
+    }
+    pool["run"] = dict(zip(_HISTOGRAM, pool["run"]))
+    pool["members"] = [
+        {
+            "number": number,
+            "pid": None,
+            "state": "running" if running else "idle",
+            "calls": calls,
+            "running": running,
+            "task": None if call is None or not running else _name_of_call(*call),
+            "running_for": seconds if running else None,
+            "rss": None,
+            "cpu": None,
+        }
+        for number, calls, running, seconds, call in workers
+    ]
+    return pool
+
+
+def _name_of_call(flags: int, callable_bytes: int, stream: bytes) -> str | None:
+    """Return what a call is named by its options, or else the function's name; nothing is unpickled for that."""
+    if not flags & _NAMED:
+        texts = _leading_texts(stream[:callable_bytes], 2)
+        return texts[1] if len(texts) == 2 else None
+    rest = stream[callable_bytes:]
+    if not flags & _SCALARS:
+        return next(iter(_leading_texts(rest, 1)), None)
+    try:
+        name = _core.scalars_loads(rest)[0]
+    except (ValueError, TypeError, IndexError):
+        return None
+    return name if isinstance(name, str) else None
+
+
+def _leading_texts(pickled: bytes, most: int) -> list[str]:
+    """Return the strings that a pickle begins with: a module's name and the function's, of one that goes by name."""
+    found: list[str] = []
+    at = 11 if pickled[2:3] == b"\x95" else 2  # behind the protocol, and the size of the frame
+    while len(found) < most and pickled[at : at + 1] in (b"\x8c", b"X"):
+        size_bytes = 1 if pickled[at] == 0x8C else 4
+        start = at + 1 + size_bytes
+        end = start + int.from_bytes(pickled[at + 1 : start], "little")
+        if end > len(pickled):
+            break
+        found.append(pickled[start:end].decode(errors="replace"))
+        at = end + 1  # behind its place in the memo
+    is_by_name = most == 1 or pickled[at : at + 1] == b"\x93"
+    return found if is_by_name else []
+
+
+def _find_processes(pid: int, pools: dict[int, dict[str, Any]], processes: Processes) -> None:
+    """Add to each pool what can be seen of its workers' processes."""
+    numbers: dict[int, dict[int, int]] = {inode: {} for inode in pools}  # of a worker: its process
+    for child in sorted(processes.parents):
+        number = re.search(r"-w(\d+)$", processes.name(child))
+        if number is None or pid not in (ancestors := list(processes.ancestors(child))):
+            continue
+        for inode in _mapped(child).intersection(pools):
+            # What a worker has forked has its name, too.
+            if not set(ancestors).intersection(numbers[inode].values()):
+                numbers[inode][int(number[1])] = child
+    for inode, found in numbers.items():
+        members = pools[inode]["members"]
+        for member in members:
+            _add_process(member, found.pop(member["number"], None), processes)
+        for number_, child in found.items():
+            members.append(
+                {"number": number_, "pid": None, "state": "starting", "calls": 0, "running": 0, "task": None}
+                | {"running_for": None, "rss": None, "cpu": None}
+            )
+            _add_process(members[-1], child, processes)
+
+
+def _add_process(member: dict[str, Any], child: int | None, processes: Processes) -> None:
+    if child is not None:
+        member.update(pid=child, rss=processes.rss(child), cpu=processes.cpu(child))
+
+
+# ---- stacks ----
+
+
+def ask_for_stack(member: dict[str, Any], seconds: float = 1.0) -> str | None:
+    """Have a worker write where its threads are, as its parent would; None: it cannot, or has not within that time."""
+    black_box: Any = import_module("pyconc._process.black_box")
+    kernel: Any = import_module("pyconc._process.kernel")
+    if member["pid"] is None or member["number"] is None:
+        return None
+    try:
+        pidfd = kernel.open_pidfd(member["pid"])
+        try:
+            files = [path for _, path in _files(member["pid"], _BLACK_BOX)]
+            path = next(filter(_is_written, files), None)  # the others are its parent's, from a fork
+            if path is None or pidfd is None:
+                return None
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            stack: str | None = black_box.ask_from_outside(fd, member["number"], member["pid"], pidfd, seconds)
+            return stack
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
+    except OSError:
+        return None
+
+
+# ---- text ----
+
+
+def clean(text: str, most: int = 60) -> str:
+    """Return what another program calls something, as one may send it to a terminal."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def show_seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+
+
+def show_size(size: int | None) -> str:
+    return "-" if size is None else f"{size / 1e6:.0f} MB"
+
+
+def _format_times(run: dict[str, float]) -> str:
+    if not run["calls"]:
+        return ""
+    times = " / ".join(show_seconds(run[key]) for key in ("p50", "p90", "p99", "max"))
+    return f"; a call takes {times} (p50 / p90 / p99 / max)"
+
+
+def _format(program: dict[str, Any]) -> Iterator[str]:
+    yield f"{program['pid']}  {clean(program['command'])}"
+    for pool in program["pools"]:
+        yield ""
+        yield (
+            f"{clean(pool['name'])} ({pool['kind']}): {pool['running']} running, {pool['queued']} queued, "
+            f"{pool['workers']} of {pool['max_workers']} workers"
+        )
+        ended = ("completed", "failed", "cancelled", "timed_out", "died")
+        told = ", ".join(f"{pool[how]} {how.replace('_', ' ')}" for how in ended if pool[how] or how == "completed")
+        yield f"  {pool['submitted']} submitted, {told}{_format_times(pool['run'])}"
+        yield "  worker      pid  state         calls       rss       cpu       for  task"
+        for member in pool["members"]:
+            number, pid = ("-" if member[key] is None else member[key] for key in ("number", "pid"))
+            task = "-" if not member["running"] else clean(member["task"] or "?")
+            more = f" and {member['running'] - 1} more" if member["running"] > 1 else ""
+            yield (
+                f"  {number:>6}  {pid:>7}  {member['state']:8}  {member['calls']:>9}  {show_size(member['rss']):>8}"
+                f"  {show_seconds(member['cpu']):>8}  {show_seconds(member['running_for']):>8}  {task}{more}"
+            )
+            for line in (member.get("stack") or "").splitlines():
+                yield f"            {clean(line, 200)}"
+    if program["threads"]:
+        yield ""
+        yield "threads of pools, as the kernel knows them"
+        yield "      id  state       cpu  name"
+        for thread in program["threads"]:
+            yield f"{thread['id']:>8}  {thread['state']:5}  {show_seconds(thread['cpu']):>8}  {clean(thread['name'])}"
+    if not program["pools"] and not program["threads"]:
+        yield "no executor has had a call yet"
+    if program["unreadable"]:
+        yield f"{program['unreadable']} more with damaged memory"
+
+
+def main(pid: int, *, as_json: bool, stacks: bool) -> int:
+    """Print what can be seen of a program; return the exit status: 1 if there is nothing, for a reason that is told."""
+    try:
+        program = look(pid)
+    except NotSeen as error:
+        print(f"python -m pyconc dump: {error}", file=sys.stderr)
+        return 1
+    if stacks:
+        for member in (member for pool in program["pools"] for member in pool["members"]):
+            member["stack"] = ask_for_stack(member)
+    if as_json:
+        import json
+
+        text = json.dumps(program, indent=2)
+    else:
+        text = "\n".join(_format(program))
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,437 @@
+"""What the executors of a program do, as another program sees it: python -m pyconc dump."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from gates import ProcessGate
+from jobs import fail, hold, identity
+from support import HANG_LIMIT, await_line, run_script, start_script, wait_until
+
+import pyconc
+from pyconc import _core, _dump
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="programs are seen in /proc")
+
+COUNTS = ("submitted", "completed", "failed", "cancelled", "timed_out", "died", "abandoned")
+
+
+def dump(pid, *flags, status=0, **options):
+    """Return what the command prints, or the sentence that it says when there is nothing to show."""
+    command = [sys.executable, "-m", "pyconc", "dump", str(pid), *flags]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_LIMIT, **options)
+    assert ended.returncode == status, ended
+    return ended.stdout if status == 0 else ended.stderr
+
+
+def look(name):
+    """What is seen of one of this program's own executors."""
+    return next(pool for pool in _dump.look(os.getpid())["pools"] if pool["name"] == name)
+
+
+def assert_same(pool, name):
+    """What is seen of an executor with nothing to do is what it says itself."""
+    wait_until(lambda: pool.stats().idle == pool.stats().workers)
+    stats = pool.stats()._asdict()
+    stats["run"] = stats["run"]._asdict()
+    seen = look(name)
+    assert {key: seen[key] for key in stats} == stats
+
+
+async def wait_for_ever():
+    await asyncio.Event().wait()
+
+
+async def echo(number):
+    return number
+
+
+# ---- it is the truth ----
+
+
+def test_the_numbers_are_those_of_stats():
+    with pyconc.ProcessPoolExecutor(2, name="count") as pool:
+        calls = [pool.submit(identity, n) for n in range(20)] + [pool.submit(fail, ValueError()) for _ in range(3)]
+        pyconc.wait(calls)
+        assert_same(pool, "count")
+        assert list(pool.map(abs, range(1000))) == list(range(1000))
+        assert_same(pool, "count")
+        died = pool.submit(os._exit, 1)
+        late = pool.options(timeout=0.01, on_cancel="interrupt").submit(time.sleep, HANG_LIMIT)
+        pyconc.wait([died, late])
+        assert_same(pool, "count")
+        seen = look("count")
+        assert [seen[key] for key in COUNTS] == [1025, 1020, 3, 0, 1, 1, 0]
+        assert seen["run"]["calls"] == 1023
+
+
+def test_what_waits_and_what_runs_is_seen_and_what_is_cancelled():
+    with ProcessGate() as gate, pyconc.ProcessPoolExecutor(2, name="busy") as pool:
+        running = [pool.submit(hold, gate) for _ in range(2)]
+        gate.wait_started(2)
+        waiting = [pool.submit(identity, n) for n in range(5000)]  # more than there are slots
+        seen = look("busy")
+        assert (seen["running"], seen["queued"], seen["idle"], seen["workers"]) == (2, 5000, 0, 2)
+        assert [member["state"] for member in seen["members"]] == ["running"] * 2
+        assert [member["task"] for member in seen["members"]] == ["hold"] * 2
+        assert all(member["running_for"] > 0 for member in seen["members"])
+        for future in waiting:
+            future.cancel()
+        gate.open()
+        pyconc.wait(running)
+        assert_same(pool, "busy")
+        assert look("busy")["cancelled"] == 5000
+
+
+def test_a_coroutine_worker_is_seen_with_all_that_it_runs():
+    with pyconc.CoroutinePool(1, name="loops") as pool:
+        assert [future.result() for future in [pool.submit(echo, n) for n in range(5)]] == list(range(5))
+        running = [pool.submit(wait_for_ever) for _ in range(3)]
+        wait_until(lambda: look("loops")["running"] == 3)
+        seen = look("loops")
+        assert seen["kind"] == "coroutines"
+        (member,) = seen["members"]
+        assert (member["calls"], member["running"], member["task"]) == (5, 3, "wait_for_ever")
+        for future in running:
+            future.cancel()
+        wait_until(lambda: look("loops")["running"] == 0)
+
+
+class Local:
+    def method(self, gate):
+        hold(gate)
+
+
+CALLS = [
+    (lambda pool, gate: pool.submit(hold, gate), "hold"),
+    (lambda pool, gate: pool.submit(Local.method, None, gate), "Local.method"),
+    (lambda pool, gate: pool.options(name="a name").submit(hold, gate), "a name"),
+    (lambda pool, gate: pool.submit(hold, gate, bytes(1000)), None),  # its message is elsewhere
+    (lambda pool, gate: pool.submit(lambda: hold(gate)), None),  # travels by value
+]
+
+
+def test_a_call_is_seen_by_its_name():
+    with pyconc.ProcessPoolExecutor(1, name="names") as pool:
+        for submit, name in CALLS:
+            with ProcessGate() as gate:
+                future = submit(pool, gate)
+                gate.wait_started()
+                assert [member["task"] for member in look("names")["members"]] == [name]
+                gate.open()
+                future.result()
+            assert [member["task"] for member in look("names")["members"]] == [None]
+
+
+def test_a_name_in_a_call_of_small_values_is_seen():
+    with pyconc.ProcessPoolExecutor(1, name="small") as pool:
+        future = pool.options(name="naps", on_cancel="interrupt").submit(time.sleep, HANG_LIMIT)
+        wait_until(lambda: [member["task"] for member in look("small")["members"]] == ["naps"])
+        future.cancel()
+
+
+def test_each_worker_is_seen_as_its_process_whichever_of_several_executors_it_has():
+    with (
+        pyconc.ProcessPoolExecutor(2, name="one") as one,
+        pyconc.CoroutinePool(1, name="two") as two,
+        pyconc.ProcessPoolExecutor(3, name="three") as three,
+        ProcessGate() as gate,
+    ):
+        futures = [pool.submit(hold, gate) for pool, count in ((one, 2), (three, 3)) for _ in range(count)]
+        gate.wait_started(5)
+        two.submit(echo, 1).result()
+        for pool, name in ((one, "one"), (two, "two"), (three, "three")):
+            members = look(name)["members"]
+            assert sorted(member["pid"] for member in members) == sorted(worker.id for worker in pool.workers())
+            assert all(member["rss"] > 0 and member["cpu"] >= 0 for member in members)
+        gate.open()
+        pyconc.wait(futures)
+
+
+def test_the_threads_of_pools_are_seen():
+    with pyconc.ThreadPoolExecutor(2, name="readers") as pool:
+        pool.submit(identity).result()
+        threads = [thread for thread in _dump.look(os.getpid())["threads"] if thread["name"].startswith("readers")]
+        assert [thread["id"] for thread in threads] == [worker.id for worker in pool.workers()]
+
+
+# ---- nobody notices ----
+
+IDLE = """
+    import os
+    import signal
+    import pyconc
+
+    if __name__ == "__main__":
+        with (
+            pyconc.ProcessPoolExecutor(2, name="idle") as pool,
+            pyconc.CoroutinePool(1) as loops,
+            pyconc.ThreadPoolExecutor(1) as threads,
+        ):
+            pyconc.wait([pool.submit(abs, n) for n in range(10)] + [threads.submit(abs, 1)])
+            loops.submit(abs, 1).exception()
+            print("ready", flush=True)
+            signal.sigwait([signal.SIGTERM])
+"""
+
+
+def count_wakeups(pid):
+    """How often each thread of a program and of what it has started has gone to sleep."""
+    processes = _dump.Processes()
+    counts = {}
+    for process in processes.parents:
+        if process == pid or pid in processes.ancestors(process):
+            for thread in os.listdir(f"/proc/{process}/task"):
+                with open(f"/proc/{process}/task/{thread}/status") as file:
+                    lines = dict(line.split(":", 1) for line in file)
+                counts[process, thread] = lines["voluntary_ctxt_switches"], lines["nonvoluntary_ctxt_switches"]
+    return counts
+
+
+def wait_until_at_rest(pid):
+    """Return once nothing runs from one look to the next, several times over."""
+    seen = []
+
+    def is_at_rest():
+        seen.append(count_wakeups(pid))
+        return len(seen) > 20 and all(counts == seen[-1] for counts in seen[-20:])
+
+    wait_until(is_at_rest)
+
+
+def test_an_idle_program_does_not_wake_up_for_it():
+    with start_script(IDLE) as program:
+        await_line(program, program.stdout, "ready")
+        wait_until_at_rest(program.pid)
+        before = count_wakeups(program.pid)
+        for _ in range(20):
+            assert _dump.look(program.pid)["pools"][0]["name"] == "idle"
+        assert "idle (processes): 0 running, 0 queued, 2 of 2 workers" in dump(program.pid)
+        assert count_wakeups(program.pid) == before
+        program.send_signal(signal.SIGTERM)
+
+
+def test_it_leaves_no_descriptor_open():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(identity).result()
+        before = os.listdir("/proc/self/fd")
+        for _ in range(20):
+            _dump.look(os.getpid())
+        assert os.listdir("/proc/self/fd") == before
+
+
+# ---- the command ----
+
+
+def test_the_command_prints_a_table_or_json():
+    with ProcessGate() as gate, pyconc.ProcessPoolExecutor(1, name="t\x1b[2Jable") as pool:
+        future = pool.options(name="\x1b]0;title\x07").submit(hold, gate)
+        gate.wait_started()
+        text = dump(os.getpid())
+        assert "t?[2Jable (processes): 1 running, 0 queued, 1 of 1 workers\n" in text
+        assert "running" in text
+        assert "?]0;title?" in text
+        assert "\x1b" not in text
+        program = json.loads(dump(os.getpid(), "--json"))
+        assert (program["schema"], program["pid"]) == (1, os.getpid())
+        assert [pool["name"] for pool in program["pools"]] == ["t\x1b[2Jable"]
+        assert "stack" not in program["pools"][0]["members"][0]
+        gate.open()
+        future.result()
+
+
+def test_the_description_of_the_json_names_every_key():
+    with pyconc.ProcessPoolExecutor(1, name="keys") as pool, pyconc.ThreadPoolExecutor(1) as threads:
+        pyconc.wait([pool.submit(identity), threads.submit(identity)])
+        program = _dump.look(os.getpid())
+        seen = look("keys")
+        for keys in (program, seen, seen["run"], seen["members"][0], program["threads"][0]):
+            for key in keys:
+                assert key in _dump.__doc__
+
+
+def spin(gate):
+    hold(gate)
+
+
+def test_stacks_are_asked_for_and_leave_no_trace_in_what_a_death_tells():
+    with ProcessGate() as gate, pyconc.ProcessPoolExecutor(1, name="stacks") as pool:
+        future = pool.submit(spin, gate)
+        gate.wait_started()
+        for _ in range(2):
+            program = json.loads(dump(os.getpid(), "--json", "--stacks"))
+            (member,) = next(pool for pool in program["pools"] if pool["name"] == "stacks")["members"]
+            assert member["stack"].count(" in spin\n") == 1
+        os.kill(member["pid"], signal.SIGKILL)
+        with pytest.raises(pyconc.WorkerDied) as died:
+            future.result()
+        assert died.value.stack is None
+
+
+def test_stacks_are_asked_for_beside_the_programs_own_request():
+    with ProcessGate() as gate, pyconc.ProcessPoolExecutor(1, name="both") as pool:
+        future = pool.options(timeout=0.3, on_cancel="kill").submit(spin, gate)
+        gate.wait_started()
+        _dump.ask_for_stack(look("both")["members"][0])
+        with pytest.raises(pyconc.TaskTimeout) as late:
+            future.result()
+        assert (late.value.stack or " in spin\n").count(" in spin\n") == 1
+
+
+# ---- there is nothing to see ----
+
+
+def test_what_is_no_process_is_a_sentence():
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert dump(child.pid, status=1) == f"python -m pyconc dump: there is no process {child.pid}\n"
+    assert dump(10**30, status=1) == f"python -m pyconc dump: there is no process {10**30}\n"
+
+
+@pytest.mark.parametrize("pid", ["0", "x"])
+def test_bad_usage_is_told_with_status_2(pid):
+    assert "usage: python -m pyconc dump" in dump(pid, status=2)
+
+
+def test_a_program_without_pyconc_is_a_sentence():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with child:
+        assert dump(child.pid, status=1) == f"python -m pyconc dump: process {child.pid} does not use pyconc\n"
+        child.communicate()
+
+
+def test_a_program_without_executors_is_told():
+    assert dump(os.getpid()).endswith("\nno executor has had a call yet\n")
+
+
+def test_a_worker_says_whose_it_is():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        worker = pool.submit(os.getpid).result()
+        said = dump(worker, status=1)
+        assert said.endswith(f"process {worker} is no program with executors, but belongs to process {os.getpid()}\n")
+
+
+LOOK_AS_NOBODY = """
+    import os, sys
+    from pyconc import _dump
+
+    os.setuid(65534)
+    try:
+        _dump.look(int(sys.argv[1]))
+    except _dump.NotSeen as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_another_users_program_is_a_sentence():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(identity).result()
+        said = run_script(LOOK_AS_NOBODY, os.getpid()).stdout
+        assert said.startswith(f"process {os.getpid()} is another user's, or has other rights")
+
+
+VERSIONS = [b"pyconc\x02\x00", b"pyconc\xff\x7f", b"nonsense", b""]
+
+
+@pytest.mark.parametrize("magic", VERSIONS)
+def test_another_version_is_a_sentence(magic):
+    fd = os.memfd_create("pyconc")
+    try:
+        os.write(fd, magic + bytes(100) if magic else b"")
+        with pytest.raises(_dump.NotSeen, match="another version of pyconc than this one, or its memory is damaged"):
+            _dump.look(os.getpid())
+    finally:
+        os.close(fd)
+
+
+# ---- anything may stand there ----
+
+
+def copy_of_memory(pool):
+    """What stands at the beginning of an executor's shared memory, the job ring and all."""
+    fd = pool._opened.queue.region.fileno()
+    data = bytearray(os.pread(fd, 1 << 20, 0))
+    return data[: 4096 + int.from_bytes(data[8:16], "little")]
+
+
+def look_at(data):
+    fd = os.memfd_create("damaged")
+    try:
+        os.write(fd, data)
+        return _core.look_at_pool(fd)
+    except ValueError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def scribble(data, dice):
+    """Write over a few stretches, as a worker with a wild pointer may."""
+    for _ in range(dice.randrange(1, 4)):
+        length = dice.randrange(1, 1 << dice.randrange(1, 14))
+        at = dice.choice([0, 4096, len(data) - 1024, dice.randrange(len(data))])
+        at += dice.randrange(1024) & ~3
+        pattern = dice.choice([bytes(length), b"\xff" * length, dice.randbytes(length), (b"text" * length)[:length]])
+        data[at : at + length] = pattern[: max(0, len(data) - at)]
+
+
+def test_damaged_memory_shows_nonsense_at_worst(monkeypatch):
+    with ProcessGate() as gate, pyconc.ProcessPoolExecutor(2) as pool:
+        futures = [pool.submit(hold, gate) for _ in range(2)] + [pool.submit(identity, n) for n in range(100)]
+        gate.wait_started(2)
+        sound = copy_of_memory(pool)
+        assert look_at(sound)[4] != []
+        gate.open()
+        pyconc.wait(futures)
+    dice = random.Random(7)
+    seen = 0
+    for _ in range(200):
+        data = sound[:]
+        scribble(data, dice)
+        found = look_at(data)
+        if found is not None:
+            seen += 1
+            monkeypatch.setattr(_core, "look_at_pool", lambda fd, found=found: found)
+            described = _dump._read_pool("/dev/null")
+            monkeypatch.undo()
+            assert "\x1b" not in "\n".join(
+                _dump._format({"pid": 1, "command": "", "pools": [described], "threads": [], "unreadable": 0})
+            )
+            json.dumps(described)
+    assert seen > 0
+
+
+def test_memory_that_ends_too_early_is_not_read():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(identity).result()
+        sound = copy_of_memory(pool)
+    assert look_at(sound) is not None
+    for length in (0, 7, 8, 24, 4096, 4097, 8192, len(sound) - 896, len(sound) - 1):
+        assert look_at(sound[:length]) is None
+
+
+CUT_OFF = [
+    *[b"", b"\x80", b"\x80\x05\x95", b"\x80\x05\x8c", b"\x80\x05\x8c\xffabc", b"\x80\x05X\xff\xff\xff\xffabc"],
+    b"(\x02s",
+]
+
+
+def test_a_call_that_is_cut_off_has_no_name():
+    for stream in CUT_OFF:
+        for flags in (0, 8, 16, 24, 0xFFFFFFFF):
+            for callable_bytes in {0, 1, len(stream)}:
+                assert _dump._name_of_call(flags, callable_bytes, stream) is None
+
+
+def test_a_file_that_is_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises((ValueError, OSError)):
+        _dump._read_pool(str(path))
