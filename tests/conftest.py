@@ -1,6 +1,7 @@
 """Every test runs under a hang guard (pytest's, see pyproject.toml) and must leave nothing behind."""
 
 import contextlib
+import gc
 import os
 import signal
 import traceback
@@ -32,6 +33,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 support.note_names()
+
+
+def pytest_collection_finish() -> None:
+    """Spares collections what is there now: tests by the thousand, which take a tenth of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -306,11 +306,29 @@ def shared_memory() -> dict[str, str]:
     return dict.fromkeys(ours, "shared memory")
 
 
-def _stop_helpers() -> None:
-    # multiprocessing and pyconc keep these processes for later; they are not what a test left behind.
+def stop_nursery() -> None:
+    """Ends the interpreter that pyconc clones workers from: the next ones come from another, as the program is then.
+
+    It is kept from test to test, as a start takes longer than most tests.
+    """
     nursery = sys.modules.get("pyconc._process.nursery")
     if nursery is not None:
         nursery.the_nursery.stop()
+
+
+def _without_nursery(found: dict[str, str]) -> dict[str, str]:
+    module = sys.modules.get("pyconc._process.nursery")
+    if module is None or module.the_nursery.pid is None:
+        return found
+    process = f"process {module.the_nursery.pid}"
+    connection = f"file {module.the_nursery._connection.fileno()} "
+    return {name: what for name, what in found.items() if name != process and not name.startswith(connection)}
+
+
+def _stop_helpers() -> None:
+    # multiprocessing and pyconc keep these processes for later; they are not what a test left behind.  The nursery
+    # has a file of the resource tracker's, which waits for it.
+    stop_nursery()
     for module, name in [("resource_tracker", "_resource_tracker"), ("forkserver", "_forkserver")]:
         loaded = sys.modules.get(f"multiprocessing.{module}")
         if loaded is not None:
@@ -319,7 +337,7 @@ def _stop_helpers() -> None:
 
 def resources() -> dict[str, str]:
     """Everything that a test must give back."""
-    return threads() | children() | files() | shared_memory()
+    return _without_nursery(threads() | children() | files() | shared_memory())
 
 
 @contextlib.contextmanager
@@ -335,6 +353,9 @@ def nothing_left(limit: float = HANG_LIMIT) -> Iterator[None]:
     deadline = time.monotonic() + limit
     # Named objects come first: the resource tracker, when it is stopped, removes those that were forgotten.
     _wait_until_gone(shared_memory, before, deadline)
+    _wait_until_gone(threads, before, deadline)  # most often it was one that the kernel had yet to bury
+    if resources().keys() <= before.keys():
+        return
     _stop_helpers()
     _wait_until_gone(resources, before, deadline)
 

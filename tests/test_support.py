@@ -12,6 +12,9 @@ from multiprocessing.shared_memory import SharedMemory
 import pytest
 import support
 
+import pyconc
+from pyconc._process import nursery
+
 
 @pytest.fixture
 def fails():
@@ -44,6 +47,24 @@ def test_nothing_left_names_an_open_file(fails):
     with fails("left behind: file .*null"), support.nothing_left(limit=0.1):
         number = os.open(os.devnull, os.O_RDONLY)
     os.close(number)
+
+
+def use_processes():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        assert pool.submit(abs, -1).result() == 1
+
+
+def test_nothing_left_keeps_the_nursery():
+    pids = set()
+    with support.another_thread():
+        for _ in range(2):
+            with support.nothing_left():
+                use_processes()
+            pids.add(nursery.the_nursery.pid)
+    assert len(pids - {None}) == 1, pids
+    with support.nothing_left():
+        support.stop_nursery()
+    assert nursery.the_nursery.pid is None
 
 
 def test_nothing_left_waits_for_a_thread_that_ends():
@@ -98,18 +119,19 @@ def test_run_script_fails_with_the_program(fails):
     assert support.run_script("raise SystemExit(3)", check=False).returncode == 3
 
 
-def test_run_script_shows_where_a_program_hangs(fails):
-    with fails("(?s)hung.*SIGABRT.*in stuck"):
-        support.run_script(
-            """
-            import subprocess, sys, threading
-            def stuck():
-                subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
-                threading.Event().wait()
-            stuck()
-            """,
-            limit=2,
-        )
+def test_finish_shows_where_a_program_hangs(fails):
+    script = """
+        import subprocess, sys, threading
+        def stuck():
+            subprocess.Popen([sys.executable, "-c", "import threading; threading.Event().wait()"])
+            print("stuck", flush=True)
+            threading.Event().wait()
+        stuck()
+    """
+    with support.start_script(script) as process:
+        support.await_line(process, process.stdout, "stuck")
+        with fails("(?s)hung.*SIGABRT.*in stuck"):
+            support.finish(process, limit=0.01)
 
 
 def test_start_script_talks_to_a_running_program():
@@ -136,11 +158,14 @@ def test_await_line_shows_where_a_program_hangs(fails):
     script = """
         import threading
         def stuck():
+            print("one", flush=True)
             threading.Event().wait()
         stuck()
     """
-    with fails("(?s)no line with 'two'.*SIGABRT.*in stuck"), support.start_script(script) as process:
-        support.await_line(process, process.stdout, "two", limit=2)
+    with support.start_script(script) as process:
+        support.await_line(process, process.stdout, "one")
+        with fails("(?s)no line with 'two'.*SIGABRT.*in stuck"):
+            support.await_line(process, process.stdout, "two", limit=0.01)
 
 
 @pytest.mark.parametrize("busy", [0, 1])
