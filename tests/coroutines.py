@@ -101,6 +101,15 @@ async def compute_at(address):
     return busy_at(address)
 
 
+async def compute_until_others_are_to_end(address):
+    """Those that the worker has begun with; it is told of that while its loop is busy."""
+    busy_at(address)
+    current, own = loop_worker._current, asyncio.current_task()
+    others = [handle for handle, task in current._running.items() if task is not own]
+    while any(current._worker.asked(handle) is None for handle in others):
+        pass
+
+
 async def count_to(stop, address=None):
     """Yield numbers; say "closed" when that ends, in whatever way."""
     try:

@@ -476,7 +476,7 @@ async def test_a_deadline_passes_while_a_neighbour_keeps_the_loop_busy(pool):
         await pool.run(coroutines.double, 1)
     with ProcessGate() as gate:
         os.kill(worker, signal.SIGSTOP)
-        blocking = pool.run(coroutines.compute_at, gate.__reduce__()[1][0])
+        blocking = pool.run(coroutines.compute_until_others_are_to_end, gate.__reduce__()[1][0])
         deadline = time.monotonic() + 0.1
         late = pool.options(deadline=deadline).run(coroutines.fail, KeyError())
         os.kill(worker, signal.SIGCONT)
