@@ -1,9 +1,13 @@
-"""An idle pool costs nothing: neither its threads nor its processes wake up or use the CPU."""
+"""An idle pool costs nothing: neither its threads nor its processes wake up or use the CPU.
 
+Each program looks for some seconds whether anything happens; all of them do so at the same time.
+"""
+
+import contextlib
 from pathlib import Path
 
 import pytest
-from support import run_script
+from support import finish, start_script
 
 # Reads, for each thread of some processes, how often it has slept and for how many ticks it has run; None if one runs.
 FIGURES = """
@@ -37,38 +41,28 @@ def a_timer_runs():
     return False
 
 def check_idle(*pids):
-    # The program is the measurement: five seconds in which nothing may happen.
+    # The program is the measurement: three seconds in which nothing may happen.
     before = None
     while before is None:
         while a_timer_runs():
             pass
         before = figures(pids)
-    time.sleep(5)
+    time.sleep(3)
     after = figures(pids)
     assert after == before, (before, after)
     return len(before)
 """
 
 
-def test_idle_threads_sleep():
-    finished = run_script(
-        FIGURES
-        + """
+THREADS = """
 pool = pyconc.ThreadPoolExecutor(4)
 barrier = __import__("threading").Barrier(4)
 for future in [pool.submit(barrier.wait) for _ in range(4)]:
     future.result()
-print(check_idle(os.getpid()), "threads are idle")
+print(check_idle(os.getpid()), "sleep")
 """
-    )
-    assert finished.stdout == "4 threads are idle\n"
 
-
-@pytest.mark.parametrize("threads", ["threads", "no threads"])
-def test_idle_processes_sleep(threads):
-    finished = run_script(
-        FIGURES
-        + """
+PROCESSES = """
 import pathlib, sys, threading
 if sys.argv[1] == "threads":
     threading.Thread(target=threading.Event().wait, daemon=True).start()
@@ -83,17 +77,9 @@ assert list(pool.map(abs, range(100))) == list(range(100))
 # The supervisor and the result handler are this process's; then there are the zygote and the workers.
 zygote = pool._supervisor.launcher.zygote
 print(check_idle(os.getpid(), zygote.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
-""",
-        threads,
-    )
-    assert finished.stdout == "7 sleep\n"
+"""
 
-
-@pytest.mark.parametrize("state", ["idle", "full", "waiting"])
-def test_workers_with_event_loops_sleep(state):
-    finished = run_script(
-        FIGURES
-        + """
+LOOPS = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 import coroutines
@@ -113,13 +99,31 @@ async def main():
         await asyncio.gather(*[pool.run(coroutines.after_a_turn, number) for number in range(100)])
     try:
         count = check_idle(pool._supervisor.launcher.zygote.pid, *pool._processes) - len(pool._processes)
-        print(count, "zygote sleeps", flush=True)
+        print(count, "sleep", flush=True)  # the zygote
     finally:
         pool.kill_workers()
 
 asyncio.run(main())
-""",
-        Path(__file__).parent,
-        state,
-    )
-    assert finished.stdout == "1 zygote sleeps\n"
+"""
+
+PROGRAMS = {
+    "threads": (THREADS, [], 4),
+    "processes beside a thread": (PROCESSES, ["threads"], 7),
+    "processes": (PROCESSES, ["no threads"], 7),
+    **{f"loops that are {state}": (LOOPS, [Path(__file__).parent, state], 1) for state in ("idle", "full", "waiting")},
+}
+
+
+@pytest.fixture(scope="module")
+def started():
+    with contextlib.ExitStack() as stack:
+        yield {
+            name: stack.enter_context(start_script(FIGURES + program, *args))
+            for name, (program, args, _) in PROGRAMS.items()
+        }
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_who_is_idle_sleeps(started, name):
+    finished = finish(started[name])
+    assert (finished.stdout, finished.stderr) == (f"{PROGRAMS[name][2]} sleep\n", ""), finished
