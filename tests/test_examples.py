@@ -1,5 +1,6 @@
 """The examples run anywhere, say what they did, and are ordinary programs but for their imports."""
 
+import functools
 import re
 import sys
 from pathlib import Path
@@ -32,6 +33,11 @@ def needs(name):
         pytest.importorskip(NEEDS[name])
 
 
+@functools.cache
+def run_example(name):
+    return run_script(EXAMPLES / f"{name}.py", flags=("-W", "error"), limit=LIMIT)
+
+
 def test_there_are_examples():
     assert len(NAMES) >= 5
 
@@ -39,7 +45,7 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs_and_says_what_it_did(name):
     needs(name)
-    finished = run_script(EXAMPLES / f"{name}.py", flags=("-W", "error"), limit=LIMIT)
+    finished = run_example(name)
     assert re.search(r"\d m?s\b", finished.stdout), "it says how long it took"
     assert finished.stderr == ""
 
@@ -58,7 +64,7 @@ def test_an_example_is_an_ordinary_program_but_for_its_imports(name):
 
 
 def test_work_that_never_ends_is_stopped_and_shown():
-    stdout = run_script(EXAMPLES / "deadlines.py", limit=LIMIT).stdout
+    stdout = run_example("deadlines").stdout
     told = dict(re.findall(r"^(\w+) .*: after [\d.]+ s, TaskTimeout, it(?:s worker)? was (\w+)$", stdout, re.MULTILINE))
     assert sorted(told) == ["Catches", "Computes", "Loops", "Matches", "Sleeps"]
     assert told["Catches"] == told["Computes"] == "killed"
@@ -102,6 +108,7 @@ def test_the_readmes_recipes_for_bars_run(number, library):
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEBUG_BUILD, reason="it runs the crawl, whose multidict crashes in debug builds")
 def test_the_demo_runs_them_all_and_ends_with_a_table():
     finished = run_script(EXAMPLES / "demo.py", "--quick", limit=LIMIT)

@@ -28,13 +28,26 @@ world = "old"
 """
 
 
+@pytest.mark.parametrize(
+    "count",
+    [
+        100,
+        pytest.param(
+            500,
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(SANITIZED, reason="a fork takes a sanitizer tens of milliseconds"),
+            ],
+        ),
+    ],
+)
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
-def test_five_hundred_cost_one_process_and_no_descriptor_each_and_all_of_them_work(threads):
+def test_many_cost_one_process_and_no_descriptor_each_and_all_of_them_work(threads, count):
     finished = run_script(
         PROGRAM
         + """
 COUNT = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+resource.setrlimit(resource.RLIMIT_NOFILE, (2 * COUNT, 2 * COUNT))
 before = descriptors()
 pools = [pyconc.ProcessPoolExecutor(2, initializer=begin, initargs=(threading.Lock(), n)) for n in range(COUNT)]
 print(len(children()), descriptors() - before < 5)
@@ -52,7 +65,7 @@ print(told)
 print(len(children()), descriptors() - before < 5)
 """,
         threads,
-        100 if SANITIZED else 500,  # a fork takes a sanitizer tens of milliseconds
+        count,
     )
     world = "old" if threads == "threads" else "after the last one was made"
     assert finished.stdout == f"1 True\n{ {world} }\n0 True\n"

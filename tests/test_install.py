@@ -739,7 +739,16 @@ def test_uvloops_default_executor(first):
 # --- Threads and processes ------------------------------------------------------------------------------------------
 
 
-def test_install_and_uninstall_while_others_make_executors():
+@pytest.fixture
+def often_switched():
+    """Threads that take turns at every step meet in fewer rounds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_install_and_uninstall_while_others_make_executors(often_switched):
     stop = threading.Event()
     errors = []
 
@@ -749,7 +758,7 @@ def test_install_and_uninstall_while_others_make_executors():
 
     def make():
         try:
-            for _ in range(100):
+            for _ in range(50):
                 assert type(Standard(1)) in (Standard, pyconc.ThreadPoolExecutor)
                 assert works(concurrent.futures.ThreadPoolExecutor(1))
                 assert type(Earlier(1)) is Earlier

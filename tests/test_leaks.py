@@ -157,8 +157,9 @@ def test_nothing_leaks(action):
     support.check_no_leak(action, repeat=100)
 
 
-def test_a_process_executor_does_not_leak():
-    support.check_no_leak(process_burst, repeat=20)
+@pytest.mark.parametrize("repeat", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_process_executor_does_not_leak(repeat):
+    support.check_no_leak(process_burst, repeat=repeat)
 
 
 def test_calls_of_a_process_executor_do_not_leak():
@@ -175,17 +176,18 @@ def test_calls_of_a_process_executor_do_not_leak():
         support.check_no_leak(action, repeat=100)
 
 
-def test_fifty_process_executors_leave_nothing():
+@pytest.mark.parametrize("executors", [10, pytest.param(50, marks=pytest.mark.slow)])
+def test_process_executors_leave_nothing(executors):
     def mappings():
         with open("/proc/self/maps") as file:
             return sum("memfd:pyconc" in line and "memfd:pyconc-shared" not in line for line in file)
 
     process_burst()
     with support.nothing_left():
-        for _ in range(50):
+        for _ in range(executors):
             process_burst()
     assert mappings() == 0
-    support.check_flat_memory(process_burst, rounds=50)
+    support.check_flat_memory(process_burst, rounds=executors)
 
 
 def test_a_broken_pool_does_not_leak(monkeypatch):

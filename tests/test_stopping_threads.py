@@ -1035,7 +1035,7 @@ def test_nothing_leaks():
             pyconc.wait([future])
             pool.submit(pyconc.current_task).result()
 
-        check_no_leak(stop_one, repeat=50)
+        check_no_leak(stop_one, repeat=20)
 
 
 def test_a_program_ends_with_a_call_that_was_cancelled():
