@@ -36,6 +36,9 @@ DEBUG_BUILD = hasattr(sys, "gettotalrefcount")
 # How often a test does what it does a thousand times elsewhere.
 THOUSAND = 250 if DEBUG_BUILD or SANITIZED else 1000
 
+# For a parameter that asks for many rounds of what the test does in a few as well.
+more_rounds = [pytest.mark.slow, pytest.mark.skipif(SANITIZED, reason="a sanitizer sees in few rounds what it can see")]
+
 
 # --- Waiting ----------------------------------------------------------------------------------------------------------
 

@@ -93,15 +93,16 @@ def test_a_script_says_which_question_it_answers(script):
     assert docstring.splitlines()[0].endswith("?")
 
 
+# The standard library's processes take their time.
+others = [pytest.mark.slow, pytest.mark.skipif(SANITIZED, reason="each process that starts takes a sanitizer seconds")]
+
+
 @pytest.mark.parametrize(
     "script",
-    # The standard library's processes take their time.
-    [script if script.stem == "threads" else pytest.param(script, marks=pytest.mark.slow) for script in SCRIPTS],
+    [script if script.stem == "threads" else pytest.param(script, marks=others) for script in SCRIPTS],
     ids=lambda path: path.stem,
 )
 def test_the_report_is_well_formed(script, tmp_path):
-    if SANITIZED and script.stem == "coroutines":
-        pytest.skip("the processes that aiomultiprocess starts take a sanitizer minutes")
     file = tmp_path / "report.json"
     # The floods through the standard library take a debug build half a minute, and rivals take what they take.
     limit = HANG_LIMIT * 4

@@ -13,7 +13,7 @@ import jobs
 import pytest
 from gates import AsyncGate, ProcessGate
 from loops import on_every_loop, watched
-from support import HANG_LIMIT, another_thread, run_script, wait_until
+from support import HANG_LIMIT, another_thread, more_rounds, run_script, wait_until
 
 from pyconc import CoroutinePool, TaskUnpicklable, WorkerDied
 
@@ -269,7 +269,7 @@ def test_closing_waits_for_what_runs():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("cancels", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cancels", [1000, pytest.param(10_000, marks=more_rounds)])
 def test_a_storm_of_cancellations(cancels):
     """Cancelled at any moment, every coroutine ends, and nothing hangs; what was not cancelled has its result."""
     choose = random.Random(cancels)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import DEBUG_BUILD, HANG_LIMIT, run_script
+from support import DEBUG_BUILD, HANG_LIMIT, SANITIZED, run_script
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "demo")
@@ -109,6 +109,7 @@ def test_the_readmes_recipes_for_bars_run(number, library):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(SANITIZED, reason="it shows no more than the examples do, and takes a sanitizer minutes")
 @pytest.mark.skipif(DEBUG_BUILD, reason="it runs the crawl, whose multidict crashes in debug builds")
 def test_the_demo_runs_them_all_and_ends_with_a_table():
     finished = run_script(EXAMPLES / "demo.py", "--quick", limit=LIMIT)

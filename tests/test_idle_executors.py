@@ -1,7 +1,7 @@
 """Executors to which nothing was submitted: they cost next to nothing, and are as good as new ones later."""
 
 import pytest
-from support import SANITIZED, run_script
+from support import more_rounds, run_script
 
 PROGRAM = """
 import os, resource, sys, threading, weakref
@@ -28,19 +28,7 @@ world = "old"
 """
 
 
-@pytest.mark.parametrize(
-    "count",
-    [
-        100,
-        pytest.param(
-            500,
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(SANITIZED, reason="a fork takes a sanitizer tens of milliseconds"),
-            ],
-        ),
-    ],
-)
+@pytest.mark.parametrize("count", [100, pytest.param(500, marks=more_rounds)])
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
 def test_many_cost_one_process_and_no_descriptor_each_and_all_of_them_work(threads, count):
     finished = run_script(

@@ -157,7 +157,7 @@ def test_nothing_leaks(action):
     support.check_no_leak(action, repeat=100)
 
 
-@pytest.mark.parametrize("repeat", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("repeat", [5, pytest.param(20, marks=support.more_rounds)])
 def test_a_process_executor_does_not_leak(repeat):
     support.check_no_leak(process_burst, repeat=repeat)
 
@@ -176,7 +176,7 @@ def test_calls_of_a_process_executor_do_not_leak():
         support.check_no_leak(action, repeat=100)
 
 
-@pytest.mark.parametrize("executors", [10, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("executors", [10, pytest.param(50, marks=support.more_rounds)])
 def test_process_executors_leave_nothing(executors):
     def mappings():
         with open("/proc/self/maps") as file:

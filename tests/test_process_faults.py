@@ -27,6 +27,7 @@ from support import (
     THOUSAND,
     another_thread,
     finish,
+    more_rounds,
     run_script,
     shared_memory,
     start_script,
@@ -495,7 +496,7 @@ for tries, microseconds in enumerate(itertools.cycle(range(1, 80))):
 """
 
 
-@pytest.mark.parametrize("enough", [THOUSAND // 4, pytest.param(2 * THOUSAND, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("enough", [THOUSAND // 4, pytest.param(2 * THOUSAND, marks=more_rounds)])
 def test_ctrl_c_in_shutdown_leaves_no_lock_taken(enough):
     finished = run_script(INTERRUPTS_ITS_SHUTDOWN, enough)
     assert finished.returncode == 0, finished
@@ -597,7 +598,7 @@ until_interrupted(take)
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=more_rounds)])
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
 def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads, step):
     finished = run_script(

@@ -426,8 +426,7 @@ def swap_ends(data):
     return pickle.PickleBuffer(data)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
 def test_what_a_worker_writes_over_blocks_costs_tasks_and_no_more(seed):
     finished = run_script(
         PROLOGUE

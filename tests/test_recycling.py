@@ -14,12 +14,13 @@ import pyconc
 
 MIB = 1 << 20
 # A forked worker has what this process has, and the rest of this file's tests does not grow it by so much.
-ROOM = 256 * MIB
+ROOM = 64 * MIB
 _kept = []
 
 
-def grow(size_bytes=2 * ROOM):
-    _kept.append(b"x" * size_bytes)
+def grow_to(rss):
+    """To more, if the worker has more already."""
+    _kept.append(b"x" * max(rss - rss_bytes(), 0))
     return os.getpid()
 
 
@@ -57,7 +58,10 @@ def instant(gate=None):
 
 
 def pool_of(workers=1, context=None, **more):
-    return pyconc.ProcessPoolExecutor(workers, context, max_rss_per_child=rss_bytes() + ROOM, **more)
+    limit = rss_bytes() + ROOM
+    pool = pyconc.ProcessPoolExecutor(workers, context, max_rss_per_child=limit, **more)
+    pool.too_much = limit + ROOM
+    return pool
 
 
 def wait_until_replaced(pool, former):
@@ -87,7 +91,7 @@ def test_a_worker_that_has_grown_is_replaced(method):
     context = method and multiprocessing.get_context(method)
     with pool_of(1, context) as pool:
         for _ in range(3):
-            former = pool.submit(grow).result()
+            former = pool.submit(grow_to, pool.too_much).result()
             wait_until_replaced(pool, former)
             assert pool.submit(is_small).result()
             assert len(pool._processes) == 1
@@ -96,12 +100,12 @@ def test_a_worker_that_has_grown_is_replaced(method):
 @fresh
 def test_it_is_also_from_a_program_with_threads():
     with another_thread(), pool_of() as pool:
-        wait_until_replaced(pool, pool.submit(grow).result())
+        wait_until_replaced(pool, pool.submit(grow_to, pool.too_much).result())
 
 
 def test_one_that_has_not_grown_stays():
     with pool_of() as pool:
-        former = pool.submit(grow, MIB).result()
+        former = pool.submit(grow_to, pool.too_much - 3 * ROOM // 2).result()
         # What counts is what it has as the task ends.
         pool.submit(len, bytes(MIB)).result()
         assert {pool.submit(pid).result() for _ in range(200)} == {former}
@@ -110,7 +114,7 @@ def test_one_that_has_not_grown_stays():
 
 def test_it_goes_on_until_the_other_one_has_begun(tmp_path):
     with ProcessGate() as gate, pool_of(initializer=begin_at, initargs=(at(gate), tmp_path / "begun")) as pool:
-        former = pool.submit(grow).result()
+        former = pool.submit(grow_to, pool.too_much).result()
         (successor,) = gate.wait_started()
         assert {pool.submit(pid).result() for _ in range(50)} == {former}
         assert set(pool._processes) == {former, successor}
@@ -121,7 +125,7 @@ def test_it_goes_on_until_the_other_one_has_begun(tmp_path):
 def test_no_more_tasks_run_at_a_time_than_there_may_be_workers(tmp_path):
     with ProcessGate() as start, ProcessGate() as gate:
         with pool_of(initializer=begin_at, initargs=(at(start), tmp_path / "begun")) as pool:
-            former = pool.submit(grow).result()
+            former = pool.submit(grow_to, pool.too_much).result()
             start.wait_started()
             first = pool.submit(instant, gate)
             gate.wait_started()
@@ -137,14 +141,14 @@ def test_no_more_tasks_run_at_a_time_than_there_may_be_workers(tmp_path):
 
 def test_a_successor_that_dies_is_succeeded(tmp_path):
     with pool_of(initializer=die_second, initargs=(tmp_path / "begun",)) as pool:
-        wait_until_replaced(pool, pool.submit(grow).result())
+        wait_until_replaced(pool, pool.submit(grow_to, pool.too_much).result())
         assert (tmp_path / "begun").read_text() == "xxx"
 
 
 def test_the_successor_takes_over_from_one_that_is_killed(tmp_path):
     with ProcessGate() as start, ProcessGate() as gate:
         with pool_of(initializer=begin_at, initargs=(at(start), tmp_path / "begun")) as pool:
-            former = pool.submit(grow).result()
+            former = pool.submit(grow_to, pool.too_much).result()
             (successor,) = start.wait_started()
             lost = pool.submit(gate)
             gate.wait_started()
@@ -167,7 +171,7 @@ def test_where_none_can_be_started_it_goes_on_until_one_can(monkeypatch):
             raise OSError("no more processes")
 
         monkeypatch.setattr(launcher, "start", refuse)
-        assert pool.submit(grow).result() == former
+        assert pool.submit(grow_to, pool.too_much).result() == former
         wait_until(lambda: refused, "a start to be refused")
         assert pool.submit(pid).result() == former
         monkeypatch.setattr(launcher, "start", start)
@@ -185,7 +189,7 @@ def test_with_a_limit_that_none_can_keep_each_is_replaced_all_the_time():
 
 def test_it_goes_with_max_tasks_per_child_and_with_workers_whose_death_counts():
     with pool_of(2, max_tasks_per_child=3, on_worker_death="break") as pool:
-        futures = [pool.submit(grow, (n % 4 == 0) * 2 * ROOM) for n in range(24)]
+        futures = [pool.submit(grow_to, 0 if n % 4 else pool.too_much) for n in range(24)]
         assert len({future.result() for future in futures}) >= 8
         assert pool.submit(abs, -1).result() == 1
 
@@ -194,7 +198,7 @@ def test_it_goes_with_max_tasks_per_child_and_with_workers_whose_death_counts():
 def test_a_pool_ends_while_a_successor_waits(end, tmp_path):
     with ProcessGate() as start, ProcessGate() as gate:
         pool = pool_of(initializer=begin_at, initargs=(at(start), tmp_path / "begun"))
-        pool.submit(grow).result()
+        pool.submit(grow_to, pool.too_much).result()
         start.wait_started()
         running = pool.submit(gate)
         gate.wait_started()

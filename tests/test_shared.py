@@ -12,7 +12,17 @@ import warnings
 from multiprocessing import sharedctypes
 
 import pytest
-from support import PROC, THOUSAND, await_line, finish, run_script, start_script, wait_until, wait_until_asleep
+from support import (
+    PROC,
+    THOUSAND,
+    await_line,
+    finish,
+    more_rounds,
+    run_script,
+    start_script,
+    wait_until,
+    wait_until_asleep,
+)
 
 import pyconc
 from pyconc import shared
@@ -629,7 +639,7 @@ STORM = """
 """
 
 
-@pytest.mark.parametrize("rounds", [30, pytest.param(3 * THOUSAND, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [30, pytest.param(3 * THOUSAND, marks=more_rounds)])
 def test_a_storm_of_deaths_stops_nobody(rounds):
     finished = run_script(STORM, rounds, int(time.time()) % 1000, limit=240)
     assert "used 2" in finished.stdout, finished  # the lock and the counter

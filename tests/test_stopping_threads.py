@@ -21,7 +21,7 @@ from concurrent.futures.thread import BrokenThreadPool
 import pytest
 from gates import Gate
 from loops import on_every_loop, on_loop
-from support import HANG_LIMIT, PROC, THOUSAND, check_no_leak, run_script, wait_until
+from support import HANG_LIMIT, PROC, THOUSAND, check_no_leak, more_rounds, run_script, wait_until
 
 import pyconc
 
@@ -961,7 +961,7 @@ def cancel_at_random(pool, checked, rounds):
     assert not checked.wrong
 
 
-@pytest.mark.parametrize("rounds", [THOUSAND, pytest.param(20 * THOUSAND, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [THOUSAND, pytest.param(20 * THOUSAND, marks=more_rounds)])
 def test_no_exception_lands_in_another_task(rounds):
     checked = Checked()
     with pyconc.ThreadPoolExecutor(3) as pool, switching_often():

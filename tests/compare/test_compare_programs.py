@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from libraries import FORKS, PYCONC, STANDARD
-from support import SANITIZED
+from support import SANITIZED, more_rounds
 
 pytest.importorskip("hypothesis")
 
@@ -22,7 +22,7 @@ EXAMPLES = int(os.environ.get("PYCONC_EXAMPLES", "1000"))
 FEW_EXAMPLES = min(EXAMPLES, 100)
 
 how_many = pytest.mark.parametrize(
-    "examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=pytest.mark.slow)], ids=["few", "many"]
+    "examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=more_rounds)], ids=["few", "many"]
 )
 
 
