@@ -12,7 +12,7 @@ from pyconc._process.interruption import is_from_handler
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.worker_main import Limits
 from pyconc._shutdown import deadline_after
-from pyconc.process_pool import ProcessExecutor, default_workers
+from pyconc.process_pool import ProcessExecutor, check_logs, default_workers
 
 __all__ = ["CoroutinePool", "TaskUnpicklable", "WorkerDied"]
 
@@ -37,7 +37,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     loop_factory: makes a worker's event loop; default: asyncio.new_event_loop.
     task_timeout, on_cancel, grace: for how many seconds a coroutine may run, and how it is stopped; see options(), of
     which timeout, on_cancel and grace have these as their defaults.
-    name: as for ProcessPoolExecutor.
+    name, forward_logs: as for ProcessPoolExecutor.
 
     Cancelling the future of run() or submit(), also by asyncio.timeout(), cancels the coroutine: in the worker it sees
     CancelledError, and may clean up; the caller does not wait for that, but shutdown() does. `async with` waits for the
@@ -49,9 +49,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     usable; there, futures that were pending are finished with BrokenProcessPool.
 
     Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death and for
-    what options() refuses, TypeError if initializer or loop_factory cannot be called or is a coroutine function, or
-    the name is no str, and OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll; for
-    kill_tree /proc, pidfd_open).
+    what options() refuses, TypeError if initializer or loop_factory cannot be called or is a coroutine function, the
+    name is no str, or forward_logs no bool, and OSError if the system refuses what the pool needs (memfd_create,
+    eventfd, epoll; for kill_tree /proc, pidfd_open).
 
         >>> import asyncio
         >>> async def double(number):
@@ -80,6 +80,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         on_cancel=None,
         grace=None,
         name=None,
+        forward_logs=False,
     ):
         if max_workers is None:
             max_workers = default_workers()
@@ -95,7 +96,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         self._max_workers = max_workers
         self._concurrency = concurrency
         setup = (initializer, initargs, loop_factory)
-        limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency, name=name)
+        limits = Limits(tasks=max_tasks_per_child, concurrency=concurrency, name=name, logs=check_logs(forward_logs))
         on_cancel = "interrupt" if on_cancel is None else on_cancel
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death, kill_tree)

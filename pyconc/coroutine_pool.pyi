@@ -49,6 +49,7 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
         name: str | None = None,
+        forward_logs: bool = False,
     ) -> None: ...
     def options(
         self,

@@ -397,6 +397,13 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
             former._force_shutdown(operation)
 
 
+def check_logs(forward_logs):
+    """Return what worker_main.Limits has of it."""
+    if not isinstance(forward_logs, bool):
+        raise TypeError(f"forward_logs must be a bool, not {type(forward_logs).__name__}")
+    return forward_logs or None
+
+
 def _check_bytes(name, size):
     if size is None:
         return
@@ -469,6 +476,12 @@ class ProcessPoolExecutor(
     name: what it is called, by its repr(), stats() and its processes' names; ps and top show as much of it as fits:
     name-w0, name-w1, ... for workers, and name-zygote for the process that forks them. Default: ProcessPoolExecutor-0,
     and so on, and pyconc-w0 in ps.
+    forward_logs: whether what workers log reaches this process: each record is handled here, by the logger of its name
+    and with all handlers and filters, before the outcome of its call is delivered. Workers have no handler then but the
+    one that sends. What they send is decided by the levels that loggers have here at the first submit, and by those
+    they have when a record arrives. Records of one worker come in order, and one that is killed loses at most the
+    record that it is writing. Exceptions come as text, and so does what cannot be pickled. Handlers run in a thread of
+    their own, and workers wait where that is slow; but outcomes wait no longer than a second for one record.
 
     Arguments and results are pickled; large buffers (numpy arrays, bytearrays in pickle.PickleBuffer) are copied once,
     into memory that the receiver owns. Use it with `with`, with `async with`, and in loop.run_in_executor. All methods
@@ -479,9 +492,9 @@ class ProcessPoolExecutor(
     there, futures that were pending are finished with BrokenProcessPool.
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
-    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, a number is no integer, or
-    the name no str; and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for
-    memory_limit; /proc and pidfd_open for kill_tree).
+    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, a number is no integer,
+    the name no str, or forward_logs no bool; and OSError if the system refuses what the executor needs (memfd_create,
+    eventfd, epoll; /proc for memory_limit; /proc and pidfd_open for kill_tree).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -510,6 +523,7 @@ class ProcessPoolExecutor(
         on_cancel=None,
         grace=None,
         name=None,
+        forward_logs=False,
     ):
         if max_workers is None:
             max_workers = default_workers()
@@ -542,7 +556,9 @@ class ProcessPoolExecutor(
         self._shutdown_lock = threading.Lock()
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)
-        limits = Limits(max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit, name=name)
+        limits = Limits(
+            max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit, name=name, logs=check_logs(forward_logs)
+        )
         self._begin("ProcessPoolExecutor", workers, mp_context, setup, limits, on_worker_death, kill_tree)
 
     __new__.__wrapped__ = __init__  # for inspect.signature()

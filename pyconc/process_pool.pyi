@@ -61,6 +61,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
         name: str | None = None,
+        forward_logs: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -79,6 +80,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
         name: str | None = None,
+        forward_logs: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -97,6 +99,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
         grace: float | None = None,
         name: str | None = None,
+        forward_logs: bool = False,
     ) -> None: ...
     def map(
         self,

@@ -217,6 +217,20 @@ deliver_withdrawn(ProcessQueueObject *self, task *t)
     Py_XDECREF(error);
 }
 
+// What is to come before the outcomes that were taken from the table has come.  0, or -1 with an exception.
+static int
+await_what_comes_before(ProcessQueueObject *self)
+{
+    if (self->before_delivery == NULL) {
+        return 0;
+    }
+    PyObject *call = Py_NewRef(self->before_delivery);
+    PyObject *result = PyObject_CallNoArgs(call);
+    Py_DECREF(call);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
 // In the result handler: delivers what the table has collected, for a while.  True: there is more.
 static bool
 deliver_all(ProcessQueueObject *self)
@@ -226,6 +240,10 @@ deliver_all(ProcessQueueObject *self)
     task *t;
     node_list_init(&withdrawn);
     job_table_pop_all(&self->table, &self->ready, &withdrawn);
+    bool is_any = !node_list_is_empty(&self->ready) || !node_list_is_empty(&withdrawn);
+    if (is_any && await_what_comes_before(self) < 0) {
+        module_log_escaped(self->head.module);
+    }
     while ((t = (task *)node_list_pop(&withdrawn)) != NULL) {
         deliver_withdrawn(self, t);
     }
@@ -275,6 +293,10 @@ deliver_own(ProcessQueueObject *self, task *const *slot, const carrier *waiter)
     }
     if (others) {
         process_queue_raise_wakeup(self);
+    }
+    if (!node_list_is_empty(&own) && await_what_comes_before(self) < 0) {
+        leave(self, &own);
+        return -1;
     }
     while ((t = (task *)node_list_pop(&own)) != NULL) {
         if (deliver_one(self, t, self->state != QUEUE_DEAD) < 0) {

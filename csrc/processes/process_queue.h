@@ -60,8 +60,9 @@ typedef struct ProcessQueueObject {
     node_list ready;             // of these, what the result handler delivers next
     job_followup *followups;     // of jobs that have ended: what is to be done about that
     job_followup **followups_end;
-    uint64_t submitted;  // calls that were accepted and have been, or will be, made
-    tally counts;        // what became of them
+    PyObject *before_delivery;  // is called when outcomes have come, before anybody is told; NULL: nothing is
+    uint64_t submitted;         // calls that were accepted and have been, or will be, made
+    tally counts;               // what became of them
     job_table table;
 } ProcessQueueObject;
 

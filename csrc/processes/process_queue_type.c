@@ -506,6 +506,19 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
     return to.future;
 }
 
+PyDoc_STRVAR(call_before_delivery_doc,
+"call_before_delivery($self, function, /)\n--\n\n"
+"Have function() called after outcomes of tasks have come from workers, and before anybody learns of them.\n"
+"It may wait. None: nothing is called.");
+
+static PyObject *
+process_queue_call_before_delivery(PyObject *op, PyObject *function)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    Py_XSETREF(self->before_delivery, function == Py_None ? NULL : Py_NewRef(function));
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(decide_by_value_doc,
 "decide_by_value($self, function, /)\n--\n\n"
 "Have function(object, pickle) say whether what mentions __main__ goes by value. None: nothing does.");
@@ -838,6 +851,7 @@ process_queue_traverse(PyObject *op, visitproc visit, void *arg)
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->region);
+    Py_VISIT(self->before_delivery);
     Py_VISIT(self->close_error);
     Py_VISIT(self->close_message);
     for (list_link *link = self->in_flight; link != NULL; link = link->next) {
@@ -875,6 +889,7 @@ process_queue_dealloc(PyObject *op)
         job_table_fini(&self->table);
     }
     process_queue_clear(op);
+    Py_XDECREF(self->before_delivery);
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
     Py_XDECREF((PyObject *)self->region);
@@ -914,6 +929,7 @@ static PyMethodDef process_queue_methods[] = {
     {"admit", process_queue_admit, METH_O, admit_doc},
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"take_condemned", process_queue_take_condemned, METH_NOARGS, take_condemned_doc},
+    {"call_before_delivery", process_queue_call_before_delivery, METH_O, call_before_delivery_doc},
     {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
     {"submit_to_worker", FASTCALL(process_queue_submit_to_worker), METH_FASTCALL, submit_to_worker_doc},
     {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},

@@ -59,10 +59,10 @@ class Launcher:
 
     queue: the executor's ProcessQueue.  setup, limits: as for worker_main.main().  events: an epoll object, in which
     the zygote's connection is registered.  forks: fork even a program that has threads, with the standard warning.
-    key: as for prepare().  box: the executor's BlackBox.
+    key: as for prepare().  box: the executor's BlackBox.  logs: its Receiver, or None.
     """
 
-    def __init__(self, queue, setup, limits, events, forks, key, box):
+    def __init__(self, queue, setup, limits, events, forks, key, box, logs):
         self.zygote = None
         self._queue = queue
         self._setup = setup
@@ -71,6 +71,7 @@ class Launcher:
         self._forks = forks
         self._key = key
         self._box = box
+        self._logs = logs
         self._outdated = []  # zygotes whose rights the program has given up, and whose workers are at work
         self._dropped = []  # zygotes that nobody has waited for yet
 
@@ -215,7 +216,7 @@ class Launcher:
         """What whoever runs a worker has to know; the file descriptors in it are for a child that is made meanwhile."""
         fds = []
         try:
-            for fd in worker_fds(self._queue, self._box):
+            for fd in worker_fds(self._queue, self._box, self._logs):
                 fds.append(os.dup(fd))
             yield (fds, self._setup, self._limits)
         finally:
@@ -274,17 +275,18 @@ def dismiss(key):
     the_reserve.reap()
 
 
-def worker_fds(queue, box):
+def worker_fds(queue, box, logs):
     """Return the file descriptors that a worker of this queue needs, for worker_main.main().
 
-    The region, the result handler's eventfd, the black box; and the doorbells of workers that run event loops, or the
-    eventfd by which workers ask for relief, if they do.
+    The region, the result handler's eventfd, the black box; the socket for logs, if there are any; and the doorbells of
+    workers that run event loops, or the eventfd by which workers ask for relief, if they do.
     """
     box_fd = box.fileno()
     relief_fds = [queue.relief_fd] if queue.relief_fd >= 0 else []
     # An eventfd in its place: no process can open that anew, so there is no black box.
     box_fd = queue.wakeup_fd if box_fd is None else box_fd
-    return [queue.region.fileno(), queue.wakeup_fd, box_fd, *queue.doorbells, *relief_fds]
+    log_fds = [] if logs is None else [logs.fileno()]
+    return [queue.region.fileno(), queue.wakeup_fd, box_fd, *log_fds, *queue.doorbells, *relief_fds]
 
 
 def _is_preparing():

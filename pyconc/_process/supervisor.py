@@ -49,7 +49,7 @@ from concurrent.futures import _base, process
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from multiprocessing import reduction, util
 
-from pyconc import _core
+from pyconc import _core, _logs
 from pyconc._process import black_box, chunks, kernel, process_tree, worker_main
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied, describe_end
@@ -217,6 +217,10 @@ class Supervisor:
         self.processes = {}  # pid: multiprocessing.Process
         self._context = context  # None: workers come from a zygote
         self._setup = setup
+        self._logs = None if limits.logs is None else _logs.Receiver()
+        if self._logs is not None:
+            limits = limits._replace(logs=_logs.read_levels())
+            self.queue.call_before_delivery(self._logs.wait)
         self._limits = limits
         self._on_worker_death = on_worker_death
         self._kills_trees = kills_trees  # with a worker it ends what that worker's tasks have started
@@ -249,7 +253,7 @@ class Supervisor:
         self._begins = False
         self._box = black_box.BlackBox()
         self._oom_kills = None
-        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, key, self._box)
+        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, key, self._box, self._logs)
         if context is None:
             self.queue.decide_by_value(self.launcher.predict)
         self.state = State.NEW
@@ -357,6 +361,8 @@ class Supervisor:
         self.queue.after_fork(lost)
         self._events.close()
         self._box.close()
+        if self._logs is not None:
+            self._logs.close()
         self.launcher.forget()
         handler, self.handler, self.thread = self.handler, None, None
         if handler is not None:
@@ -399,6 +405,8 @@ class Supervisor:
         fds = kernel.supervise(self.queue)
         relief_fds = [self.queue.relief_fd] if self._has_successors else []
         self._oom_kills = black_box.OomKills()
+        if self._logs is not None:
+            quiet_threads.add(self._logs.start(f"{self.name}_logs", self._waits_at_exit))
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
         thread = threading.Thread(name=f"{self.name}_supervisor", target=self._supervise, args=fds)
         thread.daemon = handler.daemon = not self._waits_at_exit
@@ -687,7 +695,7 @@ class Supervisor:
         name = f"{self.name}_{next(self._count)}"
         if self._context is None or self._prespawns:
             return self.launcher.start(number, name, list(self.processes.values()))
-        fds = [_LateFd(fd) for fd in worker_fds(self.queue, self._box)]
+        fds = [_LateFd(fd) for fd in worker_fds(self.queue, self._box, self._logs)]
         args = (fds, number, self._setup, self._limits)
         launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
         start_process(launched)
@@ -841,6 +849,8 @@ class Supervisor:
             self.launcher.dismiss()
         self._events.close()
         self._box.close()
+        if self._logs is not None:
+            self._logs.end()
         self.processes = {}  # each of them has a file open
 
 

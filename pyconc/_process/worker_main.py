@@ -5,9 +5,9 @@ import os
 import signal
 import sys
 from concurrent.futures import _base, process
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pyconc import _core, _current_task, _names
+from pyconc import _core, _current_task, _logs, _names
 from pyconc._process import black_box, main_module, signals
 
 __all__ = ["INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
@@ -30,6 +30,7 @@ class Limits(NamedTuple):
     concurrency: "int | None" = None  # coroutines at a time; None: it runs no event loop
     rss: "int | None" = None  # bytes in memory; with more it is replaced
     memory: "int | None" = None  # bytes more than there are as a call begins
+    logs: "Any | None" = None  # what it logs goes to the program; what _logs.read_levels() has returned there
     name: "str | None" = None  # the executor's, if the program has given it one: ps and top show it
 
 
@@ -44,6 +45,9 @@ def main(fds, number, setup, limits):
     main_module.begin_worker()
     region_fd, wakeup_fd, box_fd, *more_fds = fds
     initializer, initargs, loop_factory = setup
+    if limits.logs is not None:
+        log_fd, *more_fds = more_fds
+        _logs.install(log_fd, limits.logs)
     doorbells = () if limits.concurrency is None else tuple(more_fds)
     relief_fd = -1 if limits.rss is None else more_fds[0]
     try:

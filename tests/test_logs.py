@@ -1,0 +1,387 @@
+"""forward_logs=True: what workers log is handled by the program, in order, and before the results of their calls."""
+
+import asyncio
+import functools
+import inspect
+import logging
+import os
+import signal
+import threading
+
+import jobs
+import pytest
+from gates import ProcessGate
+from support import run_script, wait_until
+
+import pyconc
+
+log = logging.getLogger("pyconc_tests.logs")
+
+
+class Kept(logging.Handler):
+    """A handler that keeps what it handles, and then does something."""
+
+    def __init__(self, then=None):
+        super().__init__()
+        self.records = []
+        self._then = then
+
+    def emit(self, record):
+        self.records.append(record)
+        if self._then is not None:
+            self._then(record)
+
+    def messages(self):
+        return [record.getMessage() for record in self.records]
+
+
+@pytest.fixture
+def handler():
+    yield from listening(Kept())
+
+
+def listening(handler):
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    yield handler
+    log.removeHandler(handler)
+    log.setLevel(logging.NOTSET)
+
+
+def with_each_pool(test):
+    """Gives a test, as `submit`, what calls a function in a worker of either kind; see pools.with_pool()."""
+
+    def run(kind, **fixtures):
+        Executor = pyconc.ProcessPoolExecutor if kind == "processes" else pyconc.CoroutinePool
+        with Executor(1, forward_logs=True) as pool:
+            test(pool.submit if kind == "processes" else functools.partial(pool.submit, in_coroutine), **fixtures)
+
+    _, *others = inspect.signature(test).parameters.values()
+    kind = inspect.Parameter("kind", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__name__ = test.__name__
+    run.__signature__ = inspect.Signature([kind, *others])
+    return pytest.mark.parametrize("kind", ["processes", "coroutines"])(run)
+
+
+async def in_coroutine(function, *args):
+    return function(*args)
+
+
+def count(number, text="record %d"):
+    for i in range(number):
+        log.info(text, i)
+    return os.getpid()
+
+
+@with_each_pool
+def test_records_are_handled_before_the_result(submit, handler):
+    for _ in range(50):
+        submit(count, 3).result()
+        assert handler.messages() == ["record 0", "record 1", "record 2"]
+        handler.records.clear()
+
+
+def test_records_are_handled_before_callbacks_and_loops_hear(handler):
+    async def main():
+        async with pyconc.ProcessPoolExecutor(2, forward_logs=True) as pool:
+            await asyncio.gather(*[pool.run(count, 2) for _ in range(20)])
+            assert len(handler.records) == 40
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_are_started_in_any_way(method, handler):
+    import multiprocessing
+
+    with pyconc.ProcessPoolExecutor(1, multiprocessing.get_context(method), forward_logs=True) as pool:
+        pid = pool.submit(count, 2).result()
+    assert [(record.process, record.args) for record in handler.records] == [(pid, (0,)), (pid, (1,))]
+
+
+class Unreadable:
+    """What has no pickle, or one that nobody can read."""
+
+    def __init__(self, has_pickle):
+        self.has_pickle = has_pickle
+
+    def __reduce__(self):
+        if self.has_pickle:
+            return jobs.fail, (LookupError("unreadable"),)
+        raise TypeError("no pickle")
+
+    def __repr__(self):
+        return "<unreadable>"
+
+
+def log_all_kinds():
+    log.info("plain %s %d %.1f", "text", 7, 1.5)
+    log.info("%(key)s", {"key": [1, 2]})
+    log.info([1, "list"])
+    for has_pickle in (True, False):
+        log.warning("this: %r", Unreadable(has_pickle), extra={"request": Unreadable(has_pickle), "number": 5})
+    log.info("x" * 1_000_000)
+    try:
+        raise LookupError("as it should")
+    except LookupError:
+        log.exception("it failed", stack_info=True)
+
+
+@with_each_pool
+def test_records_are_what_they_were_or_text(submit, handler):
+    submit(log_all_kinds).result()
+    plain, keyed, listed, *unreadable, long, failed = handler.records
+    assert (plain.msg, plain.args) == ("plain %s %d %.1f", ("text", 7, 1.5))
+    assert (keyed.msg, keyed.args) == ("%(key)s", {"key": [1, 2]})
+    assert listed.msg == [1, "list"]
+    for record in unreadable:
+        assert (record.msg, record.args, record.request, record.number) == (
+            "this: <unreadable>",
+            None,
+            "<unreadable>",
+            5,
+        )
+        assert (record.levelno, record.funcName, record.name) == (logging.WARNING, "log_all_kinds", log.name)
+    assert long.getMessage() == "x" * 1_000_000
+    text = logging.Formatter().format(failed)
+    assert "it failed\nTraceback" in text
+    assert text.count("LookupError: as it should") == 1
+    assert "Stack (most recent call last)" in text
+
+
+def log_at_all_levels():
+    log.debug("debug")
+    log.info("info")
+    logging.getLogger("pyconc_tests.logs.below").warning("below")
+    logging.getLogger("pyconc_tests.logs.quiet").warning("quiet")
+
+
+@with_each_pool
+def test_levels_and_filters_of_the_program_decide(submit, handler):
+    quiet = logging.getLogger("pyconc_tests.logs.quiet")
+    quiet.setLevel(logging.ERROR)
+    try:
+        submit(log_at_all_levels).result()
+        assert handler.messages() == ["info", "below"]
+        log.setLevel(logging.WARNING)
+        submit(log_at_all_levels).result()
+        assert handler.messages()[2:] == ["below"]
+        log.setLevel(logging.DEBUG)  # workers know what was so when the pool began
+        submit(log_at_all_levels).result()
+        assert handler.messages()[3:] == ["info", "below"]
+        handler.addFilter(lambda record: record.msg != "info")
+        submit(log_at_all_levels).result()
+        assert handler.messages()[5:] == ["below"]
+    finally:
+        quiet.setLevel(logging.NOTSET)
+
+
+def test_a_handler_that_a_worker_has_by_a_fork_handles_nothing_there(tmp_path):
+    written = logging.FileHandler(tmp_path / "log")
+    log.addHandler(written)
+    try:
+        with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+            pool.submit(log.error, "once").result()
+    finally:
+        log.removeHandler(written)
+        written.close()
+    assert (tmp_path / "log").read_text() == "once\n"
+
+
+def test_without_it_workers_log_for_themselves(handler):
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(count, 1).result()
+    assert handler.records == []
+
+
+@pytest.mark.parametrize("Executor", [pyconc.ProcessPoolExecutor, pyconc.CoroutinePool])
+@pytest.mark.parametrize("forward_logs", [1, None, "yes"])
+def test_what_is_no_bool_is_refused(Executor, forward_logs):
+    with pytest.raises(TypeError, match="forward_logs must be a bool, not"):
+        Executor(1, forward_logs=forward_logs)
+
+
+def check_order(records, complete=True):
+    """Those of each process are 0, 1, 2, ..."""
+    by_process = {}
+    for record in records:
+        by_process.setdefault(record.process, []).append(record.args[0])
+    for numbers in by_process.values():
+        assert numbers == list(range(len(numbers)))
+    return by_process
+
+
+@pytest.mark.parametrize("number", [5_000, pytest.param(50_000, marks=pytest.mark.slow)])
+def test_records_of_each_worker_come_in_order(number, handler):
+    with pyconc.ProcessPoolExecutor(2, forward_logs=True) as pool, ProcessGate() as gate:
+        futures = [pool.submit(hold_and_count, gate, number) for _ in range(2)]
+        gate.wait_started(2)
+        gate.open()
+        pids = {future.result() for future in futures}
+        found = check_order(handler.records)
+    assert {pid: len(numbers) for pid, numbers in found.items()} == dict.fromkeys(pids, number)
+
+
+def hold_and_count(gate, number):
+    jobs.hold(gate)
+    return count(number)
+
+
+def count_for_ever(filler):
+    number = 0
+    while True:
+        log.info("record %d %s", number, filler)
+        number += 1
+
+
+@pytest.mark.parametrize("size", [1, 500_000])
+def test_a_worker_killed_in_the_middle_loses_no_record_before_that(size, handler):
+    with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+        future = pool.submit(count_for_ever, "x" * size)
+        wait_until(lambda: len(handler.records) > 20)
+        (pid,) = pool._processes
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(pyconc.WorkerDied):
+            future.result()
+        number = len(handler.records)
+        check_order(handler.records)
+        assert all(record.args[1] == "x" * size for record in handler.records)
+        pool.submit(count, 3).result()
+        assert handler.messages()[number:] == ["record 0", "record 1", "record 2"]
+
+
+def stop(record):
+    raise LookupError("a handler that raises")
+
+
+@with_each_pool
+def test_a_handler_that_raises_is_reported_and_nothing_else(submit, capsys):
+    for handler in listening(Kept(stop)):
+        submit(count, 2).result()
+        assert handler.messages() == ["record 0", "record 1"]
+    assert capsys.readouterr().err.count("LookupError: a handler that raises") == 2
+
+
+def test_a_handler_may_log_and_submit():
+    futures = []
+
+    def again(record):
+        if record.msg != "again":
+            log.info("again")
+            futures.append(pool.submit(log.info, "again"))
+
+    for handler in listening(Kept(again)):
+        with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+            pool.submit(count, 2).result()
+            for future in futures:
+                future.result()
+        assert sorted(handler.messages()) == ["again"] * 4 + ["record 0", "record 1"]
+
+
+def test_a_handler_may_wait_for_a_call_that_logs():
+    def wait(record):
+        if record.msg != "inner":
+            found.append(pool.submit(log.info, "inner").result())
+
+    found = []
+    for handler in listening(Kept(wait)):
+        with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+            pool.submit(log.info, "outer").result()
+            wait_until(lambda: found == [None])
+        assert sorted(handler.messages()) == ["inner", "outer"]
+
+
+def test_a_thread_that_waits_with_the_handlers_lock_is_no_deadlock():
+    def wait(record):
+        if record.process == os.getpid():
+            found.append(pool.submit(log.info, "inner").result())
+
+    found = []
+    for handler in listening(Kept(wait)):
+        with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+            pool.submit(abs, 1).result()
+            log.info("outer")
+            assert found == [None]
+        assert sorted(handler.messages()) == ["inner", "outer"]
+
+
+def test_a_handler_that_hangs_holds_up_no_result_for_ever():
+    may_go = threading.Event()
+    for handler in listening(Kept(lambda record: may_go.wait(60))):
+        with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+            assert [pool.submit(count, 1).result() > 0 for _ in range(20)] == [True] * 20
+            assert len(handler.records) == 1
+            may_go.set()
+        assert len(handler.records) == 20
+
+
+def log_in_child():
+    child = os.fork()
+    if child == 0:
+        log.info("child")
+        os._exit(0)
+    os.waitpid(child, 0)
+    log.info("parent")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@with_each_pool
+def test_a_process_that_a_task_forks_logs_there_too(submit, handler):
+    submit(log_in_child).result()
+    assert handler.messages() == ["child", "parent"]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_of_the_program_takes_nothing(handler):
+    with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool, ProcessGate() as gate:
+        future = pool.submit(hold_and_count, gate, 100)
+        gate.wait_started()
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        try:
+            gate.open()
+            future.result()
+            assert len(handler.records) == 100
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert pool.submit(count, 1).result() > 0
+
+
+def test_what_is_sent_is_handled_at_exit():
+    program = """
+    import logging, pyconc
+    def work():
+        for i in range(1000):
+            logging.warning("record %d", i)
+    if __name__ == "__main__":
+        logging.basicConfig(format="%(message)s")
+        pyconc.ProcessPoolExecutor(1, forward_logs=True).submit(work)
+    """
+    assert run_script(program).stderr.splitlines() == [f"record {i}" for i in range(1000)]
+
+
+def fail_to_begin():
+    raise LookupError("no worker here")
+
+
+def test_an_initializer_that_fails_is_in_the_programs_log(caplog):
+    with pyconc.ProcessPoolExecutor(1, initializer=fail_to_begin, forward_logs=True) as pool:
+        with pytest.raises(pyconc.BrokenProcessPool):
+            pool.submit(abs, 1).result()
+    assert "no worker here" in caplog.text
+
+
+def test_a_queue_waits_for_nothing_unless_told():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        called = []
+        pool.submit(abs, 1).result()
+        pool._tasks.call_before_delivery(lambda: called.append(1))
+        assert pool.submit(abs, -1).result() == 1
+        assert called
+        pool._tasks.call_before_delivery(None)
+        called.clear()
+        assert pool.submit(abs, -1).result() == 1
+        assert not called
