@@ -153,8 +153,11 @@ def finish(process: "subprocess.Popen[str]", limit: float = HANG_LIMIT) -> Finis
             process.wait(10)
         except subprocess.TimeoutExpired:
             pass
-        _kill_session(process)  # and whoever else holds its pipes
-        stdout, stderr = process.communicate()
+        _kill_session(process)
+        try:
+            stdout, stderr = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired as error:  # somebody outside of its session holds its pipes
+            stdout, stderr = (str(output or b"", errors="replace") for output in (error.stdout, error.stderr))
     finished = Finished([str(word) for word in process.args], process.returncode, stdout, stderr)
     if hung:
         pytest.fail(f"hung for {limit:g} s: {finished}", pytrace=False)
