@@ -110,7 +110,7 @@ def test_the_total_is_the_shortest_length_and_in_the_end_what_there_was(iterable
 
 
 @pytest.mark.parametrize("Executor", [*EXECUTORS, pyconc.CoroutinePool])
-@pytest.mark.parametrize("progress", [1, "yes", [], object()], ids=str)
+@pytest.mark.parametrize("progress", [1, "yes", [], object()], ids=lambda value: type(value).__name__)
 def test_what_is_no_function_is_refused(Executor, progress):
     with Executor(1) as pool, pytest.raises(TypeError, match="progress must be a bool, or a function"):
         pool.map(abs, [1], progress=progress)
