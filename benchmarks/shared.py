@@ -1,4 +1,4 @@
-"""What does it cost to share a lock or a number between processes?
+"""What does it cost to share a lock, a number or a list between processes?
 
 Each row does the same with an object of multiprocessing, or of the server that its Manager starts, and with one of
 pyconc.shared, in one process that has it to itself: what a program pays each time. The last one kills the process that
@@ -57,6 +57,14 @@ def additions(counter, size):
     return each(size, functools.partial(counter.add, 1))
 
 
+def appends(items, size):
+    return each(size, functools.partial(items.append, 5))
+
+
+def gets(items, size):
+    return each(size, functools.partial(items.__getitem__, 7))
+
+
 def until_next(shared):
     """Milliseconds from the death of a process with the lock until a thread that sleeps for it has it."""
     lock, held = shared.Lock(), shared.Event()
@@ -99,6 +107,9 @@ def make_rows(arguments, manager):
     permits, our_permits = functools.partial(pairs, semaphore, size), functools.partial(pairs, shared.Semaphore(), size)
     add, our_increment = functools.partial(additions, counter, size), functools.partial(increments, number, size)
     read, our_read = functools.partial(reads, value, size), functools.partial(reads, number, size)
+    served_list, our_list = manager.list(range(10)), shared.List(range(10))
+    append, our_append = functools.partial(appends, served_list, few), functools.partial(appends, our_list, size)
+    get, our_get = functools.partial(gets, served_list, few), functools.partial(gets, our_list, size)
     death = functools.partial(until_next, shared)
     return [
         Row("a lock, taken and released", US, functools.partial(pairs, lock, size), ours_pairs, under(0.12)),
@@ -107,6 +118,8 @@ def make_rows(arguments, manager):
         Row("Counter.add, beside += under a Value's lock", US, increment, add, under(0.09)),
         Row("+= under a Value's lock", US, increment, our_increment, times_less(1)),
         Row("a Value, read", US, read, our_read, times_less(1)),
+        Row("List.append, beside the Manager's", US, append, our_append, under(0.25)),
+        Row("an item of a List, beside the Manager's", US, get, our_get, under(0.2)),
         Row("a dead process's lock: the next has it after", MS, None, death, at_most(5)),
     ]
 

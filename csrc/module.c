@@ -1,5 +1,6 @@
 // module: makes pyconc._core: its types, and the names that it looks up.  No file includes it.
 #include "base/call.h"
+#include "base/scalars.h"
 #include "base/state.h"
 
 #include "class_builder.h"
@@ -15,8 +16,9 @@
 #include "processes/process_control.h"
 #include "processes/process_queue_type.h"
 #include "processes/region.h"
-#include "processes/scalars.h"
 #include "processes/worker.h"
+#include "shared/shared_cell.h"
+#include "shared/shared_list_type.h"
 #include "shared/shared_types.h"
 #include "threads/thread_queue.h"
 
@@ -250,6 +252,7 @@ add_shared_types(PyObject *module, module_state *state)
                    || add_type(module, &shared_event_spec, base, &state->shared_event_type) < 0
                    || add_type(module, &shared_condition_spec, base, &state->shared_condition_type) < 0
                    || add_type(module, &shared_number_spec, base, &state->shared_number_type) < 0
+                   || add_type(module, &shared_list_spec, base, &state->shared_list_type) < 0
                ? -1
                : 0;
 }

@@ -184,3 +184,12 @@ def test_processes_and_asyncio(listings, guard):
     assert sorted(map(int, results.split(", "))) == list(range(10))
     output.take(SECONDS)
     assert output.is_empty()
+
+
+def test_processes_and_asyncio_with_a_shared_list(listings):
+    """What the article wanted of its last listing: the list that processes append to has all items."""
+    assert "my_list = []" in listings[5]
+    output = Output("import pyconc\n" + listings[5].replace("my_list = []", "my_list = pyconc.shared.List()"))
+    output.take(r"init my list is \[\]")
+    shared = output.take(r"finally my list is \[(.*)\]")
+    assert sorted(map(int, shared.split(", "))) == list(range(10))

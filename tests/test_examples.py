@@ -87,7 +87,7 @@ SEEN = "6 <ThreadPoolExecutor 'loader': 0 running, 0 queued, 1 of 4 workers>\n1 
 
 @pytest.mark.parametrize(
     ("number", "output"),
-    [(0, "499500\n"), (1, "4950\n"), (2, "9\n328350\n3\n2\n1\n"), (3, SEEN), (6, "[0, 1, 2]\n")],
+    [(0, "499500\n"), (1, "4950\n"), (2, "9\n328350\n3\n2\n1\n"), (3, SEEN), (6, "[0, 1, 2]\n[0, 1, 4]\n")],
 )
 def test_the_readmes_programs_run(number, output):
     assert run_script(readme_programs()[number], flags=("-W", "error")).stdout == output

@@ -92,7 +92,15 @@ MAKERS = {
     "SharedHeap": lambda: _core.SharedHeap(),
     **{
         name: make_shared_in(shared._heap(), name)
-        for name in ("SharedCell", "SharedCondition", "SharedEvent", "SharedLock", "SharedNumber", "SharedSemaphore")
+        for name in (
+            "SharedCell",
+            "SharedCondition",
+            "SharedEvent",
+            "SharedList",
+            "SharedLock",
+            "SharedNumber",
+            "SharedSemaphore",
+        )
     },
 }
 

@@ -42,6 +42,7 @@ MAKERS = {
     "Barrier": lambda: shared.Barrier(3, timeout=5),
     "Value": lambda: shared.Value("d", 1.5),
     "Counter": lambda: shared.Counter(3),
+    "List": lambda: shared.List([3]),
 }
 
 
@@ -60,6 +61,8 @@ def change(thing):
             thing.abort()
         case shared.Value() | shared.Counter():
             thing.add(7)
+        case shared.List():
+            thing.append("x" * 1000)
     return os.getpid()
 
 
@@ -75,6 +78,8 @@ def look(thing):
             return thing.broken
         case shared.Value() | shared.Counter():
             return thing.value
+        case shared.List():
+            return thing[:]
 
 
 def change_and_wait(things, done, go):
@@ -84,7 +89,7 @@ def change_and_wait(things, done, go):
     go.wait()
 
 
-CHANGED = {"Semaphore": 2, "BoundedSemaphore": 2, "Lock": False, "Value": 8.5, "Counter": 10}
+CHANGED = {"Semaphore": 2, "BoundedSemaphore": 2, "Lock": False, "Value": 8.5, "Counter": 10, "List": [3, "x" * 1000]}
 
 
 # ---- how they travel ----

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-#include "scalars.h"
+#include "base/scalars.h"
 
 #define PROTOCOL 5
 // A larger pickle of a callable is not worth a place in every message.

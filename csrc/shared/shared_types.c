@@ -1,335 +1,11 @@
 #include "shared_types.h"
 
-#include <errno.h>
+#include "shared_cell.h"
 
 #include "core/clock.h"
 #include "core/shared_sync.h"
 
-// Nothing in it changes.
-typedef struct SharedHeapObject {
-    PyObject_HEAD
-    shared_heap *heap;  // outlives this if there are cells
-} SharedHeapObject;
-
-// Nothing in it changes.
-typedef struct SharedCellObject {
-    PyObject_HEAD
-    shared_heap *heap;
-    shared_cell *cell;
-    uint32_t index;  // of the cell, which is this object's as long as it lives
-    bool has_cell;
-    bool is_reentrant, raises;  // of a lock
-    char kind;                  // of a number: its typecode
-} SharedCellObject;
-
-static SharedCellObject *
-as_cell(PyObject *op)
-{
-    return (SharedCellObject *)op;
-}
-
-// Sets the exception for a status of core.  One that a signal handler raised is set already.
-static PyObject *
-raise_shared(int rc)
-{
-    switch (rc) {
-    case FUTEX_INTERRUPTED:
-        break;
-    case SHARED_HEAP_FULL:
-        PyErr_SetString(PyExc_MemoryError, "there is no room for another shared object");
-        break;
-    case SHARED_HEAP_GONE:
-        PyErr_SetString(PyExc_RuntimeError, "the shared object is gone: no process had it any more");
-        break;
-    case SHARED_SYNC_TOO_MANY:
-        PyErr_SetString(PyExc_ValueError, "Semaphore released too many times");
-        break;
-    case ROBUST_LOCK_TOO_MANY:
-        PyErr_Format(PyExc_RuntimeError, "a thread can hold %d shared locks at once", ROBUST_LOCKS_MAX);
-        break;
-    case ROBUST_LOCK_REFUSED:
-        errno = ENOTSUP;
-        PyErr_SetFromErrno(PyExc_OSError);
-        break;
-    default:
-        PyErr_Format(PyExc_SystemError, "status %d", rc);
-    }
-    return NULL;
-}
-
-// ---- heap ----
-
-static PyObject *
-heap_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"", NULL};
-    int fd = -1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|i:SharedHeap", keywords, &fd)) {
-        return NULL;
-    }
-    SharedHeapObject *self = (SharedHeapObject *)type->tp_alloc(type, 0);
-    if (self == NULL) {
-        return NULL;
-    }
-    int error;
-    Py_BEGIN_ALLOW_THREADS
-    self->heap = shared_heap_open(fd);
-    error = errno;
-    Py_END_ALLOW_THREADS
-    if (self->heap == NULL) {
-        Py_DECREF(self);
-        errno = error;
-        return error == ENOMEM ? PyErr_NoMemory() : PyErr_SetFromErrno(PyExc_OSError);
-    }
-    return (PyObject *)self;
-}
-
-static shared_heap *
-as_heap(PyObject *op)
-{
-    return ((SharedHeapObject *)op)->heap;
-}
-
-PyDoc_STRVAR(heap_fileno_doc,
-"fileno($self, /)\n--\n\n"
-"Return the file descriptor of the memory.");
-
-static PyObject *
-heap_fileno(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    return PyLong_FromLong(shared_heap_fd(as_heap(op)));
-}
-
-PyDoc_STRVAR(heap_used_doc,
-"used($self, /)\n--\n\n"
-"Return how many objects there are in it, of all processes that live.");
-
-static PyObject *
-heap_used(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    uint32_t used;
-    Py_BEGIN_ALLOW_THREADS
-    used = shared_heap_used(as_heap(op));
-    Py_END_ALLOW_THREADS
-    return PyLong_FromUnsignedLong(used);
-}
-
-PyDoc_STRVAR(heap_before_fork_doc,
-"before_fork($self, /)\n--\n\n"
-"Have the objects of this process be the child's as well.");
-
-static PyObject *
-heap_before_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    Py_BEGIN_ALLOW_THREADS
-    shared_heap_before_fork(as_heap(op));
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(heap_after_fork_doc,
-"after_fork($self, /)\n--\n\n"
-"In the child of a fork: count as a process of its own.");
-
-static PyObject *
-heap_after_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    Py_BEGIN_ALLOW_THREADS
-    shared_heap_after_fork(as_heap(op));
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-heap_identity(PyObject *op, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLongLong(shared_heap_identity(as_heap(op)));
-}
-
-static void
-heap_dealloc(PyObject *op)
-{
-    PyTypeObject *type = Py_TYPE(op);
-    if (as_heap(op) != NULL) {
-        shared_heap_close(as_heap(op));
-    }
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
-static PyMethodDef heap_methods[] = {
-    {"fileno", heap_fileno, METH_NOARGS, heap_fileno_doc},
-    {"used", heap_used, METH_NOARGS, heap_used_doc},
-    {"before_fork", heap_before_fork, METH_NOARGS, heap_before_fork_doc},
-    {"after_fork", heap_after_fork, METH_NOARGS, heap_after_fork_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef heap_getset[] = {
-    {"identity", heap_identity, NULL, "What no other heap has.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-PyDoc_STRVAR(heap_doc,
-"SharedHeap(fd=-1, /)\n--\n\n"
-"Memory for pyconc.shared: new, or what another process has made.");
-
-static PyType_Slot heap_slots[] = {
-    {Py_tp_new, heap_new},
-    {Py_tp_dealloc, heap_dealloc},
-    {Py_tp_methods, heap_methods},
-    {Py_tp_getset, heap_getset},
-    {Py_tp_doc, (void *)heap_doc},
-    {0, NULL},
-};
-
-PyType_Spec shared_heap_spec = {
-    .name = "pyconc._core.SharedHeap",
-    .basicsize = sizeof(SharedHeapObject),
-    .flags = Py_TPFLAGS_DEFAULT,
-    .slots = heap_slots,
-};
-
-// ---- cell ----
-
-static PyObject *
-cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    static char *keywords[] = {"", "", "", "", NULL};
-    module_state *state = module_state_of(type);
-    PyObject *heap;
-    long long index = -1;
-    unsigned long long serial = 0;
-    const char *how = "";
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!|LKs:SharedCell", keywords, state->shared_heap_type,
-                                     &heap, &index, &serial, &how)) {
-        return NULL;
-    }
-    if (index >= SHARED_HEAP_CELLS) {
-        return raise_shared(SHARED_HEAP_GONE);
-    }
-    SharedCellObject *self = as_cell(type->tp_alloc(type, 0));
-    if (self == NULL) {
-        return NULL;
-    }
-    int rc;
-    self->heap = as_heap(heap);
-    self->index = (uint32_t)index;
-    self->kind = how[0];
-    self->is_reentrant = strchr(how, 'r') != NULL;
-    self->raises = strchr(how, '!') != NULL;
-    Py_BEGIN_ALLOW_THREADS
-    rc = index < 0     ? shared_heap_make(self->heap, &self->index)
-         : serial == 0 ? shared_heap_share(self->heap, self->index)
-                       : shared_heap_attach(self->heap, self->index, serial);
-    Py_END_ALLOW_THREADS
-    if (rc < 0) {
-        Py_DECREF(self);
-        return raise_shared(rc);
-    }
-    self->has_cell = true;
-    self->cell = shared_heap_cell(self->heap, self->index);
-    return (PyObject *)self;
-}
-
-static void
-cell_dealloc(PyObject *op)
-{
-    SharedCellObject *self = as_cell(op);
-    PyTypeObject *type = Py_TYPE(op);
-    if (self->has_cell) {
-        shared_heap_drop(self->heap, self->index);
-    }
-    type->tp_free(op);
-    Py_DECREF(type);
-}
-
-PyDoc_STRVAR(cell_send_doc,
-"_send($self, /)\n--\n\n"
-"Return (index, serial), for the pickle of it that is going to another process.");
-
-static PyObject *
-cell_send(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    SharedCellObject *self = as_cell(op);
-    int rc;
-    Py_BEGIN_ALLOW_THREADS
-    rc = shared_heap_send(self->heap, self->index);
-    Py_END_ALLOW_THREADS
-    if (rc < 0) {
-        return raise_shared(rc);
-    }
-    return Py_BuildValue("IK", (unsigned int)self->index, (unsigned long long)self->cell->serial);
-}
-
-static PyObject *
-cell_identity(PyObject *op, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLongLong(shared_heap_identity(as_cell(op)->heap));
-}
-
-static PyObject *
-cell_index(PyObject *op, void *Py_UNUSED(closure))
-{
-    return PyLong_FromUnsignedLong(as_cell(op)->index);
-}
-
-static PyMethodDef cell_methods[] = {
-    {"_send", cell_send, METH_NOARGS, cell_send_doc},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef cell_getset[] = {
-    {"_identity", cell_identity, NULL, "That of its heap.", NULL},
-    {"_index", cell_index, NULL, "Its place there.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
-PyDoc_STRVAR(cell_doc,
-"SharedCell(heap, index=-1, serial=0, how='', /)\n--\n\n"
-"An object in a heap: new, one that this process has (by index), or one that has come (by serial too).");
-
-static PyType_Slot cell_slots[] = {
-    {Py_tp_new, cell_new},
-    {Py_tp_dealloc, cell_dealloc},
-    {Py_tp_methods, cell_methods},
-    {Py_tp_getset, cell_getset},
-    {Py_tp_doc, (void *)cell_doc},
-    {0, NULL},
-};
-
-PyType_Spec shared_cell_spec = {
-    .name = "pyconc._core.SharedCell",
-    .basicsize = sizeof(SharedCellObject),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
-    .slots = cell_slots,
-};
-
 // ---- waiting ----
-
-typedef int wait_function(shared_cell *cell, int64_t deadline_ns, void *arg);
-
-// Waits without the GIL.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.  What is not to
-// be interrupted leaves the handlers for later.
-static int
-wait_for(PyObject *op, wait_function *wait, void *arg, int64_t deadline_ns, bool is_interruptible)
-{
-    SharedCellObject *self = as_cell(op);
-    int rc = wait(self->cell, ROBUST_LOCK_NO_WAIT, arg);
-    if (rc != FUTEX_TIMED_OUT || deadline_ns == ROBUST_LOCK_NO_WAIT) {
-        return rc;
-    }
-    module_state *state = module_state_of(Py_TYPE(op));
-    do {
-        PyThreadState *thread = gil_release(&state->gil);
-        rc = wait(self->cell, deadline_ns, arg);
-        gil_acquire(&state->gil, thread, 0);
-        if (rc == FUTEX_INTERRUPTED && is_interruptible && PyErr_CheckSignals() < 0) {
-            return FUTEX_INTERRUPTED;
-        }
-    } while (rc == FUTEX_INTERRUPTED);
-    return rc;
-}
 
 // acquire(blocking, timeout), with what threading says of their combinations.  None and -1 are for ever.
 static int
@@ -418,13 +94,13 @@ raise_abandoned(uint32_t by)
 static PyObject *
 lock_take(PyObject *op, int64_t deadline_ns)
 {
-    SharedCellObject *self = as_cell(op);
+    SharedCellObject *self = shared_cell_of(op);
     uint32_t *depth = self->is_reentrant ? robust_lock_depth(&self->cell->lock) : NULL;
     if (depth != NULL) {
         *depth += 1;
         Py_RETURN_TRUE;
     }
-    int rc = wait_for(op, wait_for_lock, NULL, deadline_ns, true);
+    int rc = shared_wait(op, wait_for_lock, NULL, deadline_ns, true);
     if (rc == FUTEX_TIMED_OUT) {
         Py_RETURN_FALSE;
     }
@@ -433,13 +109,13 @@ lock_take(PyObject *op, int64_t deadline_ns)
         robust_lock_release(&self->cell->lock);
         return raise_abandoned(by);
     }
-    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_True);
+    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_True);
 }
 
 static PyObject *
 lock_let_go(PyObject *op)
 {
-    SharedCellObject *self = as_cell(op);
+    SharedCellObject *self = shared_cell_of(op);
     uint32_t *depth = robust_lock_depth(&self->cell->lock);
     if (depth == NULL) {
         bool is_taken = robust_lock_is_taken(&self->cell->lock);
@@ -497,7 +173,7 @@ PyDoc_STRVAR(lock_locked_doc,
 static PyObject *
 lock_locked(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(robust_lock_is_taken(&as_cell(op)->cell->lock));
+    return PyBool_FromLong(robust_lock_is_taken(&shared_cell_of(op)->cell->lock));
 }
 
 static PyObject *
@@ -519,7 +195,7 @@ PyDoc_STRVAR(lock_is_owned_doc,
 static PyObject *
 lock_is_owned(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(robust_lock_depth(&as_cell(op)->cell->lock) != NULL);
+    return PyBool_FromLong(robust_lock_depth(&shared_cell_of(op)->cell->lock) != NULL);
 }
 
 PyDoc_STRVAR(lock_release_save_doc,
@@ -529,12 +205,12 @@ PyDoc_STRVAR(lock_release_save_doc,
 static PyObject *
 lock_release_save(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    uint32_t *depth = robust_lock_depth(&as_cell(op)->cell->lock);
+    uint32_t *depth = robust_lock_depth(&shared_cell_of(op)->cell->lock);
     if (depth == NULL) {
         return lock_let_go(op);  // which says why that cannot be
     }
     uint32_t saved = *depth;
-    robust_lock_release(&as_cell(op)->cell->lock);
+    robust_lock_release(&shared_cell_of(op)->cell->lock);
     return PyLong_FromUnsignedLong(saved);
 }
 
@@ -549,18 +225,18 @@ lock_acquire_restore(PyObject *op, PyObject *arg)
     if (saved == (unsigned long)-1 && PyErr_Occurred()) {
         return NULL;
     }
-    int rc = wait_for(op, wait_for_lock, NULL, FUTEX_NO_DEADLINE, false);
+    int rc = shared_wait(op, wait_for_lock, NULL, FUTEX_NO_DEADLINE, false);
     if (rc < 0) {
-        return raise_shared(rc);
+        return shared_raise(rc);
     }
-    *robust_lock_depth(&as_cell(op)->cell->lock) = (uint32_t)saved;
+    *robust_lock_depth(&shared_cell_of(op)->cell->lock) = (uint32_t)saved;
     Py_RETURN_NONE;
 }
 
 static PyObject *
 lock_abandoned(PyObject *op, void *Py_UNUSED(closure))
 {
-    SharedCellObject *self = as_cell(op);
+    SharedCellObject *self = shared_cell_of(op);
     uint32_t by = robust_lock_depth(&self->cell->lock) == NULL ? 0 : abandoned_by(self->cell);
     if (by == 0) {
         Py_RETURN_NONE;
@@ -616,8 +292,8 @@ wait_for_permit(shared_cell *cell, int64_t deadline_ns, void *Py_UNUSED(arg))
 static PyObject *
 semaphore_take(PyObject *op, int64_t deadline_ns)
 {
-    int rc = wait_for(op, wait_for_permit, NULL, deadline_ns, true);
-    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_False) : rc < 0 ? raise_shared(rc)
+    int rc = shared_wait(op, wait_for_permit, NULL, deadline_ns, true);
+    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_False) : rc < 0 ? shared_raise(rc)
                                                                 : Py_NewRef(Py_True);
 }
 
@@ -632,7 +308,7 @@ semaphore_init(PyObject *op, PyObject *args)
     if (!PyArg_ParseTuple(args, "II:_init", &permits, &limit)) {
         return NULL;
     }
-    shared_semaphore_init(as_cell(op)->cell, permits, limit);
+    shared_semaphore_init(shared_cell_of(op)->cell, permits, limit);
     Py_RETURN_NONE;
 }
 
@@ -673,8 +349,8 @@ semaphore_release(PyObject *op, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     int rc = count > SHARED_PERMITS_MAX ? SHARED_SYNC_TOO_MANY
-                                        : shared_semaphore_release(as_cell(op)->cell, (uint32_t)count);
-    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_None);
+                                        : shared_semaphore_release(shared_cell_of(op)->cell, (uint32_t)count);
+    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(semaphore_get_value_doc,
@@ -686,7 +362,7 @@ PyDoc_STRVAR(semaphore_get_value_doc,
 static PyObject *
 semaphore_get_value(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyLong_FromUnsignedLong(shared_semaphore_permits(as_cell(op)->cell));
+    return PyLong_FromUnsignedLong(shared_semaphore_permits(shared_cell_of(op)->cell));
 }
 
 static PyObject *
@@ -698,8 +374,8 @@ semaphore_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 semaphore_exit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
 {
-    int rc = shared_semaphore_release(as_cell(op)->cell, 1);
-    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_None);
+    int rc = shared_semaphore_release(shared_cell_of(op)->cell, 1);
+    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
 }
 
 static PyMethodDef semaphore_methods[] = {
@@ -748,7 +424,7 @@ PyDoc_STRVAR(event_is_set_doc,
 static PyObject *
 event_is_set(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(shared_event_is_set(as_cell(op)->cell));
+    return PyBool_FromLong(shared_event_is_set(shared_cell_of(op)->cell));
 }
 
 PyDoc_STRVAR(event_set_doc,
@@ -762,8 +438,8 @@ PyDoc_STRVAR(event_set_doc,
 static PyObject *
 event_set(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    int rc = shared_event_set(as_cell(op)->cell);
-    return rc < 0 ? raise_shared(rc) : Py_NewRef(Py_None);
+    int rc = shared_event_set(shared_cell_of(op)->cell);
+    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(event_clear_doc,
@@ -778,7 +454,7 @@ PyDoc_STRVAR(event_clear_doc,
 static PyObject *
 event_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_event_clear(as_cell(op)->cell);
+    shared_event_clear(shared_cell_of(op)->cell);
     Py_RETURN_NONE;
 }
 
@@ -799,8 +475,8 @@ event_wait(PyObject *op, PyObject *args, PyObject *kwargs)
         || module_deadline(timeout, &deadline_ns) < 0) {
         return NULL;
     }
-    int rc = wait_for(op, wait_for_event, NULL, deadline_ns, true);
-    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_False) : rc < 0 ? raise_shared(rc)
+    int rc = shared_wait(op, wait_for_event, NULL, deadline_ns, true);
+    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_False) : rc < 0 ? shared_raise(rc)
                                                                 : Py_NewRef(Py_True);
 }
 
@@ -848,7 +524,7 @@ PyDoc_STRVAR(condition_enter_doc,
 static PyObject *
 condition_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_ticket ticket = shared_condition_enter(as_cell(op)->cell);
+    shared_ticket ticket = shared_condition_enter(shared_cell_of(op)->cell);
     return Py_BuildValue("II", (unsigned int)ticket.number, (unsigned int)ticket.turn);
 }
 
@@ -867,8 +543,8 @@ condition_sleep(PyObject *op, PyObject *args)
         return NULL;
     }
     shared_ticket ticket = {.number = number, .turn = turn};
-    int rc = wait_for(op, wait_for_grant, &ticket, deadline_ns, true);
-    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_None) : rc < 0 ? raise_shared(rc)
+    int rc = shared_wait(op, wait_for_grant, &ticket, deadline_ns, true);
+    return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_None) : rc < 0 ? shared_raise(rc)
                                                                : PyLong_FromUnsignedLong(ticket.turn);
 }
 
@@ -884,7 +560,7 @@ condition_take(PyObject *op, PyObject *arg)
         return NULL;
     }
     shared_ticket ticket = {.number = (uint32_t)number};
-    return PyBool_FromLong(shared_condition_take(as_cell(op)->cell, ticket));
+    return PyBool_FromLong(shared_condition_take(shared_cell_of(op)->cell, ticket));
 }
 
 PyDoc_STRVAR(condition_leave_doc,
@@ -894,7 +570,7 @@ PyDoc_STRVAR(condition_leave_doc,
 static PyObject *
 condition_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_condition_leave(as_cell(op)->cell);
+    shared_condition_leave(shared_cell_of(op)->cell);
     Py_RETURN_NONE;
 }
 
@@ -909,7 +585,7 @@ condition_notify(PyObject *op, PyObject *arg)
     if (count == (unsigned long)-1 && PyErr_Occurred()) {
         return NULL;
     }
-    shared_condition_notify(as_cell(op)->cell, count > UINT32_MAX ? UINT32_MAX : (uint32_t)count);
+    shared_condition_notify(shared_cell_of(op)->cell, count > UINT32_MAX ? UINT32_MAX : (uint32_t)count);
     Py_RETURN_NONE;
 }
 
@@ -917,7 +593,7 @@ condition_notify(PyObject *op, PyObject *arg)
 static PyObject *
 condition_get_word(PyObject *op, void *place)
 {
-    _Atomic uint32_t *word = &as_cell(op)->cell->words[(uintptr_t)place];
+    _Atomic uint32_t *word = &shared_cell_of(op)->cell->words[(uintptr_t)place];
     // Relaxed: ordered by the condition's lock.
     return PyLong_FromLong((int32_t)atomic_load_explicit(word, memory_order_relaxed));
 }
@@ -929,7 +605,7 @@ condition_set_word(PyObject *op, PyObject *value, void *place)
     if (number == -1 && PyErr_Occurred()) {
         return -1;
     }
-    _Atomic uint32_t *word = &as_cell(op)->cell->words[(uintptr_t)place];
+    _Atomic uint32_t *word = &shared_cell_of(op)->cell->words[(uintptr_t)place];
     // Relaxed: ordered by the condition's lock.
     atomic_store_explicit(word, (uint32_t)number, memory_order_relaxed);
     return 0;
@@ -1052,7 +728,7 @@ value_of(char kind, uint64_t bits)
 static _Atomic uint64_t *
 word_of(PyObject *op)
 {
-    return &as_cell(op)->cell->value;
+    return &shared_cell_of(op)->cell->value;
 }
 
 static PyObject *
@@ -1060,7 +736,7 @@ number_get(PyObject *op, void *Py_UNUSED(closure))
 {
     // A32: acquires, so that who sees a value sees what was done before it was set: R32 in number_set(),
     // add(), exchange() and compare_exchange().
-    return value_of(as_cell(op)->kind, atomic_load_explicit(word_of(op), memory_order_acquire));
+    return value_of(shared_cell_of(op)->kind, atomic_load_explicit(word_of(op), memory_order_acquire));
 }
 
 static int
@@ -1071,7 +747,7 @@ number_set(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
         PyErr_SetString(PyExc_AttributeError, "value cannot be deleted");
         return -1;
     }
-    if (!bits_of(as_cell(op)->kind, value, &bits)) {
+    if (!bits_of(shared_cell_of(op)->kind, value, &bits)) {
         return -1;
     }
     // R32: pairs with A32 in number_get().
@@ -1083,7 +759,7 @@ number_set(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
 static uint64_t
 add_bits(PyObject *op, uint64_t bits)
 {
-    char kind = as_cell(op)->kind;
+    char kind = shared_cell_of(op)->kind;
     if (!is_float(kind)) {
         // It releases and acquires, as the others.
         return atomic_fetch_add_explicit(word_of(op), bits, memory_order_acq_rel);
@@ -1115,7 +791,7 @@ has_count(const char *name, Py_ssize_t nargs, Py_ssize_t least, Py_ssize_t most)
 static bool
 can_add(PyObject *op)
 {
-    char kind = as_cell(op)->kind;
+    char kind = shared_cell_of(op)->kind;
     if (kind == 'c' || kind == '?') {
         PyErr_SetString(PyExc_TypeError, "there is no sum of such values");
         return false;
@@ -1139,13 +815,13 @@ number_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (!has_count("add", nargs, 0, 1) || !can_add(op)) {
         return NULL;
     }
-    if (is_float(as_cell(op)->kind)) {
+    if (is_float(shared_cell_of(op)->kind)) {
         memcpy(&bits, &one, sizeof(bits));
     }
-    if (nargs == 1 && !bits_of(as_cell(op)->kind, args[0], &bits)) {
+    if (nargs == 1 && !bits_of(shared_cell_of(op)->kind, args[0], &bits)) {
         return NULL;
     }
-    return value_of(as_cell(op)->kind, add_bits(op, bits));
+    return value_of(shared_cell_of(op)->kind, add_bits(op, bits));
 }
 
 PyDoc_STRVAR(number_exchange_doc,
@@ -1159,11 +835,12 @@ static PyObject *
 number_exchange(PyObject *op, PyObject *value)
 {
     uint64_t bits;
-    if (!bits_of(as_cell(op)->kind, value, &bits)) {
+    if (!bits_of(shared_cell_of(op)->kind, value, &bits)) {
         return NULL;
     }
     // It releases and acquires, as the others.
-    return value_of(as_cell(op)->kind, atomic_exchange_explicit(word_of(op), bits, memory_order_acq_rel));
+    uint64_t before = atomic_exchange_explicit(word_of(op), bits, memory_order_acq_rel);
+    return value_of(shared_cell_of(op)->kind, before);
 }
 
 PyDoc_STRVAR(number_compare_exchange_doc,
@@ -1177,7 +854,7 @@ PyDoc_STRVAR(number_compare_exchange_doc,
 static PyObject *
 number_compare_exchange(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    char kind = as_cell(op)->kind;
+    char kind = shared_cell_of(op)->kind;
     uint64_t bits, ignored;
     if (!has_count("compare_exchange", nargs, 2, 2) || !bits_of(kind, args[0], &ignored)
         || !bits_of(kind, args[1], &bits)) {

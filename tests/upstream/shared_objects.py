@@ -1,5 +1,5 @@
-"""The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers and values, run with
-those of pyconc.shared, and processes of each start method.
+"""The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values and lists,
+run with those of pyconc.shared, and processes of each start method.
 """
 
 import multiprocessing
@@ -9,13 +9,21 @@ from test import _test_multiprocessing as upstream
 
 from pyconc import shared
 
-KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value"]
+KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Containers"]
 
 SKIPS = {
     # A name, and why.
     "test_timeout of _TestSemaphore": "a time-out for a call that does not block is a ValueError, as threading's",
     "test_rawvalue of _TestValue": "a value is never without its size of memory, and has one form",
     "test_invalid_typecode of _TestValue": "asks for RawValue(), too; tests/test_shared.py has the rest",
+    "test_list of _TestContainers": "a list in a list is refused; tests/test_shared_list.py has the rest",
+    "test_list_proxy_in_list of _TestContainers": "a list in a list is refused",
+    **dict.fromkeys(
+        (f"test_{name} of _TestContainers" for name in ("dict", "dict_iter", "dict_proxy_nested", "dict_isinstance")),
+        "there is no dict",
+    ),
+    "test_nested_queue of _TestContainers": "there is no queue",
+    "test_namespace of _TestContainers": "there is no namespace",
     "test_getobj_getlock of _TestValue": "there is no ctypes object in it, and its lock is its own",
 }
 
@@ -45,6 +53,7 @@ class SharedMixin:
     Event = shared.Event
     Barrier = shared.Barrier
     Value = shared.Value
+    list = shared.List
     Pipe = staticmethod(multiprocessing.Pipe)
     DummyList = staticmethod(CountedList)
 

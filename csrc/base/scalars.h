@@ -26,7 +26,7 @@
 #ifndef PYCONC_SCALARS_H
 #define PYCONC_SCALARS_H
 
-#include "base/compat.h"
+#include "compat.h"
 
 #include <stddef.h>
 

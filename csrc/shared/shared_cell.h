@@ -1,0 +1,48 @@
+// shared_cell: what pyconc.shared's objects have in common.
+//
+// Each is a handle: a cell of a heap that processes share, see core/shared_heap.h.  A heap stays mapped as
+// long as the process has cells of it, so handles refer to nothing else.  Whatever waits releases the GIL
+// meanwhile and lets handlers of signals run; but for the heap's own lock, which is held for a microsecond.
+#ifndef PYCONC_SHARED_CELL_H
+#define PYCONC_SHARED_CELL_H
+
+#include "base/state.h"
+
+#include "core/shared_heap.h"
+
+// Nothing in it changes.
+typedef struct SharedCellObject {
+    PyObject_HEAD
+    shared_heap *heap;
+    shared_cell *cell;
+    uint32_t index;  // of the cell, which is this object's as long as it lives
+    bool has_cell;
+    bool is_reentrant, raises;  // of a lock
+    char kind;                  // of a number: its typecode
+} SharedCellObject;
+
+static inline SharedCellObject *
+shared_cell_of(PyObject *op)
+{
+    return (SharedCellObject *)op;
+}
+
+// For types that derive from it and add to it.
+PyObject *shared_cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs);
+void shared_cell_dealloc(PyObject *op);
+
+// Sets the exception for a status of core, and returns NULL.  One that a signal handler raised is set
+// already.
+PyObject *shared_raise(int rc);
+
+typedef int shared_wait_function(shared_cell *cell, int64_t deadline_ns, void *arg);
+
+// Waits without the GIL.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.  What is not to
+// be interrupted leaves the handlers for later.
+int shared_wait(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns,
+                bool is_interruptible);
+
+extern PyType_Spec shared_heap_spec;
+extern PyType_Spec shared_cell_spec;
+
+#endif

@@ -1,0 +1,858 @@
+#include "shared_list_type.h"
+
+#include "shared_cell.h"
+
+#include "base/scalars.h"
+#include "core/futex.h"
+#include "core/shared_list.h"
+
+typedef struct SharedListObject {
+    SharedCellObject base;
+    shared_list list;  // see there
+} SharedListObject;
+
+static SharedListObject *
+as_sharedlist(PyObject *op)
+{
+    return (SharedListObject *)op;
+}
+
+// ---- values to items ----
+
+// The first byte of a pickle since protocol 2, and of nothing that scalars.h writes.
+#define PICKLE_MARK 0x80
+
+// The words for what is no number, with the lowest bits 01; numbers have 11.
+enum {
+    WORD_NONE = 1,
+    WORD_FALSE = 5,
+    WORD_TRUE = 9
+};
+
+#define WORD_INT_MAX ((INT64_C(1) << 61) - 1)
+
+// Items on their way in.  Of a single one there is mostly nothing to allocate.
+typedef struct encoding {
+    shared_item *items;
+    uint32_t count;
+    unsigned char *bytes;  // of all items; until encoding_finish() each has its offset there, + 1
+    size_t used, room;
+    shared_item one;
+    unsigned char few[SCALARS_BYTES_MAX];
+} encoding;
+
+static void
+encoding_fini(encoding *e)
+{
+    if (e->items != &e->one) {
+        PyMem_RawFree(e->items);
+    }
+    if (e->bytes != e->few) {
+        PyMem_RawFree(e->bytes);
+    }
+}
+
+static int
+encoding_init(encoding *e, Py_ssize_t count)
+{
+    e->count = 0;
+    e->used = 0;
+    e->room = sizeof(e->few);
+    e->bytes = e->few;
+    e->items = &e->one;
+    if (count > SHARED_LIST_MAX) {
+        e->items = NULL;
+    }
+    else if (count > 1) {
+        e->items = PyMem_RawMalloc((size_t)count * sizeof(shared_item));
+    }
+    if (e->items == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static int
+make_room(encoding *e, size_t bytes)
+{
+    if (bytes <= e->room - e->used) {
+        return 0;
+    }
+    size_t room = e->used + bytes + e->room;
+    unsigned char *more = PyMem_RawMalloc(room);
+    if (more == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(more, e->bytes, e->used);
+    if (e->bytes != e->few) {
+        PyMem_RawFree(e->bytes);
+    }
+    e->bytes = more;
+    e->room = room;
+    return 0;
+}
+
+// 0: the value has no word.
+static uint64_t
+word_of(PyObject *value)
+{
+    if (PyLong_CheckExact(value)) {
+        int overflow;
+        int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        bool fits = overflow == 0 && number <= WORD_INT_MAX && number >= -WORD_INT_MAX;
+        return fits ? (uint64_t)number << 2 | 3 : 0;
+    }
+    return value == Py_None ? WORD_NONE : value == Py_True ? WORD_TRUE
+                                      : value == Py_False  ? WORD_FALSE
+                                                           : 0;
+}
+
+static int
+encode_pickle(module_state *state, encoding *e, PyObject *value, size_t *size)
+{
+    PyObject *pickle =
+        PyObject_CallFunctionObjArgs(state->pickle_dumps, value, state->pickle_protocol, NULL);
+    int rc = -1;
+    if (pickle != NULL && !PyBytes_Check(pickle)) {
+        PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
+    }
+    else if (pickle != NULL && make_room(e, (size_t)PyBytes_GET_SIZE(pickle)) == 0) {
+        *size = (size_t)PyBytes_GET_SIZE(pickle);
+        memcpy(e->bytes + e->used, PyBytes_AS_STRING(pickle), *size);
+        rc = 0;
+    }
+    Py_XDECREF(pickle);
+    return rc;
+}
+
+static int
+encode(module_state *state, encoding *e, PyObject *value)
+{
+    shared_item *item = &e->items[e->count++];
+    *item = (shared_item){.word = word_of(value)};
+    if (item->word != 0) {
+        return 0;
+    }
+    if (make_room(e, SCALARS_BYTES_MAX) < 0) {
+        return -1;
+    }
+    size_t size = scalars_write(value, e->bytes + e->used, SCALARS_BYTES_MAX);
+    if (size == 0 && encode_pickle(state, e, value, &size) < 0) {
+        return -1;
+    }
+    item->bytes = (const unsigned char *)(e->used + 1);
+    item->size = size;
+    e->used += size;
+    return 0;
+}
+
+// The bytes do not move any more.
+static void
+encoding_finish(encoding *e)
+{
+    for (uint32_t i = 0; i < e->count; i++) {
+        if (e->items[i].bytes != NULL) {
+            e->items[i].bytes = e->bytes + ((size_t)e->items[i].bytes - 1);
+        }
+    }
+}
+
+static int
+encode_value(module_state *state, encoding *e, PyObject *value)
+{
+    if (encoding_init(e, 1) < 0) {
+        return -1;
+    }
+    if (encode(state, e, value) < 0) {
+        encoding_fini(e);
+        return -1;
+    }
+    encoding_finish(e);
+    return 0;
+}
+
+// All that an iterable has.
+static int
+encode_all(module_state *state, encoding *e, PyObject *iterable)
+{
+    PyObject *values = PySequence_List(iterable);  // our own: pickling may run anything
+    if (values == NULL) {
+        return -1;
+    }
+    int rc = encoding_init(e, PyList_GET_SIZE(values));
+    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(values); i++) {
+        rc = encode(state, e, PyList_GET_ITEM(values, i));
+        if (rc < 0) {
+            encoding_fini(e);
+        }
+    }
+    if (rc == 0) {
+        encoding_finish(e);
+    }
+    Py_DECREF(values);
+    return rc;
+}
+
+// ---- items to values ----
+
+// Copies of items.  Of a single one there is mostly nothing to allocate.
+typedef struct copies {
+    shared_item *items;
+    Py_ssize_t count;
+    unsigned char *bytes;
+    shared_item one;
+    unsigned char few[256];
+} copies;
+
+static void
+copies_fini(copies *c)
+{
+    if (c->items != &c->one) {
+        PyMem_RawFree(c->items);
+    }
+    if (c->bytes != c->few) {
+        PyMem_RawFree(c->bytes);
+    }
+}
+
+// With the lock.  false: there is no memory, and nothing to free.
+static bool
+copies_take(copies *c, const shared_list *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
+{
+    size_t bytes = 0;
+    c->count = count;
+    c->bytes = c->few;
+    c->items = count <= 1 ? &c->one : PyMem_RawMalloc((size_t)count * sizeof(shared_item));
+    if (c->items == NULL) {
+        return false;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        c->items[i] = shared_list_get(list, (uint32_t)(start + i * step));
+        bytes += c->items[i].bytes == NULL ? 0 : c->items[i].size;
+    }
+    if (bytes > sizeof(c->few)) {
+        c->bytes = PyMem_RawMalloc(bytes);
+        if (c->bytes == NULL) {
+            c->bytes = c->few;
+            copies_fini(c);
+            return false;
+        }
+    }
+    unsigned char *at = c->bytes;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        if (c->items[i].bytes != NULL) {
+            memcpy(at, c->items[i].bytes, c->items[i].size);
+            c->items[i].bytes = at;
+            at += c->items[i].size;
+        }
+    }
+    return true;
+}
+
+static PyObject *
+decode(module_state *state, const shared_item *item)
+{
+    if (item->bytes == NULL) {
+        switch (item->word) {
+        case WORD_NONE:
+            Py_RETURN_NONE;
+        case WORD_FALSE:
+            Py_RETURN_FALSE;
+        case WORD_TRUE:
+            Py_RETURN_TRUE;
+        default:
+            return PyLong_FromLongLong((int64_t)item->word >> 2);
+        }
+    }
+    if (item->size == 0 || item->bytes[0] != PICKLE_MARK) {
+        return scalars_read(item->bytes, item->size);
+    }
+    PyObject *pickle = PyBytes_FromStringAndSize((const char *)item->bytes, (Py_ssize_t)item->size);
+    PyObject *value = pickle == NULL ? NULL : PyObject_CallOneArg(state->pickle_loads, pickle);
+    Py_XDECREF(pickle);
+    return value;
+}
+
+// Takes the copies.
+static PyObject *
+decode_one(module_state *state, copies *c)
+{
+    PyObject *value = decode(state, &c->items[0]);
+    copies_fini(c);
+    return value;
+}
+
+// Takes the copies, of which it makes a list.
+static PyObject *
+decode_all(module_state *state, copies *c)
+{
+    PyObject *list = PyList_New(c->count);
+    for (Py_ssize_t i = 0; list != NULL && i < c->count; i++) {
+        PyObject *value = decode(state, &c->items[i]);
+        if (value == NULL) {
+            Py_CLEAR(list);
+            break;
+        }
+        PyList_SET_ITEM(list, i, value);
+    }
+    copies_fini(c);
+    return list;
+}
+
+// ---- the lock ----
+
+static int
+enter_list(shared_cell *Py_UNUSED(cell), int64_t deadline_ns, void *list)
+{
+    return shared_list_enter((shared_list *)list, deadline_ns);
+}
+
+// 0, or -1 with an exception.
+static int
+enter(PyObject *op)
+{
+    int rc = shared_wait(op, enter_list, &as_sharedlist(op)->list, FUTEX_NO_DEADLINE, true);
+    if (rc < 0) {
+        shared_raise(rc);
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+static PyObject *
+none_or_raise(int rc)
+{
+    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
+}
+
+// ---- as a sequence ----
+
+static PyObject *
+list_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *op = shared_cell_new(type, args, kwargs);
+    if (op != NULL) {
+        SharedCellObject *cell = shared_cell_of(op);
+        shared_list *list = &as_sharedlist(op)->list;
+        list->heap = cell->heap;
+        list->cell = cell->cell;
+        list->index = cell->index;
+    }
+    return op;
+}
+
+static void
+list_dealloc(PyObject *op)
+{
+    shared_list_fini(&as_sharedlist(op)->list);
+    shared_cell_dealloc(op);
+}
+
+static Py_ssize_t
+list_length(PyObject *op)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    if (enter(op) < 0) {
+        return -1;
+    }
+    Py_ssize_t count = shared_list_count(list);
+    shared_list_leave(list);
+    return count;
+}
+
+// An index counts from the end if it is negative.  -1: there is no such item.
+static Py_ssize_t
+place_of(const shared_list *list, Py_ssize_t index)
+{
+    Py_ssize_t count = shared_list_count(list);
+    index += index < 0 ? count : 0;
+    return index < count ? index : -1;
+}
+
+static PyObject *
+item_at(PyObject *op, Py_ssize_t index)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    copies copied;
+    bool is_copied = false;
+    if (enter(op) < 0) {
+        return NULL;
+    }
+    Py_ssize_t place = place_of(list, index);
+    if (place >= 0) {
+        is_copied = copies_take(&copied, list, place, 1, 1);
+    }
+    shared_list_leave(list);
+    if (place < 0) {
+        PyErr_SetString(PyExc_IndexError, "list index out of range");
+        return NULL;
+    }
+    return is_copied ? decode_one(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+}
+
+// For iterators.  The interpreter has added the length to a negative index, which it may not be any more.
+static PyObject *
+list_item(PyObject *op, Py_ssize_t index)
+{
+    return item_at(op, index < 0 ? PY_SSIZE_T_MAX : index);
+}
+
+static PyObject *
+slice_of(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    copies copied;
+    if (enter(op) < 0) {
+        return NULL;
+    }
+    Py_ssize_t count = PySlice_AdjustIndices(shared_list_count(list), &start, &stop, step);
+    bool is_copied = copies_take(&copied, list, start, step, count);
+    shared_list_leave(list);
+    return is_copied ? decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+}
+
+static PyObject *
+refuse_index(PyObject *key)
+{
+    PyErr_Format(PyExc_TypeError, "list indices must be integers or slices, not %.200s",
+                 Py_TYPE(key)->tp_name);
+    return NULL;
+}
+
+static PyObject *
+list_subscript(PyObject *op, PyObject *key)
+{
+    if (PyIndex_Check(key)) {
+        Py_ssize_t index = PyNumber_AsSsize_t(key, PyExc_IndexError);
+        return index == -1 && PyErr_Occurred() ? NULL : item_at(op, index);
+    }
+    Py_ssize_t start, stop, step;
+    if (!PySlice_Check(key)) {
+        return refuse_index(key);
+    }
+    return PySlice_Unpack(key, &start, &stop, &step) < 0 ? NULL : slice_of(op, start, stop, step);
+}
+
+static int
+set_item(PyObject *op, Py_ssize_t index, PyObject *value)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    encoding e;
+    int rc = 0;
+    if (value != NULL && encode_value(module_state_of(Py_TYPE(op)), &e, value) < 0) {
+        return -1;
+    }
+    if (enter(op) < 0) {
+        rc = -1;
+        goto done;
+    }
+    Py_ssize_t place = place_of(list, index);
+    if (place >= 0) {
+        rc = value == NULL ? shared_list_splice(list, (uint32_t)place, (uint32_t)place + 1, NULL, 0)
+                           : shared_list_set(list, (uint32_t)place, e.items);
+    }
+    shared_list_leave(list);
+    if (place < 0) {
+        PyErr_SetString(PyExc_IndexError, "list assignment index out of range");
+        rc = -1;
+    }
+    else if (rc < 0) {
+        shared_raise(rc);
+    }
+
+done:
+    if (value != NULL) {
+        encoding_fini(&e);
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+// With the lock: items at every `step` are replaced, or go if there are no new ones.
+static int
+change_steps(shared_list *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, const encoding *e)
+{
+    uint32_t there = shared_list_count(list);
+    uint32_t kept = 0;
+    uint32_t *order = PyMem_RawMalloc(((size_t)there + 1) * sizeof(*order));
+    if (order == NULL) {
+        return SHARED_HEAP_FULL;
+    }
+    for (uint32_t i = 0; i < there; i++) {
+        order[i] = i;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        order[start + i * step] = SHARED_LIST_NEW + (uint32_t)i;
+    }
+    for (uint32_t i = 0; i < there; i++) {
+        if (e != NULL || order[i] < SHARED_LIST_NEW) {
+            order[kept++] = order[i];
+        }
+    }
+    int rc = shared_list_rebuild(list, order, kept, e == NULL ? NULL : e->items, e == NULL ? 0 : e->count);
+    PyMem_RawFree(order);
+    return rc;
+}
+
+static int
+set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyObject *values)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    encoding e = {.count = 0};
+    Py_ssize_t count = 0;
+    int rc = 0;
+    if (values != NULL && !PyList_Check(values) && !PyTuple_Check(values) && Py_TYPE(values)->tp_iter == NULL
+        && !PySequence_Check(values)) {
+        PyErr_SetString(PyExc_TypeError, step == 1 ? "can only assign an iterable"
+                                                   : "must assign iterable to extended slice");
+        return -1;
+    }
+    if (values != NULL && encode_all(module_state_of(Py_TYPE(op)), &e, values) < 0) {
+        return -1;
+    }
+    if (enter(op) < 0) {
+        rc = -1;
+        goto done;
+    }
+    count = PySlice_AdjustIndices(shared_list_count(list), &start, &stop, step);
+    bool fits = values == NULL || step == 1 || count == (Py_ssize_t)e.count;
+    if (step == 1) {
+        rc = shared_list_splice(list, (uint32_t)start, (uint32_t)(start + count), e.items, e.count);
+    }
+    else if (fits && count > 0) {
+        rc = change_steps(list, start, step, count, values == NULL ? NULL : &e);
+    }
+    shared_list_leave(list);
+    if (!fits) {
+        PyErr_Format(PyExc_ValueError, "attempt to assign sequence of size %zd to extended slice of size %zd",
+                     (Py_ssize_t)e.count, count);
+        rc = -1;
+    }
+    else if (rc < 0) {
+        shared_raise(rc);
+    }
+
+done:
+    if (values != NULL) {
+        encoding_fini(&e);
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+static int
+list_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
+{
+    if (PyIndex_Check(key)) {
+        Py_ssize_t index = PyNumber_AsSsize_t(key, PyExc_IndexError);
+        return index == -1 && PyErr_Occurred() ? -1 : set_item(op, index, value);
+    }
+    Py_ssize_t start, stop, step;
+    if (!PySlice_Check(key)) {
+        refuse_index(key);
+        return -1;
+    }
+    return PySlice_Unpack(key, &start, &stop, &step) < 0 ? -1 : set_slice(op, start, stop, step, value);
+}
+
+// ---- methods ----
+
+// Puts items at an index, from which a list takes what is out of range as an end.
+static PyObject *
+insert_encoded(PyObject *op, Py_ssize_t index, encoding *e)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    int rc = enter(op);
+    if (rc == 0) {
+        Py_ssize_t count = shared_list_count(list);
+        index += index < 0 ? count : 0;
+        index = index < 0 ? 0 : index > count ? count
+                                              : index;
+        rc = shared_list_splice(list, (uint32_t)index, (uint32_t)index, e->items, e->count);
+        shared_list_leave(list);
+        if (rc < 0) {
+            shared_raise(rc);
+        }
+    }
+    encoding_fini(e);
+    return rc < 0 ? NULL : Py_NewRef(Py_None);
+}
+
+PyDoc_STRVAR(list_append_doc,
+"append($self, value, /)\n--\n\n"
+"Add a value at the end, as one step that no other process comes between.\n\n"
+"Raises what pickle does for a value that cannot be pickled, and MemoryError; then nothing has changed.\n\n"
+"    >>> numbers = pyconc.shared.List()\n"
+"    >>> numbers.append(1)\n"
+"    >>> numbers[:]\n"
+"    [1]\n");
+
+static PyObject *
+list_append(PyObject *op, PyObject *value)
+{
+    encoding e;
+    return encode_value(module_state_of(Py_TYPE(op)), &e, value) < 0
+               ? NULL
+               : insert_encoded(op, PY_SSIZE_T_MAX, &e);
+}
+
+PyDoc_STRVAR(list_extend_doc,
+"extend($self, iterable, /)\n--\n\n"
+"Add what the iterable has at the end, all of it as one step, once the iterable has ended.\n\n"
+"Raises what the iterable and append() do; then nothing has changed.\n\n"
+"    >>> numbers = pyconc.shared.List([1])\n"
+"    >>> numbers.extend(range(2, 4))\n"
+"    >>> numbers[:]\n"
+"    [1, 2, 3]\n");
+
+static PyObject *
+list_extend(PyObject *op, PyObject *iterable)
+{
+    encoding e;
+    return encode_all(module_state_of(Py_TYPE(op)), &e, iterable) < 0
+               ? NULL
+               : insert_encoded(op, PY_SSIZE_T_MAX, &e);
+}
+
+PyDoc_STRVAR(list_insert_doc,
+"insert($self, index, value, /)\n--\n\n"
+"Put a value before an index. Raises what append() does.\n\n"
+"    >>> numbers = pyconc.shared.List([1, 3])\n"
+"    >>> numbers.insert(1, 2)\n"
+"    >>> numbers[:]\n"
+"    [1, 2, 3]\n");
+
+static PyObject *
+list_insert(PyObject *op, PyObject *args)
+{
+    Py_ssize_t index;
+    PyObject *value;
+    encoding e;
+    if (!PyArg_ParseTuple(args, "nO:insert", &index, &value)) {
+        return NULL;
+    }
+    return encode_value(module_state_of(Py_TYPE(op)), &e, value) < 0 ? NULL : insert_encoded(op, index, &e);
+}
+
+PyDoc_STRVAR(list_pop_doc,
+"pop($self, index=-1, /)\n--\n\n"
+"Remove and return the item at `index`, as one step. Raises IndexError if there is none.\n\n"
+"What cannot be unpickled is removed all the same. At both ends it takes as long with many.\n\n"
+"    >>> numbers = pyconc.shared.List([1, 2, 3])\n"
+"    >>> numbers.pop(), numbers.pop(0)\n"
+"    (3, 1)\n");
+
+static PyObject *
+list_pop(PyObject *op, PyObject *args)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    Py_ssize_t index = -1;
+    copies copied;
+    int rc = 0;
+    if (!PyArg_ParseTuple(args, "|n:pop", &index) || enter(op) < 0) {
+        return NULL;
+    }
+    bool is_empty = shared_list_count(list) == 0;
+    Py_ssize_t place = place_of(list, index);
+    if (place >= 0) {
+        rc = copies_take(&copied, list, place, 1, 1) ? 0 : SHARED_HEAP_FULL;
+        if (rc == 0) {
+            rc = shared_list_splice(list, (uint32_t)place, (uint32_t)place + 1, NULL, 0);
+            if (rc < 0) {
+                copies_fini(&copied);
+            }
+        }
+    }
+    shared_list_leave(list);
+    if (place < 0) {
+        PyErr_SetString(PyExc_IndexError, is_empty ? "pop from empty list" : "pop index out of range");
+        return NULL;
+    }
+    return rc < 0 ? shared_raise(rc) : decode_one(module_state_of(Py_TYPE(op)), &copied);
+}
+
+PyDoc_STRVAR(list_clear_doc,
+"clear($self, /)\n--\n\n"
+"Remove all items. Raises nothing.\n\n"
+"    >>> numbers = pyconc.shared.List([1])\n"
+"    >>> numbers.clear()\n"
+"    >>> len(numbers)\n"
+"    0\n");
+
+static PyObject *
+list_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    if (enter(op) < 0) {
+        return NULL;
+    }
+    int rc = shared_list_splice(list, 0, shared_list_count(list), NULL, 0);
+    shared_list_leave(list);
+    return none_or_raise(rc);
+}
+
+PyDoc_STRVAR(list_reverse_doc,
+"reverse($self, /)\n--\n\n"
+"Reverse the order of the items, as one step. Raises MemoryError; then nothing has changed.\n\n"
+"    >>> numbers = pyconc.shared.List([1, 2])\n"
+"    >>> numbers.reverse()\n"
+"    >>> numbers[:]\n"
+"    [2, 1]\n");
+
+static PyObject *
+list_reverse(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    if (enter(op) < 0) {
+        return NULL;
+    }
+    uint32_t count = shared_list_count(list);
+    uint32_t *order = PyMem_RawMalloc(((size_t)count + 1) * sizeof(*order));
+    int rc = order == NULL ? SHARED_HEAP_FULL : 0;
+    if (rc == 0) {
+        for (uint32_t i = 0; i < count; i++) {
+            order[i] = count - 1 - i;
+        }
+        rc = shared_list_rebuild(list, order, count, NULL, 0);
+    }
+    shared_list_leave(list);
+    PyMem_RawFree(order);
+    return none_or_raise(rc);
+}
+
+// ---- for changes that call Python in between ----
+
+PyDoc_STRVAR(list_items_doc,
+"_items($self, /)\n--\n\n"
+"Return (version, items) of one moment.");
+
+static PyObject *
+list_items(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    copies copied;
+    if (enter(op) < 0) {
+        return NULL;
+    }
+    unsigned long long version = shared_list_version(list);
+    bool is_copied = copies_take(&copied, list, 0, 1, shared_list_count(list));
+    shared_list_leave(list);
+    PyObject *items = is_copied ? decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+    return items == NULL ? NULL : Py_BuildValue("KN", version, items);
+}
+
+PyDoc_STRVAR(list_reorder_doc,
+"_reorder($self, version, places, /)\n--\n\n"
+"Make it a list of the items at these places, and return True; False if it has changed since that version.");
+
+static PyObject *
+list_reorder(PyObject *op, PyObject *args)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    unsigned long long version;
+    PyObject *places;
+    if (!PyArg_ParseTuple(args, "KO!:_reorder", &version, &PyList_Type, &places)) {
+        return NULL;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(places);
+    if (count > SHARED_LIST_MAX) {
+        return PyErr_NoMemory();
+    }
+    uint32_t most = 0;
+    uint32_t *order = PyMem_RawMalloc(((size_t)count + 1) * sizeof(*order));
+    if (order == NULL) {
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        unsigned long place = PyLong_AsUnsignedLong(PyList_GET_ITEM(places, i));
+        order[i] = (uint32_t)place;
+        most = order[i] > most ? order[i] : most;
+    }
+    bool is_same = false;
+    int rc = PyErr_Occurred() != NULL ? -1 : enter(op);
+    if (rc < 0) {
+        PyMem_RawFree(order);
+        return NULL;
+    }
+    if (version == shared_list_version(list) && (count == 0 || most < shared_list_count(list))) {
+        is_same = true;
+        rc = shared_list_rebuild(list, order, (uint32_t)count, NULL, 0);
+    }
+    shared_list_leave(list);
+    PyMem_RawFree(order);
+    return rc < 0 ? shared_raise(rc) : PyBool_FromLong(is_same);
+}
+
+PyDoc_STRVAR(list_delete_doc,
+"_delete($self, version, place, /)\n--\n\n"
+"Remove the item at a place, and return True; False if the list has changed since that version.");
+
+static PyObject *
+list_delete(PyObject *op, PyObject *args)
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    unsigned long long version;
+    unsigned int place;
+    if (!PyArg_ParseTuple(args, "KI:_delete", &version, &place) || enter(op) < 0) {
+        return NULL;
+    }
+    bool is_same = version == shared_list_version(list) && place < shared_list_count(list);
+    int rc = is_same ? shared_list_splice(list, place, place + 1, NULL, 0) : 0;
+    shared_list_leave(list);
+    return rc < 0 ? shared_raise(rc) : PyBool_FromLong(is_same);
+}
+
+static PyObject *
+list_nbytes(PyObject *op, void *Py_UNUSED(closure))
+{
+    shared_list *list = &as_sharedlist(op)->list;
+    if (enter(op) < 0) {
+        return NULL;
+    }
+    unsigned long long bytes = shared_list_bytes(list);
+    shared_list_leave(list);
+    return PyLong_FromUnsignedLongLong(bytes);
+}
+
+static PyMethodDef list_methods[] = {
+    {"append", list_append, METH_O, list_append_doc},
+    {"extend", list_extend, METH_O, list_extend_doc},
+    {"insert", list_insert, METH_VARARGS, list_insert_doc},
+    {"pop", list_pop, METH_VARARGS, list_pop_doc},
+    {"clear", list_clear, METH_NOARGS, list_clear_doc},
+    {"reverse", list_reverse, METH_NOARGS, list_reverse_doc},
+    {"_items", list_items, METH_NOARGS, list_items_doc},
+    {"_reorder", list_reorder, METH_VARARGS, list_reorder_doc},
+    {"_delete", list_delete, METH_VARARGS, list_delete_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef list_getset[] = {
+    {"nbytes", list_nbytes, NULL, "How many bytes of shared memory it has.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+PyDoc_STRVAR(list_doc,
+"SharedList(heap, index=-1, serial=0, how='', /)\n--\n\n"
+"A list in a cell, and in memory that the cell owns.");
+
+static PyType_Slot list_slots[] = {
+    {Py_tp_new, list_new},
+    {Py_tp_dealloc, list_dealloc},
+    {Py_tp_methods, list_methods},
+    {Py_tp_getset, list_getset},
+    {Py_tp_iter, PySeqIter_New},
+    {Py_sq_length, list_length},
+    {Py_sq_item, list_item},
+    {Py_mp_length, list_length},
+    {Py_mp_subscript, list_subscript},
+    {Py_mp_ass_subscript, list_ass_subscript},
+    {Py_tp_doc, (void *)list_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_list_spec = {
+    .name = "pyconc._core.SharedList",
+    .basicsize = sizeof(SharedListObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+    .slots = list_slots,
+};
