@@ -15,6 +15,7 @@ typedef struct ExecutorObject {
     PyObject_HEAD
     module_state *module;  // borrowed from the type
     queue_head *tasks;     // replaced by _renew() only; the GIL.  NULL in a view
+    PyObject *carry;       // makes of a call's function what is called in its place; NULL: nothing.  The GIL
     PyObject *pool;        // of a view: the ExecutorObject whose workers it uses; else NULL.  Set once
     call_options options;  // of the calls that are submitted here; set once, before the first of them
 } ExecutorObject;
@@ -82,8 +83,8 @@ is_routed(ExecutorObject *self, const call_options *options)
 
 // Has args[0](args[1:], kwnames) called for a destination, which it takes; returns the future.
 static PyObject *
-submit_call(ExecutorObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
-            PyObject *kwnames, destination *to)
+submit_as_it_is(ExecutorObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
+                PyObject *kwnames, destination *to)
 {
     int rc;
     // To pickle the call runs Python code, and another thread may call _renew() meanwhile.
@@ -113,6 +114,41 @@ fail:
     destination_clear(to);
     Py_DECREF(tasks);
     return NULL;
+}
+
+// The same, with carry(args[0]) in the place of args[0].
+static PyObject *
+submit_carried(ExecutorObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
+               PyObject *kwnames, destination *to)
+{
+    size_t count = (size_t)nargs + (kwnames == NULL ? 0 : (size_t)PyTuple_GET_SIZE(kwnames));
+    PyObject *future = NULL;
+    PyObject *carry = Py_NewRef(self->carry);
+    PyObject *carried = PyObject_CallOneArg(carry, args[0]);
+    PyObject **others = carried == NULL ? NULL : PyMem_Malloc(count * sizeof(PyObject *));
+    if (others != NULL) {
+        memcpy(others, args, count * sizeof(PyObject *));
+        others[0] = carried;
+        future = submit_as_it_is(self, options, others, nargs, kwnames, to);
+    }
+    else {
+        if (carried != NULL) {
+            PyErr_NoMemory();
+        }
+        destination_clear(to);
+    }
+    PyMem_Free(others);
+    Py_XDECREF(carried);
+    Py_DECREF(carry);
+    return future;
+}
+
+static PyObject *
+submit_call(ExecutorObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames, destination *to)
+{
+    return self->carry == NULL ? submit_as_it_is(self, options, args, nargs, kwnames, to)
+                               : submit_carried(self, options, args, nargs, kwnames, to);
 }
 
 PyDoc_STRVAR(submit_here_doc,
@@ -364,6 +400,20 @@ executor_set_tasks(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
     return 0;
 }
 
+static int
+executor_set_carry(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
+{
+    Py_XSETREF(pool_of(op)->carry, value == NULL || value == Py_None ? NULL : Py_NewRef(value));
+    return 0;
+}
+
+static PyObject *
+executor_get_carry(PyObject *op, void *Py_UNUSED(closure))
+{
+    PyObject *carry = pool_of(op)->carry;
+    return Py_NewRef(carry == NULL ? Py_None : carry);
+}
+
 static PyObject *
 executor_get_tasks(PyObject *op, void *Py_UNUSED(closure))
 {
@@ -392,6 +442,7 @@ executor_traverse(PyObject *op, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(((ExecutorObject *)op)->tasks);
+    Py_VISIT(((ExecutorObject *)op)->carry);
     Py_VISIT(((ExecutorObject *)op)->pool);
     Py_VISIT(((ExecutorObject *)op)->options.name);
     return 0;
@@ -401,6 +452,7 @@ static int
 executor_clear(PyObject *op)
 {
     Py_CLEAR(((ExecutorObject *)op)->tasks);
+    Py_CLEAR(((ExecutorObject *)op)->carry);
     Py_CLEAR(((ExecutorObject *)op)->pool);
     Py_CLEAR(((ExecutorObject *)op)->options.name);
     return 0;
@@ -433,6 +485,8 @@ static PyMethodDef executor_methods[] = {
 static PyGetSetDef executor_getset[] = {
     {"_tasks", executor_get_tasks, executor_set_tasks,
      PyDoc_STR("The queue of this executor."), NULL},
+    {"_carry", executor_get_carry, executor_set_carry,
+     PyDoc_STR("A function that makes of a call's function what is called in its place, or None."), NULL},
     {"_options", executor_get_options, executor_set_options,
      PyDoc_STR("What _view() takes, for the calls that are submitted here. How one that is cancelled while\n"
                "it runs is stopped: not (0); by an exception, and after `grace` seconds by the end of its\n"

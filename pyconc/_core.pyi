@@ -46,6 +46,7 @@ class Future(futures.Future[_T], metaclass=FutureType):
 @disjoint_base
 class Executor:
     _tasks: ThreadQueue | ProcessQueue
+    _carry: Callable[[Callable[..., Any]], Callable[..., Any]] | None
     _options: tuple[int, float, float | None, float | None, str | None]
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
     def _submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...

@@ -1,6 +1,7 @@
 import asyncio
 import concurrent.futures
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextvars import ContextVar
 from multiprocessing.context import BaseContext
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
@@ -50,6 +51,7 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
+        context: Iterable[ContextVar[Any]] = (),
     ) -> None: ...
     def options(
         self,

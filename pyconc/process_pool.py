@@ -13,7 +13,7 @@ import weakref
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
 
-from pyconc import _core, _names, _options, _progress, _stats
+from pyconc import _context, _core, _names, _options, _progress, _stats
 from pyconc._async_with import AsyncWith
 from pyconc._process import chunks, kernel, launcher, process_tree, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
@@ -483,6 +483,9 @@ class ProcessPoolExecutor(
     record that it is writing. Exceptions come as text, and so does what cannot be pickled. Handlers run in a thread of
     their own, and workers wait where that is slow; but outcomes wait no longer than a second for one record.
 
+    context: ContextVars that have the values in each call that they have for who submits it, in submit() or map(). Each
+    must be a global of a module, where workers find it, and its values are pickled with the calls.
+
     Arguments and results are pickled; large buffers (numpy arrays, bytearrays in pickle.PickleBuffer) are copied once,
     into memory that the receiver owns. Use it with `with`, with `async with`, and in loop.run_in_executor. All methods
     may be called from any thread, and from signal handlers.
@@ -493,8 +496,9 @@ class ProcessPoolExecutor(
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
     max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, a number is no integer,
-    the name no str, or forward_logs no bool; and OSError if the system refuses what the executor needs (memfd_create,
-    eventfd, epoll; /proc for memory_limit; /proc and pidfd_open for kill_tree).
+    the name no str, forward_logs no bool, or context has what is no ContextVar; ValueError for a ContextVar that is no
+    global of a module; and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc
+    for memory_limit; /proc and pidfd_open for kill_tree).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -524,6 +528,7 @@ class ProcessPoolExecutor(
         grace=None,
         name=None,
         forward_logs=False,
+        context=(),
     ):
         if max_workers is None:
             max_workers = default_workers()
@@ -556,8 +561,10 @@ class ProcessPoolExecutor(
         self._shutdown_lock = threading.Lock()
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)
+        self._carry, carried = _context.carrier_to_processes(context)
+        logs = check_logs(forward_logs)
         limits = Limits(
-            max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit, name=name, logs=check_logs(forward_logs)
+            max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit, name=name, logs=logs, context=carried
         )
         self._begin("ProcessPoolExecutor", workers, mp_context, setup, limits, on_worker_death, kill_tree)
 

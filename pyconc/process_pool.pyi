@@ -2,6 +2,7 @@ import concurrent.futures
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool as BrokenProcessPool
+from contextvars import ContextVar
 from multiprocessing.context import BaseContext
 from typing import Any, Literal, TypeVar, overload
 
@@ -62,6 +63,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
+        context: Iterable[ContextVar[Any]] = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -81,6 +83,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
+        context: Iterable[ContextVar[Any]] = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -100,6 +103,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
+        context: Iterable[ContextVar[Any]] = (),
     ) -> None: ...
     def map(
         self,

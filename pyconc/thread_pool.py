@@ -11,7 +11,7 @@ from concurrent.futures import _base, thread
 from concurrent.futures.thread import BrokenThreadPool
 from functools import partial
 
-from pyconc import _core, _names, _options, _progress, _stats
+from pyconc import _context, _core, _names, _options, _progress, _stats
 from pyconc._async_with import AsyncWith
 from pyconc._shutdown import SPARE, deadline_after
 from pyconc._started import Started
@@ -304,6 +304,8 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     timeout, on_cancel and grace have these as their defaults.
     name: what it is called, by its repr() and stats(); default: thread_name_prefix, for which it stands in as well. ps
     and top show as much of it as fits: name-t0, name-t1, ...; without a name pyconc-t0.
+    context: whether each call runs in a copy of the context of who submits it, as with asyncio.to_thread(): context
+    variables have the values there that they had in submit(); what the call sets is its own.
 
     Use it with `with`, with `async with` (leaving waits without blocking the loop), as asyncio's default executor, or
     in loop.run_in_executor, whose completions reach the loop in batches. All methods may be called from any thread, and
@@ -314,7 +316,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     there, futures that were pending are finished with BrokenThreadPool, and their callbacks are not called.
 
     Raises ValueError if max_workers is not above 0, and for what options() refuses; TypeError if initializer cannot be
-    called, or the name is no str.
+    called, the name is no str, or context no bool.
 
         >>> with pyconc.ThreadPoolExecutor(max_workers=4, thread_name_prefix="loader") as pool:
         ...     future = pool.submit(pow, 2, 5)
@@ -339,8 +341,10 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         on_cancel=None,
         grace=None,
         name=None,
+        context=False,
     ):
         _names.check_name(name)
+        carry = _context.carrier_to_threads(context)
         options = self._change_options(timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         made, self._made = self._made, False
         try:
@@ -356,6 +360,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         self._name = name or self._thread_name_prefix
         self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self), name or thread_name_prefix)
         self._options = options
+        self._carry = carry
         self._made = True
         if not made:
             self._observe()

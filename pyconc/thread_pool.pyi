@@ -26,6 +26,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         on_cancel: Literal["abandon", "interrupt"] | None = None,
         grace: float | None = None,
         name: str | None = None,
+        context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -39,6 +40,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         on_cancel: Literal["abandon", "interrupt"] | None = None,
         grace: float | None = None,
         name: str | None = None,
+        context: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -52,6 +54,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         on_cancel: Literal["abandon", "interrupt"] | None = None,
         grace: float | None = None,
         name: str | None = None,
+        context: bool = False,
     ) -> None: ...
     def options(
         self,

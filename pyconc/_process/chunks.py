@@ -52,7 +52,7 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize, show):
         supervisor.queue,
         supervisor.start_workers,
         supervisor.call_ns,
-        fn,
+        fn if executor._carry is None else executor._carry(fn),
         source,
         not all(type(iterable) in _AT_HAND for iterable in iterables),
         is_star,

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import _base, process
 from typing import Any, NamedTuple
 
-from pyconc import _core, _current_task, _logs, _names
+from pyconc import _context, _core, _current_task, _logs, _names
 from pyconc._process import black_box, main_module, signals
 
 __all__ = ["INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
@@ -31,6 +31,7 @@ class Limits(NamedTuple):
     rss: "int | None" = None  # bytes in memory; with more it is replaced
     memory: "int | None" = None  # bytes more than there are as a call begins
     logs: "Any | None" = None  # what it logs goes to the program; what _logs.read_levels() has returned there
+    context: "Any | None" = None  # the names of the ContextVars that come with calls, for _context.run_without()
     name: "str | None" = None  # the executor's, if the program has given it one: ps and top show it
 
 
@@ -72,6 +73,8 @@ def main(fds, number, setup, limits):
                 sys.exit(INITIALIZER_FAILED)
         del initializer, initargs, setup
         worker.wait_admitted()
+        if limits.context is not None:
+            serve = functools.partial(_context.run_without, limits.context, serve)
         serve()
     finally:
         # Shut down executors that tasks have left open: before Python 3.13 multiprocessing would first wait for their
