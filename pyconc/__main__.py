@@ -2,6 +2,7 @@
 
 python -m pyconc run script.py [argument ...]       or -m module, -c command, - in its place
 python -m pyconc dump PID [--json] [--stacks]       what a program's executors do
+python -m pyconc top [PID]                          the same, in a terminal, each second anew
 """
 
 from __future__ import annotations
@@ -163,7 +164,20 @@ def main() -> None:
     dump.add_argument("pid", type=_read_pid, metavar="PID", help="the program's process")
     dump.add_argument("--json", action="store_true", help="print it as JSON")
     dump.add_argument("--stacks", action="store_true", help="ask the workers by a signal where they are, too")
+    top = commands.add_parser(
+        "top",
+        help="watch what the executors of a program do",
+        description="Show in a terminal what `dump` shows, and look again each second. Keys: arrows select a worker, "
+        "s asks it by a signal where it is, q leaves.",
+    )
+    top.add_argument(
+        "pid", type=_read_pid, metavar="PID", nargs="?", help="the program's process, if there are several"
+    )
     options = parser.parse_args()
+    if options.command == "top":
+        from pyconc import _top
+
+        sys.exit(_top.main(options.pid))
     if options.command == "dump":
         from pyconc import _dump
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["NotSeen", "Processes", "ask_for_stack", "clean", "look", "main", "show_seconds", "show_size"]
+__all__ = ["NotSeen", "Processes", "ask_for_stack", "clean", "lines", "list_regions", "look", "main"]
 
 _REGION = "/memfd:pyconc (deleted)"
 _BLACK_BOX = "/memfd:pyconc-black-box (deleted)"
@@ -124,7 +124,7 @@ def _files(pid: int, name: str) -> Iterator[tuple[int, str]]:
                 yield found.st_ino, path
 
 
-def _inodes(pid: int) -> set[int]:
+def list_regions(pid: int) -> set[int]:
     """Return those of the regions that a process has open; none where one may not look."""
     try:
         return {inode for inode, _ in _files(pid, _REGION)}
@@ -153,7 +153,9 @@ def _check_exists(pid: int) -> None:
     """Raise NotSeen if there is no such process, or nothing of it to be seen."""
     if not os.path.exists("/proc/self/stat"):
         raise NotSeen("there is no /proc here, where programs can be seen")
-    if os.path.exists(f"/proc/{pid}/stat"):
+    if (found := _read_stat(f"/proc/{pid}/stat")) is not None:
+        if found[1][0] in ("Z", "X"):
+            raise NotSeen(f"process {pid} has ended")
         return
     try:
         os.kill(pid, 0)  # sends nothing
@@ -218,7 +220,7 @@ def _inherited(pid: int, inodes: Any, processes: Processes) -> dict[int, int]:
     """Return whose those files are, of some, that are not the process's own: it is a worker, or the child of a fork."""
     found = {}
     for ancestor in processes.ancestors(pid) if inodes else ():
-        for inode in _inodes(ancestor).intersection(inodes):
+        for inode in list_regions(ancestor).intersection(inodes):
             found[inode] = ancestor
     return found
 
@@ -370,7 +372,7 @@ def clean(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def show_seconds(seconds: float | None) -> str:
+def _show_seconds(seconds: float | None) -> str:
     if seconds is None:
         return "-"
     if seconds < 0.001:
@@ -380,49 +382,65 @@ def show_seconds(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
-def show_size(size: int | None) -> str:
+def _show_size(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.0f} MB"
 
 
 def _format_times(run: dict[str, float]) -> str:
     if not run["calls"]:
         return ""
-    times = " / ".join(show_seconds(run[key]) for key in ("p50", "p90", "p99", "max"))
-    return f"; a call takes {times} (p50 / p90 / p99 / max)"
+    return "; for " + ", ".join(f"{key} {_show_seconds(run[key])}" for key in ("p50", "p90", "p99", "max"))
 
 
-def _format(program: dict[str, Any]) -> Iterator[str]:
-    yield f"{program['pid']}  {clean(program['command'])}"
-    for pool in program["pools"]:
-        yield ""
-        yield (
-            f"{clean(pool['name'])} ({pool['kind']}): {pool['running']} running, {pool['queued']} queued, "
-            f"{pool['workers']} of {pool['max_workers']} workers"
-        )
+def lines(
+    program: dict[str, Any], cpu: dict[int, float] | None = None, rates: dict[int, float] | None = None
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Yield the lines of the table, each with the worker that it is about, or None.
+
+    cpu: which share of a CPU each worker and thread takes, in place of the time. rates: how many calls of each executor
+    end a second, by its place.
+    """
+
+    def show_cpu(id: int, time: float | None) -> str:
+        if cpu is None:
+            return _show_seconds(time)
+        return f"{cpu[id]:.0%}" if id in cpu else "-"
+
+    yield f"{program['pid']}  {clean(program['command'])}", None
+    for place, pool in enumerate(program["pools"]):
+        yield "", None
+        busy = f"{pool['running']} running, {pool['queued']} queued, {pool['workers']} of {pool['max_workers']} workers"
+        rate = "" if rates is None or place not in rates else f", {rates[place]:.0f} calls/s"
+        yield f"{clean(pool['name'])} ({pool['kind']}): {busy}{rate}", None
         ended = ("completed", "failed", "cancelled", "timed_out", "died")
         told = ", ".join(f"{pool[how]} {how.replace('_', ' ')}" for how in ended if pool[how] or how == "completed")
-        yield f"  {pool['submitted']} submitted, {told}{_format_times(pool['run'])}"
-        yield "  worker      pid  state         calls       rss       cpu       for  task"
+        yield f"  {pool['submitted']} submitted, {told}{_format_times(pool['run'])}", None
+        yield "  worker      pid  state         calls       rss       cpu       for  task", None
         for member in pool["members"]:
             number, pid = ("-" if member[key] is None else member[key] for key in ("number", "pid"))
             task = "-" if not member["running"] else clean(member["task"] or "?")
             more = f" and {member['running'] - 1} more" if member["running"] > 1 else ""
-            yield (
-                f"  {number:>6}  {pid:>7}  {member['state']:8}  {member['calls']:>9}  {show_size(member['rss']):>8}"
-                f"  {show_seconds(member['cpu']):>8}  {show_seconds(member['running_for']):>8}  {task}{more}"
-            )
-            for line in (member.get("stack") or "").splitlines():
-                yield f"            {clean(line, 200)}"
+            row = f"  {number:>6}  {pid:>7}  {member['state']:8}  {member['calls']:>9}  {_show_size(member['rss']):>8}"
+            row += f"  {show_cpu(member['pid'], member['cpu']):>8}  {_show_seconds(member['running_for']):>8}"
+            yield f"{row}  {task}{more}", member
     if program["threads"]:
-        yield ""
-        yield "threads of pools, as the kernel knows them"
-        yield "      id  state       cpu  name"
+        yield "", None
+        yield "threads of pools, as the kernel knows them", None
+        yield "      id  state       cpu  name", None
         for thread in program["threads"]:
-            yield f"{thread['id']:>8}  {thread['state']:5}  {show_seconds(thread['cpu']):>8}  {clean(thread['name'])}"
+            time = show_cpu(thread["id"], thread["cpu"])
+            yield f"{thread['id']:>8}  {thread['state']:5}  {time:>8}  {clean(thread['name'])}", None
     if not program["pools"] and not program["threads"]:
-        yield "no executor has had a call yet"
+        yield "no executor has had a call yet", None
     if program["unreadable"]:
-        yield f"{program['unreadable']} more with damaged memory"
+        yield f"{program['unreadable']} more with damaged memory", None
+
+
+def _format(program: dict[str, Any]) -> Iterator[str]:
+    for line, member in lines(program):
+        yield line
+        stack = None if member is None else member.get("stack")
+        yield from (f"            {clean(frame, 200)}" for frame in (stack or "").splitlines())
 
 
 def main(pid: int, *, as_json: bool, stacks: bool) -> int:

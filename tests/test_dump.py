@@ -289,6 +289,8 @@ def test_stacks_are_asked_for_beside_the_programs_own_request():
 
 def test_what_is_no_process_is_a_sentence():
     child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert dump(child.pid, status=1) == f"python -m pyconc dump: process {child.pid} has ended\n"
     child.wait()
     assert dump(child.pid, status=1) == f"python -m pyconc dump: there is no process {child.pid}\n"
     assert dump(10**30, status=1) == f"python -m pyconc dump: there is no process {10**30}\n"

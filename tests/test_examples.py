@@ -2,11 +2,12 @@
 
 import functools
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import DEBUG_BUILD, HANG_LIMIT, SANITIZED, run_script
+from support import DEBUG_BUILD, HANG_LIMIT, SANITIZED, await_line, run_script, start_script, wait_until
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "demo")
@@ -21,7 +22,7 @@ STANDARD = {
 LIMIT = 4 * HANG_LIMIT  # A crawl has three processes beside its own, and a sanitizer may slow them all.
 NEEDS = {"crawl": "aiohttp", "many_files": "aiofiles"}
 # The standard library has nothing like what they show.
-OURS_ALONE = ["deadlines"]
+OURS_ALONE = ["deadlines", "watch"]
 
 README = EXAMPLES.parent / "README.md"
 
@@ -73,6 +74,22 @@ def test_work_that_never_ends_is_stopped_and_shown():
     shown = re.findall(r'^    File ".*", line \d+ in (\w+)$', stdout, re.MULTILINE)
     assert set(shown) <= {"search", "match", "prefixmatch", "spin", "sleep", "add_up", "cling"}
     assert len(shown) == sum(line.startswith(" ") for line in stdout.splitlines())
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="programs are seen in /proc")
+def test_the_busy_program_is_seen_from_outside():
+    with start_script(EXAMPLES / "watch.py", LIMIT) as program:
+        await_line(program, program.stdout, f"process {program.pid} is busy")
+
+        command = [sys.executable, "-m", "pyconc", "dump", str(program.pid), "--stacks"]
+        awaited = {"render (processes)", "web (coroutines)", "fetch", " in resize", "disk-t0"}
+
+        def has_shown_all():
+            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            awaited.difference_update([word for word in awaited if word in text])
+            return not awaited
+
+        wait_until(has_shown_all, "all that the program does")
 
 
 @pytest.mark.parametrize("name", NAMES)
