@@ -137,8 +137,18 @@ class Refused:
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("value", [Refused(), lambda: 0, [shared.Counter()], shared.List(), threading.Lock()], ids=str)
-def test_what_cannot_be_pickled_changes_nothing(value):
+UNPICKLABLE = {
+    "an object": Refused(),
+    "a lambda": lambda: 0,
+    "a shared object": [shared.Counter()],
+    "a shared list": shared.List(),
+    "a lock": threading.Lock(),
+}
+
+
+@pytest.mark.parametrize("name", UNPICKLABLE)
+def test_what_cannot_be_pickled_changes_nothing(name):
+    value = UNPICKLABLE[name]
     items = shared.List([1, 2, 3])
     error = ZeroDivisionError if isinstance(value, Refused) else (TypeError, AttributeError, pickle.PicklingError)
     for change in (
