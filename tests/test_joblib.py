@@ -103,6 +103,7 @@ def test_initializers_are_called_and_count(get):
     assert get(1, initializer=SetVariable("c"), initargs=("PYCONC_TEST",)) is not executor
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("context", ["fork", "spawn", "loky"])
 def test_a_context_may_be_named(get, context):
     assert get(1, context=context).submit(abs, -1).result() == 1

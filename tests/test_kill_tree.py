@@ -112,6 +112,7 @@ def test_so_it_is_after_a_grace_in_vain():
         assert pool.submit(abs, -1).result() == 1
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_so_it_is_with_every_start_method(method):
     context = multiprocessing.get_context(method)

@@ -135,6 +135,7 @@ def test_code_in_c_that_dies_of_it_is_told_from_other_deaths():
         assert "memory_limit" not in str(pool.submit(jobs.die, signal.SIGKILL).exception())
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_it_holds_with_every_start_method(method):
     with pool_of(1, multiprocessing.get_context(method)) as pool:

@@ -71,6 +71,7 @@ def test_a_programs_fork_and_the_nursery_have_names():
     assert run_script(FORKS).stdout == "pyconc-w0\npyconc-w0\n"
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
 def test_workers_are_called_as_their_executor(method):
     context = method and multiprocessing.get_context(method)

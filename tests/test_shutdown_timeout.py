@@ -101,6 +101,7 @@ def test_what_runs_for_longer_is_killed_and_says_where_it_was():
         assert idle.done()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_so_it_is_with_every_start_method(method):
     with ProcessGate() as gate, pool_of(1, mp_context=multiprocessing.get_context(method)) as pool:
