@@ -1,10 +1,11 @@
 """What does it cost to share a lock, a number or a list between processes?
 
-Each row does the same with an object of multiprocessing, or of the server that its Manager starts, and with one of
-pyconc.shared, in one process that has it to itself: what a program pays each time. The last one kills the process that
-holds a lock, and asks when another, which waits for it, goes on; with the others that is never.
+Each row does the same with an object of multiprocessing, of the server that its Manager starts, or of asyncio, and with
+one of pyconc.shared, in one process that has it to itself: what a program pays each time. The last one kills the
+process that holds a lock, and asks when another, which waits for it, goes on; with the others that is never.
 """
 
+import asyncio
 import functools
 import multiprocessing
 import os
@@ -36,6 +37,17 @@ def pairs(lock, size):
         with lock:
             pass
     return (perf_counter() - started) / size * 1e6
+
+
+def pairs_of_a_task(lock, size):
+    async def main():
+        started = perf_counter()
+        for _ in range(size):
+            async with lock:
+                pass
+        return (perf_counter() - started) / size * 1e6
+
+    return asyncio.run(main())
 
 
 def increments(value, size):
@@ -110,11 +122,13 @@ def make_rows(arguments, manager):
     served_list, our_list = manager.list(range(10)), shared.List(range(10))
     append, our_append = functools.partial(appends, served_list, few), functools.partial(appends, our_list, size)
     get, our_get = functools.partial(gets, served_list, few), functools.partial(gets, our_list, size)
+    task, our_task = (functools.partial(pairs_of_a_task, each, size) for each in (asyncio.Lock(), shared.Lock()))
     death = functools.partial(until_next, shared)
     return [
         Row("a lock, taken and released", US, functools.partial(pairs, lock, size), ours_pairs, under(0.12)),
         Row("the same beside the Manager's", US, functools.partial(pairs, served, few), ours_pairs, times_less(100)),
         Row("a semaphore, taken and released", US, permits, our_permits, times_less(1)),
+        Row("async with a lock, beside asyncio's", US, task, our_task, times_less(1)),
         Row("Counter.add, beside += under a Value's lock", US, increment, add, under(0.09)),
         Row("+= under a Value's lock", US, increment, our_increment, times_less(1)),
         Row("a Value, read", US, read, our_read, times_less(1)),

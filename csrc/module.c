@@ -243,6 +243,8 @@ static int
 add_shared_types(PyObject *module, module_state *state)
 {
     if (add_type(module, &shared_heap_spec, NULL, &state->shared_heap_type) < 0
+        || make_type(module, &shared_outcome_spec, NULL, &state->shared_outcome_type) < 0
+        || add_type(module, &shared_watch_spec, NULL, &state->shared_watch_type) < 0
         || add_type(module, &shared_cell_spec, NULL, &state->shared_cell_type) < 0) {
         return -1;
     }

@@ -1,13 +1,13 @@
 """What the loop bridge has to know of asyncio; imported when the first event loop meets an executor."""
 
-import asyncio
 import contextlib
 import weakref
-from asyncio import base_events, events, futures
+from asyncio import base_events, current_task, futures
+from asyncio.events import _get_running_loop
 from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
 from types import BuiltinFunctionType, CodeType, FunctionType
 
-__all__ = ["adopt_loop", "adopt_running_loop", "convert_exception", "describe"]
+__all__ = ["adopt_loop", "adopt_running_loop", "convert_exception", "describe", "running_task"]
 
 _COROUTINE = CO_COROUTINE | CO_ITERABLE_COROUTINE
 
@@ -30,7 +30,7 @@ def describe():
         cells.index("dest_loop"),
         cells.index("destination"),
         convert_exception,
-        events._get_running_loop,
+        _get_running_loop,
         adopt_loop,
     )
 
@@ -55,10 +55,16 @@ def adopt_loop(loop):
 
 def adopt_running_loop():
     """Do so for the loop that runs in this thread, if one does and can be."""
-    loop = asyncio._get_running_loop()
+    loop = _get_running_loop()
     if loop is not None:
         with contextlib.suppress(AttributeError):
             adopt_loop(loop)
+
+
+def running_task():
+    """Return the task that runs in this thread; None if there is none."""
+    loop = _get_running_loop()
+    return None if loop is None else current_task(loop)
 
 
 def _run_in_executor_of(reference):

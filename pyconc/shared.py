@@ -12,6 +12,12 @@ find them.
 A process that dies holds nobody up. A lock that it held goes to the next, who is told; who waits with it, or was just
 woken, is passed over. What a lock guards may be half changed then, which only the program can judge.
 
+In an asyncio program, on any loop, `async with` takes locks, conditions and semaphores, and what waits has a twin that
+is awaited: async_acquire, async_wait, async_wait_for. (The whole word, as aiologic has it: the `a` of aiter would make
+`await` of wait.) The loop goes on meanwhile. Each object that tasks of a loop wait for costs a thread that sleeps; what
+can be had at once costs none. A wait that is cancelled takes nothing along: what had just become free goes to the next.
+Who waits on a loop that is closed is dropped, and nobody waits in the child of a fork.
+
 All may be used by any thread. A lock belongs to the thread that took it: no other can release it, unlike threading's;
 for that there are semaphores. When that thread ends, the lock is free. After a fork, the child's thread holds none of
 its parent's locks. An interpreter that exits need not release anything.
@@ -138,6 +144,38 @@ class _Sent:
         return super().__new__(cls, heap, index, serial, how)
 
 
+class _Taken:
+    """What locks and semaphores have for tasks."""
+
+    __slots__ = ()
+
+    async def async_acquire(self, timeout=None):
+        """Take it, while the event loop goes on, and return True; False if that was not possible for `timeout` seconds.
+
+        The tasks of a loop get it in the order in which they asked. Raises ValueError if the timeout is negative,
+        RuntimeError if no loop runs or no thread can be started, and what acquire() raises.
+
+        A Lock is held by the thread, and no other task gets it until it is released, by any code of that thread. An
+        RLock is held by the task, which may take it again and has to release it; what the thread has taken by acquire()
+        is no task's. (Before Python 3.12 asyncio.wait_for() runs what it awaits in a task of its own: use `timeout`.)
+
+            >>> import asyncio
+            >>> async def main(lock):
+            ...     async with lock:
+            ...         return await lock.async_acquire(timeout=0.001)
+            >>> asyncio.run(main(pyconc.shared.Lock())), asyncio.run(main(pyconc.shared.Semaphore(2)))
+            (False, True)
+        """
+        from pyconc import _shared_async
+
+        return await _shared_async.take(self, timeout)
+
+    def _tell_tasks(self):
+        from pyconc import _shared_async
+
+        _shared_async.released(self)
+
+
 def _unpack(cls, heap, index, serial, *state):
     return cls._at(heap, index, serial, *state)
 
@@ -147,7 +185,7 @@ def _unpack(cls, heap, index, serial, *state):
 _RAISES = {"tell": "", "raise": "!"}
 
 
-class _Lock(_Sent, _core.SharedLock):
+class _Lock(_Sent, _Taken, _core.SharedLock):
     __slots__ = ("_how",)
     _kind = ""
 
@@ -212,7 +250,7 @@ class RLock(_Lock):
     _kind = "r"
 
 
-class Semaphore(_Sent, _core.SharedSemaphore):
+class Semaphore(_Sent, _Taken, _core.SharedSemaphore):
     """A threading.Semaphore for processes.
 
     value: how many permits it begins with. Raises ValueError if that is negative or more than 2147483647, MemoryError
@@ -277,6 +315,19 @@ class Event(_Sent, _core.SharedEvent):
     def __new__(cls):
         return cls._at(_heap(), -1, 0)
 
+    async def async_wait(self, timeout=None):
+        """Wait until the event is set, while the event loop goes on, and return True; False after `timeout` seconds.
+
+        Raises RuntimeError if no loop runs or no thread can be started.
+
+            >>> import asyncio
+            >>> asyncio.run(pyconc.shared.Event().async_wait(timeout=0.001))
+            False
+        """
+        from pyconc import _shared_async
+
+        return await _shared_async.until_set(self, timeout)
+
     def __repr__(self):
         return f"<pyconc.shared.{type(self).__name__} {'set' if self.is_set() else 'unset'}>"
 
@@ -324,6 +375,12 @@ class Condition(_Sent, _core.SharedCondition):
     def __exit__(self, *error):
         return self._lock.__exit__(*error)
 
+    def __aenter__(self):
+        return self._lock.__aenter__()
+
+    def __aexit__(self, *error):
+        return self._lock.__aexit__(*error)
+
     @property
     def abandoned(self):
         """That of its lock."""
@@ -337,6 +394,15 @@ class Condition(_Sent, _core.SharedCondition):
         True
         """
         return self._lock.acquire(blocking, timeout)
+
+    async def async_acquire(self, timeout=None):
+        """Take the lock, while the event loop goes on: with `timeout` as for its async_acquire(), which may raise.
+
+        >>> import asyncio
+        >>> asyncio.run(pyconc.shared.Condition().async_acquire())
+        True
+        """
+        return await self._lock.async_acquire(timeout)
 
     def release(self):
         """Release the lock. Raises RuntimeError if this thread does not hold it.
@@ -404,6 +470,44 @@ class Condition(_Sent, _core.SharedCondition):
             self.wait(left)
         return result
 
+    async def async_wait(self, timeout=None):
+        """Release the lock until notified, while the event loop goes on, and return True with the lock.
+
+        Returns False after `timeout` seconds, with the lock. Raises RuntimeError if this task does not hold the lock,
+        or no thread can be started. A task that is cancelled has the lock again before it sees CancelledError, as
+        with asyncio's conditions.
+
+            >>> import asyncio
+            >>> async def main(condition):
+            ...     async with condition:
+            ...         return await condition.async_wait(timeout=0.001)
+            >>> asyncio.run(main(pyconc.shared.Condition()))
+            False
+        """
+        from pyconc import _shared_async
+
+        return await _shared_async.until_notified(self, timeout)
+
+    async def async_wait_for(self, predicate, timeout=None):
+        """Wait until predicate() is true and return that; or what it returned last, after `timeout` seconds.
+
+        The predicate is a plain function, called with the lock. Raises what async_wait() and the predicate raise.
+
+            >>> import asyncio
+            >>> async def main(condition):
+            ...     async with condition:
+            ...         return await condition.async_wait_for(lambda: 0, timeout=0.001)
+            >>> asyncio.run(main(pyconc.shared.Condition()))
+            0
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not (result := predicate()):
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            await self.async_wait(left)
+        return result
+
     def notify(self, n=1):
         """Let n of those that wait go on, once the lock is released. RuntimeError if this thread does not hold it.
 
@@ -446,6 +550,40 @@ class Barrier(threading.Barrier):
         self._parties = parties
         self._action = action
         self._timeout = timeout
+
+    async def async_wait(self, timeout=None):
+        """Wait for the others, while the event loop goes on, and return a number that none of them gets.
+
+        timeout: in seconds, after which the barrier breaks for all; None: the barrier's. The last to come calls the
+        action, and does not await it. Raises threading.BrokenBarrierError, what the action raises, and RuntimeError if
+        no loop runs or no thread can be started. A task that is cancelled was never there.
+
+            >>> import asyncio
+            >>> async def main(barrier):
+            ...     return sorted(await asyncio.gather(barrier.async_wait(), barrier.async_wait()))
+            >>> asyncio.run(main(pyconc.shared.Barrier(2)))
+            [0, 1]
+        """
+        # As threading's wait(): filling is 0, draining 1, being reset -1, broken -2.
+        timeout = self._timeout if timeout is None else timeout
+        async with self._cond:
+            await self._cond.async_wait_for(lambda: self._state not in (-1, 1))
+            if self._state < 0:
+                raise threading.BrokenBarrierError
+            index = self._count
+            self._count += 1
+            try:
+                if index + 1 == self._parties:
+                    self._release()
+                else:
+                    if not await self._cond.async_wait_for(lambda: self._state != 0, timeout):
+                        self._break()
+                    if self._state < 0:
+                        raise threading.BrokenBarrierError
+                return index
+            finally:
+                self._count -= 1
+                self._exit()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

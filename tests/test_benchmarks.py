@@ -73,7 +73,12 @@ ROWS = {
         "a program's next pool, one result, shut down",
         *WITHOUT_BASELINE["processes"],
     },
-    "shared": {"a lock, taken and released", "a Value, read", *WITHOUT_BASELINE["shared"]},
+    "shared": {
+        "a lock, taken and released",
+        "async with a lock, beside asyncio's",
+        "a Value, read",
+        *WITHOUT_BASELINE["shared"],
+    },
 }
 CONTESTS = {
     "deadlines": ["stopped so late", "the next call then", "under load, late: p50", "under load, late: p99"],

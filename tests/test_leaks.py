@@ -90,6 +90,7 @@ MAKERS = {
     "Worker": make_worker,
     "Waiter": lambda: _core.Waiter(),
     "SharedHeap": lambda: _core.SharedHeap(),
+    "SharedWatch": lambda: _core.SharedWatch(shared.Event(), 2),
     **{
         name: make_shared_in(shared._heap(), name)
         for name in (

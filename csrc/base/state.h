@@ -26,7 +26,8 @@
 #define MODULE_TYPES(X)                                                                         \
     X(block) X(call) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(map_feed) X(map_results) \
     X(method) X(process_queue) X(region) X(shared_cell) X(shared_condition) X(shared_event) X(shared_heap) \
-    X(shared_list) X(shared_lock) X(shared_number) X(shared_semaphore) X(thread_queue) X(waiter) X(worker)
+    X(shared_list) X(shared_lock) X(shared_number) X(shared_outcome) X(shared_semaphore) X(shared_watch) \
+    X(thread_queue) X(waiter) X(worker)
 
 // The objects of other modules that it uses.
 #define MODULE_OBJECTS(X)                                                                        \
@@ -53,6 +54,7 @@
     X(convert_exception)        /* concurrent.futures' exceptions to asyncio's */                \
     X(get_running_loop)                                                                          \
     X(loop_future_type)         /* see loop_future.c */                                          \
+    X(running_task)          /* of pyconc._asyncio_glue */                                       \
     X(adopt_loop) /* called with each loop that gets a bridge */
 
 // The classes of the standard library that a program may patch.
@@ -133,7 +135,8 @@ typedef struct module_state {
     Py_ssize_t reducers_seen;  // how many of registered_reducers were looked at,
     bool uses_reducers;        //   and whether pickling is to honour them
 
-    uint32_t thread_queues;  // how many were made
+    uint32_t thread_queues;   // how many were made
+    uint32_t shared_watches;  // how many are open
 
     list_link *untracked;  // futures that the garbage collector does not track, see future.h; borrowed
     list_link *riding;     // bridges with deliveries that ride along, see loop_bridge.h; borrowed

@@ -30,4 +30,10 @@ void futex_wake_all(_Atomic uint32_t *word);
 int futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns);
 int futex_wake_shared(_Atomic uint32_t *word, int count);
 
+// From now on this thread sleeps on shared words only while the word `stop`, of this process, is 0: set it,
+// futex_wake() it, and futex_wait_shared() returns FUTEX_INTERRUPTED.  Where the kernel cannot wait for two
+// words, it is seen within FUTEX_STOP_NS.
+#define FUTEX_STOP_NS 50000000
+void futex_stop_by(_Atomic uint32_t *stop);
+
 #endif

@@ -17,7 +17,7 @@
 typedef struct held_lock {
     robust_lock *lock;
     uintptr_t next;  // what the lock's link said when this thread last wrote it
-    uint32_t depth;
+    robust_hold hold;
 } held_lock;
 
 // Owner thread only.
@@ -143,7 +143,7 @@ join_list(thread_locks *self, robust_lock *lock)
     atomic_store_explicit(previous_of(next), entry_of(lock), memory_order_relaxed);
     keep_order();  // the list is whole whenever the kernel looks
     atomic_store_explicit(first_of(self), entry_of(lock), memory_order_relaxed);
-    self->held[self->count++] = (held_lock){.lock = lock, .next = next, .depth = 1};
+    self->held[self->count++] = (held_lock){.lock = lock, .next = next, .hold = {.depth = 1}};
 }
 
 static void
@@ -178,6 +178,24 @@ leave_list(thread_locks *self, held_lock *held)
 
 // ---- the lock ----
 
+// Sleeps once on a word that names a holder; it is read again then.
+static int
+sleep_on(robust_lock *lock, uint32_t *word, int64_t deadline_ns)
+{
+    if ((*word & FUTEX_WAITERS) == 0) {
+        // Relaxed: the wait compares the word again.
+        if (!atomic_compare_exchange_weak_explicit(&lock->word, word, *word | FUTEX_WAITERS,
+                                                   memory_order_relaxed, memory_order_relaxed)) {
+            return FUTEX_OK;
+        }
+        *word |= FUTEX_WAITERS;
+    }
+    int rc = futex_wait_shared(&lock->word, *word, deadline_ns);
+    // Relaxed: it is compared again.
+    *word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+    return rc;
+}
+
 int
 robust_lock_acquire(robust_lock *lock, int64_t deadline_ns)
 {
@@ -202,21 +220,11 @@ robust_lock_acquire(robust_lock *lock, int64_t deadline_ns)
             set_pending(self, 0);
             return FUTEX_TIMED_OUT;
         }
-        if ((word & FUTEX_WAITERS) == 0) {
-            // Relaxed: the wait compares the word again.
-            if (!atomic_compare_exchange_weak_explicit(&lock->word, &word, word | FUTEX_WAITERS,
-                                                       memory_order_relaxed, memory_order_relaxed)) {
-                continue;
-            }
-            word |= FUTEX_WAITERS;
-        }
-        rc = futex_wait_shared(&lock->word, word, deadline_ns);
+        rc = sleep_on(lock, &word, deadline_ns);
         if (rc != FUTEX_OK) {
             set_pending(self, 0);
             return rc;
         }
-        // Relaxed, as above.
-        word = atomic_load_explicit(&lock->word, memory_order_relaxed);
     }
     join_list(self, lock);
     rc = (word & FUTEX_OWNER_DIED) != 0 ? ROBUST_LOCK_ABANDONED : ROBUST_LOCK_OK;
@@ -276,11 +284,42 @@ robust_lock_is_taken(const robust_lock *lock)
     return (atomic_load_explicit(&lock->word, memory_order_relaxed) & FUTEX_TID_MASK) != 0;
 }
 
-uint32_t *
-robust_lock_depth(const robust_lock *lock)
+robust_hold *
+robust_lock_hold(const robust_lock *lock)
 {
     held_lock *held = find_lock(&here, lock);
-    return held == NULL ? NULL : &held->depth;
+    return held == NULL ? NULL : &held->hold;
+}
+
+int
+robust_lock_await(robust_lock *lock)
+{
+    thread_locks *self = this_thread();
+    if (self == NULL) {
+        return ROBUST_LOCK_REFUSED;
+    }
+    set_pending(self, entry_of(lock));
+    // Relaxed: nothing is done with what it guards.
+    uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+    while ((word & FUTEX_TID_MASK) != 0) {
+        int rc = sleep_on(lock, &word, FUTEX_NO_DEADLINE);
+        if (rc != FUTEX_OK) {
+            set_pending(self, 0);
+            return rc;
+        }
+    }
+    return ROBUST_LOCK_OK;
+}
+
+void
+robust_lock_pass(robust_lock *lock)
+{
+    // Relaxed: whoever has taken it since wakes the next in turn, as WAITERS stays set while somebody sleeps.
+    uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
+    if ((word & FUTEX_TID_MASK) == 0 && (word & FUTEX_WAITERS) != 0) {
+        futex_wake_shared(&lock->word, 1);
+    }
+    set_pending(&here, 0);
 }
 
 bool

@@ -84,8 +84,22 @@ int robust_lock_release(robust_lock *lock);
 // Whether some thread holds it now.
 bool robust_lock_is_taken(const robust_lock *lock);
 
-// How often this thread has entered the lock: 1 after robust_lock_acquire().  NULL: it does not hold it.
-uint32_t *robust_lock_depth(const robust_lock *lock);
+// How this thread holds the lock, for its user to keep.
+typedef struct robust_hold {
+    uint32_t depth;  // how often it has entered it: 1 after robust_lock_acquire()
+    void *owner;     // which of its tasks has: NULL after that
+} robust_hold;
+
+// NULL: this thread does not hold it.
+robust_hold *robust_lock_hold(const robust_lock *lock);
+
+// Sleeps until nobody holds the lock, and does not take it: ROBUST_LOCK_OK, or as robust_lock_acquire().
+// After ROBUST_LOCK_OK this thread is the one that was woken.  Nobody else is, unless somebody takes the lock
+// and releases it, until it calls robust_lock_pass(), or ends.  It takes and releases no lock in between.
+int robust_lock_await(robust_lock *lock);
+
+// Wakes the next that waits, if the lock is still free.
+void robust_lock_pass(robust_lock *lock);
 
 // From here to robust_bell_done(): if this thread ends, the kernel wakes one thread that sleeps on the word.
 // The low 30 bits of the word are always 0.  No lock is taken or released in between.

@@ -70,6 +70,32 @@ take_permit(shared_cell *cell)
     return false;
 }
 
+// Becomes the sleeper, until is_over() or an error.  It is still that on return if it is over and it does not
+// leave.
+static int
+queue_for_permit(shared_cell *cell, int64_t deadline_ns, bool (*is_over)(shared_cell *cell), bool leaves)
+{
+    int rc = robust_lock_acquire(&cell->lock, deadline_ns);
+    if (rc < 0) {
+        return rc;
+    }
+    for (;;) {
+        store(&cell->words[BELL], SLEEPING);
+        if (is_over(cell)) {
+            rc = FUTEX_OK;
+            break;
+        }
+        rc = futex_wait_shared(&cell->words[BELL], SLEEPING, deadline_ns);
+        if (rc != FUTEX_OK) {
+            break;
+        }
+    }
+    if (rc != FUTEX_OK || leaves) {
+        shared_semaphore_pass(cell);
+    }
+    return rc;
+}
+
 int
 shared_semaphore_acquire(shared_cell *cell, int64_t deadline_ns)
 {
@@ -79,24 +105,26 @@ shared_semaphore_acquire(shared_cell *cell, int64_t deadline_ns)
     if (deadline_ns == ROBUST_LOCK_NO_WAIT) {
         return FUTEX_TIMED_OUT;
     }
-    int rc = robust_lock_acquire(&cell->lock, deadline_ns);
-    if (rc < 0) {
-        return rc;
-    }
-    for (;;) {
-        store(&cell->words[BELL], SLEEPING);
-        if (take_permit(cell)) {
-            rc = FUTEX_OK;
-            break;
-        }
-        rc = futex_wait_shared(&cell->words[BELL], SLEEPING, deadline_ns);
-        if (rc != FUTEX_OK) {
-            break;
-        }
-    }
+    return queue_for_permit(cell, deadline_ns, take_permit, true);
+}
+
+static bool
+has_permit(shared_cell *cell)
+{
+    return load(&cell->words[PERMITS]) > 0;
+}
+
+int
+shared_semaphore_await(shared_cell *cell)
+{
+    return queue_for_permit(cell, FUTEX_NO_DEADLINE, has_permit, false);
+}
+
+void
+shared_semaphore_pass(shared_cell *cell)
+{
     store(&cell->words[BELL], 0);
     robust_lock_release(&cell->lock);
-    return rc;
 }
 
 int
@@ -157,13 +185,18 @@ shared_event_clear(shared_cell *cell)
     atomic_fetch_and_explicit(&cell->words[EVENT], ~SET, memory_order_seq_cst);
 }
 
+uint32_t
+shared_event_times(const shared_cell *cell)
+{
+    return load(&cell->words[TIMES]);
+}
+
 int
-shared_event_wait(shared_cell *cell, int64_t deadline_ns)
+shared_event_wait(shared_cell *cell, uint32_t times, int64_t deadline_ns)
 {
     _Atomic uint32_t *event = &cell->words[EVENT];
-    uint32_t times = load(&cell->words[TIMES]);
     uint32_t now = load(event);
-    if ((now & SET) != 0) {
+    if ((now & SET) != 0 || times != load(&cell->words[TIMES])) {
         return FUTEX_OK;
     }
     if (deadline_ns == ROBUST_LOCK_NO_WAIT) {
@@ -231,19 +264,36 @@ shared_condition_enter(shared_cell *cell)
 int
 shared_condition_sleep(shared_cell *cell, shared_ticket *ticket, int64_t deadline_ns)
 {
-    for (;;) {
-        uint32_t turn = load(&cell->words[TURN]);
-        if (turn != ticket->turn) {
-            ticket->turn = turn;
-            if (may_take(cell, *ticket)) {
-                return FUTEX_OK;
-            }
-        }
+    while (!shared_condition_look(cell, ticket)) {
         int rc = futex_wait_shared(&cell->words[TURN], ticket->turn, deadline_ns);
         if (rc != FUTEX_OK) {
             return rc;
         }
     }
+    return FUTEX_OK;
+}
+
+bool
+shared_condition_look(const shared_cell *cell, shared_ticket *ticket)
+{
+    uint32_t turn = load(&cell->words[TURN]);
+    if (turn == ticket->turn) {
+        return false;
+    }
+    ticket->turn = turn;
+    return may_take(cell, *ticket);
+}
+
+int
+shared_condition_await(shared_cell *cell, uint32_t turn)
+{
+    while (load(&cell->words[TURN]) == turn) {
+        int rc = futex_wait_shared(&cell->words[TURN], turn, FUTEX_NO_DEADLINE);
+        if (rc != FUTEX_OK) {
+            return rc;
+        }
+    }
+    return FUTEX_OK;
 }
 
 bool

@@ -40,10 +40,18 @@ uint32_t shared_semaphore_permits(const shared_cell *cell);
 int shared_semaphore_acquire(shared_cell *cell, int64_t deadline_ns);
 int shared_semaphore_release(shared_cell *cell, uint32_t permits);
 
+// Sleeps until there is a permit, and does not take it.  After FUTEX_OK nobody else is woken for one until
+// this thread calls shared_semaphore_pass(), or ends.
+int shared_semaphore_await(shared_cell *cell);
+void shared_semaphore_pass(shared_cell *cell);
+
 bool shared_event_is_set(const shared_cell *cell);
 int shared_event_set(shared_cell *cell);
 void shared_event_clear(shared_cell *cell);
-int shared_event_wait(shared_cell *cell, int64_t deadline_ns);
+
+// How often it was set so far; FUTEX_OK once it is set, or was set since.
+uint32_t shared_event_times(const shared_cell *cell);
+int shared_event_wait(shared_cell *cell, uint32_t times, int64_t deadline_ns);
 
 // A place in a condition.
 typedef struct shared_ticket {
@@ -54,6 +62,9 @@ typedef struct shared_ticket {
 shared_ticket shared_condition_enter(shared_cell *cell);
 // Without it.  FUTEX_OK: there may be a grant for the ticket.
 int shared_condition_sleep(shared_cell *cell, shared_ticket *ticket, int64_t deadline_ns);
+// The same for whoever waits for several tickets: it sleeps until there is another turn, and then looks.
+int shared_condition_await(shared_cell *cell, uint32_t turn);
+bool shared_condition_look(const shared_cell *cell, shared_ticket *ticket);
 // With the lock: whether there was a grant, which is now taken.
 bool shared_condition_take(shared_cell *cell, shared_ticket ticket);
 // With the lock: give up the place of one that has taken no grant.

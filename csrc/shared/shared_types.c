@@ -4,6 +4,19 @@
 
 #include "core/clock.h"
 #include "core/shared_sync.h"
+#include "core/shared_watch.h"
+
+// Nothing in it changes.
+typedef struct SharedOutcomeObject {
+    PyObject_HEAD
+    bool is_true;  // or None
+} SharedOutcomeObject;
+
+// Guarded by the GIL.
+typedef struct SharedWatchObject {
+    PyObject_HEAD
+    shared_watch *watch;  // NULL: closed
+} SharedWatchObject;
 
 // ---- waiting ----
 
@@ -48,6 +61,255 @@ PyDoc_STRVAR(exit_doc,
 "__exit__($self, /, *error)\n--\n\n"
 "release().");
 
+// ---- tasks ----
+//
+// What is free is taken at once, without a coroutine.  As soon as any task of the interpreter waits for any
+// object, pyconc._shared_async sees to the order of those that wait.
+
+// An awaitable that has its value already: True if the function returns that, else None.
+static PyObject *
+at_once(PyObject *op, PyObject *(*function)(PyObject *op))
+{
+    PyTypeObject *type = module_state_of(Py_TYPE(op))->shared_outcome_type;
+    SharedOutcomeObject *self = (SharedOutcomeObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    PyObject *value = function(op);
+    if (value == NULL) {
+        Py_CLEAR(self);
+    }
+    else {
+        self->is_true = value == Py_True;
+        Py_DECREF(value);
+    }
+    return (PyObject *)self;
+}
+
+// What __aenter__() returns.  try: takes the object if it can be had, and says whether.
+static PyObject *
+enter_soon(PyObject *op, PyObject *(*try)(PyObject *op))
+{
+    if (module_state_of(Py_TYPE(op))->shared_watches == 0) {
+        PyObject *outcome = at_once(op, try);
+        if (outcome == NULL || ((SharedOutcomeObject *)outcome)->is_true) {
+            return outcome;
+        }
+        Py_DECREF(outcome);
+    }
+    return PyObject_CallMethod(op, "async_acquire", NULL);
+}
+
+// After a release: the first of this loop's tasks that wait for it has its turn.  0, or -1 with an exception.
+static int
+tell_tasks(PyObject *op)
+{
+    if (module_state_of(Py_TYPE(op))->shared_watches == 0) {
+        return 0;
+    }
+    PyObject *told = PyObject_CallMethod(op, "_tell_tasks", NULL);
+    Py_XDECREF(told);
+    return told == NULL ? -1 : 0;
+}
+
+PyDoc_STRVAR(aenter_doc,
+"__aenter__($self, /)\n--\n\n"
+"async_acquire().");
+
+PyDoc_STRVAR(aexit_doc,
+"__aexit__($self, /, *error)\n--\n\n"
+"release().");
+
+static void
+outcome_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyObject *
+outcome_value(PyObject *op)
+{
+    return ((SharedOutcomeObject *)op)->is_true ? Py_True : Py_None;
+}
+
+static PyObject *
+outcome_next(PyObject *op)
+{
+    PyErr_SetObject(PyExc_StopIteration, outcome_value(op));
+    return NULL;
+}
+
+static PySendResult
+outcome_send(PyObject *op, PyObject *Py_UNUSED(sent), PyObject **result)
+{
+    *result = Py_NewRef(outcome_value(op));
+    return PYGEN_RETURN;
+}
+
+PyDoc_STRVAR(outcome_doc,
+"What a call that had not to wait returns to be awaited.");
+
+static PyType_Slot outcome_slots[] = {
+    {Py_tp_dealloc, outcome_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, outcome_next},
+    {Py_am_await, PyObject_SelfIter},
+    {Py_am_send, outcome_send},
+    {Py_tp_doc, (void *)outcome_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_outcome_spec = {
+    .name = "pyconc._core.SharedOutcome",
+    .basicsize = sizeof(SharedOutcomeObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = outcome_slots,
+};
+
+// ---- watch ----
+
+static SharedWatchObject *
+as_watch(PyObject *op)
+{
+    return (SharedWatchObject *)op;
+}
+
+static PyObject *
+watch_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    static char *keywords[] = {"", "", "", NULL};
+    module_state *state = module_state_of(type);
+    PyObject *cell;
+    int what;
+    unsigned int seen = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!i|I:SharedWatch", keywords, state->shared_cell_type,
+                                     &cell, &what, &seen)) {
+        return NULL;
+    }
+    SharedWatchObject *self = (SharedWatchObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    SharedCellObject *watched = shared_cell_of(cell);
+    int error;
+    Py_BEGIN_ALLOW_THREADS
+    self->watch = shared_watch_open(watched->heap, watched->index, (shared_watched)what, seen);
+    error = errno;
+    Py_END_ALLOW_THREADS
+    if (self->watch == NULL) {
+        Py_DECREF(self);
+        if (error == EAGAIN) {
+            PyErr_SetString(PyExc_RuntimeError, "can't start new thread");
+            return NULL;
+        }
+        errno = error;
+        return error == ENOMEM ? PyErr_NoMemory() : PyErr_SetFromErrno(PyExc_OSError);
+    }
+    state->shared_watches++;
+    return (PyObject *)self;
+}
+
+static void
+close_watch(PyObject *op)
+{
+    shared_watch *watch = as_watch(op)->watch;
+    if (watch != NULL) {
+        as_watch(op)->watch = NULL;
+        module_state_of(Py_TYPE(op))->shared_watches--;
+        shared_watch_close(watch);
+    }
+}
+
+static void
+watch_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    close_watch(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyDoc_STRVAR(watch_fileno_doc,
+"fileno($self, /)\n--\n\n"
+"Return the file descriptor that becomes readable when it rings; -1 if it is closed.");
+
+static PyObject *
+watch_fileno(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLong(as_watch(op)->watch == NULL ? -1 : shared_watch_fd(as_watch(op)->watch));
+}
+
+PyDoc_STRVAR(watch_clear_doc,
+"clear($self, /)\n--\n\n"
+"Hear it: it is not readable any more.");
+
+static PyObject *
+watch_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (as_watch(op)->watch != NULL) {
+        shared_watch_clear(as_watch(op)->watch);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(watch_look_doc,
+"look($self, seen=0, /)\n--\n\n"
+"Have it look again, if it rang.");
+
+static PyObject *
+watch_look(PyObject *op, PyObject *args)
+{
+    unsigned int seen = 0;
+    if (!PyArg_ParseTuple(args, "|I:look", &seen)) {
+        return NULL;
+    }
+    if (as_watch(op)->watch != NULL) {
+        shared_watch_look(as_watch(op)->watch, seen);
+    }
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(watch_close_doc,
+"close($self, /)\n--\n\n"
+"End its thread, without waiting for that.");
+
+static PyObject *
+watch_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    close_watch(op);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef watch_methods[] = {
+    {"fileno", watch_fileno, METH_NOARGS, watch_fileno_doc},
+    {"clear", watch_clear, METH_NOARGS, watch_clear_doc},
+    {"look", watch_look, METH_VARARGS, watch_look_doc},
+    {"close", watch_close, METH_NOARGS, watch_close_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+PyDoc_STRVAR(watch_doc,
+"SharedWatch(cell, what, seen=0, /)\n--\n\n"
+"A thread that sleeps for a loop until a cell's lock (what: 0) is free, there is a permit (1), an event was\n"
+"set after `seen` times (2), or a condition has another turn than `seen` (3).");
+
+static PyType_Slot watch_slots[] = {
+    {Py_tp_new, watch_new},
+    {Py_tp_dealloc, watch_dealloc},
+    {Py_tp_methods, watch_methods},
+    {Py_tp_doc, (void *)watch_doc},
+    {0, NULL},
+};
+
+PyType_Spec shared_watch_spec = {
+    .name = "pyconc._core.SharedWatch",
+    .basicsize = sizeof(SharedWatchObject),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = watch_slots,
+};
+
 // ---- lock ----
 
 static int
@@ -90,14 +352,63 @@ raise_abandoned(uint32_t by)
     return NULL;
 }
 
+// The asyncio task that runs in this thread, a new reference: NULL without an exception if there is none.
+static PyObject *
+running_task(PyObject *op)
+{
+    module_state *state = module_state_of(Py_TYPE(op));
+    if (state->running_task == NULL) {
+        PyObject *module = PyImport_ImportModule("pyconc._asyncio_glue");
+        PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, "running_task");
+        Py_XDECREF(module);
+        if (found == NULL) {
+            return NULL;
+        }
+        Py_XSETREF(state->running_task, found);
+    }
+    PyObject *task = PyObject_CallNoArgs(state->running_task);
+    if (task == Py_None) {
+        Py_CLEAR(task);
+    }
+    return task;
+}
+
+static robust_hold *
+hold_of(PyObject *op)
+{
+    return robust_lock_hold(&shared_cell_of(op)->cell->lock);
+}
+
+// Whether what runs here, of all in this thread, is who entered the lock: a task, or anything if no task has.
+// -1 with an exception.
+static int
+is_entered_here(PyObject *op)
+{
+    robust_hold *hold = hold_of(op);
+    if (hold == NULL || hold->owner == NULL) {
+        return hold != NULL;
+    }
+    PyObject *task = running_task(op);
+    if (task == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    hold = hold_of(op);  // Python has run: the thread's holds may have moved
+    int is_owner = hold != NULL && task != NULL && hold->owner == task;
+    Py_XDECREF(task);
+    return is_owner;
+}
+
 // True or False, as acquire() returns it.
 static PyObject *
 lock_take(PyObject *op, int64_t deadline_ns)
 {
     SharedCellObject *self = shared_cell_of(op);
-    uint32_t *depth = self->is_reentrant ? robust_lock_depth(&self->cell->lock) : NULL;
-    if (depth != NULL) {
-        *depth += 1;
+    int is_here = self->is_reentrant ? is_entered_here(op) : 0;
+    if (is_here != 0) {
+        if (is_here < 0) {
+            return NULL;
+        }
+        hold_of(op)->depth += 1;
         Py_RETURN_TRUE;
     }
     int rc = shared_wait(op, wait_for_lock, NULL, deadline_ns, true);
@@ -112,12 +423,25 @@ lock_take(PyObject *op, int64_t deadline_ns)
     return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_True);
 }
 
+// Releases the lock that this thread holds, however often it was entered.
+static int
+release_all(PyObject *op)
+{
+    PyObject *owner = hold_of(op)->owner;
+    robust_lock_release(&shared_cell_of(op)->cell->lock);
+    Py_XDECREF(owner);
+    return tell_tasks(op);
+}
+
 static PyObject *
 lock_let_go(PyObject *op)
 {
     SharedCellObject *self = shared_cell_of(op);
-    uint32_t *depth = robust_lock_depth(&self->cell->lock);
-    if (depth == NULL) {
+    int is_here = is_entered_here(op);
+    if (is_here < 0) {
+        return NULL;
+    }
+    if (is_here == 0) {
         bool is_taken = robust_lock_is_taken(&self->cell->lock);
         PyErr_SetString(PyExc_RuntimeError,
                         self->is_reentrant ? "cannot release un-acquired lock"
@@ -125,8 +449,8 @@ lock_let_go(PyObject *op)
                                            : "release unlocked lock");
         return NULL;
     }
-    if (--*depth == 0) {
-        robust_lock_release(&self->cell->lock);
+    if (--hold_of(op)->depth == 0 && release_all(op) < 0) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }
@@ -195,7 +519,8 @@ PyDoc_STRVAR(lock_is_owned_doc,
 static PyObject *
 lock_is_owned(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return PyBool_FromLong(robust_lock_depth(&shared_cell_of(op)->cell->lock) != NULL);
+    int is_here = is_entered_here(op);
+    return is_here < 0 ? NULL : PyBool_FromLong(is_here);
 }
 
 PyDoc_STRVAR(lock_release_save_doc,
@@ -205,13 +530,15 @@ PyDoc_STRVAR(lock_release_save_doc,
 static PyObject *
 lock_release_save(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    uint32_t *depth = robust_lock_depth(&shared_cell_of(op)->cell->lock);
-    if (depth == NULL) {
+    robust_hold *hold = hold_of(op);
+    if (hold == NULL) {
         return lock_let_go(op);  // which says why that cannot be
     }
-    uint32_t saved = *depth;
-    robust_lock_release(&shared_cell_of(op)->cell->lock);
-    return PyLong_FromUnsignedLong(saved);
+    PyObject *saved = PyLong_FromUnsignedLong(hold->depth);
+    if (saved != NULL && release_all(op) < 0) {
+        Py_CLEAR(saved);
+    }
+    return saved;
 }
 
 PyDoc_STRVAR(lock_acquire_restore_doc,
@@ -229,15 +556,79 @@ lock_acquire_restore(PyObject *op, PyObject *arg)
     if (rc < 0) {
         return shared_raise(rc);
     }
-    *robust_lock_depth(&shared_cell_of(op)->cell->lock) = (uint32_t)saved;
+    hold_of(op)->depth = (uint32_t)saved;
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(lock_try_doc,
+"_try($self, saved, /)\n--\n\n"
+"For tasks: take it if it is free, or, a reentrant one, if the running task has it, and return whether it\n"
+"is that task's now.  With saved > 0, as _acquire_restore().");
+
+static PyObject *
+task_take(PyObject *op, uint32_t saved)
+{
+    SharedCellObject *self = shared_cell_of(op);
+    PyObject *task = NULL;
+    if (self->is_reentrant) {
+        task = running_task(op);
+        if (task == NULL && PyErr_Occurred()) {
+            return NULL;
+        }
+        robust_hold *hold = hold_of(op);
+        if (hold != NULL && task != NULL && hold->owner == task) {
+            hold->depth += 1;
+            Py_DECREF(task);
+            Py_RETURN_TRUE;
+        }
+    }
+    int rc = robust_lock_acquire(&self->cell->lock, ROBUST_LOCK_NO_WAIT);
+    if (rc < 0) {
+        Py_XDECREF(task);
+        return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_False) : shared_raise(rc);
+    }
+    robust_hold *hold = hold_of(op);
+    hold->owner = task;  // the hold owns it now
+    if (saved > 0) {
+        hold->depth = saved;
+    }
+    else if (rc == ROBUST_LOCK_ABANDONED && self->raises) {
+        uint32_t by = abandoned_by(self->cell);
+        return release_all(op) < 0 ? NULL : raise_abandoned(by);
+    }
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+lock_try(PyObject *op, PyObject *arg)
+{
+    unsigned long saved = PyLong_AsUnsignedLong(arg);
+    return saved == (unsigned long)-1 && PyErr_Occurred() ? NULL : task_take(op, (uint32_t)saved);
+}
+
+static PyObject *
+task_take_anew(PyObject *op)
+{
+    return task_take(op, 0);
+}
+
+static PyObject *
+lock_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return enter_soon(op, task_take_anew);
+}
+
+static PyObject *
+lock_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return at_once(op, lock_let_go);
 }
 
 static PyObject *
 lock_abandoned(PyObject *op, void *Py_UNUSED(closure))
 {
     SharedCellObject *self = shared_cell_of(op);
-    uint32_t by = robust_lock_depth(&self->cell->lock) == NULL ? 0 : abandoned_by(self->cell);
+    uint32_t by = robust_lock_hold(&self->cell->lock) == NULL ? 0 : abandoned_by(self->cell);
     if (by == 0) {
         Py_RETURN_NONE;
     }
@@ -250,6 +641,9 @@ static PyMethodDef lock_methods[] = {
     {"locked", lock_locked, METH_NOARGS, lock_locked_doc},
     {"__enter__", lock_enter, METH_NOARGS, enter_doc},
     {"__exit__", FASTCALL(lock_exit), METH_FASTCALL, exit_doc},
+    {"__aenter__", lock_aenter, METH_NOARGS, aenter_doc},
+    {"__aexit__", FASTCALL(lock_aexit), METH_FASTCALL, aexit_doc},
+    {"_try", lock_try, METH_O, lock_try_doc},
     {"_is_owned", lock_is_owned, METH_NOARGS, lock_is_owned_doc},
     {"_release_save", lock_release_save, METH_NOARGS, lock_release_save_doc},
     {"_acquire_restore", lock_acquire_restore, METH_O, lock_acquire_restore_doc},
@@ -328,6 +722,16 @@ semaphore_acquire(PyObject *op, PyObject *args, PyObject *kwargs)
     return read_acquire(args, kwargs, &deadline_ns) < 0 ? NULL : semaphore_take(op, deadline_ns);
 }
 
+static PyObject *
+semaphore_give(PyObject *op, uint32_t permits)
+{
+    int rc = shared_semaphore_release(shared_cell_of(op)->cell, permits);
+    if (rc < 0) {
+        return shared_raise(rc);
+    }
+    return tell_tasks(op) < 0 ? NULL : Py_NewRef(Py_None);
+}
+
 PyDoc_STRVAR(semaphore_release_doc,
 "release($self, /, n=1)\n--\n\n"
 "Add n permits, from any thread of any process. ValueError if n < 1, or there would be too many.\n\n"
@@ -348,9 +752,8 @@ semaphore_release(PyObject *op, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_ValueError, "n must be one or more");
         return NULL;
     }
-    int rc = count > SHARED_PERMITS_MAX ? SHARED_SYNC_TOO_MANY
-                                        : shared_semaphore_release(shared_cell_of(op)->cell, (uint32_t)count);
-    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
+    return count > SHARED_PERMITS_MAX ? shared_raise(SHARED_SYNC_TOO_MANY)
+                                      : semaphore_give(op, (uint32_t)count);
 }
 
 PyDoc_STRVAR(semaphore_get_value_doc,
@@ -374,8 +777,41 @@ semaphore_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 semaphore_exit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
 {
-    int rc = shared_semaphore_release(shared_cell_of(op)->cell, 1);
-    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
+    return semaphore_give(op, 1);
+}
+
+PyDoc_STRVAR(semaphore_try_doc,
+"_try($self, saved, /)\n--\n\n"
+"For tasks: take a permit if there is one, and return whether there was.");
+
+static PyObject *
+take_now(PyObject *op)
+{
+    return semaphore_take(op, ROBUST_LOCK_NO_WAIT);
+}
+
+static PyObject *
+give_one(PyObject *op)
+{
+    return semaphore_give(op, 1);
+}
+
+static PyObject *
+semaphore_try(PyObject *op, PyObject *Py_UNUSED(saved))
+{
+    return take_now(op);
+}
+
+static PyObject *
+semaphore_aenter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return enter_soon(op, take_now);
+}
+
+static PyObject *
+semaphore_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs))
+{
+    return at_once(op, give_one);
 }
 
 static PyMethodDef semaphore_methods[] = {
@@ -387,6 +823,9 @@ static PyMethodDef semaphore_methods[] = {
     {"get_value", semaphore_get_value, METH_NOARGS, semaphore_get_value_doc},
     {"__enter__", semaphore_enter, METH_NOARGS, enter_doc},
     {"__exit__", FASTCALL(semaphore_exit), METH_FASTCALL, exit_doc},
+    {"__aenter__", semaphore_aenter, METH_NOARGS, aenter_doc},
+    {"__aexit__", FASTCALL(semaphore_aexit), METH_FASTCALL, aexit_doc},
+    {"_try", semaphore_try, METH_O, semaphore_try_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -412,7 +851,7 @@ PyType_Spec shared_semaphore_spec = {
 static int
 wait_for_event(shared_cell *cell, int64_t deadline_ns, void *Py_UNUSED(arg))
 {
-    return shared_event_wait(cell, deadline_ns);
+    return shared_event_wait(cell, shared_event_times(cell), deadline_ns);
 }
 
 PyDoc_STRVAR(event_is_set_doc,
@@ -480,11 +919,38 @@ event_wait(PyObject *op, PyObject *args, PyObject *kwargs)
                                                                 : Py_NewRef(Py_True);
 }
 
+PyDoc_STRVAR(event_times_doc,
+"_times($self, /)\n--\n\n"
+"For tasks: return how often it was set.");
+
+static PyObject *
+event_times(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromUnsignedLong(shared_event_times(shared_cell_of(op)->cell));
+}
+
+PyDoc_STRVAR(event_was_set_doc,
+"_was_set($self, times, /)\n--\n\n"
+"For tasks: return whether it is set, or was set since _times().");
+
+static PyObject *
+event_was_set(PyObject *op, PyObject *arg)
+{
+    unsigned long times = PyLong_AsUnsignedLong(arg);
+    if (times == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int rc = shared_event_wait(shared_cell_of(op)->cell, (uint32_t)times, ROBUST_LOCK_NO_WAIT);
+    return PyBool_FromLong(rc == FUTEX_OK);
+}
+
 static PyMethodDef event_methods[] = {
     {"is_set", event_is_set, METH_NOARGS, event_is_set_doc},
     {"set", event_set, METH_NOARGS, event_set_doc},
     {"clear", event_clear, METH_NOARGS, event_clear_doc},
     {"wait", (PyCFunction)(void (*)(void))event_wait, METH_VARARGS | METH_KEYWORDS, event_wait_doc},
+    {"_times", event_times, METH_NOARGS, event_times_doc},
+    {"_was_set", event_was_set, METH_O, event_was_set_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -546,6 +1012,22 @@ condition_sleep(PyObject *op, PyObject *args)
     int rc = shared_wait(op, wait_for_grant, &ticket, deadline_ns, true);
     return rc == FUTEX_TIMED_OUT ? Py_NewRef(Py_None) : rc < 0 ? shared_raise(rc)
                                                                : PyLong_FromUnsignedLong(ticket.turn);
+}
+
+PyDoc_STRVAR(condition_look_doc,
+"_look($self, ticket, turn, /)\n--\n\n"
+"For tasks, without the lock: return (the turn now, whether there may be a grant).");
+
+static PyObject *
+condition_look(PyObject *op, PyObject *args)
+{
+    unsigned int number, turn;
+    if (!PyArg_ParseTuple(args, "II:_look", &number, &turn)) {
+        return NULL;
+    }
+    shared_ticket ticket = {.number = number, .turn = turn};
+    bool may_take = shared_condition_look(shared_cell_of(op)->cell, &ticket);
+    return Py_BuildValue("IN", (unsigned int)ticket.turn, PyBool_FromLong(may_take));
 }
 
 PyDoc_STRVAR(condition_take_doc,
@@ -614,6 +1096,7 @@ condition_set_word(PyObject *op, PyObject *value, void *place)
 static PyMethodDef condition_methods[] = {
     {"_enter", condition_enter, METH_NOARGS, condition_enter_doc},
     {"_sleep", condition_sleep, METH_VARARGS, condition_sleep_doc},
+    {"_look", condition_look, METH_VARARGS, condition_look_doc},
     {"_take", condition_take, METH_O, condition_take_doc},
     {"_leave", condition_leave, METH_NOARGS, condition_leave_doc},
     {"_notify", condition_notify, METH_O, condition_notify_doc},

@@ -4,7 +4,9 @@
 
 #include "base/compat.h"
 
-// All derive from the type of shared_cell.h.
+extern PyType_Spec shared_outcome_spec;
+extern PyType_Spec shared_watch_spec;
+// These derive from the type of shared_cell.h:
 extern PyType_Spec shared_lock_spec;
 extern PyType_Spec shared_semaphore_spec;
 extern PyType_Spec shared_event_spec;

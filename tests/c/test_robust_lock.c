@@ -62,11 +62,11 @@ a_lock_is_taken_and_released(void)
 {
     scene *s = scene_new();
     robust_lock *lock = &s->locks[0];
-    CHECK(robust_lock_depth(lock) == NULL);
+    CHECK(robust_lock_hold(lock) == NULL);
     CHECK_EQ(robust_lock_release(lock), ROBUST_LOCK_NOT_HELD);
     CHECK_EQ(acquire(lock), ROBUST_LOCK_OK);
     CHECK(robust_lock_is_taken(lock));
-    CHECK_EQ(*robust_lock_depth(lock), 1);
+    CHECK_EQ(robust_lock_hold(lock)->depth, 1);
     CHECK_EQ(robust_lock_acquire(lock, ROBUST_LOCK_NO_WAIT), FUTEX_TIMED_OUT);
     CHECK_EQ(robust_lock_acquire(lock, clock_now_ns() + 1000), FUTEX_TIMED_OUT);
     CHECK_EQ(robust_lock_release(lock), ROBUST_LOCK_OK);
@@ -78,7 +78,7 @@ static void
 release_from_elsewhere(void *arg)
 {
     scene *s = arg;
-    CHECK(robust_lock_depth(&s->locks[0]) == NULL);
+    CHECK(robust_lock_hold(&s->locks[0]) == NULL);
     CHECK_EQ(robust_lock_release(&s->locks[0]), ROBUST_LOCK_NOT_HELD);
 }
 
@@ -254,7 +254,7 @@ hold_some(scene *s, uint64_t seed)
         is_held[which] = !is_held[which];
     }
     for (int i = 0; i < LOCKS; i++) {
-        CHECK_EQ(robust_lock_depth(&s->locks[i]) != NULL, is_held[i]);
+        CHECK_EQ(robust_lock_hold(&s->locks[i]) != NULL, is_held[i]);
     }
 }
 
@@ -314,7 +314,7 @@ static void
 release_what_the_parent_holds(void *arg)
 {
     scene *s = arg;
-    CHECK(robust_lock_depth(&s->locks[0]) == NULL);
+    CHECK(robust_lock_hold(&s->locks[0]) == NULL);
     CHECK_EQ(robust_lock_release(&s->locks[0]), ROBUST_LOCK_NOT_HELD);
     CHECK_EQ(robust_lock_acquire(&s->locks[0], ROBUST_LOCK_NO_WAIT), FUTEX_TIMED_OUT);
     check_usable(&s->locks[1]);

@@ -197,7 +197,7 @@ static void
 wait_for_event(void *arg)
 {
     scene *s = arg;
-    if (shared_event_wait(s->cell, later()) != FUTEX_OK) {
+    if (shared_event_wait(s->cell, shared_event_times(s->cell), later()) != FUTEX_OK) {
         _exit(1);
     }
     atomic_fetch_add(&s->passed, 1);
@@ -209,8 +209,8 @@ an_event_lets_all_pass(void)
     scene s = {.cell = cell_new()};
     check_thread threads[3];
     CHECK(!shared_event_is_set(s.cell));
-    CHECK_EQ(shared_event_wait(s.cell, ROBUST_LOCK_NO_WAIT), FUTEX_TIMED_OUT);
-    CHECK_EQ(shared_event_wait(s.cell, clock_now_ns() + 1000), FUTEX_TIMED_OUT);
+    CHECK_EQ(shared_event_wait(s.cell, shared_event_times(s.cell), ROBUST_LOCK_NO_WAIT), FUTEX_TIMED_OUT);
+    CHECK_EQ(shared_event_wait(s.cell, shared_event_times(s.cell), clock_now_ns() + 1000), FUTEX_TIMED_OUT);
     for (size_t i = 0; i < CHECK_COUNT(threads); i++) {
         check_start(&threads[i], wait_for_event, &s);
         CHECK_UNTIL(check_asleep(&threads[i], &s.cell->words[0]));
