@@ -173,7 +173,7 @@ def test_what_cannot_be_carried_is_refused(Executor, context, error, what):
         Executor(1, context=context)
 
 
-@pytest.mark.parametrize("context", [None, 1, [number]], ids=str)
+@pytest.mark.parametrize("context", [None, 1, [number]], ids=lambda value: type(value).__name__)
 def test_threads_take_all_or_nothing(context):
     with pytest.raises(TypeError, match="context must be a bool"):
         pyconc.ThreadPoolExecutor(1, context=context)

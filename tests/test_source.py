@@ -210,3 +210,8 @@ def test_each_module_says_what_others_take_from_it():
         and not name.startswith("__")
     }
     assert not unsaid
+
+
+def test_names_of_tests_are_the_same_in_every_process(request):
+    """pytest-xdist refuses others, such as names with an address."""
+    assert [item.nodeid for item in request.session.items if " at 0x" in item.nodeid] == []
