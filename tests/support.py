@@ -22,6 +22,9 @@ from typing import IO, Any
 
 import pytest
 
+# Where programs that import pyconc are started: beside the sources they would import those, without the extension.
+ELSEWHERE = "/"
+
 HANG_LIMIT = 60.0  # Seconds after which a wait, or a program started by a test, is taken to hang.
 
 # Under `make test-sandbox`, /proc is empty; what the kernel says of processes is elsewhere, for tests only.

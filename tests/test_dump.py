@@ -12,7 +12,7 @@ import time
 import pytest
 from gates import ProcessGate
 from jobs import fail, hold, identity
-from support import HANG_LIMIT, await_line, run_script, start_script, wait_until
+from support import ELSEWHERE, HANG_LIMIT, await_line, run_script, start_script, wait_until
 
 import pyconc
 from pyconc import _core, _dump
@@ -25,7 +25,7 @@ COUNTS = ("submitted", "completed", "failed", "cancelled", "timed_out", "died", 
 def dump(pid, *flags, status=0, **options):
     """Return what the command prints, or the sentence that it says when there is nothing to show."""
     command = [sys.executable, "-m", "pyconc", "dump", str(pid), *flags]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_LIMIT, **options)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_LIMIT, **{"cwd": ELSEWHERE, **options})
     assert ended.returncode == status, ended
     return ended.stdout if status == 0 else ended.stderr
 

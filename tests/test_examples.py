@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import DEBUG_BUILD, HANG_LIMIT, SANITIZED, await_line, run_script, start_script, wait_until
+from support import DEBUG_BUILD, ELSEWHERE, HANG_LIMIT, SANITIZED, await_line, run_script, start_script, wait_until
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "demo")
@@ -85,7 +85,7 @@ def test_the_busy_program_is_seen_from_outside():
         awaited = {"render (processes)", "web (coroutines)", "fetch", " in resize", "disk-t0"}
 
         def has_shown_all():
-            text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ELSEWHERE).stdout
             awaited.difference_update([word for word in awaited if word in text])
             return not awaited
 

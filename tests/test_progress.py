@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 import struct
+import subprocess
 import sys
 import termios
 import threading
@@ -16,7 +17,7 @@ import coroutines
 import jobs
 import pytest
 from gates import AsyncGate, Gate, ProcessGate
-from support import run_script, start_script, wait_until
+from support import ELSEWHERE, run_script, start_script, wait_until
 
 import pyconc
 from pyconc._process import black_box
@@ -259,21 +260,16 @@ def on_terminal(program, *args):
     terminal, stderr = os.openpty()
     # So wide that no line is broken.
     fcntl.ioctl(stderr, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 200, 0, 0))
-    saved = os.dup(2)
     try:
-        os.dup2(stderr, 2)
-        command = [sys.executable, "-c", program, *args]
-        child = os.posix_spawn(sys.executable, command, os.environ)
+        child = subprocess.Popen([sys.executable, "-c", program, *args], stderr=stderr, cwd=ELSEWHERE)
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
         os.close(stderr)
     data = b""
     with contextlib.suppress(OSError):  # EIO: nobody has it open any more
         while chunk := os.read(terminal, 4096):
             data += chunk
     os.close(terminal)
-    assert os.waitpid(child, 0)[1] == 0, data
+    assert child.wait() == 0, data
     return data.decode()
 
 

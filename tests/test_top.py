@@ -15,7 +15,7 @@ import time
 import pytest
 from gates import ProcessGate
 from jobs import hold, identity
-from support import HANG_LIMIT, await_line, start_script, wait_until
+from support import ELSEWHERE, HANG_LIMIT, await_line, start_script, wait_until
 from test_dump import IDLE, count_wakeups, wait_until_at_rest
 
 import pyconc
@@ -50,6 +50,7 @@ class Terminal:
         self.seen = b""
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command)],
+            cwd=ELSEWHERE,
             env={**os.environ, "TERM": "xterm"},
             stdin=self.inside,
             stdout=self.inside,
@@ -192,7 +193,9 @@ def test_without_a_pid_there_must_be_one_program(programs, sentence, monkeypatch
 @pytest.mark.parametrize(("pid", "status"), [("0", 2), ("x", 2), (str(os.getpid()), 1)])
 def test_it_needs_a_program_and_a_terminal(pid, status):
     command = [sys.executable, "-m", "pyconc", "top", pid]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=HANG_LIMIT, stdin=subprocess.DEVNULL)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=HANG_LIMIT, stdin=subprocess.DEVNULL, cwd=ELSEWHERE
+    )
     assert ended.returncode == status
     assert ("usage:" if status == 2 else "it needs a terminal") in ended.stderr
 
