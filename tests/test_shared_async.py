@@ -857,7 +857,7 @@ def test_an_interpreter_exits_though_tasks_wait(new_loop, end):
                 task._log_destroy_pending = False
 
         loop.run_until_complete(main())
-        print("waiting")
+        print("waiting", flush=True)
         {end}
     """)
     assert finished.stdout == "waiting\n"
