@@ -190,7 +190,7 @@ def test_without_a_pid_there_must_be_one_program(programs, sentence, monkeypatch
     assert capsys.readouterr().err == f"python -m pyconc top: {sentence}\n"
 
 
-@pytest.mark.parametrize(("pid", "status"), [("0", 2), ("x", 2), (str(os.getpid()), 1)])
+@pytest.mark.parametrize(("pid", "status"), [("0", 2), ("x", 2), (str(os.getpid()), 1)], ids=["zero", "x", "own"])
 def test_it_needs_a_program_and_a_terminal(pid, status):
     command = [sys.executable, "-m", "pyconc", "top", pid]
     ended = subprocess.run(
