@@ -892,8 +892,9 @@ def test_shutdown_in_a_callback():
 
 def test_shutdown_in_a_callback_of_a_task_whose_worker_died():
     pool = pyconc.ProcessPoolExecutor(1)
-    with ProcessGate() as gate:
+    with ProcessGate() as gate, ProcessGate() as other:
         (future,) = block_workers(pool, gate)
+        pool.submit(other)  # the next worker, which may be quicker than the callback, gets no further
         queued = pool.submit(jobs.identity, 1)
         future.add_done_callback(lambda future: pool.shutdown(wait=False, cancel_futures=True))
         os.kill(*pool._processes, signal.SIGKILL)
