@@ -102,6 +102,8 @@ async def main():
         print(count, "sleep", flush=True)  # the zygote
     finally:
         pool.kill_workers()
+        if state == "waiting":
+            await asyncio.gather(*running, return_exceptions=True)
 
 asyncio.run(main())
 """

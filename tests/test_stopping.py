@@ -19,7 +19,7 @@ from stopping import FOREVER, stoppable
 from support import HANG_LIMIT, THOUSAND, another_thread, wait_until
 
 import pyconc
-from pyconc._process import signals
+from pyconc._process import kernel, signals
 
 needs_3_11 = pytest.mark.skipif(sys.version_info < (3, 11), reason="new in Python 3.11")
 
@@ -281,6 +281,57 @@ def test_no_worker_is_killed_for_a_call_that_has_ended(pool):
         wait_until(lambda future=future: future.running() or future.done())
         future.cancel()
     assert pool.submit(os.getpid).result() == pid
+
+
+@with_pool
+def test_a_signal_that_comes_to_nothing_is_sent_again(pool, tmp_path, monkeypatch):
+    """As one does whose worker was about to enter a system call."""
+    sent = []
+    send_signal = kernel.send_signal
+
+    def lose_the_first(pidfd, pid, number):
+        if number != signals.STOP:
+            return send_signal(pidfd, pid, number)
+        sent.append(pid)
+        return len(sent) < 3 or send_signal(pidfd, pid, number)
+
+    monkeypatch.setattr(kernel, "send_signal", lose_the_first)
+    future = begin_here(pool.options(on_cancel="interrupt", grace=FOREVER), tmp_path / "notes", clean_up, nothing)
+    assert future.cancel()
+    assert pyconc.wait([future], HANG_LIMIT).done == {future}
+    assert notes(tmp_path / "notes")[1:] == ["TaskCancelled"]
+    # It is sent no more.
+    wait_until(lambda: not pool._supervisor._repeats, "the supervisor to see that the call has ended")
+    assert set(sent) == set(pool._processes)
+
+
+def go_on_through_signals(path):
+    interrupted = []
+    previous = signal.getsignal(signals.STOP)
+
+    def count(number, frame):
+        interrupted.append(number)
+        previous(number, frame)
+
+    signal.signal(signals.STOP, count)
+    try:
+        try:
+            sleep_in_c(path)
+        except pyconc.TaskCancelled:
+            while len(interrupted) < 3:
+                time.sleep(0.001)
+            note(path, "goes-on")
+    finally:
+        signal.signal(signals.STOP, previous)
+
+
+@with_pool
+def test_a_call_that_goes_on_is_told_once(pool, tmp_path):
+    path = tmp_path / "notes"
+    future = begin_here(pool.options(on_cancel="interrupt", grace=FOREVER), path, go_on_through_signals)
+    assert future.cancel()
+    assert pyconc.wait([future], HANG_LIMIT).done == {future}
+    assert notes(path)[1:] == ["goes-on"]
 
 
 # --- Futures of concurrent.futures ------------------------------------------------------------------------------------

@@ -525,23 +525,43 @@ job_table_pop_stop(job_table *table, stop_order *order)
     return found;
 }
 
+// The task with this number, if it is to end; NULL: it has ended.  With the lock.
+static process_job *
+find_cancelling(job_table *table, uint64_t number)
+{
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        if (job != NULL && job->number == number) {
+            return job->state == JOB_CANCELLING ? job : NULL;
+        }
+    }
+    return NULL;
+}
+
+bool
+job_table_find_stopping(job_table *table, uint64_t number, uint32_t *worker)
+{
+    pthread_mutex_lock(&table->lock);
+    process_job *job = find_cancelling(table, number);
+    bool goes_on = job != NULL && !job_slot_has_ended(job->slot);
+    *worker = goes_on ? job_ring_taker(&table->ring, job->slot) : UINT32_MAX;
+    pthread_mutex_unlock(&table->lock);
+    return *worker != UINT32_MAX;
+}
+
 bool
 job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker)
 {
     pthread_mutex_lock(&table->lock);
     bool condemned = false;
-    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
-        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
-        if (job == NULL || job->number != number || job->state != JOB_CANCELLING) {
-            continue;
-        }
+    process_job *job = find_cancelling(table, number);
+    if (job != NULL) {
         // The claim word names whom to kill, and a stray write must not choose.
         *worker = job_ring_is_intact(&table->ring) ? job_ring_taker(&table->ring, job->slot) : UINT32_MAX;
         condemned = *worker != UINT32_MAX && job_slot_condemn(job->slot);
         if (!condemned && !job_slot_has_ended(job->slot)) {
             note_damage(table);
         }
-        break;
     }
     pthread_mutex_unlock(&table->lock);
     return condemned;

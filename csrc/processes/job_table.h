@@ -215,6 +215,9 @@ typedef struct stop_order {
 // The next order, which is given once.  False: there is none.
 bool job_table_pop_stop(job_table *table, stop_order *order);
 
+// The worker that runs a task which is to end.  False: it has ended.
+bool job_table_find_stopping(job_table *table, uint64_t number, uint32_t *worker);
+
 // Decides to kill the worker that runs a task which is to end; the caller does so at once.  False: it has
 // ended, or the ring is damaged, which ends all workers.
 bool job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker);

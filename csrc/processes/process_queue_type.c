@@ -314,6 +314,32 @@ process_queue_note_stack(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
+// The number of a worker that `find` finds for a call, or None.
+static PyObject *
+find_worker(PyObject *op, PyObject *arg, bool (*find)(job_table *, uint64_t, uint32_t *))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint64_t number = PyLong_AsUnsignedLongLong(arg);
+    uint32_t worker;
+    if (number == (uint64_t)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (self->head.inherited || !find(&self->table, number, &worker)) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLong(worker);
+}
+
+PyDoc_STRVAR(find_stopping_doc,
+"find_stopping($self, task, /)\n--\n\n"
+"Return the number of the worker that runs a call which is to end. None: the call has ended.");
+
+static PyObject *
+process_queue_find_stopping(PyObject *op, PyObject *arg)
+{
+    return find_worker(op, arg, job_table_find_stopping);
+}
+
 PyDoc_STRVAR(condemn_worker_doc,
 "condemn_worker($self, task, /)\n--\n\n"
 "Return the number of the worker that runs a call which is to end; the caller kills it at once. None: the\n"
@@ -322,16 +348,7 @@ PyDoc_STRVAR(condemn_worker_doc,
 static PyObject *
 process_queue_condemn_worker(PyObject *op, PyObject *arg)
 {
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    uint64_t number = PyLong_AsUnsignedLongLong(arg);
-    uint32_t worker;
-    if (number == (uint64_t)-1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (self->head.inherited || !job_table_condemn_worker(&self->table, number, &worker)) {
-        Py_RETURN_NONE;
-    }
-    return PyLong_FromUnsignedLong(worker);
+    return find_worker(op, arg, job_table_condemn_worker);
 }
 
 // ---- workers ----
@@ -916,6 +933,7 @@ static PyMethodDef process_queue_methods[] = {
     {"fail_all", process_queue_fail_all, METH_O, fail_all_doc},
     {"pop_stop", process_queue_pop_stop, METH_NOARGS, pop_stop_doc},
     {"note_stack", process_queue_note_stack, METH_VARARGS, note_stack_doc},
+    {"find_stopping", process_queue_find_stopping, METH_O, find_stopping_doc},
     {"condemn_worker", process_queue_condemn_worker, METH_O, condemn_worker_doc},
     {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
     {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},

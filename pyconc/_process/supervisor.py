@@ -68,6 +68,12 @@ _handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
 # to do with the system, and be over.  With the next the executor is broken.
 _FALSE_STARTS = 3
 
+# A signal to interrupt a call comes to nothing if its worker is just about to enter a system call: the interpreter has
+# noted it, and sleeps all the same. So it is sent again as long as the call goes on, first after so many seconds, then
+# less and less often, at last once in so many.
+_FIRST_REPEAT = 0.02
+_LAST_REPEAT = 1.0
+
 # The most seconds to wait at a time for a call's grace to be over: epoll refuses what is no int of milliseconds.
 _LONGEST_WAIT = 86400.0
 
@@ -240,6 +246,7 @@ class Supervisor:
         self._starters = deque()  # any
         self._refusal = None  # why no worker could be started when the last task failed for that
         self._overdue = []  # heap of (when a call must have ended, its number)
+        self._repeats = []  # heap of (when to interrupt a call again, its number, seconds since it was last done)
         self._orders = deque()  # "kill" or "terminate", the latest last; any
         self._passed_on = 0  # how many of them were, to workers that the program may not signal
         self._shutdowns = deque()  # (when what is left is to be stopped, its grace), of shutdown(timeout=); any
@@ -455,7 +462,7 @@ class Supervisor:
                 return  # in the child of a fork that this thread made
             fd = ready[0][0] if ready else None
             if fd is None:
-                if not (self._is_overdue() or self._is_late()):
+                if not (self._is_overdue() or _is_due(self._repeats) or self._is_late()):
                     self._reap_gone(gives_up=True)
             elif fd in (poke_fd, self.queue.relief_fd):
                 os.eventfd_read(fd)
@@ -510,21 +517,22 @@ class Supervisor:
 
     def _seconds_to_wait(self):
         waits = [_REPORT_SECONDS] if self._gone or self._owes_successor else []
-        if self._overdue:
-            waits.append(min(max(0.0, self._overdue[0][0] - time.monotonic()), _LONGEST_WAIT))
+        dues = [heap[0][0] for heap in (self._overdue, self._repeats) if heap]
         if (due := self._late_at()) is not None:
-            waits.append(min(max(0.0, due - time.monotonic()), _LONGEST_WAIT))
+            dues.append(due)
+        if dues:
+            waits.append(min(max(0.0, min(dues) - time.monotonic()), _LONGEST_WAIT))
         return min(waits, default=None)
 
     def _is_overdue(self):
-        return bool(self._overdue) and self._overdue[0][0] <= time.monotonic()
+        return _is_due(self._overdue)
 
     def _stop_calls(self):
         """Interrupt the calls that are to end, and kill the workers whose calls have not ended in time."""
         late = {}  # workers that are to be killed as their calls have used up their time: those calls
         while (order := self.queue.pop_stop()) is not None:
             call, number, grace, is_late = order
-            worker = next((worker for worker in self._workers.values() if worker.number == number), None)
+            worker = self._worker_with(number)
             if worker is None:
                 continue  # It has ended, and the call with it.
             asks = is_late and self._limits.concurrency is None  # a loop is asked if it is killed
@@ -542,25 +550,36 @@ class Supervisor:
                 self._kill_for(call)
         while self._is_overdue():
             self._kill_for(heapq.heappop(self._overdue)[1])
+        while _is_due(self._repeats):
+            _, call, seconds = heapq.heappop(self._repeats)
+            worker = self._worker_with(self.queue.find_stopping(call))
+            if worker is not None:
+                self._interrupt(worker, call, min(4 * seconds, _LAST_REPEAT))
+
+    def _worker_with(self, number):
+        return next((worker for worker in self._workers.values() if worker.number == number), None)
 
     def _stop_call(self, worker, call, grace):
         if grace is None:
             self._kill_for(call)
             return
         if self._limits.concurrency is None:  # a loop has its inbox
-            kernel.send_signal(worker.end, worker.process.pid, STOP)
-            worker.pass_on(STOP)
+            self._interrupt(worker, call, _FIRST_REPEAT)
         heapq.heappush(self._overdue, (time.monotonic() + grace, call))
+
+    def _interrupt(self, worker, call, seconds):
+        kernel.send_signal(worker.end, worker.process.pid, STOP)
+        worker.pass_on(STOP)
+        heapq.heappush(self._repeats, (time.monotonic() + seconds, call, seconds))
 
     def _kill_for(self, call):
         """Kill the worker that runs this call, if it still does."""
-        number = self.queue.condemn_worker(call)
-        for worker in self._workers.values() if number is not None else ():
-            if worker.number == number:
-                worker.is_stopped = True
-                if self._limits.concurrency is not None:
-                    worker.stack = self._note_stack(call, worker)  # for the other coroutines that it runs, too
-                self._end_workers([worker])
+        worker = self._worker_with(self.queue.condemn_worker(call))
+        if worker is not None:
+            worker.is_stopped = True
+            if self._limits.concurrency is not None:
+                worker.stack = self._note_stack(call, worker)  # for the other coroutines that it runs, too
+            self._end_workers([worker])
 
     def _note_stack(self, call, worker):
         stack = self.stack_of(worker)
@@ -898,6 +917,10 @@ def _no_worker(caught):
     error = BrokenProcessPool(f"no worker could be started: {caught}")
     error.__cause__ = caught
     return error
+
+
+def _is_due(heap):
+    return bool(heap) and heap[0][0] <= time.monotonic()
 
 
 def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
