@@ -18,6 +18,7 @@ from support import HANG_LIMIT, await_line, finish, run_script, start_script, wa
 
 import pyconc
 from pyconc import WorkerDied
+from pyconc._process import black_box
 
 FOREVER = 1e6
 
@@ -99,6 +100,26 @@ def test_what_runs_for_longer_is_killed_and_says_where_it_was():
             assert "run_on" in error.stack
         wait([idle], HANG_LIMIT)
         assert idle.done()
+
+
+def test_a_stack_that_is_written_slowly_is_whole(monkeypatch):
+    ask, answers = black_box.BlackBox.ask, []
+
+    def read_a_line_too_few(self, workers, _seconds):
+        for number, stack in ask(self, workers, HANG_LIMIT):
+            if stack is not None:
+                start = stack.rstrip("\n").rindex("\n") + 1
+                self._asked[number] -= len(stack[start:].encode())
+                answers.append(stack)
+                stack = stack[:start]
+            yield number, stack
+
+    monkeypatch.setattr(black_box.BlackBox, "ask", read_a_line_too_few)
+    with ProcessGate() as gate, pool_of(1) as pool:
+        running = pool.submit(run_on, gate)
+        gate.wait_started()
+        pool.options(grace=0.01).shutdown(timeout=0)
+        assert [check_killed(running).stack] == (answers or [None])
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

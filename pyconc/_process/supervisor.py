@@ -800,7 +800,11 @@ class Supervisor:
         code = _exit_code(worker.process)
         if code == worker_main.MEMORY_DAMAGED:
             self.queue.condemn()
-        worker.stack = self._box.take(worker.number) or worker.stack
+        words = self._box.take(worker.number)
+        if code == -signal.SIGKILL and None not in (words, worker.stack):
+            worker.stack += words  # the rest of its answer, for which nobody has waited: it wrote nothing else
+        else:
+            worker.stack = words or worker.stack
         if not (is_condemned or self._orders or self._oom_kills is None):
             worker.oom = self._oom_kills.explain(code)
         has_twin = self._has_successors and self._is_there(self._twin(worker.number))
