@@ -188,6 +188,21 @@ def await_line(process: "subprocess.Popen[str]", stream: IO[str] | None, text: s
     pytest.fail(f"no line with {text!r} after {seen}: {finish(process, limit)}", pytrace=False)
 
 
+def times_asleep(pid: int) -> dict[str, str] | None:
+    """How often each thread of a process has gone to sleep so far; None if one of them does not sleep.
+
+    Who is about to run, and waits for a CPU, does not sleep, although its count stays the same meanwhile.
+    """
+    counts = {}
+    for tid in os.listdir(f"{PROC}/{pid}/task"):
+        lines = _read(f"{PROC}/{pid}/task/{tid}/status").splitlines()
+        status = dict(line.split(":", 1) for line in lines)
+        if "S" not in status.get("State", "?").split()[:1]:
+            return None
+        counts[tid] = status["voluntary_ctxt_switches"]
+    return counts
+
+
 def wait_until_asleep(process: "subprocess.Popen[str]", limit: float = HANG_LIMIT) -> None:
     """Returns once all threads of a program sleep at the same time, so that none of them is about to wake another.
 
@@ -195,20 +210,10 @@ def wait_until_asleep(process: "subprocess.Popen[str]", limit: float = HANG_LIMI
     and the system call that it sleeps in is noticed only when the next one comes, and no wait in Python can help it.
     """
 
-    def switches() -> dict[str, str] | None:
-        counts = {}
-        for tid in os.listdir(f"{PROC}/{process.pid}/task"):
-            lines = _read(f"{PROC}/{process.pid}/task/{tid}/status").splitlines()
-            status = dict(line.split(":", 1) for line in lines)
-            if "S" not in status.get("State", "?").split()[:1]:
-                return None
-            counts[tid] = status["voluntary_ctxt_switches"]
-        return counts
-
     def asleep() -> bool:
         # Threads are looked at one by one.  Who has not run between two looks has slept from the first to the second.
-        before = switches()
-        return before is not None and switches() == before
+        before = times_asleep(process.pid)
+        return before is not None and times_asleep(process.pid) == before
 
     wait_until(asleep, "all threads of the program to sleep", limit)
 
@@ -290,7 +295,7 @@ def note_names() -> None:
     resource_tracker.register = noting_register  # type: ignore[assignment]
 
 
-def _descendants() -> set[str]:
+def descendants() -> set[str]:
     """This process and those that it has started, directly or not, by their numbers."""
     found: set[str] = set()
     ahead = [str(os.getpid())]
@@ -310,7 +315,7 @@ def shared_memory() -> dict[str, str]:
     """
     present = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
     ours = _named & present
-    for pid in _descendants() if present - ours else ():
+    for pid in descendants() if present - ours else ():
         ours |= present & set(re.findall(r"/dev/shm/\S+", _read(f"{PROC}/{pid}/maps")))
     return dict.fromkeys(ours, "shared memory")
 

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from gates import ProcessGate
 from jobs import fail, hold, identity
-from support import ELSEWHERE, HANG_LIMIT, await_line, run_script, start_script, wait_until
+from support import ELSEWHERE, HANG_LIMIT, await_line, run_script, start_script, times_asleep, wait_until
 
 import pyconc
 from pyconc import _core, _dump
@@ -163,10 +164,13 @@ def test_the_threads_of_pools_are_seen():
 
 # ---- nobody notices ----
 
-IDLE = """
-    import os
+IDLE = f"""
     import signal
+    import sys
+
+    sys.path.insert(0, {str(Path(__file__).parent)!r})
     import pyconc
+    from gates import ProcessGate, block_workers
 
     if __name__ == "__main__":
         with (
@@ -174,35 +178,43 @@ IDLE = """
             pyconc.CoroutinePool(1) as loops,
             pyconc.ThreadPoolExecutor(1) as threads,
         ):
-            pyconc.wait([pool.submit(abs, n) for n in range(10)] + [threads.submit(abs, 1)])
+            with ProcessGate() as gate:
+                held = block_workers(pool, gate, 2)
+            pyconc.wait([*held, threads.submit(abs, 1)])
             loops.submit(abs, 1).exception()
             print("ready", flush=True)
             signal.sigwait([signal.SIGTERM])
 """
 
 
+def a_timer_runs(pid):
+    """Whether the process has a timer that will wake somebody: an executor's, which ends once no task is ready."""
+    for number in os.listdir(f"/proc/{pid}/fdinfo"):
+        with open(f"/proc/{pid}/fdinfo/{number}") as file:
+            timer = dict(line.split(":", 1) for line in file if ":" in line)
+        if "it_value" in timer and (timer["it_value"].strip(), timer["ticks"].strip()) != ("(0, 0)", "0"):
+            return True
+    return False
+
+
 def count_wakeups(pid):
-    """How often each thread of a program and of what it has started has gone to sleep."""
+    """How often each thread of a program and of what it has started has gone to sleep; None if somebody is awake."""
     processes = _dump.Processes()
     counts = {}
     for process in processes.parents:
         if process == pid or pid in processes.ancestors(process):
-            for thread in os.listdir(f"/proc/{process}/task"):
-                with open(f"/proc/{process}/task/{thread}/status") as file:
-                    lines = dict(line.split(":", 1) for line in file)
-                counts[process, thread] = lines["voluntary_ctxt_switches"], lines["nonvoluntary_ctxt_switches"]
+            try:
+                counts[process] = None if a_timer_runs(process) else times_asleep(process)
+            except OSError:  # it ends
+                return None
+            if counts[process] is None:
+                return None
     return counts
 
 
 def wait_until_at_rest(pid):
-    """Return once nothing runs from one look to the next, several times over."""
-    seen = []
-
-    def is_at_rest():
-        seen.append(count_wakeups(pid))
-        return len(seen) > 20 and all(counts == seen[-1] for counts in seen[-20:])
-
-    wait_until(is_at_rest)
+    """Return once all sleep, from the last of one look to the first of the next, and no timer is to wake them."""
+    wait_until(lambda: (before := count_wakeups(pid)) is not None and count_wakeups(pid) == before, "the rest")
 
 
 def test_an_idle_program_does_not_wake_up_for_it():

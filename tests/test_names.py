@@ -1,5 +1,6 @@
 """What ps and top call pyconc's processes and threads: who looks at a busy machine can tell them apart."""
 
+import contextlib
 import multiprocessing
 import os
 import threading
@@ -9,7 +10,7 @@ import coroutines
 import jobs
 import pytest
 from gates import Gate, ProcessGate, block_workers
-from support import PROC, another_thread, run_script, threads
+from support import PROC, another_thread, descendants, run_script, threads, wait_until
 
 import pyconc
 
@@ -27,42 +28,43 @@ def own_name():
     return comm(f"self/task/{threading.get_native_id()}")
 
 
-def processes_below(pid):
-    """The names of a process's children, theirs, and so on."""
-    names = []
-    for task in os.listdir(f"{PROC}/{pid}/task"):
-        with open(f"{PROC}/{pid}/task/{task}/children") as file:
-            for child in file.read().split():
-                names += [comm(child), *processes_below(child)]
+def names_below():
+    """The names of this process's children, theirs, and so on."""
+    names = set()
+    for pid in descendants() - {str(os.getpid())}:
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            names.add(comm(pid))
     return names
+
+
+def wait_for_names(*wanted):
+    """Returns once there are processes of these names: each names itself when it gets the CPU."""
+    wait_until(lambda: names_below().issuperset(wanted), f"processes with the names {wanted}")
 
 
 def test_processes_are_called_by_what_they_do():
     with pyconc.ProcessPoolExecutor(3) as pool, ProcessGate() as gate:
         block_workers(pool, gate, 3)
-        names = processes_below(os.getpid())
-        assert {"pyconc-w0", "pyconc-w1", "pyconc-w2", "pyconc-zygote"} <= set(names)
-        assert own_name() not in names
-        assert {"pyconc-results", "pyconc-watch"} <= set(threads().values())
+        wait_for_names("pyconc-w0", "pyconc-w1", "pyconc-w2", "pyconc-zygote")
+        # The reserve may have been ended before it had a name, and may still have to be reaped.
+        wait_until(lambda: own_name() not in names_below(), "each process to have a name of its own")
+        wait_until(lambda: {"pyconc-results", "pyconc-watch"} <= set(threads().values()), "the threads' names")
 
 
 FORKS = f"""
-    import os
     import sys
 
     sys.path.insert(0, {str(Path(__file__).parent)!r})
     import pyconc
-    from support import another_thread, wait_until
-    from test_names import own_name, processes_below
+    from support import another_thread
+    from test_names import own_name, wait_for_names
 
     if __name__ == "__main__":
         with pyconc.ProcessPoolExecutor(1) as early, another_thread():
             print(early.submit(own_name).result())
             with pyconc.ProcessPoolExecutor(1) as late:
                 print(late.submit(own_name).result())
-                wanted = {{"pyconc-reserve", "pyconc-nursery"}}
-                # The reserve names itself when it gets the CPU.
-                wait_until(lambda: wanted <= set(processes_below(os.getpid())), "both names")
+                wait_for_names("pyconc-reserve", "pyconc-nursery")
 """
 
 
@@ -78,7 +80,8 @@ def test_workers_are_called_as_their_executor(method):
     with pyconc.ProcessPoolExecutor(1, context, name="resize") as pool:
         assert pool.submit(own_name).result() == "resize-w0"
         assert pool.submit(jobs.process_name).result() == "resize_0"
-        assert method is not None or "resize-zygote" in processes_below(os.getpid())
+        if method is None:
+            wait_for_names("resize-zygote")
 
 
 def test_workers_of_coroutines_are_called_as_their_pool():
