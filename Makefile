@@ -7,7 +7,7 @@ ARGS =
 # How many test processes run side by side; 0 runs the tests in pytest's own.
 WORKERS = 2
 # Which of them: make bench BENCHMARKS=threads ARGS="--json figures.json"
-BENCHMARKS = threads processes shared
+BENCHMARKS = threads processes shared deadlines
 
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c

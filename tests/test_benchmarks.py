@@ -32,10 +32,6 @@ WITHOUT_BASELINE = {
         "the same by a kill, with the stack",
         "the next call then, by the same worker",
         "the next call then, if the worker was killed",
-        "1,000 time-outs under load, late: p50",
-        "1,000 time-outs under load, late: p99",
-        "1,000 time-outs under load, late by timeout=: p50",
-        "1,000 time-outs under load, late by timeout=: p99",
     },
     "processes": {
         "held after arrays of 1 MB, 10,000 there and back",
@@ -54,6 +50,11 @@ ROWS = {
     },
     "deadlines": {
         *(f"{work}, with {option}=" for work in ("a burst", "asyncio: gather") for option in ("on_cancel", "timeout")),
+        *(
+            f"1,000 time-outs under load, late{how}: {figure}"
+            for how in ("", " by timeout=")
+            for figure in ("p50", "p99")
+        ),
         *WITHOUT_BASELINE["deadlines"],
     },
     "processes": {
@@ -136,7 +137,7 @@ def test_the_report_is_well_formed(script, tmp_path):
         else:
             for way in "baseline", "candidate":
                 assert row[way] > 0
-                assert len(row[f"{way}_rounds"]) == 2
+            assert len(row["baseline_rounds"]) == len(row["candidate_rounds"]) in (1, 2)
     rows = {row["row"] for row in report["rows"]}
     assert ROWS.get(script.stem, set()) <= rows
     # What is measured on one loop is measured on every loop.
