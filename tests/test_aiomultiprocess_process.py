@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import multiprocessing.process
 import os
 import pickle
 import signal
@@ -325,6 +326,21 @@ def test_terminate_and_kill(kind, end):
         process.terminate() if end is signal.SIGTERM else process.kill()
         await process
         assert process.exitcode == -end
+
+    on_loop(main())
+
+
+def test_multiprocessing_forgets_a_process_that_ends_just_before_join():
+    class LooksAlive(Process):
+        def is_alive(self):
+            return True  # It was a moment ago.
+
+    async def main():
+        process = LooksAlive(target=pid)
+        process.start()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        await process
+        assert process.aio_process not in multiprocessing.process._children
 
     on_loop(main())
 

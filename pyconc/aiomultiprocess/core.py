@@ -168,6 +168,7 @@ class Process:
             raise ValueError("must start process before joining it")
         if self.exitcode is None:
             await asyncio.wait_for(self._wait_ended(), timeout)
+        self.aio_process.join()  # It has ended: multiprocessing forgets it.
 
     def _is_started(self) -> bool:
         return self.is_alive() or self.exitcode is not None
@@ -185,7 +186,6 @@ class Process:
                 await asyncio.to_thread(self.aio_process.join)
             else:
                 await _wait_readable(pidfd)
-        self.aio_process.join()
 
     @property
     def name(self) -> str:
