@@ -176,9 +176,9 @@ def test_json_on_standard_output_is_nothing_but_json():
 
 
 def test_check_fails_when_a_row_falls_short():
-    # The standard library is not 25 times as fast as itself.
+    # The standard library is not 25 times as fast as itself; but what else the machine does may hold up a round.
     assert run_threads("--control", "--row", "burst").returncode == 0
-    finished = run_threads("--control", "--row", "burst", "--check")
+    finished = run_threads("--control", "--row", "burst", "--check", "--rounds", "5")
     assert finished.returncode == 1
     assert "SHORT" in finished.stdout
 

@@ -78,7 +78,7 @@ def test_work_that_never_ends_is_stopped_and_shown():
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="programs are seen in /proc")
 def test_the_busy_program_is_seen_from_outside():
-    with start_script(EXAMPLES / "watch.py", LIMIT) as program:
+    with start_script(EXAMPLES / "watch.py", 2 * LIMIT) as program:
         await_line(program, program.stdout, f"process {program.pid} is busy")
 
         command = [sys.executable, "-m", "pyconc", "dump", str(program.pid), "--stacks"]
@@ -89,7 +89,7 @@ def test_the_busy_program_is_seen_from_outside():
             awaited.difference_update([word for word in awaited if word in text])
             return not awaited
 
-        wait_until(has_shown_all, "all that the program does")
+        wait_until(has_shown_all, "all that the program does", LIMIT)
 
 
 @pytest.mark.parametrize("name", NAMES)

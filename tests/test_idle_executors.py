@@ -140,7 +140,8 @@ for pool in third, second:
     use_beside_a_thread(pool)
 for pool in first, second, third:
     pool.shutdown()
-pyconc.ProcessPoolExecutor(1).shutdown()
+while children():  # a fork of the program ends after its zygotes; whoever makes an executor then reaps it
+    pyconc.ProcessPoolExecutor(1).shutdown()
 print(len(children()))
 """
     )
