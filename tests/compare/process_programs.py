@@ -19,7 +19,7 @@ import tasks
 from hypothesis import strategies as st
 from libraries import Library, Log, outcome
 from programs import ERRORS, Machine, Step, Task, a_return_when, an_end, an_index, some_tasks
-from support import HANG_LIMIT, wait_until
+from support import wait_until
 
 # --- Programs ---------------------------------------------------------------------------------------------------------
 
@@ -142,8 +142,6 @@ def blank_death(seen: Any) -> Any:
 
 class ProcessMachine(Machine):
     """Runs one program on one library, in a pool that others have used before."""
-
-    limit = HANG_LIMIT  # a worker may have to be started
 
     def __init__(self, library: Library, workers: int, pools: Pools, log: Log) -> None:
         self.pools = pools

@@ -52,8 +52,6 @@ class Escape(BaseException):
 
 ERRORS = [ValueError, KeyboardInterrupt, SystemExit, StopIteration, GeneratorExit]
 
-LIMIT = 1.0  # seconds; a program settles in milliseconds
-
 # --- Programs ---------------------------------------------------------------------------------------------------------
 
 an_index = st.integers(0, 9)
@@ -150,8 +148,6 @@ class Task:
 
 class Machine:
     """Runs one program on one library."""
-
-    limit = LIMIT
 
     def __init__(self, library: Library, workers: int, initializer: str | None, log: Log) -> None:
         self.library, self.workers, self.initializer, self.log = library, workers, initializer, log
@@ -298,7 +294,7 @@ class Machine:
         if self.tasks:
             self.may_fail.set()
         try:
-            wait_until(self.settled, "a settled pool", limit=self.limit)
+            wait_until(self.settled, "a settled pool")
         except BaseException as error:
             error.args = (f"{error}; its tasks: {self.look()}",)
             raise
