@@ -9,7 +9,7 @@ import threading
 
 import pytest
 from loops import LOOP_FACTORIES, on_every_loop, on_loop
-from support import HANG_LIMIT, await_line, finish, run_script, start_script, threads, wait_until
+from support import HANG_LIMIT, await_line, finish, run_script, start_script, threads, wait_until, wait_until_asleep
 
 import pyconc
 from pyconc import shared
@@ -875,6 +875,7 @@ def test_ctrl_c_ends_a_program_that_waits():
         asyncio.run(main())
     """) as process:
         await_line(process, process.stdout, "waiting")
+        wait_until_asleep(process)
         process.send_signal(signal.SIGINT)
         assert "KeyboardInterrupt" in finish(process).stderr
 

@@ -1,5 +1,6 @@
 """pyconc.shared.List: a list's behaviour, beside others who change it, and when they are killed."""
 
+import gc
 import os
 import pickle
 import threading
@@ -358,6 +359,7 @@ def memory():
 
 
 def test_memory_comes_with_items_and_goes_with_them():
+    gc.collect()  # what other tests have left
     items = shared.List()
     before = memory()
     items.extend([b"x" * 100_000] * 100)
