@@ -185,7 +185,7 @@ def await_line(process: "subprocess.Popen[str]", stream: IO[str] | None, text: s
     finally:
         hangs.cancel()
         hangs.join()
-    pytest.fail(f"no line with {text!r} after {seen}: {finish(process, limit)}", pytrace=False)
+    pytest.fail(f"no line with {text!r} after {seen}: {finish(process)}", pytrace=False)
 
 
 def times_asleep(pid: int) -> dict[str, str] | None:

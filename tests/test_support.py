@@ -286,7 +286,7 @@ def test_nothing_left_ignores_the_shared_memory_of_others(mapped):
     """
     with support.start_script(script, int(mapped), stdin=subprocess.PIPE) as other:
         other.wait(support.HANG_LIMIT)
-        with support.nothing_left(limit=0.1):
+        with support.nothing_left():
             other.stdin.write("\n")
             other.stdin.flush()
             name = support.await_line(other, other.stdout, "\n").strip()

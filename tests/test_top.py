@@ -90,6 +90,7 @@ class Terminal:
             return self.process.poll() is not None
 
         wait_until(has_ended)
+        self.read()  # what it wrote between the last look and its end
         assert termios.tcgetattr(self.inside) == self.before
         return self.process.returncode
 
