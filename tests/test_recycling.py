@@ -157,7 +157,7 @@ def test_the_successor_takes_over_from_one_that_is_killed(tmp_path):
             os.kill(former, signal.SIGKILL)
             assert isinstance(lost.exception(), pyconc.WorkerDied)
             assert pool.submit(pid).result() == successor
-            assert set(pool._processes) == {successor}
+            wait_until(lambda: set(pool._processes) == {successor}, "the former one to be forgotten")
 
 
 def test_where_none_can_be_started_it_goes_on_until_one_can(monkeypatch):

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from support import HANG_LIMIT, await_line, finish, run_script, start_script, wait_until
+from support import HANG_LIMIT, await_line, finish, run_script, start_script, wait_until, wait_until_asleep
 
 import pyconc
 from pyconc import _core
@@ -38,6 +38,7 @@ if __name__ == "__main__":
         method,
     ) as process:
         await_line(process, process.stdout, "running")
+        wait_until_asleep(process)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does it
         # The command holds the program's stdout, so this waits for its end too.
         assert "KeyboardInterrupt" in finish(process).stderr
