@@ -351,6 +351,8 @@ def test_threads_that_run_on_are_left_and_counted(caplog):
     with pyconc.ThreadPoolExecutor(3, "mine") as pool, Gate() as gate:
         running = block_workers(pool, gate, 2)
         pool.submit(abs, -1).result()
+        pool.shutdown(wait=False)
+        wait_until(lambda: sum(thread.is_alive() for thread in pool._threads) == 2, "the idle thread to end")
         with caplog.at_level(logging.WARNING, "concurrent.futures"):
             pool.shutdown(timeout=0)
         assert [record.getMessage() for record in caplog.records] == [
@@ -403,11 +405,11 @@ def test_of_threads_too_the_shortest_timeout_counts():
 def test_what_may_be_interrupted_in_a_thread_is(caplog):
     begun = threading.Event()
     with caplog.at_level(logging.WARNING, "concurrent.futures"), pyconc.ThreadPoolExecutor(1) as pool:
-        view = pool.options(on_cancel="interrupt")
+        view = pool.options(on_cancel="interrupt", grace=FOREVER)
         running = view.submit(spin, begun)
         begun.wait()
         queued = view.submit(abs, -1)
-        pool.shutdown(timeout=0)
+        view.shutdown(timeout=0)
         assert running.cancelled()
         assert queued.cancelled()
     assert not caplog.records
@@ -510,7 +512,7 @@ def test_of_threads_too(how):
     begun, futures = threading.Event(), []
 
     def fill(pool):
-        view = pool.options(on_cancel="interrupt")
+        view = pool.options(on_cancel="interrupt", grace=FOREVER)
         futures.append(view.submit(spin, begun))
         begun.wait()
         futures.extend([view.submit(abs, -1), pool.submit(abs, -2)])
