@@ -175,15 +175,17 @@ def test_calls_above_a_waiting_one_count():
 
 
 def test_an_abandoned_call_counts_when_its_future_is_told():
+    lock = threading.Lock()
     with pyconc.ThreadPoolExecutor(2) as pool, Gate() as gate:
-        late = pool.options(timeout=0, grace=0).submit(gate)
-        cancelled = pool.options(on_cancel="interrupt", grace=0).submit(gate)
-        gate.wait_started(2)
-        assert cancelled.cancel()
-        wait_until(lambda: pool.stats().abandoned == 2, "both to be abandoned")
-        counts = check(pool, [late, cancelled])
-        assert (counts.cancelled, counts.timed_out, counts.workers, counts.idle) == (1, 1, 2, 0)
-        assert [worker.is_abandoned for worker in pool.workers()] == [True, True]
+        with lock:
+            late = pool.options(timeout=0, grace=0).submit(lock.acquire)  # has no line that could be interrupted
+            cancelled = pool.options(on_cancel="interrupt", grace=0).submit(gate)
+            gate.wait_started()
+            assert cancelled.cancel()
+            wait_until(lambda: pool.stats().abandoned == 2, "both to be abandoned")
+            counts = check(pool, [late, cancelled])
+            assert (counts.cancelled, counts.timed_out, counts.workers, counts.idle) == (1, 1, 2, 0)
+            assert [worker.is_abandoned for worker in pool.workers()] == [True, True]
         gate.open()
         wait_until(lambda: pool.stats().abandoned == 0, "both to end")
         assert check(pool, [late, cancelled]).idle == 2
