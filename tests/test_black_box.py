@@ -24,7 +24,7 @@ MATRIX = """
             os._exit(7)
         if how == "SIGKILL":
             signal.pause()
-        if how == "SIGXCPU":
+        if how == "RLIMIT_CPU":
             resource.setrlimit(resource.RLIMIT_CPU, (1, resource.RLIM_INFINITY))
             while True:
                 pass
@@ -70,7 +70,7 @@ MATRIX = """
                         kill(pool)  # its limit stays
                         continue
                     assert type(error) is pyconc.WorkerDied, error
-                    name = {"null pointer": "SIGSEGV"}.get(how, how)
+                    name = {"null pointer": "SIGSEGV", "RLIMIT_CPU": "SIGXCPU"}.get(how, how)
                     task_name = task.__qualname__
                     if how == "exit":
                         assert (error.exitcode, error.signal) == (7, None)
@@ -84,8 +84,8 @@ MATRIX = """
                     else:
                         assert error.rss is None
                     assert error.oom is False
-                    assert how != "SIGXCPU" or str(error).endswith("may use (RLIMIT_CPU)"), error
-                    if how in ("exit", "SIGKILL", "SIGXCPU"):
+                    assert name != "SIGXCPU" or str(error).endswith("may use (RLIMIT_CPU)"), error
+                    if name in ("exit", "SIGKILL", "SIGXCPU"):
                         assert error.stack is None, error.stack
                     else:
                         assert "(most recent call first)" in error.stack, error.stack
@@ -119,6 +119,12 @@ WAYS = ["null pointer", "exit", "SIGABRT", "SIGKILL", "SIGBUS", "SIGFPE", "Memor
 )
 def test_a_death_explains_itself(kind, context, threads):
     finished = run_script(MATRIX, kind, context, threads, *WAYS)
+    assert (finished.stdout, finished.stderr) == ("said\n", "")
+
+
+def test_a_death_by_the_limit_of_cpu_seconds_explains_itself():
+    """It takes the whole second that is the least of such limits; what is said, is said of the signal."""
+    finished = run_script(MATRIX, "calls", "default", "threads", "RLIMIT_CPU", "exit")
     assert (finished.stdout, finished.stderr) == ("said\n", "")
 
 
