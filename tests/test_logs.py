@@ -14,6 +14,7 @@ from gates import ProcessGate
 from support import run_script, wait_until
 
 import pyconc
+from pyconc import _logs
 
 log = logging.getLogger("pyconc_tests.logs")
 
@@ -279,6 +280,13 @@ def test_a_handler_may_log_and_submit():
         assert sorted(handler.messages()) == ["again"] * 4 + ["record 0", "record 1"]
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """For handlers that cannot end before the program goes on without them."""
+    monkeypatch.setattr(_logs, "_PATIENCE", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_handler_may_wait_for_a_call_that_logs():
     def wait(record):
         if record.msg != "inner":
@@ -289,9 +297,10 @@ def test_a_handler_may_wait_for_a_call_that_logs():
         with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
             pool.submit(log.info, "outer").result()
             wait_until(lambda: found == [None])
-        assert sorted(handler.messages()) == ["inner", "outer"]
+        wait_until(lambda handler=handler: sorted(handler.messages()) == ["inner", "outer"])
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_thread_that_waits_with_the_handlers_lock_is_no_deadlock():
     def wait(record):
         if record.process == os.getpid():
@@ -303,17 +312,19 @@ def test_a_thread_that_waits_with_the_handlers_lock_is_no_deadlock():
             pool.submit(abs, 1).result()
             log.info("outer")
             assert found == [None]
-        assert sorted(handler.messages()) == ["inner", "outer"]
+        wait_until(lambda handler=handler: sorted(handler.messages()) == ["inner", "outer"])
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_handler_that_hangs_holds_up_no_result_for_ever():
     may_go = threading.Event()
     for handler in listening(Kept(lambda record: may_go.wait(60))):
         with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
             assert [pool.submit(count, 1).result() > 0 for _ in range(20)] == [True] * 20
+            wait_until(lambda handler=handler: handler.records)
             assert len(handler.records) == 1
             may_go.set()
-        assert len(handler.records) == 20
+        wait_until(lambda handler=handler: len(handler.records) == 20)
 
 
 def log_in_child():

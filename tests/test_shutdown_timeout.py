@@ -321,7 +321,7 @@ def test_coroutines_are_cancelled():
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_one_that_does_not_end_is_ended_with_its_worker(waits):
-    with ProcessGate() as gate, pyconc.CoroutinePool(1) as pool:
+    with ProcessGate() as gate, pyconc.CoroutinePool(1, grace=0.01) as pool:
         running = pool.submit(sleep_on, gate)
         gate.wait_started()
         gate.open()

@@ -12,7 +12,7 @@ from support import HANG_LIMIT, PROC, run_script, wait_until, wait_until_clones_
 
 import pyconc
 from pyconc import WorkerDied
-from pyconc._process import kernel
+from pyconc._process import kernel, supervisor
 
 
 def state_of(pid):
@@ -194,7 +194,8 @@ def test_a_stopped_zygote_holds_up_no_worker_that_lives():
 
 
 @pytest.mark.skipif(not kernel.has_pidfds(), reason="only its parent hears of the worker's end: the stopped zygote")
-def test_a_stopped_zygote_without_workers_is_replaced():
+def test_a_stopped_zygote_without_workers_is_replaced(monkeypatch):
+    monkeypatch.setattr(supervisor, "_REPORT_SECONDS", 0.1)  # a stopped zygote reports nothing, however long one waits
     with pyconc.ProcessPoolExecutor(1) as pool:
         for _ in range(2):
             pool.submit(jobs.identity, 1).result(HANG_LIMIT)
@@ -207,7 +208,8 @@ def test_a_stopped_zygote_without_workers_is_replaced():
             assert pool._supervisor.launcher.zygote is not zygote
 
 
-def test_a_pool_with_a_stopped_zygote_can_be_killed():
+def test_a_pool_with_a_stopped_zygote_can_be_killed(monkeypatch):
+    monkeypatch.setattr(supervisor, "_REPORT_SECONDS", 0.1)
     with ProcessGate() as gate:
         pool = pyconc.ProcessPoolExecutor(2)
         futures = block_workers(pool, gate, 2)
