@@ -24,6 +24,7 @@ from loops import on_every_loop
 from support import (
     HANG_LIMIT,
     PROC,
+    SANITIZED,
     THOUSAND,
     another_thread,
     finish,
@@ -537,7 +538,7 @@ def until_interrupted(call):
 """
 
 
-@pytest.mark.parametrize("size", [10, 1_000_000])
+@pytest.mark.parametrize("size", [10, 100_000 if SANITIZED else 1_000_000])
 def test_ctrl_c_while_a_result_is_unpickled_loses_neither(size):
     finished = run_script(
         INTERRUPTS_ITS_UNPICKLING

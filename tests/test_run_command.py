@@ -9,9 +9,12 @@ import textwrap
 import zipfile
 
 import pytest
-from support import await_line, finish, start_script, wait_until_asleep
+from support import SANITIZED, await_line, finish, start_script, wait_until_asleep
 
 import pyconc
+
+# Of the C, programs here run what those of other files run; a sanitizer takes each of them a second to start.
+pytestmark = pytest.mark.skipif(SANITIZED, reason="how a program is found and started is Python's part alone")
 
 RUN = ("-m", "pyconc", "run")
 LIMIT = 120  # seconds; only a hang takes so long
