@@ -1,5 +1,7 @@
 """What a worker's death says: the stack that it leaves, its task, its time, its memory."""
 
+import contextlib
+import fcntl
 import os
 import pickle
 import re
@@ -308,6 +310,52 @@ def identity(pool):
 
 def identity_of(worker):
     return worker.number, worker.process.pid, worker.end
+
+
+def stuck_and_answers_by_a_pipe(pipe, path):
+    os.dup2(os.open(pipe, os.O_WRONLY), black_box._own[0])
+    stuck_deep_in_c(path, 90)
+
+
+def stuck_deep_in_c(path, depth):
+    return stuck_deep_in_c(path, depth - 1) if depth else stuck_in_c(path)
+
+
+def test_an_answer_that_is_held_up_in_the_middle_is_whole(tmp_path, monkeypatch):
+    """The worker waits in the middle of its answer, as the pipe is full, with whole lines in the black box."""
+    path, pipe = tmp_path / "begun", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read, looks, text = black_box.Answer.read, [], b""
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+
+    def copy(answer):
+        nonlocal text
+        with contextlib.suppress(BlockingIOError):
+            if len(text) < 500:
+                text += os.read(reader, 500 - len(text))
+                os.pwrite(pool._opened._box.fileno(), text[: text.rfind(b"\n") + 1], 0)
+            elif len(looks) > 50:
+                while more := os.read(reader, 4096):
+                    text += more
+                    os.pwrite(pool._opened._box.fileno(), text, 0)
+        looks.extend([None] * bool(text))
+        return read(answer)
+
+    def ask():
+        [(_, stack)] = pool._opened._box.ask([identity(pool)], HANG_LIMIT)
+        return stack
+
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        future = pool.submit(stuck_and_answers_by_a_pipe, str(pipe), str(path))
+        wait_until(path.exists)
+        with monkeypatch.context() as patch:
+            patch.setattr(black_box.Answer, "read", copy)
+            stack = supervise_by_hand(pool, ask)
+        pool.kill_workers()
+        assert isinstance(future.exception(HANG_LIMIT), WorkerDied)
+    os.close(reader)
+    assert stack.count(" in stuck_deep_in_c\n") == 91
 
 
 def test_of_workers_that_are_asked_together_none_waits_for_another(tmp_path):

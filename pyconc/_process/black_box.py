@@ -12,7 +12,7 @@ works too while C code holds the GIL.  All of that happens in a signal handler t
       |<-- Answer(): reads ----------------|
       |                                    |
       |--- request(): DUMP_SIGNAL -------->| writes the stack of every thread
-      |<-- ask(): reads until it rests ----|
+      |<-- ask(): reads when that is done -|
       |                                    | SIGSEGV: writes the stack, and dies
       |<-- take(): reads, and clears ------'
 
@@ -61,10 +61,8 @@ _NOTE_START = _PART_BYTES - _NOTE_BYTES
 # The most that the parent reads at a time.
 _TEXT_BYTES = 1 << 16
 
-# How often, in seconds, to look whether a worker writes, and after which pause it has written all: it writes a stack in
-# many pieces, each within microseconds of the one before.
-_LOOK_SECONDS = 0.0001
-_REST_SECONDS = 0.0003
+# How often, in seconds, to look whether a worker has written its stack: mostly that takes it less than a millisecond.
+_LOOK_SECONDS = 0.0002
 
 # Code that closes all files and opens others gets low numbers: faulthandler would write there.
 _LOWEST_FD = 200
@@ -142,27 +140,24 @@ class BlackBox:
         The stack is that of each thread, as text; None if the worker does not write it in time.  The workers go on.
         workers: (number, pid, pidfd) of each.
         """
-        waiting = {}  # worker: its answer, its pidfd, and what it had written when it was last looked at
+        waiting = {}  # worker: its answer, its process, and its pidfd
         for number, pid, pidfd in workers:
             answer = self.request(number, pid, pidfd)
             if answer is not None:
-                waiting[number] = answer, pidfd, b""
+                waiting[number] = answer, pid, pidfd
         deadline = time.monotonic() + seconds
         yield from ((number, None) for number, _, _ in workers if number not in waiting)
         while waiting:
             is_over = time.monotonic() >= deadline
-            for number, (answer, pidfd, seen) in list(waiting.items()):
+            for number, (answer, pid, pidfd) in list(waiting.items()):
                 has_ended = _core.wait_readable(pidfd, 0)
-                data = answer.read()
-                if is_over or has_ended or (data == seen and data.endswith(b"\n")):
+                if is_over or has_ended or (answer.read() and not _is_answering(pid)):
                     del waiting[number]
+                    data = answer.read()
                     self._asked[number] += len(data)
                     yield number, _decode(data)
-                else:
-                    waiting[number] = answer, pidfd, data
             if waiting:
-                seconds = _REST_SECONDS if any(data for _, _, data in waiting.values()) else _LOOK_SECONDS
-                _core.wait_readable(next(iter(waiting.values()))[1], seconds)
+                _core.wait_readable(next(iter(waiting.values()))[2], _LOOK_SECONDS)
 
     def _read(self, number, start):
         """Return what a worker has written from there on, as far as it is no later answer."""
@@ -229,15 +224,26 @@ def _decode(data):
 
 def _can_answer(pid):
     """Whether a process handles the signal, which would else end it, and the program has no use of its own for that."""
-    if signal.getsignal(DUMP_SIGNAL) is not signal.SIG_DFL:
-        return False
+    return signal.getsignal(DUMP_SIGNAL) is signal.SIG_DFL and _has_signal_in(pid, b"SigCgt:")
+
+
+def _is_answering(pid):
+    """Whether a process that has begun to answer has not ended that.
+
+    The kernel blocks a signal while its handler runs, in the thread that it interrupts: the main thread, unless that
+    has blocked it itself or has another signal to handle.  Which thread else answers nobody can tell.
+    """
+    return _has_signal_in(pid, b"SigPnd:", b"ShdPnd:", b"SigBlk:")
+
+
+def _has_signal_in(pid, *sets):
+    """Whether one of these sets of signals of a process's main thread has DUMP_SIGNAL; as /proc names them."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             lines = file.read().splitlines()
     except OSError:
         return False
-    caught = next((int(line.split()[1], 16) for line in lines if line.startswith(b"SigCgt:")), 0)
-    return bool(caught >> DUMP_SIGNAL - 1 & 1)
+    return any(int(line.split()[1], 16) >> DUMP_SIGNAL - 1 & 1 for line in lines if line.startswith(sets))
 
 
 # ---- a worker ----
