@@ -8,7 +8,7 @@
 
 typedef struct SharedListObject {
     SharedCellObject base;
-    shared_list list;  // see there
+    shared_run list;  // see there
 } SharedListObject;
 
 static SharedListObject *
@@ -219,7 +219,7 @@ copies_fini(copies *c)
 
 // With the lock.  false: there is no memory, and nothing to free.
 static bool
-copies_take(copies *c, const shared_list *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
+copies_take(copies *c, const shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
 {
     size_t bytes = 0;
     c->count = count;
@@ -306,7 +306,7 @@ decode_all(module_state *state, copies *c)
 static int
 enter_list(shared_cell *Py_UNUSED(cell), int64_t deadline_ns, void *list)
 {
-    return shared_list_enter((shared_list *)list, deadline_ns);
+    return shared_run_enter((shared_run *)list, deadline_ns);
 }
 
 // 0, or -1 with an exception.
@@ -334,10 +334,7 @@ list_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *op = shared_cell_new(type, args, kwargs);
     if (op != NULL) {
         SharedCellObject *cell = shared_cell_of(op);
-        shared_list *list = &as_sharedlist(op)->list;
-        list->heap = cell->heap;
-        list->cell = cell->cell;
-        list->index = cell->index;
+        shared_run_init(&as_sharedlist(op)->list, &shared_list_kind, cell->heap, cell->index);
     }
     return op;
 }
@@ -345,25 +342,25 @@ list_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 static void
 list_dealloc(PyObject *op)
 {
-    shared_list_fini(&as_sharedlist(op)->list);
+    shared_run_fini(&as_sharedlist(op)->list);
     shared_cell_dealloc(op);
 }
 
 static Py_ssize_t
 list_length(PyObject *op)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     if (enter(op) < 0) {
         return -1;
     }
     Py_ssize_t count = shared_list_count(list);
-    shared_list_leave(list);
+    shared_run_leave(list);
     return count;
 }
 
 // An index counts from the end if it is negative.  -1: there is no such item.
 static Py_ssize_t
-place_of(const shared_list *list, Py_ssize_t index)
+place_of(const shared_run *list, Py_ssize_t index)
 {
     Py_ssize_t count = shared_list_count(list);
     index += index < 0 ? count : 0;
@@ -373,7 +370,7 @@ place_of(const shared_list *list, Py_ssize_t index)
 static PyObject *
 item_at(PyObject *op, Py_ssize_t index)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     copies copied;
     bool is_copied = false;
     if (enter(op) < 0) {
@@ -383,7 +380,7 @@ item_at(PyObject *op, Py_ssize_t index)
     if (place >= 0) {
         is_copied = copies_take(&copied, list, place, 1, 1);
     }
-    shared_list_leave(list);
+    shared_run_leave(list);
     if (place < 0) {
         PyErr_SetString(PyExc_IndexError, "list index out of range");
         return NULL;
@@ -401,14 +398,14 @@ list_item(PyObject *op, Py_ssize_t index)
 static PyObject *
 slice_of(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     copies copied;
     if (enter(op) < 0) {
         return NULL;
     }
     Py_ssize_t count = PySlice_AdjustIndices(shared_list_count(list), &start, &stop, step);
     bool is_copied = copies_take(&copied, list, start, step, count);
-    shared_list_leave(list);
+    shared_run_leave(list);
     return is_copied ? decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
 }
 
@@ -437,7 +434,7 @@ list_subscript(PyObject *op, PyObject *key)
 static int
 set_item(PyObject *op, Py_ssize_t index, PyObject *value)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     encoding e;
     int rc = 0;
     if (value != NULL && encode_value(module_state_of(Py_TYPE(op)), &e, value) < 0) {
@@ -452,7 +449,7 @@ set_item(PyObject *op, Py_ssize_t index, PyObject *value)
         rc = value == NULL ? shared_list_splice(list, (uint32_t)place, (uint32_t)place + 1, NULL, 0)
                            : shared_list_set(list, (uint32_t)place, e.items);
     }
-    shared_list_leave(list);
+    shared_run_leave(list);
     if (place < 0) {
         PyErr_SetString(PyExc_IndexError, "list assignment index out of range");
         rc = -1;
@@ -470,7 +467,7 @@ done:
 
 // With the lock: items at every `step` are replaced, or go if there are no new ones.
 static int
-change_steps(shared_list *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, const encoding *e)
+change_steps(shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, const encoding *e)
 {
     uint32_t there = shared_list_count(list);
     uint32_t kept = 0;
@@ -497,7 +494,7 @@ change_steps(shared_list *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t co
 static int
 set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyObject *values)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     encoding e = {.count = 0};
     Py_ssize_t count = 0;
     int rc = 0;
@@ -522,7 +519,7 @@ set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyOb
     else if (fits && count > 0) {
         rc = change_steps(list, start, step, count, values == NULL ? NULL : &e);
     }
-    shared_list_leave(list);
+    shared_run_leave(list);
     if (!fits) {
         PyErr_Format(PyExc_ValueError, "attempt to assign sequence of size %zd to extended slice of size %zd",
                      (Py_ssize_t)e.count, count);
@@ -560,7 +557,7 @@ list_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 static PyObject *
 insert_encoded(PyObject *op, Py_ssize_t index, encoding *e)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     int rc = enter(op);
     if (rc == 0) {
         Py_ssize_t count = shared_list_count(list);
@@ -568,7 +565,7 @@ insert_encoded(PyObject *op, Py_ssize_t index, encoding *e)
         index = index < 0 ? 0 : index > count ? count
                                               : index;
         rc = shared_list_splice(list, (uint32_t)index, (uint32_t)index, e->items, e->count);
-        shared_list_leave(list);
+        shared_run_leave(list);
         if (rc < 0) {
             shared_raise(rc);
         }
@@ -644,7 +641,7 @@ PyDoc_STRVAR(list_pop_doc,
 static PyObject *
 list_pop(PyObject *op, PyObject *args)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     Py_ssize_t index = -1;
     copies copied;
     int rc = 0;
@@ -662,7 +659,7 @@ list_pop(PyObject *op, PyObject *args)
             }
         }
     }
-    shared_list_leave(list);
+    shared_run_leave(list);
     if (place < 0) {
         PyErr_SetString(PyExc_IndexError, is_empty ? "pop from empty list" : "pop index out of range");
         return NULL;
@@ -681,12 +678,12 @@ PyDoc_STRVAR(list_clear_doc,
 static PyObject *
 list_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     if (enter(op) < 0) {
         return NULL;
     }
     int rc = shared_list_splice(list, 0, shared_list_count(list), NULL, 0);
-    shared_list_leave(list);
+    shared_run_leave(list);
     return none_or_raise(rc);
 }
 
@@ -701,7 +698,7 @@ PyDoc_STRVAR(list_reverse_doc,
 static PyObject *
 list_reverse(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     if (enter(op) < 0) {
         return NULL;
     }
@@ -714,7 +711,7 @@ list_reverse(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         rc = shared_list_rebuild(list, order, count, NULL, 0);
     }
-    shared_list_leave(list);
+    shared_run_leave(list);
     PyMem_RawFree(order);
     return none_or_raise(rc);
 }
@@ -728,14 +725,14 @@ PyDoc_STRVAR(list_items_doc,
 static PyObject *
 list_items(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     copies copied;
     if (enter(op) < 0) {
         return NULL;
     }
-    unsigned long long version = shared_list_version(list);
+    unsigned long long version = shared_run_version(list);
     bool is_copied = copies_take(&copied, list, 0, 1, shared_list_count(list));
-    shared_list_leave(list);
+    shared_run_leave(list);
     PyObject *items = is_copied ? decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
     return items == NULL ? NULL : Py_BuildValue("KN", version, items);
 }
@@ -747,7 +744,7 @@ PyDoc_STRVAR(list_reorder_doc,
 static PyObject *
 list_reorder(PyObject *op, PyObject *args)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     unsigned long long version;
     PyObject *places;
     if (!PyArg_ParseTuple(args, "KO!:_reorder", &version, &PyList_Type, &places)) {
@@ -773,11 +770,11 @@ list_reorder(PyObject *op, PyObject *args)
         PyMem_RawFree(order);
         return NULL;
     }
-    if (version == shared_list_version(list) && (count == 0 || most < shared_list_count(list))) {
+    if (version == shared_run_version(list) && (count == 0 || most < shared_list_count(list))) {
         is_same = true;
         rc = shared_list_rebuild(list, order, (uint32_t)count, NULL, 0);
     }
-    shared_list_leave(list);
+    shared_run_leave(list);
     PyMem_RawFree(order);
     return rc < 0 ? shared_raise(rc) : PyBool_FromLong(is_same);
 }
@@ -789,27 +786,27 @@ PyDoc_STRVAR(list_delete_doc,
 static PyObject *
 list_delete(PyObject *op, PyObject *args)
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     unsigned long long version;
     unsigned int place;
     if (!PyArg_ParseTuple(args, "KI:_delete", &version, &place) || enter(op) < 0) {
         return NULL;
     }
-    bool is_same = version == shared_list_version(list) && place < shared_list_count(list);
+    bool is_same = version == shared_run_version(list) && place < shared_list_count(list);
     int rc = is_same ? shared_list_splice(list, place, place + 1, NULL, 0) : 0;
-    shared_list_leave(list);
+    shared_run_leave(list);
     return rc < 0 ? shared_raise(rc) : PyBool_FromLong(is_same);
 }
 
 static PyObject *
 list_nbytes(PyObject *op, void *Py_UNUSED(closure))
 {
-    shared_list *list = &as_sharedlist(op)->list;
+    shared_run *list = &as_sharedlist(op)->list;
     if (enter(op) < 0) {
         return NULL;
     }
-    unsigned long long bytes = shared_list_bytes(list);
-    shared_list_leave(list);
+    unsigned long long bytes = shared_run_bytes(list);
+    shared_run_leave(list);
     return PyLong_FromUnsignedLongLong(bytes);
 }
 

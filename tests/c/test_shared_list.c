@@ -2,80 +2,20 @@
 #define _GNU_SOURCE
 #include "core/shared_list.h"
 
-#include <sys/stat.h>
-
-#include "check_steps.h"
-#include "core/futex.h"
+#include "check_run.h"
 
 #define ITEM_BYTES 5000
 #define STRIDE 23  // with 1 it takes minutes
 
-typedef struct scene {
-    shared_list list;
-    void (*change)(struct scene *s);
-    uint32_t filler;            // how many items there are before
-    uint64_t size;              // of an item
-    uint32_t waste;             // how often the first is replaced before: so often that the run is full
-    uint64_t old_sum, new_sum;  // of the list before and after
-    uint64_t memory;            // of the heap, with the list before
-} scene;
-
-static shared_list
-list_new(void)
-{
-    shared_list list = {.heap = shared_heap_open(-1)};
-    CHECK(list.heap != NULL);
-    CHECK_EQ(shared_heap_make(list.heap, &list.index), 0);
-    list.cell = shared_heap_cell(list.heap, list.index);
-    return list;
-}
-
 static void
-list_free(shared_list *list)
-{
-    shared_list_fini(list);
-    shared_heap_drop(list->heap, list->index);
-    CHECK_EQ(shared_heap_used(list->heap), 0);
-    shared_heap_close(list->heap);
-}
-
-static void
-enter(shared_list *list)
-{
-    CHECK_EQ(shared_list_enter(list, FUTEX_NO_DEADLINE), 0);
-}
-
-static uint64_t
-memory_of(const shared_list *list)
-{
-    struct stat info;
-    CHECK(fstat(shared_heap_fd(list->heap), &info) == 0);
-    return (uint64_t)info.st_blocks * 512;
-}
-
-// ---- items: numbers are in the slot, texts beside it ----
-
-static shared_item
-number(uint64_t value)
-{
-    return (shared_item){.word = value << 1 | 1};
-}
-
-static shared_item
-text(const char *string)
-{
-    return (shared_item){.bytes = (const unsigned char *)string, .size = strlen(string)};
-}
-
-static void
-push(shared_list *list, shared_item item)
+push(shared_run *list, shared_item item)
 {
     uint32_t count = shared_list_count(list);
     CHECK_EQ(shared_list_splice(list, count, count, &item, 1), 0);
 }
 
 static void
-check_is_number(shared_list *list, uint32_t place, uint64_t value)
+check_is_number(shared_run *list, uint32_t place, uint64_t value)
 {
     shared_item item = shared_list_get(list, place);
     CHECK(item.bytes == NULL);
@@ -83,10 +23,9 @@ check_is_number(shared_list *list, uint32_t place, uint64_t value)
 }
 
 static void
-check_is_text(shared_list *list, uint32_t place, const char *string)
+check_is_text(shared_run *list, uint32_t place, const char *string)
 {
-    shared_item item = shared_list_get(list, place);
-    CHECK(item.bytes != NULL && item.size == strlen(string) && memcmp(item.bytes, string, item.size) == 0);
+    CHECK(is_text(shared_list_get(list, place), string));
 }
 
 // ---- as a list ----
@@ -94,7 +33,7 @@ check_is_text(shared_list *list, uint32_t place, const char *string)
 static void
 items_come_and_go(void)
 {
-    shared_list list = list_new();
+    shared_run list = run_new(&shared_list_kind);
     enter(&list);
     CHECK_EQ(shared_list_count(&list), 0);
     push(&list, number(1));
@@ -128,14 +67,14 @@ items_come_and_go(void)
     CHECK_EQ(shared_list_count(&list), 0);
     push(&list, number(3));
     check_is_number(&list, 0, 3);
-    shared_list_leave(&list);
-    list_free(&list);
+    shared_run_leave(&list);
+    run_free(&list);
 }
 
 static void
 many_items_take_memory_and_give_it_back(void)
 {
-    shared_list list = list_new();
+    shared_run list = run_new(&shared_list_kind);
     char string[32];
     uint64_t before = memory_of(&list);
     enter(&list);
@@ -143,15 +82,15 @@ many_items_take_memory_and_give_it_back(void)
         snprintf(string, sizeof(string), "number %d", (int)i);
         push(&list, i % 2 == 0 ? number(i) : text(string));
     }
-    uint64_t version = shared_list_version(&list);
-    uint64_t full = shared_list_bytes(&list);
+    uint64_t version = shared_run_version(&list);
+    uint64_t full = shared_run_bytes(&list);
     // Three times over, each item anew.
     for (uint64_t i = 0; i < 150000; i++) {
         shared_item item = text(i % 3 == 0 ? "some" : "thing");
         CHECK_EQ(shared_list_set(&list, (uint32_t)(i % 50000), &item), 0);
     }
-    CHECK_EQ(shared_list_version(&list) - version, 150000);
-    CHECK(shared_list_bytes(&list) < 4 * full);
+    CHECK_EQ(shared_run_version(&list) - version, 150000);
+    CHECK(shared_run_bytes(&list) < 4 * full);
     for (uint32_t i = 0; i < 50000; i++) {
         check_is_text(&list, i, (i + 100000) % 3 == 0 ? "some" : "thing");
     }
@@ -160,17 +99,17 @@ many_items_take_memory_and_give_it_back(void)
         uint32_t place = count % 2 == 0 ? 0 : count - 1;
         CHECK_EQ(shared_list_splice(&list, place, place + 1, NULL, 0), 0);
     }
-    CHECK(shared_list_bytes(&list) <= SHARED_UNIT_BYTES * 2);
+    CHECK(shared_run_bytes(&list) <= SHARED_UNIT_BYTES * 2);
     CHECK_EQ(shared_list_splice(&list, 0, 1, NULL, 0), 0);
-    shared_list_leave(&list);
+    shared_run_leave(&list);
     CHECK(memory_of(&list) < before + SHARED_UNIT_BYTES + 8192);  // and of the table of units
-    list_free(&list);
+    run_free(&list);
 }
 
 static void
 a_queue_of_few_takes_little(void)
 {
-    shared_list list = list_new();
+    shared_run list = run_new(&shared_list_kind);
     enter(&list);
     for (uint64_t i = 0; i < 100000; i++) {
         push(&list, text("a message"));
@@ -179,15 +118,15 @@ a_queue_of_few_takes_little(void)
         }
     }
     CHECK_EQ(shared_list_count(&list), 5);
-    CHECK(shared_list_bytes(&list) <= sizeof(shared_cell) + SHARED_UNIT_BYTES);
-    shared_list_leave(&list);
-    list_free(&list);
+    CHECK(shared_run_bytes(&list) <= sizeof(shared_cell) + SHARED_UNIT_BYTES);
+    shared_run_leave(&list);
+    run_free(&list);
 }
 
 static void
 large_items_fit(void)
 {
-    shared_list list = list_new();
+    shared_run list = run_new(&shared_list_kind);
     static unsigned char bytes[5 << 20];
     shared_item item = {.bytes = bytes, .size = sizeof(bytes)};
     bytes[sizeof(bytes) - 1] = 9;
@@ -202,8 +141,8 @@ large_items_fit(void)
     CHECK_EQ(shared_list_set(&list, 1, &item), SHARED_HEAP_FULL);
     CHECK_EQ(shared_list_splice(&list, 3, 3, &item, 1), SHARED_HEAP_FULL);
     CHECK_EQ(shared_list_count(&list), 3);
-    shared_list_leave(&list);
-    list_free(&list);
+    shared_run_leave(&list);
+    run_free(&list);
 }
 
 // ---- beside others ----
@@ -211,26 +150,21 @@ large_items_fit(void)
 static void
 another_mapping_sees_the_same(void)
 {
-    shared_list list = list_new();
-    shared_list other = {.heap = shared_heap_open(shared_heap_fd(list.heap)), .index = list.index};
-    CHECK(other.heap != NULL);
-    CHECK_EQ(shared_heap_attach(other.heap, list.index, list.cell->serial), 0);
-    other.cell = shared_heap_cell(other.heap, other.index);
+    shared_run list = run_new(&shared_list_kind);
+    shared_run other = run_again(&list);
     for (uint32_t i = 0; i < 20000; i++) {
-        shared_list *one = i % 3 == 0 ? &list : &other;
+        shared_run *one = i % 3 == 0 ? &list : &other;
         enter(one);
         CHECK_EQ(shared_list_count(one), i);
         push(one, text("something of some length"));
-        shared_list_leave(one);
+        shared_run_leave(one);
     }
-    shared_list_fini(&other);
-    shared_heap_drop(other.heap, other.index);
-    shared_heap_close(other.heap);
-    list_free(&list);
+    run_again_free(&other);
+    run_free(&list);
 }
 
 typedef struct pusher {
-    shared_list list;
+    shared_run list;
     uint64_t number;
 } pusher;
 
@@ -241,25 +175,25 @@ push_many(void *arg)
     for (uint64_t i = 0; i < 5000; i++) {
         enter(&p->list);
         push(&p->list, number(p->number * 5000 + i));
-        shared_list_leave(&p->list);
+        shared_run_leave(&p->list);
     }
 }
 
 static void
 no_item_is_lost_among_threads(void)
 {
-    shared_list list = list_new();
+    shared_run list = run_new(&shared_list_kind);
     pusher pushers[4];
     check_thread threads[4];
     for (size_t i = 0; i < CHECK_COUNT(threads); i++) {
         // Each with a view of its own.
-        pushers[i].list = (shared_list){.heap = list.heap, .cell = list.cell, .index = list.index};
+        shared_run_init(&pushers[i].list, &shared_list_kind, list.heap, list.index);
         pushers[i].number = i;
         check_start(&threads[i], push_many, &pushers[i]);
     }
     for (size_t i = 0; i < CHECK_COUNT(threads); i++) {
         check_join(&threads[i]);
-        shared_list_fini(&pushers[i].list);
+        shared_run_fini(&pushers[i].list);
     }
     uint64_t sum = 0;
     enter(&list);
@@ -267,25 +201,21 @@ no_item_is_lost_among_threads(void)
     for (uint32_t i = 0; i < 20000; i++) {
         sum += shared_list_get(&list, i).word >> 1;
     }
-    shared_list_leave(&list);
+    shared_run_leave(&list);
     CHECK_EQ(sum, UINT64_C(20000) * 19999 / 2);
-    list_free(&list);
+    run_free(&list);
 }
 
 #if !defined(__SANITIZE_THREAD__)
 
-// ---- death: after every step the list is the old or the new, and has no memory that it does not name ----
+// ---- death ----
 
 static uint64_t
-sum_of(shared_list *list)
+sum_of(shared_run *list)
 {
     uint64_t sum = shared_list_count(list);
     for (uint32_t i = 0; i < shared_list_count(list); i++) {
-        shared_item item = shared_list_get(list, i);
-        sum = sum * 31 + item.word;
-        for (uint64_t j = 0; j < item.size; j++) {
-            sum = sum * 31 + item.bytes[j];
-        }
+        sum = add_to_sum(sum, shared_list_get(list, i));
     }
     return sum;
 }
@@ -293,135 +223,88 @@ sum_of(shared_list *list)
 static const unsigned char filling[ITEM_BYTES] = "the first bytes of much that follows";
 
 static void
-set_first(scene *s)
+set_first_of(shared_run *list)
 {
     shared_item item = text("other");
-    CHECK_EQ(shared_list_set(&s->list, 0, &item), 0);
+    CHECK_EQ(shared_list_set(list, 0, &item), 0);
 }
 
 static void
 fill(scene *s)
 {
-    enter(&s->list);
-    CHECK_EQ(shared_list_splice(&s->list, 0, shared_list_count(&s->list), NULL, 0), 0);
+    CHECK_EQ(shared_list_splice(&s->run, 0, shared_list_count(&s->run), NULL, 0), 0);
     for (uint32_t i = 0; i < s->filler; i++) {
-        push(&s->list, i == 1 ? text("one") : (shared_item){.bytes = filling, .size = s->size});
+        push(&s->run, i == 1 ? text("one") : (shared_item){.bytes = filling, .size = s->size});
     }
-    for (uint32_t i = 0; i < s->waste; i++) {
-        set_first(s);
-    }
-    s->old_sum = sum_of(&s->list);
-    shared_list_leave(&s->list);
 }
 
 static void
-run_change(void *arg)
+go_on(shared_run *list)
 {
-    scene *s = arg;
-    if (shared_list_enter(&s->list, FUTEX_NO_DEADLINE) != 0) {
-        _exit(1);
-    }
-    s->change(s);
-    shared_list_leave(&s->list);
+    push(list, text("goes on"));
 }
 
-static void
-look(scene *s)
-{
-    enter(&s->list);
-    uint64_t sum = sum_of(&s->list);
-    CHECK(sum == s->old_sum || sum == s->new_sum);
-    push(&s->list, text("goes on"));
-    CHECK(memory_of(&s->list) <= s->memory);
-    shared_list_leave(&s->list);
-}
-
-// The most memory that a list has on this way, with nobody dying; and what it is then.
-static void
-learn(scene *s)
-{
-    shared_list *list = &s->list;
-    for (int i = 0; i < 2; i++) {
-        fill(s);
-        s->memory = memory_of(list) > s->memory ? memory_of(list) : s->memory;
-        run_change(s);
-        enter(list);
-        s->new_sum = sum_of(list);
-        push(list, text("goes on"));
-        s->memory = memory_of(list) > s->memory ? memory_of(list) : s->memory;
-        shared_list_leave(list);
-    }
-}
-
-// How often the first item can be replaced until the run is full.
-static uint32_t
-find_waste(scene *s)
-{
-    uint32_t count = 0;
-    fill(s);
-    enter(&s->list);
-    for (uint32_t unit = s->list.unit; unit == s->list.unit; count++) {
-        set_first(s);
-    }
-    shared_list_leave(&s->list);
-    return count - 1;
-}
-
-// Dies after every `stride` steps, of a list that is full or has room.
 static void
 die_in(void (*change)(scene *s), uint32_t filler, uint64_t size, bool is_full, uint64_t stride)
 {
-    scene s = {.list = list_new(), .change = change, .filler = filler, .size = size};
-    check_child child = {.run = run_change, .arg = &s};
-    s.waste = is_full ? find_waste(&s) : 0;
-    learn(&s);
-    bool is_dead = CHECK_STEPS_EACH > 0;
-    for (uint64_t steps = 0; is_dead; steps += CHECK_STEPS_EACH * stride) {
-        fill(&s);
-        is_dead = check_die_after(&child, steps);
-        look(&s);
-    }
-    list_free(&s.list);
+    scene s = {
+        .run = run_new(&shared_list_kind),
+        .fill = fill,
+        .change = change,
+        .sum = sum_of,
+        .go_on = go_on,
+        .replace = set_first_of,
+        .filler = filler,
+        .size = size,
+    };
+    scene_die(&s, is_full, stride);
+    run_free(&s.run);
+}
+
+static void
+set_first(scene *s)
+{
+    set_first_of(&s->run);
 }
 
 static void
 append_one(scene *s)
 {
-    push(&s->list, text("more"));
+    push(&s->run, text("more"));
 }
 
 static void
 append_two(scene *s)
 {
     shared_item items[] = {text("more"), number(5)};
-    uint32_t count = shared_list_count(&s->list);
-    CHECK_EQ(shared_list_splice(&s->list, count, count, items, 2), 0);
+    uint32_t count = shared_list_count(&s->run);
+    CHECK_EQ(shared_list_splice(&s->run, count, count, items, 2), 0);
 }
 
 static void
 insert(scene *s)
 {
     shared_item items[] = {text("between"), number(5)};
-    CHECK_EQ(shared_list_splice(&s->list, 1, 2, items, 2), 0);
+    CHECK_EQ(shared_list_splice(&s->run, 1, 2, items, 2), 0);
 }
 
 static void
 take_first(scene *s)
 {
-    CHECK_EQ(shared_list_splice(&s->list, 0, 1, NULL, 0), 0);
+    CHECK_EQ(shared_list_splice(&s->run, 0, 1, NULL, 0), 0);
 }
 
 static void
 take_last(scene *s)
 {
-    uint32_t count = shared_list_count(&s->list);
-    CHECK_EQ(shared_list_splice(&s->list, count - 1, count, NULL, 0), 0);
+    uint32_t count = shared_list_count(&s->run);
+    CHECK_EQ(shared_list_splice(&s->run, count - 1, count, NULL, 0), 0);
 }
 
 static void
 take_all(scene *s)
 {
-    CHECK_EQ(shared_list_splice(&s->list, 0, shared_list_count(&s->list), NULL, 0), 0);
+    CHECK_EQ(shared_list_splice(&s->run, 0, shared_list_count(&s->run), NULL, 0), 0);
 }
 
 static void
@@ -429,7 +312,7 @@ turn(scene *s)
 {
     const uint32_t order[] = {2, SHARED_LIST_NEW, 0};
     shared_item item = text("in the middle");
-    CHECK_EQ(shared_list_rebuild(&s->list, order, 3, &item, 1), 0);
+    CHECK_EQ(shared_list_rebuild(&s->run, order, 3, &item, 1), 0);
 }
 
 static void

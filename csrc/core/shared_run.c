@@ -1,0 +1,353 @@
+#include "shared_run.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+
+// Guarded by the cell's lock.
+typedef struct run_header {
+    _Atomic uint64_t top;  // from here on the run is free
+    uint64_t committed;    // bytes that have memory
+} run_header;
+
+typedef struct run_entry {
+    uint64_t size;  // constant, like the bytes
+    unsigned char bytes[];
+} run_entry;
+
+#define NO_TABLE 0
+#define HEADER_BYTES sizeof(run_header)
+
+// A run that is larger does not stay with what is empty.
+#define KEPT_BYTES SHARED_UNIT_BYTES
+
+// ---- the root ----
+//
+// 0: there is no run.  Else bit 63, the table's place / 8 in 38 bits, the order in 5, the unit in 20.
+
+typedef struct run_root {
+    bool has_run;
+    uint32_t unit, order;
+    uint64_t table;  // its place, or NO_TABLE
+} run_root;
+
+static run_root
+read_root(const shared_run *run)
+{
+    // A40: pairs with R40 in set_root().  The lock has ordered it, if its last holder lived.
+    uint64_t word = atomic_load_explicit(&run->cell->value, memory_order_acquire);
+    return (run_root){
+        .has_run = word >> 63 != 0,
+        .table = (word >> 25 & ((UINT64_C(1) << 38) - 1)) * 8,
+        .order = word >> 20 & 31,
+        .unit = word & 0xfffff,
+    };
+}
+
+static void
+set_root(shared_run *run, run_root root)
+{
+    uint64_t word = UINT64_C(1) << 63 | root.table / 8 << 25 | (uint64_t)root.order << 20 | root.unit;
+    // R40: pairs with A40 in read_root(): what it leads to is there first, whenever this process dies.
+    atomic_store_explicit(&run->cell->value, root.has_run ? word : 0, memory_order_release);
+}
+
+void
+shared_run_count_change(shared_run *run)
+{
+    // Relaxed: ordered by the lock.  It comes before the change, so that none goes uncounted.
+    uint64_t version = atomic_load_explicit(&run->cell->more, memory_order_relaxed);
+    atomic_store_explicit(&run->cell->more, version + 1, memory_order_relaxed);
+}
+
+uint64_t
+shared_run_version(const shared_run *run)
+{
+    // Relaxed: ordered by the lock.
+    return atomic_load_explicit(&run->cell->more, memory_order_relaxed);
+}
+
+// ---- the run ----
+
+static unsigned char *
+start_of(const shared_run *run)
+{
+    // Relaxed: ordered by the lock.
+    return atomic_load_explicit(&run->at, memory_order_relaxed);
+}
+
+static run_header *
+header(const shared_run *run)
+{
+    return (run_header *)start_of(run);
+}
+
+static uint64_t
+top_of(const shared_run *run)
+{
+    // A43: pairs with R43 in shared_run_publish_empty().
+    return atomic_load_explicit(&header(run)->top, memory_order_acquire);
+}
+
+static void
+set_top(shared_run *run, uint64_t top)
+{
+    // Relaxed: before anything that is beyond it is published, which releases.
+    atomic_store_explicit(&header(run)->top, top, memory_order_relaxed);
+}
+
+void
+shared_run_init(shared_run *run, const shared_run_kind *kind, shared_heap *heap, uint32_t index)
+{
+    *run = (shared_run){
+        .heap = heap,
+        .cell = shared_heap_cell(heap, index),
+        .kind = kind,
+        .index = index,
+    };
+}
+
+static uint64_t
+run_bytes(uint32_t order)
+{
+    return SHARED_UNIT_BYTES << order;
+}
+
+static uint64_t
+round_up(uint64_t bytes, uint64_t step)
+{
+    return (bytes + step - 1) / step * step;
+}
+
+void
+shared_run_fini(shared_run *run)
+{
+    unsigned char *at = start_of(run);
+    if (at != NULL) {
+        // Relaxed: the call comes after it, so the child of a fork does not unmap it again.
+        atomic_store_explicit(&run->at, NULL, memory_order_relaxed);
+        munmap(at, run_bytes(run->order));
+    }
+}
+
+static void
+use_mapping(shared_run *run, unsigned char *at, uint32_t unit, uint32_t order)
+{
+    shared_run_fini(run);
+    run->unit = unit;
+    run->order = order;
+    // It releases, so that the child of a fork by another thread does not have it without its size.
+    atomic_store_explicit(&run->at, at, memory_order_release);
+}
+
+static bool
+map_run(shared_run *run, uint32_t unit, uint32_t order)
+{
+    unsigned char *at = shared_heap_map(run->heap, unit, order);
+    if (at != NULL) {
+        use_mapping(run, at, unit, order);
+    }
+    return at != NULL;
+}
+
+// Has memory for everything below `top`, and for a quarter more.
+static bool
+commit(shared_run *run, uint64_t top)
+{
+    run_header *at = header(run);
+    if (top <= at->committed) {
+        return true;
+    }
+    uint64_t wanted = round_up(top + top / 4, 4096);
+    uint64_t most = run_bytes(run->order);
+    wanted = wanted < most ? wanted : most;
+    if (!shared_heap_commit(run->heap, run->unit, at->committed, wanted)) {
+        return false;
+    }
+    at->committed = wanted;
+    return true;
+}
+
+uint64_t
+shared_item_bytes(const shared_item *item)
+{
+    return item->bytes == NULL ? 0 : round_up(sizeof(run_entry) + item->size, 8);
+}
+
+uint64_t
+shared_items_bytes(const shared_item *items, uint32_t count)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        bytes += shared_item_bytes(&items[i]);
+    }
+    return bytes;
+}
+
+void *
+shared_run_place(const shared_run *run, uint64_t place)
+{
+    return start_of(run) + place;
+}
+
+void *
+shared_run_table(const shared_run *run)
+{
+    run_root root = read_root(run);
+    return root.has_run && root.table != NO_TABLE ? start_of(run) + root.table : NULL;
+}
+
+uint64_t
+shared_run_cut(shared_run *run, uint64_t bytes)
+{
+    uint64_t place = top_of(run);
+    set_top(run, place + bytes);
+    return place;
+}
+
+uint64_t
+shared_run_write(shared_run *run, const shared_item *item)
+{
+    if (item->bytes == NULL) {
+        return item->word;
+    }
+    uint64_t place = shared_run_cut(run, shared_item_bytes(item));
+    run_entry *entry = (run_entry *)(start_of(run) + place);
+    entry->size = item->size;
+    memcpy(entry->bytes, item->bytes, item->size);
+    return place;
+}
+
+shared_item
+shared_run_read(const shared_run *run, uint64_t slot)
+{
+    if ((slot & 1) != 0) {
+        return (shared_item){.word = slot};
+    }
+    const run_entry *entry = (const run_entry *)(start_of(run) + slot);
+    return (shared_item){.bytes = entry->bytes, .size = entry->size};
+}
+
+void
+shared_run_publish(shared_run *run, uint64_t table)
+{
+    shared_run_count_change(run);
+    set_root(run, (run_root){.has_run = true, .unit = run->unit, .order = run->order, .table = table});
+}
+
+// A run for twice as many bytes, so that as much can come before it is full; else for just as many.
+static int
+take_run(shared_run *run, uint64_t bytes, uint32_t *unit, uint32_t *order)
+{
+    int rc = SHARED_HEAP_FULL;
+    for (uint64_t wanted = 2 * bytes; rc == SHARED_HEAP_FULL && wanted >= bytes; wanted -= bytes) {
+        for (*order = 0; *order <= SHARED_ORDER_MAX && run_bytes(*order) < wanted;) {
+            ++*order;
+        }
+        rc = shared_heap_take(run->heap, run->index, *order, unit);
+    }
+    return rc;
+}
+
+// Gives back the runs that the root does not name.  What cannot be given back now is, another time.
+static void
+keep_only_root(shared_run *run)
+{
+    run_root root = read_root(run);
+    (void)shared_heap_keep(run->heap, run->index, root.has_run ? root.unit : SHARED_NO_UNIT, root.order);
+}
+
+// Copies what is in use to another run, in which `more` bytes are free.
+static int
+move(shared_run *run, uint64_t more)
+{
+    shared_run next;
+    bool has_table = shared_run_table(run) != NULL;
+    if (more > run_bytes(SHARED_ORDER_MAX)) {
+        return SHARED_HEAP_FULL;
+    }
+    uint64_t bytes = HEADER_BYTES + (has_table ? run->kind->bytes_in_use(run) : 0) + more;
+    uint32_t unit, order;
+    int rc = take_run(run, bytes, &unit, &order);
+    if (rc < 0) {
+        return rc;
+    }
+    shared_run_init(&next, run->kind, run->heap, run->index);
+    if (!shared_heap_commit(run->heap, unit, 0, round_up(bytes, 4096)) || !map_run(&next, unit, order)) {
+        keep_only_root(run);
+        return SHARED_HEAP_FULL;
+    }
+    set_top(&next, HEADER_BYTES);
+    header(&next)->committed = round_up(bytes, 4096);
+    uint64_t table = has_table ? run->kind->copy(run, &next) : NO_TABLE;
+    set_root(run, (run_root){.has_run = true, .unit = unit, .order = order, .table = table});
+    use_mapping(run, start_of(&next), unit, order);
+    keep_only_root(run);
+    return 0;
+}
+
+int
+shared_run_reserve(shared_run *run, uint64_t bytes)
+{
+    if (!read_root(run).has_run || bytes > run_bytes(run->order) - top_of(run)) {
+        return move(run, bytes);
+    }
+    return commit(run, top_of(run) + bytes) ? 0 : SHARED_HEAP_FULL;
+}
+
+void
+shared_run_publish_empty(shared_run *run)
+{
+    bool is_large = run_bytes(run->order) > KEPT_BYTES;
+    shared_run_count_change(run);
+    set_root(run, (run_root){.has_run = !is_large, .unit = run->unit, .order = run->order});
+    if (is_large) {
+        shared_run_fini(run);
+        keep_only_root(run);
+    }
+    else {
+        // R43: pairs with A43 in top_of(): the root has no table any more when its memory can be cut again.
+        atomic_store_explicit(&header(run)->top, HEADER_BYTES, memory_order_release);
+    }
+}
+
+void
+shared_run_shrink(shared_run *run)
+{
+    if (run->order > 0) {
+        (void)move(run, 0);
+    }
+}
+
+// ---- the lock ----
+
+int
+shared_run_enter(shared_run *run, int64_t deadline_ns)
+{
+    int rc = robust_lock_acquire(&run->cell->lock, deadline_ns);
+    if (rc < 0) {
+        return rc;
+    }
+    if (rc == ROBUST_LOCK_ABANDONED) {
+        keep_only_root(run);
+    }
+    run_root root = read_root(run);
+    if (root.has_run && (start_of(run) == NULL || run->unit != root.unit || run->order != root.order)
+        && !map_run(run, root.unit, root.order)) {
+        robust_lock_release(&run->cell->lock);
+        return SHARED_HEAP_FULL;
+    }
+    return 0;
+}
+
+void
+shared_run_leave(shared_run *run)
+{
+    robust_lock_release(&run->cell->lock);
+}
+
+uint64_t
+shared_run_bytes(const shared_run *run)
+{
+    return sizeof(shared_cell) + (read_root(run).has_run ? header(run)->committed : 0);
+}

@@ -1,0 +1,115 @@
+// shared_run: the memory of a container in a cell of a shared heap.
+//
+// All that a container has is in one run of units (see shared_heap.h), that a process which uses it has
+// mapped:
+//
+//     run      header | tables and entries, in the order in which they were made | free, from `top` on
+//     slot     an odd word: the item itself; an even one: where its entry is
+//     entry    size | bytes
+//
+// One word of the cell, the root, says which run that is and where the table is in it.  What a table is, its
+// kind knows, see shared_list.h and shared_dict.h.  A change writes what is new above `top`, where nobody
+// looks, and publishes it with one store: of a word in the table, or of the root, for a new table.  So a
+// process that is killed leaves the old or the new.  What it wrote and did not publish, and what no table has
+// any more, is garbage, of which nobody keeps account.  When a run is full, what is in use is copied to
+// another of the right size, and the root names that.  So there is no list of free memory, and nothing to
+// repair after a death but this: whoever gets the lock from the dead gives back the runs that the root does
+// not name.
+//
+// Memory comes a little ahead of `top`, when it is used.  The run of what is empty is used from its
+// beginning, and given back if it is large.
+//
+//     who dies in                     leaves
+//     writing beyond `top`            garbage
+//     copying to another run          a run too much
+//     between root and old run        a run too much
+//
+// The cell's lock guards everything, from shared_run_enter() to shared_run_leave(); in between no Python is
+// called.  No Python.
+#ifndef PYCONC_SHARED_RUN_H
+#define PYCONC_SHARED_RUN_H
+
+#include "shared_heap.h"
+
+typedef struct shared_run shared_run;
+
+// What is in it.  Places are from the run's beginning.
+typedef struct shared_run_kind {
+    // How much room the table and its entries take, if nothing is garbage.
+    uint64_t (*bytes_in_use)(const shared_run *run);
+    // Copies them to another run, in which there is that much room, and returns the table's place there.
+    uint64_t (*copy)(const shared_run *run, shared_run *to);
+} shared_run_kind;
+
+// This process's view of it.
+struct shared_run {
+    shared_heap *heap;
+    shared_cell *cell;
+    const shared_run_kind *kind;
+    uint32_t index;  // these four are constant
+    // Guarded by the cell's lock:
+    uint32_t unit, order;         // of the run that is mapped
+    _Atomic(unsigned char *) at;  // where; NULL: none is.  A child of another thread's fork reads it, too
+};
+
+// An item on its way in, or where it is in memory, until the lock is released.
+typedef struct shared_item {
+    const unsigned char *bytes;  // NULL: the word is the item
+    uint64_t size;
+    uint64_t word;  // odd
+} shared_item;
+
+// A view of a cell that this process has.
+void shared_run_init(shared_run *run, const shared_run_kind *kind, shared_heap *heap, uint32_t index);
+
+// A process that drops the container unmaps it.  Nobody else uses this view.
+void shared_run_fini(shared_run *run);
+
+// Takes the lock: 0, or what robust_lock_acquire() says, or SHARED_HEAP_FULL if the run cannot be mapped.
+int shared_run_enter(shared_run *run, int64_t deadline_ns);
+void shared_run_leave(shared_run *run);
+
+// ---- with the lock ----
+
+// How much memory it has.
+uint64_t shared_run_bytes(const shared_run *run);
+
+// Another number after each change.
+uint64_t shared_run_version(const shared_run *run);
+
+// ---- with the lock, for the kinds ----
+
+// Where something is in memory, until the run moves.
+void *shared_run_place(const shared_run *run, uint64_t place);
+
+// NULL: there is none.
+void *shared_run_table(const shared_run *run);
+
+// What an item takes beside its slot, and what many take.
+uint64_t shared_item_bytes(const shared_item *item);
+uint64_t shared_items_bytes(const shared_item *items, uint32_t count);
+
+// Makes sure that so many bytes, a multiple of 8, can be cut.  Tables and entries may have moved then.  0, or
+// SHARED_HEAP_FULL, or a status of robust_lock, with everything as it was.
+int shared_run_reserve(shared_run *run, uint64_t bytes);
+
+// Takes memory that is known to be there, and returns its place.
+uint64_t shared_run_cut(shared_run *run, uint64_t bytes);
+
+// Writes an item, where there is room for it, and returns the slot for it; and reads it.
+uint64_t shared_run_write(shared_run *run, const shared_item *item);
+shared_item shared_run_read(const shared_run *run, uint64_t slot);
+
+// To be called before what makes a change be seen, so that none goes uncounted.
+void shared_run_count_change(shared_run *run);
+
+// Makes it the table at this place, in one step.
+void shared_run_publish(shared_run *run, uint64_t table);
+
+// Makes it empty, in one step: its memory can be used again, or is given back.
+void shared_run_publish_empty(shared_run *run);
+
+// Moves to a run of the right size, which is a smaller one; if there is no room for that it stays.
+void shared_run_shrink(shared_run *run);
+
+#endif
