@@ -112,11 +112,10 @@ def test_the_pool_grows_first():
 
 
 def test_a_task_that_another_thread_runs_is_waited_for():
-    with pyconc.ThreadPoolExecutor(2) as pool, Gate() as gate:
+    with pyconc.ThreadPoolExecutor(2) as pool, pyconc.ThreadPoolExecutor(1) as opens, Gate() as gate:
         (running,) = block_workers(pool, gate)
         waiter = pool.submit(lambda: (opens.submit(gate.open), running.result()))
-        with pyconc.ThreadPoolExecutor(1) as opens:
-            assert waiter.result()[1] == ()
+        assert waiter.result()[1] == ()
 
 
 def test_another_pool_is_not_concerned():
