@@ -378,12 +378,12 @@ def test_a_call_that_ignores_sigterm_and_every_exception_is_killed(tmp_path, gra
 
 def ignore_all(path):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    temporary = path.with_suffix(".part")
-    temporary.write_text(str(os.getpid()))
-    temporary.rename(path)
-    while True:
-        with contextlib.suppress(BaseException):
-            time.sleep(FOREVER)
+    with contextlib.suppress(BaseException):  # it is told once, perhaps as soon as it has said that it has begun
+        temporary = path.with_suffix(".part")
+        temporary.write_text(str(os.getpid()))
+        temporary.rename(path)
+        time.sleep(FOREVER)
+    time.sleep(FOREVER)
 
 
 _initialized = None
