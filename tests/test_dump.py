@@ -127,7 +127,7 @@ def test_a_call_is_seen_by_its_name():
                 assert [member["task"] for member in look("names")["members"]] == [name]
                 gate.open()
                 future.result()
-            assert [member["task"] for member in look("names")["members"]] == [None]
+            wait_until(lambda: [member["task"] for member in look("names")["members"]] == [None], "the call's end")
 
 
 def test_a_name_in_a_call_of_small_values_is_seen():
