@@ -98,6 +98,14 @@ $(BARE_VENV)/installed: $(BARE_VENV)/bin/python $(PACKAGE_FILES)
 test-bare: $(BARE_VENV)/installed  ## run the quick test suite without any optional package
 	@$(BARE_VENV)/bin/pytest -m "not slow" $(ARGS)
 
+# What that has to skip, where it is installed: the two together are the quick suite.
+EXTRAS = uvloop or numpy or hypothesis or array or aiohttp or aiofiles or its_own_tests_pass or that_the_factory_makes \
+	$(addprefix or test_,process_data memory_limit worker_world examples progress joblib compare_programs compare_future compare_wait)
+
+.PHONY: test-extras
+test-extras: install  ## run those quick tests that need an optional package
+	@$(BIN)/pytest -m "not slow" -k "$(EXTRAS)" $(ARGS)
+
 # Beside libraries with threads of their own, or that put something else in the place of threads.
 GREENLETS_VENV = $(VENV)-greenlets
 GREENLETS_TESTS = $(addprefix tests/test_,$(addsuffix .py,greenlets worker_world process_data install))
