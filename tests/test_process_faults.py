@@ -538,6 +538,7 @@ def until_interrupted(call):
 """
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="on one CPU the result handler is quicker than who waits")
 @pytest.mark.parametrize("size", [10, 100_000 if SANITIZED else 1_000_000])
 def test_ctrl_c_while_a_result_is_unpickled_loses_neither(size):
     finished = run_script(
