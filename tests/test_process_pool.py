@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import ctypes
 import importlib.util
 import multiprocessing
@@ -107,6 +108,25 @@ def test_a_death_may_break_the_executor():
         assert [error.pid for error in errors if isinstance(error, WorkerDied)] == [killed]
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="not usable anymore"):
             pool.submit(int)
+
+
+def test_who_is_told_of_the_death_that_breaks_an_executor_can_submit_nothing(monkeypatch):
+    with pyconc.ProcessPoolExecutor(1, on_worker_death="break") as pool, ProcessGate() as gate:
+        (future,) = block_workers(pool, gate)
+        supervisor, accepted, broken = pool._opened, [], threading.Event()
+        break_down = supervisor._break_down
+
+        def told_first(*reasons):
+            future.exception(HANG_LIMIT)
+            with contextlib.suppress(concurrent.futures.process.BrokenProcessPool):
+                accepted.append(pool.submit(int))
+            break_down(*reasons)
+            broken.set()
+
+        monkeypatch.setattr(supervisor, "_break_down", told_first)
+        os.kill(next(iter(pool._processes)), signal.SIGKILL)
+        assert broken.wait(HANG_LIMIT)
+        assert accepted == []
 
 
 def test_workers_are_replaced_after_so_many_tasks():

@@ -773,7 +773,7 @@ class Supervisor:
         if left_task or progress:
             self._false_starts = 0
             self._era += 1
-        if self.state is not State.SERVING or self._orders or self.forced:
+        if not self._goes_on():
             return
         code = _exit_code(worker.process)
         if worker.number in self._condemned:
@@ -791,6 +791,10 @@ class Supervisor:
                 self._era += 1
             if self._false_starts > _FALSE_STARTS:
                 self._break_down(_BROKEN, "workers die before they run anything", _quote(worker))
+
+    def _goes_on(self):
+        """Whether nobody has told the executor to end, so that it has to go on after a death, or to break."""
+        return self.state is State.SERVING and not self._orders and not self.forced
 
     def _settle(self, worker):
         """Free a worker's number; what it had taken is lost."""
@@ -810,8 +814,14 @@ class Supervisor:
         has_twin = self._has_successors and self._is_there(self._twin(worker.number))
         if has_twin:
             self.queue.add_worker(1)  # of the two one has counted, and the one that is left does
-        limit = self._limits.memory
-        settled = self.queue.reap(worker.number, lambda *task: _death_of(worker, *task, is_condemned, limit))
+        breaks = self._on_worker_death == "break" and self._goes_on() and not (is_condemned or worker.is_stopped)
+
+        def make_error(*task):
+            if breaks:  # by a task that is lost: before its future tells that, submit() refuses others
+                self._refuse(_BROKEN)
+            return _death_of(worker, *task, is_condemned, self._limits.memory)
+
+        settled = self.queue.reap(worker.number, make_error)
         self.processes.pop(worker.process.pid, None)
         if not has_twin:
             self._free_numbers.append(worker.number)
@@ -827,11 +837,14 @@ class Supervisor:
 
     def _break_down(self, reason, message, quoted=None):
         """Refuse tasks from now on, fail all there are, and end the workers."""
-        self.broken = reason
-        self.queue.close(BrokenProcessPool, reason)
+        self._refuse(reason)
         self._enter(State.ENDING)
         self.queue.fail_all(lambda *_: _broken(message, quoted))
         self._end_workers(self._workers.values(), "terminate")
+
+    def _refuse(self, reason):
+        self.broken = reason
+        self.queue.close(BrokenProcessPool, reason)
 
     def _condemn_workers(self):
         """End all workers, of which one has written over what all share: with the last the queue begins anew."""
