@@ -85,7 +85,8 @@ class InWorkersTests(unittest.TestCase):
         self.assertGreater(awaited["begun"], awaited["cancelled"])
         self.assertGreater(awaited["cancelled"], 0)
 
-    @classmethod
-    def tearDownClass(cls) -> None:
-        _pool.kill_workers()  # one of them may have a call that was not stopped
-        _pool.shutdown()
+
+def stop() -> None:
+    """End the workers: the program would wait for a call that was not stopped."""
+    _pool.kill_workers()
+    _pool.shutdown()

@@ -1,7 +1,7 @@
 """Runs the interpreter's own tests of executors and pools; the other half of run.py, which gives it an interpreter.
 
 python suite.py [--stock] [--without PATTERN] [PATTERN ...]     only tests whose names contain one of the patterns
-python suite.py --in-workers                                    those that sleep, with workers that do: in_workers.py
+python suite.py --in-workers [NAME ...]                         those that sleep, with workers that do: in_workers.py
 python suite.py --pools                                         those of multiprocessing's pools
 """
 
@@ -10,6 +10,7 @@ import concurrent.futures
 import faulthandler
 import importlib
 import importlib.util
+import subprocess
 import sys
 import unittest
 from collections.abc import Iterator
@@ -158,16 +159,18 @@ def load(patterns: list[str], without: list[str], stock: bool) -> unittest.TestS
     return loaded
 
 
-def load_in_workers() -> unittest.TestSuite:
+def load_in_workers(names: list[str]) -> unittest.TestSuite:
     import in_workers
 
     loaded = unittest.TestSuite()
     for module in test_modules("test.test_asyncio", SLEEPING_TESTS):
         in_workers.sleep_in_workers(module)
         for case in tests_of(unittest.defaultTestLoader.loadTestsFromModule(module)):
+            if names and case.id() not in names:
+                continue
             in_workers.check_afterwards(case)
             loaded.addTest(case)
-    if loaded.countTestCases():
+    if loaded.countTestCases() and not names:
         loaded.addTests(unittest.defaultTestLoader.loadTestsFromModule(in_workers))
     return loaded
 
@@ -189,6 +192,17 @@ def load_pools(stock: bool) -> unittest.TestSuite:
     return loaded
 
 
+def failed_again(names: list[str]) -> list[str]:
+    """Which of those fail once more, alone, as regrtest --rerun has it.
+
+    In these tests one sleep ends 0.2 s before another, and both are calls in workers, of which each waits for a CPU by
+    itself: on a busy machine their order may change once.
+    """
+    print("ONCE MORE:", *names, flush=True)
+    command = [sys.executable, __file__, "--in-workers"]
+    return [name for name in names if subprocess.run([*command, name], check=False).returncode != 0]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--stock", action="store_true", help="the standard library, for comparison")
@@ -201,10 +215,10 @@ def main() -> int:
 
     faulthandler.dump_traceback_later(HANG_LIMIT, exit=True)
     suite = unittest.TestSuite()
-    if not options.stock:
+    if not options.stock and not (options.in_workers and options.patterns):
         suite.addTests(unittest.defaultTestLoader.loadTestsFromTestCase(InjectionTests))
     if options.in_workers:
-        suite.addTests(load_in_workers())
+        suite.addTests(load_in_workers(options.patterns))
     elif options.pools:
         suite.addTests(load_pools(options.stock))
     else:
@@ -212,6 +226,10 @@ def main() -> int:
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
     failed = [case.id() for case, _ in [*result.failures, *result.errors]]
     failed += [case.id() for case in result.unexpectedSuccesses]
+    if options.in_workers:
+        sys.modules["in_workers"].stop()
+        if failed and not options.patterns:
+            failed = failed_again(failed)
     if test.support.environment_altered:
         failed.append("a test that left threads or processes behind; its name is above, beside the warning")
     if result.testsRun == 0:
