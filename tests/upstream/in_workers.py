@@ -23,6 +23,7 @@ FOREVER = 3600
 LIMIT = 60
 
 awaited = {"begun": 0, "cancelled": 0}
+faults: "set[str]" = set()  # tests after which a call went on, or a worker was gone: no matter of time
 _pool = pyconc.ProcessPoolExecutor(WORKERS)
 _stoppable = _pool.options(on_cancel="interrupt", grace=FOREVER)
 
@@ -60,12 +61,14 @@ def check_afterwards(case: unittest.TestCase) -> None:
 
 
 def _check_workers(case: unittest.TestCase) -> None:
+    faults.add(case.id())  # until all is well
     deadline = time.monotonic() + LIMIT
     while _pool._tasks.outstanding():
         case.assertLess(time.monotonic(), deadline, "a call goes on")
         time.sleep(0.001)
     case.assertEqual(_pool._processes, _workers)
     case.assertLessEqual({_pool.submit(os.getpid).result() for _ in range(WORKERS)}, _workers.keys())
+    faults.discard(case.id())
 
 
 def _start_workers() -> "dict[int, object]":

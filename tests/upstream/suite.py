@@ -227,9 +227,11 @@ def main() -> int:
     failed = [case.id() for case, _ in [*result.failures, *result.errors]]
     failed += [case.id() for case in result.unexpectedSuccesses]
     if options.in_workers:
-        sys.modules["in_workers"].stop()
-        if failed and not options.patterns:
-            failed = failed_again(failed)
+        in_workers = sys.modules["in_workers"]
+        in_workers.stop()
+        late = [name for name in failed if name not in in_workers.faults]
+        if late and not options.patterns:
+            failed = [name for name in failed if name in in_workers.faults] + failed_again(late)
     if test.support.environment_altered:
         failed.append("a test that left threads or processes behind; its name is above, beside the warning")
     if result.testsRun == 0:
