@@ -1,8 +1,8 @@
 #include "shared_list_type.h"
 
 #include "shared_cell.h"
+#include "shared_value.h"
 
-#include "base/scalars.h"
 #include "core/futex.h"
 #include "core/shared_list.h"
 
@@ -17,288 +17,17 @@ as_sharedlist(PyObject *op)
     return (SharedListObject *)op;
 }
 
-// ---- values to items ----
-
-// The first byte of a pickle since protocol 2, and of nothing that scalars.h writes.
-#define PICKLE_MARK 0x80
-
-// The words for what is no number, with the lowest bits 01; numbers have 11.
-enum {
-    WORD_NONE = 1,
-    WORD_FALSE = 5,
-    WORD_TRUE = 9
-};
-
-#define WORD_INT_MAX ((INT64_C(1) << 61) - 1)
-
-// Items on their way in.  Of a single one there is mostly nothing to allocate.
-typedef struct encoding {
-    shared_item *items;
-    uint32_t count;
-    unsigned char *bytes;  // of all items; until encoding_finish() each has its offset there, + 1
-    size_t used, room;
-    shared_item one;
-    unsigned char few[SCALARS_BYTES_MAX];
-} encoding;
-
-static void
-encoding_fini(encoding *e)
-{
-    if (e->items != &e->one) {
-        PyMem_RawFree(e->items);
-    }
-    if (e->bytes != e->few) {
-        PyMem_RawFree(e->bytes);
-    }
-}
-
-static int
-encoding_init(encoding *e, Py_ssize_t count)
-{
-    e->count = 0;
-    e->used = 0;
-    e->room = sizeof(e->few);
-    e->bytes = e->few;
-    e->items = &e->one;
-    if (count > SHARED_LIST_MAX) {
-        e->items = NULL;
-    }
-    else if (count > 1) {
-        e->items = PyMem_RawMalloc((size_t)count * sizeof(shared_item));
-    }
-    if (e->items == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    return 0;
-}
-
-static int
-make_room(encoding *e, size_t bytes)
-{
-    if (bytes <= e->room - e->used) {
-        return 0;
-    }
-    size_t room = e->used + bytes + e->room;
-    unsigned char *more = PyMem_RawMalloc(room);
-    if (more == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    memcpy(more, e->bytes, e->used);
-    if (e->bytes != e->few) {
-        PyMem_RawFree(e->bytes);
-    }
-    e->bytes = more;
-    e->room = room;
-    return 0;
-}
-
-// 0: the value has no word.
-static uint64_t
-word_of(PyObject *value)
-{
-    if (PyLong_CheckExact(value)) {
-        int overflow;
-        int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow);
-        bool fits = overflow == 0 && number <= WORD_INT_MAX && number >= -WORD_INT_MAX;
-        return fits ? (uint64_t)number << 2 | 3 : 0;
-    }
-    return value == Py_None ? WORD_NONE : value == Py_True ? WORD_TRUE
-                                      : value == Py_False  ? WORD_FALSE
-                                                           : 0;
-}
-
-static int
-encode_pickle(module_state *state, encoding *e, PyObject *value, size_t *size)
-{
-    PyObject *pickle =
-        PyObject_CallFunctionObjArgs(state->pickle_dumps, value, state->pickle_protocol, NULL);
-    int rc = -1;
-    if (pickle != NULL && !PyBytes_Check(pickle)) {
-        PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
-    }
-    else if (pickle != NULL && make_room(e, (size_t)PyBytes_GET_SIZE(pickle)) == 0) {
-        *size = (size_t)PyBytes_GET_SIZE(pickle);
-        memcpy(e->bytes + e->used, PyBytes_AS_STRING(pickle), *size);
-        rc = 0;
-    }
-    Py_XDECREF(pickle);
-    return rc;
-}
-
-static int
-encode(module_state *state, encoding *e, PyObject *value)
-{
-    shared_item *item = &e->items[e->count++];
-    *item = (shared_item){.word = word_of(value)};
-    if (item->word != 0) {
-        return 0;
-    }
-    if (make_room(e, SCALARS_BYTES_MAX) < 0) {
-        return -1;
-    }
-    size_t size = scalars_write(value, e->bytes + e->used, SCALARS_BYTES_MAX);
-    if (size == 0 && encode_pickle(state, e, value, &size) < 0) {
-        return -1;
-    }
-    item->bytes = (const unsigned char *)(e->used + 1);
-    item->size = size;
-    e->used += size;
-    return 0;
-}
-
-// The bytes do not move any more.
-static void
-encoding_finish(encoding *e)
-{
-    for (uint32_t i = 0; i < e->count; i++) {
-        if (e->items[i].bytes != NULL) {
-            e->items[i].bytes = e->bytes + ((size_t)e->items[i].bytes - 1);
-        }
-    }
-}
-
-static int
-encode_value(module_state *state, encoding *e, PyObject *value)
-{
-    if (encoding_init(e, 1) < 0) {
-        return -1;
-    }
-    if (encode(state, e, value) < 0) {
-        encoding_fini(e);
-        return -1;
-    }
-    encoding_finish(e);
-    return 0;
-}
-
-// All that an iterable has.
-static int
-encode_all(module_state *state, encoding *e, PyObject *iterable)
-{
-    PyObject *values = PySequence_List(iterable);  // our own: pickling may run anything
-    if (values == NULL) {
-        return -1;
-    }
-    int rc = encoding_init(e, PyList_GET_SIZE(values));
-    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(values); i++) {
-        rc = encode(state, e, PyList_GET_ITEM(values, i));
-        if (rc < 0) {
-            encoding_fini(e);
-        }
-    }
-    if (rc == 0) {
-        encoding_finish(e);
-    }
-    Py_DECREF(values);
-    return rc;
-}
-
-// ---- items to values ----
-
-// Copies of items.  Of a single one there is mostly nothing to allocate.
-typedef struct copies {
-    shared_item *items;
-    Py_ssize_t count;
-    unsigned char *bytes;
-    shared_item one;
-    unsigned char few[256];
-} copies;
-
-static void
-copies_fini(copies *c)
-{
-    if (c->items != &c->one) {
-        PyMem_RawFree(c->items);
-    }
-    if (c->bytes != c->few) {
-        PyMem_RawFree(c->bytes);
-    }
-}
-
 // With the lock.  false: there is no memory, and nothing to free.
 static bool
-copies_take(copies *c, const shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
+copy_items(shared_copies *c, const shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
 {
-    size_t bytes = 0;
-    c->count = count;
-    c->bytes = c->few;
-    c->items = count <= 1 ? &c->one : PyMem_RawMalloc((size_t)count * sizeof(shared_item));
-    if (c->items == NULL) {
+    if (!shared_copies_init(c, count)) {
         return false;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         c->items[i] = shared_list_get(list, (uint32_t)(start + i * step));
-        bytes += c->items[i].bytes == NULL ? 0 : c->items[i].size;
     }
-    if (bytes > sizeof(c->few)) {
-        c->bytes = PyMem_RawMalloc(bytes);
-        if (c->bytes == NULL) {
-            c->bytes = c->few;
-            copies_fini(c);
-            return false;
-        }
-    }
-    unsigned char *at = c->bytes;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        if (c->items[i].bytes != NULL) {
-            memcpy(at, c->items[i].bytes, c->items[i].size);
-            c->items[i].bytes = at;
-            at += c->items[i].size;
-        }
-    }
-    return true;
-}
-
-static PyObject *
-decode(module_state *state, const shared_item *item)
-{
-    if (item->bytes == NULL) {
-        switch (item->word) {
-        case WORD_NONE:
-            Py_RETURN_NONE;
-        case WORD_FALSE:
-            Py_RETURN_FALSE;
-        case WORD_TRUE:
-            Py_RETURN_TRUE;
-        default:
-            return PyLong_FromLongLong((int64_t)item->word >> 2);
-        }
-    }
-    if (item->size == 0 || item->bytes[0] != PICKLE_MARK) {
-        return scalars_read(item->bytes, item->size);
-    }
-    PyObject *pickle = PyBytes_FromStringAndSize((const char *)item->bytes, (Py_ssize_t)item->size);
-    PyObject *value = pickle == NULL ? NULL : PyObject_CallOneArg(state->pickle_loads, pickle);
-    Py_XDECREF(pickle);
-    return value;
-}
-
-// Takes the copies.
-static PyObject *
-decode_one(module_state *state, copies *c)
-{
-    PyObject *value = decode(state, &c->items[0]);
-    copies_fini(c);
-    return value;
-}
-
-// Takes the copies, of which it makes a list.
-static PyObject *
-decode_all(module_state *state, copies *c)
-{
-    PyObject *list = PyList_New(c->count);
-    for (Py_ssize_t i = 0; list != NULL && i < c->count; i++) {
-        PyObject *value = decode(state, &c->items[i]);
-        if (value == NULL) {
-            Py_CLEAR(list);
-            break;
-        }
-        PyList_SET_ITEM(list, i, value);
-    }
-    copies_fini(c);
-    return list;
+    return shared_copies_take(c);
 }
 
 // ---- the lock ----
@@ -371,21 +100,21 @@ static PyObject *
 item_at(PyObject *op, Py_ssize_t index)
 {
     shared_run *list = &as_sharedlist(op)->list;
-    copies copied;
+    shared_copies copied;
     bool is_copied = false;
     if (enter(op) < 0) {
         return NULL;
     }
     Py_ssize_t place = place_of(list, index);
     if (place >= 0) {
-        is_copied = copies_take(&copied, list, place, 1, 1);
+        is_copied = copy_items(&copied, list, place, 1, 1);
     }
     shared_run_leave(list);
     if (place < 0) {
         PyErr_SetString(PyExc_IndexError, "list index out of range");
         return NULL;
     }
-    return is_copied ? decode_one(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+    return is_copied ? shared_decode_one(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
 }
 
 // For iterators.  The interpreter has added the length to a negative index, which it may not be any more.
@@ -399,14 +128,14 @@ static PyObject *
 slice_of(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step)
 {
     shared_run *list = &as_sharedlist(op)->list;
-    copies copied;
+    shared_copies copied;
     if (enter(op) < 0) {
         return NULL;
     }
     Py_ssize_t count = PySlice_AdjustIndices(shared_list_count(list), &start, &stop, step);
-    bool is_copied = copies_take(&copied, list, start, step, count);
+    bool is_copied = copy_items(&copied, list, start, step, count);
     shared_run_leave(list);
-    return is_copied ? decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+    return is_copied ? shared_decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
 }
 
 static PyObject *
@@ -435,9 +164,9 @@ static int
 set_item(PyObject *op, Py_ssize_t index, PyObject *value)
 {
     shared_run *list = &as_sharedlist(op)->list;
-    encoding e;
+    shared_encoding e;
     int rc = 0;
-    if (value != NULL && encode_value(module_state_of(Py_TYPE(op)), &e, value) < 0) {
+    if (value != NULL && shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0) {
         return -1;
     }
     if (enter(op) < 0) {
@@ -460,14 +189,14 @@ set_item(PyObject *op, Py_ssize_t index, PyObject *value)
 
 done:
     if (value != NULL) {
-        encoding_fini(&e);
+        shared_encoding_fini(&e);
     }
     return rc < 0 ? -1 : 0;
 }
 
 // With the lock: items at every `step` are replaced, or go if there are no new ones.
 static int
-change_steps(shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, const encoding *e)
+change_steps(shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count, const shared_encoding *e)
 {
     uint32_t there = shared_list_count(list);
     uint32_t kept = 0;
@@ -495,7 +224,7 @@ static int
 set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyObject *values)
 {
     shared_run *list = &as_sharedlist(op)->list;
-    encoding e = {.count = 0};
+    shared_encoding e = {.count = 0};
     Py_ssize_t count = 0;
     int rc = 0;
     if (values != NULL && !PyList_Check(values) && !PyTuple_Check(values) && Py_TYPE(values)->tp_iter == NULL
@@ -504,7 +233,7 @@ set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyOb
                                                    : "must assign iterable to extended slice");
         return -1;
     }
-    if (values != NULL && encode_all(module_state_of(Py_TYPE(op)), &e, values) < 0) {
+    if (values != NULL && shared_encode_all(module_state_of(Py_TYPE(op)), &e, values) < 0) {
         return -1;
     }
     if (enter(op) < 0) {
@@ -531,7 +260,7 @@ set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyOb
 
 done:
     if (values != NULL) {
-        encoding_fini(&e);
+        shared_encoding_fini(&e);
     }
     return rc < 0 ? -1 : 0;
 }
@@ -555,7 +284,7 @@ list_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 
 // Puts items at an index, from which a list takes what is out of range as an end.
 static PyObject *
-insert_encoded(PyObject *op, Py_ssize_t index, encoding *e)
+insert_encoded(PyObject *op, Py_ssize_t index, shared_encoding *e)
 {
     shared_run *list = &as_sharedlist(op)->list;
     int rc = enter(op);
@@ -570,7 +299,7 @@ insert_encoded(PyObject *op, Py_ssize_t index, encoding *e)
             shared_raise(rc);
         }
     }
-    encoding_fini(e);
+    shared_encoding_fini(e);
     return rc < 0 ? NULL : Py_NewRef(Py_None);
 }
 
@@ -586,8 +315,8 @@ PyDoc_STRVAR(list_append_doc,
 static PyObject *
 list_append(PyObject *op, PyObject *value)
 {
-    encoding e;
-    return encode_value(module_state_of(Py_TYPE(op)), &e, value) < 0
+    shared_encoding e;
+    return shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0
                ? NULL
                : insert_encoded(op, PY_SSIZE_T_MAX, &e);
 }
@@ -604,8 +333,8 @@ PyDoc_STRVAR(list_extend_doc,
 static PyObject *
 list_extend(PyObject *op, PyObject *iterable)
 {
-    encoding e;
-    return encode_all(module_state_of(Py_TYPE(op)), &e, iterable) < 0
+    shared_encoding e;
+    return shared_encode_all(module_state_of(Py_TYPE(op)), &e, iterable) < 0
                ? NULL
                : insert_encoded(op, PY_SSIZE_T_MAX, &e);
 }
@@ -623,11 +352,11 @@ list_insert(PyObject *op, PyObject *args)
 {
     Py_ssize_t index;
     PyObject *value;
-    encoding e;
+    shared_encoding e;
     if (!PyArg_ParseTuple(args, "nO:insert", &index, &value)) {
         return NULL;
     }
-    return encode_value(module_state_of(Py_TYPE(op)), &e, value) < 0 ? NULL : insert_encoded(op, index, &e);
+    return shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0 ? NULL : insert_encoded(op, index, &e);
 }
 
 PyDoc_STRVAR(list_pop_doc,
@@ -643,7 +372,7 @@ list_pop(PyObject *op, PyObject *args)
 {
     shared_run *list = &as_sharedlist(op)->list;
     Py_ssize_t index = -1;
-    copies copied;
+    shared_copies copied;
     int rc = 0;
     if (!PyArg_ParseTuple(args, "|n:pop", &index) || enter(op) < 0) {
         return NULL;
@@ -651,11 +380,11 @@ list_pop(PyObject *op, PyObject *args)
     bool is_empty = shared_list_count(list) == 0;
     Py_ssize_t place = place_of(list, index);
     if (place >= 0) {
-        rc = copies_take(&copied, list, place, 1, 1) ? 0 : SHARED_HEAP_FULL;
+        rc = copy_items(&copied, list, place, 1, 1) ? 0 : SHARED_HEAP_FULL;
         if (rc == 0) {
             rc = shared_list_splice(list, (uint32_t)place, (uint32_t)place + 1, NULL, 0);
             if (rc < 0) {
-                copies_fini(&copied);
+                shared_copies_fini(&copied);
             }
         }
     }
@@ -664,7 +393,7 @@ list_pop(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_IndexError, is_empty ? "pop from empty list" : "pop index out of range");
         return NULL;
     }
-    return rc < 0 ? shared_raise(rc) : decode_one(module_state_of(Py_TYPE(op)), &copied);
+    return rc < 0 ? shared_raise(rc) : shared_decode_one(module_state_of(Py_TYPE(op)), &copied);
 }
 
 PyDoc_STRVAR(list_clear_doc,
@@ -726,14 +455,14 @@ static PyObject *
 list_items(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     shared_run *list = &as_sharedlist(op)->list;
-    copies copied;
+    shared_copies copied;
     if (enter(op) < 0) {
         return NULL;
     }
     unsigned long long version = shared_run_version(list);
-    bool is_copied = copies_take(&copied, list, 0, 1, shared_list_count(list));
+    bool is_copied = copy_items(&copied, list, 0, 1, shared_list_count(list));
     shared_run_leave(list);
-    PyObject *items = is_copied ? decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+    PyObject *items = is_copied ? shared_decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
     return items == NULL ? NULL : Py_BuildValue("KN", version, items);
 }
 

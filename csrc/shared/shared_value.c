@@ -1,0 +1,264 @@
+#include "shared_value.h"
+
+// ---- values to items ----
+
+// The first byte of a pickle since protocol 2, and of nothing that scalars.h writes.
+#define PICKLE_MARK 0x80
+
+// The words for what is no number, with the lowest bits 01; numbers have 11.
+enum {
+    WORD_NONE = 1,
+    WORD_FALSE = 5,
+    WORD_TRUE = 9
+};
+
+#define WORD_INT_MAX ((INT64_C(1) << 61) - 1)
+
+void
+shared_encoding_fini(shared_encoding *e)
+{
+    if (e->items != &e->one) {
+        PyMem_RawFree(e->items);
+    }
+    if (e->bytes != e->few) {
+        PyMem_RawFree(e->bytes);
+    }
+}
+
+static int
+encoding_init(shared_encoding *e, Py_ssize_t count)
+{
+    e->count = 0;
+    e->used = 0;
+    e->room = sizeof(e->few);
+    e->bytes = e->few;
+    e->items = &e->one;
+    if (count > SHARED_VALUES_MAX) {
+        e->items = NULL;
+    }
+    else if (count > 1) {
+        e->items = PyMem_RawMalloc((size_t)count * sizeof(shared_item));
+    }
+    if (e->items == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return 0;
+}
+
+static int
+make_room(shared_encoding *e, size_t bytes)
+{
+    if (bytes <= e->room - e->used) {
+        return 0;
+    }
+    size_t room = e->used + bytes + e->room;
+    unsigned char *more = PyMem_RawMalloc(room);
+    if (more == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(more, e->bytes, e->used);
+    if (e->bytes != e->few) {
+        PyMem_RawFree(e->bytes);
+    }
+    e->bytes = more;
+    e->room = room;
+    return 0;
+}
+
+// 0: the value has no word.
+static uint64_t
+word_of(PyObject *value)
+{
+    if (PyLong_CheckExact(value)) {
+        int overflow;
+        int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        bool fits = overflow == 0 && number <= WORD_INT_MAX && number >= -WORD_INT_MAX;
+        return fits ? (uint64_t)number << 2 | 3 : 0;
+    }
+    return value == Py_None ? WORD_NONE : value == Py_True ? WORD_TRUE
+                                      : value == Py_False  ? WORD_FALSE
+                                                           : 0;
+}
+
+static int
+encode_pickle(module_state *state, shared_encoding *e, PyObject *value, size_t *size)
+{
+    PyObject *pickle =
+        PyObject_CallFunctionObjArgs(state->pickle_dumps, value, state->pickle_protocol, NULL);
+    int rc = -1;
+    if (pickle != NULL && !PyBytes_Check(pickle)) {
+        PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
+    }
+    else if (pickle != NULL && make_room(e, (size_t)PyBytes_GET_SIZE(pickle)) == 0) {
+        *size = (size_t)PyBytes_GET_SIZE(pickle);
+        memcpy(e->bytes + e->used, PyBytes_AS_STRING(pickle), *size);
+        rc = 0;
+    }
+    Py_XDECREF(pickle);
+    return rc;
+}
+
+static int
+encode(module_state *state, shared_encoding *e, PyObject *value)
+{
+    shared_item *item = &e->items[e->count++];
+    *item = (shared_item){.word = word_of(value)};
+    if (item->word != 0) {
+        return 0;
+    }
+    if (make_room(e, SCALARS_BYTES_MAX) < 0) {
+        return -1;
+    }
+    size_t size = scalars_write(value, e->bytes + e->used, SCALARS_BYTES_MAX);
+    if (size == 0 && encode_pickle(state, e, value, &size) < 0) {
+        return -1;
+    }
+    item->bytes = (const unsigned char *)(e->used + 1);
+    item->size = size;
+    e->used += size;
+    return 0;
+}
+
+// The bytes do not move any more.
+static void
+encoding_finish(shared_encoding *e)
+{
+    for (uint32_t i = 0; i < e->count; i++) {
+        if (e->items[i].bytes != NULL) {
+            e->items[i].bytes = e->bytes + ((size_t)e->items[i].bytes - 1);
+        }
+    }
+}
+
+int
+shared_encode_one(module_state *state, shared_encoding *e, PyObject *value)
+{
+    if (encoding_init(e, 1) < 0) {
+        return -1;
+    }
+    if (encode(state, e, value) < 0) {
+        shared_encoding_fini(e);
+        return -1;
+    }
+    encoding_finish(e);
+    return 0;
+}
+
+int
+shared_encode_all(module_state *state, shared_encoding *e, PyObject *iterable)
+{
+    PyObject *values = PySequence_List(iterable);  // our own: pickling may run anything
+    if (values == NULL) {
+        return -1;
+    }
+    int rc = encoding_init(e, PyList_GET_SIZE(values));
+    for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(values); i++) {
+        rc = encode(state, e, PyList_GET_ITEM(values, i));
+        if (rc < 0) {
+            shared_encoding_fini(e);
+        }
+    }
+    if (rc == 0) {
+        encoding_finish(e);
+    }
+    Py_DECREF(values);
+    return rc;
+}
+
+// ---- items to values ----
+
+void
+shared_copies_fini(shared_copies *c)
+{
+    if (c->items != &c->one) {
+        PyMem_RawFree(c->items);
+    }
+    if (c->bytes != c->few) {
+        PyMem_RawFree(c->bytes);
+    }
+}
+
+bool
+shared_copies_init(shared_copies *c, Py_ssize_t count)
+{
+    c->count = count;
+    c->bytes = c->few;
+    c->items = count <= 1 ? &c->one : PyMem_RawMalloc((size_t)count * sizeof(shared_item));
+    return c->items != NULL;
+}
+
+bool
+shared_copies_take(shared_copies *c)
+{
+    size_t bytes = 0;
+    for (Py_ssize_t i = 0; i < c->count; i++) {
+        bytes += c->items[i].bytes == NULL ? 0 : c->items[i].size;
+    }
+    if (bytes > sizeof(c->few)) {
+        c->bytes = PyMem_RawMalloc(bytes);
+        if (c->bytes == NULL) {
+            c->bytes = c->few;
+            shared_copies_fini(c);
+            return false;
+        }
+    }
+    unsigned char *at = c->bytes;
+    for (Py_ssize_t i = 0; i < c->count; i++) {
+        if (c->items[i].bytes != NULL) {
+            memcpy(at, c->items[i].bytes, c->items[i].size);
+            c->items[i].bytes = at;
+            at += c->items[i].size;
+        }
+    }
+    return true;
+}
+
+static PyObject *
+decode(module_state *state, const shared_item *item)
+{
+    if (item->bytes == NULL) {
+        switch (item->word) {
+        case WORD_NONE:
+            Py_RETURN_NONE;
+        case WORD_FALSE:
+            Py_RETURN_FALSE;
+        case WORD_TRUE:
+            Py_RETURN_TRUE;
+        default:
+            return PyLong_FromLongLong((int64_t)item->word >> 2);
+        }
+    }
+    if (item->size == 0 || item->bytes[0] != PICKLE_MARK) {
+        return scalars_read(item->bytes, item->size);
+    }
+    PyObject *pickle = PyBytes_FromStringAndSize((const char *)item->bytes, (Py_ssize_t)item->size);
+    PyObject *value = pickle == NULL ? NULL : PyObject_CallOneArg(state->pickle_loads, pickle);
+    Py_XDECREF(pickle);
+    return value;
+}
+
+PyObject *
+shared_decode_one(module_state *state, shared_copies *c)
+{
+    PyObject *value = decode(state, &c->items[0]);
+    shared_copies_fini(c);
+    return value;
+}
+
+PyObject *
+shared_decode_all(module_state *state, shared_copies *c)
+{
+    PyObject *list = PyList_New(c->count);
+    for (Py_ssize_t i = 0; list != NULL && i < c->count; i++) {
+        PyObject *value = decode(state, &c->items[i]);
+        if (value == NULL) {
+            Py_CLEAR(list);
+            break;
+        }
+        PyList_SET_ITEM(list, i, value);
+    }
+    shared_copies_fini(c);
+    return list;
+}
