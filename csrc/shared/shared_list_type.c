@@ -356,7 +356,9 @@ list_insert(PyObject *op, PyObject *args)
     if (!PyArg_ParseTuple(args, "nO:insert", &index, &value)) {
         return NULL;
     }
-    return shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0 ? NULL : insert_encoded(op, index, &e);
+    return shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0
+               ? NULL
+               : insert_encoded(op, index, &e);
 }
 
 PyDoc_STRVAR(list_pop_doc,
