@@ -1,6 +1,8 @@
 """The command line.
 
-python -m pyconc run script.py [argument ...]       or -m module, -c command, - in its place
+python -m pyconc run script.py [argument ...]       or -m module, -c command, - in its place; -O, -W and -X before it
+python -m pyconc enable                             PYCONC=1 in the environment does the same for every program
+python -m pyconc disable                            takes that back
 python -m pyconc dump PID [--json] [--stacks]       what a program's executors do
 python -m pyconc top [PID]                          the same, in a terminal, each second anew
 """
@@ -14,10 +16,11 @@ import linecache
 import os
 import pkgutil
 import runpy
+import shutil
 import sys
 import textwrap
 from importlib import import_module
-from importlib.machinery import BuiltinImporter, SourceFileLoader, SourcelessFileLoader
+from importlib.machinery import BuiltinImporter, PathFinder, SourceFileLoader, SourcelessFileLoader
 from types import ModuleType
 
 import pyconc
@@ -26,11 +29,80 @@ TYPE_CHECKING = False  # typing takes longer to import than this package
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
-    from typing import Any
+    from typing import Any, NoReturn
 
 __all__: list[str] = []
 
 _PROG = "python -m pyconc"
+
+# The interpreter's own options that `run` hands on: those that stand alone, and those with a value.
+_FLAGS = frozenset("bBdEiIOPqRsSuv")
+_FLAGS_WITH_VALUE = frozenset("WX")
+
+
+def _split_interpreter_options(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Take the interpreter's options out of the arguments of `run`; they stand before the program, as for `python`.
+
+    Raises ValueError for one that lacks its value.
+    """
+    options: list[str] = []
+    rest: list[str] = []
+    ahead = list(arguments)
+    while ahead:
+        word = ahead.pop(0)
+        if word == "--no-multiprocessing":
+            rest.append(word)
+            continue
+        letters = word[1:] if word[:1] == "-" and word[1:2] != "-" else ""
+        flags = ""
+        while letters and letters[0] in _FLAGS:  # one word may hold several: -OB, -Om
+            flags, letters = flags + letters[0], letters[1:]
+        if flags:
+            options.append(f"-{flags}")
+        if letters and letters[0] in _FLAGS_WITH_VALUE:
+            if letters[1:]:
+                options.append(f"-{letters}")
+            elif ahead:
+                options += [f"-{letters}", ahead.pop(0)]
+            else:
+                raise ValueError(f"argument expected for the -{letters} option")
+        elif letters[:1] in ("c", "m"):  # argparse would look for options behind an attached value
+            attached = [letters[1:]] if letters[1:] else []
+            return options, [*rest, f"-{letters[0]}", *attached, *ahead]
+        elif letters or not flags:
+            return options, [*rest, f"-{letters}" if flags else word, *ahead]
+    return options, rest
+
+
+def _start_again(options: list[str], arguments: list[str]) -> NoReturn:
+    """Let this process begin once more, as an interpreter with these options more, which only hold from its start."""
+    own = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv) + 1]  # up to "-m pyconc"
+    try:
+        os.execv(sys.executable, [sys.executable, *options, *own, "run", *arguments])
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"{_PROG}: cannot start {sys.executable!r} with {' '.join(options)}: {error}\n")
+        sys.exit(2)
+
+
+def _hint(path: str) -> str:
+    """Return what a script that is not there may have been meant to be: a module, or a command."""
+    if os.sep in path:
+        return ""
+    if not path.endswith(".py") and "." not in path and PathFinder.find_spec(path) is not None:
+        return f" (there is a module of that name: {_PROG} run -m {path})"
+    command = shutil.which(path)
+    if command is None or not _is_python_script(command):
+        return ""
+    return f" (there is a command of that name: {_PROG} run {command})"
+
+
+def _is_python_script(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            first_line = file.readline(1000)
+    except OSError:
+        return False
+    return first_line.startswith(b"#!") and b"python" in first_line
 
 
 def _run_module(name: str, arguments: list[str]) -> None:
@@ -58,7 +130,7 @@ def _run_path(path: str, arguments: list[str]) -> None:
     try:
         data = loader.get_data(name)
     except OSError as error:
-        sys.stderr.write(f"{_PROG}: can't open file {name!r}: {error.strerror}\n")
+        sys.stderr.write(f"{_PROG}: can't open file {name!r}: {error.strerror}{_hint(path)}\n")
         sys.exit(2)
     if isinstance(loader, SourcelessFileLoader):
         code = loader.get_code("__main__")
@@ -143,7 +215,8 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser(
         "run",
-        usage=f"{_PROG} run [-h] [--no-multiprocessing] (script | - | -m module | -c command) [argument ...]",
+        usage=f"{_PROG} run [-h] [--no-multiprocessing] [-O] [-W arg] [-X opt] [other options of python]\n"
+        "       (script | - | -m module | -c command) [argument ...]",
         help="run a program with pyconc's executors in place of the standard ones",
         description="Run a program as `python` does, after pyconc.install(): wherever it, or a library that it uses, "
         "asks for concurrent.futures.ThreadPoolExecutor or ProcessPoolExecutor, for a loop's default executor, or for "
@@ -155,6 +228,14 @@ def main() -> None:
     run.add_argument(
         "script", nargs=argparse.REMAINDER, help="a script to run, or - for standard input, and its arguments"
     )
+    commands.add_parser(
+        "enable",
+        help="let PYCONC=1 in the environment do what `run` does",
+        description="Write a .pth file into site-packages.  From then on each program that this interpreter starts "
+        "with PYCONC=1 in its environment runs on pyconc's executors, as with `run`; PYCONC=no-multiprocessing leaves "
+        "multiprocessing.Pool alone.",
+    )
+    commands.add_parser("disable", help="take `enable` back", description="Remove what `enable` has written.")
     dump = commands.add_parser(
         "dump",
         help="show what the executors of a program do",
@@ -173,7 +254,19 @@ def main() -> None:
     top.add_argument(
         "pid", type=_read_pid, metavar="PID", nargs="?", help="the program's process, if there are several"
     )
-    options = parser.parse_args()
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"]:
+        try:
+            interpreter_options, arguments[1:] = _split_interpreter_options(arguments[1:])
+        except ValueError as error:
+            run.error(str(error))
+        if interpreter_options:
+            _start_again(interpreter_options, arguments[1:])
+    options = parser.parse_args(arguments)
+    if options.command in ("enable", "disable"):
+        from pyconc import _startup
+
+        sys.exit(_startup.enable() if options.command == "enable" else _startup.disable())
     if options.command == "top":
         from pyconc import _top
 
@@ -193,6 +286,7 @@ def main() -> None:
     else:
         start = _run_stdin if target[0] == "-" else _run_path
 
+    pyconc.uninstall()  # PYCONC in the environment may have asked for something else
     pyconc.install(multiprocessing=not options.no_multiprocessing)
     try:
         start(target[0], target[1:])

@@ -293,6 +293,58 @@ def test_an_exit_code_survives_threads_that_still_work(folder):
     assert finished.returncode == 7
 
 
+# --- The interpreter's own options --------------------------------------------------------------------------------
+
+
+SHOW_FLAGS = """
+import sys
+print(sys.argv, sys.flags, sys.warnoptions, sorted(sys._xoptions.items()))
+if __debug__:
+    print("assertions")
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-O"], ["-OBW", "error", "-Xdev", "-X", "a=b", "-u"], ["-bOOWignore::ImportWarning", "-E"]],
+    ids=" ".join,
+)
+def test_options_of_the_interpreter_may_follow(folder, options):
+    write(folder / "script.py", SHOW_FLAGS)
+    assert_same_options(*options, "script.py", "-O", "-X")
+
+
+def test_such_options_before_each_kind_of_program(folder):
+    write(folder / "script.py", SHOW_FLAGS)
+    assert_same_options("-Om", "script", "-W")
+    assert_same_options("-O", "-", "-m", input=SHOW_FLAGS)
+    assert_same_options("-Oc" + SHOW_FLAGS, "-c", flags=("-B",))
+
+
+def assert_same_options(*arguments, **options):
+    assert "sys.flags(" in assert_same(*arguments, **options).stdout
+
+
+def test_options_of_the_interpreter_and_of_run(folder):
+    write(folder / "script.py", "import multiprocessing.dummy as d; print(type(d.Pool(1)).__module__, __debug__)")
+    finished = python(*RUN, "-B", "--no-multiprocessing", "-O", "script.py")
+    assert finished.stdout == "multiprocessing.pool False\n"
+
+
+def test_an_option_without_its_value(folder):
+    finished = python(*RUN, "-O", "-W")
+    assert finished.returncode == 2
+    assert finished.stderr.endswith("error: argument expected for the -W option\n")
+
+
+def test_an_interpreter_that_is_no_longer_there(folder):
+    program = "import sys; from pyconc import __main__; sys.executable += '.gone'; __main__.main()"
+    finished = python("-c", program, "run", "-O", "x")
+    assert finished.returncode == 2
+    assert finished.stderr.count("\n") == 1
+    assert "with -O: [Errno 2] No such file or directory" in finished.stderr
+
+
 # --- What a program runs on -----------------------------------------------------------------------------------------
 
 
@@ -441,6 +493,18 @@ def test_a_missing_script(folder):
     finished = python(*RUN, "missing.py")
     assert finished.returncode == 2
     assert finished.stderr == f"python -m pyconc: can't open file '{folder}/missing.py': No such file or directory\n"
+
+
+def test_a_missing_script_that_is_meant_to_be_a_module_or_a_command(folder, monkeypatch):
+    hint = "(there is a module of that name: python -m pyconc run -m this)\n"
+    assert python(*RUN, "this").stderr.endswith(hint)
+    command = write(folder / "bin" / "a-command", "#!/usr/bin/env python3\n")
+    command.chmod(0o755)
+    write(folder / "bin" / "no-python", "#!/bin/sh\n").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder / "bin"))
+    hint = f"(there is a command of that name: python -m pyconc run {command})\n"
+    assert python(*RUN, "a-command").stderr.endswith(hint)
+    assert python(*RUN, "no-python").stderr.endswith("No such file or directory\n")
 
 
 def test_a_script_that_may_not_be_read(folder):

@@ -1,0 +1,180 @@
+"""`python -m pyconc enable`: PYCONC=1 in the environment is pyconc in whatever an interpreter starts."""
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+from support import SANITIZED
+
+import pyconc
+
+pytestmark = pytest.mark.skipif(SANITIZED, reason="how a program is started is Python's part alone")
+
+LIMIT = 120  # seconds; only a hang takes so long
+SHOW = """
+import sys
+loaded = "pyconc" in sys.modules
+import concurrent.futures, multiprocessing.pool
+print(loaded, concurrent.futures.ThreadPoolExecutor.__module__, end=" ")
+with multiprocessing.pool.ThreadPool(1) as pool:
+    print(type(pool).__module__)
+"""
+STANDARD = "False concurrent.futures.thread multiprocessing.pool\n"
+OURS = "True pyconc.thread_pool pyconc.multiprocessing.pool\n"
+
+
+class Environment:
+    """A virtual environment with pyconc, without anything else."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, symlinks=True)
+        (self.packages,) = folder.glob("lib/python*/site-packages")
+        self.python = folder / "bin" / "python"
+        self.file = self.packages / "pyconc.pth"
+        self.link = self.packages / "pyconc"
+        self.link.symlink_to(Path(pyconc.__file__).parent)
+
+    def run(self, *arguments, **env):
+        plain = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYCONC")}
+        command = [str(self.python), *arguments]
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": LIMIT}
+        return subprocess.run(command, env=plain | env, cwd=self.packages, **options)
+
+    def pyconc(self, *arguments, **env):
+        return self.run("-m", "pyconc", *arguments, **env)
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return Environment(tmp_path / "env")
+
+
+def assert_says(finished, *words):
+    """A command that has gone well says so in a line."""
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    assert finished.stdout.count("\n") == 1
+    assert all(str(word) in finished.stdout for word in words)
+
+
+def test_the_variable_takes_effect_while_enabled(environment):
+    assert environment.run("-c", SHOW, PYCONC="1").stdout == STANDARD
+    for _ in range(2):
+        assert_says(environment.pyconc("enable"), environment.file, "PYCONC=1")
+        assert sorted(path.name for path in environment.packages.iterdir()) == ["pyconc", "pyconc.pth"]
+    for value, shown in [
+        ("1", OURS),
+        ("no-multiprocessing", "True pyconc.thread_pool multiprocessing.pool\n"),
+        ("0", STANDARD),
+        ("", STANDARD),
+    ]:
+        finished = environment.run("-W", "error", "-c", SHOW, PYCONC=value)
+        assert (finished.stdout, finished.stderr) == (shown, "")
+    assert environment.run("-c", SHOW).stdout == STANDARD
+    assert_says(environment.pyconc("disable"), environment.file, "removed")
+    assert environment.run("-c", SHOW, PYCONC="1").stdout == STANDARD
+    assert_says(environment.pyconc("disable"), "nothing to remove")
+
+
+def test_without_the_variable_nothing_is_imported_for_it(environment):
+    modules = "import sys; print(sorted(sys.modules))"
+    before = environment.run("-c", modules).stdout
+    assert_says(environment.pyconc("enable"))
+    assert environment.run("-c", modules).stdout == before
+
+
+def test_a_value_that_means_nothing_is_told_and_ignored(environment):
+    environment.pyconc("enable")
+    finished = environment.run("-c", SHOW, PYCONC="yes")
+    assert finished.stdout == STANDARD.replace("False", "True", 1)
+    assert finished.stderr == "PYCONC can be 1, 0 or no-multiprocessing, and not 'yes': ignored\n"
+
+
+def test_what_it_starts_by_itself_has_it_too(environment):
+    """A program with threads, whose workers come from an interpreter of their own."""
+    environment.pyconc("enable")
+    program = environment.packages / "program.py"
+    program.write_text(
+        "import concurrent.futures, threading\n"
+        "def kind():\n    return concurrent.futures.ThreadPoolExecutor.__module__\n"
+        "if __name__ == '__main__':\n"
+        "    gate = threading.Event()\n"
+        "    threading.Thread(target=gate.wait).start()\n"
+        "    with concurrent.futures.ProcessPoolExecutor(1) as pool:\n"
+        "        print(type(pool).__module__, pool.submit(kind).result())\n"
+        "    gate.set()\n"
+    )
+    finished = environment.run("program.py", PYCONC="1")
+    assert (finished.stdout, finished.stderr) == ("pyconc.process_pool pyconc.thread_pool\n", "")
+
+
+def test_run_has_the_last_word(environment):
+    environment.pyconc("enable")
+    finished = environment.pyconc("run", "--no-multiprocessing", "-c", SHOW, PYCONC="1")
+    assert finished.stdout == "True pyconc.thread_pool multiprocessing.pool\n"
+
+
+def test_an_interpreter_whose_pyconc_has_gone_starts(environment):
+    environment.pyconc("enable")
+    environment.link.unlink()
+    finished = environment.run("-c", SHOW, PYCONC="1")
+    assert finished.returncode == 0
+    assert finished.stdout == STANDARD
+    reason = "No module named 'pyconc'"
+    assert finished.stderr == f"PYCONC is set, but this interpreter has no pyconc that it can load: {reason}\n"
+    assert environment.run("-c", SHOW).stderr == ""
+
+
+def test_it_writes_nothing_where_stderr_is_closed(environment):
+    environment.pyconc("enable")
+    environment.link.unlink()
+    command = [
+        sys.executable,
+        "-c",
+        f"import os; os.close(2); os.execv({str(environment.python)!r}, ['python', 'f.py'])",
+    ]
+    (environment.packages / "f.py").write_text("print('alone')")
+    finished = subprocess.run(command, env={"PYCONC": "1"}, cwd=environment.packages, stdout=subprocess.PIPE, text=True)
+    assert finished.stdout == "alone\n"
+
+
+@pytest.mark.parametrize("command", ["enable", "disable"])
+def test_no_right_to_write_is_a_sentence(environment, command):
+    """A folder in the file's place is in the way for root, too."""
+    environment.file.mkdir()
+    finished = environment.pyconc(command)
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert finished.stderr.startswith(f"python -m pyconc {command}: {environment.file} cannot be ")
+    assert finished.stderr.count("\n") == 1
+    assert sorted(path.name for path in environment.packages.iterdir()) == ["pyconc", "pyconc.pth"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_to(environment):
+    environment.packages.chmod(0o555)
+    finished = environment.pyconc("enable")
+    environment.packages.chmod(0o755)
+    assert finished.returncode == 1
+    assert finished.stderr.endswith("Permission denied\n")
+
+
+def test_an_installation_for_the_user_alone(environment, tmp_path):
+    """There the file stands beside pyconc, whatever the environment is."""
+    home = tmp_path / "home"
+    program = "import site; print(site.getusersitepackages())"
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if not base.exists():
+        pytest.skip("the interpreter that made this environment cannot be found")
+    environment.python = base
+    env = {"PYTHONUSERBASE": str(home)}
+    packages = Path(environment.run("-c", program, **env).stdout.strip())
+    packages.mkdir(parents=True)
+    (packages / "pyconc").symlink_to(Path(pyconc.__file__).parent)
+    environment.link.unlink()  # beside which the programs run
+    assert_says(environment.pyconc("enable", **env), packages / "pyconc.pth")
+    assert environment.run("-c", SHOW, PYCONC="1", **env).stdout == OURS
+    assert_says(environment.pyconc("disable", **env), packages / "pyconc.pth")
