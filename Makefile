@@ -14,6 +14,8 @@ SHELL = /bin/bash
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 MAKEFLAGS += --no-builtin-rules
+# Each worker process imports the tests' modules for itself: what is compiled once need not be compiled in each of them.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The style checks and the type checker, pinned: their next version must not fail a commit that changed nothing.
 TOOLS = ruff==0.17.6 clang-format==23.1.5 mypy==2.4.1

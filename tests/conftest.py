@@ -4,8 +4,10 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 import support
@@ -30,6 +32,11 @@ else:
 # Shells let programs in the background ignore Ctrl-C, and what they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Under xdist the program is a command, which the interpreter that workers are cloned from cannot run up to its guard:
+# each worker would import pytest for itself, with its first call.  So that it finds it imported, as without xdist:
+if "PYTEST_XDIST_WORKER" in os.environ:
+    sys.modules["__main__"].__file__ = str(Path(pytest.__file__).with_name("__main__.py"))
 
 
 support.note_names()
