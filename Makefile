@@ -101,8 +101,8 @@ test-bare: $(BARE_VENV)/installed  ## run the quick test suite without any optio
 	@$(BARE_VENV)/bin/pytest -m "not slow" $(ARGS)
 
 # What that has to skip, where it is installed: the two together are the quick suite.
-EXTRAS = uvloop or numpy or hypothesis or array or aiohttp or aiofiles or its_own_tests_pass or that_the_factory_makes \
-	$(addprefix or test_,process_data memory_limit worker_world examples progress joblib compare_programs compare_future compare_wait)
+EXTRAS = uvloop or numpy or hypothesis or array or opentelemetry or aiohttp or aiofiles or its_own_tests_pass or that_the_factory_makes \
+	$(addprefix or test_,process_data memory_limit worker_world examples progress joblib instrument compare_programs compare_future compare_wait)
 
 .PHONY: test-extras
 test-extras: install  ## run those quick tests that need an optional package

@@ -51,8 +51,10 @@ __all__ = [
     "as_completed",
     "current_task",
     "install",
+    "instrument",
     "stats",
     "uninstall",
+    "uninstrument",
     "wait",
 ]
 
@@ -68,8 +70,10 @@ _LAZY = {
     "aiomultiprocess": ("pyconc.aiomultiprocess", None),
     "asyncio": ("pyconc.asyncio", None),
     "concurrent": ("pyconc.concurrent", None),
+    "instrument": ("pyconc._instrument", "instrument"),
     "multiprocessing": ("pyconc.multiprocessing", None),
     "shared": ("pyconc.shared", None),
+    "uninstrument": ("pyconc._instrument", "uninstrument"),
 }
 
 
@@ -90,6 +94,7 @@ def _name_imports():
     from pyconc import (  # noqa: F401
         _asyncio_glue,
         _checkpoint,
+        _instrument,
         _lock_abandoned,
         _task_timeout,
         aiomultiprocess,

@@ -18,6 +18,8 @@ from pyconc._core import Future as Future
 from pyconc._current_task import Task as Task
 from pyconc._current_task import TaskProgress as TaskProgress
 from pyconc._current_task import current_task as current_task
+from pyconc._instrument import instrument as instrument
+from pyconc._instrument import uninstrument as uninstrument
 from pyconc._lock_abandoned import LockAbandoned as LockAbandoned
 from pyconc._stats import Histogram as Histogram
 from pyconc._stats import PoolStats as PoolStats
@@ -63,8 +65,10 @@ __all__ = [
     "as_completed",
     "current_task",
     "install",
+    "instrument",
     "stats",
     "uninstall",
+    "uninstrument",
     "wait",
 ]
 

@@ -35,7 +35,7 @@ def carrier_to_coroutines(context):
 def _carrier(kind, context):
     if isinstance(context, (str, bool)) or not hasattr(context, "__iter__"):
         raise TypeError(f"context must be an iterable of ContextVars, not {type(context).__name__}")
-    variables = [(variable, *_find(variable)) for variable in context]
+    variables = [_find(variable) for variable in context]
     names = [name for _, *name in variables]
     return (partial(_with_values, kind, variables), names) if variables else (None, None)
 
@@ -58,14 +58,25 @@ def _look_up(module, name):
 
 
 def _find(variable):
-    """Return (module, name) of a ContextVar."""
+    """Return (variable, module, name) of a ContextVar, or of what has its methods in the place of "opentelemetry"."""
+    if isinstance(variable, str) and variable == "opentelemetry":
+        return _find_propagated()
     if not isinstance(variable, contextvars.ContextVar):
         raise TypeError(f"context must be an iterable of ContextVars, in which {variable!r} is none")
     for module_name, module in list(sys.modules.items()):
         for name, value in list(getattr(module, "__dict__", {}).items()):
             if value is variable:
-                return module_name, name
+                return variable, module_name, name
     raise ValueError(f"workers cannot find {variable!r}: it is no global of a module")
+
+
+def _find_propagated():
+    module = "pyconc._trace_context"
+    try:
+        return importlib.import_module(module).propagated, module, "propagated"
+    except ImportError as error:
+        message = f"context=['opentelemetry'] needs opentelemetry-api: pip install 'pyconc[opentelemetry]' ({error})"
+        raise ImportError(message, name=error.name) from error
 
 
 def _in_copy(function):

@@ -2,11 +2,12 @@
 
 import itertools
 import weakref
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pyconc._current_task import TaskProgress
 
-__all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "name_of", "stats"]
+__all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "executors", "name_of", "stats"]
 
 # Every executor of this process, in the order of their making, by its number; not their views.
 _executors: "weakref.WeakValueDictionary[int, Observed]" = weakref.WeakValueDictionary()
@@ -152,6 +153,13 @@ class Observed:
             return object.__repr__(self)
 
 
+def executors() -> "dict[int, Observed]":
+    """Return every executor of this process by a number that no other has, in the order of their making."""
+    # In one step, as other threads make executors meanwhile.
+    found = [(reference.key, reference()) for reference in _executors.valuerefs()]
+    return {number: executor for number, executor in sorted(found, key=itemgetter(0)) if executor is not None}
+
+
 def stats() -> "dict[str, PoolStats]":
     """Return the stats() of every executor in this process, as a dictionary by name, in the order of their making.
 
@@ -165,7 +173,7 @@ def stats() -> "dict[str, PoolStats]":
         3 1
     """
     found: dict[str, PoolStats] = {}
-    for _, executor in sorted(_executors.items()):
+    for executor in executors().values():
         counts = executor.stats()
         name = counts.name
         number = 2

@@ -51,7 +51,7 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
-        context: Iterable[ContextVar[Any]] = (),
+        context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
     ) -> None: ...
     def options(
         self,

@@ -484,7 +484,8 @@ class ProcessPoolExecutor(
     their own, and workers wait where that is slow; but outcomes wait no longer than a second for one record.
 
     context: ContextVars that have the values in each call that they have for who submits it, in submit() or map(). Each
-    must be a global of a module, where workers find it, and its values are pickled with the calls.
+    must be a global of a module, where workers find it, and its values are pickled with the calls. "opentelemetry"
+    among them stands for what OpenTelemetry propagates: a span that a call makes is a child of its submitter's.
 
     Arguments and results are pickled; large buffers (numpy arrays, bytearrays in pickle.PickleBuffer) are copied once,
     into memory that the receiver owns. Use it with `with`, with `async with`, and in loop.run_in_executor. All methods
@@ -497,8 +498,8 @@ class ProcessPoolExecutor(
     Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
     max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, a number is no integer,
     the name no str, forward_logs no bool, or context has what is no ContextVar; ValueError for a ContextVar that is no
-    global of a module; and OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc
-    for memory_limit; /proc and pidfd_open for kill_tree).
+    global of a module; ImportError if "opentelemetry" is not installed; and OSError if the system refuses what the
+    executor needs (memfd_create, eventfd, epoll; /proc for memory_limit; /proc and pidfd_open for kill_tree).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)

@@ -63,7 +63,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
-        context: Iterable[ContextVar[Any]] = (),
+        context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -83,7 +83,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
-        context: Iterable[ContextVar[Any]] = (),
+        context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
     ) -> None: ...
     @overload
     def __init__(
@@ -103,7 +103,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         grace: float | None = None,
         name: str | None = None,
         forward_logs: bool = False,
-        context: Iterable[ContextVar[Any]] = (),
+        context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
     ) -> None: ...
     def map(
         self,

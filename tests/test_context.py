@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import inspect
+import sys
 import threading
 
 import pytest
@@ -146,6 +147,44 @@ def test_without_it_a_call_has_the_workers_context(Executor):
         pool.submit(abs, 1).result()
         assert with_number(7, pool.submit, read).result() == (0, "")
         assert pool._carry is None
+
+
+def current_span():
+    from opentelemetry import baggage, trace
+
+    context = trace.get_current_span().get_span_context()
+    return context.trace_id, context.span_id, dict(baggage.get_all())
+
+
+async def current_span_later():
+    return current_span()
+
+
+@pytest.mark.parametrize(
+    ("Executor", "function"),
+    [(pyconc.ProcessPoolExecutor, current_span), (pyconc.CoroutinePool, current_span_later)],
+    ids=["processes", "coroutines"],
+)
+def test_a_span_of_a_call_is_its_submitters_child_in_opentelemetry(Executor, function):
+    trace = pytest.importorskip("opentelemetry.sdk.trace")
+    from opentelemetry import baggage, context
+
+    tracer = trace.TracerProvider(shutdown_on_exit=False).get_tracer("test")
+    with Executor(1, context=["opentelemetry", number]) as pool:
+        with tracer.start_as_current_span("submitter") as span:
+            token = context.attach(baggage.set_baggage("user", "7"))
+            future = with_number(7, pool.submit, function)
+            context.detach(token)
+        ids = span.get_span_context()
+        assert future.result() == (ids.trace_id, ids.span_id, {"user": "7"})
+        assert pool.submit(function).result() == (0, 0, {})
+
+
+def test_opentelemetry_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.delitem(sys.modules, "pyconc._trace_context", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
+    with pytest.raises(ImportError, match=r"needs opentelemetry-api: pip install 'pyconc\[opentelemetry\]'"):
+        pyconc.ProcessPoolExecutor(1, context=["opentelemetry"])
 
 
 def test_a_copy_is_the_callers_whole_context():
