@@ -101,7 +101,7 @@ test-bare: $(BARE_VENV)/installed  ## run the quick test suite without any optio
 	@$(BARE_VENV)/bin/pytest -m "not slow" $(ARGS)
 
 # What that has to skip, where it is installed: the two together are the quick suite.
-EXTRAS = uvloop or numpy or hypothesis or array or opentelemetry or aiohttp or aiofiles or its_own_tests_pass or that_the_factory_makes \
+EXTRAS = uvloop or numpy or hypothesis or array or recipe or opentelemetry or aiohttp or aiofiles or its_own_tests_pass or that_the_factory_makes \
 	$(addprefix or test_,process_data memory_limit worker_world examples progress joblib instrument compare_programs compare_future compare_wait)
 
 .PHONY: test-extras
@@ -110,7 +110,8 @@ test-extras: install  ## run those quick tests that need an optional package
 
 # Beside libraries with threads of their own, or that put something else in the place of threads.
 GREENLETS_VENV = $(VENV)-greenlets
-GREENLETS_TESTS = $(addprefix tests/test_,$(addsuffix .py,greenlets worker_world process_data install))
+GREENLETS_TESTS = $(addprefix tests/test_,$(addsuffix .py,greenlets worker_world process_data install)) \
+	tests/test_pages.py::test_a_recipe_prints_what_it_says
 
 $(GREENLETS_VENV)/installed: $(GREENLETS_VENV)/bin/python $(PACKAGE_FILES)
 	$(call pip_install,$(GREENLETS_VENV),,. "pytest>=9" numpy gevent eventlet)
@@ -281,6 +282,15 @@ stubs: $(VENV)/tools install  ## check the stubs against the built module, and t
 	@$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist tests/stubtest_allowlist.txt pyconc._core pyconc.aiomultiprocess.pool \
 		pyconc.coroutine_pool pyconc.process_pool pyconc.shared pyconc.thread_pool pyconc.waiting
 	@$(BIN)/mypy --cache-dir=/dev/null
+
+$(VENV)/docs: $(VENV)/installed
+	$(call pip_install,$(VENV),,"pyconc[docs]")
+	@touch $@
+
+.PHONY: docs
+docs: $(VENV)/docs  ## build the documentation in .build/docs
+	@$(BIN)/sphinx-build -W -n -q --keep-going -d .build/doctrees docs .build/docs
+	@echo "the documentation is in .build/docs/index.html"
 
 .PHONY: upstream
 upstream: install  ## the interpreter's own executor and pool tests, run against pyconc

@@ -10,6 +10,7 @@ import json
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +19,8 @@ from support import HANG_LIMIT, run_script
 
 import pyconc
 import pyconc.loky
+
+REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
 
 def is_ours(thing: object) -> bool:
@@ -82,6 +85,15 @@ def test_a_compatible_method_has_a_sentence(name: str) -> None:
 def test_every_kind_of_public_name_is_looked_at() -> None:
     assert {"ProcessPoolExecutor", "Future.result", "wait", "asyncio.run", "aiomultiprocess.Pool"} <= PUBLIC.keys()
     assert "aiomultiprocess.Pool.map" in METHODS
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="the tests were taken away from the sources")
+def test_a_public_name_is_in_the_reference() -> None:
+    """Its methods come with a class."""
+    text = "".join(page.read_text() for page in REFERENCE.glob("*.md"))
+    shown = set(re.findall(r"^\.\. auto(?:class|exception|function):: pyconc\.(\S+)$", text, re.MULTILINE))
+    names = {name for name in PUBLIC if name.rpartition(".")[0] not in PUBLIC}
+    assert names - shown == set()
 
 
 def public_modules(package: ModuleType = pyconc) -> Iterator[str]:

@@ -24,8 +24,6 @@ NEEDS = {"crawl": "aiohttp", "many_files": "aiofiles"}
 # The standard library has nothing like what they show.
 OURS_ALONE = ["deadlines", "watch"]
 
-README = EXAMPLES.parent / "README.md"
-
 
 def needs(name):
     if name == "crawl" and DEBUG_BUILD:
@@ -98,32 +96,6 @@ def test_an_example_can_be_imported(name):
     needs(name)
     finished = run_script(f"import {name}", env={"PYTHONPATH": str(EXAMPLES)})
     assert (finished.stdout, finished.stderr) == ("", "")
-
-
-SEEN = "6 <ThreadPoolExecutor 'loader': 0 running, 0 queued, 1 of 4 workers>\n1 loader_0 ['loader']\n"
-
-
-@pytest.mark.parametrize(
-    ("number", "output"),
-    [(0, "499500\n"), (1, "4950\n"), (2, "9\n328350\n3\n2\n1\n"), (3, SEEN), (6, "[0, 1, 2]\n[0, 1, 4]\n")],
-)
-def test_the_readmes_programs_run(number, output):
-    assert run_script(readme_programs()[number], flags=("-W", "error")).stdout == output
-
-
-def readme_programs():
-    programs = re.findall(r"^```python\n(.*?)^```$", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(programs) == 7
-    return programs
-
-
-@pytest.mark.parametrize(("number", "library"), [(4, "rich"), (5, "tqdm")])
-def test_the_readmes_recipes_for_bars_run(number, library):
-    pytest.importorskip(library, reason=f"{library} is not installed")
-    finished = run_script(readme_programs()[number])
-    assert "5050" in finished.stdout
-    assert "100%" in finished.stdout + finished.stderr
-    assert "Traceback" not in finished.stderr
 
 
 @pytest.mark.slow
