@@ -2,6 +2,7 @@
 #include "base/call.h"
 #include "base/scalars.h"
 #include "base/state.h"
+#include "base/trace.h"
 
 #include "class_builder.h"
 #include "executor.h"
@@ -319,7 +320,8 @@ core_exec(PyObject *module)
         || PyModule_AddFunctions(module, process_control_methods) < 0
         || PyModule_AddFunctions(module, pool_look_methods) < 0
         || PyModule_AddFunctions(module, call_functions) < 0
-        || PyModule_AddFunctions(module, limit_watch_functions) < 0) {
+        || PyModule_AddFunctions(module, limit_watch_functions) < 0
+        || PyModule_AddFunctions(module, trace_functions) < 0) {
         return -1;
     }
     state->callbacks = &loop_bridge_callbacks;

@@ -40,6 +40,7 @@ class _WorkQueue(_core.ThreadQueue):
         self.executor_reference = executor_reference
         # What the program has given the executor; may be empty. A prefix of threads' names may be of any type.
         self.name = name if isinstance(name, str) else None
+        self.shown = executor_reference()._name  # in a trace
         self.waits_at_exit = executor_reference()._waits_at_exit
         self.threads = set()
         self.closed = False

@@ -4,6 +4,7 @@
 
 #include "call_options.h"
 #include "task.h"
+#include "trace.h"
 
 #include "core/workq.h"
 
@@ -23,6 +24,8 @@ typedef struct queue_kind {
     int (*fail_queued)(struct queue_head *queue, PyObject *error, PyObject *message);
     // Whether a worker will run what is queued.
     bool (*has_workers)(struct queue_head *queue);
+    // What its executor is called, a new reference; or NULL, with an exception or without.
+    PyObject *(*name)(struct queue_head *queue);
 } queue_kind;
 
 // The front of ThreadQueueObject and ProcessQueueObject.
@@ -30,7 +33,15 @@ typedef struct queue_head {
     PyObject_HEAD
     module_state *module;  // borrowed from the type
     const queue_kind *kind;
-    bool inherited;  // GIL; in the child of a fork: the executor needs a new one
+    bool inherited;     // GIL; in the child of a fork: the executor needs a new one
+    trace_label label;  // GIL; what a trace knows it by
 } queue_head;
+
+// The two below are for while a trace is on, see trace.h.  The task is about to be pushed; `name`: that of
+// its options, or NULL.
+void queue_trace_submit(queue_head *queue, task *t, PyObject *name);
+
+// A worker process has begun, or ended.
+void queue_trace_worker(queue_head *queue, trace_kind what, uint32_t process, bool lost_calls);
 
 #endif

@@ -116,6 +116,7 @@ task_free(task *t)
     if (t == NULL) {
         return;
     }
+    trace_end(&t->traced, TRACE_CANCELLED);
     attach(t, NULL);
     drop_call(t);
     if (t->route != NULL) {
@@ -141,6 +142,10 @@ static int
 hand_over(task **owned, int (*how)(delivery *), PyObject *result, PyObject *exception)
 {
     task *t = *owned;
+    // Unless whoever has run it has said more.
+    trace_end(&t->traced, result != NULL      ? TRACE_RETURNED
+                          : exception != NULL ? TRACE_FAILED
+                                              : TRACE_CANCELLED);
     // Before any thread sees the outcome, so that the one that waits for it finds the arguments gone.
     drop_call(t);
     attach(t, NULL);  // too late to withdraw it
@@ -181,6 +186,17 @@ count(tally *counts, const task *t, call_place *place, const PyObject *result, c
     ++*which;
 }
 
+// How a call has ended in this thread, for a trace.
+static trace_ending
+ending_of(const task *t, const call_place *place, const PyObject *result, const PyObject *exception)
+{
+    return t->delivery.to.future == NULL ? TRACE_ABANDONED
+           : result != NULL              ? TRACE_RETURNED
+           : exception == NULL           ? TRACE_CANCELLED
+           : place->has_timed_out        ? TRACE_TIMED_OUT
+                                         : TRACE_FAILED;
+}
+
 int
 task_run(task **owned, call_place *place, tally *counts)
 {
@@ -195,11 +211,15 @@ task_run(task **owned, call_place *place, tally *counts)
     }
     int (*how)(delivery *) = kind->finish;
     PyObject *exception = NULL;
+    if (t->traced != 0) {
+        trace_begin(t->traced);
+    }
     PyObject *result = t->route != NULL ? t->route->call(t, place) : task_call(t);
     if (result == NULL) {
         exception = PyErr_GetRaisedException();
         how = exception == NULL ? kind->fail : how;
     }
+    trace_end(&t->traced, ending_of(t, place, result, exception));
     count(counts, t, place, result, exception);
     if (place->call != NULL) {
         call_end(place);

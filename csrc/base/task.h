@@ -13,6 +13,7 @@
 
 #include "delivery.h"
 #include "state.h"
+#include "trace.h"
 
 #include "core/tally.h"
 
@@ -56,6 +57,7 @@ typedef struct task_route {
 typedef struct task {
     delivery delivery;        // first: a node is its task
     const task_route *route;  // NULL: it stays in this process, and nobody stops it
+    int64_t traced;           // 0, or which call it is in a trace, see trace.h
     PyObject *callable;       // NULL once it has run
     PyObject *kwnames;        // NULL or a tuple: names of the last arguments
     Py_ssize_t nargs;         // positional ones; 0 if the call is elsewhere

@@ -2,6 +2,7 @@
 
 #include "asyncio_names.h"
 #include "base/task.h"
+#include "base/trace.h"
 #include "core/clock.h"
 #include "loop_future.h"
 
@@ -601,7 +602,8 @@ bridge_drain(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         PyErr_SetString(PyExc_TypeError, "drain() takes two numbers");
         return NULL;
     }
-    int64_t now = clock_now_ns();
+    uint32_t drained = self->drained;
+    int64_t now = clock_now_ns(), began_ns = now;
     if ((int32_t)(number - self->turn_drains) > 0) {
         // The drains that are scheduled by now may run in this turn of the loop; one that is scheduled later
         // does not.
@@ -620,6 +622,9 @@ bridge_drain(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         if (n % DRAIN_LOOK == 0) {
             now = clock_now_ns();
         }
+    }
+    if (trace_on != NULL && self->drained != drained) {
+        trace_delivered(began_ns, self->drained - drained);
     }
     if (number == self->drains) {
         self->scheduled_ns = 0;

@@ -68,7 +68,8 @@ job_table_init(job_table *table, RegionObject *region, pool_view *view, uint32_t
     node_list_init(&table->withdrawn);
     table->by_slot = calloc(slots, sizeof(task *));
     table->found = calloc(slots, sizeof(task *));
-    if (table->by_slot == NULL || table->found == NULL) {
+    table->processes = calloc(numbers, sizeof(uint32_t));
+    if (table->by_slot == NULL || table->found == NULL || table->processes == NULL) {
         return SHM_NO_MEMORY;
     }
     int rc = job_ring_init(&table->ring, region->head, slots, numbers, wakeup_fd);
@@ -82,6 +83,7 @@ job_table_fini(job_table *table)
     job_ring_fini(&table->ring);
     free(table->by_slot);
     free(table->found);
+    free(table->processes);
     pthread_mutex_destroy(&table->lock);
 }
 
@@ -269,12 +271,11 @@ copy_outcome(job_table *table, process_job *job)
     }
 }
 
-// A task ends that was to end; it is in its slot.
+// A task ends that was to end.
 static void
 note_ending(process_job *job, job_ending how)
 {
     job->special->ending = how;
-    job->began_ns = job_slot_began(job->slot);
 }
 
 static void
@@ -298,6 +299,8 @@ collect_from(job_table *table, uint32_t worker)
         }
         process_job *job = process_job_of(t);
         copy_outcome(table, job);
+        job->began_ns = job_slot_began(slot);
+        job->process = table->processes[worker];
         bool is_expired = job->special != NULL && job->outcome != NULL && job->outcome->kind == WIRE_EXPIRED;
         bool counts = job->state == JOB_IN_SLOT && !is_expired;
         if (is_expired && job->state == JOB_IN_SLOT) {
@@ -927,6 +930,7 @@ reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
         || (block != NULL
             && shm_block_holder(block) == SHM_WORKER(worker));
     process_job_of(lost_job)->began_ns = job_slot_began(slot);
+    process_job_of(lost_job)->process = table->processes[worker];
     leave_slot(table, lost_job);
     lose(table, lost_job, lost);
 }
@@ -1066,9 +1070,10 @@ job_table_wants_relief(job_table *table, uint32_t worker)
 }
 
 void
-job_table_admit(job_table *table, uint32_t worker)
+job_table_admit(job_table *table, uint32_t worker, uint32_t process)
 {
     pthread_mutex_lock(&table->lock);
+    table->processes[worker] = process;
     job_ring_admit(&table->ring, worker);
     pthread_mutex_unlock(&table->lock);
 }

@@ -91,6 +91,7 @@ typedef struct process_job {
     wire *outcome;                     // lock; a copy, once it is collected
     shm_block *block;                  // of the outcome; held by this process
     BlockObject *whole;                // the same, once it has been looked at; GIL
+    uint32_t process;                  // of its worker, once it is out of the slot, or 0; lock, then GIL
     uint64_t number;                   // counts the queue's tasks; lock
     uint32_t calls;                    // of a chunk: how many the slot still stands for; lock
     uint32_t worker, generation;       // of the only one that may run it, see job_ring_generation(); set once
@@ -146,6 +147,7 @@ typedef struct job_table {
     pthread_mutex_t lock;
     job_ring ring;  // what is shared of it has a protocol of its own
     ring_condition condition;
+    uint32_t *processes;  // by number of a worker: its process, while it may take something, and after that
     task **by_slot;       // by slot: those in the ring
     task **found;         // room for as many, for job_table_evict()
     node_list waiting;    // packed, without a slot
@@ -274,8 +276,8 @@ list_node *job_table_reap(job_table *table, uint32_t worker, bool *progress);
 // Whether this worker asks to be replaced, see job_ring.h.
 bool job_table_wants_relief(job_table *table, uint32_t worker);
 
-// The parent can see this worker's end: it may take tasks from here on.
-void job_table_admit(job_table *table, uint32_t worker);
+// The parent can see the end of this worker, which is that process: it may take tasks from here on.
+void job_table_admit(job_table *table, uint32_t worker, uint32_t process);
 
 // The table's timer, a timerfd, borrowed; -1: there is none any more.
 void job_table_use_timer(job_table *table, int timer_fd);

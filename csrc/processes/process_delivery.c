@@ -82,6 +82,22 @@ unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, P
 
 // ---- delivery ----
 
+// Writes down when a task has run that a worker had taken, if a trace wants to know.
+static void
+trace_outcome(task *t, trace_ending how)
+{
+    const process_job *job = process_job_of(t);
+    if (t->traced != 0 && job->process != 0 && job->began_ns > 0) {
+        // Of a worker that died, or was killed, nobody knows when the call ended; it is over now.
+        bool is_told = job->outcome != NULL && job->outcome->elapsed_ns < INT64_MAX / 2;
+        int64_t ended_ns = is_told && job->began_ns < INT64_MAX / 2
+                               ? job->began_ns + (int64_t)job->outcome->elapsed_ns
+                               : TRACE_ENDS_NOW;
+        trace_ran(&t->traced, job->process, job->began_ns, ended_ns, process_job_weight(job), how);
+    }
+    trace_end(&t->traced, how);
+}
+
 // Counts the calls of a chunk, of which those count that were made: what the others become, map() decides.
 static void
 count_chunk(ProcessQueueObject *self, const process_job *job, PyObject *result)
@@ -131,6 +147,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     if (job->error != NULL && !self->head.inherited) {
         PyObject *error = Py_NewRef(job->error);
         process_queue_count_ended(self, &self->counts.died, process_job_weight(job));
+        trace_outcome(t, TRACE_DIED);
         rc = task_fail(t, error);
         Py_DECREF(error);
         return rc;
@@ -151,6 +168,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
         return -1;
     }
     count_outcome(self, job, result);
+    trace_outcome(t, result != NULL ? TRACE_RETURNED : TRACE_FAILED);
     return task_deliver(t, result, exception);
 }
 
@@ -205,12 +223,14 @@ deliver_withdrawn(ProcessQueueObject *self, task *t)
     task **slot = t->delivery.to.kind->slot(&t->delivery.to);
     if (t->delivery.to.carrier != NULL && slot != NULL && *slot != t) {
         process_queue_count_ended(self, &self->counts.cancelled, process_job_weight(process_job_of(t)));
+        trace_outcome(t, TRACE_CANCELLED);
         task_free(t);  // the loop itself has cancelled the future
         return;
     }
     PyObject *error = make_timeout(self, t);
     process_queue_count_ended(self, error == NULL ? &self->counts.cancelled : &self->counts.timed_out,
                               process_job_weight(process_job_of(t)));
+    trace_outcome(t, error == NULL ? TRACE_CANCELLED : TRACE_TIMED_OUT);
     if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
     }
@@ -466,6 +486,7 @@ process_delivery_fail(ProcessQueueObject *self, list_node *tasks, PyObject *make
     for (list_node *node = tasks; node != NULL; node = node->next) {
         process_queue_count_ended(self, make_error == NULL ? &self->counts.cancelled : &self->counts.died,
                                   process_job_weight(process_job_of((task *)node)));
+        trace_outcome((task *)node, make_error == NULL ? TRACE_CANCELLED : TRACE_DIED);
     }
     int rc = task_fail_all(self->head.module, tasks, make_error, message);
     process_queue_raise_wakeup(self);

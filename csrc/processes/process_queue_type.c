@@ -33,6 +33,13 @@ fail_queued(queue_head *op, PyObject *error, PyObject *message)
     return process_delivery_fail(self, job_table_evict(&self->table, false), error, message);
 }
 
+static PyObject *
+get_name(queue_head *op)
+{
+    const pool_view *view = ((ProcessQueueObject *)op)->view;
+    return PyUnicode_DecodeUTF8(view->name, (Py_ssize_t)strnlen(view->name, POOL_VIEW_NAME_BYTES), "replace");
+}
+
 static const queue_kind process_queue_kind = {
     .routed = true,
     .make_task = process_submit_make_task,
@@ -40,6 +47,7 @@ static const queue_kind process_queue_kind = {
     .close = close_queue,
     .fail_queued = fail_queued,
     .has_workers = has_workers,
+    .name = get_name,
 };
 
 // ---- the result handler ----
@@ -413,6 +421,9 @@ process_queue_reap(PyObject *op, PyObject *args)
     bool progress;
     list_node *lost = job_table_reap(&self->table, worker, &progress);
     bool any = lost != NULL;
+    if (trace_on != NULL) {
+        queue_trace_worker(&self->head, TRACE_WORKER_END, self->table.processes[worker], any);
+    }
     process_delivery_fail_later(self, lost, make_error);
     return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
 }
@@ -455,18 +466,23 @@ process_queue_wants_relief(PyObject *op, PyObject *number)
 }
 
 PyDoc_STRVAR(admit_doc,
-"admit($self, worker, /)\n--\n\n"
+"admit($self, worker, pid, /)\n--\n\n"
 "Let a worker that was started take tasks. The supervisor can see its end from here on.");
 
 static PyObject *
-process_queue_admit(PyObject *op, PyObject *number)
+process_queue_admit(PyObject *op, PyObject *args)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
+    PyObject *number;
     uint32_t worker;
-    if (parse_worker(self, number, &worker) < 0) {
+    unsigned int process;
+    if (!PyArg_ParseTuple(args, "OI:admit", &number, &process) || parse_worker(self, number, &worker) < 0) {
         return NULL;
     }
-    job_table_admit(&self->table, worker);
+    if (trace_on != NULL) {
+        queue_trace_worker(&self->head, TRACE_WORKER_BEGIN, process, false);
+    }
+    job_table_admit(&self->table, worker, process);
     Py_RETURN_NONE;
 }
 
@@ -944,7 +960,7 @@ static PyMethodDef process_queue_methods[] = {
     {"poke", process_queue_poke, METH_NOARGS, poke_doc},
     {"on_timer", process_queue_on_timer, METH_NOARGS, on_timer_doc},
     {"wants_relief", process_queue_wants_relief, METH_O, wants_relief_doc},
-    {"admit", process_queue_admit, METH_O, admit_doc},
+    {"admit", process_queue_admit, METH_VARARGS, admit_doc},
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"take_condemned", process_queue_take_condemned, METH_NOARGS, take_condemned_doc},
     {"call_before_delivery", process_queue_call_before_delivery, METH_O, call_before_delivery_doc},

@@ -74,6 +74,7 @@ fail_lost(ProcessQueueObject *self, task *t)
 {
     process_job_enter(process_job_of(t), JOB_DELIVERING);
     process_queue_count_ended(self, &self->counts.died, 1);
+    trace_end(&t->traced, TRACE_DIED);
     PyObject *error = process_delivery_make_exception("lost_worker_error", t->callable);
     if (task_fail(t, error) < 0) {
         module_log_escaped(self->head.module);
@@ -87,10 +88,14 @@ accept(ProcessQueueObject *self, task *t)
 {
     process_job *job = process_job_of(t);
     process_queue_count_submitted(self, process_job_weight(job));
+    if (trace_on != NULL) {
+        queue_trace_submit(&self->head, t, job->special == NULL ? NULL : job->special->options.name);
+    }
     if (job->error != NULL) {
         bool has_timed_out = job->special != NULL && job->special->reason == STOP_BY_TIMEOUT;
         process_queue_count_ended(self, has_timed_out ? &self->counts.timed_out : &self->counts.failed,
                                   process_job_weight(job));
+        trace_end(&t->traced, has_timed_out ? TRACE_TIMED_OUT : TRACE_FAILED);
         if (task_fail(t, job->error) < 0) {
             module_log_escaped(self->head.module);
         }

@@ -273,6 +273,7 @@ expire(thread_job *job)
         return;
     }
     PyObject *error = make_timeout(t, NULL);
+    trace_end(&t->traced, job->is_cancelled ? TRACE_CANCELLED : TRACE_TIMED_OUT);
     ++*(job->is_cancelled ? &job->jobs->counts.cancelled : &job->jobs->counts.timed_out);
     if (task_fail(t, error) < 0) {
         module_log_escaped(module);

@@ -31,6 +31,10 @@ thread_queue_push(queue_head *op, task *t)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
     gil_hold(&self->head.module->gil);
+    if (trace_on != NULL) {
+        int64_t began_ns;
+        queue_trace_submit(op, t, thread_job_look(t, &began_ns));
+    }
     int rc = workq_push(&self->queue, &t->delivery.node);
     if (rc == WORKQ_CLOSED) {
         PyErr_SetObject(self->close_error, self->close_message);
@@ -39,6 +43,13 @@ thread_queue_push(queue_head *op, task *t)
         self->submitted++;
     }
     return rc;
+}
+
+// As Python has named it.
+static PyObject *
+thread_queue_name(queue_head *op)
+{
+    return PyObject_GetAttrString((PyObject *)op, "shown");
 }
 
 static void
@@ -484,6 +495,7 @@ thread_queue_fail_queued(queue_head *op, PyObject *error, PyObject *message)
     list_node *tasks = workq_take_all(&self->queue);
     for (list_node *node = tasks; node != NULL; node = node->next) {
         ++*(error == NULL ? &self->jobs.counts.cancelled : &self->jobs.counts.died);
+        trace_end(&((task *)node)->traced, error == NULL ? TRACE_CANCELLED : TRACE_DIED);
     }
     return task_fail_all(self->head.module, tasks, error, message);
 }
@@ -882,6 +894,7 @@ static const queue_kind thread_queue_kind = {
     .close = thread_queue_close,
     .fail_queued = thread_queue_fail_queued,
     .has_workers = thread_queue_has_workers,
+    .name = thread_queue_name,
 };
 
 static PyObject *

@@ -705,7 +705,7 @@ class Supervisor:
     def _admit_watched(self):
         while self._watched:
             worker = self._watched.pop()
-            self.queue.admit(worker.number)
+            self.queue.admit(worker.number, worker.process.pid)
             if self._orders:  # they came while it was being started
                 getattr(worker.process, self._orders[-1])()
 
