@@ -53,6 +53,7 @@ __all__ = [
     "install",
     "instrument",
     "stats",
+    "trace",
     "uninstall",
     "uninstrument",
     "wait",
@@ -73,6 +74,7 @@ _LAZY = {
     "instrument": ("pyconc._instrument", "instrument"),
     "multiprocessing": ("pyconc.multiprocessing", None),
     "shared": ("pyconc.shared", None),
+    "trace": ("pyconc._trace", "trace"),
     "uninstrument": ("pyconc._instrument", "uninstrument"),
 }
 
@@ -97,6 +99,7 @@ def _name_imports():
         _instrument,
         _lock_abandoned,
         _task_timeout,
+        _trace,
         aiomultiprocess,
         asyncio,
         concurrent,

@@ -27,6 +27,7 @@ from pyconc._stats import WorkerStats as WorkerStats
 from pyconc._stats import stats as stats
 from pyconc._task_cancelled import TaskCancelled as TaskCancelled
 from pyconc._task_timeout import TaskTimeout as TaskTimeout
+from pyconc._trace import trace as trace
 from pyconc.coroutine_pool import CoroutinePool as CoroutinePool
 from pyconc.patching import install as install
 from pyconc.patching import uninstall as uninstall
@@ -67,6 +68,7 @@ __all__ = [
     "install",
     "instrument",
     "stats",
+    "trace",
     "uninstall",
     "uninstrument",
     "wait",

@@ -1,6 +1,7 @@
 """The command line.
 
 python -m pyconc run script.py [argument ...]       or -m module, -c command, - in its place; -O, -W and -X before it
+python -m pyconc run --trace FILE script.py         and write a timeline of what its executors do
 python -m pyconc enable                             PYCONC=1 in the environment does the same for every program
 python -m pyconc disable                            takes that back
 python -m pyconc dump PID [--json] [--stacks]       what a program's executors do
@@ -50,8 +51,10 @@ def _split_interpreter_options(arguments: list[str]) -> tuple[list[str], list[st
     ahead = list(arguments)
     while ahead:
         word = ahead.pop(0)
-        if word == "--no-multiprocessing":
+        if word in ("--no-multiprocessing", "--trace") or word.startswith("--trace="):  # ours
             rest.append(word)
+            if word == "--trace" and ahead:
+                rest.append(ahead.pop(0))
             continue
         letters = word[1:] if word[:1] == "-" and word[1:2] != "-" else ""
         flags = ""
@@ -215,14 +218,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     run = commands.add_parser(
         "run",
-        usage=f"{_PROG} run [-h] [--no-multiprocessing] [-O] [-W arg] [-X opt] [other options of python]\n"
-        "       (script | - | -m module | -c command) [argument ...]",
+        usage=f"{_PROG} run [-h] [--no-multiprocessing] [--trace FILE] [-O] [-W arg] [-X opt]\n"
+        "       [other options of python] (script | - | -m module | -c command) [argument ...]",
         help="run a program with pyconc's executors in place of the standard ones",
         description="Run a program as `python` does, after pyconc.install(): wherever it, or a library that it uses, "
         "asks for concurrent.futures.ThreadPoolExecutor or ProcessPoolExecutor, for a loop's default executor, or for "
         "multiprocessing.Pool, it gets pyconc's.",
     )
     run.add_argument("--no-multiprocessing", action="store_true", help="leave multiprocessing.Pool alone")
+    run.add_argument("--trace", metavar="FILE", help="write a timeline of what executors do, to look at in Perfetto")
     run.add_argument("-m", dest="module", nargs=argparse.REMAINDER, help="a module to run, and its arguments")
     run.add_argument("-c", dest="program", nargs=argparse.REMAINDER, help="a program text, and its arguments")
     run.add_argument(
@@ -287,6 +291,11 @@ def main() -> None:
         start = _run_stdin if target[0] == "-" else _run_path
 
     pyconc.uninstall()  # PYCONC in the environment may have asked for something else
+    if options.trace is not None:
+        try:
+            pyconc.trace(options.trace).start()  # its end is the program's
+        except OSError as error:
+            run.error(f"can't write {options.trace!r}: {error.strerror}")
     pyconc.install(multiprocessing=not options.no_multiprocessing)
     try:
         start(target[0], target[1:])
