@@ -1,4 +1,4 @@
-"""What does it cost to share a lock, a number or a list between processes?
+"""What does it cost to share a lock, a number, a list or a dict between processes?
 
 Each row does the same with an object of multiprocessing, of the server that its Manager starts, or of asyncio, and with
 one of pyconc.shared, in one process that has it to itself: what a program pays each time. The last one kills the
@@ -77,6 +77,14 @@ def gets(items, size):
     return each(size, functools.partial(items.__getitem__, 7))
 
 
+def sets(table, size):
+    return each(size, functools.partial(table.__setitem__, "key 7", 5))
+
+
+def gets_by_key(table, size):
+    return each(size, functools.partial(table.__getitem__, "key 7"))
+
+
 def until_next(shared):
     """Milliseconds from the death of a process with the lock until a thread that sleeps for it has it."""
     lock, held = shared.Lock(), shared.Event()
@@ -122,6 +130,10 @@ def make_rows(arguments, manager):
     served_list, our_list = manager.list(range(10)), shared.List(range(10))
     append, our_append = functools.partial(appends, served_list, few), functools.partial(appends, our_list, size)
     get, our_get = functools.partial(gets, served_list, few), functools.partial(gets, our_list, size)
+    content = {f"key {i}": i for i in range(1000)}
+    served_dict, our_dict = manager.dict(content), shared.Dict(content)
+    put, our_put = functools.partial(sets, served_dict, few), functools.partial(sets, our_dict, size)
+    find, our_find = functools.partial(gets_by_key, served_dict, few), functools.partial(gets_by_key, our_dict, size)
     task, our_task = (functools.partial(pairs_of_a_task, each, size) for each in (asyncio.Lock(), shared.Lock()))
     death = functools.partial(until_next, shared)
     return [
@@ -134,6 +146,8 @@ def make_rows(arguments, manager):
         Row("a Value, read", US, read, our_read, times_less(1)),
         Row("List.append, beside the Manager's", US, append, our_append, under(0.25)),
         Row("an item of a List, beside the Manager's", US, get, our_get, under(0.2)),
+        Row("a key of a Dict, set, beside the Manager's", US, put, our_put, under(0.45)),
+        Row("the value of a key, beside the Manager's", US, find, our_find, under(0.3)),
         Row("a dead process's lock: the next has it after", MS, None, death, at_most(5)),
     ]
 

@@ -19,6 +19,7 @@
 #include "processes/region.h"
 #include "processes/worker.h"
 #include "shared/shared_cell.h"
+#include "shared/shared_dict_type.h"
 #include "shared/shared_list_type.h"
 #include "shared/shared_types.h"
 #include "threads/thread_queue.h"
@@ -255,6 +256,7 @@ add_shared_types(PyObject *module, module_state *state)
                    || add_type(module, &shared_event_spec, base, &state->shared_event_type) < 0
                    || add_type(module, &shared_condition_spec, base, &state->shared_condition_type) < 0
                    || add_type(module, &shared_number_spec, base, &state->shared_number_type) < 0
+                   || add_type(module, &shared_dict_spec, base, &state->shared_dict_type) < 0
                    || add_type(module, &shared_list_spec, base, &state->shared_list_type) < 0
                ? -1
                : 0;

@@ -1,13 +1,13 @@
-"""Locks, events, numbers and lists that processes share, in anonymous memory and without a server.
+"""Locks, events, numbers, lists and dicts that processes share, in anonymous memory and without a server.
 
     lock = pyconc.shared.Lock()
     total = pyconc.shared.Counter()
 
-They have the signatures of threading's, of multiprocessing.Value and of list. They can be arguments and results of
-pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are inherited by a fork; a worker
-that was started before them can have them, too. Nothing has a name in the file system, and nothing is left when the
-last process has ended, however it ended. Other pickles of them are refused: there is nothing by which a stranger could
-find them.
+They have the signatures of threading's, of multiprocessing.Value, of list and of dict. They can be arguments and
+results of pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are inherited by a fork;
+a worker that was started before them can have them, too. Nothing has a name in the file system, and nothing is left
+when the last process has ended, however it ended. Other pickles of them are refused: there is nothing by which a
+stranger could find them.
 
 A process that dies holds nobody up. A lock that it held goes to the next, who is told; who waits with it, or was just
 woken, is passed over. What a lock guards may be half changed then, which only the program can judge.
@@ -22,16 +22,21 @@ All may be used by any thread. A lock belongs to the thread that took it: no oth
 for that there are semaphores. When that thread ends, the lock is free. After a fork, the child's thread holds none of
 its parent's locks. An interpreter that exits need not release anything.
 
-Memory is allocated with the object, and a list's with its items: MemoryError if there is none, or if there are 65536
-objects, or 64 GB. An object lives as long as any process has it, and while a pickle of it is on its way; one that
-nobody unpickles keeps its memory, 128 bytes and what a list has, until the program ends.
+Memory is allocated with the object, and that of a list or a dict with what is in it: MemoryError if there is none, or
+if there are 65536 objects, or 64 GB. An object lives as long as any process has it, and while a pickle of it is on its
+way; one that nobody unpickles keeps its memory, 128 bytes and what is in it, until the program ends.
 """
 
+import enum
+import marshal
+import math
+import operator
 import os
 import sys
 import threading
 import time
-from collections.abc import MutableSequence
+import types
+from collections.abc import ItemsView, KeysView, MutableMapping, MutableSequence, ValuesView
 from multiprocessing import context, reduction
 
 from pyconc import _core
@@ -43,6 +48,7 @@ __all__ = [
     "BoundedSemaphore",
     "Condition",
     "Counter",
+    "Dict",
     "Event",
     "List",
     "Lock",
@@ -860,3 +866,234 @@ class List(_Sent, _core.SharedList, MutableSequence):
             keys = items if key is None else list(map(key, items))
             if self._reorder(version, sorted(range(len(items)), key=keys.__getitem__, reverse=reverse)):
                 return
+
+
+# The classes of which a key is taken for what it is, also in a class of its own that leaves hash and == alone.
+_KEY_CLASSES = (str, bytes, int, float, complex, tuple, frozenset)
+
+
+def _plain_key(key):
+    """Return what is the same for all keys that equal this one, and what marshal writes the same in all processes.
+
+    That is an int for each number that is one, and for another its only form; a tuple of the plain forms in a tuple;
+    and for what marshal does not write, or not in one way, a list, which no key has otherwise.
+    """
+    kind = type(key)
+    for base in _KEY_CLASSES:
+        if kind is base or (isinstance(key, base) and kind.__hash__ is base.__hash__ and kind.__eq__ is base.__eq__):
+            return _PLAIN_FORMS[base](key)
+    if key is None or key is ...:
+        return key
+    if isinstance(key, enum.Enum) and kind.__hash__ is enum.Enum.__hash__ and kind.__eq__ is object.__eq__:
+        return ["enum", kind.__module__, kind.__qualname__, key.name]
+    hash(key)  # which may be the error that a dict raises
+    raise TypeError(
+        "a key of a shared Dict is a str, bytes, number, None or member of an Enum, or a tuple or frozenset of them, "
+        f"and no {kind.__name__}, which has no form that is the same in all processes"
+    )
+
+
+def _plain_float(key):
+    if key != key:
+        return math.nan
+    return int(key) if key.is_integer() else float.__float__(key)
+
+
+def _plain_complex(key):
+    # Adding 0.0 makes -0.0 that, which it equals.
+    return complex(key.real + 0.0, key.imag + 0.0) if key.imag else _plain_float(key.real)
+
+
+def _plain_tuple(key):
+    plain = tuple(map(_plain_key, tuple.__iter__(key)))
+    return key if type(key) is tuple and all(map(operator.is_, plain, key)) else plain
+
+
+_PLAIN_FORMS = {
+    str: str.__str__,
+    bytes: lambda key: bytes.__getitem__(key, slice(None)),
+    int: int.__int__,
+    float: _plain_float,
+    complex: _plain_complex,
+    tuple: _plain_tuple,
+    frozenset: lambda key: sorted(marshal.dumps(_plain_key(item), 2) for item in frozenset.__iter__(key)),
+}
+
+
+class _DictKeys(KeysView):
+    __slots__ = ()
+
+    def __iter__(self):
+        return iter(self._mapping)
+
+    def __reversed__(self):
+        return reversed(self._mapping)
+
+    def __repr__(self):
+        return f"dict_keys({self._mapping._list_keys()!r})"
+
+    mapping = property(lambda self: types.MappingProxyType(self._mapping))
+
+
+class _DictValues(ValuesView):
+    __slots__ = ()
+
+    def __iter__(self):
+        return iter(self._mapping._list_values())
+
+    def __contains__(self, value):
+        return value in self._mapping._list_values()
+
+    def __reversed__(self):
+        return reversed(self._mapping._list_values())
+
+    def __repr__(self):
+        return f"dict_values({self._mapping._list_values()!r})"
+
+    mapping = property(lambda self: types.MappingProxyType(self._mapping))
+
+
+class _DictItems(ItemsView):
+    __slots__ = ()
+
+    def __iter__(self):
+        return iter(self._mapping._list_pairs())
+
+    def __reversed__(self):
+        return reversed(self._mapping._list_pairs())
+
+    def __repr__(self):
+        return f"dict_items({self._mapping._list_pairs()!r})"
+
+    mapping = property(lambda self: types.MappingProxyType(self._mapping))
+
+
+def _plain_dict(value):
+    """Return what a dict is to be compared or joined with, as a dict; None if it is neither."""
+    return value.copy() if isinstance(value, Dict) else value if isinstance(value, dict) else None
+
+
+class Dict(_Sent, _core.SharedDict, MutableMapping):
+    """A dict that processes share.
+
+    mapping, others: what it begins with, as for dict. Raises TypeError if that is no mapping and no iterable of pairs,
+    or if a key can be none, MemoryError if there is no room, and what pickle does for a value that cannot be pickled.
+
+    It has what dict has, in the same order, and gives values: copy() and `|` make plain dicts, and a value is a copy,
+    so that `ages["ann"].append(1)` changes nothing here: assign it anew. None, bool, int, float, str, bytes and tuples
+    of them are quick, as long as they are small. Any other value is a pickle of its own, in which a shared object is a
+    TypeError: a dict cannot be in a dict.
+
+    A key is None, a str, bytes, number (bool, int, float, complex) or member of an Enum, or a tuple or frozenset of
+    them, also of a class of its own that leaves hash and == alone. Keys that are equal are one key, as in a dict: 1,
+    1.0 and True. So are all nan. Of anything else no process can tell what it is to another: a TypeError.
+
+    Each change is one step: setting and deleting, pop(), popitem(), setdefault(), update(), `|=`, clear(). A process
+    that is killed in the middle leaves the dict as it was before or after. `ages["ann"] += 1` is two steps. An iterator
+    goes over what was there when it began, and is never an error, whatever others do; so do those of keys(), values()
+    and items(), which are live otherwise.
+
+    update() copies 36 bytes or so for each key that is there, all others none. What was replaced or removed keeps its
+    memory until the dict has grown by as much, or is short or empty; `nbytes` says how much that is in all.
+
+        >>> ages = pyconc.shared.Dict({"ann": 30}, bob=40)
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     pool.submit(ages.update, {"ann": 31, "eve": [5]}).result()
+        >>> ages["ann"], "eve" in ages, len(ages)
+        (31, True, 3)
+        >>> print(ages)
+        {'ann': 31, 'bob': 40, 'eve': [5]}
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __new__(cls, mapping=(), /, **others):
+        self = cls._at(_heap(), -1, 0)
+        self.update(mapping, **others)
+        return self
+
+    _plain_key = staticmethod(_plain_key)  # for the type below
+
+    def __str__(self):
+        return str(self.copy())
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} {self.copy()!r}>"
+
+    def __reversed__(self):
+        return reversed(self._list_keys())
+
+    def __eq__(self, other):
+        other = _plain_dict(other)
+        return NotImplemented if other is None else self.copy() == other
+
+    __hash__ = None
+
+    def __or__(self, other):
+        other = _plain_dict(other)
+        return NotImplemented if other is None else self.copy() | other
+
+    def __ror__(self, other):
+        other = _plain_dict(other)
+        return NotImplemented if other is None else other | self.copy()
+
+    def __ior__(self, other):
+        self.update(other)
+        return self
+
+    def keys(self):
+        """Return a view of the keys, as dict.keys() does. Raises nothing.
+
+        >>> list(pyconc.shared.Dict(ann=30).keys())
+        ['ann']
+        """
+        return _DictKeys(self)
+
+    def values(self):
+        """Return a view of the values, as dict.values() does. Raises nothing.
+
+        >>> list(pyconc.shared.Dict(ann=30).values())
+        [30]
+        """
+        return _DictValues(self)
+
+    def items(self):
+        """Return a view of the pairs of key and value, as dict.items() does. Raises nothing.
+
+        >>> list(pyconc.shared.Dict(ann=30).items())
+        [('ann', 30)]
+        """
+        return _DictItems(self)
+
+    def copy(self):
+        """Return it as a plain dict, as it is at one moment. Raises what unpickling does.
+
+        >>> pyconc.shared.Dict(ann=30).copy()
+        {'ann': 30}
+        """
+        return dict(self._list_pairs())
+
+    def update(self, mapping=(), /, **others):
+        """Set the values of keys, as dict.update() does, and all of it as one step, once the iterable has ended.
+
+        Raises what the iterable and setting a value do; then nothing has changed.
+
+            >>> ages = pyconc.shared.Dict(ann=30)
+            >>> ages.update([("bob", 40)], ann=31)
+            >>> ages.copy()
+            {'ann': 31, 'bob': 40}
+        """
+        changes = mapping.copy() if isinstance(mapping, Dict) else dict(mapping)
+        changes.update(others)
+        self._set_many(list(changes.items()))
+
+    @classmethod
+    def fromkeys(cls, iterable, value=None, /):
+        """Return a new one with the keys that an iterable has, and one value. Raises what update() does.
+
+        >>> pyconc.shared.Dict.fromkeys("ab", 0).copy()
+        {'a': 0, 'b': 0}
+        """
+        self = cls()
+        self.update(dict.fromkeys(iterable, value))
+        return self

@@ -96,6 +96,7 @@ MAKERS = {
         for name in (
             "SharedCell",
             "SharedCondition",
+            "SharedDict",
             "SharedEvent",
             "SharedList",
             "SharedLock",

@@ -45,6 +45,7 @@ MAKERS = {
     "Value": lambda: shared.Value("d", 1.5),
     "Counter": lambda: shared.Counter(3),
     "List": lambda: shared.List([3]),
+    "Dict": lambda: shared.Dict(a=3),
 }
 
 
@@ -65,6 +66,8 @@ def change(thing):
             thing.add(7)
         case shared.List():
             thing.append("x" * 1000)
+        case shared.Dict():
+            thing["b"] = "x" * 1000
     return os.getpid()
 
 
@@ -80,8 +83,8 @@ def look(thing):
             return thing.broken
         case shared.Value() | shared.Counter():
             return thing.value
-        case shared.List():
-            return thing[:]
+        case shared.List() | shared.Dict():
+            return thing.copy()
 
 
 def change_and_wait(things, done, go):
@@ -91,7 +94,15 @@ def change_and_wait(things, done, go):
     go.wait()
 
 
-CHANGED = {"Semaphore": 2, "BoundedSemaphore": 2, "Lock": False, "Value": 8.5, "Counter": 10, "List": [3, "x" * 1000]}
+CHANGED = {
+    "Semaphore": 2,
+    "BoundedSemaphore": 2,
+    "Lock": False,
+    "Value": 8.5,
+    "Counter": 10,
+    "List": [3, "x" * 1000],
+    "Dict": {"a": 3, "b": "x" * 1000},
+}
 
 
 # ---- how they travel ----

@@ -17,26 +17,26 @@ enum {
 void
 shared_encoding_fini(shared_encoding *e)
 {
-    if (e->items != &e->one) {
+    if (e->items != e->few_items) {
         PyMem_RawFree(e->items);
     }
-    if (e->bytes != e->few) {
+    if (e->bytes != e->few_bytes) {
         PyMem_RawFree(e->bytes);
     }
 }
 
-static int
-encoding_init(shared_encoding *e, Py_ssize_t count)
+int
+shared_encoding_init(shared_encoding *e, Py_ssize_t count)
 {
     e->count = 0;
     e->used = 0;
-    e->room = sizeof(e->few);
-    e->bytes = e->few;
-    e->items = &e->one;
+    e->room = sizeof(e->few_bytes);
+    e->bytes = e->few_bytes;
+    e->items = e->few_items;
     if (count > SHARED_VALUES_MAX) {
         e->items = NULL;
     }
-    else if (count > 1) {
+    else if (count > SHARED_VALUES_FEW) {
         e->items = PyMem_RawMalloc((size_t)count * sizeof(shared_item));
     }
     if (e->items == NULL) {
@@ -59,7 +59,7 @@ make_room(shared_encoding *e, size_t bytes)
         return -1;
     }
     memcpy(more, e->bytes, e->used);
-    if (e->bytes != e->few) {
+    if (e->bytes != e->few_bytes) {
         PyMem_RawFree(e->bytes);
     }
     e->bytes = more;
@@ -82,8 +82,53 @@ word_of(PyObject *value)
                                                            : 0;
 }
 
+// The bytes of the next item have been written.
+static void
+add_written(shared_encoding *e, size_t size)
+{
+    e->items[e->count++] = (shared_item){.bytes = (const unsigned char *)(e->used + 1), .size = size};
+    e->used += size;
+}
+
+void
+shared_encoding_add_word(shared_encoding *e, uint64_t word)
+{
+    e->items[e->count++] = (shared_item){.word = word};
+}
+
+int
+shared_encoding_add_bytes(shared_encoding *e, unsigned char tag, const char *bytes, Py_ssize_t size)
+{
+    if (make_room(e, (size_t)size + 1) < 0) {
+        return -1;
+    }
+    e->bytes[e->used] = tag;
+    memcpy(e->bytes + e->used + 1, bytes, (size_t)size);
+    add_written(e, (size_t)size + 1);
+    return 0;
+}
+
+int
+shared_encoding_add_small(shared_encoding *e, PyObject *value)
+{
+    uint64_t word = word_of(value);
+    if (word != 0) {
+        shared_encoding_add_word(e, word);
+        return 1;
+    }
+    if (make_room(e, SCALARS_BYTES_MAX) < 0) {
+        return -1;
+    }
+    size_t size = scalars_write(value, e->bytes + e->used, SCALARS_BYTES_MAX);
+    if (size == 0) {
+        return 0;
+    }
+    add_written(e, size);
+    return 1;
+}
+
 static int
-encode_pickle(module_state *state, shared_encoding *e, PyObject *value, size_t *size)
+add_pickle(module_state *state, shared_encoding *e, PyObject *value)
 {
     PyObject *pickle =
         PyObject_CallFunctionObjArgs(state->pickle_dumps, value, state->pickle_protocol, NULL);
@@ -92,39 +137,26 @@ encode_pickle(module_state *state, shared_encoding *e, PyObject *value, size_t *
         PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
     }
     else if (pickle != NULL && make_room(e, (size_t)PyBytes_GET_SIZE(pickle)) == 0) {
-        *size = (size_t)PyBytes_GET_SIZE(pickle);
-        memcpy(e->bytes + e->used, PyBytes_AS_STRING(pickle), *size);
+        memcpy(e->bytes + e->used, PyBytes_AS_STRING(pickle), (size_t)PyBytes_GET_SIZE(pickle));
+        add_written(e, (size_t)PyBytes_GET_SIZE(pickle));
         rc = 0;
     }
     Py_XDECREF(pickle);
     return rc;
 }
 
-static int
-encode(module_state *state, shared_encoding *e, PyObject *value)
+int
+shared_encoding_add(module_state *state, shared_encoding *e, PyObject *value)
 {
-    shared_item *item = &e->items[e->count++];
-    *item = (shared_item){.word = word_of(value)};
-    if (item->word != 0) {
-        return 0;
-    }
-    if (make_room(e, SCALARS_BYTES_MAX) < 0) {
-        return -1;
-    }
-    size_t size = scalars_write(value, e->bytes + e->used, SCALARS_BYTES_MAX);
-    if (size == 0 && encode_pickle(state, e, value, &size) < 0) {
-        return -1;
-    }
-    item->bytes = (const unsigned char *)(e->used + 1);
-    item->size = size;
-    e->used += size;
-    return 0;
+    int rc = shared_encoding_add_small(e, value);
+    return rc == 0 ? add_pickle(state, e, value) : rc < 0 ? -1
+                                                          : 0;
 }
 
-// The bytes do not move any more.
-static void
-encoding_finish(shared_encoding *e)
+void
+shared_encoding_finish(shared_encoding *e)
 {
+    // The bytes do not move any more.
     for (uint32_t i = 0; i < e->count; i++) {
         if (e->items[i].bytes != NULL) {
             e->items[i].bytes = e->bytes + ((size_t)e->items[i].bytes - 1);
@@ -135,14 +167,14 @@ encoding_finish(shared_encoding *e)
 int
 shared_encode_one(module_state *state, shared_encoding *e, PyObject *value)
 {
-    if (encoding_init(e, 1) < 0) {
+    if (shared_encoding_init(e, 1) < 0) {
         return -1;
     }
-    if (encode(state, e, value) < 0) {
+    if (shared_encoding_add(state, e, value) < 0) {
         shared_encoding_fini(e);
         return -1;
     }
-    encoding_finish(e);
+    shared_encoding_finish(e);
     return 0;
 }
 
@@ -153,15 +185,15 @@ shared_encode_all(module_state *state, shared_encoding *e, PyObject *iterable)
     if (values == NULL) {
         return -1;
     }
-    int rc = encoding_init(e, PyList_GET_SIZE(values));
+    int rc = shared_encoding_init(e, PyList_GET_SIZE(values));
     for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(values); i++) {
-        rc = encode(state, e, PyList_GET_ITEM(values, i));
+        rc = shared_encoding_add(state, e, PyList_GET_ITEM(values, i));
         if (rc < 0) {
             shared_encoding_fini(e);
         }
     }
     if (rc == 0) {
-        encoding_finish(e);
+        shared_encoding_finish(e);
     }
     Py_DECREF(values);
     return rc;
@@ -172,10 +204,10 @@ shared_encode_all(module_state *state, shared_encoding *e, PyObject *iterable)
 void
 shared_copies_fini(shared_copies *c)
 {
-    if (c->items != &c->one) {
+    if (c->items != c->few_items) {
         PyMem_RawFree(c->items);
     }
-    if (c->bytes != c->few) {
+    if (c->bytes != c->few_bytes) {
         PyMem_RawFree(c->bytes);
     }
 }
@@ -184,8 +216,9 @@ bool
 shared_copies_init(shared_copies *c, Py_ssize_t count)
 {
     c->count = count;
-    c->bytes = c->few;
-    c->items = count <= 1 ? &c->one : PyMem_RawMalloc((size_t)count * sizeof(shared_item));
+    c->bytes = c->few_bytes;
+    c->items = count <= SHARED_VALUES_FEW ? c->few_items
+                                          : PyMem_RawMalloc((size_t)count * sizeof(shared_item));
     return c->items != NULL;
 }
 
@@ -196,10 +229,10 @@ shared_copies_take(shared_copies *c)
     for (Py_ssize_t i = 0; i < c->count; i++) {
         bytes += c->items[i].bytes == NULL ? 0 : c->items[i].size;
     }
-    if (bytes > sizeof(c->few)) {
+    if (bytes > sizeof(c->few_bytes)) {
         c->bytes = PyMem_RawMalloc(bytes);
         if (c->bytes == NULL) {
-            c->bytes = c->few;
+            c->bytes = c->few_bytes;
             shared_copies_fini(c);
             return false;
         }
@@ -215,8 +248,8 @@ shared_copies_take(shared_copies *c)
     return true;
 }
 
-static PyObject *
-decode(module_state *state, const shared_item *item)
+PyObject *
+shared_decode(module_state *state, const shared_item *item)
 {
     if (item->bytes == NULL) {
         switch (item->word) {
@@ -242,7 +275,7 @@ decode(module_state *state, const shared_item *item)
 PyObject *
 shared_decode_one(module_state *state, shared_copies *c)
 {
-    PyObject *value = decode(state, &c->items[0]);
+    PyObject *value = shared_decode(state, &c->items[0]);
     shared_copies_fini(c);
     return value;
 }
@@ -252,7 +285,7 @@ shared_decode_all(module_state *state, shared_copies *c)
 {
     PyObject *list = PyList_New(c->count);
     for (Py_ssize_t i = 0; list != NULL && i < c->count; i++) {
-        PyObject *value = decode(state, &c->items[i]);
+        PyObject *value = shared_decode(state, &c->items[i]);
         if (value == NULL) {
             Py_CLEAR(list);
             break;

@@ -1,11 +1,12 @@
-"""The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values and lists,
-run with those of pyconc.shared, and processes of each start method.
+"""The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values, lists and
+dicts, run with those of pyconc.shared, and processes of each start method; and what any dict is to do.
 """
 
 import multiprocessing
 import unittest
 
 from test import _test_multiprocessing as upstream
+from test import mapping_tests
 
 from pyconc import shared
 
@@ -18,10 +19,18 @@ SKIPS = {
     "test_invalid_typecode of _TestValue": "asks for RawValue(), too; tests/test_shared.py has the rest",
     "test_list of _TestContainers": "a list in a list is refused; tests/test_shared_list.py has the rest",
     "test_list_proxy_in_list of _TestContainers": "a list in a list is refused",
+    "test_dict_iter of _TestContainers": "an iterator goes over what was there when it began",
+    "test_dict_proxy_nested of _TestContainers": "a dict in a dict is refused",
+    "test_dict_isinstance of _TestContainers": "asks for the class of a proxy; tests/test_shared_dict.py has the rest",
     **dict.fromkeys(
-        (f"test_{name} of _TestContainers" for name in ("dict", "dict_iter", "dict_proxy_nested", "dict_isinstance")),
-        "there is no dict",
+        (f"test_{name} of TestHashMappingProtocol" for name in ("getitem", "pop", "mutatingiteration", "eq")),
+        "a key whose class has a hash of its own is refused, and an iterator goes over what was there when it began",
     ),
+    "test_setdefault of TestHashMappingProtocol": "changes a value it was given; tests/test_shared_dict.py has more",
+    "test_fromkeys of TestHashMappingProtocol": "it is one step, and does not call a subclass's __setitem__()",
+    "test_repr_deep of TestHashMappingProtocol": "a dict in a dict is refused",
+    "test_repr of TestHashMappingProtocol": "its repr() says what it is",
+    "test_copy of TestHashMappingProtocol": "a copy is a plain dict",
     "test_nested_queue of _TestContainers": "there is no queue",
     "test_namespace of _TestContainers": "there is no namespace",
     "test_getobj_getlock of _TestValue": "there is no ctypes object in it, and its lock is its own",
@@ -41,7 +50,16 @@ class CountedList:
         return int(self.length)
 
 
-class SharedMixin:
+class Skipping:
+    def setUp(self) -> None:
+        for name, reason in SKIPS.items():
+            method, _, kind = name.partition(" of ")
+            if self._testMethodName == method and any(base.__name__ == kind for base in type(self).__mro__):
+                self.skipTest(reason)
+        super().setUp()
+
+
+class SharedMixin(Skipping):
     """What the tests ask for by name."""
 
     TYPE = "shared"
@@ -54,15 +72,15 @@ class SharedMixin:
     Barrier = shared.Barrier
     Value = shared.Value
     list = shared.List
+    dict = shared.Dict
     Pipe = staticmethod(multiprocessing.Pipe)
     DummyList = staticmethod(CountedList)
 
-    def setUp(self) -> None:
-        for name, reason in SKIPS.items():
-            method, _, kind = name.partition(" of ")
-            if self._testMethodName == method and any(base.__name__ == kind for base in type(self).__mro__):
-                self.skipTest(reason)
-        super().setUp()
+
+class SharedDictTest(Skipping, mapping_tests.TestHashMappingProtocol):
+    """What dict's own tests, and those of its kin, ask of any mapping."""
+
+    type2test = shared.Dict
 
 
 for method in ("fork", "spawn"):

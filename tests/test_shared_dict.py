@@ -1,0 +1,608 @@
+"""pyconc.shared.Dict: a dict's behaviour, its keys, beside others who change it, and when they are killed."""
+
+import enum
+import gc
+import itertools
+import os
+import pickle
+import threading
+import time
+import uuid
+from collections.abc import MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support import SANITIZED, THOUSAND, run_script
+
+import pyconc
+from pyconc import shared
+
+try:
+    from hypothesis import settings, strategies
+    from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+except ImportError:
+    settings = None
+
+# Each is another key, and has no equal but itself.
+KEYS = [
+    *[None, 0, 1, -1, 2**61 - 1, 2**61, -(2**61), 2**64, 10**40, 1.5, -1.5, 5e-324, float("inf"), 1j, 1 + 2j, ...],
+    *["", "a", "\xe9\u20ac", "\ud800", "x" * 126, "x" * 127, "\xe9" * 999, b"", b"a", b"\x80", b"x" * 999],
+    *[(), (1,), ((1,),), (1, "a", None), ("\xe9",), ((((((1,),),),),),), tuple(range(99)), ("S", b"S"), (1.5,)],
+    *[frozenset(), frozenset([1]), frozenset([1, "a", 1.5]), frozenset([frozenset()]), (frozenset(),), ("a", 1, None)],
+]
+
+# Each line is one key.
+EQUALS = [
+    [1, True, 1.0, 1 + 0j],
+    [0, False, 0.0, -0.0, 0j, complex(0, -0.0)],
+    [2**62, 2.0**62],
+    [int(1e300), 1e300],
+    [complex(0.0, 1), complex(-0.0, 1)],
+    [(1, (2, "a")), (True, (2.0, "a")), (1.0, (2 + 0j, "a"))],
+    [(0.0, "\xe9" * 99), (0, "\xe9" * 99)],
+    [frozenset([1, 2, "a"]), frozenset(["a", 2.0, True])],
+    [float("nan"), -float("nan")],
+]
+
+
+class Text(str):
+    pass
+
+
+class Colour(str, enum.Enum):
+    RED = "red"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Plain(enum.Enum):
+    ONE = 1
+    TWO = 2
+
+
+class Odd(str):
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        return True
+
+
+def is_same(ours, standard):
+    return repr(ours.copy()) == repr(standard) and len(ours) == len(standard)
+
+
+# ---- keys ----
+
+
+def test_keys_that_differ_are_different_and_come_back_the_same():
+    table = shared.Dict()
+    for place, key in enumerate(KEYS):
+        assert key not in table
+        table[key] = place
+    assert list(map(repr, table)) == list(map(repr, KEYS))
+    assert [table[key] for key in KEYS] == list(table.values()) == list(range(len(KEYS)))
+    for key in KEYS:
+        del table[key]
+    assert table == {}
+
+
+@pytest.mark.parametrize("keys", EQUALS, ids=lambda keys: str(keys[0])[:20])
+def test_keys_that_are_equal_are_one_and_show_the_first(keys):
+    for first, second in itertools.product(keys, repeat=2):
+        table = shared.Dict({first: "a"})
+        table[second] = "b"
+        table.update({first: "b"})
+        assert [repr(key) for key in table] == [repr(first)]
+        assert table[first] == table.get(second) == table.setdefault(second, "c") == "b"
+        assert second in table
+        assert table.popitem()[1] == "b"
+        assert table.pop(first, None) is None
+
+
+def test_a_class_of_its_own_that_leaves_hash_and_equality_alone_is_what_it_derives_from():
+    table = shared.Dict({Text("a"): 1, Colour.RED: 2, Number.ONE: 3, Plain.ONE: 4, (Text("b"), Number.ONE): 5})
+    assert (table["a"], table["red"], table[1], table[Plain.ONE], table[("b", True)]) == (1, 2, 3, 4, 5)
+    assert list(map(type, table)) == [Text, Colour, Number, Plain, tuple]
+    assert Plain.TWO not in table
+    assert type(list(table)[4][0]) is Text
+
+
+@pytest.mark.parametrize("key", [[], {}, (1, []), {1: 2}.keys()], ids=str)
+def test_what_has_no_hash_is_refused_as_dict_does(key):
+    with pytest.raises(TypeError, match="unhashable"):
+        shared.Dict(a=1)[key]
+
+
+@pytest.mark.parametrize(
+    "key", [object(), int, Odd("a"), (1, object()), uuid.UUID(int=1)], ids=lambda key: str(type(key))
+)
+def test_what_has_no_form_for_all_processes_is_refused(key):
+    table = shared.Dict(a=1)
+    for use in (
+        lambda: table[key],
+        lambda: table.__setitem__(key, 1),
+        lambda: key in table,
+        lambda: table.get(key),
+        lambda: table.pop(key, None),
+        lambda: table.setdefault(key),
+        lambda: table.update({"b": 1, key: 1}),
+    ):
+        with pytest.raises(TypeError, match="a key of a shared Dict is"):
+            use()
+    assert table == {"a": 1}
+
+
+def look_up(table, keys):
+    return [table[key] for key in keys]
+
+
+def test_keys_are_the_same_in_a_process_whose_hashes_differ():
+    keys = [*KEYS, Plain.ONE, Colour.RED, frozenset("abcdefgh")]
+    table = shared.Dict(zip(keys, range(len(keys))))
+    script = run_script(
+        """
+        import multiprocessing, os, sys
+        from pyconc import shared
+
+        def look(table, keys, hashes):
+            hashes.append(hash("a"))
+            assert [table[key] for key in keys] == list(range(len(keys)))
+            table[frozenset("hgfedcba")] = "seen"
+
+        if __name__ == "__main__":
+            keys = ["a", b"a", (1, "a"), frozenset("abcdefgh"), 1.5, "\\xe9", 2**70]
+            table, hashes = shared.Dict(zip(keys, range(len(keys)))), shared.List()
+            for i in "12":
+                os.environ["PYTHONHASHSEED"] = i
+                process = multiprocessing.get_context("spawn").Process(target=look, args=(table, keys, hashes))
+                process.start()
+                process.join()
+                assert process.exitcode == 0
+                assert table[frozenset("abcdefgh")] == "seen"
+                table[frozenset("abcdefgh")] = 3
+            print(len(set(hashes)))
+    """
+    )
+    assert script.stdout == "2\n", script
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        assert pool.submit(look_up, table, keys).result() == list(range(len(keys)))
+
+
+# ---- as dict has it ----
+
+
+def outcome(function, *args):
+    try:
+        return function(*args)
+    except Exception as error:
+        return type(error), error.args if isinstance(error, KeyError) else None
+
+
+def do(change):
+    """Does it to a dict of each kind, and compares what comes of it and what the dicts are then."""
+    content = {"a": 1, 2: "b", (3, 4): None}
+    ours, standard = shared.Dict(content), dict(content)
+    assert outcome(change, ours) == outcome(change, standard)
+    assert is_same(ours, standard)
+
+
+def test_methods_do_what_those_of_dict_do():
+    for key in ("a", 2.0, (3, 4), (9, 9), "z"):
+        do(lambda table, key=key: table[key])
+        do(lambda table, key=key: table.__delitem__(key))
+        do(lambda table, key=key: (table.get(key), table.get(key, 5), key in table))
+        do(lambda table, key=key: table.pop(key))
+        do(lambda table, key=key: table.pop(key, [5]))
+        do(lambda table, key=key: table.__setitem__(key, [1]))
+        do(lambda table, key=key: table.setdefault(key, [1]))
+        do(lambda table, key=key: table.setdefault(key))
+    do(lambda table: table.popitem())
+    do(lambda table: [table.popitem() for _ in range(4)])
+    do(lambda table: table.clear())
+    do(lambda table: table.update({"a": 2}, z=3))
+    do(lambda table: table.update([("a", 2), ("z", 3), ("a", 4)]))
+    do(lambda table: table.update(self=3, mapping=4))
+    do(lambda table: table.update())
+    do(lambda table: table.update(3))
+    do(lambda table: table.update(table))
+    do(lambda table: (table | {"a": 2}, {"a": 2} | table, table.copy()))
+    do(lambda table: table | [("a", 2)])
+    do(lambda table: table.__ior__([("a", 2)]).copy())
+    do(lambda table: (list(table), list(reversed(table)), len(table), bool(table), str(table)))
+    do(lambda table: (list(table.keys()), list(table.values()), list(table.items())))
+    do(lambda table: [list(reversed(view())) for view in (table.keys, table.values, table.items)])
+    do(lambda table: [repr(view()) for view in (table.keys, table.values, table.items)])
+    do(lambda table: ("b" in table.values(), (2.0, "b") in table.items(), ("a", 2) in table.items()))
+    do(lambda table: (table.keys() | {5}, table.keys() & {2, 5}, table.items() - {("a", 1)}, table.keys() == {"a", 2}))
+    do(lambda table: ({**table}, dict(table), table.keys().mapping == table, table.keys().isdisjoint([5])))
+    do(lambda table: hash(table))
+    do(lambda table: table.get())
+    do(lambda table: table.pop())
+    do(lambda table: type(table).fromkeys("ab", 1) == {"a": 1, "b": 1})
+    do(lambda table: type(table)([("a", 1)], b=2) == {"a": 1, "b": 2})
+    do(lambda table: type(table)(3))
+
+
+def test_dicts_are_compared_by_value():
+    table = shared.Dict(a=1, b=2)
+    assert table == shared.Dict(b=2, a=1) == {"b": 2, "a": 1} == table
+    assert table != {"a": 1}
+    assert table != [("a", 1), ("b", 2)]
+    assert isinstance(table, MutableMapping)
+    assert repr(table) == "<pyconc.shared.Dict {'a': 1, 'b': 2}>"
+    assert table | table == {"a": 1, "b": 2}
+    assert type(table | table) is dict
+    assert not shared.Dict()
+
+
+def test_a_subclass_may_have_missing_and_its_own_arguments():
+    class Own(shared.Dict):
+        def __new__(cls):
+            return super().__new__(cls, a=1)
+
+        def __missing__(self, key):
+            return f"no {key}"
+
+    table = Own()
+    assert (table["a"], table["b"], table.get("b"), "b" in table) == (1, "no b", None, False)
+    assert Own.fromkeys("b", 2) == {"a": 1, "b": 2}
+
+
+def test_an_iterator_goes_over_what_was_there():
+    table = shared.Dict.fromkeys(range(3))
+    keys, pairs, view = iter(table), iter(table.items()), table.values()
+    table.clear()
+    table["new"] = 5
+    assert list(keys) == [0, 1, 2]
+    assert list(pairs) == [(0, None), (1, None), (2, None)]
+    assert list(view) == [5]
+
+
+def test_values_come_back_the_same():
+    values = [None, True, 1, 2**61, -(2**70), 1.5, "", "\xe9", b"\x80" * 300, (1, ("a",)), [1, [2]], {"a": {1}}, int]
+    table = shared.Dict()
+    for value in values:
+        table["new"] = table["old"] = value
+        assert repr(table["old"]) == repr(table.pop("new")) == repr(value)
+
+
+class Refused:
+    def __reduce__(self):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("value", [Refused(), lambda: 0, [shared.Counter()], shared.Dict(), threading.Lock()])
+def test_what_cannot_be_pickled_changes_nothing(value):
+    table = shared.Dict(a=1)
+    for change in (
+        lambda: table.__setitem__("a", value),
+        lambda: table.__setitem__("b", value),
+        lambda: table.setdefault("b", value),
+        lambda: table.update({"a": 2, "b": value}),
+    ):
+        with pytest.raises((ZeroDivisionError, TypeError, AttributeError, pickle.PicklingError)):
+            change()
+        assert table == {"a": 1}
+    assert table.setdefault("a", value) == 1  # which needs no pickle of it
+
+
+def refuse():
+    raise ZeroDivisionError
+
+
+class Bomb:
+    def __reduce__(self):
+        return refuse, ()
+
+
+def test_what_cannot_be_unpickled_harms_nothing_else():
+    table = shared.Dict(a=1, b=Bomb(), c=3)
+    for look in (lambda: table["b"], lambda: table.copy(), lambda: list(table.values()), lambda: table.setdefault("b")):
+        with pytest.raises(ZeroDivisionError):
+            look()
+    assert (table["a"], table["c"], list(table), "b" in table) == (1, 3, ["a", "b", "c"], True)
+    with pytest.raises(ZeroDivisionError):
+        table.pop("b")
+    assert table == {"a": 1, "c": 3}
+
+
+if settings is not None:
+
+    class Machine(RuleBasedStateMachine):
+        keys = strategies.one_of(
+            strategies.integers(-3, 20),
+            strategies.floats(-3, 3).map(round).map(float),
+            strategies.booleans(),
+            strategies.text("a\xe9", max_size=2),
+            strategies.tuples(strategies.sampled_from([0, 1.0, True, "a"])),
+            strategies.frozensets(strategies.sampled_from([0, 1.0, "a"])),
+        )
+        values = strategies.one_of(
+            strategies.integers(),
+            strategies.text(max_size=20),
+            strategies.none(),
+            strategies.lists(strategies.integers(), max_size=3),
+            strategies.integers(3000, 6000).map(bytes),
+        )
+        many = strategies.lists(strategies.tuples(keys, values), max_size=6)
+
+        def __init__(self):
+            super().__init__()
+            self.ours, self.standard = shared.Dict(), {}
+
+        def both(self, change):
+            assert outcome(change, self.ours) == outcome(change, self.standard)
+
+        @rule(key=keys, value=values)
+        def set(self, key, value):
+            self.both(lambda table: table.__setitem__(key, value))
+
+        @rule(key=keys, value=values)
+        def set_default(self, key, value):
+            self.both(lambda table: table.setdefault(key, value))
+
+        @rule(key=keys)
+        def delete(self, key):
+            self.both(lambda table: table.__delitem__(key))
+
+        @rule(key=keys)
+        def pop(self, key):
+            self.both(lambda table: table.pop(key, "none"))
+
+        @rule()
+        def pop_the_last(self):
+            self.both(lambda table: table.popitem())
+
+        @rule()
+        def pop_the_first(self):
+            self.both(lambda table: table.pop(next(iter(table), None), None))
+
+        @rule(pairs=many)
+        def update(self, pairs):
+            self.both(lambda table: table.update(pairs))
+
+        @rule(key=keys)
+        def look(self, key):
+            self.both(lambda table: (table.get(key), key in table))
+
+        @rule()
+        def clear(self):
+            self.both(lambda table: table.clear())
+
+        @invariant()
+        def is_same(self):
+            assert is_same(self.ours, self.standard)
+
+    TestMachine = Machine.TestCase
+    TestMachine.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
+
+
+# ---- beside others ----
+
+
+def set_many(table, name, count):
+    for i in range(count):
+        table[name, i] = i
+        if i % 4 == 3:
+            del table[name, i - 1]
+
+
+def check_set(table, names, count):
+    assert table == {(name, i): i for name in names for i in range(count) if i % 4 != 2}
+    for name in names:
+        assert [i for other, i in table if other == name] == [i for i in range(count) if i % 4 != 2]
+
+
+def test_no_key_is_lost_among_processes():
+    table = shared.Dict()
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        running = [pool.submit(set_many, table, name, 2000) for name in ("a", "b")]
+        set_many(table, "c", 2000)
+        for future in running:
+            future.result()
+    check_set(table, "abc", 2000)
+
+
+def test_no_key_is_lost_among_threads():
+    table = shared.Dict()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(set_many, [table] * 3, "abc", [400] * 3))
+    check_set(table, "abc", 400)
+
+
+def claim(table, name, count):
+    claimed = sum(table.setdefault(i, name) == name for i in range(count))
+    taken = [table.pop(("take", i), None) for i in range(count)]
+    return claimed, [i for i in taken if i is not None]
+
+
+def test_each_key_is_set_by_default_and_taken_once():
+    table = shared.Dict({("take", i): i for i in range(1000)})
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        running = [pool.submit(claim, table, name, 1000) for name in ("a", "b")]
+        results = [claim(table, "c", 1000), *[future.result() for future in running]]
+    assert sum(claimed for claimed, _ in results) == len(table) == 1000
+    assert sorted(i for _, taken in results for i in taken) == list(range(1000))
+
+
+def test_signal_handlers_and_finalizers_may_use_it():
+    run_script("""
+        import signal
+        from pyconc import shared
+
+        table, ended = shared.Dict(), []
+        signal.signal(signal.SIGALRM, lambda *_: (table.update({"handler": [1]}), ended.append(1)))
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        class Cycle:
+            def __init__(self):
+                self.me = self
+            def __del__(self):
+                table["finalizer"] = None
+        while len(ended) < 20:
+            table["main"] = [Cycle().me is None]
+            table.pop("handler", None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert {"main"} <= set(table) <= {"handler", "main", "finalizer"}
+    """)
+
+
+# ---- memory ----
+
+
+def memory():
+    shared._heap().used()
+    return os.fstat(shared._heap().fileno()).st_blocks * 512
+
+
+def test_memory_comes_with_values_and_goes_with_them():
+    gc.collect()  # what other tests have left
+    table = shared.Dict()
+    before = memory()
+    table.update(dict.fromkeys(range(100), b"x" * 100_000))
+    assert 10_000_000 < table.nbytes <= memory() - before + 4096
+    for _ in range(500):
+        table[7] = b"y" * 100_000
+    assert table.nbytes < 4 * 10_000_000
+    for i in range(99):
+        table.pop(i)
+    assert table.nbytes < 2_000_000
+    table.clear()
+    assert table.nbytes <= 65536 + 128
+    table["a"] = b"x" * 10_000_000
+    del table
+    assert memory() <= before + 32768  # of the table that says whose memory it is
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizer ends a process that has no memory")
+def test_a_shortage_is_a_memory_error_and_changes_nothing():
+    run_script("""
+        import resource
+        import pytest
+        from pyconc import shared
+
+        def fill(table, value):
+            count = 0
+            with pytest.raises(MemoryError):
+                while True:
+                    table[count] = value
+                    count += 1
+            assert len(table) == count and table[0] == table[count - 1] == value and count not in table
+
+        table = shared.Dict()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), hard))
+        fill(table, b"x" * 100_000)
+        table.popitem()
+        table.clear()
+        fill(table, b"y" * 100_000)
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+    """)
+
+
+# ---- a storm ----
+
+
+STORM = """
+    import os, random, signal, sys, zlib
+    from pyconc import shared
+
+    table, rounds, looks = shared.Dict(), shared.Counter(), shared.Counter()
+
+    def sealed(random, key):
+        data = random.randbytes(random.choice([5, 50, 500, 20_000]))
+        return data, zlib.crc32(data + repr(key).encode())
+
+    def check(key, value):
+        data, seal = value
+        assert zlib.crc32(data + repr(key).encode()) == seal
+
+    def some_key(rng):
+        number = rng.randrange(60)
+        return number if number % 3 else f"key {number}" * (number + 1)
+
+    def write(seed):
+        rng = random.Random(seed)
+        while True:
+            rounds.add(1)
+            keys = [some_key(rng) for _ in range(4)]
+            for key in keys:
+                table[key] = sealed(rng, key)
+            match rng.randrange(8):
+                case 0 | 1: table.pop(keys[0], None)
+                case 2 | 3: table.update({key: sealed(rng, key) for key in keys})
+                case 4: table.setdefault(keys[1], sealed(rng, keys[1]))
+                case 5: table.pop(next(iter(table), None), None)
+                case 6 if rng.randrange(9) == 0: table.clear()
+            try:
+                check(*table.popitem())
+            except KeyError:
+                pass
+
+    def read():
+        rng = random.Random(0)
+        while True:
+            pairs = table._list_pairs()
+            assert len(dict(pairs)) == len(pairs)
+            for key, value in pairs:
+                check(key, value)
+            key = some_key(rng)
+            value = table.get(key)
+            if value is not None:
+                check(key, value)
+            looks.add(1)
+
+    def start(work, *args):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                work(*args)
+            except BaseException as error:
+                print(repr(error)[:500], flush=True)
+            finally:
+                os._exit(1)
+        return pid
+
+    def kill(pid):
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, status
+
+    seed = int(sys.argv[2])
+    random.seed(seed)
+    readers = [start(read) for _ in range(2)]
+    writers = [start(write, seed + i) for i in range(2)]
+    for i in range(int(sys.argv[1])):
+        seen, looked = rounds.value, looks.value
+        while rounds.value < seen + 20 or looks.value == looked:
+            len(table)  # those that live go on
+        for _ in range(random.randrange(3000)):
+            pass
+        victim = random.randrange(2)
+        kill(writers[victim])
+        writers[victim] = start(write, seed + 2 + i)
+    for pid in writers + readers:
+        kill(pid)
+    for key, value in table.items():
+        check(key, value)
+        assert table[key] == value
+    assert len(table) == len(list(table))
+    table.clear()
+    table["a"] = None
+    assert table.nbytes <= 128 + 65536, table.nbytes
+    # That of a process which was killed before it ran is found with the next fork.
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    del table
+    print("used", shared._heap().used())
+"""
+
+
+@pytest.mark.parametrize("rounds", [20, pytest.param(THOUSAND // 5, marks=pytest.mark.slow)])
+def test_a_storm_of_deaths_leaves_whole_values(rounds):
+    finished = run_script(STORM, rounds, int(time.time()) % 1000, limit=240)
+    assert finished.stdout == "used 2\n", finished  # the counters
