@@ -39,6 +39,7 @@ RUN = """
     import json
     import os
     import sys
+    import warnings
     from types import ModuleType
 
     import pyconc
@@ -54,7 +55,7 @@ RUN = """
         ends = []
         with open(sys.argv[1]) as file:
             texts = json.load(file)
-        for text in texts:
+        for text, is_recipe in texts:
             os.mkdir(str(len(ends)))
             os.chdir(str(len(ends)))
             with open("program.py", "w") as file:
@@ -64,6 +65,8 @@ RUN = """
                 if pid == 0:
                     os.dup2(stdout.fileno(), 1)
                     os.dup2(stderr.fileno(), 2)
+                    if is_recipe:
+                        warnings.simplefilter("default")  # other packages have theirs
                     run("program.py")
                     sys.exit()
                 status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -80,7 +83,7 @@ def outcomes(request, tmp_path_factory):
     wanted = {item.callspec.params["text"]: item.callspec.params.get("package") for item in items}
     texts = [text for text, package in wanted.items() if not package or importlib.util.find_spec(package)]
     path = tmp_path_factory.mktemp("pages") / "programs.json"
-    path.write_text(json.dumps(texts))
+    path.write_text(json.dumps([(text, wanted[text] is not None) for text in texts]))
     finished = run_script(RUN, path, flags=("-W", "error"), limit=8 * HANG_LIMIT)
     return dict(zip(texts, json.loads(finished.stdout)))
 
