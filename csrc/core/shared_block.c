@@ -1,0 +1,129 @@
+#define _GNU_SOURCE
+#include "shared_block.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+// ---- the cell's words ----
+//
+// `value` is 0, or bit 63, the order of the run in 5 bits and its first unit in 20; `more` is the number of
+// bytes, and words[0] says whether it is sealed.  The pickle that brings the cell to another process, or the
+// fork, comes after them: relaxed, all of them.
+
+#define HAS_RUN (UINT64_C(1) << 63)
+#define IS_SEALED 1
+
+_Static_assert(SHARED_UNITS == 1 << 20 && SHARED_ORDER_MAX < 32, "a run has 25 bits");
+
+static void
+write_words(shared_cell *cell, uint32_t unit, uint32_t order, uint64_t bytes)
+{
+    // Relaxed: see above.
+    atomic_store_explicit(&cell->more, bytes, memory_order_relaxed);
+    atomic_store_explicit(&cell->value, HAS_RUN | (uint64_t)order << 20 | unit, memory_order_relaxed);
+}
+
+// The smallest run that has so many bytes.
+static uint32_t
+order_of(uint64_t bytes)
+{
+    uint32_t order = 0;
+    while (SHARED_UNIT_BYTES << order < bytes) {
+        order++;
+    }
+    return order;
+}
+
+// ---- views ----
+
+int
+shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64_t bytes)
+{
+    *block = (shared_block){.at = NULL};
+    if (bytes == 0) {
+        return 0;
+    }
+    if (bytes > SHARED_BLOCK_BYTES_MAX) {
+        return SHARED_HEAP_FULL;
+    }
+    uint32_t unit, order = order_of(bytes);
+    int rc = shared_heap_take(heap, index, order, &unit);
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t mapped = SHARED_UNIT_BYTES << order;
+    unsigned char *at = shared_heap_map(heap, unit, order);
+    // What had the run before has given its memory back, unless the system refused that.
+    bool is_clear = at != NULL && madvise(at, mapped, MADV_REMOVE) == 0;
+    if (at == NULL || !shared_heap_commit(heap, unit, 0, bytes)) {
+        if (at != NULL) {
+            munmap(at, mapped);
+        }
+        shared_heap_keep(heap, index, SHARED_NO_UNIT, 0);  // if it cannot now, the cell's end does it
+        return SHARED_HEAP_FULL;
+    }
+    if (!is_clear) {
+        memset(at, 0, bytes);
+    }
+    *block = (shared_block){.at = at, .bytes = bytes, .mapped = mapped};
+    write_words(shared_heap_cell(heap, index), unit, order, bytes);
+    return 0;
+}
+
+static bool
+make_read_only(shared_block *block)
+{
+    block->is_sealed = block->at == NULL || mprotect(block->at, block->mapped, PROT_READ) == 0;
+    return block->is_sealed;
+}
+
+int
+shared_block_open(shared_block *block, const shared_heap *heap, uint32_t index)
+{
+    const shared_cell *cell = shared_heap_cell(heap, index);
+    // Relaxed: see above.
+    uint64_t run = atomic_load_explicit(&cell->value, memory_order_relaxed);
+    uint64_t bytes = atomic_load_explicit(&cell->more, memory_order_relaxed);
+    bool is_sealed = atomic_load_explicit(&cell->words[0], memory_order_relaxed) == IS_SEALED;
+    *block = (shared_block){.is_sealed = is_sealed};
+    if (run == 0) {
+        return 0;
+    }
+    uint32_t unit = run & (SHARED_UNITS - 1);
+    uint32_t order = run >> 20 & 31;
+    // Another process may have written anywhere, and here would lead us to where there is no memory.
+    if (order > SHARED_ORDER_MAX || bytes > SHARED_UNIT_BYTES << order
+        || unit + (UINT64_C(1) << order) > SHARED_UNITS) {
+        return SHARED_HEAP_GONE;
+    }
+    unsigned char *at = shared_heap_map(heap, unit, order);
+    if (at == NULL) {
+        return SHARED_HEAP_FULL;
+    }
+    *block = (shared_block){.at = at, .bytes = bytes, .mapped = SHARED_UNIT_BYTES << order};
+    if (is_sealed && !make_read_only(block)) {
+        shared_block_fini(block);
+        return SHARED_HEAP_FULL;
+    }
+    return 0;
+}
+
+bool
+shared_block_seal(shared_block *block, shared_heap *heap, uint32_t index)
+{
+    if (!make_read_only(block)) {
+        return false;
+    }
+    // Relaxed: see above.
+    atomic_store_explicit(&shared_heap_cell(heap, index)->words[0], IS_SEALED, memory_order_relaxed);
+    return true;
+}
+
+void
+shared_block_fini(shared_block *block)
+{
+    if (block->at != NULL) {
+        munmap(block->at, block->mapped);
+    }
+    *block = (shared_block){.at = NULL};
+}

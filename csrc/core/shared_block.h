@@ -1,0 +1,44 @@
+// shared_block: memory of one size, for good, in a cell of a shared heap.
+//
+// The cell owns one run of units (see shared_heap.h), and two words of it say which that is and how many bytes
+// of it count.  They are set once, before any other process can have the cell.  So who has the cell has the
+// block, without a lock, and who dies while it is made leaves what is given back with the cell.  All of its
+// memory is there from the beginning, and zero.
+//
+// What is in it, and who writes when, its users agree upon.  A sealed block nobody writes any more: whoever
+// opens it cannot.
+//
+// Each view maps the run for itself.  A child of a fork has the parent's mappings, too.  No Python.
+#ifndef PYCONC_SHARED_BLOCK_H
+#define PYCONC_SHARED_BLOCK_H
+
+#include "shared_heap.h"
+
+// As much as a run can be.
+#define SHARED_BLOCK_BYTES_MAX (SHARED_UNIT_BYTES << SHARED_ORDER_MAX)
+
+// This process's view of it.  Nothing in it changes between shared_block_make() or shared_block_open() and
+// shared_block_fini(), but for `is_sealed`, which the user's lock guards.
+typedef struct shared_block {
+    unsigned char *at;  // NULL: there are no bytes
+    uint64_t bytes;
+    uint64_t mapped;  // bytes, of the whole run
+    bool is_sealed;
+} shared_block;
+
+// Makes it for a cell that has none, and that only this process has.  0, or SHARED_HEAP_FULL, or a status of
+// robust_lock, with an empty view.
+int shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64_t bytes);
+
+// A view of the block of a cell that this process has: an empty one if none was made.  0, or SHARED_HEAP_FULL
+// if the system refuses to map it, or SHARED_HEAP_GONE if the cell's words are garbage.
+int shared_block_open(shared_block *block, const shared_heap *heap, uint32_t index);
+
+// From now on nobody can write through this view, or through one that is opened later.  False: the system
+// refuses.
+bool shared_block_seal(shared_block *block, shared_heap *heap, uint32_t index);
+
+// Unmaps it.  Nobody else uses this view.
+void shared_block_fini(shared_block *block);
+
+#endif
