@@ -1,4 +1,4 @@
-"""What does it cost to share a lock, a number, a list or a dict between processes?
+"""What does it cost to share a lock, a number, a list, a dict or an array between processes?
 
 Each row does the same with an object of multiprocessing, of the server that its Manager starts, or of asyncio, and with
 one of pyconc.shared, in one process that has it to itself: what a program pays each time. The last one kills the
@@ -85,6 +85,10 @@ def gets_by_key(table, size):
     return each(size, functools.partial(table.__getitem__, "key 7"))
 
 
+def puts(items, size):
+    return each(size, functools.partial(items.__setitem__, 7, 5.0))
+
+
 def until_next(shared):
     """Milliseconds from the death of a process with the lock until a thread that sleeps for it has it."""
     lock, held = shared.Lock(), shared.Event()
@@ -134,6 +138,9 @@ def make_rows(arguments, manager):
     served_dict, our_dict = manager.dict(content), shared.Dict(content)
     put, our_put = functools.partial(sets, served_dict, few), functools.partial(sets, our_dict, size)
     find, our_find = functools.partial(gets_by_key, served_dict, few), functools.partial(gets_by_key, our_dict, size)
+    array, our_array = multiprocessing.Array("d", 100), shared.Array("d", 100)
+    look, our_look = functools.partial(gets, array, few), functools.partial(gets, our_array, size)
+    store, our_store = functools.partial(puts, array, few), functools.partial(puts, our_array, size)
     task, our_task = (functools.partial(pairs_of_a_task, each, size) for each in (asyncio.Lock(), shared.Lock()))
     death = functools.partial(until_next, shared)
     return [
@@ -148,6 +155,8 @@ def make_rows(arguments, manager):
         Row("an item of a List, beside the Manager's", US, get, our_get, under(0.2)),
         Row("a key of a Dict, set, beside the Manager's", US, put, our_put, under(0.45)),
         Row("the value of a key, beside the Manager's", US, find, our_find, under(0.3)),
+        Row("an item of an Array, read", US, look, our_look, times_less(1)),
+        Row("an item of an Array, set", US, store, our_store, times_less(1)),
         Row("a dead process's lock: the next has it after", MS, None, death, at_most(5)),
     ]
 

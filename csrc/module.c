@@ -18,6 +18,7 @@
 #include "processes/process_queue_type.h"
 #include "processes/region.h"
 #include "processes/worker.h"
+#include "shared/shared_array_type.h"
 #include "shared/shared_cell.h"
 #include "shared/shared_dict_type.h"
 #include "shared/shared_list_type.h"
@@ -258,6 +259,7 @@ add_shared_types(PyObject *module, module_state *state)
                    || add_type(module, &shared_number_spec, base, &state->shared_number_type) < 0
                    || add_type(module, &shared_dict_spec, base, &state->shared_dict_type) < 0
                    || add_type(module, &shared_list_spec, base, &state->shared_list_type) < 0
+                   || add_type(module, &shared_array_spec, base, &state->shared_array_type) < 0
                ? -1
                : 0;
 }

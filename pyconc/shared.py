@@ -1,13 +1,13 @@
-"""Locks, events, numbers, lists and dicts that processes share, in anonymous memory and without a server.
+"""Locks, events, numbers, lists, dicts and arrays that processes share, in anonymous memory and without a server.
 
     lock = pyconc.shared.Lock()
     total = pyconc.shared.Counter()
 
-They have the signatures of threading's, of multiprocessing.Value, of list and of dict. They can be arguments and
-results of pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are inherited by a fork;
-a worker that was started before them can have them, too. Nothing has a name in the file system, and nothing is left
-when the last process has ended, however it ended. Other pickles of them are refused: there is nothing by which a
-stranger could find them.
+They have the signatures of threading's, of multiprocessing's Value and Array, of list and of dict. They can be
+arguments and results of pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are
+inherited by a fork; a worker that was started before them can have them, too. Nothing has a name in the file system,
+and nothing is left when the last process has ended, however it ended. Other pickles of them are refused: there is
+nothing by which a stranger could find them.
 
 A process that dies holds nobody up. A lock that it held goes to the next, who is told; who waits with it, or was just
 woken, is passed over. What a lock guards may be half changed then, which only the program can judge.
@@ -44,6 +44,7 @@ from pyconc._lock_abandoned import LockAbandoned
 from pyconc._process import pickling
 
 __all__ = [
+    "Array",
     "Barrier",
     "BoundedSemaphore",
     "Condition",
@@ -616,6 +617,12 @@ reduction.register(Barrier, Barrier._pack)
 # ---- numbers ----
 
 
+def _typecode(code):
+    if not isinstance(code, str) or len(code) != 1 or code not in "cbBhHiIlLqQfd?":
+        raise TypeError(f"bad typecode {code!r}: it must be one of c, b, B, h, H, i, I, l, L, q, Q, f, d, ?")
+    return code
+
+
 class _Number(_Sent, _core.SharedNumber):
     __slots__ = ()
 
@@ -642,9 +649,7 @@ class Value(_Number):
     __slots__ = ("__weakref__", "_has_lock", "_lock", "_typecode")
 
     def __new__(cls, typecode, value=0, *, lock=True):
-        if not isinstance(typecode, str) or len(typecode) != 1 or typecode not in "cbBhHiIlLqQfd?":
-            raise TypeError(f"bad typecode {typecode!r}: it must be one of c, b, B, h, H, i, I, l, L, q, Q, f, d, ?")
-        self = cls._at(_heap(), -1, 0, typecode, bool(lock))
+        self = cls._at(_heap(), -1, 0, _typecode(typecode), bool(lock))
         if not (type(value) is int and value == 0):
             self.value = value
         return self
@@ -707,6 +712,138 @@ class Counter(_Number):
     def __isub__(self, n):
         self.add(-n)
         return self
+
+
+# ---- arrays ----
+
+
+class Array(_Sent, _core.SharedArray):
+    """A multiprocessing.Array: numbers of one type, as many as it is made with, in memory that processes share.
+
+    typecode_or_type: one of "bBhHiIlLqQ" (integers, which go round at their size), "fd" (floats), "?" (bool) and "c"
+    (bytes), or ctypes' name of it, as c_double. size_or_initializer: how many items, which are zero, or what it begins
+    with, in one dimension. lock: what get_lock() returns: True makes an RLock, another can be a Lock or RLock of this
+    module; with False it raises AttributeError. Raises TypeError if there is no such type or an item is of another,
+    ValueError if the size is negative, and MemoryError if there is no room for it, or it is larger than 32 GB.
+
+    An item is read and written in one step; a slice, which gives a list, or bytes of "c", is not, nor is `+=`: for that
+    there is get_lock(). A slice that is set keeps its size; it is copied at memory speed from arrays of the same type,
+    numpy's and others. With typecode "c", `raw` is all of it as bytes, `value` those before the first zero.
+
+    It is a buffer, which memoryview() and numpy() show without a copy, and anybody may write to: each process sees what
+    the others do. The memory stays as long as any process has the array or something that shows it, and is given back
+    then, also when that process is killed.
+
+        >>> squares = pyconc.shared.Array("d", 4)
+        >>> def compute(array, i):
+        ...     array[i] = i * i
+        >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
+        ...     _ = list(pool.map(compute, [squares] * 4, range(4)))
+        >>> squares[:], sum(memoryview(squares))
+        ([0.0, 1.0, 4.0, 9.0], 14.0)
+    """
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __new__(cls, typecode_or_type, size_or_initializer, *, lock=True):
+        typecode = _typecode(getattr(typecode_or_type, "_type_", typecode_or_type))
+        if lock is not None and not isinstance(lock, (bool, _Lock)):
+            raise TypeError("lock must be a bool, or a Lock or RLock of pyconc.shared")
+        size = items = size_or_initializer
+        if hasattr(items, "__len__"):
+            size = len(items)
+        elif hasattr(items, "__index__"):
+            items = None
+        else:
+            items = list(items)
+            size = len(items)
+        self = cls._at(_heap(), -1, 0, typecode, lock is None or lock)
+        self._allocate(size)
+        if items is not None:
+            self[:] = items
+        return self
+
+    @classmethod
+    def _at(cls, heap, index, serial, typecode, lock):
+        self = super()._at(heap, index, serial, typecode)
+        # Without another, the lock of its own cell.
+        self._lock = RLock._at(heap, self._index, 0, RLock._kind) if lock is True else lock
+        return self
+
+    def _own_state(self):
+        lock = self._lock
+        is_own = lock and (lock._identity, lock._index) == (self._identity, self._index)
+        return self.typecode, True if is_own else lock
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} {self.typecode!r} of {len(self)}>"
+
+    def get_lock(self):
+        """Return the lock that goes with it, for changes in several steps. AttributeError if it was made without.
+
+        >>> array = pyconc.shared.Array("i", [1, 2])
+        >>> with array.get_lock():
+        ...     array[0] += 1
+        >>> array[:]
+        [2, 2]
+        """
+        if self._lock is False:
+            raise AttributeError("the array was made without a lock")
+        return self._lock
+
+    def get_obj(self):
+        """Return it as an array of ctypes, without a copy. Raises ImportError if there is no ctypes.
+
+        >>> array = pyconc.shared.Array("i", 3)
+        >>> array.get_obj()[1] = 5
+        >>> array[:]
+        [0, 5, 0]
+        """
+        import ctypes
+
+        names = dict(zip("cbBhHiIlLqQfd?", _NAMES_OF_CTYPES.split(), strict=True))
+        return (getattr(ctypes, f"c_{names[self.typecode]}") * len(self)).from_buffer(self)
+
+    def numpy(self):
+        """Return it as an array of numpy, without a copy. Raises ImportError if there is no numpy.
+
+        >>> def double(array):
+        ...     array.numpy()[:] *= 2
+        """
+        import numpy
+
+        return numpy.asarray(self)
+
+    @property
+    def raw(self):
+        """All bytes of an array of "c", which can be set, to no more than there is room for."""
+        self._check_characters("raw")
+        return bytes(self)
+
+    @raw.setter
+    def raw(self, value):
+        self._check_characters("raw")
+        if len(value) > len(self):
+            raise ValueError("byte string too long")
+        self[: len(value)] = value
+
+    @property
+    def value(self):
+        """The bytes of an array of "c" up to the first that is zero, which can be set, as those of ctypes."""
+        return self.raw.partition(b"\0")[0]
+
+    @value.setter
+    def value(self, value):
+        self._check_characters("value")
+        self.raw = value + b"\0" if len(value) < len(self) else value
+
+    def _check_characters(self, name):
+        if self.typecode != "c":
+            raise AttributeError(f"an array of {self.typecode!r} has no {name}")
+
+
+# In the order of the typecodes.
+_NAMES_OF_CTYPES = "char byte ubyte short ushort int uint long ulong longlong ulonglong float double bool"
 
 
 # ---- containers ----

@@ -1,3 +1,4 @@
+import ctypes
 import threading
 from collections.abc import (
     Awaitable,
@@ -13,12 +14,13 @@ from collections.abc import (
 from typing import Any, Generic, Literal, SupportsIndex, TypeVar, overload
 
 from _typeshed import SupportsKeysAndGetItem
-from typing_extensions import Self
+from typing_extensions import Buffer, Self
 
 from pyconc import _core
 from pyconc._lock_abandoned import LockAbandoned as LockAbandoned
 
 __all__ = [
+    "Array",
     "Barrier",
     "BoundedSemaphore",
     "Condition",
@@ -104,6 +106,64 @@ class Value(_core.SharedNumber, Generic[_T]):
     def exchange(self, value: _T, /) -> _T: ...
     def compare_exchange(self, expected: _T, value: _T, /) -> bool: ...
     def get_lock(self) -> RLock: ...
+
+class Array(_core.SharedArray, Generic[_T]):
+    @overload
+    def __new__(
+        cls,
+        typecode_or_type: Literal["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q"],
+        size_or_initializer: int | Iterable[int],
+        *,
+        lock: bool | Lock | RLock | None = True,
+    ) -> Array[int]: ...
+    @overload
+    def __new__(
+        cls,
+        typecode_or_type: Literal["f", "d"],
+        size_or_initializer: int | Iterable[float],
+        *,
+        lock: bool | Lock | RLock | None = True,
+    ) -> Array[float]: ...
+    @overload
+    def __new__(
+        cls,
+        typecode_or_type: Literal["?"],
+        size_or_initializer: int | Iterable[bool],
+        *,
+        lock: bool | Lock | RLock | None = True,
+    ) -> Array[bool]: ...
+    @overload
+    def __new__(
+        cls,
+        typecode_or_type: Literal["c"] | type[ctypes.c_char],
+        size_or_initializer: int | bytes | Iterable[bytes],
+        *,
+        lock: bool | Lock | RLock | None = True,
+    ) -> Array[bytes]: ...
+    @overload
+    def __new__(
+        cls,
+        typecode_or_type: type[ctypes._SimpleCData[_T]],
+        size_or_initializer: int | Iterable[_T],
+        *,
+        lock: bool | Lock | RLock | None = True,
+    ) -> Array[_T]: ...
+    raw: bytes
+    value: bytes
+    def __iter__(self) -> Iterator[_T]: ...
+    @overload
+    def __getitem__(self, key: SupportsIndex, /) -> _T: ...
+    @overload
+    def __getitem__(self: Array[bytes], key: slice, /) -> bytes: ...  # type: ignore[overload-overlap, unused-ignore]
+    @overload
+    def __getitem__(self, key: slice, /) -> list[_T]: ...
+    @overload
+    def __setitem__(self, key: SupportsIndex, value: _T, /) -> None: ...
+    @overload
+    def __setitem__(self, key: slice, value: Iterable[_T] | Buffer, /) -> None: ...
+    def get_lock(self) -> Lock | RLock: ...
+    def get_obj(self) -> ctypes.Array[Any]: ...
+    def numpy(self) -> Any: ...
 
 class Counter(_core.SharedNumber):
     value: int

@@ -94,6 +94,7 @@ MAKERS = {
     **{
         name: make_shared_in(shared._heap(), name)
         for name in (
+            "SharedArray",
             "SharedCell",
             "SharedCondition",
             "SharedDict",

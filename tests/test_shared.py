@@ -46,6 +46,7 @@ MAKERS = {
     "Counter": lambda: shared.Counter(3),
     "List": lambda: shared.List([3]),
     "Dict": lambda: shared.Dict(a=3),
+    "Array": lambda: shared.Array("i", [3, 4]),
 }
 
 
@@ -68,6 +69,8 @@ def change(thing):
             thing.append("x" * 1000)
         case shared.Dict():
             thing["b"] = "x" * 1000
+        case shared.Array():
+            thing[1] = 7
     return os.getpid()
 
 
@@ -85,6 +88,8 @@ def look(thing):
             return thing.value
         case shared.List() | shared.Dict():
             return thing.copy()
+        case shared.Array():
+            return thing[:]
 
 
 def change_and_wait(things, done, go):
@@ -101,6 +106,7 @@ CHANGED = {
     "Value": 8.5,
     "Counter": 10,
     "List": [3, "x" * 1000],
+    "Array": [3, 7],
     "Dict": {"a": 3, "b": "x" * 1000},
 }
 

@@ -18,7 +18,7 @@ typedef struct SharedCellObject {
     uint32_t index;  // of the cell, which is this object's as long as it lives
     bool has_cell;
     bool is_reentrant, raises;  // of a lock
-    char kind;                  // of a number: its typecode
+    char kind;                  // of a number or an array: its typecode
 } SharedCellObject;
 
 static inline SharedCellObject *

@@ -1,6 +1,7 @@
 #include "shared_types.h"
 
 #include "shared_cell.h"
+#include "typecodes.h"
 
 #include "core/clock.h"
 #include "core/shared_sync.h"
@@ -1132,82 +1133,6 @@ PyType_Spec shared_condition_spec = {
 // One 64-bit word, of which the typecode says how much counts and as what.  Each change is one atomic step,
 // so there is nothing to repair.
 
-static bool
-is_float(char kind)
-{
-    return kind == 'd' || kind == 'f';
-}
-
-static bool
-bits_of(char kind, PyObject *value, uint64_t *bits)
-{
-    if (is_float(kind)) {
-        double number = PyFloat_AsDouble(value);
-        memcpy(bits, &number, sizeof(*bits));
-        return !(number == -1.0 && PyErr_Occurred());
-    }
-    if (kind == 'c') {
-        if (!PyBytes_Check(value) || PyBytes_GET_SIZE(value) != 1) {
-            PyErr_SetString(PyExc_TypeError, "one character bytes expected");
-            return false;
-        }
-        *bits = (unsigned char)PyBytes_AS_STRING(value)[0];
-        return true;
-    }
-    if (kind == '?') {
-        int truth = PyObject_IsTrue(value);
-        *bits = truth > 0;
-        return truth >= 0;
-    }
-    PyObject *number = PyNumber_Index(value);
-    if (number == NULL) {
-        return false;
-    }
-    *bits = PyLong_AsUnsignedLongLongMask(number);  // as ctypes does, without a check
-    Py_DECREF(number);
-    return !(*bits == UINT64_MAX && PyErr_Occurred());
-}
-
-static double
-double_of(char kind, uint64_t bits)
-{
-    double number;
-    memcpy(&number, &bits, sizeof(number));
-    return kind == 'f' ? (double)(float)number : number;
-}
-
-static PyObject *
-value_of(char kind, uint64_t bits)
-{
-    char character = (char)bits;
-    switch (kind) {
-    case 'd':
-    case 'f':
-        return PyFloat_FromDouble(double_of(kind, bits));
-    case 'c':
-        return PyBytes_FromStringAndSize(&character, 1);
-    case '?':
-        return PyBool_FromLong(bits != 0);
-    case 'b':
-        return PyLong_FromLong((int8_t)bits);
-    case 'B':
-        return PyLong_FromLong((uint8_t)bits);
-    case 'h':
-        return PyLong_FromLong((int16_t)bits);
-    case 'H':
-        return PyLong_FromLong((uint16_t)bits);
-    case 'i':
-        return PyLong_FromLong((int32_t)bits);
-    case 'I':
-        return PyLong_FromUnsignedLong((uint32_t)bits);
-    case 'L':
-    case 'Q':
-        return PyLong_FromUnsignedLongLong(bits);
-    default:
-        return PyLong_FromLongLong((int64_t)bits);
-    }
-}
-
 static _Atomic uint64_t *
 word_of(PyObject *op)
 {
@@ -1219,7 +1144,7 @@ number_get(PyObject *op, void *Py_UNUSED(closure))
 {
     // A32: acquires, so that who sees a value sees what was done before it was set: R32 in number_set(),
     // add(), exchange() and compare_exchange().
-    return value_of(shared_cell_of(op)->kind, atomic_load_explicit(word_of(op), memory_order_acquire));
+    return typecode_value(shared_cell_of(op)->kind, atomic_load_explicit(word_of(op), memory_order_acquire));
 }
 
 static int
@@ -1230,7 +1155,7 @@ number_set(PyObject *op, PyObject *value, void *Py_UNUSED(closure))
         PyErr_SetString(PyExc_AttributeError, "value cannot be deleted");
         return -1;
     }
-    if (!bits_of(shared_cell_of(op)->kind, value, &bits)) {
+    if (!typecode_bits(shared_cell_of(op)->kind, value, &bits)) {
         return -1;
     }
     // R32: pairs with A32 in number_get().
@@ -1243,16 +1168,16 @@ static uint64_t
 add_bits(PyObject *op, uint64_t bits)
 {
     char kind = shared_cell_of(op)->kind;
-    if (!is_float(kind)) {
+    if (!typecode_is_float(kind)) {
         // It releases and acquires, as the others.
         return atomic_fetch_add_explicit(word_of(op), bits, memory_order_acq_rel);
     }
-    double sum, more = double_of(kind, bits);
+    double sum, more = typecode_double(kind, bits);
     uint64_t next;
     // Relaxed: the exchange compares.
     uint64_t now = atomic_load_explicit(word_of(op), memory_order_relaxed);
     do {
-        sum = double_of(kind, now) + more;
+        sum = typecode_double(kind, now) + more;
         memcpy(&next, &sum, sizeof(next));
         // It releases and acquires, as the others.
     } while (!atomic_compare_exchange_weak_explicit(word_of(op), &now, next, memory_order_acq_rel,
@@ -1298,13 +1223,13 @@ number_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (!has_count("add", nargs, 0, 1) || !can_add(op)) {
         return NULL;
     }
-    if (is_float(shared_cell_of(op)->kind)) {
+    if (typecode_is_float(shared_cell_of(op)->kind)) {
         memcpy(&bits, &one, sizeof(bits));
     }
-    if (nargs == 1 && !bits_of(shared_cell_of(op)->kind, args[0], &bits)) {
+    if (nargs == 1 && !typecode_bits(shared_cell_of(op)->kind, args[0], &bits)) {
         return NULL;
     }
-    return value_of(shared_cell_of(op)->kind, add_bits(op, bits));
+    return typecode_value(shared_cell_of(op)->kind, add_bits(op, bits));
 }
 
 PyDoc_STRVAR(number_exchange_doc,
@@ -1318,12 +1243,12 @@ static PyObject *
 number_exchange(PyObject *op, PyObject *value)
 {
     uint64_t bits;
-    if (!bits_of(shared_cell_of(op)->kind, value, &bits)) {
+    if (!typecode_bits(shared_cell_of(op)->kind, value, &bits)) {
         return NULL;
     }
     // It releases and acquires, as the others.
     uint64_t before = atomic_exchange_explicit(word_of(op), bits, memory_order_acq_rel);
-    return value_of(shared_cell_of(op)->kind, before);
+    return typecode_value(shared_cell_of(op)->kind, before);
 }
 
 PyDoc_STRVAR(number_compare_exchange_doc,
@@ -1339,14 +1264,14 @@ number_compare_exchange(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     char kind = shared_cell_of(op)->kind;
     uint64_t bits, ignored;
-    if (!has_count("compare_exchange", nargs, 2, 2) || !bits_of(kind, args[0], &ignored)
-        || !bits_of(kind, args[1], &bits)) {
+    if (!has_count("compare_exchange", nargs, 2, 2) || !typecode_bits(kind, args[0], &ignored)
+        || !typecode_bits(kind, args[1], &bits)) {
         return NULL;
     }
     for (;;) {
         // Relaxed: the exchange compares.
         uint64_t now = atomic_load_explicit(word_of(op), memory_order_relaxed);
-        PyObject *there = value_of(kind, now);  // the word may have more bits than the value
+        PyObject *there = typecode_value(kind, now);  // the word may have more bits than the value
         int is_equal = there == NULL ? -1 : PyObject_RichCompareBool(there, args[0], Py_EQ);
         Py_XDECREF(there);
         if (is_equal <= 0) {

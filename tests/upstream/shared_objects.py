@@ -1,5 +1,5 @@
-"""The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values, lists and
-dicts, run with those of pyconc.shared, and processes of each start method; and what any dict is to do.
+"""The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values, arrays,
+lists and dicts, run with those of pyconc.shared, and processes of each start method; and what any dict is to do.
 """
 
 import multiprocessing
@@ -10,7 +10,7 @@ from test import mapping_tests
 
 from pyconc import shared
 
-KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Containers"]
+KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Containers"]
 
 SKIPS = {
     # A name, and why.
@@ -33,6 +33,8 @@ SKIPS = {
     "test_copy of TestHashMappingProtocol": "a copy is a plain dict",
     "test_nested_queue of _TestContainers": "there is no queue",
     "test_namespace of _TestContainers": "there is no namespace",
+    "test_rawarray of _TestArray": "an array has one form, with or without a lock",
+    "test_getobj_getlock_obj of _TestArray": "asks for RawArray(), too; tests/test_shared_array.py has the rest",
     "test_getobj_getlock of _TestValue": "there is no ctypes object in it, and its lock is its own",
 }
 
@@ -71,6 +73,7 @@ class SharedMixin(Skipping):
     Event = shared.Event
     Barrier = shared.Barrier
     Value = shared.Value
+    Array = shared.Array
     list = shared.List
     dict = shared.Dict
     Pipe = staticmethod(multiprocessing.Pipe)
