@@ -355,7 +355,8 @@ find_in(const shared_run *dict, const dict_table *table, uint64_t hash, const sh
     }
     uint32_t mask = table->cells - 1;
     uint32_t place;
-    for (uint32_t cell = (uint32_t)hash & mask; (place = cell_of(table, cell)) != 0; cell = (cell + 1) & mask) {
+    uint32_t cell = (uint32_t)hash & mask;
+    for (; (place = cell_of(table, cell)) != 0; cell = (cell + 1) & mask) {
         const dict_slot *slot = &table->slots[place - 1];
         if (slot->hash == hash && is_key(dict, word_of(&slot->key), key)) {
             return place - 1;

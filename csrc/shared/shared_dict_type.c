@@ -386,7 +386,7 @@ dict_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 
 PyDoc_STRVAR(dict_pop_doc,
 "pop($self, key, default=<unrepresentable>, /)\n--\n\n"
-"Remove a key and return its value, as one step; `default` if it is not there. Raises KeyError without one.\n\n"
+"Remove a key and return its value, as one step; `default` if it is not there. KeyError without one.\n\n"
 "What cannot be unpickled is removed all the same.\n\n"
 "    >>> ages = pyconc.shared.Dict(ann=30)\n"
 "    >>> ages.pop(\"ann\"), ages.pop(\"ann\", 0)\n"
@@ -545,7 +545,8 @@ dict_set_many(PyObject *op, PyObject *pairs)
     for (Py_ssize_t i = 0; rc == 0 && i < count; i++) {
         PyObject *key, *value;
         // Pickling may run anything, but nobody else has the list.
-        rc = PyArg_ParseTuple(PyList_GET_ITEM(pairs, i), "OO", &key, &value) ? add_pair(op, &e, key, value) : -1;
+        PyObject *pair = PyList_GET_ITEM(pairs, i);
+        rc = PyArg_ParseTuple(pair, "OO", &key, &value) ? add_pair(op, &e, key, value) : -1;
     }
     shared_encoding_finish(&e);
     if (rc == 0) {

@@ -104,7 +104,17 @@ keys_keep_their_order(void)
     CHECK_EQ(set(&dict, number(0), number(0)), 0);
     CHECK(drop(&dict, number(3)));
     check_keys(&dict, (const uint64_t[]){2, 0}, 2);
-    const shared_item many[] = {number(7), {0}, number(1), number(0), {0}, number(2), number(7), {0}, number(3)};
+    const shared_item many[] = {
+        number(7),
+        {0},
+        number(1),
+        number(0),
+        {0},
+        number(2),
+        number(7),
+        {0},
+        number(3),
+    };
     CHECK_EQ(shared_dict_update(&dict, many, 3), 0);
     check_keys(&dict, (const uint64_t[]){2, 0, 7}, 3);
     CHECK_EQ(value_of(&dict, number(7)).word >> 1, 3);
@@ -347,7 +357,17 @@ add_one(scene *s)
 static void
 update(scene *s)
 {
-    const shared_item parts[] = {text("a"), {0}, text("new"), number(1), {0}, number(5), number(9), {0}, text("")};
+    const shared_item parts[] = {
+        text("a"),
+        {0},
+        text("new"),
+        number(1),
+        {0},
+        number(5),
+        number(9),
+        {0},
+        text(""),
+    };
     CHECK_EQ(shared_dict_update(&s->run, parts, 3), 0);
 }
 
