@@ -10,6 +10,8 @@ import pytest
 from support import await_line, finish, run_script, start_script
 
 METHODS = ["fork", "forkserver", "spawn"]
+# From a fork all ways to start workers are tried, from the others the default and their own.
+INNER = {"fork": [None, *METHODS], "forkserver": [None, "forkserver"], "spawn": [None, "spawn"]}
 
 USE = """
 import multiprocessing, os, signal, sys, threading
@@ -43,7 +45,7 @@ def test_a_daemonic_process_has_pools(outer):
         USE
         + f"""
 def main():
-    for method in (None, "fork", "forkserver", "spawn"):
+    for method in {INNER[outer]}:
         assert use(method), method
     print("used")
 
@@ -65,7 +67,7 @@ def test_a_worker_of_multiprocessing_pool_has_pools(outer):
         + f"""
 if __name__ == "__main__":
     with multiprocessing.get_context({outer!r}).Pool(2) as pool:
-        assert pool.map(use, [None, "fork", "forkserver", "spawn"], chunksize=1) == [True] * 4
+        assert pool.map(use, {INNER[outer]}, chunksize=1) == [True] * {len(INNER[outer])}
 """,
     )
 
@@ -146,8 +148,10 @@ def mapped(depth):
 """
 
 
-@pytest.mark.parametrize("how", ["own", "inherited", "mapped"])
-@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [*[(method, "own") for method in (None, *METHODS)], (None, "inherited"), (None, "mapped"), ("spawn", "inherited")],
+)
 def test_tasks_that_wait_for_tasks_of_the_same_executor(method, how):
     """Each process has workers of its own, so a task never waits for the worker that runs it."""
     run_script(
