@@ -55,6 +55,8 @@ def pytest_collection_finish() -> None:
 def _kept_for_life() -> None:
     """Makes what a library opens once per process, so that no test is blamed for it."""
     shared._heap()
+    with contextlib.suppress(ImportError):
+        import ctypes  # noqa: F401  # a Python 3.15 keeps libffi's file open
     try:
         import uvloop
     except ImportError:

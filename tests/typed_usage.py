@@ -108,6 +108,8 @@ class Traced(ThreadPoolExecutor):
 
 pyconc.install()
 pyconc.uninstall()
+pyconc.instrument("prometheus")
+pyconc.uninstrument("prometheus")
 
 
 def knows_its_task() -> None:
