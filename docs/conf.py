@@ -16,6 +16,7 @@ extensions = ["sphinx.ext.autodoc", "myst_parser", "docstrings", "essays"]
 exclude_patterns = ["extensions"]
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
 autodoc_typehints = "none"  # the stubs beside the modules have them
 autodoc_member_order = "alphabetical"
 autodoc_default_options = {"members": True}

@@ -14,6 +14,8 @@ from sphinx.application import Sphinx
 _LITERAL = re.compile(r"``[^`]+``|`[^`]+`")
 _SPECIAL = re.compile(r"([*|\\]|(?<=\w)_(?!\w))")
 _ITEM = re.compile(r"(\*{0,2}[a-z]\w*(?:, \*{0,2}[a-z]\w*)*): (.*)")
+# Where a line has more than one item, or ends what it says of one.
+_NEXT = re.compile(r"(?<=[.)]) (?=(?:[a-z]\w*: |Raises ))")
 
 
 def _convert_inline(text: str) -> str:
@@ -34,18 +36,28 @@ def _names_of(thing: Any) -> set[str]:
     return parameters | {name for name in dir(thing) if isinstance(thing, type)}
 
 
+def _explains(line: str, names: set[str]) -> re.Match[str] | None:
+    item = _ITEM.match(line)
+    return item if item and names.intersection(re.findall(r"\w+", item[1])) else None
+
+
 def _convert_paragraph(lines: list[str], names: set[str]) -> Iterator[str]:
     """Make a definition list of the lines that explain names, and leave the others as they are."""
     in_item = False
     previous = "."
+    if any(_explains(line, names) for line in lines):
+        lines = _NEXT.sub("\n", "\n".join(lines)).split("\n")
     # All at once: a literal may go on in the next line.
     for line, converted in zip(lines, _convert_inline("\n".join(lines)).split("\n")):
-        item = _ITEM.match(line)
-        if item and previous.endswith((".", ")", ":")) and names.intersection(re.findall(r"\w+", item[1])):
+        item = _explains(line, names)
+        if item and previous.endswith((".", ")", ":")):
             yield ""
             yield ", ".join(f"``{name}``" for name in item[1].split(", "))
             yield "    " + converted.partition(": ")[2]
             in_item = True
+        elif in_item and line.startswith("Raises "):
+            yield from ("", converted)
+            in_item = False
         else:
             yield "    " * in_item + converted
         previous = line
