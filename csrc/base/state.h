@@ -68,11 +68,12 @@
 #define MODULE_STRINGS(X)                                                                \
     X(_call_set_state)                                                                   \
     X(_cancel_message)                                                                   \
+    X(_function)                                                                         \
     X(_pyconc_bridge)                                                                    \
     X(_renew)                                                                            \
     X(_start_workers)                                                                    \
     X(call_soon)                                                                         \
-        X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) \
+        X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) X(func) \
             X(is_closed) X(result) X(run_in_executor) X(self) X(set_exception) X(set_result) X(submit)
 
 // Names of future_state's values, interned and in its order.

@@ -72,22 +72,21 @@ number_of_str(trace *self, PyObject *name)
 }
 
 // The function in an object that only makes it a call: a functools.partial, or a carrier of pyconc._context.
-// NULL: there is none.  Reads a slot, and so runs no code.
+// NULL: there is none.  Reads a slot, and so runs no code; nor does it raise anything to find out, which
+// might have the garbage collector run.
 static PyObject *
-unwrap(PyObject *callable)
+unwrap(const trace *self, PyObject *callable)
 {
-    static const char *const slots[] = {"func", "_function"};
-    PyObject *type = (PyObject *)Py_TYPE(callable);
-    PyObject *inner = NULL;
-    for (size_t i = 0; inner == NULL && i < 2 && Py_IS_TYPE(type, &PyType_Type); i++) {
-        PyObject *slot = PyObject_GetAttrString(type, slots[i]);
+    PyObject *const names[] = {self->module->str_func, self->module->str__function};
+    for (size_t i = 0; i < 2; i++) {
+        PyObject *slot = _PyType_Lookup(Py_TYPE(callable), names[i]);  // borrowed
         if (slot != NULL && Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
-            inner = PyObject_GetAttrString(callable, slots[i]);
+            PyObject *inner = PyObject_GetAttr(callable, names[i]);
+            PyErr_Clear();  // it is not set
+            return inner;
         }
-        Py_XDECREF(slot);
-        PyErr_Clear();
     }
-    return inner;
+    return NULL;
 }
 
 static uint32_t
@@ -108,7 +107,7 @@ number_of_callable(trace *self, PyObject *callable)
             inner = Py_NewRef(PyMethod_GET_FUNCTION(callable));
         }
         else {
-            inner = unwrap(callable);
+            inner = unwrap(self, callable);
         }
         if (inner == NULL && number == NAME_TABLE_NONE) {
             PyTypeObject *type = PyType_Check(callable) ? (PyTypeObject *)callable : Py_TYPE(callable);

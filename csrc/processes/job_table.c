@@ -1047,6 +1047,7 @@ job_table_reap(job_table *table, uint32_t worker, bool *progress)
         reap_slot(table, worker, slot, &lost);
     }
     reap_waiting(table, worker, &lost);
+    table->processes[worker] = 0;
     table->workers--;
     if (!job_ring_is_intact(&table->ring)) {
         note_damage(table);

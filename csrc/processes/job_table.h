@@ -147,7 +147,7 @@ typedef struct job_table {
     pthread_mutex_t lock;
     job_ring ring;  // what is shared of it has a protocol of its own
     ring_condition condition;
-    uint32_t *processes;  // by number of a worker: its process, while it may take something, and after that
+    uint32_t *processes;  // by number of a worker: its process, from its admission until it is reaped; else 0
     task **by_slot;       // by slot: those in the ring
     task **found;         // room for as many, for job_table_evict()
     node_list waiting;    // packed, without a slot

@@ -419,10 +419,11 @@ process_queue_reap(PyObject *op, PyObject *args)
         return NULL;
     }
     bool progress;
+    uint32_t process = self->table.processes[worker];  // this thread alone writes them
     list_node *lost = job_table_reap(&self->table, worker, &progress);
     bool any = lost != NULL;
-    if (trace_on != NULL) {
-        queue_trace_worker(&self->head, TRACE_WORKER_END, self->table.processes[worker], any);
+    if (trace_on != NULL && process != 0) {
+        queue_trace_worker(&self->head, TRACE_WORKER_END, process, any);
     }
     process_delivery_fail_later(self, lost, make_error);
     return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
