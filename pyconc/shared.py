@@ -1213,7 +1213,8 @@ class Dict(_Sent, _core.SharedDict, MutableMapping):
     def update(self, mapping=(), /, **others):
         """Set the values of keys, as dict.update() does, and all of it as one step, once the iterable has ended.
 
-        Raises what the iterable and setting a value do; then nothing has changed.
+        mapping, others: a mapping or an iterable of pairs, and keys that are names. Raises what these and setting a
+        value do; then nothing has changed.
 
             >>> ages = pyconc.shared.Dict(ann=30)
             >>> ages.update([("bob", 40)], ann=31)

@@ -385,8 +385,8 @@ dict_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 }
 
 PyDoc_STRVAR(dict_pop_doc,
-"pop($self, key, default=<unrepresentable>, /)\n--\n\n"
-"Remove a key and return its value, as one step; `default` if it is not there. KeyError without one.\n\n"
+"pop($self, key, default=..., /)\n--\n\n"
+"Remove a key and return its value, as one step; `default` if it is not there. Raises KeyError, without.\n\n"
 "What cannot be unpickled is removed all the same.\n\n"
 "    >>> ages = pyconc.shared.Dict(ann=30)\n"
 "    >>> ages.pop(\"ann\"), ages.pop(\"ann\", 0)\n"
