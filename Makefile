@@ -7,7 +7,7 @@ ARGS =
 # How many test processes run side by side; 0 runs the tests in pytest's own.
 WORKERS = 2
 # Which of them: make bench BENCHMARKS=threads ARGS="--json figures.json"
-BENCHMARKS = threads processes shared deadlines
+BENCHMARKS = all
 
 SHELL = /bin/bash
 .SHELLFLAGS = -euo pipefail -c
@@ -101,7 +101,7 @@ test-bare: $(BARE_VENV)/installed  ## run the quick test suite without any optio
 	@$(BARE_VENV)/bin/pytest -m "not slow" $(ARGS)
 
 # What that has to skip, where it is installed: the two together are the quick suite.
-EXTRAS = uvloop or numpy or hypothesis or array or recipe or opentelemetry or aiohttp or aiofiles or its_own_tests_pass or that_the_factory_makes \
+EXTRAS = uvloop or numpy or hypothesis or array or recipe or opentelemetry or aiohttp or aiofiles or its_own_tests_pass or charts_and_the_page or that_the_factory_makes \
 	$(addprefix or test_,process_data memory_limit worker_world examples progress joblib instrument compare_programs compare_future compare_wait)
 
 .PHONY: test-extras
@@ -133,8 +133,8 @@ test-sandbox: $(BARE_VENV)/installed  ## run what concerns processes where /proc
 	$(SANDBOX) $(BARE_VENV)/bin/python tests/scripts/sandbox.py $(BARE_VENV)/bin/pytest -m "not slow" $(SANDBOX_TESTS) $(ARGS)
 
 .PHONY: bench
-bench: install  ## run the benchmarks
-	@status=0; for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || status=$$?; done; exit $$status
+bench: install  ## compare with the standard library and with others, and say what falls short
+	@$(BIN)/python -m pyconc bench $(BENCHMARKS) --rivals --targets $(ARGS)
 
 .PHONY: soak
 soak: install  ## ten minutes of mixed load, after which nothing may have grown

@@ -5,6 +5,7 @@ python -m pyconc run --trace FILE script.py         and write a timeline of what
 python -m pyconc enable                             PYCONC=1 in the environment does the same for every program
 python -m pyconc disable                            takes that back
 python -m pyconc dump PID [--json] [--stacks]       what a program's executors do
+python -m pyconc bench [group ...] [--rivals]       a comparison with the standard library, and with others
 python -m pyconc top [PID]                          the same, in a terminal, each second anew
 """
 
@@ -258,7 +259,12 @@ def main() -> None:
     top.add_argument(
         "pid", type=_read_pid, metavar="PID", nargs="?", help="the program's process, if there are several"
     )
+    commands.add_parser("bench", help="compare with the standard library, and with others", add_help=False)
     arguments = sys.argv[1:]
+    if arguments[:1] == ["bench"]:
+        from pyconc._bench import command
+
+        sys.exit(command.main(arguments[1:]))
     if arguments[:1] == ["run"]:
         try:
             interpreter_options, arguments[1:] = _split_interpreter_options(arguments[1:])

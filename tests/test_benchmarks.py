@@ -1,28 +1,33 @@
-"""The benchmarks run and say what they promise to say.  Their figures are nobody's business here."""
+"""`python -m pyconc bench` runs and says what it promises to say.  Its figures are nobody's business here."""
 
 import ast
 import importlib.util
 import json
 import math
+import re
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from loops import LOOP_FACTORIES
 from support import DEBUG_BUILD, HANG_LIMIT, SANITIZED, run_script
 
 import pyconc
+from pyconc._bench import command, harness, table
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-SCRIPTS = sorted(path for path in BENCHMARKS.glob("*.py") if path.stem not in ("harness", "arrays"))
-RIVALS = ["pebble", "loky", "mpire"]
-# Modules that a benchmark does without, aloud.
+FOLDER = Path(harness.__file__).parent
+GROUPS = [*command.GROUPS, *command.MORE_GROUPS]
+RIVALS = ["pebble", "loky", "mpire", "joblib", "anyio"]
+# Modules that a group does without, aloud.
 OPTIONAL = {
-    "coroutines": ["uvloop"],
-    "deadlines": ["uvloop", "pebble", "anyio"],
-    "processes": ["uvloop", "numpy", *RIVALS],
+    "coroutines": ["aiomultiprocess"],
+    "data": ["numpy"],
+    "deadlines": ["pebble", "anyio"],
+    "processes": ["numpy", *RIVALS],
+    "threads": ["aiofiles", "pebble", "joblib", "anyio"],
 }
 # Rows that speak of a figure of pyconc's own, which may be nothing at all.
 WITHOUT_BASELINE = {
@@ -42,6 +47,10 @@ WITHOUT_BASELINE = {
 }
 # What must be among the rows, so that none is lost on the way.
 ROWS = {
+    "data": {
+        *(f"an array of {size} MB as {role}" for size in (1, 10, 100) for role in ("argument", "result")),
+        *(f"multiprocessing.Pool: an array of 10 MB as {role}" for role in ("argument", "result")),
+    },
     "coroutines": {
         "coroutine workers: one `apply`",
         "coroutine workers: `map`, per task",
@@ -64,12 +73,10 @@ ROWS = {
         "map of small calls, in the best chunks",
         "asyncio: gather of run_in_executor",
         "asyncio: await run_in_executor one at a time",
-        *(f"an array of {size} MB as {role}" for size in (1, 10, 100) for role in ("argument", "result")),
         *(
             f"multiprocessing.Pool: {work}"
             for work in ("apply one at a time", "apply_async, take all results", "map in chunks of 1", "imap")
         ),
-        *(f"multiprocessing.Pool: an array of 10 MB as {role}" for role in ("argument", "result")),
         "a program's first pool, one result, shut down",
         "a program's next pool, one result, shut down",
         *WITHOUT_BASELINE["processes"],
@@ -84,43 +91,48 @@ ROWS = {
 CONTESTS = {
     "deadlines": ["stopped so late", "the next call then", "under load, late: p50", "under load, late: p99"],
     "processes": [f"rivals: {work}" for work in ("burst", "round trip", "map in chunks of 100", "map, automatic")],
+    "threads": [f"rivals: {work}" for work in ("burst", "round trip", "map, automatic")],
 }
 CONTESTANTS = {
     "deadlines": ["pebble", "anyio", "pyconc"],
     "processes": ["concurrent.futures", "multiprocessing", *RIVALS, "pyconc"],
+    "threads": ["concurrent.futures", "multiprocessing", *RIVALS, "pyconc"],
 }
 
-each_script = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+
+def bench(*arguments, limit=HANG_LIMIT):
+    command = [sys.executable, "-m", "pyconc", "bench", *map(str, arguments)]
+    # Elsewhere, as the sources may be here, and pyconc installed from them.
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit, cwd="/")
 
 
-@each_script
-def test_a_script_says_which_question_it_answers(script):
-    docstring = ast.get_docstring(ast.parse(script.read_text()))
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_says_which_question_it_answers(group):
+    docstring = ast.get_docstring(ast.parse((FOLDER / f"{group}.py").read_text()))
     assert docstring.splitlines()[0].endswith("?")
 
 
-# The standard library's processes take their time.
-others = [pytest.mark.slow, pytest.mark.skipif(SANITIZED, reason="each process that starts takes a sanitizer seconds")]
-
-
-@pytest.mark.parametrize(
-    "script",
-    [script if script.stem == "threads" else pytest.param(script, marks=others) for script in SCRIPTS],
-    ids=lambda path: path.stem,
-)
-def test_the_report_is_well_formed(script, tmp_path):
+@pytest.mark.slow
+@pytest.mark.skipif(SANITIZED, reason="each process that starts takes a sanitizer seconds")
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_report_is_well_formed(group, tmp_path):
     file = tmp_path / "report.json"
     # The floods through the standard library take a debug build half a minute, and rivals take what they take.
-    limit = HANG_LIMIT * 4
-    finished = run_script(script, "--quick", "--rounds", 2, "--json", file, limit=limit)
+    options = ("--quick", "--rounds", 2, "--idle-seconds", 1, "--rivals", "--json", file)
+    finished = bench(group, *options, limit=HANG_LIMIT * 4)
+    if group == "coroutines" and not importlib.util.find_spec("aiomultiprocess"):
+        assert "left out: coroutines beside aiomultiprocess" in finished.stderr
+        assert finished.returncode == 1
+        return
+    assert finished.returncode == 0, finished.stderr
     report = json.loads(file.read_text())
     assert report["environment"]["pyconc"] == pyconc.__version__
     assert report["environment"]["cpus"] >= 1
-    assert report["environment"]["rounds"] == 2
+    assert [(each["group"], each["rounds"]) for each in report["groups"]] == [(group, 2)]
     assert report["quick"]
     assert not report["control"]
     assert report["rows"]
-    without_baseline = WITHOUT_BASELINE.get(script.stem, set())
+    without_baseline = WITHOUT_BASELINE.get(group, set())
     for row in report["rows"]:
         assert row["row"] in finished.stdout
         assert row["unit"] in finished.stdout
@@ -139,68 +151,168 @@ def test_the_report_is_well_formed(script, tmp_path):
                 assert row[way] > 0
             assert len(row["baseline_rounds"]) == len(row["candidate_rounds"]) in (1, 2)
     rows = {row["row"] for row in report["rows"]}
-    assert ROWS.get(script.stem, set()) <= rows
+    assert ROWS.get(group, set()) <= rows
     # What is measured on one loop is measured on every loop.
     for name in rows:
         loop, _, work = name.partition(": ")
         if loop in LOOP_FACTORIES:
             assert {f"{loop}: {work}" for loop in LOOP_FACTORIES} <= rows
-    importable = [name for name in CONTESTANTS.get(script.stem, []) if importlib.util.find_spec(name)]
-    contests = CONTESTS.get(script.stem, []) if len(importable) > 1 else []
+    importable = [name for name in CONTESTANTS.get(group, []) if importlib.util.find_spec(name)]
+    contests = CONTESTS.get(group, []) if len(importable) > 1 else []
     assert [contest["contest"] for contest in report["contests"]] == contests
     assert ("ahead of every rival: " in finished.stdout) == bool(contests)
     for contest in report["contests"]:
         assert contest["contest"] in finished.stdout
-        assert list(contest["figures"]) == importable
+        assert set(contest["figures"]) <= set(importable)
+        assert list(contest["figures"])[-1] == "pyconc"
+        assert len(contest["figures"]) > 1
         assert all(figure > 0 for figure in contest["figures"].values())
         assert {len(rounds) for rounds in contest["rounds"].values()} <= {1, 2}
         assert contest["ratio"] > 0
         assert isinstance(contest["reached"], bool)
     # What cannot be measured here is said to be missing.
-    missing = [name for name in OPTIONAL.get(script.stem, ["uvloop"]) if not importlib.util.find_spec(name)]
-    assert len(report["skipped"]) == len(missing)
-    for name, skipped in zip(missing, report["skipped"], strict=True):
-        assert name in skipped
+    missing = [name for name in ["uvloop", *OPTIONAL.get(group, [])] if not importlib.util.find_spec(name)]
+    for name in missing:
+        assert any(name in skipped for skipped in report["skipped"])
+    for skipped in report["skipped"]:
         assert skipped in finished.stdout
 
 
-def run_threads(*args):
-    command = [sys.executable, str(BENCHMARKS / "threads.py"), "--quick", "--rounds", "1", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_LIMIT)
+def bench_threads(*arguments):
+    return bench("threads", "--quick", "--rounds", 1, "--row", "burst", *arguments)
 
 
 def test_json_on_standard_output_is_nothing_but_json():
-    finished = run_threads("--row", "burst", "--json", "-")
-    assert [row["row"] for row in json.loads(finished.stdout)["rows"]] == ["submit a burst, take all results"]
-    assert "submit a burst" in finished.stderr
+    finished = bench_threads("--row", "wait for", "--json", "-")
+    report = json.loads(finished.stdout)
+    assert [row["row"] for row in report["rows"]] == ["submit a burst, take all results", "wait for many"]
+    assert "\n[2/2] threads: wait for many" in finished.stderr
+    assert "\nthreads: How much cheaper" in finished.stderr
 
 
 def test_check_fails_when_a_row_falls_short():
-    # The standard library is not 25 times as fast as itself; but what else the machine does may hold up a round.
-    assert run_threads("--control", "--row", "burst").returncode == 0
-    finished = run_threads("--control", "--row", "burst", "--check", "--rounds", "5")
+    """The standard library is not 25 times as fast as itself; but what else the machine does may hold up a round."""
+    finished = bench_threads("--control", "--check", "--rounds", "5")
     assert finished.returncode == 1
     assert "SHORT" in finished.stdout
 
 
-def test_rows_are_chosen_by_words_of_their_names():
-    finished = run_threads("--row", "burst", "--row", "wait for", "--json", "-")
-    assert len(json.loads(finished.stdout)["rows"]) == 2
-    finished = run_threads("--row", "no such thing")
-    assert finished.returncode == 1
-    assert "no row has 'no such thing' in its name" in finished.stderr
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], "there is no group 'nonsense'; there are threads, processes"),
+        (["--json", "/no/such/folder/file"], "there is no folder '/no/such/folder'"),
+        (["--plot", "chart.gif"], "'chart.gif' does not end in .svg or .png"),
+        (["--html", "/proc"], "'/proc' cannot be written"),
+        (["--rounds", "0"], "it must be at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_measured(arguments, words, capsys):
+    try:
+        status = command.main(arguments)
+    except SystemExit as exit:
+        status = exit.code
+    assert status in (1, 2)
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert captured.out == ""
+
+
+def test_without_matplotlib_there_is_a_sentence_and_no_chart(capsys, monkeypatch):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        command.main(["threads", "--plot", "/tmp/chart.svg"])
+    assert "--plot and --html need matplotlib: pip install 'pyconc[plot]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(DEBUG_BUILD, reason="matplotlib is built for release builds")
+def test_charts_and_the_page_are_for_light_and_dark(tmp_path):
+    if importlib.util.find_spec("matplotlib") is None:  # an import would leave numpy's threads behind
+        pytest.skip("without matplotlib")
+    finished = bench_threads("--html", tmp_path / "page.html", "--plot", tmp_path / "chart.png")
+    assert finished.returncode == 0, finished.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", "chart.png", "chart-dark.png"}
+    light, dark = ((tmp_path / f"chart{which}.png").read_bytes() for which in ("", "-dark"))
+    assert light != dark
+    assert light.startswith(b"\x89PNG")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/svg+xml;base64,") == 2
+    assert "prefers-color-scheme: dark" in page
+    assert "<td>submit a burst, take all results</td>" in page
+
+
+REPORT = {
+    "environment": {"pyconc": "1"},
+    "control": False,
+    "quick": True,
+    "groups": [{"group": "threads", "question": "Why?", "baseline": "standard", "rounds": 3}],
+    "rows": [
+        {
+            "group": "threads",
+            "row": "a <row>",
+            "unit": "s",
+            "baseline": 12.0,
+            "candidate": 3.0,
+            "ratio": 4.0,
+            "target": "5x",
+            "reached": False,
+            "baseline_rounds": [12.0, 11.0, 14.0],
+            "candidate_rounds": [3.0, 3.0, 1234.5],
+        }
+    ],
+    "contests": [],
+    "skipped": ["a thing"],
+    "all_rounds": 3,
+    "disturbed_rounds": 1,
+}
+
+
+def test_a_table_shows_medians_and_what_they_lie_between():
+    lines = table.text(REPORT, targets=True).splitlines()
+    (row,) = [line for line in lines if "<row>" in line]
+    assert re.split("  +", row)[:4] == ["a <row>", "12.00 (11.00 to 14.00)", "3.00 (3.00 to 1234)", "s"]
+    assert re.split("  +", row)[4:] == ["4x", "5x", "SHORT"]
+    assert "left out: a thing" in lines
+    assert lines[-1].endswith("1 of 3")
+    assert table.number(None) == "-"
 
 
 @pytest.fixture
-def harness(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import harness
+def group(monkeypatch):
+    """Makes these rows all that there is in the group "threads"; to import that one is to import other libraries."""
 
-    yield harness
-    del sys.modules["harness"]
+    def make(*rows):
+        group = ModuleType("threads", "How much?")
+        group.ROUNDS = 1
+        group.facts = dict
+        group.make_rows = lambda _options: rows
+        group.make_contests = lambda _options: []
+        monkeypatch.setitem(sys.modules, "pyconc._bench.threads", group)
+
+    return make
 
 
-def test_goals(harness):
+def test_ctrl_c_shows_what_was_measured(capsys, group, way):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    rows = [("first", way("b", [1, 1])), ("second", interrupted), ("third", way("b", []))]
+    group(*[harness.Row(name, "s", None, candidate, harness.under(5)) for name, candidate in rows])
+    with pytest.raises(KeyboardInterrupt):
+        command.main(["threads"])
+    output = capsys.readouterr().out
+    assert "first" in output
+    assert "second" not in output
+    assert "third" not in output
+
+
+def test_words_that_no_row_has_are_told(capsys, group, way):
+    group(harness.Row("first", "s", None, way("b", []), harness.under(5)))
+    assert command.main(["threads", "--row", "no such thing"]) == 1
+    assert "no row has 'no such thing' in its name" in capsys.readouterr().err
+
+
+def test_goals():
     faster = harness.times_less(5)
     assert faster.ratio(10, 2) == 5
     assert faster.is_reached(10, 2)
@@ -232,7 +344,7 @@ def way():
     return make
 
 
-def test_a_row_alternates_and_compares_medians(harness, way):
+def test_a_row_alternates_and_compares_medians(way):
     row = harness.Row("row", "s", way("a", [9, 1, 50, 3]), way("b", [9, 1, 2, 1]), harness.times_less(2))
     row.measure(3, calm=False)
     assert "".join(way.calls) == "ab" + "ab" + "ba" + "ab"
@@ -241,16 +353,15 @@ def test_a_row_alternates_and_compares_medians(harness, way):
     assert row.reached
 
 
-def test_a_row_without_a_baseline_speaks_of_the_candidate_alone(harness, way):
+def test_a_row_without_a_baseline_speaks_of_the_candidate_alone(way):
     row = harness.Row("row", "s", None, way("b", [0]), harness.at_most(0), warm_up=0, most_rounds=1)
     row.measure(3, calm=False)
     assert row.figures == (None, 0)
     assert row.ratio is None
     assert row.reached
-    assert " 0.00 s " in str(row)
 
 
-def test_a_contest_is_won_against_the_best_of_the_others(harness, way):
+def test_a_contest_is_won_against_the_best_of_the_others(way):
     ways = {"a": way("a", [8, 2, 4]), "b": way("b", [9, 9, 9]), "c": way("c", [2, 3, 1])}
     contest = harness.Contest("contest", "s", ways)
     contest.measure(5, calm=False)
@@ -265,5 +376,5 @@ def test_a_contest_is_won_against_the_best_of_the_others(harness, way):
 @pytest.mark.skipif(SANITIZED, reason="a sanitizer's allocations are padded")
 @pytest.mark.skipif(DEBUG_BUILD, reason="a debug build's allocations are padded")
 def test_a_pending_future_holds_less_than_350_bytes():
-    finished = run_script(BENCHMARKS / "threads.py", "--growth", "pyconc", 50_000)
+    finished = run_script(FOLDER / "threads.py", "pyconc", 50_000)
     assert 100 < float(finished.stdout) < 350

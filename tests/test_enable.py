@@ -134,7 +134,7 @@ def test_an_interpreter_whose_pyconc_has_gone_starts(environment):
 def test_it_writes_nothing_where_stderr_is_closed(environment):
     environment.pyconc("enable")
     environment.link.unlink()
-    command = f"import os; os.close(2); os.execv({str(environment.python)!r}, ['python', '-c', 'print(6 * 7)'])"
+    command = "import os, sys; os.close(2); os.execv(sys.executable, [sys.executable, '-c', 'print(6 * 7)'])"
     assert environment.run("-c", command, PYCONC="1").stdout == "42\n"
 
 

@@ -6,20 +6,29 @@ coroutines that return their argument, which is the least that asyncio can do.
 
 Waking a thread on another CPU costs 20 to 50 microseconds, on the same CPU a few: on a machine that is busy with other
 programs the scheduler keeps two threads that talk to each other on one CPU, and the rows "one at a time" measure that
-instead: look at the number of disturbed rounds.  As root, `chrt -f 10 python benchmarks/threads.py` keeps others away.
+instead: look at the number of disturbed rounds.  As root, `chrt -f 10 python -m pyconc bench threads` keeps others
+away.
 """
 
 import asyncio
 import functools
 import importlib
 import os
+import sqlite3
 import sys
 import threading
 from time import perf_counter
 
-import harness
-from harness import US, WORKERS, identity, times_less, under, within
+from pyconc._bench import harness, rivals
+from pyconc._bench.harness import US, WORKERS, identity, times_less, under, within
 
+try:
+    import aiofiles
+except ImportError as error:
+    aiofiles = None
+    harness.SKIPPED.append(f"files read through aiofiles: {error}")
+
+ROUNDS = 7
 # Python 3.15 has faster locks and a faster loop, so there is less to save there.
 ON_3_15 = sys.version_info >= (3, 15)
 
@@ -103,6 +112,42 @@ async def to_thread_one_at_a_time(loop, pool, size):
         await asyncio.to_thread(identity, i)
 
 
+# --- What people have threads for -------------------------------------------------------------------------------------
+
+
+@on_loop
+async def gather_to_thread(loop, pool, size):
+    loop.set_default_executor(pool)
+    await asyncio.gather(*[asyncio.to_thread(identity, i) for i in range(size)])
+
+
+@on_loop
+async def gather_queries(loop, pool, size):
+    """Look-ups in sqlite, through one connection for each thread."""
+    connections = {}
+
+    def look_up(i):
+        thread = threading.get_ident()
+        if thread not in connections:
+            connections[thread] = sqlite3.connect(":memory:", check_same_thread=False)
+        connections[thread].execute("SELECT ?", (i,)).fetchall()
+
+    await asyncio.gather(*[loop.run_in_executor(pool, look_up, i) for i in range(size)])
+    for connection in connections.values():
+        connection.close()
+
+
+@on_loop
+async def gather_files(_loop, pool, size):
+    """This file, read through aiofiles."""
+
+    async def read():
+        async with aiofiles.open(__file__, executor=pool) as file:
+            await file.read()
+
+    await asyncio.gather(*[read() for _ in range(size)])
+
+
 # --- Memory -----------------------------------------------------------------------------------------------------------
 
 
@@ -131,14 +176,14 @@ def growth_per_pending_future(futures, size):
 
 
 def growth_in_a_fresh_process(futures, size):
-    return harness.in_a_fresh_process(__file__, "--growth", futures.__name__, size)
+    return harness.in_a_fresh_process("-m", "pyconc._bench.threads", futures.__name__, size)
 
 
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
-def make_rows(candidate, quick):
-    row = harness.row_maker(candidate, quick)
+def make_rows(options):
+    row = harness.row_maker(options.candidate, options.quick)
     rows = [
         row("submit a burst, take all results", US, 20_000, burst, times_less(25)),
         row("submit().result() one at a time", US, 5_000, round_trips, times_less(15 if ON_3_15 else 25)),
@@ -161,19 +206,25 @@ def make_rows(candidate, quick):
             row(f"{name}: await run_in_executor one at a time", US, 2_000, one_at_a_time, least),
             row(f"{name}: await to_thread one at a time", US, 2_000, to_thread, least),
         ]
+        works = [("to_thread", 3_000, gather_to_thread, 4), ("sqlite look-ups", 2_000, gather_queries, 2)]
+        if aiofiles is not None:
+            works.append(("files read through aiofiles", 300, gather_files, 1.5))
+        for what, size, work, factor in works:
+            rows.append(
+                row(f"{name}: gather of {what}", US, size, functools.partial(work, new_loop), times_less(factor))
+            )
     rows.append(row("held by a pending future", "bytes", 50_000, growth_in_a_fresh_process, under(350), warm_up=0))
     return rows
 
 
-def main():
-    if sys.argv[1:2] == ["--growth"]:
-        futures, size = sys.argv[2:]
-        print(growth_per_pending_future(importlib.import_module(futures), int(size)))
-        return 0
-    arguments = harness.parse_arguments(__doc__, rounds=7)
-    rows = make_rows(harness.load_candidate(arguments), arguments.quick)
-    return harness.run(rows, arguments)
+def make_contests(options):
+    return rivals.make_contests("threads", options)
+
+
+def facts():
+    return {}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    futures_name, growth_size = sys.argv[1:]
+    print(growth_per_pending_future(importlib.import_module(futures_name), int(growth_size)))

@@ -10,13 +10,13 @@ import functools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from time import perf_counter
 
-import harness
-from harness import US, Row, at_most, times_less, under
+from pyconc._bench import harness
+from pyconc._bench.harness import US, Row, at_most, times_less, under
 
+ROUNDS = 9
 MS = "ms"
 
 OPERATIONS = 50_000
@@ -116,16 +116,17 @@ def until_next(shared):
     return (ends[0] - started) * 1e3
 
 
-def make_rows(arguments, manager):
-    size = harness.scaled(OPERATIONS, arguments.quick)
-    few = harness.scaled(OPERATIONS_OF_SERVER, arguments.quick)
+def make_rows(options):
+    manager = multiprocessing.Manager()  # it ends when nothing refers to it
+    size = harness.scaled(OPERATIONS, options.quick)
+    few = harness.scaled(OPERATIONS_OF_SERVER, options.quick)
     lock, value, semaphore = multiprocessing.Lock(), multiprocessing.Value("q"), multiprocessing.Semaphore()
     served = manager.Lock()
     increment = functools.partial(increments, value, size)
-    if arguments.control:
+    if options.control:
         same = functools.partial(pairs, lock, size)
         return [Row("a lock, taken and released", US, same, same, times_less(1))]
-    shared = harness.load_candidate(arguments).shared
+    shared = options.candidate.shared
     ours, number, counter = shared.Lock(), shared.Value("q"), shared.Counter()
     ours_pairs = functools.partial(pairs, ours, size)
     permits, our_permits = functools.partial(pairs, semaphore, size), functools.partial(pairs, shared.Semaphore(), size)
@@ -161,11 +162,9 @@ def make_rows(arguments, manager):
     ]
 
 
-def main():
-    arguments = harness.parse_arguments(__doc__, rounds=9)
-    with multiprocessing.Manager() as manager:
-        return harness.run(make_rows(arguments, manager), arguments)
+def facts():
+    return {}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def make_contests(_options):
+    return []

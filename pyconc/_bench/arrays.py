@@ -10,6 +10,8 @@ except ImportError as error:
     numpy = None
     WITHOUT_NUMPY = f"numpy's arrays, bytearrays are sent instead: {error}"
 
+MB = 10**6
+
 
 @functools.cache
 def array_of(size_bytes, kind="array"):

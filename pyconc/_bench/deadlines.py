@@ -6,9 +6,9 @@ pyconc's are asyncio.wait_for() around run_in_executor() on options(on_cancel="i
 pebble's are timeout=, and anyio's are move_on_after() around to_process.run_sync(cancellable=True): both kill the
 worker.  The clock runs until the caller has been told, which with all three is when the call has ended.
 
-In the rows the column "pyconc" is pyconc with options, and "standard" is pyconc without any, where there is something
+In the rows the column "pyconc" is pyconc with options, and "without" is pyconc without any, where there is something
 to compare; the standard library cannot stop what runs.  There the time-outs are options(timeout=), too, which also asks
-the worker for its stack.  Under load "standard" is asyncio.sleep(), with no pool: a time-out waits for the CPU as that
+the worker for its stack.  Under load "without" is asyncio.sleep(), with no pool: a time-out waits for the CPU as that
 does, and again for each thread and process on its way.  --control means no options on both sides.
 """
 
@@ -18,16 +18,14 @@ import functools
 import importlib.metadata
 import itertools
 import statistics
-import sys
 import time
 from collections import deque
 from time import perf_counter
 
-import harness
-from harness import US, WORKERS, Contest, Goal, Row, at_most, identity
-from neighbours import neighbours
-
 import pyconc
+from pyconc._bench import harness
+from pyconc._bench.harness import US, WORKERS, Contest, Goal, Row, at_most, identity
+from pyconc._bench.neighbours import neighbours
 
 try:
     import pebble
@@ -41,6 +39,8 @@ except ImportError as error:
     anyio = None
     harness.SKIPPED.append(f"the rival anyio: {error}")
 
+ROUNDS = 5
+BASELINE = "without"
 MS = "ms"
 HOUR = 3600
 SECONDS = 0.3
@@ -224,18 +224,18 @@ def more_by(limit):
 # --- The tables -------------------------------------------------------------------------------------------------------
 
 
-def make_rows(arguments):
+def make_rows(options):
     works = {"a burst": (20_000, burst_with)}
     for name, new_loop in harness.LOOPS.items():
         works[f"{name}: gather"] = 4_000, functools.partial(gather_with, new_loop)
     rows = []
     for option, value in ("on_cancel", "interrupt"), ("timeout", HOUR):
         for name, (size, work) in works.items():
-            size = harness.scaled(size, arguments.quick)
-            given = {} if arguments.control else {option: value}
+            size = harness.scaled(size, options.quick)
+            given = {} if options.control else {option: value}
             ways = functools.partial(work, {}, size), functools.partial(work, given, size)
             rows.append(Row(f"{name}, with {option}=", US, *ways, more_by(0.3)))
-    if arguments.control:
+    if options.control:
         return rows
     by_kill = functools.partial(pyconc_pool, on_cancel="kill")
     with_kill = functools.partial(pool_with_timeout, on_cancel="kill")
@@ -247,17 +247,17 @@ def make_rows(arguments):
         Row("the next call then, if the worker was killed", MS, None, alone(call_after, by_kill), at_most(5)),
     ]
     for name, pool in ("under load, late", pyconc_pool), ("under load, late by timeout=", pool_with_timeout):
-        size = harness.scaled(TIME_OUTS, arguments.quick)
+        size = harness.scaled(TIME_OUTS, options.quick)
         figures = zip(under_load(no_pool, size), under_load(pool, size), strict=True)
         for figure, ways, limit in zip(("p50", "p99"), figures, (2, 5), strict=True):
             rows.append(Row(f"1,000 time-outs {name}: {figure}", MS, *ways, at_most(limit), warm_up=0, most_rounds=1))
     return rows
 
 
-def make_contests(arguments):
-    if arguments.control:
+def make_contests(options):
+    if options.control or len(POOLS) == 1:  # with nobody to be ahead of
         return []
-    size = harness.scaled(TIME_OUTS, arguments.quick)
+    size = harness.scaled(TIME_OUTS, options.quick)
     loaded = {name: under_load(pool, size) for name, pool in POOLS.items()}
     return [
         Contest("stopped so late", MS, {name: alone(stop, pool) for name, pool in POOLS.items()}),
@@ -267,14 +267,5 @@ def make_contests(arguments):
     ]
 
 
-def main():
-    arguments = harness.parse_arguments(__doc__, rounds=5)
-    contests = make_contests(arguments)
-    if len(POOLS) == 1:
-        contests = []  # with nobody to be ahead of
-    facts = {name: importlib.metadata.version(name) for name in POOLS if name != "pyconc"}
-    return harness.run(make_rows(arguments), arguments, contests, facts)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def facts():
+    return {name: importlib.metadata.version(name) for name in POOLS if name != "pyconc"}

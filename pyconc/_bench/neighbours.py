@@ -15,13 +15,13 @@ import contextlib
 import os
 import statistics
 import subprocess
-import sys
 from collections import deque
 from time import perf_counter
 
-import harness
-from harness import WORKERS, identity, within
+from pyconc._bench import harness
+from pyconc._bench.harness import WORKERS, identity, within
 
+ROUNDS = 5
 CALLS = 300
 PAUSE_SECONDS = 0.002
 # Ends with the program that has started it, however that ends.
@@ -95,8 +95,8 @@ def make_pair(row, title, kind, case):
     ]
 
 
-def make_rows(candidate, quick):
-    row = harness.row_maker(candidate, quick)
+def make_rows(options):
+    row = harness.row_maker(options.candidate, options.quick)
     rows = []
     for label, kind in ("threads", "ThreadPoolExecutor"), ("processes", "ProcessPoolExecutor"):
         for name, *case in CASES:
@@ -104,11 +104,9 @@ def make_rows(candidate, quick):
     return rows
 
 
-def main():
-    arguments = harness.parse_arguments(__doc__, rounds=5)
-    rows = make_rows(harness.load_candidate(arguments), arguments.quick)
-    return harness.run(rows, arguments)
+def facts():
+    return {}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def make_contests(_options):
+    return []

@@ -13,17 +13,16 @@ import asyncio
 import concurrent.futures
 import functools
 import math
-import sys
 import threading
 from collections import deque
 from time import perf_counter
 
-import harness
-from harness import Row, times_less, under
+from pyconc._bench import harness
+from pyconc._bench.harness import WORKERS, Row, times_less, under
 
 TASKS = 400_000
 TICK_SECONDS = 0.001
-WORKERS = 2
+ROUNDS = 3
 
 
 # Floods, each a function of the module that holds the executor, and of how many tasks to run.
@@ -112,8 +111,8 @@ def through_the_loop(new_loop, futures, size):
         loop.close()
 
 
-def make_rows(candidate, quick):
-    size = TASKS // 20 if quick else TASKS
+def make_rows(options):
+    size = harness.scaled(TASKS, options.quick)
     floods = [
         ("submitted by another thread", beside(submitted), under(50)),
         ("mapped by another thread", beside(mapped), under(50)),
@@ -126,7 +125,7 @@ def make_rows(candidate, quick):
             f"{loop_name}: {name}",
             "ms",
             functools.partial(flood, new_loop, concurrent.futures, size),
-            functools.partial(flood, new_loop, candidate, size),
+            functools.partial(flood, new_loop, options.candidate, size),
             goal,
             summary=max,
             warm_up=0,
@@ -136,10 +135,9 @@ def make_rows(candidate, quick):
     ]
 
 
-def main():
-    arguments = harness.parse_arguments(__doc__, rounds=3)
-    return harness.run(make_rows(harness.load_candidate(arguments), arguments.quick), arguments)
+def facts():
+    return {}
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def make_contests(_options):
+    return []

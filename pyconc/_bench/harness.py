@@ -1,21 +1,16 @@
-"""What the benchmarks share: measuring ways of doing the same work, judging one of them, and the work itself.
+"""What the groups of rows share: measuring ways of doing the same work, judging one of them, and the work itself.
 
 A row measures a baseline and a candidate in alternation, so that whatever else the machine does meanwhile falls on
 both, and compares a summary of all rounds.  A contest does so with any number of rivals.  The garbage collector stays
 on, as in a normal program; only what one measurement left behind is collected before the next begins.
 """
 
-import argparse
 import asyncio
 import concurrent.futures
-import contextlib
 import functools
 import gc
 import glob
-import importlib
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -147,8 +142,13 @@ class Neighbours:
         return max(0.0, busy - own) / (elapsed * os.cpu_count())
 
 
-def in_turns(ways: list[Callable[[], float]], rounds: int, calm: bool) -> tuple[list[list[float]], int]:
-    """The figures of all rounds, a list for each way, and the number of rounds that were disturbed."""
+def in_turns(
+    ways: list[Callable[[], float]], rounds: int, calm: bool, tell: Callable[[], None]
+) -> tuple[list[list[float]], int]:
+    """The figures of all rounds, a list for each way, and the number of rounds that were disturbed.
+
+    Calls tell() after each round that counts.
+    """
     figures: list[list[float]] = [[] for _ in ways]
     disturbed_rounds = 0
     patience = 10 * rounds
@@ -166,6 +166,7 @@ def in_turns(ways: list[Callable[[], float]], rounds: int, calm: bool) -> tuple[
                 break
             patience -= 1
         disturbed_rounds += disturbed
+        tell()
         for which, figure in measured.items():
             figures[which].append(figure)
     return figures, disturbed_rounds
@@ -193,12 +194,20 @@ class Row:
     candidate_rounds: list[float] = field(default_factory=list)
     disturbed: int = 0
 
-    def measure(self, rounds: int, calm: bool) -> None:
+    def steps(self, rounds: int) -> int:
+        """How many times measure() calls tell()."""
+        return self.warm_up + min(rounds, self.most_rounds or rounds)
+
+    def measure(self, rounds: int, calm: bool, tell: Callable[[], None] = lambda: None) -> None:
         ways = [self.candidate] if self.baseline is None else [self.baseline, self.candidate]
-        in_turns(ways, self.warm_up, calm=False)
-        figures, self.disturbed = in_turns(ways, min(rounds, self.most_rounds or rounds), calm)
+        in_turns(ways, self.warm_up, False, tell)
+        figures, self.disturbed = in_turns(ways, min(rounds, self.most_rounds or rounds), calm, tell)
         self.candidate_rounds = figures.pop()
         self.baseline_rounds = figures.pop() if figures else []
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.candidate_rounds)
 
     @property
     def rounds(self) -> int:
@@ -218,13 +227,6 @@ class Row:
     @property
     def reached(self) -> bool:
         return self.goal.is_reached(*self.figures)
-
-    def __str__(self) -> str:
-        baseline, candidate = self.figures
-        return (
-            f"{self.name:<52} {shown(baseline):>10} {shown(candidate):>10} {self.unit:<8}"
-            f" {shown(self.ratio):>7} {self.goal.text:>12}  {verdict(self.reached)}{note(self.disturbed)}"
-        )
 
     def as_json(self) -> dict[str, object]:
         baseline, candidate = self.figures
@@ -253,9 +255,17 @@ class Contest:
     all_rounds: dict[str, list[float]] = field(default_factory=dict)
     disturbed: int = 0
 
-    def measure(self, rounds: int, calm: bool) -> None:
-        figures, self.disturbed = in_turns(list(self.ways.values()), min(rounds, self.most_rounds), calm)
+    def steps(self, rounds: int) -> int:
+        return min(rounds, self.most_rounds)
+
+    def measure(self, rounds: int, calm: bool, tell: Callable[[], None] = lambda: None) -> None:
+        ways = list(self.ways.values())
+        figures, self.disturbed = in_turns(ways, min(rounds, self.most_rounds), calm, tell)
         self.all_rounds = dict(zip(self.ways, figures, strict=True))
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.all_rounds)
 
     @property
     def rounds(self) -> int:
@@ -275,18 +285,6 @@ class Contest:
     def reached(self) -> bool:
         return self.ratio > 1
 
-    @property
-    def heading(self) -> str:
-        names = " ".join(f"{name[:18]:>{max(9, len(name[:18]))}}" for name in self.ways)
-        return f"{'':<26} {names} {'unit':<8} {'ahead':>7}"
-
-    def __str__(self) -> str:
-        figures = " ".join(f"{shown(figure):>{max(9, len(name[:18]))}}" for name, figure in self.figures.items())
-        return (
-            f"{self.name:<26} {figures} {self.unit:<8} {shown(self.ratio):>7}"
-            f"  {verdict(self.reached)}{note(self.disturbed)}"
-        )
-
     def as_json(self) -> dict[str, object]:
         return {
             "contest": self.name,
@@ -297,124 +295,6 @@ class Contest:
             "rounds": self.all_rounds,
             "disturbed_rounds": self.disturbed,
         }
-
-
-def shown(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.2f}"
-
-
-def verdict(reached: bool) -> str:
-    return "reached" if reached else "SHORT"
-
-
-def note(disturbed: int) -> str:
-    return f" (disturbed: {disturbed})" if disturbed else ""
-
-
-HEADING = f"{'':<52} {'standard':>10} {'pyconc':>10} {'unit':<8} {'ratio':>7} {'target':>12}"
-
-
-def parse_arguments(description: str, rounds: int) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    option = parser.add_argument
-    option("--rounds", type=int, default=rounds, help="measurements of each row (%(default)s)")
-    option("--quick", action="store_true", help="hardly any work: a smoke test, not a figure")
-    option("--row", action="append", metavar="WORDS", help="only rows with WORDS in their name; may be repeated")
-    option("--json", metavar="FILE", help="write the figures as JSON too; - is standard output")
-    option("--calm", action="store_true", help="measure disturbed rounds again, within reason (see the last line)")
-    option("--check", action="store_true", help="exit with status 1 if a row falls short")
-    option(
-        "--control",
-        action="store_true",
-        help="the standard library on both sides: ratios other than 1 are errors of measurement",
-    )
-    arguments = parser.parse_args()
-    if arguments.rounds < 1:
-        parser.error("--rounds must be at least 1")
-    return arguments
-
-
-def load_candidate(arguments: argparse.Namespace):
-    """The module whose executors are measured against `concurrent.futures`."""
-    return concurrent.futures if arguments.control else importlib.import_module("pyconc")
-
-
-def describe_environment(arguments: argparse.Namespace) -> dict[str, object]:
-    """The facts without which no figure means anything."""
-    return {
-        "python": platform.python_version(),
-        "compiler": platform.python_compiler(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "asyncio": platform.python_version(),
-        "uvloop": uvloop.__version__ if uvloop is not None else None,
-        "pyconc": None if arguments.control else load_candidate(arguments).__version__,
-        "rounds": arguments.rounds,
-    }
-
-
-def run(
-    rows: list[Row],
-    arguments: argparse.Namespace,
-    contests: list[Contest] | None = None,
-    facts: dict[str, object] | None = None,
-) -> int:
-    """Measures the rows and contests asked for, prints and writes what came out, and returns the exit status.
-
-    `facts` are what else must be known of the environment.
-    """
-    contests = contests or []
-    if arguments.row:
-        rows, contests = (
-            [entry for entry in entries if any(words in entry.name for words in arguments.row)]
-            for entries in (rows, contests)
-        )
-        if not rows and not contests:
-            raise SystemExit(f"no row has {' or '.join(map(repr, arguments.row))} in its name")
-    environment = describe_environment(arguments) | (facts or {})
-    # JSON on standard output sends the table to standard error.
-    with contextlib.redirect_stdout(sys.stderr if arguments.json == "-" else sys.stdout):
-        print(", ".join(f"{name} {value}" for name, value in environment.items()))
-        if arguments.control:
-            print("CONTROL: the standard library on both sides")
-        if arguments.quick:
-            print("QUICK: too little work for the figures to mean anything")
-        if rows:
-            print(HEADING, "-" * len(HEADING), sep="\n")
-        measure_and_print(rows, arguments)
-        if contests:
-            heading = contests[0].heading
-            print("", heading, "-" * len(heading), sep="\n")
-        measure_and_print(contests, arguments)
-        if contests:
-            behind = [contest.name for contest in contests if not contest.reached]
-            print(f"ahead of every rival: {verdict(not behind)}{' in ' if behind else ''}{', '.join(behind)}")
-        for skipped in SKIPPED:
-            print(f"skipped {skipped}")
-        disturbed = sum(entry.disturbed for entry in [*rows, *contests])
-        total = sum(entry.rounds for entry in [*rows, *contests])
-        print(f"disturbed rounds, in which other programs used over {CALM:.0%} of the CPUs: {disturbed} of {total}")
-    if arguments.json:
-        report = {
-            "environment": environment,
-            "control": arguments.control,
-            "quick": arguments.quick,
-            "rows": [row.as_json() for row in rows],
-            "contests": [contest.as_json() for contest in contests],
-            "skipped": SKIPPED,
-        }
-        text = json.dumps(report, indent=2) + "\n"
-        if arguments.json == "-":
-            sys.stdout.write(text)
-        else:
-            with open(arguments.json, "w") as file:
-                file.write(text)
-    return 1 if arguments.check and not all(entry.reached for entry in [*rows, *contests]) else 0
-
-
-def measure_and_print(entries: list[Row] | list[Contest], arguments: argparse.Namespace) -> None:
-    for entry in entries:
-        entry.measure(arguments.rounds, arguments.calm)
-        print(entry, flush=True)
 
 
 # --- Making rows ------------------------------------------------------------------------------------------------------
@@ -476,9 +356,8 @@ def on_loop(start, work):
 
 def in_a_fresh_process(*command: object) -> float:
     """The one figure that Python prints when it is run with these arguments."""
-    # In this folder, because Python finds modules in the current one, which may hold the sources of what is installed.
-    folder = os.path.dirname(os.path.abspath(__file__))
-    finished = subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.PIPE, cwd=folder)
+    # Elsewhere, because Python finds modules in the current folder, which may hold the sources of what is installed.
+    finished = subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.PIPE, cwd="/")
     return float(finished.stdout)
 
 

@@ -1,6 +1,6 @@
 """How much cheaper are coroutines in worker processes with pyconc than with aiomultiprocess?
 
-The column "standard" is aiomultiprocess' Pool; the column "pyconc" is pyconc.aiomultiprocess' Pool, or CoroutinePool
+The first column is aiomultiprocess' Pool; the column "pyconc" is pyconc.aiomultiprocess' Pool, or CoroutinePool
 where the row says so.  Every row does the same work with both in one run, two workers each, all of them started before
 the clock is; the coroutine returns its argument.  Each row states what pyconc must reach.
 
@@ -11,7 +11,6 @@ together use in 10 s, or in as many as --idle-seconds says, to the nearest tick 
 --control means aiomultiprocess on both sides.
 """
 
-import argparse
 import asyncio
 import functools
 import importlib
@@ -22,10 +21,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
-import harness
-from harness import US, WORKERS, Row, at_most, times_less
+from pyconc._bench import harness
+from pyconc._bench.harness import US, WORKERS, Row, at_most, times_less
 
-RIVAL = "aiomultiprocess"
+ROUNDS = 5
+RIVAL = BASELINE = "aiomultiprocess"
 OURS = "pyconc.aiomultiprocess"
 COROUTINE_POOL = "pyconc"
 # So many tasks at once that no worker gets all of them.
@@ -146,20 +146,35 @@ async def idle(_kind, _pool, size):
 
 def idle_alone(name, size):
     """In a process of its own, whose other pools have left nothing that could be counted too."""
-    return harness.in_a_fresh_process(__file__, "--alone", name, size)
+    return harness.in_a_fresh_process("-m", "pyconc._bench.coroutines", name, size)
 
 
 # --- The table --------------------------------------------------------------------------------------------------------
 
 
-def make_rows(arguments):
-    def row(name, unit, size, work, kind, goal, times=1, **options):
-        size = harness.scaled(size, arguments.quick)
-        baseline = functools.partial(work, RIVAL, size)
-        candidate = baseline if arguments.control else functools.partial(work, kind, times * size)
-        return Row(f"coroutine workers: {name}", unit, baseline, candidate, goal, **options)
+def rival_version():
+    try:
+        importlib.import_module(RIVAL)
+        return importlib.metadata.version(RIVAL)
+    except ImportError as error:
+        harness.SKIPPED.append(f"coroutines beside {RIVAL}: {error}")
+        return None
 
-    seconds = arguments.idle_seconds
+
+VERSION = rival_version()
+
+
+def make_rows(options):
+    if VERSION is None:
+        return []
+
+    def row(name, unit, size, work, kind, goal, times=1, **more):
+        size = harness.scaled(size, options.quick)
+        baseline = functools.partial(work, RIVAL, size)
+        candidate = baseline if options.control else functools.partial(work, kind, times * size)
+        return Row(f"coroutine workers: {name}", unit, baseline, candidate, goal, **more)
+
+    seconds = options.idle_seconds
     return [
         row("one `apply`", US, 200, one_at_a_time, OURS, times_less(100), MORE_CALLS),
         row("`map`, per task", US, 10_000, map_all, OURS, times_less(8)),
@@ -169,31 +184,14 @@ def make_rows(arguments):
     ]
 
 
-def parse_arguments():
-    # The harness parses what this leaves over, and shows the description, which says what this is.
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--idle-seconds", type=int, default=10)
-    own, rest = parser.parse_known_args()
-    if own.idle_seconds < 1:
-        parser.error("--idle-seconds must be at least 1")
-    sys.argv[1:] = rest
-    arguments = harness.parse_arguments(__doc__, rounds=5)
-    arguments.idle_seconds = own.idle_seconds
-    return arguments
+def make_contests(_options):
+    return []
 
 
-def main():
-    if sys.argv[1:2] == ["--alone"]:
-        name, size = sys.argv[2:]
-        print(idle(name, int(size)))
-        return 0
-    arguments = parse_arguments()
-    try:
-        importlib.import_module(RIVAL)
-    except ImportError as error:
-        raise SystemExit(f"without {RIVAL}, of the extra `bench`, there is nothing to compare with: {error}") from None
-    return harness.run(make_rows(arguments), arguments, facts={RIVAL: importlib.metadata.version(RIVAL)})
+def facts():
+    return {} if VERSION is None else {RIVAL: VERSION}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    module_name, idle_seconds = sys.argv[1:]
+    print(idle(module_name, int(idle_seconds)))

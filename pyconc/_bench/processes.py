@@ -1,12 +1,11 @@
-"""How much cheaper are processes with pyconc than with the standard library, and with others?
+"""How much cheaper are calls in processes with pyconc than with the standard library, and with others?
 
 Every row does the same work with both executors in one run, two workers each, all of them started before the clock
 is; the function returns its argument unless the row says otherwise.  Each row states what pyconc must reach.  For
 map, pyconc is given no chunk size; the standard library is given 100, or whichever it is fastest with in that round:
 then a call costs little more than itself, and the most that can be asked is not to be slower.
 
-A second table does a few of these things with every other pool of processes that can be imported here, with what they
-choose when they are told nothing, and in chunks of 100.
+The contests do a few of these things with every other pool of processes that can be imported here, see rivals.py.
 
 Waking a process costs what waking a thread does, see threads.py, and just as much depends on what else the machine
 does: look at the number of disturbed rounds.
@@ -18,49 +17,22 @@ import functools
 import gc
 import glob
 import importlib
-import importlib.metadata
 import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
-import arrays
-import harness
-from arrays import array_of, first_byte, worker_with_array
-from harness import US, WORKERS, Contest, at_most, identity, times_less, under
+from pyconc._bench import harness, rivals
+from pyconc._bench.arrays import MB, array_of
+from pyconc._bench.harness import US, WORKERS, at_most, identity, times_less, under
+from pyconc._bench.started import start, start_pool
 
-if arrays.numpy is None:
-    harness.SKIPPED.append(arrays.WITHOUT_NUMPY)
-
-MB = 10**6
+ROUNDS = 5
 # What a program might choose for its calls if it knew what they cost.
 CHUNK_SIZES = [10, 100, 1_000, 10_000]
 # multiprocessing lists the default first.
 START_METHOD = multiprocessing.get_all_start_methods()[0]
-
-
-# --- Started pools ----------------------------------------------------------------------------------------------------
-
-
-def wait_for_workers(submit, result="result", array=(0,)):
-    """Returns when all workers of a pool have started; `submit` gives what has a method `result`."""
-    seen = set()
-    for _ in range(1000):
-        pending = [submit(worker_with_array, *array) for _ in range(WORKERS)]
-        seen.update(getattr(each, result)() for each in pending)
-        if len(seen) >= WORKERS:
-            return
-    raise RuntimeError(f"the pool has {len(seen)} of {WORKERS} workers")
-
-
-@contextlib.contextmanager
-def start(futures, array=(0,)):
-    with futures.ProcessPoolExecutor(WORKERS) as pool:
-        wait_for_workers(pool.submit, array=array)
-        yield pool
 
 
 on_pool = functools.partial(harness.on_pool, start)
@@ -94,35 +66,7 @@ def map_with_best_chunks(futures, size):
         return min(harness.timed(functools.partial(in_chunks, chunk_size), pool, size) for chunk_size in CHUNK_SIZES)
 
 
-# --- Large ones -------------------------------------------------------------------------------------------------------
-
-
-def as_argument(array, pool, size):
-    for _ in range(size):
-        pool.submit(first_byte, array_of(*array)).result()
-
-
-def as_result(array, pool, size):
-    for _ in range(size):
-        first_byte(pool.submit(array_of, *array).result())
-
-
-def transfers(work, array, futures, size):
-    """Milliseconds for each array, one at a time; array: what array_of() makes it of."""
-    measure = harness.on_pool(functools.partial(start, array=array), functools.partial(work, array))
-    return measure(futures, size) / 1000
-
-
 # --- multiprocessing.Pool ---------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def start_pool(futures, array=(0,)):
-    """The standard library's pool, where `futures` is its executors, or pyconc's."""
-    library = multiprocessing if futures is concurrent.futures else futures.multiprocessing
-    with library.Pool(WORKERS) as pool:
-        wait_for_workers(lambda function, *args: pool.apply_async(function, args), "get", array)
-        yield pool
 
 
 on_standard_pool = functools.partial(harness.on_pool, start_pool)
@@ -147,22 +91,6 @@ def pool_map(pool, size):
 @on_standard_pool
 def pool_imap(pool, size):
     return list(pool.imap(identity, range(size)))
-
-
-def pool_argument(array, pool, size):
-    for _ in range(size):
-        pool.apply(first_byte, (array_of(*array),))
-
-
-def pool_result(array, pool, size):
-    for _ in range(size):
-        first_byte(pool.apply(array_of, array))
-
-
-def pool_transfers(work, array, futures, size):
-    """Milliseconds for each array, one at a time; array: what array_of() makes it of."""
-    measure = harness.on_pool(functools.partial(start_pool, array=array), functools.partial(work, array))
-    return measure(futures, size) / 1000
 
 
 # --- Programs of their own: each prints one figure --------------------------------------------------------------------
@@ -196,10 +124,10 @@ def later_pools(futures, size):
 
 
 def alone(figure):
-    """Makes a row of a figure that needs a process of its own; see `main`."""
+    """Makes a row of a figure that needs a process of its own; see the end of this file."""
 
     def measure(futures, size):
-        return harness.in_a_fresh_process(__file__, "--alone", figure.__name__, futures.__name__, size)
+        return harness.in_a_fresh_process("-m", "pyconc._bench.processes", figure.__name__, futures.__name__, size)
 
     return measure
 
@@ -270,85 +198,12 @@ def idle_milliseconds(futures, size):
     return while_idle(futures, size)[1] * 1000 / os.sysconf("SC_CLK_TCK")
 
 
-# --- Other pools ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How one kind of pool says what all of them can do."""
-
-    # What is imported, and then how a pool is made of it.
-    module: str
-    make: Callable
-    # submit(pool, function, argument) gives what has a method `result`.
-    submit: Callable = lambda pool, function, argument: pool.submit(function, argument)
-    result: str = "result"
-    # map(pool, function, items, **chunks) returns when all results are there; `chunks` is what it calls their size.
-    map: Callable = lambda pool, *args, **chunks: list(pool.map(*args, **chunks))
-    chunks: str = "chunksize"
-
-    def measure(self, work, size):
-        """Microseconds per task of `work(kind, pool, size)`, as `harness.on_pool` measures it."""
-        with self.make(importlib.import_module(self.module)) as pool:
-            wait_for_workers(functools.partial(self.submit, pool), self.result)
-            work(self, pool, max(1, size // 10))
-            return harness.timed(functools.partial(work, self), pool, size)
-
-
-def apply_async(pool, function, argument):
-    return pool.apply_async(function, (argument,))
-
-
-executor = functools.partial(Kind, make=lambda module: module.ProcessPoolExecutor(WORKERS))
-
-RIVALS = {
-    "multiprocessing": Kind(
-        "multiprocessing",
-        lambda module: module.Pool(WORKERS),
-        apply_async,
-        "get",
-        lambda pool, *args, **chunks: pool.map(*args, **chunks),
-    ),
-    "pebble": Kind(
-        "pebble",
-        lambda module: module.ProcessPool(WORKERS),
-        lambda pool, function, argument: pool.schedule(function, (argument,)),
-        map=lambda pool, *args, **chunks: list(pool.map(*args, **chunks).result()),
-    ),
-    "loky": executor("loky"),
-    "mpire": Kind(
-        "mpire",
-        lambda module: module.WorkerPool(WORKERS, keep_alive=True),
-        apply_async,
-        "get",
-        lambda pool, *args, **chunks: pool.map(*args, **chunks),
-        "chunk_size",
-    ),
-}
-
-
-def rival_burst(kind, pool, size):
-    pending = [kind.submit(pool, identity, i) for i in range(size)]
-    return [getattr(each, kind.result)() for each in pending]
-
-
-def rival_round_trips(kind, pool, size):
-    return [getattr(kind.submit(pool, identity, i), kind.result)() for i in range(size)]
-
-
-def rival_map_in_hundreds(kind, pool, size):
-    return kind.map(pool, identity, range(size), **{kind.chunks: 100})
-
-
-def rival_map_automatic(kind, pool, size):
-    return kind.map(pool, identity, range(size))
-
-
 # --- The tables -------------------------------------------------------------------------------------------------------
 
 
-def make_rows(candidate, quick):
-    row = harness.row_maker(candidate, quick)
+def make_rows(options):
+    candidate = options.candidate
+    row = harness.row_maker(candidate, options.quick)
     # With the standard library on both sides both must do the same.
     is_standard = candidate is concurrent.futures
     automatic = map_in_hundreds if is_standard else map_automatic
@@ -365,14 +220,6 @@ def make_rows(candidate, quick):
             row(f"{name}: gather of run_in_executor", US, 4_000, at_once, times_less(12)),
             row(f"{name}: await run_in_executor one at a time", US, 1_000, one_at_a_time, times_less(8)),
         ]
-    for megabytes, goal in [(1, times_less(1)), (10, times_less(1)), (100, times_less(12))]:
-        for work, name in [(as_argument, "argument"), (as_result, "result")]:
-            send = functools.partial(transfers, work, (harness.scaled(megabytes * MB, quick), "array"))
-            rows.append(row(f"an array of {megabytes} MB as {name}", "ms/task", max(2, 100 // megabytes), send, goal))
-    for kind in ("bytes", "bytearray", "str"):
-        for work, name in [(as_argument, "argument"), (as_result, "result")]:
-            send = functools.partial(transfers, work, (harness.scaled(10 * MB, quick), kind))
-            rows.append(row(f"10 MB of {kind} as {name}", "ms/task", 10, send, times_less(2)))
     rows += [
         row(f"multiprocessing.Pool: {name}", US, size, work, times_less(5))
         for name, size, work in [
@@ -382,9 +229,6 @@ def make_rows(candidate, quick):
             ("imap", 5_000, pool_imap),
         ]
     ]
-    for work, name in [(pool_argument, "argument"), (pool_result, "result")]:
-        send = functools.partial(pool_transfers, work, (harness.scaled(10 * MB, quick), "array"))
-        rows.append(row(f"multiprocessing.Pool: an array of 10 MB as {name}", "ms/task", 10, send, times_less(10)))
     # Where the standard library forks the program itself, nothing can start in less.
     start_goal = times_less(1 if START_METHOD == "fork" else 3)
     return [
@@ -403,55 +247,14 @@ def make_rows(candidate, quick):
     ]
 
 
-def make_contests(candidate, rivals, quick):
-    kinds = {
-        "concurrent.futures": executor("concurrent.futures"),
-        **rivals,
-        "pyconc": executor(candidate.__name__),
-    }
-    return [
-        Contest(
-            f"rivals: {name}",
-            US,
-            {
-                kind_name: functools.partial(kind.measure, work, harness.scaled(size, quick))
-                for kind_name, kind in kinds.items()
-            },
-        )
-        for name, size, work in [
-            ("burst", 2_000, rival_burst),
-            ("round trip", 500, rival_round_trips),
-            ("map in chunks of 100", 20_000, rival_map_in_hundreds),
-            ("map, automatic", 5_000, rival_map_automatic),
-        ]
-    ]
+def make_contests(options):
+    return rivals.make_contests("processes", options)
 
 
-def importable_rivals():
-    found = {}
-    for name, kind in RIVALS.items():
-        try:
-            importlib.import_module(kind.module)
-        except ImportError as error:
-            harness.SKIPPED.append(f"the rival {name}: {error}")
-        else:
-            found[name] = kind
-    return found
-
-
-def main():
-    if sys.argv[1:2] == ["--alone"]:
-        figure, futures, size = sys.argv[2:]
-        print(globals()[figure](importlib.import_module(futures), int(size)))
-        return 0
-    arguments = harness.parse_arguments(__doc__, rounds=5)
-    candidate = harness.load_candidate(arguments)
-    rivals = importable_rivals()
-    facts = {"start": START_METHOD, "numpy": arrays.numpy and arrays.numpy.__version__}
-    facts |= {name: importlib.metadata.version(name) for name in rivals if name != "multiprocessing"}
-    contests = make_contests(candidate, rivals, arguments.quick)
-    return harness.run(make_rows(candidate, arguments.quick), arguments, contests, facts)
+def facts():
+    return {"start": START_METHOD} | rivals.versions("processes")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    figure_name, futures_name, alone_size = sys.argv[1:]
+    print(globals()[figure_name](importlib.import_module(futures_name), int(alone_size)))
