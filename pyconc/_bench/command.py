@@ -86,7 +86,7 @@ def parse(arguments):
     return options
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     options = parse(arguments)
     groups = {name: importlib.import_module(f"pyconc._bench.{name}") for name in dict.fromkeys(options.groups)}
     entries = [(name, entry) for name, group in groups.items() for entry in _entries(group, options)]
