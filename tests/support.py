@@ -376,11 +376,11 @@ def nothing_left(limit: float = HANG_LIMIT) -> Iterator[None]:
 
 def _go_soon(before: dict[str, str]) -> bool:
     """Whether it takes but the collector or a moment: to start the helpers again would take longer than this does."""
-    for pause in (0, 0, 0.001, 0.003, 0.01, 0.03):
+    gc.collect()
+    for pause in (0, 0.003, 0.01, 0.03):
         time.sleep(pause)
         if resources().keys() <= before.keys():
             return True
-        gc.collect()
     return False
 
 
