@@ -95,7 +95,7 @@ def test_the_sdist_has_every_file_of_the_project(tree: Path, sdist: Path):
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {name for name in listing(tree) if (tree / name).is_file() and not name.startswith("pyconc.egg-info")}
-    for_developers = {name for name in wanted if re.match(r"\.ci/|\.gitignore", name)}
+    for_developers = {name for name in wanted if re.match(r"\.ci/|\.github/|\.gitignore", name)}
     assert wanted - for_developers <= packed
 
 
