@@ -22,6 +22,7 @@
 #include "shared/shared_cell.h"
 #include "shared/shared_dict_type.h"
 #include "shared/shared_list_type.h"
+#include "shared/shared_queue_type.h"
 #include "shared/shared_types.h"
 #include "threads/thread_queue.h"
 
@@ -260,6 +261,7 @@ add_shared_types(PyObject *module, module_state *state)
                    || add_type(module, &shared_dict_spec, base, &state->shared_dict_type) < 0
                    || add_type(module, &shared_list_spec, base, &state->shared_list_type) < 0
                    || add_type(module, &shared_array_spec, base, &state->shared_array_type) < 0
+                   || add_type(module, &shared_queue_spec, base, &state->shared_queue_type) < 0
                ? -1
                : 0;
 }

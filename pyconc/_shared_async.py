@@ -16,7 +16,7 @@ import weakref
 
 from pyconc import _core
 
-__all__ = ["released", "take", "until_notified", "until_set"]
+__all__ = ["released", "take", "through", "until_notified", "until_set"]
 
 _LOCK, _SEMAPHORE, _EVENT, _CONDITION = range(4)  # as SharedWatch has it
 
@@ -106,7 +106,7 @@ class _Bell:
 
 
 class _Queue(_Line):
-    """One after the other: for locks and permits."""
+    """One after the other: for locks and permits, and at doors."""
 
     _turn = None  # whose it is to try
 
@@ -125,7 +125,7 @@ class _Queue(_Line):
                 if self._turn is waiter:
                     taken = attempt()
                     if taken:
-                        return True
+                        return taken
                     self._turn = None  # somebody was faster
                     self._watch.look()
                 if waiter.is_late:
@@ -169,17 +169,29 @@ async def take(cell, timeout=None, saved=0):
     """Take a lock or a permit, and return whether that was in time. saved: of a lock, as for its _try()."""
     if timeout is not None and timeout < 0:
         raise ValueError("timeout value must be a non-negative number")
-    loop = asyncio.get_running_loop()
     what = _LOCK if isinstance(cell, _core.SharedLock) else _SEMAPHORE
-    line = _find(loop, cell, what)
     # Those that wait come first; not before a task that has the lock already.
-    if (line is None or timeout == 0 or (what == _LOCK and cell._is_owned())) and cell._try(saved):
-        return True
+    comes_first = what == _LOCK and cell._is_owned()
+    return await _in_turn(cell, what, functools.partial(cell._try, saved), timeout, comes_first)
+
+
+async def through(door, attempt, timeout=None):
+    """Try until that is true, whenever it is worth it, and return what it is then; or what is false, in time."""
+    if timeout is not None and timeout < 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    return await _in_turn(door, _SEMAPHORE, attempt, timeout)
+
+
+async def _in_turn(cell, what, attempt, timeout, comes_first=False):
+    loop = asyncio.get_running_loop()
+    line = _find(loop, cell, what)
+    if (line is None or timeout == 0 or comes_first) and (taken := attempt()):
+        return taken
     if timeout == 0:
         return False
     if line is None:
         line = _Queue(loop, cell, what)
-    return await line.wait(functools.partial(cell._try, saved), timeout)
+    return await line.wait(attempt, timeout)
 
 
 def released(cell):

@@ -1,10 +1,10 @@
-"""Locks, events, numbers, lists, dicts and arrays that processes share, in anonymous memory and without a server.
+"""Locks, events, numbers, lists, dicts, arrays and queues that processes share, in memory and without a server.
 
     lock = pyconc.shared.Lock()
     total = pyconc.shared.Counter()
 
-They have the signatures of threading's, of multiprocessing's Value and Array, of list and of dict. They can be
-arguments and results of pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are
+They have the signatures of threading's, of multiprocessing's Value and Array, of list, dict and queue.Queue. They can
+be arguments and results of pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are
 inherited by a fork; a worker that was started before them can have them, too. Nothing has a name in the file system,
 and nothing is left when the last process has ended, however it ended. Other pickles of them are refused: there is
 nothing by which a stranger could find them.
@@ -22,12 +22,14 @@ All may be used by any thread. A lock belongs to the thread that took it: no oth
 for that there are semaphores. When that thread ends, the lock is free. After a fork, the child's thread holds none of
 its parent's locks. An interpreter that exits need not release anything.
 
-Memory is allocated with the object, and that of a list or a dict with what is in it: MemoryError if there is none, or
-if there are 65536 objects, or 64 GB. An object lives as long as any process has it, and while a pickle of it is on its
-way; one that nobody unpickles keeps its memory, 128 bytes and what is in it, until the program ends.
+Memory is allocated with the object, and that of a list, a dict or a queue with what is in it: MemoryError if there is
+none, or if there are 65536 objects (a queue counts as four), or 64 GB. An object lives as long as any process has it,
+and while a pickle of it is on its way; one that nobody unpickles keeps its memory, 128 bytes and what is in it, until
+the program ends.
 """
 
 import enum
+import functools
 import marshal
 import math
 import operator
@@ -42,6 +44,7 @@ from multiprocessing import context, reduction
 from pyconc import _core
 from pyconc._lock_abandoned import LockAbandoned
 from pyconc._process import pickling
+from pyconc._queue_errors import Empty, Full, ShutDown
 
 __all__ = [
     "Array",
@@ -54,8 +57,10 @@ __all__ = [
     "List",
     "Lock",
     "LockAbandoned",
+    "Queue",
     "RLock",
     "Semaphore",
+    "ShutDown",
     "Value",
 ]
 
@@ -1235,3 +1240,98 @@ class Dict(_Sent, _core.SharedDict, MutableMapping):
         self = cls()
         self.update(dict.fromkeys(iterable, value))
         return self
+
+
+class Queue(_Sent, _core.SharedQueue):
+    """A queue.Queue for processes: any number put, any number get, and whoever dies meanwhile holds nobody up.
+
+    maxsize: the most items that it may have; 0 or less: any number. Raises TypeError if it is no integer, MemoryError
+    if there is no room. Items are values as in a List: None, bool, int, float, str, bytes and tuples of them are quick,
+    as long as they are small, and anything else is a pickle of its own, of any size, in which a shared object is a
+    TypeError.
+
+    It has what queue.Queue and multiprocessing.Queue have, and aget() and aput() for tasks of any loop. There is no
+    thread that feeds it: what put() has returned from is there, for all, in the order of the puts, and stays when the
+    process ends. qsize(), empty() and full() are exact at one moment.
+
+    Of a process that is killed, an item is in the queue, or not, and never half. One that it had taken is lost with it:
+    there is no redelivery, and task_done() is not called for it. An item whose get() was interrupted by a signal's
+    handler that raises, timed out, or was cancelled, is not taken.
+
+    An empty queue keeps up to 4 MB of what it needed; `nbytes` says how much it has.
+
+        >>> def work(jobs, results):
+        ...     while (job := jobs.get()) is not None:
+        ...         results.put(job * 2)
+        >>> jobs, results = pyconc.shared.Queue(), pyconc.shared.Queue()
+        >>> with pyconc.ProcessPoolExecutor(max_workers=1) as pool:
+        ...     worker = pool.submit(work, jobs, results)
+        ...     for job in (1, 2, None):
+        ...         jobs.put(job)
+        ...     print(results.get(), results.get())
+        2 4
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __new__(cls, maxsize=0):
+        limit = max(0, operator.index(maxsize))
+        self = cls._at(_heap(), -1, 0)
+        if limit:
+            self._limit(min(limit, 2**31 - 1))
+        return self
+
+    @classmethod
+    def _at(cls, heap, index, serial, *doors):
+        return _core.SharedQueue.__new__(cls, heap, index, serial, *doors)
+
+    def _own_state(self):
+        return self._doors
+
+    async def aget(self, timeout=None):
+        """Take the first item and return it, once there is one, while the event loop goes on.
+
+        Raises queue.Empty if there is none within `timeout` seconds, ShutDown if there is none and the queue is shut
+        down, ValueError if the timeout is negative, RuntimeError if no loop runs or no thread can be started. The tasks
+        of a loop get items in the order in which they asked. One that is cancelled has taken none.
+
+            >>> import asyncio
+            >>> q = pyconc.shared.Queue()
+            >>> q.put("item")
+            >>> asyncio.run(q.aget())
+            'item'
+        """
+        from pyconc import _shared_async
+
+        taken = await _shared_async.through(self._doors[0], self._try_get, timeout)
+        if not taken:
+            raise Empty
+        return taken[0]
+
+    async def aput(self, item, timeout=None):
+        """Put an item at the end, once there is space, while the event loop goes on.
+
+        Raises queue.Full if there is none within `timeout` seconds, ShutDown if the queue is shut down, what put() does
+        for the item, ValueError if the timeout is negative, RuntimeError if no loop runs or no thread can be started.
+        The item of a task that is cancelled is not there.
+
+            >>> import asyncio
+            >>> q = pyconc.shared.Queue()
+            >>> asyncio.run(q.aput("item"))
+            >>> q.get()
+            'item'
+        """
+        from pyconc import _shared_async
+
+        if not await _shared_async.through(self._doors[1], functools.partial(self._try_put, item), timeout):
+            raise Full
+
+    def __repr__(self):
+        return f"<pyconc.shared.{type(self).__name__} of {self.qsize()} items>"
+
+
+def _pack_door(door):
+    return _core.SharedCell, (_heaps[door._identity], *door._send())
+
+
+reduction.register(_core.SharedCell, _pack_door)

@@ -102,6 +102,7 @@ MAKERS = {
             "SharedList",
             "SharedLock",
             "SharedNumber",
+            "SharedQueue",
             "SharedSemaphore",
         )
     },

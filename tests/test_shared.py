@@ -47,6 +47,7 @@ MAKERS = {
     "List": lambda: shared.List([3]),
     "Dict": lambda: shared.Dict(a=3),
     "Array": lambda: shared.Array("i", [3, 4]),
+    "Queue": lambda: shared.Queue(3),
 }
 
 
@@ -71,6 +72,8 @@ def change(thing):
             thing["b"] = "x" * 1000
         case shared.Array():
             thing[1] = 7
+        case shared.Queue():
+            thing.put("x" * 1000)
     return os.getpid()
 
 
@@ -90,6 +93,8 @@ def look(thing):
             return thing.copy()
         case shared.Array():
             return thing[:]
+        case shared.Queue():
+            return thing.qsize(), thing.maxsize
 
 
 def change_and_wait(things, done, go):
@@ -108,6 +113,7 @@ CHANGED = {
     "List": [3, "x" * 1000],
     "Array": [3, 7],
     "Dict": {"a": 3, "b": "x" * 1000},
+    "Queue": (1, 3),
 }
 
 

@@ -257,9 +257,8 @@ keep_only_root(shared_run *run)
     (void)shared_heap_keep(run->heap, run->index, root.has_run ? root.unit : SHARED_NO_UNIT, root.order);
 }
 
-// Copies what is in use to another run, in which `more` bytes are free.
-static int
-move(shared_run *run, uint64_t more)
+int
+shared_run_move(shared_run *run, uint64_t more)
 {
     shared_run next;
     bool has_table = shared_run_table(run) != NULL;
@@ -290,7 +289,7 @@ int
 shared_run_reserve(shared_run *run, uint64_t bytes)
 {
     if (!read_root(run).has_run || bytes > run_bytes(run->order) - top_of(run)) {
-        return move(run, bytes);
+        return shared_run_move(run, bytes);
     }
     return commit(run, top_of(run) + bytes) ? 0 : SHARED_HEAP_FULL;
 }
@@ -315,7 +314,7 @@ void
 shared_run_shrink(shared_run *run)
 {
     if (run->order > 0) {
-        (void)move(run, 0);
+        (void)shared_run_move(run, 0);
     }
 }
 

@@ -8,7 +8,7 @@
 //     entry    size | bytes
 //
 // One word of the cell, the root, says which run that is and where the table is in it.  What a table is, its
-// kind knows, see shared_list.h and shared_dict.h.  A change writes what is new above `top`, where nobody
+// kind knows: see shared_list.h and its neighbours.  A change writes what is new above `top`, where nobody
 // looks, and publishes it with one store: of a word in the table, or of the root, for a new table.  So a
 // process that is killed leaves the old or the new.  What it wrote and did not publish, and what no table has
 // any more, is garbage, of which nobody keeps account.  When a run is full, what is in use is copied to
@@ -92,6 +92,9 @@ uint64_t shared_items_bytes(const shared_item *items, uint32_t count);
 // Makes sure that so many bytes, a multiple of 8, can be cut.  Tables and entries may have moved then.  0, or
 // SHARED_HEAP_FULL, or a status of robust_lock, with everything as it was.
 int shared_run_reserve(shared_run *run, uint64_t bytes);
+
+// The same, and they have moved to another run, one after the other.
+int shared_run_move(shared_run *run, uint64_t bytes);
 
 // Takes memory that is known to be there, and returns its place.
 uint64_t shared_run_cut(shared_run *run, uint64_t bytes);

@@ -70,6 +70,15 @@ take_permit(shared_cell *cell)
     return false;
 }
 
+// After what it announces, within robust_bell_ready() and robust_bell_done().
+static void
+ring(_Atomic uint32_t *bell)
+{
+    if (load(bell) != 0 && exchange(bell, 0) != 0) {
+        futex_wake_shared(bell, 1);
+    }
+}
+
 // Becomes the sleeper, until is_over() or an error.  It is still that on return if it is over and it does not
 // leave.
 static int
@@ -115,9 +124,9 @@ has_permit(shared_cell *cell)
 }
 
 int
-shared_semaphore_await(shared_cell *cell)
+shared_semaphore_await(shared_cell *cell, int64_t deadline_ns)
 {
-    return queue_for_permit(cell, FUTEX_NO_DEADLINE, has_permit, false);
+    return queue_for_permit(cell, deadline_ns, has_permit, false);
 }
 
 void
@@ -143,11 +152,47 @@ shared_semaphore_release(shared_cell *cell, uint32_t permits)
             break;
         }
     } while (!replace(&cell->words[PERMITS], &now, now + permits));
-    if (rc == FUTEX_OK && load(&cell->words[BELL]) != 0 && exchange(&cell->words[BELL], 0) != 0) {
-        futex_wake_shared(&cell->words[BELL], 1);
+    if (rc == FUTEX_OK) {
+        ring(&cell->words[BELL]);
     }
     robust_bell_done();
     return rc;
+}
+
+// ---- door ----
+
+bool
+shared_door_ready(shared_cell *cell)
+{
+    return robust_bell_ready(&cell->words[BELL]);
+}
+
+void
+shared_door_open(shared_cell *cell)
+{
+    // Only who has the lock writes it: mostly it is open already.
+    if (load(&cell->words[PERMITS]) == 0) {
+        store(&cell->words[PERMITS], 1);
+    }
+}
+
+void
+shared_door_ring(shared_cell *cell)
+{
+    ring(&cell->words[BELL]);
+    robust_bell_done();
+}
+
+void
+shared_door_shut(shared_cell *cell)
+{
+    store(&cell->words[PERMITS], 0);
+}
+
+const _Atomic uint32_t *
+shared_door_word(const shared_cell *cell)
+{
+    return &cell->words[PERMITS];
 }
 
 // ---- event ----

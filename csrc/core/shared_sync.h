@@ -22,6 +22,13 @@
 //
 //     words   0 turn   1 next ticket   2 tickets below this may take a grant   3 grants   4 waiters
 //
+// Door.  For those who wait for something that is guarded by a lock beside it.  They wait as for a permit:
+// one of them is at the door, and the others behind it.  Whoever finds nothing, with that lock, shuts the
+// door; whoever brings something opens it with that lock, before there is anything to be found, and rings.
+// So an open door says only that it is worth looking, and there is nothing to repair after a death.
+//
+//     words   as of a semaphore: 0 one permit, OPEN, which nobody takes   1 bell
+//
 // All functions may sleep only where they have a deadline; they return FUTEX_OK, FUTEX_TIMED_OUT,
 // FUTEX_INTERRUPTED, or a status of robust_lock.  No Python.
 #ifndef PYCONC_SHARED_SYNC_H
@@ -42,8 +49,20 @@ int shared_semaphore_release(shared_cell *cell, uint32_t permits);
 
 // Sleeps until there is a permit, and does not take it.  After FUTEX_OK nobody else is woken for one until
 // this thread calls shared_semaphore_pass(), or ends.
-int shared_semaphore_await(shared_cell *cell);
+int shared_semaphore_await(shared_cell *cell, int64_t deadline_ns);
 void shared_semaphore_pass(shared_cell *cell);
+
+// Of a door, with the lock of what is behind it.  From ready to ring: if this thread ends, the kernel rings in
+// its place.  No lock is taken or released in between.  False: the system has no such thing.
+bool shared_door_ready(shared_cell *cell);
+void shared_door_open(shared_cell *cell);
+void shared_door_ring(shared_cell *cell);
+void shared_door_shut(shared_cell *cell);
+
+// The word that is 0 while it is shut, to look at without any lock.
+const _Atomic uint32_t *shared_door_word(const shared_cell *cell);
+
+// Who waits at it calls shared_semaphore_await(), looks, and then calls shared_semaphore_pass().
 
 bool shared_event_is_set(const shared_cell *cell);
 int shared_event_set(shared_cell *cell);

@@ -50,7 +50,7 @@ sleep_for(shared_watch *watch)
     case SHARED_WATCH_LOCK:
         return robust_lock_await(&watch->cell->lock);
     case SHARED_WATCH_SEMAPHORE:
-        return shared_semaphore_await(watch->cell);
+        return shared_semaphore_await(watch->cell, FUTEX_NO_DEADLINE);
     case SHARED_WATCH_EVENT:
         return shared_event_wait(watch->cell, watch->seen, FUTEX_NO_DEADLINE);
     default:

@@ -26,7 +26,7 @@
 
 typedef enum shared_watched {
     SHARED_WATCH_LOCK,       // until nobody holds the cell's lock
-    SHARED_WATCH_SEMAPHORE,  // until there is a permit
+    SHARED_WATCH_SEMAPHORE,  // until there is a permit, or the door is open
     SHARED_WATCH_EVENT,      // until it is set, or was set after `seen` times
     SHARED_WATCH_CONDITION,  // until there is another turn than `seen`
 } shared_watched;

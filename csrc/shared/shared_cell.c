@@ -307,3 +307,19 @@ shared_wait(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadlin
     } while (rc == FUTEX_INTERRUPTED);
     return rc;
 }
+
+static int
+enter_run(shared_cell *Py_UNUSED(cell), int64_t deadline_ns, void *run)
+{
+    return shared_run_enter((shared_run *)run, deadline_ns);
+}
+
+int
+shared_enter(PyObject *op, shared_run *run)
+{
+    int rc = shared_wait(op, enter_run, run, FUTEX_NO_DEADLINE, true);
+    if (rc < 0) {
+        shared_raise(rc);
+    }
+    return rc < 0 ? -1 : 0;
+}

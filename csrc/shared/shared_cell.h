@@ -8,7 +8,7 @@
 
 #include "base/state.h"
 
-#include "core/shared_heap.h"
+#include "core/shared_run.h"
 
 // Nothing in it changes.
 typedef struct SharedCellObject {
@@ -41,6 +41,9 @@ typedef int shared_wait_function(shared_cell *cell, int64_t deadline_ns, void *a
 // be interrupted leaves the handlers for later.
 int shared_wait(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns,
                 bool is_interruptible);
+
+// Takes the lock of a container, for as short as everybody has it.  0, or -1 with an exception.
+int shared_enter(PyObject *op, shared_run *run);
 
 extern PyType_Spec shared_heap_spec;
 extern PyType_Spec shared_cell_spec;

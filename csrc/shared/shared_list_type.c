@@ -32,21 +32,11 @@ copy_items(shared_copies *c, const shared_run *list, Py_ssize_t start, Py_ssize_
 
 // ---- the lock ----
 
-static int
-enter_list(shared_cell *Py_UNUSED(cell), int64_t deadline_ns, void *list)
-{
-    return shared_run_enter((shared_run *)list, deadline_ns);
-}
-
 // 0, or -1 with an exception.
 static int
 enter(PyObject *op)
 {
-    int rc = shared_wait(op, enter_list, &as_sharedlist(op)->list, FUTEX_NO_DEADLINE, true);
-    if (rc < 0) {
-        shared_raise(rc);
-    }
-    return rc < 0 ? -1 : 0;
+    return shared_enter(op, &as_sharedlist(op)->list);
 }
 
 static PyObject *
