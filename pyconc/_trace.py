@@ -10,7 +10,7 @@ from pyconc import _core, _timeline
 
 __all__ = ["trace"]
 
-# Compressed so, a trace is a twelfth of its size; the best compression takes three times as long for a little less.
+# Compressed so, a trace is a fifteenth of its size; the best compression takes six times as long for an eighth less.
 _COMPRESSION = 4
 
 # Of the trace that is being made; for the child of a fork.
@@ -33,7 +33,8 @@ class trace:
 
     A trace can be left to the end of the program, which writes it; a program that is killed, or leaves by os._exit(),
     leaves an empty file. The child of a fork goes on without. Any thread may call start() and stop(). While it runs, a
-    call that does nothing takes some hundred nanoseconds longer; nothing otherwise.
+    call in a thread takes some 150 nanoseconds longer, which is half of what an empty one takes, and a call in a
+    process some 50; otherwise it costs nothing.
 
     Raises TypeError for what is no path, ValueError for max_events below 1.
 
