@@ -122,6 +122,17 @@ test-greenlets: $(GREENLETS_VENV)/installed  ## run what concerns numpy, gevent 
 	@$(GREENLETS_VENV)/bin/python -c 'import numpy, gevent, eventlet' 2>&1
 	@$(GREENLETS_VENV)/bin/pytest $(GREENLETS_TESTS) $(ARGS)
 
+# Beside dask.distributed, which is large and starts processes of its own.
+CLUSTER_VENV = $(VENV)-cluster
+
+$(CLUSTER_VENV)/installed: $(CLUSTER_VENV)/bin/python $(PACKAGE_FILES)
+	$(call pip_install,$(CLUSTER_VENV),,".[cluster]" "pytest>=9" numpy uvloop)
+	@touch $@
+
+.PHONY: test-cluster
+test-cluster: $(CLUSTER_VENV)/installed  ## run what concerns dask.distributed, with that installed
+	@$(CLUSTER_VENV)/bin/pytest tests/test_cluster.py $(ARGS)
+
 # As in a hardened container: in namespaces of its own, where /proc is empty and the kernel refuses calls.
 SANDBOX = unshare --mount --pid --fork --kill-child
 SANDBOX_TESTS = $(addprefix tests/,$(addsuffix .py,$(addprefix test_,thread_pool process_pool map coroutine_pool loop_bridge \

@@ -123,6 +123,7 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
     _opened = None  # the supervisor
     _waits_at_exit = True  # whether the interpreter's exit waits for what was submitted
     _stops_calls = False  # whether shutdown(cancel_futures=True) stops what workers have taken, if it may be stopped
+    _follows_start_method = True  # whether workers are started as the program has told multiprocessing to
     _former: "list[_FormerWorkers]" = []  # noqa: RUF012  # replaced, never changed
 
     def _begin(self, prefix, max_workers, context, setup, limits, on_worker_death, kill_tree):
@@ -132,7 +133,7 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
         if kill_tree:
             process_tree.require()
-        if context is None and limits.tasks is None:
+        if context is None and limits.tasks is None and self._follows_start_method:
             context = _chosen_context()
         self._key = f"{prefix}-{next(_numbers)}"  # no other executor has it
         self._name = limits.name or self._key

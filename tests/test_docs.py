@@ -107,8 +107,8 @@ def public_modules(package: ModuleType = pyconc) -> Iterator[str]:
             yield name
 
 
-# joblib's backend is imported by tests/alone only, as joblib changes the process.
-MODULES = [name for name in public_modules() if name != "pyconc.joblib"]
+# joblib's backend is imported by tests/alone only, as joblib changes the process; test_cluster.py needs distributed.
+MODULES = [name for name in public_modules() if name not in ("pyconc.joblib", "pyconc.cluster")]
 
 
 @pytest.mark.parametrize("name", MODULES)

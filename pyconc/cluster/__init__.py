@@ -1,0 +1,33 @@
+"""ClusterExecutor: the same executor when the work outgrows one machine, on the nodes of a dask.distributed cluster.
+
+_calls.py says how a call and its outcome travel, _node.py what a node does, _dispatcher.py what the program does.
+Workers import _calls.py from here, so that what needs distributed is imported when it is asked for.
+"""
+
+from importlib import import_module
+
+__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodeStats"]
+
+_LAZY = {
+    "ClusterExecutor": "pyconc.cluster._executor",
+    "ClusterStats": "pyconc.cluster._stats",
+    "NodeDied": "pyconc.cluster._errors",
+    "NodeStats": "pyconc.cluster._stats",
+}
+
+
+def __getattr__(name):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = import_module(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] not in ("dask", "distributed"):
+            raise
+        # Without its name, or Python 3.15 asks whether another module is meant.
+        raise ModuleNotFoundError("pyconc.cluster needs dask.distributed: pip install pyconc[cluster]") from None
+    return getattr(module, name)
+
+
+def __dir__():
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,67 @@
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from typing_extensions import Self
+
+from pyconc import Future, WorkerDied
+
+__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodeStats"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+class ClusterExecutor(Executor):
+    def __init__(
+        self,
+        cluster: Any = None,
+        *,
+        workers_per_node: int | None = None,
+        retries: int = 0,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None: ...
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]: ...
+    def run(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]: ...
+    def stats(self) -> ClusterStats: ...
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+class ClusterStats(NamedTuple):
+    nodes: tuple[NodeStats, ...]
+    queued: int
+    running: int
+    submitted: int
+    completed: int
+    failed: int
+    cancelled: int
+    died: int
+    again: int
+
+class NodeStats(NamedTuple):
+    address: str
+    workers: int
+    running: int
+    ended: int
+    call_seconds: float | None
+
+class NodeDied(WorkerDied):
+    node: str | None
+    def __init__(
+        self,
+        message: str,
+        node: str | None = None,
+        task: Callable[..., Any] | None = None,
+        *,
+        task_name: str | None = None,
+    ) -> None: ...

@@ -1,0 +1,132 @@
+"""How a call travels to a worker of a node, and its outcome back: as pickles that only the two ends look into.
+
+A packed value is its pickle, as bytes; or a pair of the pickle and a list of its buffers, if it was one that only
+cloudpickle or a reducer of multiprocessing can pickle. An exception is packed as one between processes of a machine.
+"""
+
+import pickle
+import time
+
+from pyconc._process import pickling
+
+__all__ = [
+    "MOST_BYTES",
+    "RAISED",
+    "RETURNED",
+    "WORKER_DIED",
+    "name_of",
+    "pack",
+    "pack_error",
+    "run_call",
+    "run_chunk",
+    "set_up",
+    "size_of",
+    "unpack",
+    "unpack_outcome",
+]
+
+# What msgpack, in which distributed's messages are written, has room for.
+MOST_BYTES = 2**31 - 2**20
+
+# How a call ended.
+RETURNED, RAISED, WORKER_DIED = range(3)
+
+
+def pack(value):
+    """Return a value as what travels; raises what pickle does, and ValueError if it is too large."""
+    try:
+        packed = pickle.dumps(value, pickling.PROTOCOL)
+    except Exception as error:
+        packed = _with_buffers(*pickling.dumps(value, error))
+    else:
+        # By name it would be looked for in a worker's __main__, which is another.
+        if b"__main__" in packed:
+            packed = _with_buffers(*pickling.dumps_by_value(value))
+    if size_of(packed) > MOST_BYTES:
+        raise ValueError(
+            f"{size_of(packed):,} bytes, so many are the pickle's, are more than the {MOST_BYTES:,} that can be sent"
+        )
+    return packed
+
+
+def _with_buffers(blob, buffers):
+    return (blob, [bytearray(buffer.raw()) for buffer in buffers]) if buffers else blob
+
+
+def unpack(packed):
+    """Return the value."""
+    if isinstance(packed, bytes):
+        return pickle.loads(packed)
+    blob, buffers = packed
+    return pickle.loads(blob, buffers=[bytearray(buffer) for buffer in buffers])
+
+
+def size_of(packed):
+    """Return how many bytes a packed value has."""
+    if isinstance(packed, bytes):
+        return len(packed)
+    blob, buffers = packed
+    return len(blob) + sum(map(len, buffers))
+
+
+# --- In a worker ------------------------------------------------------------------------------------------------------
+
+
+def set_up(packed):
+    """Be a worker's initializer: call the program's, which came packed with its arguments."""
+    initializer, initargs = unpack(packed)
+    initializer(*initargs)
+
+
+def run_call(packed):
+    """Run a packed (function, args, kwargs); return (how it ended, the packed outcome, for how many seconds it ran)."""
+    try:
+        function, args, kwargs = unpack(packed)
+    except BaseException as error:
+        return RAISED, pickle.dumps(pickling.pack_unpickling_error(error)), 0.0
+    began = time.perf_counter()
+    try:
+        result = function(*args, **kwargs)
+    except BaseException as error:
+        seconds = time.perf_counter() - began
+        return RAISED, pack_error(error), seconds
+    seconds = time.perf_counter() - began
+    try:
+        return RETURNED, pack(result), seconds
+    except BaseException as error:
+        return RAISED, pickle.dumps(pickling.pack_refusal(error, result)), seconds
+
+
+def run_chunk(function, chunk):
+    """Run a call of map() that stands for several."""
+    return [function(*args) for args in chunk]
+
+
+def pack_error(error):
+    """Return an exception as what travels."""
+    return pickle.dumps(pickling.pack_exception(error))
+
+
+# --- In the program ---------------------------------------------------------------------------------------------------
+
+
+def name_of(task):
+    """Return what a callable is called."""
+    return getattr(task, "__qualname__", None) or type(task).__name__
+
+
+def unpack_outcome(how, packed, address, task):
+    """Return (result, None) or (None, exception) of a call of task that has ended on the node with this address."""
+    if how == RETURNED:
+        try:
+            return unpack(packed), None
+        except BaseException as error:
+            return None, pickling.outcome_error(error)
+    error = pickling.rebuild_exception(pickle.loads(packed))
+    if how == WORKER_DIED:
+        error.task, error.task_name = task, name_of(task)
+        message = error.args[0].replace(f"{run_call.__module__}.{run_call.__qualname__}", error.task_name)
+        error.args = (f"{message} (on node {address})",)
+    elif type(error) is pickling.TaskUnpicklable:
+        error.args = (f"{error.args[0]} (on node {address})",)
+    return None, error

@@ -1,0 +1,640 @@
+"""The program's end: a queue of calls, and a thread that sends them to nodes and delivers what comes back.
+
+The thread has an event loop, in which a client of dask's lives, a comm to each node (see _node.py), and one to the
+scheduler, whose end tells that the scheduler is gone. It is nobody else's: a program may close its own client, or the
+cluster, whenever it likes.
+
+A call counts as begun once it is sent to a node, for nobody could say afterwards whether a node that is gone had begun
+it. So a node has no more of them than it needs to have something to do until the next come: one for each worker, and
+beyond these what its workers do in 20 ms, by the time that recent calls took. The queue goes to whichever node has
+room: a slow one takes less of it. What was not sent when a node dies, others get.
+
+Who ends when: shutdown() closes the queue. When nothing is queued and nothing is running, each node is asked to close
+its session; when all comms have ended, so do the loop and the thread. When the scheduler and all nodes are gone, when
+nodes and program do not fit each other, or when an initializer fails, the dispatcher is broken: all calls fail.
+"""
+
+import asyncio
+import itertools
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections import deque
+from concurrent.futures import BrokenExecutor, InvalidStateError
+from concurrent.futures.process import BrokenProcessPool
+from math import ceil
+
+from distributed import Client, LocalCluster
+from distributed.comm import connect
+
+from pyconc._core import Future
+from pyconc.cluster import _calls as calls
+from pyconc.cluster._errors import NodeDied
+from pyconc.cluster._node import OPEN, PLUGIN, NodePlugin, identify
+from pyconc.cluster._stats import ClusterStats, NodeStats
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger(__package__)
+
+# For so many seconds a node is given work in advance, and so many calls at most.
+_AHEAD_SECONDS = 0.02
+_MOST_AHEAD = 8192
+# What even a call of nothing costs a worker, in seconds.
+_LEAST_SECONDS = 5e-6
+# A message has so many bytes at most, if it has more than one call, and nodes that have this get no work in advance.
+_MESSAGE_BYTES = 16 << 20
+# How long a node has to answer, in seconds: to who connects, and at the end to who asks it to close.
+_PATIENCE = 10.0
+
+_dispatchers: "weakref.WeakSet[Dispatcher]" = weakref.WeakSet()
+_names = itertools.count()
+
+
+class _Call:
+    """A call that has not ended. Whoever has taken it from the queue or from a node ends it, or puts it back."""
+
+    __slots__ = ("begins", "future", "has_begun", "packed", "size", "task")
+
+    def __init__(self, task, packed, size, begins):
+        self.task = task  # the callable
+        self.packed = packed
+        self.size = size
+        self.begins = begins  # how often it may begin
+        self.has_begun = False
+        self.future = Future()
+
+
+class _Node:
+    """A node that takes calls; the loop's thread only, but stats() reads numbers."""
+
+    def __init__(self, address, comm, workers):
+        self.address = address
+        self.comm = comm
+        self.workers = workers
+        self.limit = workers  # how many calls it may have
+        self.seconds = None  # a call's, of late
+        self.running = {}  # its calls by number
+        self.bytes = 0  # of these
+        self.ended = 0
+        self.outbox = deque()  # numbers of those that were not written to the comm yet
+        self.something = asyncio.Event()  # in the outbox, or to be closed
+        self.is_closing = False
+
+    def room(self):
+        limit = self.limit if self.bytes < _MESSAGE_BYTES else self.workers
+        return limit - len(self.running)
+
+    def give(self, number, call):
+        self.running[number] = call
+        self.bytes += call.size
+        self.outbox.append(number)
+        self.something.set()
+
+    def take(self, number):
+        call = self.running.pop(number)
+        self.bytes -= call.size
+        return call
+
+    def learn(self, count, seconds):
+        """Choose the limit anew, as so many calls have run for so long together."""
+        self.ended += count
+        mean = seconds / count
+        self.seconds = mean if self.seconds is None else 0.7 * self.seconds + 0.3 * mean
+        ahead = int(self.workers * _AHEAD_SECONDS / max(self.seconds, _LEAST_SECONDS))
+        # It grows step by step: the first calls may be the shortest.
+        self.limit = min(self.workers + min(ahead, _MOST_AHEAD), 2 * self.limit)
+
+
+class Dispatcher:
+    """See above. Any thread calls the methods without an underscore; all others run in the loop's thread.
+
+    target: (address, security) of a scheduler; None: a cluster of one node in this process is made. initializer: packed
+    with its arguments, or None. begins: how often a call may begin.
+    """
+
+    def __init__(self, target, workers, initializer, begins):
+        self._target = target
+        self._workers = workers
+        self._initializer = initializer
+        self._begins = begins
+        # A signal handler may submit, too.
+        self._lock = threading.RLock()
+        # With the lock: what submit() raises, as a function that makes it; None: it accepts.
+        self._refusal = None
+        self._submitted = 0  # with the lock
+        self._queue = (
+            deque()
+        )  # appended to with the lock; taken from by the loop's thread, which needs no lock for that
+        self._is_woken = False  # whether _feed() will run; set with the lock, and cleared by it before it looks
+        # What follows is the loop's thread's.
+        self._nodes = {}
+        self._joining = {}  # tasks by address
+        self._numbers = itertools.count()
+        self._is_closing = False
+        self._is_lost = False  # whether the scheduler is gone
+        self._failure = None  # as a function that makes it, once it is broken
+        self._completed = self._failed = self._cancelled = self._died = self._again = 0
+        self._main_task = self._over = None  # the latter is an asyncio.Event: the loop may end
+        self._ready = Future()  # when it is connected, or cannot be
+        self._loop = asyncio.SelectorEventLoop()  # dask's comms are made for this one
+        self._pid = os.getpid()
+        name = f"ClusterExecutor-{next(_names)}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        _dispatchers.add(self)
+        self._thread.start()
+
+    # --- Any thread ---------------------------------------------------------------------------------------------------
+
+    def submit(self, function, args, kwargs):
+        """Queue a call; return its future. What cannot be pickled fails that future only."""
+        error = None
+        try:
+            packed = calls.pack((function, args, kwargs))
+            size = calls.size_of(packed)
+        except Exception as raised:
+            error, packed, size = raised, None, 0
+        call = _Call(function, packed, size, self._begins)
+        with self._lock:
+            if self._refusal is not None:
+                raise self._refusal()
+            self._submitted += 1
+            if error is None:
+                self._queue.append(call)
+                if not self._is_woken:
+                    self._is_woken = True
+                    self._loop.call_soon_threadsafe(self._feed)
+                return call.future
+            self._failed += 1
+        call.future.set_running_or_notify_cancel()
+        call.future.set_exception(error)
+        return call.future
+
+    def close(self, cancel):
+        """Accept no more calls, and end when those there are have ended; cancel those that were not sent, if asked."""
+        with self._lock:
+            if self._refusal is None:
+                self._refusal = _after_shutdown
+            queued = [call for call in list(self._queue) if not call.has_begun] if cancel else []
+            self._tell(self._close)
+        for call in queued:
+            call.future.cancel()
+
+    def abort(self):
+        """End now: what was not sent is cancelled, what was is killed."""
+        self.close(True)
+        with self._lock:
+            self._tell(self._abort)
+
+    def wait_ready(self):
+        """Wait until the scheduler has answered; raise what the connection has failed with."""
+        self._ready.result()
+
+    @property
+    def ready(self):
+        """A future that ends when wait_ready() returns."""
+        return self._ready
+
+    def join(self):
+        """Wait until the thread has ended; in that thread itself, for nothing."""
+        if self._thread is not threading.current_thread() and self._pid == os.getpid():
+            self._thread.join()
+
+    def stats(self):
+        """Return a ClusterStats."""
+        nodes = tuple(
+            NodeStats(node.address, node.workers, len(node.running), node.ended, node.seconds)
+            for node in list(self._nodes.values())
+        )
+        return ClusterStats(
+            nodes,
+            len(self._queue),
+            sum(node.running for node in nodes),
+            self._submitted,
+            self._completed,
+            self._failed,
+            self._cancelled,
+            self._died,
+            self._again,
+        )
+
+    def after_fork(self):
+        """In the child of a fork, which has neither the thread nor the nodes: fail what is pending."""
+        self._lock = threading.RLock()
+        self._refusal = _in_child
+        nodes, self._nodes = list(self._nodes.values()), {}
+        queued, self._queue = list(self._queue), deque()
+        for node in nodes:
+            # Or the node would take the child for the program.
+            stream = getattr(node.comm, "stream", None)
+            if getattr(stream, "socket", None) is not None:
+                stream.socket.close()
+            queued += node.running.values()
+        lost = "the process was forked while the call was pending; only the parent runs it"
+        for call in queued:
+            _finish(call.future, None, BrokenExecutor(lost))
+        _finish(self._ready, None, _in_child())
+
+    def _tell(self, function):
+        """With the lock, under which the loop is closed: have its thread call a function, unless it has ended."""
+        if not self._loop.is_closed() and self._pid == os.getpid():
+            self._loop.call_soon_threadsafe(function)
+
+    # --- The loop's thread: its life ----------------------------------------------------------------------------------
+
+    def _run(self):
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._main())
+        except BaseException as error:
+            self._break(_maker(error))
+        finally:
+            with self._lock:
+                if self._refusal is None:
+                    self._refusal = self._failure or _after_shutdown
+            self._fail_queued()
+            self._end_loop()
+
+    def _end_loop(self):
+        loop = self._loop
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        asyncio.set_event_loop(None)
+        with self._lock:
+            loop.close()
+
+    async def _main(self):
+        self._over = asyncio.Event()
+        self._main_task = asyncio.current_task()
+        cluster = client = None
+        try:
+            address, security = self._target or (None, None)
+            if address is None:
+                cluster = await LocalCluster(
+                    n_workers=1,
+                    threads_per_worker=1,
+                    processes=False,
+                    dashboard_address="127.0.0.1:0",
+                    worker_dashboard_address="127.0.0.1:0",
+                    memory_limit=0,
+                    asynchronous=True,
+                )
+                address, security = cluster.scheduler_address, cluster.security
+            client = await Client(
+                address,
+                security=security,
+                asynchronous=True,
+                set_as_default=False,
+                name="pyconc",
+                heartbeat_interval="5s",
+            )
+            watch = asyncio.ensure_future(self._watch(client))
+            try:
+                await self._find_nodes(client)
+                self._ready.set_result(None)
+                self._end_if_done()
+                await self._over.wait()
+            finally:
+                watch.cancel()
+                for task in list(self._joining.values()):
+                    task.cancel()
+                if not self._is_lost:
+                    client.unsubscribe_topic("all")  # or the scheduler tells the client of its own end
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._break(_maker(error))
+        finally:
+            if not self._ready.done():
+                self._ready.set_exception((self._failure or _after_shutdown)())
+            for node in self._nodes.values():
+                node.comm.abort()
+            for closable in (client, cluster):
+                if closable is not None:
+                    await closable.close(**({"timeout": 2} if self._is_lost else {}))
+
+    async def _find_nodes(self, client):
+        """Have the plugin on each node, and connect to them; from now on, to each new one as well."""
+        heard = asyncio.Event()
+        topic = f"{PLUGIN}-{client.id}"
+        client.subscribe_topic("all", lambda event: self._on_event(client, event))
+        client.subscribe_topic(topic, lambda event: heard.set())
+        # Subscriptions and questions go different ways: ask who is there when the subscriptions are known to be made.
+        while not heard.is_set():
+            await client.log_event(topic, "pyconc")
+            try:
+                await asyncio.wait_for(heard.wait(), 0.02)
+            except asyncio.TimeoutError:
+                pass
+        try:
+            await client.register_plugin(NodePlugin(), name=PLUGIN)
+        except ModuleNotFoundError as error:
+            # Dask's workers do not start with a plugin that they cannot import.
+            await client.unregister_worker_plugin(PLUGIN)
+            raise BrokenExecutor(f"a node cannot import what it needs ({error}): install pyconc on all nodes") from None
+        scheduler = await client.scheduler.identity(n_workers=-1)
+        for address in scheduler["workers"]:
+            self._join(client, address)
+
+    def _on_event(self, client, event):
+        _, about = event
+        if isinstance(about, dict) and about.get("action") == "add-worker":
+            self._join(client, about["worker"])
+        elif isinstance(about, dict) and about.get("action") == "remove-worker":
+            # Its comm has ended already, unless the node hangs.
+            node, joining = (found.get(about.get("worker")) for found in (self._nodes, self._joining))
+            if node is not None:
+                node.comm.abort()
+            if joining is not None:
+                joining.cancel()
+
+    async def _watch(self, client):
+        """Wait for the scheduler's end."""
+        try:
+            comm = await connect(client.scheduler.address, timeout=_PATIENCE, **client.connection_args)
+            try:
+                await comm.read()
+            finally:
+                comm.abort()
+        except OSError as error:
+            self._is_lost = True
+            if not self._is_closing:
+                log.warning("the scheduler of %s is gone, so that no new nodes can be found: %s", client.id, error)
+            self._end_if_done()
+
+    def _close(self):
+        self._is_closing = True
+        self._feed()
+        if self._target is not None and not self._ready.done() and not self._queue:
+            self._main_task.cancel()  # nobody needs a connection any more
+
+    def _abort(self):
+        if not self._ready.done():
+            self._main_task.cancel()
+        for task in list(self._joining.values()):
+            task.cancel()
+        for node in list(self._nodes.values()):
+            node.comm.abort()
+        if self._over is not None and not self._nodes:
+            self._over.set()
+
+    def _end_if_done(self):
+        """Go on with the end, if one has come; whatever an end may wait for calls this."""
+        if self._is_lost and not self._nodes and not self._joining:
+            self._break(lambda: BrokenExecutor("the cluster is gone: its scheduler and all of its nodes"))
+        if not (self._is_closing or self._failure) or self._queue:
+            return
+        if any(node.running for node in self._nodes.values()):
+            return  # what begins again needs a node
+        for node in self._nodes.values():
+            if not node.is_closing:
+                node.is_closing = True
+                node.something.set()
+                self._loop.call_later(_PATIENCE, node.comm.abort)
+        if not self._nodes and self._ready.done():
+            self._over.set()
+
+    def _break(self, make_error):
+        """Fail all calls and accept no more, for good."""
+        if self._failure is not None:
+            return
+        with self._lock:
+            self._failure = make_error
+            if self._refusal is None:
+                self._refusal = make_error
+        self._fail_queued()
+        for node in list(self._nodes.values()):
+            for number in list(node.running):
+                self._fail(node.take(number), make_error())
+            node.comm.abort()
+
+    def _fail_queued(self):
+        while self._queue:
+            call = self._queue.popleft()
+            if self._may_run(call):
+                self._fail(call, (self._failure or _after_shutdown)())
+
+    # --- The loop's thread: nodes -------------------------------------------------------------------------------------
+
+    def _join(self, client, address):
+        if address not in self._nodes and address not in self._joining and not self._failure:
+            self._joining[address] = asyncio.ensure_future(self._serve(client, address))
+
+    async def _serve(self, client, address):
+        """Be connected to a node, from the beginning to the end."""
+        comm = node = None
+        try:
+            comm = await connect(address, timeout=_PATIENCE, **client.connection_args)
+            message = {"versions": identify(), "workers": self._workers, "initializer": self._initializer}
+            await comm.write({"op": OPEN, "reply": False, **message})
+            hello = await comm.read()
+            refusal = hello.get("error") if isinstance(hello, dict) else f"node {address} does not know pyconc"
+            if refusal is not None:
+                self._break(lambda: BrokenExecutor(refusal))
+                return
+            node = self._nodes[address] = _Node(address, comm, hello["workers"])
+            del self._joining[address]
+            self._feed()
+            writer = asyncio.ensure_future(self._write(node))
+            try:
+                while True:
+                    self._receive(node, await comm.read())
+            finally:
+                writer.cancel()
+        except OSError as error:
+            if node is None:
+                log.warning("node %s cannot be reached: %s", address, error)
+        finally:
+            if self._joining.get(address) is asyncio.current_task():
+                del self._joining[address]
+            if comm is not None:
+                comm.abort()
+            if node is not None:
+                self._bury(node)
+                if node.ended and not self._is_lost and not self._failure and not node.is_closing:
+                    self._joining[address] = asyncio.ensure_future(self._rejoin(client, address))
+            if self._over is not None and not self._over.is_set():
+                self._end_if_done()
+
+    async def _rejoin(self, client, address):
+        """Connect again to a node whose comm has ended, if the scheduler says that the node is there all the same."""
+        try:
+            scheduler = await client.scheduler.identity(n_workers=-1)
+            if address in scheduler["workers"]:
+                await self._serve(client, address)
+        except OSError:
+            pass  # the scheduler is gone, too
+        finally:
+            if self._joining.get(address) is asyncio.current_task():
+                del self._joining[address]
+            self._end_if_done()
+
+    async def _write(self, node):
+        """Write to the node what it is to get; serve() sees when the comm ends."""
+        try:
+            while True:
+                await node.something.wait()
+                node.something.clear()
+                while node.outbox:
+                    await node.comm.write(self._next_message(node))
+                if node.is_closing:
+                    await node.comm.write({"op": "close"})
+        except OSError:
+            pass
+
+    def _next_message(self, node):
+        numbers, packed, size = [], [], 0
+        while node.outbox and size < _MESSAGE_BYTES:
+            number = node.outbox.popleft()
+            call = node.running[number]
+            numbers.append(number)
+            packed.append(call.packed)
+            size += call.size
+        return {"op": "calls", "numbers": numbers, "calls": packed}
+
+    def _receive(self, node, message):
+        if message["op"] == "broken":
+            _, error = calls.unpack_outcome(calls.RAISED, message["error"], node.address, None)
+            self._break(_maker(error))
+            return
+        numbers = message["numbers"]
+        ended = [node.take(number) for number in numbers]
+        node.learn(len(numbers), message["seconds"])
+        self._feed()
+        for call, how, outcome in zip(ended, message["hows"], message["outcomes"]):
+            self._end(node, call, how, outcome)
+        self._end_if_done()
+
+    def _end(self, node, call, how, outcome):
+        if how == calls.WORKER_DIED and self._begin_again(call):
+            return
+        result, error = calls.unpack_outcome(how, outcome, node.address, call.task)
+        if how == calls.WORKER_DIED:
+            self._died += 1
+        elif error is not None:
+            self._failed += 1
+        else:
+            self._completed += 1
+        _finish(call.future, result, error)
+
+    def _bury(self, node):
+        """Be without a node whose comm has ended: what it had has begun, as far as anybody knows."""
+        del self._nodes[node.address]
+        for number in list(node.running):
+            call = node.take(number)
+            if not self._begin_again(call):
+                self._died += 1
+                message = f"node {node.address} is gone, to which the call was sent"
+                error = NodeDied(message, node.address, call.task, task_name=calls.name_of(call.task))
+                _finish(call.future, None, error)
+        self._feed()
+
+    def _begin_again(self, call):
+        call.begins -= 1
+        if call.begins <= 0 or self._failure is not None:
+            return False
+        self._again += 1
+        self._queue.appendleft(call)
+        self._wake()
+        return True
+
+    # --- The loop's thread: the queue ---------------------------------------------------------------------------------
+
+    def _wake(self):
+        with self._lock:
+            if not self._is_woken:
+                self._is_woken = True
+                self._loop.call_soon(self._feed)
+
+    def _feed(self):
+        """Give nodes what they have room for: the emptiest first, and each its part if there is not enough for all."""
+        self._is_woken = False  # before the queue is looked at
+        if self._queue and self._failure is None:
+            nodes = [node for node in self._nodes.values() if node.room() > 0 and not node.is_closing]
+            nodes.sort(key=lambda node: len(node.running) / node.workers)
+            workers = sum(node.workers for node in nodes)
+            for node in nodes:
+                self._give(node, ceil(len(self._queue) * node.workers / workers))
+                workers -= node.workers
+        elif self._queue:
+            self._fail_queued()
+        if not self._queue:
+            self._end_if_done()
+
+    def _give(self, node, count):
+        while count > 0 and self._queue and node.room() > 0:
+            call = self._queue.popleft()
+            if self._may_run(call):
+                node.give(next(self._numbers), call)
+                count -= 1
+
+    def _may_run(self, call):
+        """Have a call of the queue begin, unless it was cancelled."""
+        if not call.has_begun:
+            try:
+                call.has_begun = call.future.set_running_or_notify_cancel()
+            except InvalidStateError:  # the program has given it an outcome
+                pass
+            if not call.has_begun:
+                self._cancelled += 1
+        return call.has_begun
+
+    def _fail(self, call, error):
+        self._died += 1
+        _finish(call.future, None, error)
+
+
+def _finish(future, result, error):
+    try:
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+    except InvalidStateError:  # the program has given it an outcome
+        pass
+
+
+def _maker(error):
+    """Return a function that makes exceptions like this one: each future gets its own."""
+    kind = BrokenProcessPool if isinstance(error, BrokenProcessPool) else BrokenExecutor
+    message = str(error) if isinstance(error, BrokenExecutor) else f"{type(error).__name__}: {error}"
+
+    def make():
+        made = kind(message)
+        made.__cause__ = error.__cause__ if isinstance(error, BrokenExecutor) else error
+        return made
+
+    return make
+
+
+def _after_shutdown():
+    return RuntimeError("cannot schedule new futures after shutdown")
+
+
+def _in_child():
+    return RuntimeError("this executor is the parent's, of which this process was forked: make another one")
+
+
+def _after_fork_in_child():
+    for dispatcher in list(_dispatchers):
+        dispatcher.after_fork()
+
+
+def _at_exit():
+    """End all dispatchers, before the interpreter does: what was submitted is finished first, unless after Ctrl-C."""
+    interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
+    for dispatcher in list(_dispatchers):
+        dispatcher.abort() if interrupted else dispatcher.close(False)
+    for dispatcher in list(_dispatchers):
+        dispatcher.join()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+threading._register_atexit(_at_exit)

@@ -1,0 +1,205 @@
+"""ClusterExecutor: what programs use; _dispatcher.py does the work."""
+
+import asyncio
+import concurrent.futures
+from functools import partial
+from itertools import islice
+from operator import index
+from time import monotonic
+
+from pyconc._async_with import AsyncWith
+from pyconc._core import Chain
+from pyconc.cluster import _calls as calls
+from pyconc.cluster._dispatcher import Dispatcher
+from pyconc.waiting import submit_in_order
+
+__all__ = ["ClusterExecutor"]
+
+
+class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
+    """A concurrent.futures.Executor on the nodes of a dask.distributed cluster: each runs calls in pyconc's processes.
+
+    cluster: a dask.distributed Client, a cluster object such as SSHCluster's, or a scheduler's address; only address
+    and security are taken of it, and it may be closed in any order. Default: a cluster of one node in this process.
+    workers_per_node: how many worker processes each node has for this executor; default: the CPUs it may use. They are
+    beside dask's own threads, and beside those of other executors.
+    retries: how often a call begins again when its worker or its node has died; default: never, so that no call runs
+    twice.
+    initializer, initargs: each worker calls initializer(*initargs) before its first call. If it raises, the executor is
+    broken.
+
+    Calls go to the nodes directly, many in one message when there are many; nodes that dask starts later take part. The
+    program must be able to connect to them, and each must have pyconc in the same version, on the same Python x.y.
+    Functions and classes of `__main__` travel with the call.
+
+    A call counts as begun when it is sent to a node; until then cancel() withdraws it. A node has one call for each of
+    its workers, and more only if they are short: 20 ms of work. If a worker dies, its call gets WorkerDied. If a node
+    does, or is not to be reached any more, the calls it had get NodeDied, and all others go to other nodes. While there
+    is no node, calls wait. When the scheduler is gone as well, the executor is broken: BrokenExecutor.
+
+    The constructor does not wait for the cluster: what is submitted does, and gets BrokenExecutor if there is no way
+    to it. Entering `with` or `async with` waits, and raises that. Use `async with` where dask runs in the event loop.
+
+    All methods may be called from any thread. At interpreter exit, calls are finished first, unless a KeyboardInterrupt
+    ends the program. When the program ends in any other way, nodes kill its workers. In the child of a fork the
+    executor is closed: submit() raises RuntimeError, and futures that were pending get BrokenExecutor.
+
+    Raises ValueError if workers_per_node is not above 0, if retries is below 0, and if the client is not connected;
+    TypeError for another cluster, if a number is no integer, or initializer cannot be called; and what pickling the
+    initializer raises.
+
+        >>> from pyconc.cluster import ClusterExecutor
+        >>> with ClusterExecutor(workers_per_node=2) as executor:
+        ...     future = executor.submit(pow, 2, 100)
+        ...     print(future.result(), list(executor.map(abs, [-1, 2, -3])))
+        1267650600228229401496703205376 [1, 2, 3]
+    """
+
+    _dispatcher = None
+
+    def __init__(self, cluster=None, *, workers_per_node=None, retries=0, initializer=None, initargs=()):
+        if workers_per_node is not None:
+            workers_per_node = index(workers_per_node)
+            if workers_per_node <= 0:
+                raise ValueError("workers_per_node must be greater than 0")
+        retries = index(retries)
+        if retries < 0:
+            raise ValueError("retries must be 0 or more")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        setup = None if initializer is None else calls.pack((initializer, tuple(initargs)))
+        self._dispatcher = Dispatcher(_target_of(cluster), workers_per_node, setup, 1 + retries)
+
+    def submit(self, fn, /, *args, **kwargs):
+        """Have a worker of some node call fn(*args, **kwargs); return a pyconc.Future.
+
+        All are pickled now; what cannot be gives the error to the future. What the call raises comes with the traceback
+        of its worker, as __cause__. Raises RuntimeError after shutdown(), BrokenExecutor once the executor is broken.
+
+            >>> with ClusterExecutor(workers_per_node=1) as executor:
+            ...     executor.submit(divmod, 7, 2).result()
+            (3, 1)
+        """
+        return self._dispatcher.submit(fn, args, kwargs)
+
+    def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
+        """Return an iterator over fn's results, in the order of the iterables' items.
+
+        chunksize: how many calls make one, which a worker runs as a whole: with calls of microseconds, some hundreds
+        take a tenth of the time. buffersize: how many of these may be ahead of the results taken; by default, all items
+        are read at once. timeout: seconds from this call until the last result; TimeoutError after that. Closing the
+        iterator, or an exception from it, cancels what was not sent.
+
+        Raises TypeError or ValueError for another chunksize or buffersize, RuntimeError after shutdown(). What a call
+        or an iterable raises comes out of the iterator.
+
+            >>> with ClusterExecutor(workers_per_node=1) as executor:
+            ...     list(executor.map(pow, [2, 3, 4], [5, 5, 5], chunksize=2))
+            [32, 243, 1024]
+        """
+        size = index(chunksize)
+        if size < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and not isinstance(buffersize, int):
+            raise TypeError("buffersize must be an integer or None")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else timeout + monotonic()
+        items = zip(*iterables)
+        if size == 1:
+            return submit_in_order(self, fn, items, deadline, buffersize)
+        chunks = submit_in_order(self, partial(calls.run_chunk, fn), _chunks(items, size), deadline, buffersize)
+        return Chain(chunks)
+
+    def run(self, fn, /, *args, **kwargs):
+        """Do what submit() does; return an asyncio.Future of the running event loop.
+
+        >>> import asyncio
+        >>> async def main():
+        ...     async with ClusterExecutor(workers_per_node=1) as executor:
+        ...         return await executor.run(int, "ff", base=16)
+        >>> asyncio.run(main())
+        255
+        """
+        return asyncio.wrap_future(self.submit(fn, *args, **kwargs), loop=asyncio.get_running_loop())
+
+    def stats(self):
+        """Return a pyconc.cluster.ClusterStats: which nodes there are, and what became of the calls.
+
+        Any thread may call this. Raises nothing.
+
+            >>> with ClusterExecutor(workers_per_node=1) as executor:
+            ...     executor.submit(abs, -1).result()
+            ...     executor.stats().submitted
+            1
+            1
+        """
+        return self._dispatcher.stats()
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        """Refuse calls from now on, and let the workers end when all calls have.
+
+        wait: return only then. cancel_futures: cancel the calls that were not sent to a node. The cluster goes on,
+        unless it is this executor's own. May be called several times, from any thread, and raises nothing.
+
+            >>> executor = ClusterExecutor(workers_per_node=1)
+            >>> future = executor.submit(len, "abc")
+            >>> executor.shutdown()
+            >>> future.result()
+            3
+        """
+        self._dispatcher.close(cancel_futures)
+        if wait:
+            self._dispatcher.join()
+
+    def __enter__(self):
+        self._dispatcher.wait_ready()
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        """Shut down, and wait for the workers. Ctrl-C before or meanwhile kills them."""
+        if isinstance(exc_val, KeyboardInterrupt):
+            self._dispatcher.abort()
+        try:
+            self.shutdown(wait=True)
+        except KeyboardInterrupt:
+            self._dispatcher.abort()
+            raise
+        return False
+
+    async def __aenter__(self):
+        await asyncio.wrap_future(self._dispatcher.ready)
+        return self
+
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} belongs to its process, and cannot be pickled")
+
+    def __del__(self):
+        if self._dispatcher is not None:
+            self._dispatcher.close(False)
+
+    def __repr__(self):
+        if self._dispatcher is None:  # __init__() has failed
+            return object.__repr__(self)
+        now = self.stats()
+        return f"<{type(self).__name__}: {len(now.nodes)} nodes, {now.running} running, {now.queued} queued>"
+
+
+def _target_of(cluster):
+    """Return (address, security) of what a program has of its cluster; None: it has none."""
+    if cluster is None:
+        return None
+    if isinstance(cluster, str):
+        return cluster, None
+    if hasattr(cluster, "scheduler_address"):  # a cluster object
+        return cluster.scheduler_address, getattr(cluster, "security", None)
+    if hasattr(cluster, "scheduler"):  # a client
+        if cluster.scheduler is None:
+            raise ValueError("the client is not connected")
+        return cluster.scheduler.address, cluster.security
+    raise TypeError(f"cluster must be a Client, a cluster object or an address, not {type(cluster).__name__}")
+
+
+def _chunks(items, size):
+    while chunk := tuple(islice(items, size)):
+        yield (chunk,)

@@ -1,0 +1,53 @@
+"""What stats() of a ClusterExecutor returns."""
+
+from typing import NamedTuple
+
+__all__ = ["ClusterStats", "NodeStats"]
+
+
+class NodeStats(NamedTuple):
+    """What a node has to do.
+
+    address: the node's, as dask has it. workers: how many worker processes it may have. running: calls that were sent
+    to it and have not ended. ended: calls that have, since the executor has known it. call_seconds: for how long its
+    recent calls have run, on average; None: none has ended.
+
+    Raises nothing.
+
+        >>> from pyconc.cluster import NodeStats
+        >>> NodeStats("tcp://10.0.0.7:40331", workers=8, running=8, ended=96, call_seconds=0.5).workers
+        8
+    """
+
+    address: str
+    workers: int
+    running: int
+    ended: int
+    call_seconds: "float | None"
+
+
+class ClusterStats(NamedTuple):
+    """What a ClusterExecutor is doing, and what it has done, as numbers.
+
+    nodes: a NodeStats for each node that takes calls now. queued: calls that were sent to no node yet. running: calls
+    that were sent, and have not ended. submitted: calls that the executor has accepted. Each ends in one of four ways:
+    completed: it has returned something. failed: it has raised something, or could not be pickled or unpickled.
+    cancelled: before it was sent. died: its worker or its node was lost, and it was not to begin again.
+    again: how often a call began again, by `retries`.
+
+    Raises nothing.
+
+        >>> from pyconc.cluster import ClusterStats
+        >>> ClusterStats((), 0, 0, submitted=3, completed=2, failed=1, cancelled=0, died=0, again=0).failed
+        1
+    """
+
+    nodes: "tuple[NodeStats, ...]"
+    queued: int
+    running: int
+    submitted: int
+    completed: int
+    failed: int
+    cancelled: int
+    died: int
+    again: int

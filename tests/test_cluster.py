@@ -1,0 +1,648 @@
+"""pyconc.cluster: an executor on the nodes of a dask.distributed cluster."""
+
+import ast
+import asyncio
+import concurrent.futures
+import contextlib
+import inspect
+import logging
+import os
+import pickle
+import random
+import signal
+import threading
+import time
+import warnings
+from collections import Counter
+from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import jobs
+import pytest
+from gates import ProcessGate
+from support import HANG_LIMIT, await_line, finish, run_script, start_script, wait_until
+
+import pyconc
+
+pytest.importorskip("distributed")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from distributed import Client, LocalCluster, Scheduler, Worker
+
+from pyconc.cluster import ClusterExecutor, NodeDied, _calls, _node
+
+# What dask leaves to the garbage collector, and says of nodes that are killed.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+
+
+# --- Clusters ---------------------------------------------------------------------------------------------------------
+
+
+def start_cluster(nodes, **options):
+    anywhere = "127.0.0.1:0"
+    return LocalCluster(
+        n_workers=nodes,
+        threads_per_worker=1,
+        dashboard_address=anywhere,
+        worker_dashboard_address=anywhere,
+        memory_limit=0,
+        silence_logs=False,
+        **options,
+    )
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two nodes that are processes of their own; a test may kill one, and another comes."""
+    with start_cluster(2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def executor(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1) as executor:
+        wait_for_nodes(executor, 2)
+        yield executor
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    """In place of conftest.py's: dask keeps threads and files for as long as its process lives."""
+    yield
+    wait_until(
+        lambda: not [thread for thread in threading.enumerate() if "ClusterExecutor" in thread.name], "the threads"
+    )
+
+
+def wait_for_nodes(executor, number):
+    wait_until(lambda: len(executor.stats().nodes) == number, f"{number} nodes")
+
+
+# --- Calls ------------------------------------------------------------------------------------------------------------
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise ValueError("not this one")
+
+
+class UnpicklableThere:
+    def __reduce__(self):
+        return explode, (os.getpid(),)
+
+
+def explode(pid):
+    if os.getpid() != pid:
+        raise ModuleNotFoundError("no module of that name there")
+
+
+class FailsHere:
+    """Can be pickled, and unpickled anywhere but in the process that it was made for."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def __reduce__(self):
+        return fail_in, (self.pid,)
+
+
+def fail_in(pid):
+    if os.getpid() == pid:
+        raise ValueError("not here")
+    return FailsHere(pid)
+
+
+class Awkward(Exception):
+    def __init__(self, code, reason):
+        super().__init__(f"{code}: {reason}")
+
+
+def raise_awkward():
+    raise Awkward(1, "two")
+
+
+def note_and_hold(folder, name, gate):
+    note(folder, name)
+    gate()
+
+
+def note(folder, name):
+    """Leaves a file for each time that it runs."""
+    Path(folder, f"{name}.{os.getpid()}.{time.monotonic_ns()}").touch()
+
+
+def note_and_die_once(folder, name):
+    note(folder, name)
+    if len(list(Path(folder).glob(f"{name}.*"))) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+
+def test_calls_return_and_raise_as_with_any_executor(executor):
+    assert isinstance(executor, concurrent.futures.Executor)
+    assert executor.submit(divmod, 7, 2).result() == (3, 1)
+    assert executor.submit(dict, self=1, fn=2).result() == {"self": 1, "fn": 2}
+    assert executor.submit(lambda: 3).result() == 3
+    assert type(executor.submit(abs, -1)) is pyconc.Future
+    error = executor.submit(jobs.fail, KeyError("k")).exception()
+    assert type(error) is KeyError
+    assert "in fail" in str(error.__cause__)
+    values = executor.submit(time.time), executor.submit(time.time)
+    assert values[0].result() != values[1].result()
+
+
+def test_each_call_runs_in_a_worker_of_a_node(executor):
+    with ProcessGate() as gate:
+        futures = [executor.submit(gate) for _ in range(3)]
+        pids = gate.wait_started(2)
+        assert len({*pids}) == 2
+        assert os.getpid() not in pids
+        assert [node.running for node in executor.stats().nodes] == [1, 1]
+        assert executor.stats().queued == 1
+        gate.open()
+        gate.wait_started()
+        gate.open()
+        assert [future.result() for future in futures] == [()] * 3
+
+
+def test_map_keeps_the_order(executor):
+    assert list(executor.map(pow, range(100), [2] * 100)) == [number**2 for number in range(100)]
+    assert list(executor.map(abs, range(-100, 0), chunksize=7)) == [*range(100, 0, -1)]
+    assert list(executor.map(abs, [])) == []
+    taken = []
+    results = executor.map(abs, (taken.append(n) or n for n in range(1000)), buffersize=3)
+    assert [next(results), next(results)] == [0, 1]
+    assert len(taken) <= 6
+    results.close()
+    for wrong in ({"chunksize": 0}, {"buffersize": 0}):
+        with pytest.raises(ValueError):
+            executor.map(abs, [1], **wrong)
+    with ProcessGate() as gate, pytest.raises(concurrent.futures.TimeoutError):
+        next(executor.map(gate, [1], timeout=0))
+
+
+def test_large_values_arrive_whole(executor):
+    data = random.Random(0).randbytes(3 << 20)
+    assert executor.submit(jobs.identity, [data] * 12).result() == [data] * 12
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(1_000_000)
+    back = executor.submit(jobs.identity, array).result()
+    assert (back == array).all()
+    back += 1  # it is ours
+    # A buffer beside a pickle that pickle itself cannot make.
+    assert (executor.submit(lambda: array).result() == array).all()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_coroutines_await_calls(cluster, loop):
+    factory = asyncio.new_event_loop if loop == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+
+    async def main():
+        async with ClusterExecutor(cluster, workers_per_node=1) as executor:
+            loop = asyncio.get_running_loop()
+            assert await asyncio.gather(*(loop.run_in_executor(executor, abs, -n) for n in range(100))) == [*range(100)]
+            assert await executor.run(int, "ff", base=16) == 255
+            with pytest.raises(ZeroDivisionError):
+                await executor.run(divmod, 1, 0)
+
+    with contextlib.closing(factory()) as running:
+        running.run_until_complete(main())
+
+
+def test_an_executor_may_have_a_cluster_of_its_own():
+    with ClusterExecutor(workers_per_node=1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        assert [node.workers for node in executor.stats().nodes] == [1]
+
+
+def test_it_is_made_of_what_a_program_has(cluster):
+    with Client(cluster, set_as_default=False) as client:
+        for target in (client, cluster.scheduler_address):
+            with ClusterExecutor(target, workers_per_node=1) as executor:
+                assert executor.submit(abs, -1).result() == 1
+
+
+def test_dask_may_run_in_the_event_loop():
+    async def main():
+        async with Scheduler(dashboard_address="127.0.0.1:0", port=0, host="127.0.0.1") as scheduler:
+            async with Worker(scheduler.address), Client(scheduler.address, asynchronous=True) as client:
+                async with ClusterExecutor(client, workers_per_node=1) as executor:
+                    assert await executor.run(abs, -1) == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"workers_per_node": 0}, ValueError),
+        ({"workers_per_node": 1.5}, TypeError),
+        ({"retries": -1}, ValueError),
+        ({"initializer": 1}, TypeError),
+        ({"initializer": abs, "initargs": (Unpicklable(),)}, ValueError),
+        ({"cluster": 7}, TypeError),
+    ],
+)
+def test_what_cannot_be_is_refused(arguments, error):
+    with pytest.raises(error):
+        ClusterExecutor(**arguments)
+
+
+def test_the_stub_has_the_signatures():
+    tree = ast.parse(Path(pyconc.cluster.__file__).with_suffix(".pyi").read_text())
+    (stub,) = [thing for thing in tree.body if isinstance(thing, ast.ClassDef) and thing.name == "ClusterExecutor"]
+    methods = {
+        thing.name: thing.args for thing in stub.body if isinstance(thing, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert {name for name in vars(ClusterExecutor) if not name.startswith("_")} <= {*methods}
+    for name, args in methods.items():
+        listed = [
+            *args.posonlyargs,
+            *args.args,
+            *filter(None, [args.vararg]),
+            *args.kwonlyargs,
+            *filter(None, [args.kwarg]),
+        ]
+        assert [arg.arg for arg in listed] == [*inspect.signature(getattr(ClusterExecutor, name)).parameters], name
+
+
+@pytest.mark.parametrize("method", ["", ".submit", ".map", ".run", ".stats", ".shutdown"])
+def test_the_examples_are_true(method):
+    finished = run_script(
+        f"""
+        import doctest, logging
+        import pyconc
+        from pyconc.cluster import ClusterExecutor
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        names = {{"pyconc": pyconc, "ClusterExecutor": ClusterExecutor}}
+        tests = doctest.DocTestParser().get_doctest(ClusterExecutor{method}.__doc__, names, "example", None, None)
+        results = doctest.DocTestRunner().run(tests)
+        assert results.attempted and not results.failed
+        """
+    )
+    assert finished.stdout == ""
+
+
+# --- What goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_pickled_costs_one_call(executor):
+    assert type(executor.submit(jobs.identity, Unpicklable()).exception()) is ValueError
+    error = executor.submit(jobs.identity, UnpicklableThere()).exception()
+    assert type(error) is pyconc.TaskUnpicklable
+    assert "no module of that name there" in str(error)
+    assert any(node.address in str(error) for node in executor.stats().nodes)
+    assert type(executor.submit(threading.Lock).exception()) is TypeError
+    assert type(executor.submit(FailsHere, os.getpid()).exception()) is pyconc.TaskUnpicklable
+    assert type(executor.submit(raise_awkward).exception()) is pyconc.TaskUnpicklable
+    assert executor.submit(abs, -1).result() == 1
+
+
+def test_too_large_a_call_is_refused(executor, monkeypatch):
+    monkeypatch.setattr(_calls, "MOST_BYTES", 1000)
+    assert type(executor.submit(len, bytes(2000)).exception()) is ValueError
+    assert executor.submit(len, bytes(10)).result() == 10
+
+
+@pytest.mark.parametrize("how", ["exit", signal.SIGKILL])
+def test_a_worker_that_dies_costs_one_call(executor, how):
+    futures = [executor.submit(abs, -n) for n in range(50)]
+    error = executor.submit(jobs.die, how).exception()
+    futures += [executor.submit(abs, -n) for n in range(50)]
+    assert type(error) is pyconc.WorkerDied
+    assert (error.task, error.task_name) == (jobs.die, "die")
+    assert any(node.address in str(error) for node in executor.stats().nodes)
+    assert "while it ran die" in str(error)
+    assert [future.result() for future in futures] == [*range(50)] * 2
+    assert executor.stats().died == 1
+
+
+def test_a_call_begins_again_if_it_may(cluster, tmp_path):
+    with ClusterExecutor(cluster, workers_per_node=1, retries=1) as executor:
+        assert executor.submit(note_and_die_once, tmp_path, "once").result() == "once"
+        assert type(executor.submit(jobs.die, "exit").exception()) is pyconc.WorkerDied
+        assert executor.stats().again == 2
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def kill_node(cluster, address):
+    nannies = {nanny.worker_address: nanny for nanny in cluster.workers.values()}
+    os.kill(nannies[address].pid, signal.SIGKILL)
+
+
+def test_a_node_that_dies_costs_what_it_had(cluster, executor, tmp_path):
+    with ProcessGate() as gate:
+        futures = [executor.submit(note_and_hold, tmp_path, n, gate) for n in range(4)]
+        gate.wait_started(2)
+        address = executor.stats().nodes[0].address
+        kill_node(cluster, address)
+        lost = next(concurrent.futures.as_completed(futures, HANG_LIMIT))
+        error = lost.exception()
+        assert type(error) is NodeDied
+        assert (error.node, error.task) == (address, note_and_hold)
+        assert pickle.loads(pickle.dumps(error)).node == address
+        for _ in range(2):
+            gate.open()
+            gate.wait_started()
+        gate.open()
+        assert [future.exception() for future in futures if future is not lost] == [None] * 3
+        wait_for_nodes(executor, 2)  # dask starts another one
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_what_a_dead_node_had_begins_again_if_it_may(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, retries=1) as executor, ProcessGate() as gate:
+        wait_for_nodes(executor, 2)
+        futures = [executor.submit(gate) for _ in range(2)]
+        gate.wait_started(2)
+        kill_node(cluster, executor.stats().nodes[0].address)
+        wait_until(lambda: executor.stats().again == 1, "the call to begin again")
+        gate.open()
+        gate.wait_started()
+        gate.open()
+        assert [future.result() for future in futures] == [()] * 2
+
+
+def test_a_node_whose_comm_ends_is_found_again(executor):
+    with ProcessGate() as gate:
+        futures = [executor.submit(gate) for _ in range(2)]
+        gate.wait_started(2)
+        gate.open()
+        concurrent.futures.wait(futures)
+    dispatcher = executor._dispatcher
+    dispatcher._loop.call_soon_threadsafe(next(iter(dispatcher._nodes.values())).comm.abort)
+    wait_until(lambda: any(not node.ended for node in executor.stats().nodes), "the node to begin anew")
+    wait_for_nodes(executor, 2)
+    assert list(executor.map(abs, range(20))) == [*range(20)]
+
+
+def test_calls_wait_for_a_node():
+    with start_cluster(0, processes=False) as cluster, ClusterExecutor(cluster, workers_per_node=1) as executor:
+        future = executor.submit(abs, -1)
+        cancelled = executor.submit(abs, -2)
+        assert cancelled.cancel()
+        assert executor.stats().queued == 2
+        cluster.scale(1)
+        assert future.result() == 1
+        wait_until(lambda: executor.stats().cancelled == 1, "the cancelled call to be seen")
+
+
+def test_a_call_that_was_sent_cannot_be_cancelled(executor):
+    with ProcessGate() as gate:
+        futures = [executor.submit(gate) for _ in range(3)]
+        gate.wait_started(2)
+        assert [future.cancel() for future in futures] == [False, False, True]
+        gate.open()
+        assert [future.result() for future in futures[:2]] == [(), ()]
+
+
+def fail_to_begin():
+    raise RuntimeError("not on this machine")
+
+
+def set_variable(value):
+    os.environ["PYCONC_TEST"] = value
+
+
+def test_each_worker_calls_the_initializer(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, initializer=set_variable, initargs=("set",)) as executor:
+        assert executor.submit(os.getenv, "PYCONC_TEST").result() == "set"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_initializer_that_fails_breaks_the_executor(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, initializer=fail_to_begin) as executor:
+        assert isinstance(executor.submit(abs, -1).exception(), BrokenProcessPool)
+        with pytest.raises(BrokenProcessPool):
+            executor.submit(abs, -2)
+
+
+def test_other_versions_are_named_and_refused(cluster, monkeypatch):
+    from pyconc.cluster import _dispatcher
+
+    monkeypatch.setattr(_dispatcher, "identify", lambda: {**_node.identify(), "pyconc": "0.0.7"})
+    with ClusterExecutor(cluster, workers_per_node=1) as executor:
+        error = executor.submit(abs, -1).exception() if executor.stats() else None
+        assert type(error) is BrokenExecutor
+        assert "pyconc 0.0.7" in str(error)
+        assert f"pyconc {pyconc.__version__}" in str(error)
+
+
+def test_a_scheduler_that_is_not_there_fails_what_was_submitted(monkeypatch):
+    import dask
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}):
+        executor = ClusterExecutor("tcp://127.0.0.1:1", workers_per_node=1)
+        future = executor.submit(abs, -1)
+        assert isinstance(future.exception(), BrokenExecutor)
+        with pytest.raises(BrokenExecutor), executor:
+            pass
+        executor.shutdown()
+
+
+# --- The end ----------------------------------------------------------------------------------------------------------
+
+
+def test_shutdown_finishes_what_was_submitted(cluster):
+    executor = ClusterExecutor(cluster, workers_per_node=1)
+    futures = [executor.submit(abs, -n) for n in range(100)]
+    executor.shutdown(wait=False)
+    executor.shutdown()
+    assert [future.result(0) for future in futures] == [*range(100)]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(abs, -1)
+
+
+def test_shutdown_cancels_if_asked(cluster):
+    executor = ClusterExecutor(cluster, workers_per_node=1)
+    wait_for_nodes(executor, 2)
+    with ProcessGate() as gate:
+        futures = [executor.submit(gate) for _ in range(4)]
+        gate.wait_started(2)
+        executor.shutdown(wait=False, cancel_futures=True)
+        assert [future.cancelled() for future in futures] == [False, False, True, True]
+        gate.open()
+        executor.shutdown()
+        assert [future.result() for future in futures[:2]] == [(), ()]
+
+
+def test_workers_end_with_the_executor(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1) as executor:
+        pid = executor.submit(os.getpid).result()
+    wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker to end")
+
+
+def test_an_executor_that_is_dropped_ends(cluster):
+    future = ClusterExecutor(cluster, workers_per_node=1).submit(abs, -1)
+    assert future.result() == 1
+
+
+def test_the_cluster_may_close_first():
+    cluster = start_cluster(1, processes=False)
+    with ClusterExecutor(cluster, workers_per_node=1) as executor, ProcessGate() as gate:
+        running, queued = executor.submit(gate), executor.submit(abs, -1)
+        gate.wait_started()
+        cluster.close()
+        assert type(running.exception()) is NodeDied
+        assert type(queued.exception()) is BrokenExecutor
+        wait_until(lambda: executor._dispatcher._refusal is not None, "the executor to be broken")
+        with pytest.raises(BrokenExecutor):
+            executor.submit(abs, -1)
+
+
+def test_the_client_may_close_first(cluster):
+    client = Client(cluster, set_as_default=False)
+    with ClusterExecutor(client, workers_per_node=1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        client.close()
+        assert list(executor.map(abs, range(20))) == [*range(20)]
+
+
+PROGRAM = """
+import logging, os, signal, sys, threading, time
+from distributed import LocalCluster
+from pyconc.cluster import ClusterExecutor
+logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+
+def note(path):
+    with open(path, "a") as file:
+        file.write("ran\\n")
+
+def hang(path):
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(path, path + ".written")
+    threading.Event().wait()
+
+if __name__ == "__main__":
+"""
+
+
+def test_interpreter_exit_finishes_what_was_submitted(tmp_path):
+    finished = run_script(
+        PROGRAM
+        + """
+    executor = ClusterExecutor(workers_per_node=1)
+    for _ in range(5):
+        executor.submit(note, sys.argv[1])
+""",
+        tmp_path / "ran",
+    )
+    assert (tmp_path / "ran").read_text() == "ran\n" * 5
+    assert finished.stderr == ""
+
+
+def test_workers_end_when_the_program_is_killed(cluster, tmp_path):
+    program = (
+        PROGRAM
+        + """
+    executor = ClusterExecutor(sys.argv[1], workers_per_node=1)
+    future = executor.submit(hang, sys.argv[2])
+    print("submitted", flush=True)
+    future.result()
+"""
+    )
+    with start_script(program, cluster.scheduler_address, tmp_path / "pid") as process:
+        await_line(process, process.stdout, "submitted")
+        written = tmp_path / "pid.written"
+        wait_until(written.exists, "the call to run")
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until(lambda: not os.path.exists(f"/proc/{written.read_text()}"), "the worker to end")
+
+
+def test_ctrl_c_ends_it(tmp_path):
+    program = (
+        PROGRAM
+        + """
+    with ClusterExecutor(workers_per_node=1) as executor:
+        executor.submit(hang, sys.argv[1])
+        print("submitted", flush=True)
+        while True:
+            time.sleep(1)
+"""
+    )
+    with start_script(program, tmp_path / "pid") as process:
+        await_line(process, process.stdout, "submitted")
+        wait_until((tmp_path / "pid.written").exists, "the call to run")
+        process.send_signal(signal.SIGINT)
+        finished = finish(process)
+    assert finished.returncode == -signal.SIGINT
+    assert finished.stderr.count("KeyboardInterrupt") == 1
+
+
+def test_the_child_of_a_fork_finds_it_closed(executor):
+    with ProcessGate() as gate:
+        pending = executor.submit(gate)
+        gate.wait_started()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                assert isinstance(pending.exception(0), BrokenExecutor)
+                with pytest.raises(RuntimeError, match="parent"):
+                    executor.submit(abs, -1)
+                executor.shutdown()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+        gate.open()
+        assert pending.result() == ()
+    assert executor.submit(abs, -1).result() == 1
+
+
+def test_it_cannot_be_pickled(executor):
+    with pytest.raises(TypeError, match="cannot be pickled"):
+        pickle.dumps(executor)
+
+
+# --- Chaos ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_every_future_ends_and_none_runs_too_often_whoever_is_killed(cluster, tmp_path, retries):
+    chance = random.Random(retries)
+    ends = Counter()
+    with ClusterExecutor(cluster, workers_per_node=2, retries=retries) as executor:
+        for turn in range(3):
+            wait_for_nodes(executor, 2)
+            futures = {
+                f"{turn}-{n}": executor.submit(note_or_die, tmp_path, f"{turn}-{n}", n % 25 == 7) for n in range(100)
+            }
+            first = chance.randrange(100)
+            concurrent.futures.wait([futures[f"{turn}-{first}"]], HANG_LIMIT)
+            if turn % 2:
+                node = chance.choice(executor.stats().nodes or [None])
+                if node is not None:
+                    with contextlib.suppress(KeyError):  # it has died, and the executor does not know yet
+                        kill_node(cluster, node.address)
+            done, pending = concurrent.futures.wait(futures.values(), HANG_LIMIT)
+            assert not pending
+            ends.update(type(future.exception()).__name__ for future in done)
+        stats = executor.stats()
+    assert {*ends} <= {"NoneType", "WorkerDied", "NodeDied"}
+    assert (stats.submitted, stats.completed, stats.died) == (300, ends["NoneType"], 300 - ends["NoneType"])
+    runs = Counter(path.name.partition(".")[0] for path in tmp_path.iterdir())
+    assert max(runs.values()) <= 1 + retries
+
+
+def note_or_die(folder, name, dies):
+    note(folder, name)
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_without_distributed_one_sentence_says_so():
+    program = "import sys\nsys.modules['distributed'] = None\nfrom pyconc.cluster import ClusterExecutor\n"
+    finished = run_script(program, check=False)
+    assert finished.returncode == 1
+    wanted = "\nModuleNotFoundError: pyconc.cluster needs dask.distributed: pip install pyconc[cluster]\n"
+    assert wanted in finished.stderr
