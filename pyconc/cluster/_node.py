@@ -87,13 +87,13 @@ async def _open(comm, versions, workers, initializer):
 
 
 class _Session:
-    """A pool and the comm to its program. All runs in dask's event loop, but for _note(), which the pool calls."""
+    """A pool and the comm to its program. All runs in dask's event loop, but for _begin() and _note()."""
 
     def __init__(self, comm, pool):
         self._comm = comm
         self._pool = pool
         self._loop = asyncio.get_running_loop()
-        self._ended = deque()  # (number, future); any thread appends
+        self._ended = deque()  # (number, future or exception); any thread appends
         self._is_told = False  # whether the loop will look at them; who sets it tells the loop
         self._something = asyncio.Event()
 
@@ -102,9 +102,10 @@ class _Session:
         try:
             await self._comm.write({"op": "hello", "workers": workers})
             sender = asyncio.ensure_future(self._send())
+            begin = partial(asyncio.to_thread, self._begin)  # the first worker takes a while to start
             while (message := await self._comm.read())["op"] != "close":
-                for number, call in zip(message["numbers"], message["calls"]):
-                    self._begin(number, call)
+                await begin(message["numbers"], message["calls"])
+                begin = self._begin_now
         except BaseException as error:
             self._pool.kill_workers()
             if not isinstance(error, OSError):
@@ -115,17 +116,22 @@ class _Session:
             if sender is not None:
                 sender.cancel()
 
-    def _begin(self, number, call):
-        try:
-            future = self._pool.submit(calls.run_call, call)
-        except Exception as error:  # descriptors or threads are short, or the pool is broken
-            self._ended.append((number, error))
-            self._something.set()
-        else:
-            future.add_done_callback(partial(self._note, number))
+    async def _begin_now(self, numbers, packed):
+        self._begin(numbers, packed)
 
-    def _note(self, number, future):
-        self._ended.append((number, future))
+    def _begin(self, numbers, packed):
+        """Give the pool calls. In the loop's thread, or while that waits in another one."""
+        for number, call in zip(numbers, packed):
+            try:
+                future = self._pool.submit(calls.run_call, call)
+            except Exception as error:  # descriptors or threads are short, or the pool is broken
+                self._note(number, error)
+            else:
+                future.add_done_callback(partial(self._note, number))
+
+    def _note(self, number, ended):
+        """Have the loop send how a call has ended: its future, or an exception. The pool's thread, or _begin()'s."""
+        self._ended.append((number, ended))
         if not self._is_told:
             self._is_told = True
             try:
@@ -151,10 +157,10 @@ class _Session:
     def _next_message(self):
         numbers, hows, outcomes, total, size = [], [], [], 0.0, 0
         while self._ended and size < _MESSAGE_BYTES:
-            number, future = self._ended.popleft()
-            error = future if isinstance(future, Exception) else future.exception()
+            number, ended = self._ended.popleft()
+            error = ended if isinstance(ended, Exception) else ended.exception()
             if error is None:
-                how, outcome, seconds = future.result()
+                how, outcome, seconds = ended.result()
             elif self._pool._broken:
                 return {"op": "broken", "error": calls.pack_error(error)}
             else:
