@@ -1131,9 +1131,9 @@ class Dict(_Sent, _core.SharedDict, MutableMapping):
     1.0 and True. So are all nan. Of anything else no process can tell what it is to another: a TypeError.
 
     Each change is one step: setting and deleting, pop(), popitem(), setdefault(), update(), `|=`, clear(). A process
-    that is killed in the middle leaves the dict as it was before or after. `ages["ann"] += 1` is two steps. An iterator
-    goes over what was there when it began, and is never an error, whatever others do; so do those of keys(), values()
-    and items(), which are live otherwise.
+    that is killed in the middle leaves the dict as it was before or after. `ages["ann"] += 1` is two steps, for which
+    there is add(). An iterator goes over what was there when it began, and is never an error, whatever others do; so do
+    those of keys(), values() and items(), which are live otherwise.
 
     update() copies 36 bytes or so for each key that is there, all others none. What was replaced or removed keeps its
     memory until the dict has grown by as much, or is short or empty; `nbytes` says how much that is in all.

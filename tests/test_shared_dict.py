@@ -412,6 +412,37 @@ def test_no_key_is_lost_among_threads():
     check_set(table, "abc", 400)
 
 
+def add_many(table, n, count):
+    for _ in range(count):
+        table.add("sum", n)
+        table.add(2.0)
+
+
+def test_add_loses_nothing_among_processes():
+    table = shared.Dict(sum=0)
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        running = [pool.submit(add_many, table, n, 300) for n in (1, 2**61)]
+        add_many(table, -7, 300)
+        for future in running:
+            future.result()
+    assert table == {"sum": 300 * (2**61 - 6), 2: 900}
+
+
+def test_add_takes_what_plus_takes():
+    table = shared.Dict(word=2**61 - 2, real=1.5, text="a", bool=True, none=None)
+    assert (table.add("word"), table.add("word"), table.add("word", -5)) == (2**61 - 2, 2**61 - 1, 2**61)
+    assert (table.add("real", 2), table.add("text", "b"), table.add("bool"), table.add("new", 1.5)) == (
+        1.5,
+        "a",
+        True,
+        0,
+    )
+    for n in (1, "a"):
+        with pytest.raises(TypeError):
+            table.add("none", n)
+    assert table == {"word": 2**61 - 5, "real": 3.5, "text": "ab", "bool": 2, "none": None, "new": 1.5}
+
+
 def claim(table, name, count):
     claimed = sum(table.setdefault(i, name) == name for i in range(count))
     taken = [table.pop(("take", i), None) for i in range(count)]

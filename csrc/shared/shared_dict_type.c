@@ -501,6 +501,108 @@ dict_setdefault(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return place == SHARED_DICT_NOWHERE ? Py_NewRef(value) : shared_decode_one(state_of(op), &copied);
 }
 
+// Adds as one step if the key is missing, or both are small ints.  0: neither, and *old is the value, *version
+// the dict's; 1: done; -1: with an exception.
+static int
+add_small(PyObject *op, PyObject *key, PyObject *n, PyObject **old, uint64_t *version)
+{
+    shared_run *dict = &as_shareddict(op)->dict;
+    shared_encoding e;
+    shared_copies copied;
+    int rc = 0;
+    if (encode_pair(op, &e, key, n) < 0) {
+        return -1;
+    }
+    if (enter(op) < 0) {
+        shared_encoding_fini(&e);
+        return -1;
+    }
+    bool is_done = true;
+    *version = shared_run_version(dict);
+    uint32_t place = shared_dict_find(dict, e.items);
+    if (place == SHARED_DICT_NOWHERE) {
+        rc = shared_dict_set(dict, e.items);
+    }
+    else if (!copy_value(&copied, dict, place)) {
+        rc = SHARED_HEAP_FULL;
+    }
+    else {
+        shared_item *value = &e.items[SHARED_DICT_VALUE];
+        uint64_t sum = shared_word_sum(&copied.items[0], value);
+        is_done = sum != 0;
+        if (is_done) {
+            *value = (shared_item){.word = sum};
+            rc = shared_dict_set(dict, e.items);
+        }
+    }
+    shared_run_leave(dict);
+    shared_encoding_fini(&e);
+    if (rc < 0) {
+        shared_raise(rc);
+        return -1;
+    }
+    *old = place == SHARED_DICT_NOWHERE ? PyLong_FromLong(0) : shared_decode_one(state_of(op), &copied);
+    return *old == NULL ? -1 : is_done;
+}
+
+// Sets a value if the dict is of this version.  0: it is not; -1: with an exception.
+static int
+set_if_same(PyObject *op, PyObject *key, PyObject *value, uint64_t version)
+{
+    shared_run *dict = &as_shareddict(op)->dict;
+    shared_encoding e;
+    if (encode_pair(op, &e, key, value) < 0) {
+        return -1;
+    }
+    int rc = enter(op);
+    bool is_same = false;
+    if (rc == 0) {
+        is_same = version == shared_run_version(dict);
+        rc = is_same ? shared_dict_set(dict, e.items) : 0;
+        shared_run_leave(dict);
+        if (rc < 0) {
+            shared_raise(rc);
+        }
+    }
+    shared_encoding_fini(&e);
+    return rc < 0 ? -1 : is_same;
+}
+
+PyDoc_STRVAR(dict_add_doc,
+"add($self, key, n=1, /)\n--\n\n"
+"Add n to the value of a key, which is 0 if it is missing, as one step; return the value before.\n\n"
+"Raises what `+` and setting do; then nothing has changed. What are no small ints is added anew if others\n"
+"change the dict meanwhile, so that may not end as long as they do all the time.\n\n"
+"    >>> hits = pyconc.shared.Dict()\n"
+"    >>> hits.add(\"home\"), hits.add(\"home\", 2), hits[\"home\"]\n"
+"    (0, 1, 3)\n");
+
+static PyObject *
+dict_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    PyObject *old = NULL;
+    uint64_t version;
+    if (!takes_one_or_two("add", nargs)) {
+        return NULL;
+    }
+    PyObject *n = nargs == 2 ? Py_NewRef(args[1]) : PyLong_FromLong(1);
+    int rc = n == NULL ? -1 : 0;
+    while (rc == 0) {
+        Py_CLEAR(old);
+        rc = add_small(op, args[0], n, &old, &version);
+        if (rc == 0) {
+            PyObject *sum = PyNumber_Add(old, n);
+            rc = sum == NULL ? -1 : set_if_same(op, args[0], sum, version);
+            Py_XDECREF(sum);
+        }
+    }
+    Py_XDECREF(n);
+    if (rc < 0) {
+        Py_CLEAR(old);
+    }
+    return old;
+}
+
 PyDoc_STRVAR(dict_clear_doc,
 "clear($self, /)\n--\n\n"
 "Remove all there is. Raises nothing.\n\n"
@@ -694,6 +796,7 @@ dict_nbytes(PyObject *op, void *Py_UNUSED(closure))
 static PyMethodDef dict_methods[] = {
     {"get", FASTCALL(dict_get), METH_FASTCALL, dict_get_doc},
     {"pop", FASTCALL(dict_pop), METH_FASTCALL, dict_pop_doc},
+    {"add", FASTCALL(dict_add), METH_FASTCALL, dict_add_doc},
     {"popitem", dict_popitem, METH_NOARGS, dict_popitem_doc},
     {"setdefault", FASTCALL(dict_setdefault), METH_FASTCALL, dict_setdefault_doc},
     {"clear", dict_clear, METH_NOARGS, dict_clear_doc},

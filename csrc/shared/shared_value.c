@@ -82,6 +82,16 @@ word_of(PyObject *value)
                                                            : 0;
 }
 
+uint64_t
+shared_word_sum(const shared_item *first, const shared_item *second)
+{
+    if (first->bytes != NULL || second->bytes != NULL || (first->word & second->word & 3) != 3) {
+        return 0;
+    }
+    int64_t sum = ((int64_t)first->word >> 2) + ((int64_t)second->word >> 2);
+    return sum <= WORD_INT_MAX && sum >= -WORD_INT_MAX ? (uint64_t)sum << 2 | 3 : 0;
+}
+
 // The bytes of the next item have been written.
 static void
 add_written(shared_encoding *e, size_t size)

@@ -44,6 +44,9 @@ int shared_encoding_add_small(shared_encoding *e, PyObject *value);
 int shared_encoding_add_bytes(shared_encoding *e, unsigned char tag, const char *bytes, Py_ssize_t size);
 void shared_encoding_add_word(shared_encoding *e, uint64_t word);
 
+// The word of the sum of two ints; 0: one of them is none that is a word, or the sum is not.
+uint64_t shared_word_sum(const shared_item *first, const shared_item *second);
+
 void shared_encoding_finish(shared_encoding *e);
 
 void shared_encoding_fini(shared_encoding *e);
