@@ -1,9 +1,9 @@
 // shared_block: memory of one size, for good, in a cell of a shared heap.
 //
-// The cell owns one run of units (see shared_heap.h), and two words of it say which that is and how many bytes
-// of it count.  They are set once, before any other process can have the cell.  So who has the cell has the
-// block, without a lock, and who dies while it is made leaves what is given back with the cell.  All of its
-// memory is there from the beginning, and zero.
+// The cell owns one run of units (see shared_heap.h), and two words of it say which that is and how many
+// bytes of it count.  They are set once, before any other process can have the cell.  So who has the cell
+// has the block, without a lock, and who dies while it is made leaves what is given back with the cell.  All
+// of its memory is there from the beginning, and zero.
 //
 // What is in it, and who writes when, its users agree upon.  A sealed block nobody writes any more: whoever
 // opens it cannot.

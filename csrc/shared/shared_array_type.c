@@ -89,7 +89,8 @@ item_at(PyObject *op, Py_ssize_t index)
 static PyObject *
 get_item(PyObject *op, Py_ssize_t index)
 {
-    return typecode_value(code_of(op), load(code_of(op), (size_t)as_array(op)->item_bytes, item_at(op, index)));
+    char code = code_of(op);
+    return typecode_value(code, load(code, (size_t)as_array(op)->item_bytes, item_at(op, index)));
 }
 
 // ---- as a sequence ----

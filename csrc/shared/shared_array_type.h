@@ -1,5 +1,5 @@
-// shared_array_type: memory of a fixed size as items of one typecode, see core/shared_block.h: pyconc.shared.Array,
-// as far as it is not written in Python, and what share() lays things into.
+// shared_array_type: memory of a fixed size, see core/shared_block.h, as items of one typecode:
+// pyconc.shared.Array, as far as it is not written in Python, and what share() lays things into.
 //
 // An item is read and written by one load or store, so nobody sees half of one; many are not one step.  There
 // is no lock: who needs several steps to be one has that of the cell.  It exports its memory as a buffer; an

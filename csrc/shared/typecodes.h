@@ -1,4 +1,5 @@
-// typecodes: what pyconc.shared's numbers and arrays hold, by one letter as the modules array and struct have it.
+// typecodes: what pyconc.shared's numbers and arrays hold, by one letter as the modules array and struct
+// have it.
 //
 //     b B h H i I l L q Q    integers of the size that C gives them; too large ones lose what is above it
 //     f d                    floats
