@@ -1,5 +1,6 @@
 import ctypes
 import threading
+import types
 from collections.abc import (
     Awaitable,
     Callable,
@@ -33,9 +34,11 @@ __all__ = [
     "LockAbandoned",
     "Queue",
     "RLock",
+    "Ref",
     "Semaphore",
     "ShutDown",
     "Value",
+    "share",
 ]
 
 _T = TypeVar("_T")
@@ -167,6 +170,18 @@ class Array(_core.SharedArray, Generic[_T]):
     def get_lock(self) -> Lock | RLock: ...
     def get_obj(self) -> ctypes.Array[Any]: ...
     def numpy(self) -> Any: ...
+
+class Ref(Generic[_T]):
+    def __new__(cls) -> Self: ...
+    def __class_getitem__(cls, item: Any, /) -> types.GenericAlias: ...
+    @property
+    def nbytes(self) -> int: ...
+    def get(self) -> _T: ...
+
+@overload
+def share(obj: bytes | bytearray | memoryview) -> Ref[memoryview]: ...
+@overload
+def share(obj: _T) -> Ref[_T]: ...
 
 class Counter(_core.SharedNumber):
     value: int

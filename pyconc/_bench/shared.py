@@ -1,11 +1,13 @@
 """What does it cost to share a lock, a number, a list, a dict or an array between processes?
 
 Each row does the same with an object of multiprocessing, of the server that its Manager starts, or of asyncio, and with
-one of pyconc.shared, in one process that has it to itself: what a program pays each time. The last one kills the
-process that holds a lock, and asks when another, which waits for it, goes on; with the others that is never.
+one of pyconc.shared, in one process that has it to itself: what a program pays each time. 100 MB are sent to workers.
+The last one kills the process that holds a lock, and asks when another, which waits for it, goes on; with the others
+that is never.
 """
 
 import asyncio
+import concurrent.futures
 import functools
 import multiprocessing
 import os
@@ -14,10 +16,13 @@ import threading
 from time import perf_counter
 
 from pyconc._bench import harness
-from pyconc._bench.harness import US, Row, at_most, times_less, under
+from pyconc._bench.harness import US, Row, at_most, times_less, under, within
 
 ROUNDS = 9
 MS = "ms"
+
+SHARED_BYTES = 100_000_000
+TASKS = 8
 
 OPERATIONS = 50_000
 OPERATIONS_OF_SERVER = 1_000
@@ -89,6 +94,35 @@ def puts(items, size):
     return each(size, functools.partial(items.__setitem__, 7, 5.0))
 
 
+def copy_of(data):
+    """Milliseconds for a copy of it, in this process."""
+    started = perf_counter()
+    bytearray(data)
+    return (perf_counter() - started) * 1e3
+
+
+def one_copy(shared, data):
+    """Milliseconds to share it."""
+    started = perf_counter()
+    shared.share(data)
+    return (perf_counter() - started) * 1e3
+
+
+def last_byte(data):
+    return (data if isinstance(data, bytes) else data.get())[-1]
+
+
+def sent(futures, data):
+    """Milliseconds per task of those that are sent the same."""
+    with futures.ProcessPoolExecutor(2) as pool:
+        for future in [pool.submit(int) for _ in range(TASKS)]:
+            future.result()  # the workers are there
+        started = perf_counter()
+        for future in [pool.submit(last_byte, data) for _ in range(TASKS)]:
+            future.result()
+        return (perf_counter() - started) / TASKS * 1e3
+
+
 def until_next(shared):
     """Milliseconds from the death of a process with the lock until a thread that sleeps for it has it."""
     lock, held = shared.Lock(), shared.Event()
@@ -143,6 +177,10 @@ def make_rows(options):
     look, our_look = functools.partial(gets, array, few), functools.partial(gets, our_array, size)
     store, our_store = functools.partial(puts, array, few), functools.partial(puts, our_array, size)
     task, our_task = (functools.partial(pairs_of_a_task, each, size) for each in (asyncio.Lock(), shared.Lock()))
+    data = bytes(harness.scaled(SHARED_BYTES, options.quick))
+    send = functools.partial(sent, concurrent.futures, data)
+    our_send = functools.partial(sent, options.candidate, shared.share(data))
+    copy, our_copy = functools.partial(copy_of, data), functools.partial(one_copy, shared, data)
     death = functools.partial(until_next, shared)
     return [
         Row("a lock, taken and released", US, functools.partial(pairs, lock, size), ours_pairs, under(0.12)),
@@ -158,6 +196,8 @@ def make_rows(options):
         Row("the value of a key, beside the Manager's", US, find, our_find, under(0.3)),
         Row("an item of an Array, read", US, look, our_look, times_less(1)),
         Row("an item of an Array, set", US, store, our_store, times_less(1)),
+        Row("100 MB shared: one copy, beside a plain one", MS, copy, our_copy, within(8)),
+        Row("100 MB to 8 tasks: each", MS, send, our_send, at_most(0.1)),
         Row("a dead process's lock: the next has it after", MS, None, death, at_most(5)),
     ]
 
