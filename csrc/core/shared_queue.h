@@ -66,8 +66,8 @@ typedef int shared_queue_attempt(shared_queue *queue, void *arg, int64_t deadlin
 // arg: a shared_item.
 shared_queue_attempt shared_queue_put;
 
-// arg: a shared_take, whose function is given the first item, with the lock.  If it cannot keep it (false), the
-// item stays: SHARED_HEAP_FULL.
+// arg: a shared_take, whose function is given the first item, with the lock.  If it cannot keep it (false),
+// the item stays: SHARED_HEAP_FULL.
 typedef struct shared_take {
     bool (*keep)(void *arg, const shared_item *item);
     void *arg;

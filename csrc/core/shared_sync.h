@@ -52,8 +52,8 @@ int shared_semaphore_release(shared_cell *cell, uint32_t permits);
 int shared_semaphore_await(shared_cell *cell, int64_t deadline_ns);
 void shared_semaphore_pass(shared_cell *cell);
 
-// Of a door, with the lock of what is behind it.  From ready to ring: if this thread ends, the kernel rings in
-// its place.  No lock is taken or released in between.  False: the system has no such thing.
+// Of a door, with the lock of what is behind it.  From ready to ring: if this thread ends, the kernel rings
+// in its place.  No lock is taken or released in between.  False: the system has no such thing.
 bool shared_door_ready(shared_cell *cell);
 void shared_door_open(shared_cell *cell);
 void shared_door_ring(shared_cell *cell);

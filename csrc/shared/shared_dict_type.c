@@ -501,8 +501,8 @@ dict_setdefault(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return place == SHARED_DICT_NOWHERE ? Py_NewRef(value) : shared_decode_one(state_of(op), &copied);
 }
 
-// Adds as one step if the key is missing, or both are small ints.  0: neither, and *old is the value, *version
-// the dict's; 1: done; -1: with an exception.
+// Adds as one step if the key is missing, or both are small ints.  0: neither, and *old is the value,
+// *version the dict's; 1: done; -1: with an exception.
 static int
 add_small(PyObject *op, PyObject *key, PyObject *n, PyObject **old, uint64_t *version)
 {
