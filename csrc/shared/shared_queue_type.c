@@ -277,7 +277,7 @@ queue_put(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 
 PyDoc_STRVAR(queue_put_nowait_doc,
 "put_nowait($self, item, /)\n--\n\n"
-"put(item, block=False).\n\n"
+"Put item in as put(item, block=False) does: queue.Full is raised if there is no room.\n\n"
 "    >>> q = pyconc.shared.Queue()\n"
 "    >>> q.put_nowait(1)\n"
 "    >>> q.qsize()\n"
@@ -358,7 +358,7 @@ queue_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 
 PyDoc_STRVAR(queue_get_nowait_doc,
 "get_nowait($self, /)\n--\n\n"
-"get(block=False).\n\n"
+"Take an item as get(block=False) does: queue.Empty is raised if there is none.\n\n"
 "    >>> q = pyconc.shared.Queue()\n"
 "    >>> q.put(1)\n"
 "    >>> q.get_nowait()\n"
