@@ -6,7 +6,7 @@
 #include "core/clock.h"
 
 #define LONG_NS INT64_C(600000000000)
-#define STRIDE 37  // with 1 it takes minutes
+#define STRIDE 53  // with 1 it takes minutes
 
 typedef struct scene_queue {
     shared_queue queue;
@@ -339,18 +339,6 @@ take_one(void *arg)
 }
 
 static void
-put_one(void *arg)
-{
-    scene_queue *s = arg;
-    shared_item item = text("an item");
-    if (shared_queue_wait(&s->queue, SHARED_QUEUE_SPACE, shared_queue_put, &item, clock_now_ns() + LONG_NS)
-        != 0) {
-        _exit(1);
-    }
-    atomic_fetch_add(&s->passed, 1);
-}
-
-static void
 wait_for_end(void *arg)
 {
     scene_queue *s = arg;
@@ -592,9 +580,9 @@ who_dies_in_a_change_leaves_the_old_or_the_new(void)
     die_in(take_first, 0, 3, 10, STRIDE);
     die_in(take_first, 0, 1, 10, STRIDE);
     die_in(take_first, 5, 3, 10, STRIDE);
-    die_in(put_much, 0, 3, 100, 101);
-    die_in(put_very_much, 0, 3, 100, 2503);  // a move
-    die_in(take_first, 0, 1, 70000, 101);
+    die_in(put_much, 0, 3, 100, 307);
+    die_in(put_very_much, 0, 3, 100, 9973);  // a move
+    die_in(take_first, 0, 1, 70000, 307);
 }
 
 // ---- death while others sleep: none of them is forgotten ----
@@ -674,6 +662,18 @@ who_dies_in_waiting_for_an_item_keeps_nobody(void)
         empty(&s);
     }
     queue_close(&s);
+}
+
+static void
+put_one(void *arg)
+{
+    scene_queue *s = arg;
+    shared_item item = text("an item");
+    if (shared_queue_wait(&s->queue, SHARED_QUEUE_SPACE, shared_queue_put, &item, clock_now_ns() + LONG_NS)
+        != 0) {
+        _exit(1);
+    }
+    atomic_fetch_add(&s->passed, 1);
 }
 
 static void

@@ -1,5 +1,5 @@
 """The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values, arrays,
-lists and dicts, run with those of pyconc.shared, and processes of each start method; and what any dict is to do.
+lists, dicts and queues, run with those of pyconc.shared, and processes of each start method; what any dict is to do.
 """
 
 import multiprocessing
@@ -10,7 +10,7 @@ from test import mapping_tests
 
 from pyconc import shared
 
-KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Containers"]
+KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Containers", "Queue"]
 
 SKIPS = {
     # A name, and why.
@@ -31,7 +31,7 @@ SKIPS = {
     "test_repr_deep of TestHashMappingProtocol": "a dict in a dict is refused",
     "test_repr of TestHashMappingProtocol": "its repr() says what it is",
     "test_copy of TestHashMappingProtocol": "a copy is a plain dict",
-    "test_nested_queue of _TestContainers": "there is no queue",
+    "test_nested_queue of _TestContainers": "a queue in a queue is refused",
     "test_namespace of _TestContainers": "there is no namespace",
     "test_rawarray of _TestArray": "an array has one form, with or without a lock",
     "test_getobj_getlock_obj of _TestArray": "asks for RawArray(), too; tests/test_shared_array.py has the rest",
@@ -76,6 +76,7 @@ class SharedMixin(Skipping):
     Array = shared.Array
     list = shared.List
     dict = shared.Dict
+    JoinableQueue = shared.Queue
     Pipe = staticmethod(multiprocessing.Pipe)
     DummyList = staticmethod(CountedList)
 
@@ -90,6 +91,8 @@ for method in ("fork", "spawn"):
     context = multiprocessing.get_context(method)
     for kind in KINDS:
         name = f"Shared{kind}In{method.capitalize()}Test"
-        members = {"Process": context.Process, "Queue": staticmethod(context.Queue), "__module__": __name__}
+        members = {"Process": context.Process, "__module__": __name__}
+        # Other tests put in their queues what they test, which ours refuse.
+        members["Queue"] = shared.Queue if kind == "Queue" else staticmethod(context.Queue)
         base = getattr(upstream, f"_Test{kind}")
         globals()[name] = type(name, (SharedMixin, base, unittest.TestCase), members)
