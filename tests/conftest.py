@@ -47,6 +47,8 @@ def pytest_collection_finish() -> None:
     if given is not None:
         # With its first test Hypothesis looks for what refers to its random numbers, and would not find what is frozen.
         given(strategies.none())(lambda _: None)()
+    # Else each worker makes them, too, in memory of its own, which comes here with the first object that it returns.
+    assert not shared._heaps, "a module of tests makes shared objects when it is imported"
     gc.collect()
     gc.freeze()
 

@@ -54,8 +54,8 @@ def use_chain():
     return chain
 
 
-def make_shared_in(heap, name):
-    return lambda: getattr(_core, name)(heap)
+def maker_of_shared(name):
+    return lambda: getattr(_core, name)(shared._heap())
 
 
 class Cycle:
@@ -92,7 +92,7 @@ MAKERS = {
     "SharedHeap": lambda: _core.SharedHeap(),
     "SharedWatch": lambda: _core.SharedWatch(shared.Event(), 2),
     **{
-        name: make_shared_in(shared._heap(), name)
+        name: maker_of_shared(name)
         for name in (
             "SharedArray",
             "SharedCell",

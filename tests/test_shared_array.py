@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+from functools import partial
 from multiprocessing import sharedctypes
 
 import pytest
@@ -91,9 +92,9 @@ def test_what_does_not_fit_changes_nothing():
         assert items[:] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("source", [array.array("q", range(6)), shared.Array("l", range(6)), range(6), iter(range(6))])
-def test_slices_are_set_from_buffers_and_from_other_values(source):
-    items = shared.Array("q", source)
+@pytest.mark.parametrize("kind", [partial(array.array, "q"), partial(shared.Array, "l"), list, iter])
+def test_slices_are_set_from_buffers_and_from_other_values(kind):
+    items = shared.Array("q", kind(range(6)))
     assert items[:] == [0, 1, 2, 3, 4, 5]
     items[::2] = memoryview(array.array("l", [7, 8, 9, 10, 11, 12]))[::-2]
     assert items[:] == [12, 1, 10, 3, 8, 5]

@@ -273,8 +273,9 @@ class Refused:
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("value", [Refused(), lambda: 0, [shared.Counter()], shared.Dict(), threading.Lock()])
-def test_what_cannot_be_pickled_changes_nothing(value):
+@pytest.mark.parametrize("make", [Refused, lambda: lambda: 0, lambda: [shared.Counter()], shared.Dict, threading.Lock])
+def test_what_cannot_be_pickled_changes_nothing(make):
+    value = make()
     table = shared.Dict(a=1)
     for change in (
         lambda: table.__setitem__("a", value),

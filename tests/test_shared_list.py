@@ -139,17 +139,17 @@ class Refused:
 
 
 UNPICKLABLE = {
-    "an object": Refused(),
-    "a lambda": lambda: 0,
-    "a shared object": [shared.Counter()],
-    "a shared list": shared.List(),
-    "a lock": threading.Lock(),
+    "an object": Refused,
+    "a lambda": lambda: lambda: 0,
+    "a shared object": lambda: [shared.Counter()],
+    "a shared list": shared.List,
+    "a lock": threading.Lock,
 }
 
 
 @pytest.mark.parametrize("name", UNPICKLABLE)
 def test_what_cannot_be_pickled_changes_nothing(name):
-    value = UNPICKLABLE[name]
+    value = UNPICKLABLE[name]()
     items = shared.List([1, 2, 3])
     error = ZeroDivisionError if isinstance(value, Refused) else (TypeError, AttributeError, pickle.PicklingError)
     for change in (

@@ -40,6 +40,7 @@ load(char code, size_t size, const unsigned char *at)
     case 2:
         return atomic_load_explicit((const _Atomic uint16_t *)at, memory_order_relaxed);
     case 4: {
+        // Relaxed: as above.
         uint32_t bits = atomic_load_explicit((const _Atomic uint32_t *)at, memory_order_relaxed);
         if (!typecode_is_float(code)) {
             return bits;
@@ -51,7 +52,7 @@ load(char code, size_t size, const unsigned char *at)
         memcpy(&wide_bits, &wide, sizeof(wide_bits));
         return wide_bits;
     }
-    default:
+    default:  // Relaxed: as above.
         return atomic_load_explicit((const _Atomic uint64_t *)at, memory_order_relaxed);
     }
 }
@@ -59,6 +60,7 @@ load(char code, size_t size, const unsigned char *at)
 static void
 store(char code, size_t size, unsigned char *at, uint64_t bits)
 {
+    // Relaxed: see load().
     switch (size) {
     case 1:
         atomic_store_explicit((_Atomic uint8_t *)at, (uint8_t)bits, memory_order_relaxed);
@@ -73,9 +75,10 @@ store(char code, size_t size, unsigned char *at, uint64_t bits)
             memcpy(&few, &number, sizeof(few));
             bits = few;
         }
+        // Relaxed: as above.
         atomic_store_explicit((_Atomic uint32_t *)at, (uint32_t)bits, memory_order_relaxed);
         break;
-    default:
+    default:  // Relaxed: as above.
         atomic_store_explicit((_Atomic uint64_t *)at, bits, memory_order_relaxed);
     }
 }
