@@ -163,7 +163,7 @@ def test_an_installation_for_the_user_alone(environment, tmp_path):
     """There the file stands beside pyconc, whatever the environment is."""
     home = tmp_path / "home"
     program = "import site; print(site.getusersitepackages())"
-    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}{sys.abiflags}"
     if not base.exists():
         pytest.skip("the interpreter that made this environment cannot be found")
     environment.python = base

@@ -198,6 +198,7 @@ def look_and_wait(ref, done):
     signal.pause()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_process_of_multiprocessing_has_it_and_leaves_nothing_when_it_is_killed(method):
     gc.collect()

@@ -286,6 +286,7 @@ def fill_with(items, value, done):
     signal.pause()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_memory_of_the_killed_is_given_back(method):
     gc.collect()
