@@ -35,6 +35,7 @@ SKIPS = {
     "test_namespace of _TestContainers": "there is no namespace",
     "test_rawarray of _TestArray": "an array has one form, with or without a lock",
     "test_getobj_getlock_obj of _TestArray": "asks for RawArray(), too; tests/test_shared_array.py has the rest",
+    "test_invalid_typecode of _TestArray": "asks for RawArray(), too; tests/test_shared_array.py has the rest",
     "test_getobj_getlock of _TestValue": "there is no ctypes object in it, and its lock is its own",
 }
 
