@@ -92,6 +92,11 @@ def test_what_does_not_fit_changes_nothing():
         assert items[:] == [1, 2, 3]
 
 
+def test_a_typecode_that_there_is_not_is_refused():
+    with pytest.raises(TypeError, match="bad typecode"):
+        shared.Array("x", [])
+
+
 @pytest.mark.parametrize("kind", [partial(array.array, "q"), partial(shared.Array, "l"), list, iter])
 def test_slices_are_set_from_buffers_and_from_other_values(kind):
     items = shared.Array("q", kind(range(6)))
