@@ -145,7 +145,7 @@ test-sandbox: $(BARE_VENV)/installed  ## run what concerns processes where /proc
 
 .PHONY: bench
 bench: install  ## compare with the standard library and with others, and say what falls short
-	@$(BIN)/python -m pyconc bench $(BENCHMARKS) --rivals --targets $(ARGS)
+	@$(BIN)/python -I -m pyconc bench $(BENCHMARKS) --rivals --targets $(ARGS)
 
 .PHONY: soak
 soak: install  ## ten minutes of mixed load, after which nothing may have grown

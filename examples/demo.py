@@ -37,7 +37,9 @@ def main() -> int:
     print("python -m pyconc bench: some of it; alone it compares more, and with other libraries too", flush=True)
     rows = [word for words in ROWS for word in ("--row", words)]
     options = ["--quick", "--rounds", "1"] if quick else ["--rounds", "5"]
-    return subprocess.run([sys.executable, "-m", "pyconc", "bench", "threads", "processes", *rows, *options]).returncode
+    # -I: what is installed, and not the sources in the folder that the demo is started from.
+    command = [sys.executable, "-I", "-m", "pyconc", "bench", "threads", "processes", *rows, *options]
+    return subprocess.run(command).returncode
 
 
 if __name__ == "__main__":
