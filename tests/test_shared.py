@@ -659,11 +659,12 @@ STORM = """
     with condition:
         condition.notify_all()
     assert rounds.value > 0
-    # The memory of the dead is found free, that of one which was killed before it ran with the next fork.
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    # The memory of the dead is found free, that of one which was killed before it ran after 16 forks.
+    for _ in range(16):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
     del one, two, permits, event, condition, ready
     print("used", shared._heap().used())
 """

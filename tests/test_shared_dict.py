@@ -630,11 +630,12 @@ STORM = """
     table.clear()
     table["a"] = None
     assert table.nbytes <= 128 + 65536, table.nbytes
-    # That of a process which was killed before it ran is found with the next fork.
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    # That of a process which was killed before it ran is found after 16 forks.
+    for _ in range(16):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
     del table
     print("used", shared._heap().used())
 """

@@ -539,11 +539,12 @@ STORM = """
     items.clear()
     items.append(None)
     assert items.nbytes <= 128 + 65536, items.nbytes
-    # That of a process which was killed before it ran is found with the next fork.
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    os.waitpid(pid, 0)
+    # That of a process which was killed before it ran is found after 16 forks.
+    for _ in range(16):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
     full = memory()
     items.extend([b"x" * 1000] * 3000)
     del items

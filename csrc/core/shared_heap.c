@@ -15,11 +15,12 @@
 #include "futex.h"
 #include "shm_file.h"
 
-#define MAGIC UINT64_C(0x3230706165686370)  // "pcheap02"
+#define MAGIC UINT64_C(0x3330706165686370)  // "pcheap03"
 #define NOBODY 0
 #define ROW_WORDS (SHARED_HEAP_CELLS / 64)
 #define CELLS_PER_PAGE (4096 / sizeof(shared_cell))
 #define SWEEP_LEAST 64
+#define RESERVATIONS SHARED_HEAP_RESERVATIONS
 // Many kernels give up, and take back what they have, when a signal comes: so no call takes long.
 #define STEP_BYTES (UINT64_C(1) << 22)
 
@@ -30,10 +31,17 @@ enum {
 };
 
 typedef struct shared_party {
-    _Atomic uint32_t state;  // RESERVED for a child until that makes it USED; else under the heap's lock
-    uint32_t pid;
-    uint64_t space;  // of process numbers; 0: not known
+    // Process number << 32 | ticket << 2 | state, in one word: a child that takes what was reserved for it needs no
+    // lock, and a ticket is no other party's, so a child that comes late never takes what another has by then.
+    _Atomic uint64_t who;  // RESERVED for a child until that makes it USED; else under the heap's lock
+    uint64_t space;        // of process numbers; 0: not known
 } shared_party;
+
+// A party that is reserved for a child.
+typedef struct reservation {
+    uint32_t party;  // NOBODY: none
+    uint64_t who;    // as long as the child has not taken it
+} reservation;
 
 typedef struct layout {
     _Alignas(4096) struct {
@@ -44,6 +52,7 @@ typedef struct layout {
         uint32_t cells;      // that have memory
         uint32_t rows_used;  // no party has a later one
         uint32_t units;      // that the file has room for; constant
+        uint32_t tickets;    // that were given
     };
     // Both guarded by the lock.
     _Alignas(4096) shared_party parties[SHARED_HEAP_PARTIES];
@@ -56,10 +65,12 @@ typedef struct layout {
 #define UNITS_OFFSET ((sizeof(layout) + SHARED_UNIT_BYTES - 1) / SHARED_UNIT_BYTES * SHARED_UNIT_BYTES)
 
 struct shared_heap {
-    layout *at;         // mapped until it is closed
-    shm_file file;      // constant
-    uint32_t party;     // this process's; guarded by the lock
-    uint32_t reserved;  // the last child's, if that has not taken it; NOBODY: none.  By who forks only
+    layout *at;      // mapped until it is closed
+    shm_file file;   // constant
+    uint32_t party;  // this process's; guarded by the lock
+    // Of the last children, those that have taken theirs included.  Both by who forks only.
+    reservation reserved[RESERVATIONS];
+    uint32_t forks;
     // Of each cell, guarded by the heap's lock:
     uint32_t users[SHARED_HEAP_CELLS];
     // Users that have gone while the lock was not free.  Relaxed everywhere: each one counts by itself.
@@ -116,7 +127,13 @@ static uint32_t
 state_of(const shared_heap *heap, uint32_t number)
 {
     // Relaxed: the heap's lock orders what matters, but for a child that takes what was reserved for it.
-    return atomic_load_explicit(&party_at(heap, number)->state, memory_order_relaxed);
+    return (uint32_t)atomic_load_explicit(&party_at(heap, number)->who, memory_order_relaxed) & 3;
+}
+
+static uint64_t
+who_is(uint32_t pid, uint32_t ticket, uint32_t state)
+{
+    return (uint64_t)pid << 32 | ticket << 2 | state;
 }
 
 // How many cells have memory.  A stray write must not lead beyond them.
@@ -186,18 +203,25 @@ own_space(void)
     return stat("/proc/self/ns/pid", &info) == 0 ? (uint64_t)info.st_ino : 0;
 }
 
+// Frees a party, unless a child was quicker to take it.
+static void
+give_up(shared_heap *heap, uint32_t party, uint64_t who)
+{
+    // Relaxed: the lock orders it, but for that child.
+    atomic_compare_exchange_strong_explicit(&party_at(heap, party)->who, &who, PARTY_FREE, memory_order_relaxed,
+                                            memory_order_relaxed);
+}
+
 static void
 bury_the_dead(shared_heap *heap)
 {
     uint64_t space = own_space();
     for (uint32_t i = NOBODY + 1; i < row_count(heap); i++) {
         shared_party *each = party_at(heap, i);
-        uint32_t state = state_of(heap, i);
-        if (state != PARTY_FREE && i != heap->party && each->space == space && kill((pid_t)each->pid, 0) < 0
-            && errno == ESRCH) {
-            // Relaxed: ordered by the lock; a child may be quicker to take it.
-            atomic_compare_exchange_strong_explicit(&each->state, &state, PARTY_FREE, memory_order_relaxed,
-                                                    memory_order_relaxed);
+        uint64_t who = atomic_load_explicit(&each->who, memory_order_relaxed);
+        if (state_of(heap, i) != PARTY_FREE && i != heap->party && each->space == space
+            && kill((pid_t)(who >> 32), 0) < 0 && errno == ESRCH) {
+            give_up(heap, i, who);
         }
     }
 }
@@ -213,11 +237,11 @@ add_party(shared_heap *heap, uint32_t state)
                     return NOBODY;
                 }
                 memset(heap->at->rows[i], 0, sizeof(heap->at->rows[i]));
-                party_at(heap, i)->pid = (uint32_t)getpid();
                 party_at(heap, i)->space = own_space();
                 heap->at->rows_used = i < row_count(heap) ? row_count(heap) : i + 1;
                 // Relaxed: ordered by the lock, or by the fork.
-                atomic_store_explicit(&party_at(heap, i)->state, state, memory_order_relaxed);
+                atomic_store_explicit(&party_at(heap, i)->who, who_is((uint32_t)getpid(), ++heap->at->tickets, state),
+                                      memory_order_relaxed);
                 return i;
             }
         }
@@ -560,19 +584,21 @@ shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order)
 void
 shared_heap_before_fork(shared_heap *heap)
 {
+    reservation *slot = &heap->reserved[heap->forks++ % RESERVATIONS];
+    reservation oldest = *slot;
+    slot->party = NOBODY;
     if (enter(heap) < 0) {
         return;
     }
-    if (heap->reserved != NOBODY) {
-        // That fork failed; or the child is late, and then makes a row of its own.
-        uint32_t state = PARTY_RESERVED;
-        // Relaxed: the lock orders it, but for that child.
-        atomic_compare_exchange_strong_explicit(&party_at(heap, heap->reserved)->state, &state, PARTY_FREE,
-                                                memory_order_relaxed, memory_order_relaxed);
+    if (oldest.party != NOBODY) {
+        // Nothing happens if that child has taken it.  Otherwise it died before, or the fork failed; a child that is
+        // as late as that makes a row of its own.
+        give_up(heap, oldest.party, oldest.who);
     }
-    heap->reserved = add_party(heap, PARTY_RESERVED);
-    if (heap->reserved != NOBODY) {
-        memcpy(heap->at->rows[heap->reserved], heap->at->rows[heap->party], sizeof(heap->at->rows[0]));
+    slot->party = add_party(heap, PARTY_RESERVED);
+    if (slot->party != NOBODY) {
+        memcpy(heap->at->rows[slot->party], heap->at->rows[heap->party], sizeof(heap->at->rows[0]));
+        slot->who = atomic_load_explicit(&party_at(heap, slot->party)->who, memory_order_relaxed);
     }
     leave(heap);
 }
@@ -580,15 +606,14 @@ shared_heap_before_fork(shared_heap *heap)
 void
 shared_heap_after_fork(shared_heap *heap)
 {
-    uint32_t reserved = heap->reserved;
-    uint32_t state = PARTY_RESERVED;
-    heap->reserved = NOBODY;
-    if (reserved != NOBODY) {
-        party_at(heap, reserved)->pid = (uint32_t)getpid();
+    reservation own_one = heap->reserved[(heap->forks - 1) % RESERVATIONS];
+    memset(heap->reserved, 0, sizeof(heap->reserved));
+    if (own_one.party != NOBODY) {
+        uint64_t mine = who_is((uint32_t)getpid(), (uint32_t)own_one.who >> 2, PARTY_USED);
         // Relaxed: its row was made by the thread that forked, and bury_the_dead() asks about either process.
-        if (atomic_compare_exchange_strong_explicit(&party_at(heap, reserved)->state, &state, PARTY_USED,
+        if (atomic_compare_exchange_strong_explicit(&party_at(heap, own_one.party)->who, &own_one.who, mine,
                                                     memory_order_relaxed, memory_order_relaxed)) {
-            heap->party = reserved;
+            heap->party = own_one.party;
             return;
         }
     }
@@ -633,7 +658,7 @@ prepare(layout *at, int fd)
     at->units = units_of(fd);
     at->extents.sweep_at = SWEEP_LEAST;
     // Relaxed: nobody else has the file yet.
-    atomic_store_explicit(&at->parties[NOBODY].state, PARTY_USED, memory_order_relaxed);
+    atomic_store_explicit(&at->parties[NOBODY].who, PARTY_USED, memory_order_relaxed);
     return true;
 }
 
@@ -742,7 +767,7 @@ shared_heap_close(shared_heap *heap)
     }
     if (!has_cells) {
         // Relaxed: ordered by the lock.
-        atomic_store_explicit(&party_at(heap, heap->party)->state, PARTY_FREE, memory_order_relaxed);
+        atomic_store_explicit(&party_at(heap, heap->party)->who, PARTY_FREE, memory_order_relaxed);
     }
     leave(heap);
     if (!has_cells) {

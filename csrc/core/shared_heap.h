@@ -12,7 +12,8 @@
 //
 // fork(): the child must have its bits before the parent can drop a cell.  So the parent makes the child's
 // row before it forks, and the child puts its name to that, or makes a row of its own if it is gone.  A row
-// whose child died before it did, or was never there, is free with the parent's next fork.
+// whose child died before it did, or was never there, is free after as many more forks of the parent as there
+// are reservations: a child may be late by that many.
 //
 // A cell that needs more memory than it is takes runs of units, see shared_extents.h; their owner is the
 // cell, by its place and serial.  They are free when nobody has the cell any more: the last to drop it gives
@@ -33,6 +34,7 @@
 
 #define SHARED_HEAP_CELLS 65536
 #define SHARED_HEAP_PARTIES 1024
+#define SHARED_HEAP_RESERVATIONS 16
 
 enum {
     SHARED_HEAP_FULL = -20,  // no cell, no party, or no memory

@@ -194,6 +194,72 @@ a_child_keeps_what_its_parent_drops(void)
     close(go[1]);
 }
 
+// Forks a child that becomes a party when it is told to, and then ends by itself.
+static pid_t
+fork_late_child(shared_heap *heap, const int go[2])
+{
+    shared_heap_before_fork(heap);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char byte;
+        CHECK(read(go[0], &byte, 1) == 1);
+        shared_heap_after_fork(heap);
+        _exit(0);
+    }
+    return pid;
+}
+
+static void
+a_late_child_keeps_what_its_parent_drops_after_more_forks(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index, newer;
+    int go[2];
+    CHECK(pipe(go) == 0);
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    pid_t pid = fork_late_child(heap, go);
+    for (int i = 1; i < SHARED_HEAP_RESERVATIONS; i++) {
+        shared_heap_before_fork(heap);  // and no fork
+    }
+    shared_heap_drop(heap, index);
+    CHECK_EQ(shared_heap_make(heap, &newer), 0);
+    CHECK(newer != index);
+    CHECK(write(go[1], "x", 1) == 1);
+    await_end(pid, 0);
+    shared_heap_drop(heap, newer);
+    for (int i = 0; i < SHARED_HEAP_RESERVATIONS; i++) {
+        shared_heap_before_fork(heap);
+    }
+    CHECK_EQ(shared_heap_used(heap), 0);
+    shared_heap_close(heap);
+    close(go[0]);
+    close(go[1]);
+}
+
+static void
+a_late_child_does_not_take_what_another_has_by_then(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index;
+    int go[2];
+    CHECK(pipe(go) == 0);
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    pid_t late = fork_late_child(heap, go);
+    for (int i = 0; i < SHARED_HEAP_RESERVATIONS; i++) {
+        shared_heap_before_fork(heap);  // with the last, the late child's is another's
+    }
+    CHECK(write(go[1], "x", 1) == 1);
+    await_end(late, 0);
+    shared_heap_drop(heap, index);
+    for (int i = 0; i < SHARED_HEAP_RESERVATIONS; i++) {
+        shared_heap_before_fork(heap);
+    }
+    CHECK_EQ(shared_heap_used(heap), 0);
+    shared_heap_close(heap);
+    close(go[0]);
+    close(go[1]);
+}
+
 static void
 forks_that_fail_and_parties_that_die_leave_room(void)
 {
@@ -281,6 +347,8 @@ static const check_test tests[] = {
     CHECK_TEST(another_file_is_no_heap),
 #if !defined(__SANITIZE_THREAD__)
     CHECK_TEST(a_child_keeps_what_its_parent_drops),
+    CHECK_TEST(a_late_child_keeps_what_its_parent_drops_after_more_forks),
+    CHECK_TEST(a_late_child_does_not_take_what_another_has_by_then),
     CHECK_TEST(forks_that_fail_and_parties_that_die_leave_room),
     CHECK_TEST(memory_of_the_dead_is_found_when_it_would_grow),
     CHECK_TEST(death_with_the_heap_s_lock_stops_nobody),
