@@ -918,15 +918,18 @@ def test_a_signal_handler_submits_while_the_program_does(threads):
         def handle(*_):
             if submits:
                 inside.append(pool.submit(abs, -1))
+                # Not before: where this takes longer than the interval, handlers would interrupt one another for ever.
+                signal.setitimer(signal.ITIMER_REAL, 0.0003)
         signal.signal(signal.SIGALRM, handle)
         for number in range(int(sys.argv[2])):
             with pyconc.ProcessPoolExecutor(4) as pool:
                 submits = True
-                signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 7 / 1000, 0.0003)
-                futures = [pool.submit(abs, -number) for number in range(50)]
-                assert [future.result() for future in futures] == list(range(50))
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                submits = False  # another thread may have received a signal that Python has not heard of yet
+                signal.setitimer(signal.ITIMER_REAL, 0.0001 + number % 7 / 1000)
+                try:
+                    futures = [pool.submit(abs, -number) for number in range(50)]
+                    assert [future.result() for future in futures] == list(range(50))
+                finally:
+                    submits = False
                 assert {future.result() for future in inside} <= {1}
         assert inside
         print("went on")
