@@ -31,8 +31,8 @@ enum {
 };
 
 typedef struct shared_party {
-    // Process number << 32 | ticket << 2 | state, in one word: a child that takes what was reserved for it needs no
-    // lock, and a ticket is no other party's, so a child that comes late never takes what another has by then.
+    // Process number << 32 | ticket << 2 | state, in one word: a child that takes what was reserved for it
+    // needs no lock.  A ticket is no other party's: who comes late never takes what another has by then.
     _Atomic uint64_t who;  // RESERVED for a child until that makes it USED; else under the heap's lock
     uint64_t space;        // of process numbers; 0: not known
 } shared_party;
@@ -208,8 +208,8 @@ static void
 give_up(shared_heap *heap, uint32_t party, uint64_t who)
 {
     // Relaxed: the lock orders it, but for that child.
-    atomic_compare_exchange_strong_explicit(&party_at(heap, party)->who, &who, PARTY_FREE, memory_order_relaxed,
-                                            memory_order_relaxed);
+    atomic_compare_exchange_strong_explicit(&party_at(heap, party)->who, &who, PARTY_FREE,
+                                            memory_order_relaxed, memory_order_relaxed);
 }
 
 static void
@@ -240,8 +240,8 @@ add_party(shared_heap *heap, uint32_t state)
                 party_at(heap, i)->space = own_space();
                 heap->at->rows_used = i < row_count(heap) ? row_count(heap) : i + 1;
                 // Relaxed: ordered by the lock, or by the fork.
-                atomic_store_explicit(&party_at(heap, i)->who, who_is((uint32_t)getpid(), ++heap->at->tickets, state),
-                                      memory_order_relaxed);
+                uint64_t who = who_is((uint32_t)getpid(), ++heap->at->tickets, state);
+                atomic_store_explicit(&party_at(heap, i)->who, who, memory_order_relaxed);
                 return i;
             }
         }
@@ -591,8 +591,8 @@ shared_heap_before_fork(shared_heap *heap)
         return;
     }
     if (oldest.party != NOBODY) {
-        // Nothing happens if that child has taken it.  Otherwise it died before, or the fork failed; a child that is
-        // as late as that makes a row of its own.
+        // Nothing happens if that child has taken it.  Otherwise it died before, or the fork failed; a child
+        // that is as late as that makes a row of its own.
         give_up(heap, oldest.party, oldest.who);
     }
     slot->party = add_party(heap, PARTY_RESERVED);
