@@ -85,6 +85,19 @@ PARALLEL = -n $(WORKERS) --dist loadfile
 test: install  ## run the quick test suite
 	@$(BIN)/pytest $(PARALLEL) -m "not slow" $(ARGS)
 
+# What CI leaves out where it would find again what it finds elsewhere.  ALIKE: the text of the sources, and the programs
+# of the documentation, are the same for every interpreter.  LESS: what follows the standard library step by step, and
+# what stands on other tests' roads alone, has the oldest interpreter, the newest and the default one.
+tests_but = $(addprefix --ignore=tests/test_,$(addsuffix .py,$(1)))
+ALIKE = $(call tests_but,article atomics benchmarks docs examples layers names pages source stub)
+LESS = $(ALIKE) --ignore=tests/compare $(call tests_but,aiomultiprocess aiomultiprocess_process joblib)
+# What asks for the interpreter's version.
+VERSIONS = $(filter-out tests/test_examples.py,$(shell grep -l version_info tests/test_*.py tests/compare/test_*.py))
+
+.PHONY: test-versions
+test-versions: install  ## run those quick tests that differ between interpreters
+	@$(BIN)/pytest -m "not slow" $(VERSIONS) $(ARGS)
+
 .PHONY: test-all
 test-all: install  ## run all tests: the rounds by the thousand and the builds, too
 	@$(BIN)/pytest $(PARALLEL) $(ARGS)
@@ -254,7 +267,7 @@ $(ASAN_VENV)/installed: $(ASAN_VENV)/bin/python $(PACKAGE_FILES) tests/scripts/c
 .PHONY: test-asan
 test-asan: $(ASAN_VENV)/installed  ## the test suite with the extension under the sanitizers
 	@rm -rf $(ASAN_LOGS) && mkdir -p $(ASAN_LOGS)
-	@status=0; $(ASAN_ENV) $(ASAN_VENV)/bin/pytest --capture=sys $(ARGS) || status=$$?; \
+	@status=0; $(ASAN_ENV) $(ASAN_VENV)/bin/pytest --capture=sys $(LESS) $(ARGS) || status=$$?; \
 	for report in $(ASAN_LOGS)/*; do [ ! -e "$$report" ] || { cat "$$report"; status=1; }; done; exit $$status
 
 # Races of the extension's threads.  TSan follows no threads beyond a fork, so what forks is left out; a report is a file.
