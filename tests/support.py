@@ -39,6 +39,10 @@ DEBUG_BUILD = hasattr(sys, "gettotalrefcount")
 # How often a test does what it does a thousand times elsewhere.
 THOUSAND = 250 if DEBUG_BUILD or SANITIZED else 1000
 
+# Characters of each width that a string may have in memory.  Hypothesis takes all of Unicode unless it is told which,
+# and makes a table of it first: eight seconds, for each process of tests.
+CHARACTERS = "a\0\x7f\xe9\u20ac\U0001f600"
+
 # For a parameter that asks for many rounds of what the test does in a few as well.
 more_rounds = [pytest.mark.slow, pytest.mark.skipif(SANITIZED, reason="a sanitizer sees in few rounds what it can see")]
 

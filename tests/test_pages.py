@@ -36,6 +36,7 @@ COMMANDS = {command for text in PAGES.values() for command in re.findall(r"^\$ (
 # Every program is a process of its own, that finds pyconc imported, in a folder of its own.
 RUN = """
     import asyncio
+    import gc
     import json
     import os
     import sys
@@ -43,6 +44,8 @@ RUN = """
     from types import ModuleType
 
     import pyconc
+    # What most programs use is imported once, and not in each process.
+    from pyconc import coroutine_pool, multiprocessing, process_pool, shared, thread_pool
 
     def run(path):
         main = sys.modules["__main__"] = ModuleType("__main__")
@@ -53,6 +56,7 @@ RUN = """
 
     if __name__ == "__main__":
         ends = []
+        gc.freeze()
         with open(sys.argv[1]) as file:
             texts = json.load(file)
         for text, is_recipe in texts:

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import SANITIZED, THOUSAND, run_script
+from support import CHARACTERS, SANITIZED, THOUSAND, run_script
 
 import pyconc
 from pyconc import shared
@@ -328,7 +328,7 @@ if settings is not None:
         )
         values = strategies.one_of(
             strategies.integers(),
-            strategies.text(max_size=20),
+            strategies.text(CHARACTERS, max_size=20),
             strategies.none(),
             strategies.lists(strategies.integers(), max_size=3),
             strategies.integers(3000, 6000).map(bytes),

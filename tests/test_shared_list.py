@@ -9,7 +9,7 @@ from collections.abc import MutableSequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import SANITIZED, THOUSAND, run_script
+from support import CHARACTERS, SANITIZED, THOUSAND, run_script
 
 import pyconc
 from pyconc import shared
@@ -188,7 +188,7 @@ if settings is not None:
     class Machine(RuleBasedStateMachine):
         values = strategies.one_of(
             strategies.integers(),
-            strategies.text(max_size=20),
+            strategies.text(CHARACTERS, max_size=20),
             strategies.none(),
             strategies.floats(allow_nan=False),
             strategies.lists(strategies.integers(), max_size=3),

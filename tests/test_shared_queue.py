@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from loops import on_every_loop, on_loop
-from support import THOUSAND, await_line, finish, run_script, start_script, wait_until, wait_until_asleep
+from support import CHARACTERS, THOUSAND, await_line, finish, run_script, start_script, wait_until, wait_until_asleep
 
 import pyconc
 from pyconc import shared
@@ -165,7 +165,7 @@ if settings is not None:
         @rule(
             value=strategies.one_of(
                 strategies.integers(),
-                strategies.text(max_size=20),
+                strategies.text(CHARACTERS, max_size=20),
                 strategies.lists(strategies.none(), max_size=3),
                 strategies.integers(0, 9000).map(bytes),
             ),
