@@ -168,38 +168,22 @@ note_thread(trace *self, uint32_t thread)
     Py_XDECREF(found);
 }
 
-static inline uint32_t
-this_thread(trace *self)
+static __attribute__((noinline)) uint32_t
+introduce_thread(trace *self)
 {
-    if (here.began_ns != self->log.began_ns) {
-        here.began_ns = self->log.began_ns;
-        here.thread = (uint32_t)PyThread_get_thread_native_id();
-        note_thread(self, here.thread);
-    }
+    here.began_ns = self->log.began_ns;
+    here.thread = (uint32_t)PyThread_get_thread_native_id();
+    note_thread(self, here.thread);
     return here.thread;
 }
 
-// ---- what happens ----
-
-int64_t
-trace_submit(const trace_label *queue, PyObject *callable, PyObject *name)
+static inline uint32_t
+this_thread(trace *self)
 {
-    trace *self = trace_on;
-    int64_t call = trace_log_admit(&self->log);
-    if (call != 0) {
-        uint32_t number = name == NULL ? NAME_TABLE_NONE : number_of_str(self, name);
-        trace_log_add(&self->log, &(trace_record){
-                                      .kind = TRACE_SUBMIT,
-                                      .time_ns = call,
-                                      .call = call,
-                                      .thread = this_thread(self),
-                                      .number = number == NAME_TABLE_NONE ? number_of_callable(self, callable)
-                                                                          : number,
-                                      .pool = queue->number,
-                                  });
-    }
-    return call;
+    return here.began_ns == self->log.began_ns ? here.thread : introduce_thread(self);
 }
+
+// ---- what happens ----
 
 // Whether a call is of the trace that is on.
 static inline bool
@@ -208,17 +192,37 @@ is_traced(int64_t call)
     return trace_on != NULL && call != 0 && trace_log_has(&trace_on->log, call);
 }
 
+static inline trace_record *
+add_of_call(trace_log *log, trace_kind kind, int64_t time_ns, int64_t call, uint32_t thread)
+{
+    trace_record *record = trace_log_add(log, kind, time_ns);
+    record->call = call;
+    record->thread = thread;
+    return record;
+}
+
+int64_t
+trace_submit(const trace_label *queue, PyObject *callable, PyObject *name)
+{
+    trace *self = trace_on;
+    int64_t call = trace_log_admit(&self->log);
+    if (call != 0) {
+        uint32_t number = name == NULL ? NAME_TABLE_NONE : number_of_str(self, name);
+        number = number == NAME_TABLE_NONE ? number_of_callable(self, callable) : number;
+        trace_record *record = add_of_call(&self->log, TRACE_SUBMIT, call, call, this_thread(self));
+        record->number = number;
+        record->pool = queue->number;
+    }
+    return call;
+}
+
 void
 trace_begin(int64_t call)
 {
     if (is_traced(call)) {
-        trace_log_add(&trace_on->log, &(trace_record){
-                                          .kind = TRACE_BEGIN,
-                                          .time_ns = clock_now_ns(),
-                                          .call = call,
-                                          .thread = this_thread(trace_on),
-                                          .number = 1,
-                                      });
+        trace *self = trace_on;
+        int64_t now_ns = trace_log_now_ns(&self->log);
+        add_of_call(&self->log, TRACE_BEGIN, now_ns, call, this_thread(self))->number = 1;
     }
 }
 
@@ -226,13 +230,9 @@ void
 trace_end_traced(int64_t *call, trace_ending how)
 {
     if (is_traced(*call)) {
-        trace_log_add(&trace_on->log, &(trace_record){
-                                          .kind = TRACE_END,
-                                          .time_ns = clock_now_ns(),
-                                          .call = *call,
-                                          .thread = this_thread(trace_on),
-                                          .end = (uint8_t)how,
-                                      });
+        trace *self = trace_on;
+        int64_t now_ns = trace_log_now_ns(&self->log);
+        add_of_call(&self->log, TRACE_END, now_ns, *call, this_thread(self))->end = (uint8_t)how;
     }
     *call = 0;
 }
@@ -249,23 +249,17 @@ trace_ran(int64_t *call, uint32_t process, int64_t began_ns, int64_t ended_ns, u
           trace_ending how)
 {
     if (is_traced(*call)) {
-        int64_t now_ns = ended_ns == TRACE_ENDS_NOW ? clock_now_ns() : clock_coarse_ns() + COARSE_NS;
+        trace_log *log = &trace_on->log;
+        int64_t now_ns = ended_ns == TRACE_ENDS_NOW ? trace_log_now_ns(log) : clock_coarse_ns() + COARSE_NS;
         now_ns = now_ns > *call ? now_ns : *call;
         began_ns = clamp(began_ns, *call, now_ns);
         ended_ns = clamp(ended_ns, began_ns, now_ns);
-        trace_record record = {
-            .kind = TRACE_BEGIN,
-            .time_ns = began_ns,
-            .call = *call,
-            .thread = process,
-            .number = calls,
-            .is_worker = 1,
-        };
-        trace_log_add(&trace_on->log, &record);
-        record.kind = TRACE_END;
-        record.time_ns = ended_ns;
-        record.end = (uint8_t)how;
-        trace_log_add(&trace_on->log, &record);
+        trace_record *begin = add_of_call(log, TRACE_BEGIN, began_ns, *call, process);
+        begin->number = calls;
+        begin->is_worker = 1;
+        trace_record *end = add_of_call(log, TRACE_END, ended_ns, *call, process);
+        end->end = (uint8_t)how;
+        end->is_worker = 1;
     }
     *call = 0;
 }
@@ -273,28 +267,31 @@ trace_ran(int64_t *call, uint32_t process, int64_t began_ns, int64_t ended_ns, u
 void
 trace_delivered(int64_t began_ns, uint32_t results)
 {
-    if (trace_on != NULL && trace_log_has(&trace_on->log, began_ns)) {
-        trace_log_add(&trace_on->log, &(trace_record){
-                                          .kind = TRACE_DELIVERY,
-                                          .time_ns = clock_now_ns(),
-                                          .call = began_ns,
-                                          .thread = this_thread(trace_on),
-                                          .number = results,
-                                      });
+    trace *self = trace_on;
+    if (self != NULL && trace_log_has(&self->log, began_ns)) {
+        int64_t now_ns = trace_log_now_ns(&self->log);
+        uint32_t thread = this_thread(self);
+        trace_record *record =
+            trace_log_add(&self->log, TRACE_DELIVERY, now_ns > began_ns ? now_ns : began_ns);
+        if (record != NULL) {
+            record->call = began_ns;
+            record->thread = thread;
+            record->number = results;
+        }
     }
 }
 
 void
 trace_worker(const trace_label *queue, trace_kind what, uint32_t process, bool lost_calls)
 {
-    trace_log_add(&trace_on->log, &(trace_record){
-                                      .kind = (uint8_t)what,
-                                      .time_ns = clock_now_ns(),
-                                      .thread = process,
-                                      .number = queue->number,
-                                      .end = lost_calls ? TRACE_DIED : TRACE_RETURNED,
-                                      .is_worker = 1,
-                                  });
+    trace_log *log = &trace_on->log;
+    trace_record *record = trace_log_add(log, what, trace_log_now_ns(log));
+    if (record != NULL) {
+        record->thread = process;
+        record->number = queue->number;
+        record->end = lost_calls ? TRACE_DIED : TRACE_RETURNED;
+        record->is_worker = 1;
+    }
 }
 
 // ---- one trace after the other ----
@@ -382,7 +379,7 @@ trace_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     trace_on = NULL;
-    self->ended_ns = clock_now_ns();
+    self->ended_ns = trace_log_now_ns(&self->log);
     Py_BEGIN_ALLOW_THREADS
     trace_log_sort(&self->log);
     Py_END_ALLOW_THREADS

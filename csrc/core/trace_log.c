@@ -3,8 +3,6 @@
 
 #include <sys/mman.h>
 
-#include "clock.h"
-
 // What a call that is admitted may need after its SUBMIT: a BEGIN and an END.
 #define LATER_RECORDS 2
 // So many bytes that were read go back to the system at once.
@@ -19,7 +17,9 @@ size_of(const trace_log *log)
 int
 trace_log_open(trace_log *log, uint64_t room)
 {
-    *log = (trace_log){.room = room, .began_ns = clock_now_ns()};
+    *log = (trace_log){.room = room};
+    quick_clock_init(&log->clock);
+    log->began_ns = trace_log_now_ns(log);
     if (room == 0 || room > SIZE_MAX / sizeof(trace_record)) {
         return -1;
     }
@@ -50,31 +50,13 @@ trace_log_close(trace_log *log)
 int64_t
 trace_log_admit(trace_log *log)
 {
-    int64_t now_ns = clock_now_ns();
+    int64_t call = quick_clock_later_ns(&log->clock);
     if (log->room - log->count < log->kept + 1 + LATER_RECORDS) {
-        log->full_since_ns = log->missing++ == 0 ? now_ns : log->full_since_ns;
+        log->full_since_ns = log->missing++ == 0 ? call : log->full_since_ns;
         return 0;
     }
     log->kept += 1 + LATER_RECORDS;
-    log->last_call = now_ns > log->last_call ? now_ns : log->last_call + 1;
-    return log->last_call;
-}
-
-void
-trace_log_add(trace_log *log, const trace_record *record)
-{
-    switch ((trace_kind)record->kind) {
-    case TRACE_SUBMIT:
-    case TRACE_BEGIN:
-    case TRACE_END:
-        log->kept--;
-        break;
-    default:
-        if (log->room - log->count <= log->kept) {
-            return;
-        }
-    }
-    log->records[log->count++] = *record;
+    return call;
 }
 
 static bool

@@ -19,6 +19,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "quick_clock.h"
+
 // At the same time, they happened in this order.
 typedef enum trace_kind {
     TRACE_WORKER_BEGIN,  // a worker process is there; number: of its pool's name
@@ -40,7 +42,7 @@ typedef enum trace_ending {
 } trace_ending;
 
 typedef struct trace_record {
-    int64_t time_ns;    // by clock_now_ns()
+    int64_t time_ns;    // as clock_now_ns()
     int64_t call;       // of a call: which, as trace_log_admit() has said
     uint32_t thread;    // as the kernel numbers it; of a worker process: its process
     uint32_t number;    // see trace_kind
@@ -59,8 +61,8 @@ typedef struct trace_log {
     uint64_t kept;      // room that calls will need which were admitted
     uint64_t read;      // how many have been read
     uint64_t released;  // bytes of them that the system has back
+    quick_clock clock;  // that records have their times by
     int64_t began_ns;
-    int64_t last_call;      // that was admitted
     uint64_t missing;       // calls that were not, as the log was full
     int64_t full_since_ns;  // when the first of them came; 0: there was none
 } trace_log;
@@ -75,9 +77,29 @@ void trace_log_close(trace_log *log);
 // other's.
 int64_t trace_log_admit(trace_log *log);
 
-// Adds a record, of a call that was admitted since the log was opened; or of none, which is dropped when the
-// log is full.
-void trace_log_add(trace_log *log, const trace_record *record);
+// The time, for records.
+static inline int64_t
+trace_log_now_ns(trace_log *log)
+{
+    return quick_clock_now_ns(&log->clock);
+}
+
+// Adds a record, of a call that was admitted since the log was opened, for the caller to fill in: what it
+// leaves is 0.  Or one of no call; that is NULL when the log is full.
+static inline trace_record *
+trace_log_add(trace_log *log, trace_kind kind, int64_t time_ns)
+{
+    if (kind == TRACE_SUBMIT || kind == TRACE_BEGIN || kind == TRACE_END) {
+        log->kept--;
+    }
+    else if (log->room - log->count <= log->kept) {
+        return NULL;
+    }
+    trace_record *record = &log->records[log->count++];
+    record->time_ns = time_ns;
+    record->kind = (uint8_t)kind;
+    return record;
+}
 
 // Whether the log has admitted that call.
 static inline bool

@@ -10,8 +10,10 @@
 static void
 add(trace_log *log, trace_kind kind, int64_t call, int64_t time_ns)
 {
-    trace_record record = {.kind = (uint8_t)kind, .call = call, .time_ns = time_ns};
-    trace_log_add(log, &record);
+    trace_record *record = trace_log_add(log, kind, time_ns);
+    if (record != NULL) {
+        record->call = call;
+    }
 }
 
 static uint64_t
