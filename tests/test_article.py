@@ -1,11 +1,15 @@
-"""The article that pyconc started from: its listings run, with their import lines changed and nothing else."""
+"""The article that pyconc started from: its listings run, with their import lines changed and nothing else.
 
+Most of them sleep for seconds, so all of them run at the same time.
+"""
+
+import contextlib
 import os
 import re
 from pathlib import Path
 
 import pytest
-from support import run_script
+from support import finish, start_script
 
 ARTICLE = Path(os.environ.get("PYCONC_ARTICLE") or Path(__file__).resolve().parents[2] / "shared" / "article.md")
 
@@ -48,12 +52,69 @@ def with_pyconc(listing):
     return "\n".join(changed) + "\n"
 
 
+def without_guard(listing):
+    return listing.replace('if __name__ == "__main__":', "if True:")
+
+
+def with_guard(listing):
+    """Puts everything after the definitions under a guard."""
+    definitions, line, program = listing.partition('print("main thread is')
+    assert line
+    body = "".join(f"    {text}\n" for text in (line + program).splitlines())
+    return f'{definitions}if __name__ == "__main__":\n{body}'
+
+
+def with_a_shared_list(listing):
+    assert "my_list = []" in listing
+    return "import pyconc\n" + listing.replace("my_list = []", "my_list = pyconc.shared.List()")
+
+
+def as_it_is(listing):
+    return listing
+
+
+# By name, which listing each program is, and what becomes of it.
+PROGRAMS = {
+    "coroutines": (0, as_it_is),
+    "threads": (1, as_it_is),
+    "asyncio and threads": (2, as_it_is),
+    "asyncio and an executor per coroutine": (3, as_it_is),
+    "processes": (4, as_it_is),
+    "processes without a guard": (4, without_guard),
+    "processes and asyncio": (5, as_it_is),
+    "processes and asyncio with a guard": (5, with_guard),
+    "processes and asyncio with a shared list": (5, with_a_shared_list),
+}
+
+
+@pytest.fixture(scope="module")
+def started(request, listings):
+    """The programs that were asked for."""
+    items = [item for item in request.session.items if "started" in getattr(item, "fixturenames", ())]
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for name in {item.callspec.params["output"]: None for item in items}:
+            number, change = PROGRAMS[name]
+            program = with_pyconc(change(listings[number]))
+            found[name] = stack.enter_context(start_script(program, flags=FLAGS, env=UTF_8))
+        yield found
+
+
+@pytest.fixture
+def output(request, started):
+    return Output(started[request.param])
+
+
+def of(*names):
+    return pytest.mark.parametrize("output", names, indirect=True)
+
+
 class Output:
     """What a listing printed.  print() writes a line and its end apart, so those of two threads may get mixed up."""
 
-    def __init__(self, listing):
-        finished = run_script(with_pyconc(listing), flags=FLAGS, env=UTF_8)
-        assert finished.stderr == ""
+    def __init__(self, program):
+        finished = finish(program)
+        assert (finished.returncode, finished.stderr) == (0, ""), finished
         self.text = finished.stdout
 
     def position(self, pattern):
@@ -82,8 +143,8 @@ def test_the_table_of_imports_is_the_readmes():
         assert re.search(rf"\| `{standard}[^`]*` +\| .*`{ours}", readme), standard
 
 
-def test_coroutines(listings):
-    output = Output(listings[0])
+@of("coroutines")
+def test_coroutines(output):
     # One thread, so the order is certain until both sleep.
     order = [f"main thread is {MAIN}", "foo start", f"foo thread is {MAIN}", "bar start", f"bar thread is {MAIN}"]
     assert re.match("\n".join(order) + "\n", output.text)
@@ -92,8 +153,8 @@ def test_coroutines(listings):
     assert output.is_empty()
 
 
-def test_threads(listings):
-    output = Output(listings[1])
+@of("threads")
+def test_threads(output):
     # The main thread does not wait for the others, so their lines may come anywhere among its own.
     mine = [r"start time is [\d.]+", f"main thread {MAIN}", r"init list is \[\]", r"finally list is \[\]", SECONDS]
     positions = [output.position(pattern) for pattern in mine]
@@ -110,8 +171,8 @@ def test_threads(listings):
     assert output.is_empty()
 
 
-def test_asyncio_and_threads(listings):
-    output = Output(listings[2])
+@of("asyncio and threads")
+def test_asyncio_and_threads(output):
     assert re.match(f"main thread is {MAIN}\ninit list is \\[\\]\nfoo start\n", output.text)
     output.take(f"main thread is {MAIN}")
     output.take(r"init list is \[\]")
@@ -128,8 +189,8 @@ def test_asyncio_and_threads(listings):
     assert output.is_empty()
 
 
-def test_asyncio_and_an_executor_per_coroutine(listings):
-    output = Output(listings[3])
+@of("asyncio and an executor per coroutine")
+def test_asyncio_and_an_executor_per_coroutine(output):
     assert re.match(f"main thread is {MAIN}\ninit list is \\[\\]\nfoo start\n", output.text)
     output.take(f"main thread is {MAIN}")
     output.take(r"init list is \[\]")
@@ -144,24 +205,8 @@ def test_asyncio_and_an_executor_per_coroutine(listings):
     assert output.is_empty()
 
 
-def without_guard(listing):
-    return listing.replace('if __name__ == "__main__":', "if True:")
-
-
-def with_guard(listing):
-    """Puts everything after the definitions under a guard."""
-    definitions, line, program = listing.partition('print("main thread is')
-    assert line
-    body = "".join(f"    {text}\n" for text in (line + program).splitlines())
-    return f'{definitions}if __name__ == "__main__":\n{body}'
-
-
-as_it_is = pytest.param(lambda listing: listing, id="as it is")
-
-
-@pytest.mark.parametrize("guard", [as_it_is, pytest.param(without_guard, id="without a guard")])
-def test_processes(listings, guard):
-    output = Output(guard(listings[4]))
+@of("processes", pytest.param("processes without a guard", marks=pytest.mark.slow))  # it keeps two CPUs busy
+def test_processes(listings, output):
     numbers = re.findall(r"\b\d{15,}\b", listings[4])
     assert len(numbers) == 6
     assert re.findall(r"(\d+) is prime: (\w+)", output.text) == [(n, str(n != numbers[-1])) for n in numbers]
@@ -172,9 +217,8 @@ def test_processes(listings, guard):
     assert output.is_empty()
 
 
-@pytest.mark.parametrize("guard", [as_it_is, pytest.param(with_guard, id="with a guard")])
-def test_processes_and_asyncio(listings, guard):
-    output = Output(guard(listings[5]))
+@of("processes and asyncio", "processes and asyncio with a guard")
+def test_processes_and_asyncio(output):
     output.take(f"my_func thread is {MAIN}", 10)
     output.take(f"(main|foo) thread is {MAIN}", 2)
     for line in ("foo start", "foo finish", r"init my list is \[\]", r"finally my list is \[\]"):
@@ -186,10 +230,9 @@ def test_processes_and_asyncio(listings, guard):
     assert output.is_empty()
 
 
-def test_processes_and_asyncio_with_a_shared_list(listings):
+@of("processes and asyncio with a shared list")
+def test_processes_and_asyncio_with_a_shared_list(output):
     """What the article wanted of its last listing: the list that processes append to has all items."""
-    assert "my_list = []" in listings[5]
-    output = Output("import pyconc\n" + listings[5].replace("my_list = []", "my_list = pyconc.shared.List()"))
     output.take(r"init my list is \[\]")
     shared = output.take(r"finally my list is \[(.*)\]")
     assert sorted(map(int, shared.split(", "))) == list(range(10))

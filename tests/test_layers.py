@@ -5,6 +5,7 @@ function is an arrow like any other, and so is a module's name in a string, by w
 """
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -117,6 +118,7 @@ def named_modules(tree: ast.AST) -> Iterator[str]:
         yield from named_modules(child)
 
 
+@functools.cache
 def arrows() -> set[Arrow]:
     found = set()
     for path in c_files():

@@ -9,7 +9,7 @@ import threading
 import pytest
 from gates import Gate, block_workers
 from loops import on_every_loop, on_loop
-from support import run_script, wait_until
+from support import more_rounds, run_script, wait_until
 
 import pyconc
 
@@ -115,10 +115,11 @@ CLOSING = """
 """
 
 
+@pytest.mark.parametrize("loops", [300, pytest.param(3000, marks=more_rounds)])
 @pytest.mark.parametrize("threads", [1, 4])
-def test_a_thousand_loops_closed_with_work_in_flight(new_loop, threads):
+def test_loops_closed_with_work_in_flight(new_loop, threads, loops):
     kind = new_loop.__module__.split(".")[0]
-    finished = run_script(CLOSING, kind, 1000, threads, flags=("-W", "error"))
+    finished = run_script(CLOSING, kind, loops, threads, flags=("-W", "error"))
     assert finished.stdout == ""
     assert finished.stderr == ""
 

@@ -497,7 +497,7 @@ for tries, microseconds in enumerate(itertools.cycle(range(1, 80))):
 """
 
 
-@pytest.mark.parametrize("enough", [THOUSAND // 4, pytest.param(2 * THOUSAND, marks=more_rounds)])
+@pytest.mark.parametrize("enough", [THOUSAND // 10, pytest.param(2 * THOUSAND, marks=more_rounds)])
 def test_ctrl_c_in_shutdown_leaves_no_lock_taken(enough):
     finished = run_script(INTERRUPTS_ITS_SHUTDOWN, enough)
     assert finished.returncode == 0, finished
@@ -600,7 +600,7 @@ until_interrupted(take)
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("step", [4, pytest.param(1, marks=more_rounds)])
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=more_rounds)])
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
 def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads, step):
     finished = run_script(
@@ -636,7 +636,7 @@ def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads, s
             assert list(pool.map(abs, range(100))) == list(range(100))
             assert pool.submit(abs, -1).result() == 1
             pool.shutdown()
-            if number % 10 == 0:
+            if number % 16 == 0:
                 the_nursery.stop()  # its start is interrupted too
             with open("/proc/thread-self/children") as children:
                 for pid in {*children.read().split()} - {str(the_nursery.pid)}:
@@ -730,8 +730,10 @@ def test_a_program_that_handles_ctrl_c_goes_on_with_its_workers():
 # --- Ends that are not faults -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [False, True])
-@pytest.mark.parametrize("way", ["end", "dropped", "shutdown", "exit", "exception"])
+@pytest.mark.parametrize(
+    ("way", "threads"),
+    [*[(way, False) for way in ("end", "dropped", "shutdown", "exit", "exception")], ("end", True), ("shutdown", True)],
+)
 def test_queued_work_is_finished_at_exit(way, threads):
     script = """
     import os, sys, threading, pyconc
@@ -820,8 +822,8 @@ def test_dev_shm_is_not_needed(size, tmp_path):
     script = """
     import pyconc
     with pyconc.ProcessPoolExecutor(2) as pool:
-        assert len(pool.submit(bytes, 64 << 20).result()) == 64 << 20
-        assert pool.submit(len, bytearray(64 << 20)).result() == 64 << 20
+        assert len(pool.submit(bytes, 8 << 20).result()) == 8 << 20
+        assert pool.submit(len, bytearray(8 << 20)).result() == 8 << 20
         assert list(pool.map(abs, range(-3, 0))) == [3, 2, 1]
     print("works")
     """
@@ -935,7 +937,7 @@ def test_a_signal_handler_submits_while_the_program_does(threads):
         print("went on")
         """,
         threads,
-        5 if threads else 40,
+        5 if threads else 12,
         limit=60,
     )
     assert finished.stdout == "went on\n"

@@ -341,7 +341,7 @@ def test_workers_may_limit_their_memory(which):
         PROLOGUE
         + f"""
 def limit():
-    most = address_space() + (400 << 20)
+    most = address_space() + (300 << 20)
     resource.setrlimit(resource.RLIMIT_{which}, (most, most))
 
 def need(megabytes):
@@ -350,14 +350,14 @@ def need(megabytes):
 if __name__ == "__main__":
     with pyconc.ProcessPoolExecutor(1, initializer=limit) as pool:
         assert pool.submit(need, 1).result() == 1
-        assert pool.submit(need, 300).result() == 300
+        assert pool.submit(need, 200).result() == 200
         assert isinstance(pool.submit(need, 4000).exception(), MemoryError)
         # What went and came keeps no address space.
         for _ in range(2):
-            data = make(5, 100 << 20)
-            assert pool.submit(len, data).result() == 100 << 20
-            assert len(pool.submit(make, 6, 100 << 20).result()) == 100 << 20
-            assert pool.submit(need, 300).result() == 300
+            data = make(5, 60 << 20)
+            assert pool.submit(len, data).result() == 60 << 20
+            assert len(pool.submit(make, 6, 60 << 20).result()) == 60 << 20
+            assert pool.submit(need, 200).result() == 200
 """
     )
 
@@ -368,13 +368,13 @@ def test_an_argument_that_does_not_fit_is_a_memory_error_of_its_task():
         PROLOGUE
         + """
 def limit():
-    most = address_space() + (100 << 20)
+    most = address_space() + (50 << 20)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 if __name__ == "__main__":
     with pyconc.ProcessPoolExecutor(1, initializer=limit) as pool:
-        for _ in range(3):
-            error = pool.submit(len, make(1, 200 << 20)).exception()
+        for _ in range(2):
+            error = pool.submit(len, make(1, 80 << 20)).exception()
             assert isinstance(error, MemoryError), error
             assert pool.submit(len, make(1)).result() == LARGE
         # The block that it had came back.

@@ -425,7 +425,7 @@ def tell_often(count):
 
 def test_what_is_read_while_the_worker_writes_is_whole():
     with pyconc.ProcessPoolExecutor(1) as pool:
-        future = pool.submit(tell_often, 30_000)
+        future = pool.submit(tell_often, 10_000)
         seen = []
         while not future.done():
             seen += [worker.progress for worker in pool.workers() if worker.progress is not None]

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import functools
 import importlib
 import re
 from collections.abc import Callable, Iterator
@@ -31,12 +32,18 @@ def without_comments(text: str) -> str:
     return pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
 
 
+@functools.cache
+def lines_of(path: Path, code: Callable[[str], str]) -> list[str]:
+    return code(path.read_text()).splitlines()
+
+
 def lines_with(pattern: str, files: list[Path], *, code: Callable[[str], str] = without_comments) -> list[str]:
     """The lines of these files in which the pattern occurs, each with its place."""
     found = []
+    search = re.compile(pattern).search
     for path in files:
-        for number, line in enumerate(code(path.read_text()).splitlines(), 1):
-            if re.search(pattern, line):
+        for number, line in enumerate(lines_of(path, code), 1):
+            if search(line):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     return found
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import HANG_LIMIT, run_script, wait_until
+from support import HANG_LIMIT, more_rounds, run_script, wait_until
 
 from pyconc import CoroutinePool, ProcessPoolExecutor, TaskTimeout, WorkerDied, current_task
 
@@ -68,9 +68,10 @@ def outcome_of(future):
     return numbers.pop() if len(numbers) == 1 else LOST
 
 
+@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 40), marks=more_rounds)], ids=["few", "many"])
 @pytest.mark.parametrize("most", [8, 4096, 65536])
-def test_each_call_ends_after_a_stray_write(most):
-    for seed in range(8):
+def test_each_call_ends_after_a_stray_write(most, seeds):
+    for seed in seeds:
         with ProcessPoolExecutor(2) as pool:
             calls = [call(pool, echo, n) for n in range(20)]
             stray = pool.submit(scribble, seed, most)

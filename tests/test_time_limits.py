@@ -16,7 +16,7 @@ import pytest
 from gates import ProcessGate
 from loops import on_every_loop, on_loop
 from pools import pool_of, with_pool
-from support import HANG_LIMIT, THOUSAND, run_script, wait_until
+from support import HANG_LIMIT, THOUSAND, more_rounds, run_script, wait_until
 
 import pyconc
 from pyconc._process import black_box
@@ -66,7 +66,7 @@ class SlowToUnpickle:
 def test_what_it_takes_to_unpickle_a_call_does_not_count(pool):
     """Such as to import its module in a new worker."""
     limited = pool.options(timeout=0.1, grace=FOREVER)
-    for _ in range(3):
+    for _ in range(2):
         assert limited.submit(str, SlowToUnpickle()).result() == "None"
     assert timeout_of(limited.submit(lambda _: wait_for_ever(), SlowToUnpickle())).ran_for < HANG_LIMIT
 
@@ -470,9 +470,10 @@ def check_number(number, seconds):
     return number
 
 
+@pytest.mark.parametrize("calls_made", [THOUSAND // 4, pytest.param(5 * THOUSAND, marks=more_rounds)])
 @pytest.mark.parametrize("forks", [False, True])
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_a_storm_of_timeouts_has_no_wrong_victim(forks):
+def test_a_storm_of_timeouts_has_no_wrong_victim(forks, calls_made):
     """Some calls have hardly any time; those beside and after them have, and must see nothing of it."""
     with pool_of(2) as pool, contextlib.ExitStack() as stack:
         if forks:
@@ -483,7 +484,7 @@ def test_a_storm_of_timeouts_has_no_wrong_victim(forks):
             stack.callback(stop.set)
         limited, free = pool.options(timeout=0.001, grace=FOREVER), pool.options(timeout=FOREVER)
         calls = []
-        for number in range(THOUSAND):
+        for number in range(calls_made):
             view = limited if number % 2 else free
             calls.append(view.submit(check_number, number, random.uniform(0, 0.002)))
         for number, call in enumerate(calls):

@@ -19,7 +19,7 @@ from process_programs import Pools, process_programs, run_process_program
 from programs import Step, configurations, programs, run_program
 
 EXAMPLES = int(os.environ.get("PYCONC_EXAMPLES", "1000"))
-FEW_EXAMPLES = min(EXAMPLES, 100)
+FEW_EXAMPLES = min(EXAMPLES, 50)
 
 how_many = pytest.mark.parametrize(
     "examples", [FEW_EXAMPLES, pytest.param(EXAMPLES, marks=more_rounds)], ids=["few", "many"]

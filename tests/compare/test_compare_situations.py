@@ -182,7 +182,7 @@ for kind in (ThreadPoolExecutor, ProcessPoolExecutor):
 
 @pytest.mark.parametrize(
     "flags",
-    [("-X", "dev"), ("-O",), ("-OO",), ("-bb",), ("-X", "tracemalloc=5"), ("-W", "error", "-b"), ("-u", "-B")],
+    [("-X", "dev"), ("-O",), ("-OO",), ("-bb",), ("-X", "tracemalloc"), ("-W", "error", "-b"), ("-u", "-B")],
     ids=" ".join,
 )
 def test_options_of_the_interpreter(library: Library, flags: tuple[str, ...]) -> None:
