@@ -163,12 +163,14 @@ chunk_end(chunk *c, PyObject *error)
 {
     FutureObject *future = (FutureObject *)c->to.future;
     MapFeedObject *feed = chunk_take_feed(c);
-    if (feed != NULL) {
-        int rc = error == NULL ? future_cancel(future) : future_finish(future, NULL, error);
+    // If it was cancelled already, that stays; to be refused by the future would call signal handlers.
+    if (feed != NULL && !future_is_done(future)) {
+        int rc = error == NULL ? future_cancel(future) : future_finish(future, NULL, Py_NewRef(error));
         if (rc < 0) {
-            PyErr_Clear();  // It was cancelled already; it has no callbacks that could fail.
+            PyErr_Clear();  // No memory; it has no callbacks that could fail.
         }
     }
+    Py_XDECREF(error);
     Py_CLEAR(c->items);
     Py_XDECREF((PyObject *)feed);
 }
@@ -593,10 +595,14 @@ chunk_settle(chunk *c, bool is_interruptible)
     if (rest != NULL) {
         chunk_release(rest);
     }
+    PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
     if (update_keep_open(feed) < 0) {
         PyErr_Clear();  // The feed keeps the queue open already, or does not need it any longer.
     }
     Py_DECREF(feed);
+    if (error != NULL) {
+        PyErr_SetRaisedException(error);
+    }
     return rc;
 }
 
@@ -718,23 +724,30 @@ enum {
     SOURCE_FAILED = 1
 };  // with the exception
 
+// Whether an exception is set that comes out before any result: a signal handler has raised it, or it is no
+// Exception.
+static bool
+is_urgent(void)
+{
+    return PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted());
+}
+
 // Drops the source, which is exhausted, or has raised, or whose queue is closed: the consumer hears of that
 // after the results of what was read.  0; -1 with an exception that must not wait, or SOURCE_FAILED with one
 // that may, but nobody waits.
 static int
 end_source(MapResultsObject *self, bool may_wait)
 {
-    bool is_urgent = PyErr_Occurred()
-                     && (!PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted());
+    bool comes_first = is_urgent();
     PyObject *error = PyErr_GetRaisedException();
     Py_CLEAR(self->source);
     self->feed->is_complete = true;
-    if (error == NULL || (may_wait && !is_urgent)) {
+    if (error == NULL || (may_wait && !comes_first)) {
         Py_XSETREF(self->feed->error, error);
         return 0;
     }
     PyErr_SetRaisedException(error);
-    return is_urgent ? -1 : SOURCE_FAILED;
+    return comes_first ? -1 : SOURCE_FAILED;
 }
 
 // Reads the source until so many items have been read, and sends them.  As end_source().
@@ -1060,6 +1073,9 @@ map_results_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     PyObject *error = PyErr_GetRaisedException();
     if (rc != SOURCE_FAILED || send_unsent(feed, true) < 0) {
         // If only the source has failed, the calls for the items that it gave are made.
+        if (is_urgent()) {
+            Py_SETREF(error, PyErr_GetRaisedException());
+        }
         PyErr_Clear();
         feed_close(feed);
     }

@@ -21,7 +21,10 @@ def is_from_handler(error):
 
 
 def _has_local(frame, value):
-    for local in frame.f_locals.values():
+    names = frame.f_code.co_varnames  # a module has none: its variables are other threads' as well
+    variables = frame.f_locals if names else {}
+    for name in names:
+        local = variables.get(name)
         if local is value or (type(local) is tuple and any(item is value for item in local)):
             return True
     return False

@@ -175,7 +175,6 @@ class _Starter:
 
     def __init__(self):
         self.error = None
-        self.thread_id = threading.get_ident()
         self._lock = threading.Lock()
         self._lock.acquire()
 
@@ -243,7 +242,7 @@ class Supervisor:
         self._count = itertools.count()
         self._false_starts = 0
         self._era = 0  # counts what was done, and false starts
-        self._starters = deque()  # any
+        self._starters = {}  # any: of each thread that waits for a start, by its number
         self._refusal = None  # why no worker could be started when the last task failed for that
         self._overdue = []  # heap of (when a call must have ended, its number)
         self._repeats = []  # heap of (when to interrupt a call again, its number, seconds since it was last done)
@@ -283,19 +282,19 @@ class Supervisor:
             return  # or the dead are being reaped, and the supervisor then starts others
         if threading.current_thread() is self.thread:
             return  # user's code that the supervisor calls, such as a __reduce__
-        starter = _Starter()
-        if any(other.thread_id == starter.thread_id for other in list(self._starters)):
+        thread_id = threading.get_ident()
+        if thread_id in self._starters:
             self.queue.poke()
             return  # a signal handler of a thread that waits already
-        self._starters.append(starter)
-        if self.state is State.ENDED:
-            return
-        self.queue.poke()
+        starter = _Starter()
         try:
+            self._starters[thread_id] = starter
+            if self.state is State.ENDED:
+                return
+            self.queue.poke()
             starter.wait()
         finally:
-            with contextlib.suppress(ValueError):  # it was answered
-                self._starters.remove(starter)
+            self._starters.pop(thread_id, None)  # it is there yet if it was not answered
         if starter.error is not None:
             raise starter.error
 
@@ -676,8 +675,8 @@ class Supervisor:
     def _answer(self, error):
         while self._starters:
             try:
-                starter = self._starters.popleft()
-            except IndexError:
+                _, starter = self._starters.popitem()
+            except KeyError:
                 return
             starter.answer(error)
 

@@ -6,6 +6,7 @@ call's time raise.  A timer sends the signal at some moment of the map, in each 
 must come out of the map, always, and the pool must end afterwards.
 """
 
+import gc
 import random
 import signal
 import sys
@@ -84,6 +85,7 @@ def map_once(pool):
 
 def main():
     global pool_number
+    gc.disable()  # what is raised in a finalizer, wherever that is run, comes out nowhere
     for pool_number in range(rounds):
         pool = pyconc.ProcessPoolExecutor(2)
         pool.submit(abs, -1).result()
