@@ -304,7 +304,7 @@ format: $(VENV)/tools  ## put Python and C in order
 .PHONY: stubs
 stubs: $(VENV)/tools install  ## check the stubs against the built module, and the types of the package and the examples
 	@$(BIN)/stubtest --mypy-config-file pyproject.toml --allowlist tests/stubtest_allowlist.txt pyconc._core pyconc.aiomultiprocess.pool \
-		pyconc.coroutine_pool pyconc.process_pool pyconc.shared pyconc.thread_pool pyconc.waiting
+		pyconc.coroutine_pool pyconc.multiprocessing.managers pyconc.process_pool pyconc.shared pyconc.thread_pool pyconc.waiting
 	@$(BIN)/mypy --cache-dir=/dev/null
 
 $(VENV)/docs: $(VENV)/installed

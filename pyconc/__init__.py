@@ -37,6 +37,7 @@ __all__ = [
     "Histogram",
     "InvalidStateError",
     "LockAbandoned",
+    "Manager",
     "PoolStats",
     "ProcessPoolExecutor",
     "Task",
@@ -64,6 +65,7 @@ _LAZY = {
     "BrokenProcessPool": ("pyconc.process_pool", "BrokenProcessPool"),
     "CoroutinePool": ("pyconc.coroutine_pool", "CoroutinePool"),
     "LockAbandoned": ("pyconc._lock_abandoned", "LockAbandoned"),
+    "Manager": ("pyconc.multiprocessing", "Manager"),
     "ProcessPoolExecutor": ("pyconc.process_pool", "ProcessPoolExecutor"),
     "TaskTimeout": ("pyconc._task_timeout", "TaskTimeout"),
     "TaskUnpicklable": ("pyconc.process_pool", "TaskUnpicklable"),
@@ -109,4 +111,4 @@ def _name_imports():
         shared,
     )
     from pyconc._process import nursery, pickling  # noqa: F401
-    from pyconc.multiprocessing import dummy  # noqa: F401
+    from pyconc.multiprocessing import dummy, managers  # noqa: F401

@@ -29,6 +29,7 @@ from pyconc._task_cancelled import TaskCancelled as TaskCancelled
 from pyconc._task_timeout import TaskTimeout as TaskTimeout
 from pyconc._trace import trace as trace
 from pyconc.coroutine_pool import CoroutinePool as CoroutinePool
+from pyconc.multiprocessing import Manager as Manager
 from pyconc.patching import install as install
 from pyconc.patching import uninstall as uninstall
 from pyconc.process_pool import ProcessPoolExecutor as ProcessPoolExecutor
@@ -52,6 +53,7 @@ __all__ = [
     "Histogram",
     "InvalidStateError",
     "LockAbandoned",
+    "Manager",
     "PoolStats",
     "ProcessPoolExecutor",
     "Task",

@@ -85,6 +85,8 @@ ROWS = {
         "a lock, taken and released",
         "async with a lock, beside asyncio's",
         "a Value, read",
+        "a key of a Manager's dict, set",
+        "an item of a Queue, from process to process",
         *WITHOUT_BASELINE["shared"],
     },
 }

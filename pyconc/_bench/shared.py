@@ -1,4 +1,4 @@
-"""What does it cost to share a lock, a number, a list, a dict or an array between processes?
+"""What does it cost to share a lock, a number, a list, a dict, a queue or an array between processes?
 
 Each row does the same with an object of multiprocessing, of the server that its Manager starts, or of asyncio, and with
 one of pyconc.shared, in one process that has it to itself: what a program pays each time. 100 MB are sent to workers.
@@ -94,6 +94,33 @@ def puts(items, size):
     return each(size, functools.partial(items.__setitem__, 7, 5.0))
 
 
+def passes(items, size):
+    """Microseconds for an item that is put, and got."""
+    started = perf_counter()
+    for i in range(size):
+        items.put(i)
+        items.get()
+    return (perf_counter() - started) / size * 1e6
+
+
+def stream(items, size):
+    """Microseconds for each of the items that another process puts, until all are got."""
+    process = multiprocessing.get_context("fork").Process(target=fill, args=(items, size))
+    process.start()
+    items.get()  # it is there
+    started = perf_counter()
+    for _ in range(size):
+        items.get()
+    took = perf_counter() - started
+    process.join()
+    return took / size * 1e6
+
+
+def fill(items, size):
+    for i in range(size + 1):
+        items.put(i)
+
+
 def copy_of(data):
     """Milliseconds for a copy of it, in this process."""
     started = perf_counter()
@@ -173,6 +200,13 @@ def make_rows(options):
     served_dict, our_dict = manager.dict(content), shared.Dict(content)
     put, our_put = functools.partial(sets, served_dict, few), functools.partial(sets, our_dict, size)
     find, our_find = functools.partial(gets_by_key, served_dict, few), functools.partial(gets_by_key, our_dict, size)
+    our_managed = functools.partial(sets, options.candidate.Manager().dict(content), size)
+    served_queue, our_queue = manager.Queue(), shared.Queue()
+    pass_on, our_pass = functools.partial(passes, served_queue, few), functools.partial(passes, our_queue, size)
+    flow, our_flow = (
+        functools.partial(stream, multiprocessing.Queue(), size),
+        functools.partial(stream, our_queue, size),
+    )
     array, our_array = multiprocessing.Array("d", 100), shared.Array("d", 100)
     look, our_look = functools.partial(gets, array, few), functools.partial(gets, our_array, size)
     store, our_store = functools.partial(puts, array, few), functools.partial(puts, our_array, size)
@@ -194,6 +228,9 @@ def make_rows(options):
         Row("an item of a List, beside the Manager's", US, get, our_get, under(0.2)),
         Row("a key of a Dict, set, beside the Manager's", US, put, our_put, under(0.45)),
         Row("the value of a key, beside the Manager's", US, find, our_find, under(0.3)),
+        Row("a key of a Manager's dict, set", US, put, our_managed, under(0.45)),
+        Row("an item of a Queue, put and got, beside the Manager's", US, pass_on, our_pass, times_less(20)),
+        Row("an item of a Queue, from process to process", US, flow, our_flow, under(1)),
         Row("an item of an Array, read", US, look, our_look, times_less(1)),
         Row("an item of an Array, set", US, store, our_store, times_less(1)),
         Row("100 MB shared: one copy, beside a plain one", MS, copy, our_copy, within(8)),

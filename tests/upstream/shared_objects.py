@@ -1,5 +1,6 @@
 """The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values, arrays,
-lists, dicts and queues, run with those of pyconc.shared, and processes of each start method; what any dict is to do.
+lists, dicts and queues, run with those of pyconc.shared, and processes of each start method; what any dict is to do;
+and those of containers with pyconc.Manager().
 """
 
 import multiprocessing
@@ -8,6 +9,7 @@ import unittest
 from test import _test_multiprocessing as upstream
 from test import mapping_tests
 
+import pyconc
 from pyconc import shared
 
 KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Containers", "Queue"]
@@ -54,10 +56,14 @@ class CountedList:
 
 
 class Skipping:
+    without: tuple[str, ...] = ()  # of what SKIPS has
+
     def setUp(self) -> None:
         for name, reason in SKIPS.items():
             method, _, kind = name.partition(" of ")
-            if self._testMethodName == method and any(base.__name__ == kind for base in type(self).__mro__):
+            if self._testMethodName == method not in self.without and any(
+                base.__name__ == kind for base in type(self).__mro__
+            ):
                 self.skipTest(reason)
         super().setUp()
 
@@ -80,6 +86,18 @@ class SharedMixin(Skipping):
     JoinableQueue = shared.Queue
     Pipe = staticmethod(multiprocessing.Pipe)
     DummyList = staticmethod(CountedList)
+
+
+class ManagerContainersTest(Skipping, upstream._TestContainers, unittest.TestCase):
+    """What is asked of a manager's list, dict and namespace; the rest of what it has is asked below."""
+
+    TYPE = "manager"
+    without = ("test_namespace",)
+    manager = pyconc.Manager()
+    list = manager.list
+    dict = manager.dict
+    Namespace = manager.Namespace
+    Queue = manager.Queue
 
 
 class SharedDictTest(Skipping, mapping_tests.TestHashMappingProtocol):
