@@ -17,6 +17,12 @@ import pyconc
 from pyconc import shared
 from pyconc.multiprocessing import managers
 
+# pytest's hang guard is a thread.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The 'u' type code is deprecated:DeprecationWarning"),
+]
+
 fork = multiprocessing.get_context("fork")
 
 
@@ -169,8 +175,7 @@ def test_registered_types_come_from_a_server_that_starts_with_the_first():
     with Manager(ctx=fork) as manager:
         manager.list([1])
         assert manager.address is None
-        with pyconc.ThreadPoolExecutor(2) as pool:
-            words, more = pool.map(manager.Words, ["", "ab"])
+        words, more = map(manager.Words, ["", "ab"])
         words.add("word")
         assert (words.__len__(), more.__len__()) == (1, 2)
         assert isinstance(manager.address, str)

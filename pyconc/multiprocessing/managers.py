@@ -319,10 +319,9 @@ class SyncManager:
     def Array(self, typecode, sequence, lock=True):
         """Return what has the items of array.array(typecode, sequence), in shared memory."""
         self._check()
-        items = array.array(typecode, sequence)
-        if items.typecode in "uw":
+        if typecode in ("u", "w"):
             return self._make_in_server("Array", typecode, sequence)
-        return ArrayProxy(typecode, items)
+        return ArrayProxy(typecode, array.array(typecode, sequence))
 
     def Namespace(self, /, **attributes):
         """Return an object with attributes, which are shared unless they begin with an underscore."""
