@@ -222,7 +222,7 @@ def test_an_idle_program_does_not_wake_up_for_it():
         await_line(program, program.stdout, "ready")
         wait_until_at_rest(program.pid)
         before = count_wakeups(program.pid)
-        for _ in range(20):
+        for _ in range(5):
             assert _dump.look(program.pid)["pools"][0]["name"] == "idle"
         assert "idle (processes): 0 running, 0 queued, 2 of 2 workers" in dump(program.pid)
         assert count_wakeups(program.pid) == before
@@ -233,7 +233,7 @@ def test_it_leaves_no_descriptor_open():
     with pyconc.ProcessPoolExecutor(1) as pool:
         pool.submit(identity).result()
         before = os.listdir("/proc/self/fd")
-        for _ in range(20):
+        for _ in range(5):
             _dump.look(os.getpid())
         assert os.listdir("/proc/self/fd") == before
 

@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, InvalidStateError
 from pathlib import Path
 
 import pytest
-from support import run_script, wait_until
+from support import THOUSAND, run_script, wait_until
 
 import pyconc
 
@@ -53,7 +53,7 @@ def run_together(*functions):
 
 
 def test_one_of_many_wins(frequent_switches):
-    for _ in range(300):
+    for _ in range(THOUSAND // 5):
         future, won, called = pyconc.Future(), [], []
 
         def finish(number, future=future, won=won):
@@ -75,7 +75,7 @@ def test_one_of_many_wins(frequent_switches):
 
 
 def test_callbacks_added_while_it_finishes_are_called_once(frequent_switches):
-    for _ in range(300):
+    for _ in range(THOUSAND // 5):
         future, called = pyconc.Future(), []
 
         def add(future=future, called=called):
@@ -87,7 +87,7 @@ def test_callbacks_added_while_it_finishes_are_called_once(frequent_switches):
 
 
 def test_threads_that_wait_while_it_finishes_all_wake(frequent_switches):
-    for round in range(300):
+    for round in range(THOUSAND // 5):
         future, seen = pyconc.Future(), []
 
         def wait(future=future, seen=seen):
@@ -100,7 +100,7 @@ def test_threads_that_wait_while_it_finishes_all_wake(frequent_switches):
 
 
 def test_the_condition_is_made_once(frequent_switches):
-    for _ in range(300):
+    for _ in range(THOUSAND // 5):
         future, conditions = pyconc.Future(), []
         look = lambda future=future, conditions=conditions: conditions.append(future._condition)  # noqa: E731
         run_together(look, look, look, look)

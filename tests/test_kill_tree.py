@@ -113,7 +113,7 @@ def test_so_it_is_after_a_grace_in_vain():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_so_it_is_with_every_start_method(method):
     context = multiprocessing.get_context(method)
     with pool_of(1, kill_tree=True, mp_context=context) as pool, ProcessGate() as gate:

@@ -9,7 +9,7 @@ import threading
 import pytest
 from gates import Gate, block_workers
 from loops import on_every_loop, on_loop
-from support import more_rounds, run_script, wait_until
+from support import THOUSAND, more_rounds, run_script, wait_until
 
 import pyconc
 
@@ -115,7 +115,7 @@ CLOSING = """
 """
 
 
-@pytest.mark.parametrize("loops", [300, pytest.param(3000, marks=more_rounds)])
+@pytest.mark.parametrize("loops", [300, pytest.param(1000, marks=more_rounds)])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_loops_closed_with_work_in_flight(new_loop, threads, loops):
     kind = new_loop.__module__.split(".")[0]
@@ -141,7 +141,7 @@ async def test_a_storm_of_cancelled_futures(new_loop):
     loop = asyncio.get_running_loop()
     tasks = 200
     with pyconc.ThreadPoolExecutor(2) as pool:
-        for _ in range(100):
+        for _ in range(THOUSAND // 20):
             futures = [loop.run_in_executor(pool, identity, i) for i in range(tasks)]
             expected = list(range(tasks))
             victims = dice.sample(range(tasks), dice.randrange(tasks))
@@ -160,7 +160,7 @@ async def test_a_storm_from_other_threads(new_loop):
     loop = asyncio.get_running_loop()
     tasks = 200
     with pyconc.ThreadPoolExecutor(2) as pool, concurrent.futures.ThreadPoolExecutor(2) as others:
-        for _ in range(50):
+        for _ in range(THOUSAND // 40):
             futures = [loop.run_in_executor(pool, identity, i) for i in range(tasks)]
             storm = [others.submit(loop.call_soon_threadsafe, future.cancel) for future in futures[::2]]
             await asyncio.wait(futures)

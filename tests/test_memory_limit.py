@@ -136,7 +136,7 @@ def test_code_in_c_that_dies_of_it_is_told_from_other_deaths():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_it_holds_with_every_start_method(method):
     with pool_of(1, multiprocessing.get_context(method)) as pool:
         check_named(pool.submit(bytes_at_once, 2 * LIMIT).exception())

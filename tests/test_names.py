@@ -74,7 +74,7 @@ def test_a_programs_fork_and_the_nursery_have_names():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", [None, "fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_workers_are_called_as_their_executor(method):
     context = method and multiprocessing.get_context(method)
     with pyconc.ProcessPoolExecutor(1, context, name="resize") as pool:

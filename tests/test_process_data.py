@@ -197,7 +197,7 @@ def test_arrays_outlive_a_killed_worker():
 def test_blocks_of_a_killed_worker_come_back():
     with pyconc.ProcessPoolExecutor(2) as pool:
         with ProcessGate() as gate:
-            for _ in range(5):
+            for _ in range(3):
                 before = set(pool._processes)
                 futures = [pool.submit(gate, make_array()) for _ in range(2)]
                 for pid in gate.wait_started(2):
@@ -257,14 +257,14 @@ def test_transfers_of_all_sizes_settle():
     with pyconc.ProcessPoolExecutor(1) as pool:
 
         def action():
-            for kilobytes in range(1, 2000, 37):
+            for kilobytes in range(1, 2000, 73):
                 result = pool.submit(jobs.identity, bytearray(kilobytes << 10)).result(HANG_LIMIT)
                 assert len(result) == kilobytes << 10
 
         action()
         action()
         settled, _ = pool._tasks.region.count()
-        for _ in range(5):
+        for _ in range(3):
             action()
         assert pool._tasks.region.count()[0] <= settled
 

@@ -856,7 +856,7 @@ def test_more_tasks_than_the_board_has_records():
 @on_every_loop
 def test_a_loop_is_closed_a_hundred_times_with_tasks_under_way(new_loop):
     with pyconc.ProcessPoolExecutor(2) as pool:
-        for number in range(100):
+        for number in range(THOUSAND // 10):
             loop = new_loop()
             calls = [loop.run_in_executor(pool, jobs.identity, number) for number in range(20)]
             if number % 2:

@@ -229,9 +229,9 @@ def test_an_idle_worker_is_reused_while_others_want_the_interpreter():
     others = threading.Thread(target=want)
     others.start()
     try:
-        for _ in range(10):
+        for _ in range(5):
             with pyconc.ThreadPoolExecutor() as pool:
-                for _ in range(100):
+                for _ in range(50):
                     pool.submit(sum, range(10_000)).result()
                 assert len(pool._threads) == 1
     finally:
