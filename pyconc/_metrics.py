@@ -54,13 +54,13 @@ METRICS = (
 
 def _timer(suffix: str, unit: str, text: str, is_counter: bool, field: str) -> Metric:
     def values(counts: PoolStats) -> list[Value]:
-        return [] if counts.run is None else [({}, getattr(counts.run, field))]  # nobody times calls in threads
+        return [] if counts.run is None else [({}, getattr(counts.run, field))]  # nobody has timed them
 
     return Metric(f"executor.{suffix}", unit, text, is_counter, (), values)
 
 
 # Micrometer's timer "executor", which each system has in a form of its own.
-COUNT = _timer("count", "tasks", "Calls that ran to their end in a process.", True, "calls")
+COUNT = _timer("count", "tasks", "Calls that ran to their end and were timed.", True, "calls")
 SUM = _timer("sum", "s", "For how long they ran, together.", True, "total")
 MAX = _timer("max", "s", "For how long the longest of them ran.", False, "max")
 

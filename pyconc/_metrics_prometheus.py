@@ -49,7 +49,7 @@ def _families(found):
             for labels, value in metric.values(counts):
                 family.add_metric([name, *labels.values()], value)
         yield family
-    timer = SummaryMetricFamily("executor_seconds", "For how long calls ran in processes.", labels=["name"])
+    timer = SummaryMetricFamily("executor_seconds", "For how long calls ran.", labels=["name"])
     longest = GaugeMetricFamily("executor_seconds_max", _metrics.MAX.text, labels=["name"])
     for name, counts in found:
         if counts.run is not None:

@@ -15,10 +15,10 @@ _numbers = itertools.count()
 
 
 class Histogram(NamedTuple):
-    """For how long calls have run, in seconds.
+    """For how long calls have run, or have waited, in seconds.
 
     calls: how many there were. total: of all of them together. max: of the longest one.
-    p50, p90, p99: so long at most ran 50, 90 and 99 of a hundred; an estimate, right to within a factor of two.
+    p50, p90, p99: so long at most took 50, 90 and 99 of a hundred; an estimate, right to within a factor of two.
 
     Raises nothing.
 
@@ -49,8 +49,10 @@ class PoolStats(NamedTuple):
     died: it was lost, with its worker, or because the executor broke.
 
     abandoned: calls in threads that go on after their futures were told that they ended.
-    run: for how long calls have run, of each that has ended in a worker process and counts as completed or failed. None
-    for threads: to look at the clock would cost a short call a tenth of its time.
+    run: for how long calls have run, of each that has ended in a worker and counts as completed or failed. None for
+    threads, unless the executor was made with timed=True: to look at the clock costs a short call a tenth of its time.
+    wait: for how long calls have waited for a worker, of each that has begun. None for processes, and for threads
+    unless timed.
 
     When an executor has nothing to do, submitted is the sum of the five. How a call ended is counted before its future
     is told, unless the program has cancelled that. It is a tuple of numbers, and _asdict() makes a dictionary of it.
@@ -76,6 +78,7 @@ class PoolStats(NamedTuple):
     died: int
     abandoned: int
     run: "Histogram | None"
+    wait: "Histogram | None"
 
 
 class WorkerStats(NamedTuple):
@@ -114,9 +117,10 @@ class WorkerStats(NamedTuple):
 
 def build(name: str, max_workers: int, numbers: "tuple[Any, ...]") -> PoolStats:
     """Return a queue's stats() as a PoolStats; in the way that takes the least time."""
-    *counts, run = numbers
+    *counts, run, wait = numbers
     run = run if run is None else tuple.__new__(Histogram, run)
-    return tuple.__new__(PoolStats, (name, max_workers, *counts, run))
+    wait = wait if wait is None else tuple.__new__(Histogram, wait)
+    return tuple.__new__(PoolStats, (name, max_workers, *counts, run, wait))
 
 
 def name_of(function: Any, name: "str | None") -> "str | None":

@@ -27,6 +27,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         grace: float | None = None,
         name: str | None = None,
         context: bool = False,
+        timed: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -41,6 +42,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         grace: float | None = None,
         name: str | None = None,
         context: bool = False,
+        timed: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -55,6 +57,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         grace: float | None = None,
         name: str | None = None,
         context: bool = False,
+        timed: bool = False,
     ) -> None: ...
     def options(
         self,

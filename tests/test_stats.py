@@ -246,14 +246,39 @@ def in_child_of_fork(function):
     return json.loads(said)
 
 
+def test_threads_say_for_how_long_calls_waited_and_ran_if_they_are_to():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        assert pool.stats()[-2:] == (None, None)
+    with pyconc.ThreadPoolExecutor(1, timed=True) as pool, Gate() as gate:
+        assert pool.stats()[-2:] == ((0,) * 6, (0,) * 6)
+        ended = [*block_workers(pool, gate), pool.submit(time.sleep, 0.01), pool.submit(fail), pool.submit(abs, 1)]
+        assert ended[-1].cancel()
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() - since > 0.01, "some time to pass")
+        gate.open()
+        ended.append(pool.submit(lambda: pool.submit(abs, 1).result()))  # the inner one in the same thread
+        futures.wait(ended)
+        counts = check(pool, ended, completed=1)
+        assert counts.run.calls == counts.wait.calls == counts.completed + counts.failed == 5
+        assert counts.run.total >= counts.run.max >= 0.01
+        # Of five, the sleep and the failure waited for the gate.
+        assert counts.wait.total >= 0.02
+        assert counts.wait.p50 <= counts.wait.p90 <= counts.wait.p99 <= counts.wait.max
+
+
+def test_timed_is_true_or_false():
+    with pytest.raises(TypeError, match="timed must be True or False, not 1"):
+        pyconc.ThreadPoolExecutor(timed=1)
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_in_the_child_of_a_fork_everything_begins_at_0():
     def look():
         before = pool.stats()
         pool.submit(abs, 1).result()
-        return before[2:], pool.stats().completed, pyconc.stats()["forked"].completed
+        return [*before[2:-2], *before.run, *before.wait], pool.stats().completed, pyconc.stats()["forked"].completed
 
-    with pyconc.ThreadPoolExecutor(2, name="forked") as pool, Gate() as gate:
+    with pyconc.ThreadPoolExecutor(2, name="forked", timed=True) as pool, Gate() as gate:
         pool.submit(abs, 1).result()
         held = block_workers(pool, gate, 2)
         held.append(pool.submit(abs, 1))
@@ -267,7 +292,7 @@ def test_in_the_child_of_a_fork_everything_begins_at_0():
 
 def test_threads_count_the_truth_in_a_mess():
     chance = random.Random(1)
-    with pyconc.ThreadPoolExecutor(4) as pool:
+    with pyconc.ThreadPoolExecutor(4, timed=True) as pool:
         views = [
             pool,
             pool.options(name="view"),
@@ -299,6 +324,7 @@ def test_threads_count_the_truth_in_a_mess():
         assert len(every) == 900
         counts = check(pool, every)
         assert min(counts.completed, counts.failed, counts.cancelled, counts.timed_out) > 0
+        assert counts.run.calls == counts.completed + counts.failed <= counts.wait.calls <= counts.submitted
 
 
 # --- Processes --------------------------------------------------------------------------------------------------------
@@ -313,7 +339,8 @@ def check_processes(pool, ended, **others):
 
 def test_a_busy_process_pool_says_so():
     with pools.pool_of(2, name="resize") as pool, ProcessGate() as gate:
-        assert pool.stats()[2:-1] == (0,) * 11
+        assert pool.stats()[2:-2] == (0,) * 11
+        assert pool.stats().wait is None
         assert pool.workers() == []
         assert repr(pool) == "<ProcessPoolExecutor 'resize': 0 running, 0 queued, 0 of 2 workers>"
         held = [*block_workers(pool, gate), *block_workers(pool.options(name="big"), gate)]
@@ -425,7 +452,7 @@ def test_in_the_child_of_a_fork_the_counts_of_processes_begin_at_0():
         pool.submit(jobs.identity, 1).result()
         after = pool.stats()
         pool.shutdown()
-        return before[2:-1], len(workers), after.completed
+        return before[2:-2], len(workers), after.completed
 
     with pools.pool_of(1) as pool, ProcessGate() as gate:
         held = block_workers(pool, gate)

@@ -357,6 +357,19 @@ def test_a_trace_that_is_full_says_how_many_calls_are_missing(tmp_path):
     assert mark["args"] == {"missing": timeline.missing}
 
 
+def test_a_timed_executor_times_calls_with_a_trace_and_without(tmp_path):
+    with pyconc.ThreadPoolExecutor(1, timed=True) as pool, Gate() as gate:
+        held = [*block_workers(pool, gate), pool.submit(abs, 1)]
+        with pyconc.trace(tmp_path / "trace.json", max_events=3):
+            held += [pool.submit(len, "a"), pool.submit(abs, 1)]  # the second one is missing
+            gate.open()
+            futures.wait(held)
+        counts = pool.stats()
+        assert counts.wait.calls == counts.run.calls == 4
+    trace = Timeline(tmp_path / "trace.json")
+    assert (trace.only()["name"], trace.missing) == ("len", 1)
+
+
 def test_there_is_one_trace_at_a_time(tmp_path):
     with tracing(tmp_path) as found:
         second = pyconc.trace(tmp_path / "second.json")

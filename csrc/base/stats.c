@@ -1,30 +1,31 @@
 #include "stats.h"
 
 static PyObject *
-build_histogram(const tally *counts)
+build_histogram(const histogram *h)
 {
+    if (h == NULL) {
+        Py_RETURN_NONE;
+    }
     static const double shares[] = {0.5, 0.9, 0.99};
     double found_ns[3];
-    tally_quantiles(counts, 3, shares, found_ns);
-    return Py_BuildValue("Kddddd", (unsigned long long)tally_runs(counts), (double)counts->total_ns * 1e-9,
+    histogram_quantiles(h, 3, shares, found_ns);
+    return Py_BuildValue("Kddddd", (unsigned long long)histogram_count(h), (double)h->total_ns * 1e-9,
                          found_ns[0] * 1e-9, found_ns[1] * 1e-9, found_ns[2] * 1e-9,
-                         (double)counts->max_ns * 1e-9);
+                         (double)h->max_ns * 1e-9);
 }
 
 PyObject *
-stats_build(const stats_now *now, const tally *counts, bool has_runs)
+stats_build(const stats_now *now, const tally *counts, const histogram *runs,
+            const histogram *waits)
 {
-    PyObject *runs = has_runs ? build_histogram(counts) : Py_NewRef(Py_None);
     const uint64_t numbers[] = {now->workers, now->idle, now->running, now->queued,
                                 now->submitted, counts->completed, counts->failed, counts->cancelled,
                                 counts->timed_out, counts->died, now->abandoned};
     const Py_ssize_t count = sizeof(numbers) / sizeof(numbers[0]);
-    PyObject *built = runs == NULL ? NULL : PyTuple_New(count + 1);
+    PyObject *built = PyTuple_New(count + 2);
     if (built == NULL) {
-        Py_XDECREF(runs);
         return NULL;
     }
-    PyTuple_SET_ITEM(built, count, runs);
     for (Py_ssize_t i = 0; i < count; i++) {
         PyObject *number = PyLong_FromUnsignedLongLong(numbers[i]);
         if (number == NULL) {
@@ -32,6 +33,15 @@ stats_build(const stats_now *now, const tally *counts, bool has_runs)
             return NULL;
         }
         PyTuple_SET_ITEM(built, i, number);
+    }
+    const histogram *const histograms[] = {runs, waits};
+    for (Py_ssize_t i = 0; i < 2; i++) {
+        PyObject *described = build_histogram(histograms[i]);
+        if (described == NULL) {
+            Py_DECREF(built);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(built, count + i, described);
     }
     return built;
 }

@@ -5,8 +5,6 @@
 #ifndef PYCONC_STATS_H
 #define PYCONC_STATS_H
 
-#include <stdbool.h>
-
 #include "compat.h"
 
 #include "core/tally.h"
@@ -16,8 +14,9 @@ typedef struct stats_now {
     uint64_t workers, idle, running, queued, submitted, abandoned;
 } stats_now;
 
-// The tuple of what PoolStats has after the name and the most workers; at its end a tuple for the Histogram,
-// or None if nobody has looked for how long calls run.
-PyObject *stats_build(const stats_now *now, const tally *counts, bool has_runs);
+// The tuple of what PoolStats has after the name and the most workers; at its end tuples for the Histograms
+// of runs and of waits, or None for what is NULL: nobody has looked.
+PyObject *stats_build(const stats_now *now, const tally *counts, const histogram *runs,
+                      const histogram *waits);
 
 #endif

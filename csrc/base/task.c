@@ -170,9 +170,11 @@ task_deliver(task *t, PyObject *result, PyObject *exception)
     return hand_over(&t, result == NULL && exception == NULL ? kind->fail : kind->finish, result, exception);
 }
 
-// Counts a call that has ended, before anybody is told.
+// Counts a call that has ended, before anybody is told; `ran_ns`: for how long it ran, or below 0: nobody
+// has looked.
 static void
-count(tally *counts, const task *t, call_place *place, const PyObject *result, const PyObject *exception)
+count(tally *counts, const task *t, call_place *place, int64_t ran_ns, const PyObject *result,
+      const PyObject *exception)
 {
     bool has_timed_out = place->has_timed_out;
     place->has_timed_out = false;
@@ -184,6 +186,9 @@ count(tally *counts, const task *t, call_place *place, const PyObject *result, c
                       : has_timed_out     ? &counts->timed_out
                                           : &counts->failed;
     ++*which;
+    if (ran_ns >= 0 && (which == &counts->completed || which == &counts->failed)) {
+        histogram_add(&counts->runs, 1, (uint64_t)ran_ns);
+    }
 }
 
 // How a call has ended in this thread, for a trace.
@@ -198,7 +203,7 @@ ending_of(const task *t, const call_place *place, const PyObject *result, const 
 }
 
 int
-task_run(task **owned, call_place *place, tally *counts)
+task_run(task **owned, call_place *place, tally *counts, call_times *times)
 {
     task *t = *owned;
     const destination_kind *kind = t->delivery.to.kind;
@@ -211,16 +216,19 @@ task_run(task **owned, call_place *place, tally *counts)
     }
     int (*how)(delivery *) = kind->finish;
     PyObject *exception = NULL;
-    if (t->traced != 0) {
+    if (t->traced > 0) {
         trace_begin(t->traced);
     }
+    int64_t submitted_ns = t->traced < 0 ? -t->traced : t->traced;
+    int64_t began_ns = times == NULL ? 0 : call_times_began_ns(times, submitted_ns);
     PyObject *result = t->route != NULL ? t->route->call(t, place) : task_call(t);
     if (result == NULL) {
         exception = PyErr_GetRaisedException();
         how = exception == NULL ? kind->fail : how;
     }
+    int64_t ran_ns = times == NULL ? -1 : call_times_now_ns(times) - began_ns;
     trace_end(&t->traced, ending_of(t, place, result, exception));
-    count(counts, t, place, result, exception);
+    count(counts, t, place, ran_ns, result, exception);
     if (place->call != NULL) {
         call_end(place);
     }

@@ -15,6 +15,7 @@
 #include "state.h"
 #include "trace.h"
 
+#include "core/call_times.h"
 #include "core/tally.h"
 
 struct call_place;
@@ -57,7 +58,7 @@ typedef struct task_route {
 typedef struct task {
     delivery delivery;        // first: a node is its task
     const task_route *route;  // NULL: it stays in this process, and nobody stops it
-    int64_t traced;           // 0, or which call it is in a trace, see trace.h
+    int64_t traced;           // 0; which call it is in a trace, see trace.h; or minus when it was submitted
     PyObject *callable;       // NULL once it has run
     PyObject *kwnames;        // NULL or a tuple: names of the last arguments
     Py_ssize_t nargs;         // positional ones; 0 if the call is elsewhere
@@ -100,9 +101,10 @@ void task_free(task *t);
 int task_deliver(task *t, PyObject *result, PyObject *exception);
 
 // Runs the call at a place, unless it was cancelled, counts it, and delivers.  The task is gone afterwards,
-// and *owned is NULL from the moment when another party owns the task, or when it is about to be freed.  0,
-// or -1 with an exception that a callback let escape.
-int task_run(task **owned, struct call_place *place, tally *counts);
+// and *owned is NULL from the moment when another party owns the task, or when it is about to be freed.
+// times: of its queue, if the task knows when it was submitted; or NULL.  0, or -1 with an exception that a
+// callback let escape.
+int task_run(task **owned, struct call_place *place, tally *counts, call_times *times);
 
 // Delivers an exception (borrowed), or with NULL a cancellation, instead of running; as task_deliver().
 int task_fail(task *t, PyObject *exception);

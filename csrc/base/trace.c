@@ -189,7 +189,7 @@ this_thread(trace *self)
 static inline bool
 is_traced(int64_t call)
 {
-    return trace_on != NULL && call != 0 && trace_log_has(&trace_on->log, call);
+    return trace_on != NULL && call > 0 && trace_log_has(&trace_on->log, call);
 }
 
 static inline trace_record *

@@ -6,9 +6,10 @@
 //     it never runs     trace_end()       in the thread that ends it
 //
 // While no trace is on, all that this costs is a look at `trace_on` when a call is submitted, and at the
-// task's own word `traced` when it begins and ends: 0, it was not submitted while a trace was on.  Otherwise
-// that is which call it is.  It may be of a trace that is over, and then nothing is written.  Whoever ends a
-// call sets it to 0, so a call that was submitted ends once, whichever way it goes.
+// task's own word `traced` when it begins and ends: 0 or below, it was not submitted while a trace was on.
+// Otherwise that is which call it is, and when it was submitted.  It may be of a trace that is over, and then
+// nothing is written.  Whoever ends a call sets it to 0, so a call that was submitted ends once, whichever
+// way it goes.
 //
 // What a trace keeps is no Python object, so it keeps no function of the program alive, and it runs no code
 // of the program.  One trace is on at a time, in this process alone: in the child of a fork none is.
@@ -51,7 +52,7 @@ void trace_end_traced(int64_t *call, trace_ending how);
 static inline void
 trace_end(int64_t *call, trace_ending how)
 {
-    if (__builtin_expect(*call != 0, 0)) {
+    if (__builtin_expect(*call > 0, 0)) {
         trace_end_traced(call, how);
     }
 }

@@ -26,7 +26,8 @@ typedef struct pool_view {
 } pool_view;
 
 _Static_assert(sizeof(pool_view) == 896, "the layout is shared");
-_Static_assert(sizeof(tally) == (7 + TALLY_BUCKETS) * sizeof(uint64_t), "a tally is made of such numbers");
+_Static_assert(sizeof(tally) == (7 + HISTOGRAM_BUCKETS) * sizeof(uint64_t),
+               "a tally is made of such numbers");
 
 static inline void
 pool_view_show(_Atomic uint64_t *shown, uint64_t number)

@@ -77,7 +77,7 @@ build_stats(const pool_copy *copy)
         numbers[i] = number_in(&copy->view->counts[i]);
     }
     memcpy(&counts, numbers, sizeof(counts));
-    return stats_build(&now, &counts, true);
+    return stats_build(&now, &counts, &counts.runs, NULL);
 }
 
 // The start of a call's stream, with what it is: (flags, bytes of the callable, the stream); None if that is

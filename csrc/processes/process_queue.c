@@ -159,10 +159,11 @@ process_queue_count_ended(ProcessQueueObject *self, uint64_t *how, uint64_t call
 void
 process_queue_count_runs(ProcessQueueObject *self, uint64_t calls, uint64_t average_ns)
 {
-    tally_add_runs(&self->counts, calls, average_ns);
-    pool_view_show_count(self->view, &self->counts, tally_bucket(&self->counts, average_ns));
-    pool_view_show_count(self->view, &self->counts, &self->counts.total_ns);
-    pool_view_show_count(self->view, &self->counts, &self->counts.max_ns);
+    histogram *runs = &self->counts.runs;
+    histogram_add(runs, calls, average_ns);
+    pool_view_show_count(self->view, &self->counts, histogram_bucket(runs, average_ns));
+    pool_view_show_count(self->view, &self->counts, &runs->total_ns);
+    pool_view_show_count(self->view, &self->counts, &runs->max_ns);
 }
 
 // ---- followups ----

@@ -611,7 +611,7 @@ process_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
                      .running = load.running,
                      .queued = load.queued,
                      .submitted = self->submitted};
-    return stats_build(&now, &self->counts, true);
+    return stats_build(&now, &self->counts, &self->counts.runs, NULL);
 }
 
 // (worker, callable or None, name or None, began or None, seconds or None, tasks ended, tasks running)

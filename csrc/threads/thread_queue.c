@@ -35,6 +35,9 @@ thread_queue_push(queue_head *op, task *t)
         int64_t began_ns;
         queue_trace_submit(op, t, thread_job_look(t, &began_ns));
     }
+    if (self->times != NULL && t->traced == 0) {
+        t->traced = -call_times_now_ns(self->times);
+    }
     int rc = workq_push(&self->queue, &t->delivery.node);
     if (rc == WORKQ_CLOSED) {
         PyErr_SetObject(self->close_error, self->close_message);
@@ -145,7 +148,7 @@ run_above(worker *w, task *t)
     call_take_back(below);
     list_link_push(&w->queue->runners, &above->link);
     w->depth++;
-    if (task_run(&above->current, &above->place, &w->counts) < 0) {
+    if (task_run(&above->current, &above->place, &w->counts, w->queue->times) < 0) {
         module_log_escaped(w->queue->head.module);
     }
     w->depth--;
@@ -322,7 +325,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
             continue;
         }
         bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
-        if (task_run(&r->current, &r->place, &w->counts) < 0) {
+        if (task_run(&r->current, &r->place, &w->counts, self->times) < 0) {
             module_log_escaped(module);
         }
         if (r->inherited) {
@@ -606,6 +609,9 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     limit_watch_unset(&self->stop_limit);
     self->stops_tasks = false;
     self->jobs.counts = (tally){0};
+    if (self->times != NULL) {
+        call_times_init(self->times);
+    }
     self->submitted = 0;
     // If this thread was a worker, it no longer is; it lives on as the child's main thread.
     PyObject *thread_dict = PyThreadState_GetDict();
@@ -645,7 +651,8 @@ thread_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
     }
     now.running = self->submitted - now.queued - tally_ended(&sum);
-    return stats_build(&now, &sum, false);
+    bool has_times = self->times != NULL;
+    return stats_build(&now, &sum, has_times ? &sum.runs : NULL, has_times ? &self->times->waits : NULL);
 }
 
 // What a worker runs, looked at while no other thread can run.
@@ -900,13 +907,25 @@ static const queue_kind thread_queue_kind = {
 static PyObject *
 thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"max_workers", NULL};
+    static char *keywords[] = {"max_workers", "timed", NULL};
     unsigned int max_workers;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I:ThreadQueue", keywords, &max_workers)) {
+    int timed = false;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|p:ThreadQueue", keywords, &max_workers, &timed)) {
         return NULL;
     }
+    call_times *times = timed ? PyMem_Malloc(sizeof(*times)) : NULL;
+    if (timed && times == NULL) {
+        return PyErr_NoMemory();
+    }
     ThreadQueueObject *self = (ThreadQueueObject *)type->tp_alloc(type, 0);
-    if (self != NULL) {
+    if (self == NULL) {
+        PyMem_Free(times);
+    }
+    else {
+        if (times != NULL) {
+            call_times_init(times);
+        }
+        self->times = times;
         self->head.module = module_state_of(type);
         self->head.kind = &thread_queue_kind;
         self->fork_generation = 1;
@@ -977,6 +996,7 @@ thread_queue_dealloc(PyObject *op)
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
     workq_fini(&self->queue);
+    PyMem_Free(self->times);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -1010,7 +1030,7 @@ static PyMemberDef thread_queue_members[] = {
 };
 
 PyDoc_STRVAR(thread_queue_doc,
-"ThreadQueue(max_workers)\n--\n\n"
+"ThreadQueue(max_workers, timed=False)\n--\n\n"
 "Tasks in the order of their submission, and the counts of the workers that run them.");
 
 static PyType_Slot thread_queue_slots[] = {

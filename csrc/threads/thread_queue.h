@@ -21,6 +21,7 @@ typedef struct ThreadQueueObject {
     int64_t cancel_at_ns;       // from when on what is queued is cancelled, not run; INT64_MAX: never; GIL
     limit stop_limit;           // the same time, for what runs then; GIL
     uint64_t submitted;         // tasks that were pushed, and not taken out by the program; GIL
+    call_times *times;          // NULL: nobody wants to know; else owned, and what it points to is the GIL's
     bool stops_tasks;           // those that may be stopped do not begin any more; GIL
     PyObject *close_error;      // exception type and message for a refused push; GIL
     PyObject *close_message;

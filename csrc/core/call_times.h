@@ -1,0 +1,41 @@
+// call_times: for how long calls wait in a queue and run, where somebody wants to know.
+//
+//     submit    call_times_now_ns(), which stays with the call
+//     begin     call_times_began_ns(), which counts for how long it has waited
+//     end       call_times_now_ns(): how long it ran, which its worker's tally counts
+//
+// The caller guards it.  No Python.
+#ifndef PYCONC_CALL_TIMES_H
+#define PYCONC_CALL_TIMES_H
+
+#include "histogram.h"
+#include "quick_clock.h"
+
+typedef struct call_times {
+    quick_clock clock;
+    histogram waits;  // of the calls that have begun
+} call_times;
+
+static inline void
+call_times_init(call_times *self)
+{
+    *self = (call_times){0};
+    quick_clock_init(&self->clock);
+}
+
+static inline int64_t
+call_times_now_ns(call_times *self)
+{
+    return quick_clock_now_ns(&self->clock);
+}
+
+// It begins now, and was submitted then: maybe by another clock, which is a moment ahead.
+static inline int64_t
+call_times_began_ns(call_times *self, int64_t submitted_ns)
+{
+    int64_t now_ns = call_times_now_ns(self);
+    histogram_add(&self->waits, 1, now_ns > submitted_ns ? (uint64_t)(now_ns - submitted_ns) : 0);
+    return now_ns;
+}
+
+#endif
