@@ -16,11 +16,11 @@ import pyconc
 
 pytestmark = on_every_loop
 
-TASKS = 400_000
+TASKS = 100_000
 # Turns that a loop must get.  On a busy machine a flood may be over before the kernel lets the loop run at all, so one
 # flood follows another until there were enough of them.  One that keeps its lock shows none, however many follow.
 TURNS = 4
-FLOODS = 40
+FLOODS = 160
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,6 @@ async def test_the_loop_turns_while_another_thread_submits_a_flood(new_loop, how
 @on_loop
 async def test_a_flood_that_completes_on_the_loop_leaves_it_its_turns(new_loop):
     loop = asyncio.get_running_loop()
-    tasks = TASKS // 4
     completed = 0
     stages = set()
 
@@ -97,14 +96,14 @@ async def test_a_flood_that_completes_on_the_loop_leaves_it_its_turns(new_loop):
     gate = Gate()
     with pyconc.ThreadPoolExecutor(1) as pool, gate:
         block_workers(pool, gate)
-        futures = [loop.run_in_executor(pool, math.sqrt, i) for i in range(tasks)]
+        futures = [loop.run_in_executor(pool, math.sqrt, i) for i in range(TASKS)]
         for future in futures:
             future.add_done_callback(count)
         last = pool.submit(math.sqrt, 1)
         gate.open()
         last.result()  # now all of them wait to be delivered
-        while completed < tasks:
+        while completed < TASKS:
             stages.add(completed)
             await asyncio.sleep(0)
-        assert sum(future.result() for future in futures) == sum(map(math.sqrt, range(tasks)))
+        assert sum(future.result() for future in futures) == sum(map(math.sqrt, range(TASKS)))
     assert len(stages) > 3

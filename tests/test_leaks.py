@@ -119,7 +119,7 @@ def test_objects_give_their_type_back(name):
     MAKERS[name]()
     gc.collect()
     before = sys.getrefcount(kind)
-    for _ in range(20):
+    for _ in range(5):
         MAKERS[name]()
     gc.collect()
     assert sys.getrefcount(kind) <= before + 1
@@ -166,10 +166,10 @@ def process_burst():
 
 @pytest.mark.parametrize("action", [use_future, burst, loop_burst, make_loop_bridge], ids=lambda f: f.__name__)
 def test_nothing_leaks(action):
-    support.check_no_leak(action, repeat=100)
+    support.check_no_leak(action, repeat=30)
 
 
-@pytest.mark.parametrize("repeat", [5, pytest.param(20, marks=support.more_rounds)])
+@pytest.mark.parametrize("repeat", [3, pytest.param(20, marks=support.more_rounds)])
 def test_a_process_executor_does_not_leak(repeat):
     support.check_no_leak(process_burst, repeat=repeat)
 
@@ -185,10 +185,10 @@ def test_calls_of_a_process_executor_do_not_leak():
             pool.submit(int).cancel()
             pool.submit(int).result()
 
-        support.check_no_leak(action, repeat=100)
+        support.check_no_leak(action, repeat=30)
 
 
-@pytest.mark.parametrize("executors", [10, pytest.param(50, marks=support.more_rounds)])
+@pytest.mark.parametrize("executors", [4, pytest.param(50, marks=support.more_rounds)])
 def test_process_executors_leave_nothing(executors):
     def mappings():
         with open("/proc/self/maps") as file:
