@@ -23,7 +23,7 @@ LIMIT = 4 * HANG_LIMIT  # A crawl has three processes beside its own, and a sani
 NEEDS = {"crawl": "aiohttp", "many_files": "aiofiles"}
 # Less of what takes long and shows nothing more; `make demo` runs them as they are.
 SMALLER = {
-    "crawl": {"PAGES = 1000\n": "PAGES = 100\n"},
+    "crawl": {"PAGES = 1000\n": "PAGES = 100\n", 'importlib.util.find_spec("aiomultiprocess")': "False"},
     "primes": {"LIMIT = 20_000\n": "LIMIT = 2_000\n", "primes == 2262\n": "primes == 303\n"},
 }
 # The standard library has nothing like what they show.
@@ -104,10 +104,10 @@ def test_the_busy_program_is_seen_from_outside():
         wait_until(has_shown_all, "all that the program does", LIMIT)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_an_example_can_be_imported(name):
-    needs(name)
-    finished = run_script(f"import {name}", env={"PYTHONPATH": str(EXAMPLES)})
+def test_the_examples_can_be_imported():
+    """Also those that need a library that is not there: they say so when they are run."""
+    names = [name for name in NAMES if not (name == "crawl" and DEBUG_BUILD)]  # see needs()
+    finished = run_script(f"import {', '.join(names)}", env={"PYTHONPATH": str(EXAMPLES)})
     assert (finished.stdout, finished.stderr) == ("", "")
 
 
