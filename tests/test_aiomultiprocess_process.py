@@ -4,7 +4,7 @@ import asyncio
 import functools
 import inspect
 import logging
-import multiprocessing.process
+import multiprocessing
 import os
 import pickle
 import signal
@@ -27,10 +27,13 @@ on_every_method = pytest.mark.parametrize("method", ["spawn", "fork", "forkserve
 
 LARGE = 10_000_000
 
+AT_FIRST = core.context
+
 
 @pytest.fixture(autouse=True)
 def _start_method(monkeypatch):
-    monkeypatch.setattr(core, "context", core.context)
+    """Children of tests that name no start method are forked: one that imports pytest is ten times as slow."""
+    monkeypatch.setattr(core, "context", multiprocessing.get_context("fork"))
     monkeypatch.setattr(core, "_is_context_set", False)
 
 
@@ -219,6 +222,7 @@ def test_name_and_daemon_are_multiprocessings():
 
 
 def test_start_methods(monkeypatch):
+    monkeypatch.setattr(core, "context", AT_FIRST)
     assert core.get_context().get_start_method() == "spawn"
     assert not core.is_context_set()
     with pytest.raises(ValueError):
@@ -248,7 +252,7 @@ def test_a_worker_of_every_start_method(method):
         assert await worker == ((1, 2), {"a": 3})
         assert worker.exitcode == 0
         # At the same time, and with more than a pipe takes.
-        workers = [Worker(target=large) for _ in range(3)]
+        workers = [Worker(target=large) for _ in range(2)]
         for result in await asyncio.gather(*workers):
             assert len(result) == LARGE
         died = await Worker(target=ends_at_once, args=(leave,))

@@ -1,4 +1,7 @@
-"""Runs aiomultiprocess's own tests, out of its wheel, against pyconc.aiomultiprocess."""
+"""Runs aiomultiprocess's own tests, out of its wheel, against pyconc.aiomultiprocess.
+
+run_aiomultiprocess.py MODULES SKIPPED: those of some modules, but for some tests; several names are joined by commas.
+"""
 
 import asyncio
 import importlib.util
@@ -14,7 +17,7 @@ from pyconc.aiomultiprocess import core, pool, scheduler  # noqa: F401 - names t
 PRIVATE = {"test_pool_worker_max_tasks", "test_pool_worker_stop", "test_pool_worker_exceptions"}
 
 
-def load_tests():
+def load_tests(modules):
     """Import its tests as they are, with pyconc's package in the original's place."""
     folder = Path(importlib.util.find_spec("aiomultiprocess").origin).parent / "tests"
     sys.modules["aiomultiprocess"] = pyconc.aiomultiprocess
@@ -25,7 +28,7 @@ def load_tests():
     package.__path__ = [str(folder)]
     sys.modules["aiomultiprocess.tests"] = package
     suite = unittest.TestSuite()
-    for name in ("core", "pool", "scheduler"):
+    for name in modules:
         module = importlib.import_module(f"aiomultiprocess.tests.{name}")
         suite.addTests(unittest.defaultTestLoader.loadTestsFromModule(module))
     return suite
@@ -40,10 +43,11 @@ def is_wanted(test, skipped):
     return test.id().rpartition(".")[2] not in skipped
 
 
-def main(*skipped):
+def main(modules, skipped):
     """Run all but the private ones and those named; say how many that were, and fail if one does."""
+    skipped = PRIVATE | set(skipped.split(","))
     asyncio.set_event_loop(asyncio.new_event_loop())  # which the tests expect to be there
-    tests = [test for test in tests_of(load_tests()) if is_wanted(test, PRIVATE | set(skipped))]
+    tests = [test for test in tests_of(load_tests(modules.split(","))) if is_wanted(test, skipped)]
     result = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(tests))
     asyncio.get_event_loop().close()
     print(f"{result.testsRun} tests")
