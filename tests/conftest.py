@@ -43,12 +43,17 @@ support.note_names()
 
 
 def pytest_collection_finish() -> None:
-    """Spares collections what is there now: tests by the thousand, which take a tenth of a second each time."""
+    """Makes what Hypothesis and shared objects make once per process."""
     if given is not None:
         # With its first test Hypothesis looks for what refers to its random numbers, and would not find what is frozen.
         given(strategies.none())(lambda _: None)()
     # Else each worker makes them, too, in memory of its own, which comes here with the first object that it returns.
     assert not shared._heaps, "a module of tests makes shared objects when it is imported"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """Spares collections what is there when a file's tests begin: tests and reports by the thousand."""
     gc.collect()
     gc.freeze()
 

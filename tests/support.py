@@ -379,9 +379,10 @@ def nothing_left(limit: float = HANG_LIMIT) -> Iterator[None]:
 
 
 def _go_soon(before: dict[str, str]) -> bool:
-    """Whether it takes but the collector or a moment: to start the helpers again would take longer than this does."""
-    gc.collect()
-    for pause in (0, 0.003, 0.01, 0.03):
+    """Whether it takes but a moment or the collector: to start the helpers again would take longer than this does."""
+    for pause in (0.001, 0.003, 0, 0.003, 0.01, 0.03):
+        if pause == 0:
+            gc.collect()  # which takes longer than most need that end by themselves
         time.sleep(pause)
         if resources().keys() <= before.keys():
             return True
@@ -393,7 +394,8 @@ def _wait_until_gone(look: Callable[[], dict[str, str]], before: dict[str, str],
     while left := {name: what for name, what in look().items() if name not in before}:
         if time.monotonic() > deadline:
             pytest.fail("left behind: " + ", ".join(f"{name} ({what})" for name, what in left.items()), pytrace=False)
-        gc.collect()
+        if pause > 0.002:  # the collector takes longer than most need that end by themselves
+            gc.collect()
         time.sleep(pause)
         pause = min(2 * pause, 0.1)
 
