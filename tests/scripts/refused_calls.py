@@ -1,8 +1,10 @@
-"""A sandbox that refuses a system call: refused_calls.py ERROR CALL, as old kernels (ENOSYS) or containers (EPERM) do.
+"""A sandbox that refuses a system call: refused_calls.py CALL ERROR WHEN ERROR WHEN ...
 
-Or refused_calls.py ERROR CALL WHEN: from when an executor was made, also with "threads", or has "worked".
+ERROR: as old kernels (ENOSYS) or containers (EPERM) do.  WHEN: from the "first", or from when an executor was "made",
+also with "threads", or has "worked".  Each pair is tried in a child of its own, as a refusal is for a process's life.
 
-Prints what came of calls in worker processes; or, if no executor could be made, the error; and then the children left.
+Prints for each what came of calls in worker processes; or, if no executor could be made, the error; and then the
+children left.
 """
 
 import ctypes
@@ -68,7 +70,19 @@ def run(pool):
     print(type(future.exception()).__name__)
 
 
-def main(error, call, when="first"):
+def main(call, *cases):
+    from pyconc import ProcessPoolExecutor  # noqa: F401 - in this process, for all of its children
+
+    for error, when in zip(cases[::2], cases[1::2]):
+        print(f"{error} {when}: ", end="", flush=True)
+        child = os.fork()
+        if child == 0:
+            return attempt(call, error, when)
+        if os.waitpid(child, 0)[1]:
+            sys.exit("the child failed")
+
+
+def attempt(call, error, when):
     from pyconc import ProcessPoolExecutor
     from pyconc._process.nursery import the_nursery
 
