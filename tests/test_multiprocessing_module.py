@@ -396,7 +396,7 @@ def test_exceptions_do_not_keep_what_they_were_raised_for(end):
 # --- Processes --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [None, *METHODS])
+@pytest.mark.parametrize("method", [None, "fork", "spawn"])
 def test_a_daemonic_worker_has_pools(method):
     finished = run_script(
         f"""

@@ -613,14 +613,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("ending", ["caught", "uncaught"])
 @pytest.mark.parametrize(
-    ("kind", "how"),
+    ("kind", "how", "ending"),
     [
-        ("processes", "in_block"),
-        pytest.param("processes", "in_group", marks=needs_3_11),
-        ("processes", "without_block"),
-        ("threads", "without_block"),
+        ("processes", "in_block", "caught"),
+        ("processes", "in_block", "uncaught"),
+        pytest.param("processes", "in_group", "uncaught", marks=needs_3_11),
+        ("processes", "without_block", "caught"),
+        ("threads", "without_block", "caught"),
+        ("threads", "without_block", "uncaught"),
     ],
 )
 def test_a_second_ctrl_c_ends_a_program_whose_call_is_in_its_grace(kind, how, ending):

@@ -263,9 +263,18 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
-@pytest.mark.parametrize("world", ["one thread", "threads"])
 @pytest.mark.parametrize(
-    "end", ["cancel", "cancel_futures", "timeout", "kill_workers", "terminate_workers", "exception"]
+    ("world", "end"),
+    [
+        ("one thread", "cancel"),
+        ("one thread", "timeout"),
+        ("one thread", "terminate_workers"),
+        ("one thread", "exception"),
+        ("threads", "cancel"),
+        ("threads", "cancel_futures"),
+        ("threads", "timeout"),
+        ("threads", "kill_workers"),
+    ],
 )
 def test_workers_that_have_more_rights_are_stopped_and_killed_all_the_same(world, end):
     finished = run_script(
