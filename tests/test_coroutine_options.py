@@ -370,7 +370,7 @@ async def test_a_worker_may_die_while_it_is_told(pool, gate, on_cancel):
 @with_pool(concurrency=64)
 async def test_cancellations_reach_nobody_else(pool):
     """Each coroutine that is not cancelled ends as if no other were, however slots are used again."""
-    for turn in range(20):
+    for turn in range(9):
         running = [pool.run(coroutines.storm, n) for n in range(100)]
         if turn % 2:
             await running[0]
@@ -555,7 +555,7 @@ async def test_a_worker_may_die_while_a_time_out_ends(pool, gate):
 @with_pool(concurrency=64)
 async def test_time_outs_reach_nobody_else(pool):
     limited = pool.options(timeout=0.005)
-    for _ in range(10):
+    for _ in range(4):
         others = [pool.run(coroutines.storm, n) for n in range(100)]
         late = [limited.run(coroutines.never_ends) for _ in range(20)]
         assert await asyncio.gather(*others) == [*range(100)]
@@ -571,7 +571,7 @@ async def test_the_error_of_a_time_out_shows_what_the_coroutine_awaited(pool):
 
 @with_pool
 async def test_a_result_that_comes_with_the_time_out_is_not_taken_for_a_stack(pool):
-    for turn in range(200):
+    for turn in range(80):
         view = pool.options(timeout=0.0005 * (turn % 4))
         (outcome,) = await asyncio.gather(view.run(coroutines.say_after, turn), return_exceptions=True)
         if outcome != "a text":

@@ -312,7 +312,7 @@ def test_of_thousands_of_calls_one_in_twenty(on_cancel, held):
     with stoppable(2, on_cancel=on_cancel) as work:
         first = [work.pool.submit(hold, work.gate) for _ in range(2 if held else 0)]
         work.gate.wait_started(len(first))
-        futures = [work.view.submit(identity, number) for number in range(5 * THOUSAND)]
+        futures = [work.view.submit(identity, number) for number in range(2 * THOUSAND)]
         victims = chance.sample(range(len(futures)), len(futures) // 20)
         cancelled = {number for number in victims if futures[number].cancel()}
         assert len(cancelled) == len(victims) or not held, seed
@@ -329,7 +329,7 @@ def test_calls_of_which_some_would_never_end(on_cancel):
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     with stoppable(on_cancel=on_cancel) as work:
-        seconds = [chance.choice([0, FOREVER]) for _ in range(100)]
+        seconds = [chance.choice([0, FOREVER]) for _ in range(30)]
         futures = [work.view.submit(time.sleep, seconds_each) for seconds_each in seconds]
         cancelled = {future for future in futures if chance.random() < 0.5 and future.cancel()}
         # Each of the others that does not end is cancelled when its turn has come.
@@ -352,7 +352,7 @@ def test_while_much_data_is_on_its_way(on_cancel, what):
     chance = random.Random(seed)
     data = bytes(8 << 20)
     with stoppable(on_cancel=on_cancel) as work:
-        for _ in range(20):
+        for _ in range(8):
             call = (len, data) if what == "argument" else (bytes, len(data))
             future = work.view.submit(*call)
             end = time.monotonic() + chance.random() * 0.01

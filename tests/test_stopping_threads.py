@@ -554,7 +554,7 @@ def test_a_future_that_is_cancelled_after_a_timeout_is_cancelled():
 def test_many_limits_are_reached_each_in_its_time():
     with pyconc.ThreadPoolExecutor(4) as pool:
         source = random.Random(1)
-        futures = [pool.options(timeout=source.uniform(0.001, 0.02)).submit(Loop()) for _ in range(100)]
+        futures = [pool.options(timeout=source.uniform(0.001, 0.02)).submit(Loop()) for _ in range(40)]
         for future in futures:
             assert type(future.exception()) is pyconc.TaskTimeout
 
@@ -1004,7 +1004,7 @@ def cancel_at_random(pool, checked, rounds):
     assert not checked.wrong
 
 
-@pytest.mark.parametrize("rounds", [THOUSAND, pytest.param(20 * THOUSAND, marks=more_rounds)])
+@pytest.mark.parametrize("rounds", [THOUSAND // 2, pytest.param(20 * THOUSAND, marks=more_rounds)])
 def test_no_exception_lands_in_another_task(rounds):
     checked = Checked()
     with pyconc.ThreadPoolExecutor(3) as pool, switching_often():
@@ -1029,7 +1029,7 @@ def test_no_exception_lands_in_another_task_while_the_program_forks():
     forks.start()
     try:
         with pyconc.ThreadPoolExecutor(3) as pool, switching_often():
-            cancel_at_random(pool, checked, THOUSAND)
+            cancel_at_random(pool, checked, THOUSAND // 4)
     finally:
         end.set()
         forks.join()
@@ -1078,7 +1078,7 @@ def test_nothing_leaks():
             pyconc.wait([future])
             pool.submit(pyconc.current_task).result()
 
-        check_no_leak(stop_one, repeat=20)
+        check_no_leak(stop_one, repeat=10)
 
 
 def test_a_program_ends_with_a_call_that_was_cancelled():

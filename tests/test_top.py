@@ -151,7 +151,7 @@ def test_it_leaves_when_the_program_ends():
             assert f"process {program.pid}".encode() in terminal.seen
 
 
-@pytest.mark.parametrize("times", [5, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_it_comes_and_goes_and_the_program_does_not_wake_up(times):
     with start_script(IDLE) as program:
         await_line(program, program.stdout, "ready")

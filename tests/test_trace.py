@@ -473,7 +473,7 @@ def test_traces_leave_nothing_behind(tmp_path):
             with pyconc.trace(tmp_path / "trace.json", max_events=100):
                 pool.submit(jobs.identity).result()
 
-        check_no_leak(make_one, repeat=20)
+        check_no_leak(make_one, repeat=10)
 
 
 # --- Other processes, and the end of the program ----------------------------------------------------------------------
