@@ -139,7 +139,7 @@ test-greenlets: $(GREENLETS_VENV)/installed  ## run what concerns numpy, gevent 
 CLUSTER_VENV = $(VENV)-cluster
 
 $(CLUSTER_VENV)/installed: $(CLUSTER_VENV)/bin/python $(PACKAGE_FILES)
-	$(call pip_install,$(CLUSTER_VENV),,".[cluster]" "pytest>=9" numpy uvloop)
+	$(call pip_install,$(CLUSTER_VENV),,".[cluster]" "pytest>=9" numpy uvloop cryptography)
 	@touch $@
 
 .PHONY: test-cluster

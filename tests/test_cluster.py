@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
 import jobs
@@ -29,7 +30,7 @@ pytest.importorskip("distributed")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from distributed import Client, LocalCluster, Scheduler, Worker
+    from distributed import Client, LocalCluster, Scheduler, Security, Worker
 
 from pyconc.cluster import ClusterExecutor, NodeDied, _calls, _node
 
@@ -211,6 +212,16 @@ def test_coroutines_await_calls(cluster, loop):
             assert await executor.run(int, "ff", base=16) == 255
             with pytest.raises(ZeroDivisionError):
                 await executor.run(divmod, 1, 0)
+            with ProcessGate() as gate:
+                for submit in (executor.run, partial(loop.run_in_executor, executor.options(on_cancel="interrupt"))):
+                    call = submit(gate)
+                    await asyncio.to_thread(gate.wait_started)
+                    call.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await call
+                # The second one was stopped, and its worker is free again.
+                await asyncio.to_thread(wait_until, lambda: executor.stats().cancelled == 1, "the call to be stopped")
+            executor.run(abs, -1)  # nobody waits for it
 
     with contextlib.closing(factory()) as running:
         running.run_until_complete(main())
@@ -227,6 +238,16 @@ def test_it_is_made_of_what_a_program_has(cluster):
         for target in (client, cluster.scheduler_address):
             with ClusterExecutor(target, workers_per_node=1) as executor:
                 assert executor.submit(abs, -1).result() == 1
+
+
+def test_calls_go_by_tls_where_the_cluster_does():
+    pytest.importorskip("cryptography")
+    with start_cluster(1, processes=False, protocol="tls", security=Security.temporary()) as cluster:
+        with ClusterExecutor(cluster, workers_per_node=1) as executor:
+            assert executor.submit(abs, -1).result() == 1
+            assert executor.stats().nodes[0].address.startswith("tls://")
+        with pytest.raises(BrokenExecutor, match="TLS"), ClusterExecutor(cluster.scheduler_address):
+            pass
 
 
 def test_dask_may_run_in_the_event_loop():
@@ -273,18 +294,19 @@ def test_the_stub_has_the_signatures():
         assert [arg.arg for arg in listed] == [*inspect.signature(getattr(ClusterExecutor, name)).parameters], name
 
 
-@pytest.mark.parametrize("method", ["", ".submit", ".map", ".run", ".stats", ".shutdown"])
-def test_the_examples_are_true(method):
+def test_the_examples_are_true():
     finished = run_script(
-        f"""
+        """
         import doctest, logging
         import pyconc
         from pyconc.cluster import ClusterExecutor
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
-        names = {{"pyconc": pyconc, "ClusterExecutor": ClusterExecutor}}
-        tests = doctest.DocTestParser().get_doctest(ClusterExecutor{method}.__doc__, names, "example", None, None)
-        results = doctest.DocTestRunner().run(tests)
-        assert results.attempted and not results.failed
+        names = {"pyconc": pyconc, "ClusterExecutor": ClusterExecutor}
+        methods = [method for name, method in vars(ClusterExecutor).items() if not name.startswith("_")]
+        for thing in (ClusterExecutor, *methods):
+            test = doctest.DocTestParser().get_doctest(thing.__doc__, names, thing.__name__, None, None)
+            results = doctest.DocTestRunner().run(test)
+            assert results.attempted and not results.failed
         """
     )
     assert finished.stdout == ""
@@ -388,7 +410,13 @@ def test_calls_wait_for_a_node():
         future = executor.submit(abs, -1)
         cancelled = executor.submit(abs, -2)
         assert cancelled.cancel()
+        error = executor.options(deadline=time.monotonic()).submit(abs, -3).exception()
+        assert (type(error), error.ran_for) == (pyconc.TaskTimeout, None)
         assert executor.stats().queued == 2
+        with ClusterExecutor(cluster, workers_per_node=1) as other:
+            doomed = other.submit(abs, -4)
+            other.shutdown(cancel_futures=True)
+            assert doomed.cancelled()
         cluster.scale(1)
         assert future.result() == 1
         wait_until(lambda: executor.stats().cancelled == 1, "the cancelled call to be seen")
@@ -401,6 +429,55 @@ def test_a_call_that_was_sent_cannot_be_cancelled(executor):
         assert [future.cancel() for future in futures] == [False, False, True]
         gate.open()
         assert [future.result() for future in futures[:2]] == [(), ()]
+
+
+@pytest.mark.parametrize("how", ["interrupt", "kill"])
+def test_a_call_that_runs_is_stopped_if_it_may(executor, how):
+    stoppable = executor.options(on_cancel=how).options(name="stopped")
+    with ProcessGate() as gate:
+        futures = [stoppable.submit(gate) for _ in range(2)]
+        gate.wait_started(2)
+        assert futures[0].running()
+        assert [future.cancel() for future in futures] == [True, True]
+        assert not futures[0].running()
+        # Each worker has ended its call, or a new one is there.
+        again = [executor.submit(gate) for _ in range(2)]
+        gate.wait_started(2)
+        assert not concurrent.futures.wait(futures, HANG_LIMIT).not_done
+        gate.open()
+        assert [future.result() for future in again] == [(), ()]
+    wait_until(lambda: executor.stats().running == 0, "all to end")
+    assert (executor.stats().cancelled, executor.stats().died) == (2, 0)
+
+
+def test_what_a_node_has_not_begun_never_runs_when_it_is_cancelled(tmp_path):
+    with ClusterExecutor(workers_per_node=1) as executor, ProcessGate() as gate:
+        list(executor.map(abs, range(200)))  # short calls: the node gets some in advance
+        held = executor.submit(gate)
+        futures = [executor.options(on_cancel="interrupt").submit(note, tmp_path, n) for n in range(3)]
+        gate.wait_started()
+        wait_until(lambda: executor.stats().running == 4, "all to be sent")
+        assert all(future.cancel() for future in futures)
+        assert not concurrent.futures.wait(futures, HANG_LIMIT).not_done
+        gate.open()
+        assert held.result() == ()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_has_a_time_limit(executor):
+    error = executor.options(timeout=0.1).submit(time.sleep, 3600).exception()
+    assert type(error) is pyconc.TaskTimeout
+    assert (error.task_name, error.timeout, error.stopped) == ("sleep", 0.1, "raised")
+    deadline = time.monotonic() + 0.1
+    error = executor.options(deadline=deadline, name="late").submit(time.sleep, 3600).exception()
+    assert type(error) is pyconc.TaskTimeout
+    assert (error.task_name, error.deadline) == ("late", deadline)
+    assert executor.options(timeout=3600, name="named").submit(task_name).result() == "named"
+    assert executor.submit(abs, -1).result() == 1
+
+
+def task_name():
+    return pyconc.current_task().name
 
 
 def fail_to_begin():
@@ -464,13 +541,14 @@ def test_shutdown_cancels_if_asked(cluster):
     executor = ClusterExecutor(cluster, workers_per_node=1)
     wait_for_nodes(executor, 2)
     with ProcessGate() as gate:
-        futures = [executor.submit(gate) for _ in range(4)]
+        stoppable = executor.options(on_cancel="interrupt").submit(gate)
+        futures = [executor.submit(gate) for _ in range(3)]
         gate.wait_started(2)
         executor.shutdown(wait=False, cancel_futures=True)
-        assert [future.cancelled() for future in futures] == [False, False, True, True]
+        assert [future.cancelled() for future in (stoppable, *futures)] == [True, False, True, True]
         gate.open()
         executor.shutdown()
-        assert [future.result() for future in futures[:2]] == [(), ()]
+        assert futures[0].result() == ()
 
 
 def test_workers_end_with_the_executor(cluster):

@@ -1,6 +1,7 @@
 """ClusterExecutor: the same executor when the work outgrows one machine, on the nodes of a dask.distributed cluster.
 
-_calls.py says how a call and its outcome travel, _node.py what a node does, _dispatcher.py what the program does.
+_calls.py says how a call and its outcome travel, _node.py what a node does, _dispatcher.py what the program does, with
+calls as _pending.py describes them.
 Workers import _calls.py from here, so that what needs distributed is imported when it is asked for.
 """
 

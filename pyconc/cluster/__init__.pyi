@@ -1,7 +1,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar
 
 from typing_extensions import Self
 
@@ -32,6 +32,15 @@ class ClusterExecutor(Executor):
         buffersize: int | None = None,
     ) -> Iterator[_T]: ...
     def run(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]: ...
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        on_cancel: Literal["abandon", "interrupt", "kill"] | None = None,
+        grace: float | None = None,
+        name: str | None = None,
+    ) -> Self: ...
     def stats(self) -> ClusterStats: ...
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
     async def __aenter__(self) -> Self: ...

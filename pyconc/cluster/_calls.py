@@ -5,14 +5,14 @@ cloudpickle or a reducer of multiprocessing can pickle. An exception is packed a
 """
 
 import pickle
-import time
 
+from pyconc._current_task import current_task
 from pyconc._process import pickling
 
 __all__ = [
     "MOST_BYTES",
     "RAISED",
-    "RETURNED",
+    "STOPPED",
     "WORKER_DIED",
     "name_of",
     "pack",
@@ -22,14 +22,15 @@ __all__ = [
     "set_up",
     "size_of",
     "unpack",
-    "unpack_outcome",
+    "unpack_error",
+    "unpack_result",
 ]
 
 # What msgpack, in which distributed's messages are written, has room for.
 MOST_BYTES = 2**31 - 2**20
 
-# How a call ended.
-RETURNED, RAISED, WORKER_DIED = range(3)
+# How a call ended that has returned nothing.
+RAISED, WORKER_DIED, STOPPED = range(3)
 
 
 def pack(value):
@@ -79,22 +80,22 @@ def set_up(packed):
 
 
 def run_call(packed):
-    """Run a packed (function, args, kwargs); return (how it ended, the packed outcome, for how many seconds it ran)."""
+    """Run a packed (function, args, kwargs); return (its packed result,), or how it ended and the packed exception."""
     try:
         function, args, kwargs = unpack(packed)
     except BaseException as error:
-        return RAISED, pickle.dumps(pickling.pack_unpickling_error(error)), 0.0
-    began = time.perf_counter()
+        return RAISED, pickle.dumps(pickling.pack_unpickling_error(error))
     try:
         result = function(*args, **kwargs)
     except BaseException as error:
-        seconds = time.perf_counter() - began
-        return RAISED, pack_error(error), seconds
-    seconds = time.perf_counter() - began
+        task = current_task()  # None in a process that the call has forked
+        if task is not None and task.cancelled():
+            raise  # the pool drops it, and says that the call was stopped
+        return RAISED, pack_error(error)
     try:
-        return RETURNED, pack(result), seconds
+        return (pack(result),)
     except BaseException as error:
-        return RAISED, pickle.dumps(pickling.pack_refusal(error, result)), seconds
+        return RAISED, pickle.dumps(pickling.pack_refusal(error, result))
 
 
 def run_chunk(function, chunk):
@@ -115,13 +116,16 @@ def name_of(task):
     return getattr(task, "__qualname__", None) or type(task).__name__
 
 
-def unpack_outcome(how, packed, address, task):
-    """Return (result, None) or (None, exception) of a call of task that has ended on the node with this address."""
-    if how == RETURNED:
-        try:
-            return unpack(packed), None
-        except BaseException as error:
-            return None, pickling.outcome_error(error)
+def unpack_result(packed):
+    """Return (result, None), or (None, exception) if that cannot be unpickled."""
+    try:
+        return unpack(packed), None
+    except BaseException as error:
+        return None, pickling.outcome_error(error)
+
+
+def unpack_error(how, packed, address, task):
+    """Return the exception of a call of task that has ended so on the node with this address."""
     error = pickling.rebuild_exception(pickle.loads(packed))
     if how == WORKER_DIED:
         error.task, error.task_name = task, name_of(task)
@@ -129,4 +133,4 @@ def unpack_outcome(how, packed, address, task):
         error.args = (f"{message} (on node {address})",)
     elif type(error) is pickling.TaskUnpicklable:
         error.args = (f"{error.args[0]} (on node {address})",)
-    return None, error
+    return error

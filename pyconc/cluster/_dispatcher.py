@@ -9,6 +9,9 @@ it. So a node has no more of them than it needs to have something to do until th
 beyond these what its workers do in 20 ms, by the time that recent calls took. The queue goes to whichever node has
 room: a slow one takes less of it. What was not sent when a node dies, others get.
 
+When a call that may be stopped is cancelled, its node is told, and the call has ended when the node says so. A node
+watches over the time of what it has; a call that is queued until its deadline is ended here.
+
 Who ends when: shutdown() closes the queue. When nothing is queued and nothing is running, each node is asked to close
 its session; when all comms have ended, so do the loop and the thread. When the scheduler and all nodes are gone, when
 nodes and program do not fit each other, or when an initializer fails, the dispatcher is broken: all calls fail.
@@ -22,17 +25,21 @@ import sys
 import threading
 import weakref
 from collections import deque
-from concurrent.futures import BrokenExecutor, InvalidStateError
+from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from math import ceil
 
 from distributed import Client, LocalCluster
 from distributed.comm import connect
 
 from pyconc._core import Future
+from pyconc._task_timeout import TaskTimeout
+from pyconc._task_timeout import make as make_timeout
 from pyconc.cluster import _calls as calls
 from pyconc.cluster._errors import NodeDied
 from pyconc.cluster._node import OPEN, PLUGIN, NodePlugin, identify
+from pyconc.cluster._pending import Call, LoopCall, LoopOutcomes
 from pyconc.cluster._stats import ClusterStats, NodeStats
 
 __all__ = ["Dispatcher"]
@@ -53,20 +60,6 @@ _dispatchers: "weakref.WeakSet[Dispatcher]" = weakref.WeakSet()
 _names = itertools.count()
 
 
-class _Call:
-    """A call that has not ended. Whoever has taken it from the queue or from a node ends it, or puts it back."""
-
-    __slots__ = ("begins", "future", "has_begun", "packed", "size", "task")
-
-    def __init__(self, task, packed, size, begins):
-        self.task = task  # the callable
-        self.packed = packed
-        self.size = size
-        self.begins = begins  # how often it may begin
-        self.has_begun = False
-        self.future = Future()
-
-
 class _Node:
     """A node that takes calls; the loop's thread only, but stats() reads numbers."""
 
@@ -79,8 +72,9 @@ class _Node:
         self.running = {}  # its calls by number
         self.bytes = 0  # of these
         self.ended = 0
-        self.outbox = deque()  # numbers of those that were not written to the comm yet
-        self.something = asyncio.Event()  # in the outbox, or to be closed
+        self.outbox = deque()  # (number, call) of those that were not written to the comm yet
+        self.to_stop = []  # numbers of calls
+        self.something = asyncio.Event()  # in the outbox, to stop, or to be closed
         self.is_closing = False
 
     def room(self):
@@ -90,18 +84,18 @@ class _Node:
     def give(self, number, call):
         self.running[number] = call
         self.bytes += call.size
-        self.outbox.append(number)
-        self.something.set()
+        self.outbox.append((number, call))
+        if call.options is not None:
+            call.place = self, number
 
     def take(self, number):
         call = self.running.pop(number)
+        call.place = None
         self.bytes -= call.size
         return call
 
-    def learn(self, count, seconds):
-        """Choose the limit anew, as so many calls have run for so long together."""
-        self.ended += count
-        mean = seconds / count
+    def learn(self, mean):
+        """Choose the limit anew, as recent calls have run for so many seconds each."""
         self.seconds = mean if self.seconds is None else 0.7 * self.seconds + 0.3 * mean
         ahead = int(self.workers * _AHEAD_SECONDS / max(self.seconds, _LEAST_SECONDS))
         # It grows step by step: the first calls may be the shortest.
@@ -125,14 +119,14 @@ class Dispatcher:
         # With the lock: what submit() raises, as a function that makes it; None: it accepts.
         self._refusal = None
         self._submitted = 0  # with the lock
-        self._queue = (
-            deque()
-        )  # appended to with the lock; taken from by the loop's thread, which needs no lock for that
+        # Appended to with the lock; taken from by the loop's thread, which needs no lock for that.
+        self._queue = deque()
         self._is_woken = False  # whether _feed() will run; set with the lock, and cleared by it before it looks
         # What follows is the loop's thread's.
         self._nodes = {}
         self._joining = {}  # tasks by address
         self._numbers = itertools.count()
+        self._outcomes = LoopOutcomes()
         self._is_closing = False
         self._is_lost = False  # whether the scheduler is gone
         self._failure = None  # as a function that makes it, once it is broken
@@ -148,39 +142,59 @@ class Dispatcher:
 
     # --- Any thread ---------------------------------------------------------------------------------------------------
 
-    def submit(self, function, args, kwargs):
-        """Queue a call; return its future. What cannot be pickled fails that future only."""
+    def submit(self, loop, options, function, args, kwargs):
+        """Queue a call; return its future. What cannot be pickled fails that future only.
+
+        loop: a running event loop whose future is wanted; None: a pyconc.Future is. options: as those of an executor,
+        None for the default ones.
+        """
         error = None
         try:
             packed = calls.pack((function, args, kwargs))
             size = calls.size_of(packed)
         except Exception as raised:
             error, packed, size = raised, None, 0
-        call = _Call(function, packed, size, self._begins)
+        call = function, packed, size, self._begins, options, self._stop_call
+        call = Call(*call) if loop is None else LoopCall(loop, self._outcomes, *call)
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal()
             self._submitted += 1
             if error is None:
+                if options is not None and options[3] is not None:
+                    self._loop.call_soon_threadsafe(self._set_timer, call)
                 self._queue.append(call)
                 if not self._is_woken:
                     self._is_woken = True
                     self._loop.call_soon_threadsafe(self._feed)
                 return call.future
             self._failed += 1
-        call.future.set_running_or_notify_cancel()
-        call.future.set_exception(error)
+        call.begin()
+        call.abandon(error)
         return call.future
+
+    def _stop_call(self, call):
+        """Have a call stopped that may be, and that was cancelled. Any thread calls this."""
+        with self._lock:
+            self._tell(partial(self._stop, call))
 
     def close(self, cancel):
         """Accept no more calls, and end when those there are have ended; cancel those that were not sent, if asked."""
         with self._lock:
             if self._refusal is None:
                 self._refusal = _after_shutdown
-            queued = [call for call in list(self._queue) if not call.has_begun] if cancel else []
+        if cancel:
+            self._cancel_all()
+        with self._lock:
             self._tell(self._close)
-        for call in queued:
-            call.future.cancel()
+
+    def _cancel_all(self):
+        """Cancel the calls that were not sent, and those that may be stopped; any thread."""
+        doomed = [call for call in list(self._queue) if not call.has_begun]
+        for node in list(self._nodes.values()):
+            doomed += [call for call in list(node.running.values()) if call.may_be_stopped]
+        for call in doomed:
+            call.cancel()
 
     def abort(self):
         """End now: what was not sent is cancelled, what was is killed."""
@@ -234,8 +248,9 @@ class Dispatcher:
             queued += node.running.values()
         lost = "the process was forked while the call was pending; only the parent runs it"
         for call in queued:
-            _finish(call.future, None, BrokenExecutor(lost))
-        _finish(self._ready, None, _in_child())
+            call.abandon(BrokenExecutor(lost))
+        if not self._ready.done():
+            self._ready.set_exception(_in_child())
 
     def _tell(self, function):
         """With the lock, under which the loop is closed: have its thread call a function, unless it has ended."""
@@ -287,7 +302,7 @@ class Dispatcher:
                     asynchronous=True,
                 )
                 address, security = cluster.scheduler_address, cluster.security
-            client = await Client(
+            client = Client(
                 address,
                 security=security,
                 asynchronous=True,
@@ -295,6 +310,7 @@ class Dispatcher:
                 name="pyconc",
                 heartbeat_interval="5s",
             )
+            await client
             watch = asyncio.ensure_future(self._watch(client))
             try:
                 await self._find_nodes(client)
@@ -414,12 +430,14 @@ class Dispatcher:
             for number in list(node.running):
                 self._fail(node.take(number), make_error())
             node.comm.abort()
+        self._outcomes.send()
 
     def _fail_queued(self):
         while self._queue:
             call = self._queue.popleft()
             if self._may_run(call):
                 self._fail(call, (self._failure or _after_shutdown)())
+        self._outcomes.send()
 
     # --- The loop's thread: nodes -------------------------------------------------------------------------------------
 
@@ -484,45 +502,65 @@ class Dispatcher:
                 node.something.clear()
                 while node.outbox:
                     await node.comm.write(self._next_message(node))
+                if node.to_stop:
+                    numbers, node.to_stop = node.to_stop, []
+                    await node.comm.write({"op": "stop", "numbers": numbers})
                 if node.is_closing:
                     await node.comm.write({"op": "close"})
         except OSError:
             pass
 
     def _next_message(self, node):
-        numbers, packed, size = [], [], 0
+        numbers, packed, options, size = [], [], [], 0
         while node.outbox and size < _MESSAGE_BYTES:
-            number = node.outbox.popleft()
-            call = node.running[number]
+            number, call = node.outbox.popleft()
             numbers.append(number)
             packed.append(call.packed)
             size += call.size
-        return {"op": "calls", "numbers": numbers, "calls": packed}
+            if call.options is not None:
+                how, grace, timeout, deadline, name = call.options
+                remaining = None if deadline is None else deadline - self._loop.time()
+                options.append((number, how, grace, timeout, name or calls.name_of(call.task), remaining))
+        message = {"op": "calls", "numbers": numbers, "calls": packed}
+        return {**message, "options": options} if options else message
 
     def _receive(self, node, message):
         if message["op"] == "broken":
-            _, error = calls.unpack_outcome(calls.RAISED, message["error"], node.address, None)
-            self._break(_maker(error))
+            self._break(_maker(calls.unpack_error(calls.RAISED, message["error"], node.address, None)))
             return
-        numbers = message["numbers"]
-        ended = [node.take(number) for number in numbers]
-        node.learn(len(numbers), message["seconds"])
+        returned = [node.take(number) for number in message["numbers"]]
+        failed = [(node.take(number), how, error) for number, how, error in message.get("failures", ())]
+        node.ended += len(returned) + len(failed)
+        if message["seconds"] is not None:
+            node.learn(message["seconds"])
         self._feed()
-        for call, how, outcome in zip(ended, message["hows"], message["outcomes"]):
-            self._end(node, call, how, outcome)
+        for call, packed in zip(returned, message["results"]):
+            result, error = calls.unpack_result(packed)
+            if error is None:
+                self._completed += 1
+            else:
+                self._failed += 1
+            call.finish(result, error)
+        for call, how, packed in failed:
+            self._fail_on(node, call, how, packed)
+        self._outcomes.send()
         self._end_if_done()
 
-    def _end(self, node, call, how, outcome):
-        if how == calls.WORKER_DIED and self._begin_again(call):
+    def _fail_on(self, node, call, how, packed):
+        if how == calls.STOPPED:
+            self._cancelled += 1
+            call.finish(None, CancelledError())
             return
-        result, error = calls.unpack_outcome(how, outcome, node.address, call.task)
         if how == calls.WORKER_DIED:
+            if self._begin_again(call):
+                return
             self._died += 1
-        elif error is not None:
-            self._failed += 1
         else:
-            self._completed += 1
-        _finish(call.future, result, error)
+            self._failed += 1
+        error = calls.unpack_error(how, packed, node.address, call.task)
+        if isinstance(error, TaskTimeout) and error.deadline is not None:
+            error.deadline = call.options[3]  # by our clock
+        call.finish(None, error)
 
     def _bury(self, node):
         """Be without a node whose comm has ended: what it had has begun, as far as anybody knows."""
@@ -533,15 +571,19 @@ class Dispatcher:
                 self._died += 1
                 message = f"node {node.address} is gone, to which the call was sent"
                 error = NodeDied(message, node.address, call.task, task_name=calls.name_of(call.task))
-                _finish(call.future, None, error)
+                call.finish(None, error)
+        self._outcomes.send()
         self._feed()
 
     def _begin_again(self, call):
         call.begins -= 1
-        if call.begins <= 0 or self._failure is not None:
+        if call.begins <= 0 or self._failure is not None or call.is_cancelled():
             return False
         self._again += 1
-        self._queue.appendleft(call)
+        with self._lock:
+            self._queue.appendleft(call)
+        if call.options is not None and call.options[3] is not None:
+            self._set_timer(call)
         self._wake()
         return True
 
@@ -565,8 +607,17 @@ class Dispatcher:
                 workers -= node.workers
         elif self._queue:
             self._fail_queued()
+        if self._queue and self._is_closing and not self._nodes:
+            self._drop_cancelled()
         if not self._queue:
             self._end_if_done()
+
+    def _drop_cancelled(self):
+        """Forget what was cancelled, as no node comes for it: nobody submits any more, but other calls may wait."""
+        for _ in range(len(self._queue)):
+            call = self._queue.popleft()
+            if not call.is_cancelled() or self._may_run(call):
+                self._queue.append(call)
 
     def _give(self, node, count):
         while count > 0 and self._queue and node.room() > 0:
@@ -574,31 +625,50 @@ class Dispatcher:
             if self._may_run(call):
                 node.give(next(self._numbers), call)
                 count -= 1
+        node.something.set()
 
     def _may_run(self, call):
         """Have a call of the queue begin, unless it was cancelled."""
-        if not call.has_begun:
-            try:
-                call.has_begun = call.future.set_running_or_notify_cancel()
-            except InvalidStateError:  # the program has given it an outcome
-                pass
-            if not call.has_begun:
-                self._cancelled += 1
-        return call.has_begun
+        if call.timer is not None:
+            call.timer.cancel()
+        if call.begin():
+            return True
+        self._cancelled += 1
+        return False
 
     def _fail(self, call, error):
         self._died += 1
-        _finish(call.future, None, error)
+        call.finish(None, error)
 
+    # --- The loop's thread: what ends calls early ---------------------------------------------------------------------
 
-def _finish(future, result, error):
-    try:
-        if error is None:
-            future.set_result(result)
+    def _set_timer(self, call):
+        if call.place is None:
+            call.timer = self._loop.call_at(call.options[3], self._expire, call)
+
+    def _expire(self, call):
+        """End a call that was not sent before its deadline; if it was, its node does."""
+        with self._lock:  # others append
+            if call not in self._queue:
+                return
+            self._queue.remove(call)
+        if call.begin():
+            self._failed += 1
+            _, _, _, deadline, name = call.options
+            call.finish(None, make_timeout(call.task, name, None, deadline, None, None, None))
+            self._outcomes.send()
         else:
-            future.set_exception(error)
-    except InvalidStateError:  # the program has given it an outcome
-        pass
+            self._cancelled += 1
+        self._end_if_done()
+
+    def _stop(self, call):
+        """Have a node stop a call that was cancelled; what is queued is left out when its turn comes."""
+        if call.place is not None:
+            node, number = call.place
+            node.to_stop.append(number)
+            node.something.set()
+        elif self._is_closing:
+            self._feed()
 
 
 def _maker(error):

@@ -7,13 +7,18 @@ from itertools import islice
 from operator import index
 from time import monotonic
 
+from pyconc import _options
 from pyconc._async_with import AsyncWith
 from pyconc._core import Chain
 from pyconc.cluster import _calls as calls
 from pyconc.cluster._dispatcher import Dispatcher
+from pyconc.cluster._pending import is_run_in_executor
 from pyconc.waiting import submit_in_order
 
 __all__ = ["ClusterExecutor"]
+
+# As those of the other executors: on_cancel's index, grace, timeout, deadline, name.
+_DEFAULT_OPTIONS = (0, 1.0, None, None, None)
 
 
 class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
@@ -32,7 +37,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     program must be able to connect to them, and each must have pyconc in the same version, on the same Python x.y.
     Functions and classes of `__main__` travel with the call.
 
-    A call counts as begun when it is sent to a node; until then cancel() withdraws it. A node has one call for each of
+    A call counts as begun when it is sent to a node; until then cancel() withdraws it, and later only if options() say
+    that it may be stopped. A node has one call for each of
     its workers, and more only if they are short: 20 ms of work. If a worker dies, its call gets WorkerDied. If a node
     does, or is not to be reached any more, the calls it had get NodeDied, and all others go to other nodes. While there
     is no node, calls wait. When the scheduler is gone as well, the executor is broken: BrokenExecutor.
@@ -56,6 +62,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     """
 
     _dispatcher = None
+    _pool = None  # of a view: the executor
+    _options = _DEFAULT_OPTIONS
 
     def __init__(self, cluster=None, *, workers_per_node=None, retries=0, initializer=None, initargs=()):
         if workers_per_node is not None:
@@ -80,7 +88,45 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             ...     executor.submit(divmod, 7, 2).result()
             (3, 1)
         """
-        return self._dispatcher.submit(fn, args, kwargs)
+        loop = asyncio.get_running_loop() if is_run_in_executor(1) else None
+        return self._submit(loop, fn, args, kwargs)
+
+    def _submit(self, loop, fn, args, kwargs):
+        options = None if self._options is _DEFAULT_OPTIONS else self._options
+        return self._dispatcher.submit(loop, options, fn, args, kwargs)
+
+    def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
+        """Return this executor with other options: an executor of the same class, on the same workers.
+
+        What is submitted there has these options; None: as here. It is no second executor: to shut it down, or to leave
+        it by `with`, shuts down this one.
+
+        timeout, deadline, name: as with ProcessPoolExecutor; deadline is by this machine's time.monotonic(), and a call
+        that waits for a node until then never begins. When the time is over, the call's node interrupts it, and kills
+        its worker if that does not help within `grace` seconds (1 by default); its future gets pyconc.TaskTimeout.
+
+        on_cancel: what becomes of a call that was sent to a node when its future is cancelled. "abandon": it goes on,
+        and future.cancel() returns False; the default. "interrupt": pyconc.TaskCancelled is raised in it, and its
+        worker is killed if it has not ended after `grace` seconds. "kill": its worker is killed at once. With the
+        latter two future.cancel() returns True, and what the call returns or raises is dropped. One that a node has not
+        begun never runs. The future is told at once, before the call has ended; shutdown() waits for the call.
+        shutdown(cancel_futures=True) stops such calls, too. A call that was cancelled does not begin again.
+
+        With map(), what a chunk has is one call. Any thread may call this. Raises ValueError and TypeError as
+        ProcessPoolExecutor.options() does.
+
+            >>> import time
+            >>> with ClusterExecutor(workers_per_node=1) as executor:
+            ...     future = executor.options(timeout=0.1).submit(time.sleep, 3600)
+            ...     print(type(future.exception()).__name__)
+            TaskTimeout
+        """
+        view = object.__new__(type(self))
+        view._options = _options.change(
+            self._options, timeout=timeout, deadline=deadline, on_cancel=on_cancel, grace=grace, name=name
+        )
+        view._pool, view._dispatcher = self, self._dispatcher
+        return view
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.
@@ -121,7 +167,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         >>> asyncio.run(main())
         255
         """
-        return asyncio.wrap_future(self.submit(fn, *args, **kwargs), loop=asyncio.get_running_loop())
+        return self._submit(asyncio.get_running_loop(), fn, args, kwargs)
 
     def stats(self):
         """Return a pyconc.cluster.ClusterStats: which nodes there are, and what became of the calls.
@@ -175,7 +221,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         raise TypeError(f"a {type(self).__name__} belongs to its process, and cannot be pickled")
 
     def __del__(self):
-        if self._dispatcher is not None:
+        if self._dispatcher is not None and self._pool is None:
             self._dispatcher.close(False)
 
     def __repr__(self):

@@ -3,14 +3,19 @@
 A plugin gives each worker of dask one more operation, "pyconc-open". Whoever opens a comm and asks for it has a
 session: a pool of its own, which lasts as long as the comm. Messages to the node:
 
-    calls: numbers, calls   run these packed calls; nothing else is promised of their order
+    calls: numbers, calls, options
+                            run these packed calls; nothing else is promised of their order. options: of those that
+                            have some, a list of number, on_cancel (its index), grace, timeout, name, and for how many
+                            seconds from now until the deadline
+    stop: numbers           do with these calls what their on_cancel says
     close                   let the workers end, then close the comm
 
 and from it:
 
     hello: workers          the answer to pyconc-open; or an error, as a sentence
-    ended: numbers, hows, outcomes, seconds
-                            these calls have ended so, and all of them have run for so many seconds together
+    ended: numbers, results, failures, seconds
+                            these calls have returned these results; failures: (number, how, error) of the others;
+                            seconds: how long each of the recent calls has kept a worker, on average, or None
     broken: error           the pool is broken, as its initializer has failed; what has not ended never does
 
 When the comm ends in another way, the program has ended or nobody can reach it: its workers are killed. Results are
@@ -19,13 +24,16 @@ never unpickled here, nor are arguments; a node's event loop is dask's, which mu
 
 import asyncio
 import platform
+import time
 from collections import deque
+from concurrent.futures import CancelledError
 from functools import partial
 
 from distributed import WorkerPlugin
 from distributed.core import Status
 
 import pyconc
+from pyconc._options import ON_CANCEL
 from pyconc._process.pickling import WorkerDied
 from pyconc.cluster import _calls as calls
 from pyconc.process_pool import ProcessPoolExecutor, default_workers
@@ -37,6 +45,9 @@ PLUGIN = "pyconc-nodes"
 
 # What a message has at most, if it has more than one outcome.
 _MESSAGE_BYTES = 16 << 20
+# After a message of so many outcomes, the next one waits for so many seconds, unless all have ended.
+_MANY = 32
+_LINGER = 0.002
 
 
 def identify():
@@ -94,8 +105,12 @@ class _Session:
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._ended = deque()  # (number, future or exception); any thread appends
+        self._pending = 0  # how many calls the program waits for; the loop's thread
+        self._has_run = (0, 0.0)  # how many calls the pool had run at the last message, and for how long; as above
+        self._many_until = 0.0  # see _look(); by the loop's clock
         self._is_told = False  # whether the loop will look at them; who sets it tells the loop
         self._something = asyncio.Event()
+        self._stoppable = {}  # futures by number, of those calls that may be stopped; _begin() adds, _note() removes
 
     async def serve(self, workers):
         sender = None
@@ -104,7 +119,11 @@ class _Session:
             sender = asyncio.ensure_future(self._send())
             begin = partial(asyncio.to_thread, self._begin)  # the first worker takes a while to start
             while (message := await self._comm.read())["op"] != "close":
-                await begin(message["numbers"], message["calls"])
+                if message["op"] == "stop":
+                    self._stop(message["numbers"])
+                    continue
+                self._pending += len(message["numbers"])
+                await begin(message["numbers"], message["calls"], message.get("options", ()))
                 begin = self._begin_now
         except BaseException as error:
             self._pool.kill_workers()
@@ -116,21 +135,36 @@ class _Session:
             if sender is not None:
                 sender.cancel()
 
-    async def _begin_now(self, numbers, packed):
-        self._begin(numbers, packed)
+    async def _begin_now(self, numbers, packed, options):
+        self._begin(numbers, packed, options)
 
-    def _begin(self, numbers, packed):
+    def _begin(self, numbers, packed, options):
         """Give the pool calls. In the loop's thread, or while that waits in another one."""
+        options = {number: chosen for number, *chosen in options}
         for number, call in zip(numbers, packed):
             try:
-                future = self._pool.submit(calls.run_call, call)
+                pool = self._pool if number not in options else self._view(*options[number])
+                future = pool.submit(calls.run_call, call)
             except Exception as error:  # descriptors or threads are short, or the pool is broken
                 self._note(number, error)
             else:
+                if number in options and options[number][0] != 0:
+                    self._stoppable[number] = future
                 future.add_done_callback(partial(self._note, number))
+
+    def _view(self, how, grace, timeout, name, remaining):
+        deadline = None if remaining is None else time.monotonic() + remaining
+        return self._pool.options(on_cancel=ON_CANCEL[how], grace=grace, timeout=timeout, deadline=deadline, name=name)
+
+    def _stop(self, numbers):
+        for number in numbers:
+            future = self._stoppable.get(number)
+            if future is not None:
+                future.cancel()
 
     def _note(self, number, ended):
         """Have the loop send how a call has ended: its future, or an exception. The pool's thread, or _begin()'s."""
+        self._stoppable.pop(number, None)
         self._ended.append((number, ended))
         if not self._is_told:
             self._is_told = True
@@ -140,8 +174,13 @@ class _Session:
                 pass
 
     def _look(self):
+        """Have what has ended sent: at once, or a moment after a message of many, as there will be many again."""
         self._is_told = False
-        self._something.set()
+        rest = self._many_until - self._loop.time()
+        if rest > 0 and len(self._ended) < self._pending:
+            self._loop.call_later(rest, self._something.set)
+        else:
+            self._something.set()
 
     async def _send(self):
         """Send what has ended, as much as there is at a time."""
@@ -149,26 +188,43 @@ class _Session:
             while True:
                 await self._something.wait()
                 self._something.clear()
-                while self._ended:
+                if self._ended:
                     await self._comm.write(self._next_message())
+                    self._look()
         except OSError:
             pass  # serve() sees it, too
 
     def _next_message(self):
-        numbers, hows, outcomes, total, size = [], [], [], 0.0, 0
+        numbers, results, failures, size = [], [], [], 0
         while self._ended and size < _MESSAGE_BYTES:
             number, ended = self._ended.popleft()
-            error = ended if isinstance(ended, Exception) else ended.exception()
-            if error is None:
-                how, outcome, seconds = ended.result()
-            elif self._pool._broken:
-                return {"op": "broken", "error": calls.pack_error(error)}
+            try:
+                if isinstance(ended, Exception):
+                    raise ended
+                *how, outcome = ended.result()
+            except CancelledError:
+                how, outcome = [calls.STOPPED], b""
+            except BaseException as error:
+                if self._pool._broken:
+                    return {"op": "broken", "error": calls.pack_error(error)}
+                how = [calls.WORKER_DIED if isinstance(error, WorkerDied) else calls.RAISED]
+                outcome = calls.pack_error(error)
+            if how:
+                failures.append((number, *how, outcome))
             else:
-                how = calls.WORKER_DIED if isinstance(error, WorkerDied) else calls.RAISED
-                outcome, seconds = calls.pack_error(error), 0.0
-            numbers.append(number)
-            hows.append(how)
-            outcomes.append(outcome)
-            total += seconds
-            size += calls.size_of(outcome)
-        return {"op": "ended", "numbers": numbers, "hows": hows, "outcomes": outcomes, "seconds": total}
+                numbers.append(number)
+                results.append(outcome)
+            size += len(outcome) if type(outcome) is bytes else calls.size_of(outcome)
+        count = len(numbers) + len(failures)
+        self._pending -= count
+        if count >= _MANY:
+            self._many_until = self._loop.time() + _LINGER
+        answer = {"op": "ended", "numbers": numbers, "results": results, "seconds": self._recent_seconds()}
+        return {**answer, "failures": failures} if failures else answer
+
+    def _recent_seconds(self):
+        """Return how long each call has kept a worker since the last message; None: none has."""
+        ran = self._pool.stats().run
+        calls_before, seconds_before = self._has_run
+        self._has_run = ran.calls, ran.total
+        return (ran.total - seconds_before) / (ran.calls - calls_before) if ran.calls > calls_before else None

@@ -1,0 +1,180 @@
+"""A call that has not ended, in the program: what is to be sent of it, and the future that gets its outcome.
+
+Whoever has taken a call from the queue or from a node ends it, or puts it back. A call that may be stopped, see
+options(), can be cancelled until it has ended. So its future stays pending while it runs, and tells the dispatcher when
+the program cancels it; what the call returns or raises after that is dropped.
+
+The future is a pyconc.Future, or one of an event loop. Outcomes for a loop are collected, and its thread is told once
+for all that a message has brought.
+"""
+
+import contextlib
+import sys
+from asyncio import base_events
+from concurrent.futures import InvalidStateError
+
+from pyconc._asyncio_glue import convert_exception
+from pyconc._core import Future
+
+__all__ = ["Call", "LoopCall", "LoopOutcomes", "is_run_in_executor"]
+
+_RUN_IN_EXECUTOR = base_events.BaseEventLoop.run_in_executor.__code__
+
+
+def is_run_in_executor(depth):
+    """Whether an event loop's run_in_executor() is the caller so many frames above: it takes a future of the loop's."""
+    caller = sys._getframe(depth).f_back
+    return caller is not None and caller.f_code is _RUN_IN_EXECUTOR
+
+
+class _StoppableFuture(Future):
+    """The future of a call that may be stopped while it runs."""
+
+    __slots__ = ("call", "stop")
+
+    def cancel(self):
+        was_cancelled = self.cancelled()
+        is_cancelled = super().cancel()
+        if is_cancelled and not was_cancelled:
+            self.stop(self.call)
+        return is_cancelled
+
+    def running(self):
+        return self.call.has_begun and not self.done()
+
+
+class Call:
+    """A call with a pyconc.Future."""
+
+    __slots__ = ("begins", "future", "has_begun", "options", "packed", "place", "size", "task", "timer")
+
+    def __init__(self, task, packed, size, begins, options, stop):
+        """stop: a function that stops this call, which any thread may call; options: as those of an executor."""
+        self.task = task  # the callable
+        self.packed = packed
+        self.size = size
+        self.begins = begins  # how often it may begin
+        self.options = options  # None: the default ones
+        self.has_begun = False
+        self.place = None  # of one with options: the node it was sent to, and its number there; the dispatcher's thread
+        self.timer = None  # of one with a deadline: until it begins; the dispatcher's thread
+        self._make_future(stop)
+
+    def _make_future(self, stop):
+        if self.may_be_stopped:
+            self.future = _StoppableFuture()
+            self.future.call, self.future.stop = self, stop
+        else:
+            self.future = Future()
+
+    @property
+    def may_be_stopped(self):
+        """Whether on_cancel says something else than "abandon"."""
+        return self.options is not None and self.options[0] != 0
+
+    def begin(self):
+        """Return whether it is to be sent, as nobody has cancelled it."""
+        if self.may_be_stopped:
+            self.has_begun = not self.future.done()
+            if not self.has_begun:
+                self._tell_waiters()
+        elif not self.has_begun:
+            # False if it was cancelled; an error if the program has given it an outcome.
+            with contextlib.suppress(InvalidStateError):
+                self.has_begun = self.future.set_running_or_notify_cancel()
+        return self.has_begun
+
+    def cancel(self):
+        """Cancel it, if it has not begun or may be stopped. Any thread."""
+        self.future.cancel()
+
+    def is_cancelled(self):
+        return self.future.cancelled()
+
+    def finish(self, result, error):
+        """Give it its outcome, unless the program has cancelled it, or given it one."""
+        try:
+            if error is None:
+                self.future.set_result(result)
+            else:
+                self.future.set_exception(error)
+        except InvalidStateError:
+            self._tell_waiters()
+
+    def _tell_waiters(self):
+        """Have wait() know that it was cancelled: it has ended now."""
+        if self.future.cancelled():
+            with contextlib.suppress(InvalidStateError):
+                self.future.set_running_or_notify_cancel()
+
+    def abandon(self, error):
+        """Fail it in the child of a fork."""
+        self.finish(None, error)
+
+
+class LoopCall(Call):
+    """A call with a future of an event loop, whose thread makes it."""
+
+    __slots__ = ("_is_withdrawn", "_outcomes")
+
+    def __init__(self, loop, outcomes, *call):
+        self.future = loop.create_future()
+        self._outcomes = outcomes
+        self._is_withdrawn = False  # cancelled by another thread than the loop's; set once, read by the dispatcher's
+        super().__init__(*call)
+
+    def _make_future(self, stop):
+        if self.may_be_stopped:
+            self.future.add_done_callback(lambda future: stop(self) if future.cancelled() else None)
+
+    def begin(self):
+        # One that has begun before begins again, unless it may be stopped: nobody else could tell that it ran.
+        if self.may_be_stopped or not self.has_begun:
+            self.has_begun = not (self._is_withdrawn or self.future.done())
+        return self.has_begun
+
+    def cancel(self):
+        self._is_withdrawn = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.future.get_loop().call_soon_threadsafe(self.future.cancel)
+
+    def is_cancelled(self):
+        return self._is_withdrawn or self.future.cancelled()
+
+    def finish(self, result, error):
+        self._outcomes.add(self.future, result, error)
+
+    def abandon(self, error):
+        _finish(self.future, None, error)
+
+
+class LoopOutcomes:
+    """What is to be given to the futures of event loops; the dispatcher's thread."""
+
+    def __init__(self):
+        self._by_loop = {}
+
+    def add(self, future, result, error):
+        self._by_loop.setdefault(future.get_loop(), []).append((future, result, error))
+
+    def send(self):
+        """Tell each loop of what there is for it."""
+        if self._by_loop:
+            by_loop, self._by_loop = self._by_loop, {}
+            for loop, outcomes in by_loop.items():
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(_finish_all, outcomes)
+
+
+def _finish_all(outcomes):
+    for outcome in outcomes:
+        _finish(*outcome)
+
+
+def _finish(future, result, error):
+    if future.done():
+        pass
+    elif error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(convert_exception(error))
