@@ -690,14 +690,14 @@ def test_every_future_ends_and_none_runs_too_often_whoever_is_killed(cluster, tm
     chance = random.Random(retries)
     ends = Counter()
     with ClusterExecutor(cluster, workers_per_node=2, retries=retries) as executor:
-        for turn in range(3):
+        for turn in range(2):
             wait_for_nodes(executor, 2)
             futures = {
-                f"{turn}-{n}": executor.submit(note_or_die, tmp_path, f"{turn}-{n}", n % 25 == 7) for n in range(100)
+                f"{turn}-{n}": executor.submit(note_or_die, tmp_path, f"{turn}-{n}", n % 25 == 7) for n in range(50)
             }
-            first = chance.randrange(100)
+            first = chance.randrange(50)
             concurrent.futures.wait([futures[f"{turn}-{first}"]], HANG_LIMIT)
-            if turn % 2:
+            if turn == 1:
                 node = chance.choice(executor.stats().nodes or [None])
                 if node is not None:
                     with contextlib.suppress(KeyError):  # it has died, and the executor does not know yet
@@ -707,7 +707,7 @@ def test_every_future_ends_and_none_runs_too_often_whoever_is_killed(cluster, tm
             ends.update(type(future.exception()).__name__ for future in done)
         stats = executor.stats()
     assert {*ends} <= {"NoneType", "WorkerDied", "NodeDied"}
-    assert (stats.submitted, stats.completed, stats.died) == (300, ends["NoneType"], 300 - ends["NoneType"])
+    assert (stats.submitted, stats.completed, stats.died) == (100, ends["NoneType"], 100 - ends["NoneType"])
     runs = Counter(path.name.partition(".")[0] for path in tmp_path.iterdir())
     assert max(runs.values()) <= 1 + retries
 
