@@ -146,7 +146,7 @@ class _Sent:
     def __reduce_ex__(self, protocol):
         raise TypeError(
             f"a shared {type(self).__name__} travels as an argument or result of an executor of pyconc, or of a "
-            "multiprocessing.Process, and in no other pickle"
+            "multiprocessing.Process, and in no other pickle: it cannot be an item of another shared object"
         )
 
     def _pack(self):

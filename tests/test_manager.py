@@ -122,6 +122,20 @@ def test_numbers_of_an_array_are_checked(manager):
     assert numbers[:] == array.array("b", [1, 2])
 
 
+@pytest.mark.parametrize("put", ["list", "dict", "Namespace", "Queue"])
+def test_an_object_in_another_is_refused_and_nothing_has_changed(manager, put):
+    inner, outer = manager.list(), getattr(manager, put)()
+    puts = {
+        "list": lambda: outer.append(inner),
+        "dict": lambda: outer.update(a=inner),
+        "Namespace": lambda: setattr(outer, "a", inner),
+        "Queue": lambda: outer.put([manager.Value("i", 1)]),
+    }
+    with pytest.raises(TypeError, match="cannot be an item of another shared object"):
+        puts[put]()
+    assert outer.empty() if put == "Queue" else str(outer) in ("[]", "{}", "Namespace()")
+
+
 def test_a_manager_begins_once_and_ends():
     manager = managers.SyncManager()
     with pytest.raises(ProcessError, match="not yet started"):
