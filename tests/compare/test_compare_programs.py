@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from process_programs import Pools, process_programs, run_process_program
 from programs import Step, configurations, programs, run_program
 
-EXAMPLES = int(os.environ.get("PYCONC_EXAMPLES", "1000"))
+EXAMPLES = int(os.environ.get("PYCONC_EXAMPLES", "500"))
 FEW_EXAMPLES = min(EXAMPLES, 50)
 
 how_many = pytest.mark.parametrize(
