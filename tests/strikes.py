@@ -8,8 +8,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 
-class Alarm(Exception):
-    """What the signal's handler raises, as those do that bound a call's time."""
+class Alarm(TimeoutError):
+    """What the signal's handler raises, as those do that bound a call's time: an OSError, even."""
 
 
 class _Signal:

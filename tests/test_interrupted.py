@@ -2,16 +2,20 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import support
 from gates import Gate, ProcessGate, block_workers
 from loops import on_every_loop, watched
+from strikes import Alarm
 
 import pyconc
+from pyconc._process import launcher, signals, supervisor
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
@@ -243,6 +247,38 @@ def test_what_a_signal_handler_raises_comes_out_of_a_wait(use, kind):
     assert finished.stdout == "interrupted\nb'1'\n"
     assert finished.stderr == ""
     assert finished.returncode == 0
+
+
+@pytest.mark.parametrize("road", ["a reserve", "a prediction", "a clone of the reserve", "the second worker"])
+def test_an_os_error_of_a_handler_that_had_to_wait_is_no_failure_to_start(road, monkeypatch):
+    def handle(*about):
+        raise Alarm
+
+    def interrupted(*args):
+        with signals.DeferSignals():
+            signal.raise_signal(signal.SIGUSR1)
+
+    monkeypatch.setattr(launcher, "is_single_threaded", lambda: road == "a reserve")
+    monkeypatch.setattr(launcher.the_reserve, "serves", lambda key: road == "a clone of the reserve")
+    monkeypatch.setattr(launcher.the_reserve, "renew", interrupted)
+    monkeypatch.setattr(launcher.the_reserve, "clone", interrupted)
+    monkeypatch.setattr(launcher.the_nursery, "must_go_by_value", interrupted)
+    monkeypatch.setattr(launcher, "has_interpreter", lambda: True)
+    one = SimpleNamespace(_key="key", _forks=False, _use=None, _job=lambda: contextlib.nullcontext(()))
+    pool = SimpleNamespace(_prespawns=True, max_workers=2, _workers={0: None}, _start_worker=interrupted)
+    pool.queue = SimpleNamespace(add_worker=lambda count: None)
+    start = {
+        "a reserve": lambda: launcher.prepare("key", None),
+        "a prediction": lambda: launcher.Launcher.predict(one, len),
+        "a clone of the reserve": lambda: launcher.Launcher._make_zygote(one),
+        "the second worker": lambda: supervisor.Supervisor._start_here(pool),
+    }[road]
+    previous = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with pytest.raises(Alarm):
+            start()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
 
 
 @on_every_loop

@@ -27,6 +27,7 @@ import weakref
 from multiprocessing import get_start_method, process
 
 from pyconc._process import kernel
+from pyconc._process.interruption import is_from_handler
 from pyconc._process.nursery import CannotFork, CannotPickle, the_nursery, the_reserve
 from pyconc._process.zygote import (
     ThisProcess,
@@ -85,7 +86,9 @@ class Launcher:
             return False
         try:
             return the_nursery.must_go_by_value(value, stream)
-        except OSError:
+        except OSError as error:
+            if is_from_handler(error):
+                raise
             return False  # nor will there be workers
 
     def start(self, number, name, workers):
@@ -234,8 +237,10 @@ class Launcher:
                     return
                 except CannotFork:
                     raise  # the nursery's clone would not have what the program has, and nobody would say so
-                except OSError:
-                    pass  # it has ended
+                except OSError as error:
+                    if is_from_handler(error):
+                        raise
+                    # It has ended.
             if not self._forks and has_interpreter():
                 try:
                     self._use(the_nursery.clone(*job))
@@ -265,8 +270,12 @@ def prepare(key, executor):
     """Have an executor's workers started from the program as it is now, should it have more threads as it submits."""
     # Not in a script that a nursery, or multiprocessing, runs up to its guard.
     if not _is_preparing() and is_single_threaded():
-        with contextlib.suppress(Exception):  # an audit hook, for instance, that refuses: submit() will say so
+        try:
             the_reserve.renew(key, executor)
+        except Exception as error:
+            if is_from_handler(error):
+                raise
+            # An audit hook, for instance, that refuses: submit() will say so.
 
 
 def dismiss(key):

@@ -8,6 +8,8 @@ import _signal
 import os
 import threading
 
+from pyconc._process.interruption import call_late
+
 __all__ = ["STOP", "DeferSignals", "call_interruptibly", "end_in_child", "handle_stops", "reset_in_child"]
 
 # Interrupts the call that a worker runs, see csrc/processes/worker.h.
@@ -98,7 +100,7 @@ class DeferSignals:
     def _call_noted_once(self):
         while self._noted:
             number, frame = self._noted.pop(0)
-            self._handlers[number](number, frame)
+            call_late(self._handlers[number], number, frame)
 
 
 def _is_harmless(handler):

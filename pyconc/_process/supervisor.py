@@ -51,6 +51,7 @@ from multiprocessing import reduction, util
 
 from pyconc import _core, _logs
 from pyconc._process import black_box, chunks, kernel, process_tree, worker_main
+from pyconc._process.interruption import is_from_handler
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied, describe_end
 from pyconc._process.result_handler import ResultHandler
@@ -402,8 +403,8 @@ class Supervisor:
             self.queue.add_worker(1)
             try:
                 self._start_worker()
-            except OSError:
-                if not self._workers:
+            except OSError as error:
+                if not self._workers or is_from_handler(error):
                     raise
                 return  # Those there are will do.
 
