@@ -137,6 +137,8 @@ test-greenlets: $(GREENLETS_VENV)/installed  ## run what concerns numpy, gevent 
 
 # Beside dask.distributed, which is large and starts processes of its own.
 CLUSTER_VENV = $(VENV)-cluster
+CLUSTER_TESTS = tests/test_examples.py::test_an_example_runs_and_says_what_it_did[cluster] \
+	tests/test_pages.py::test_a_recipe_prints_what_it_says[docs/guides/cluster.md-distributed]
 
 $(CLUSTER_VENV)/installed: $(CLUSTER_VENV)/bin/python $(PACKAGE_FILES)
 	$(call pip_install,$(CLUSTER_VENV),,".[cluster]" "pytest>=9" numpy uvloop cryptography)
@@ -144,7 +146,7 @@ $(CLUSTER_VENV)/installed: $(CLUSTER_VENV)/bin/python $(PACKAGE_FILES)
 
 .PHONY: test-cluster
 test-cluster: $(CLUSTER_VENV)/installed  ## run what concerns dask.distributed, with that installed
-	@$(CLUSTER_VENV)/bin/pytest tests/test_cluster.py $(ARGS)
+	@$(CLUSTER_VENV)/bin/pytest tests/test_cluster.py $(CLUSTER_TESTS) $(ARGS)
 
 # As in a hardened container: in namespaces of its own, where /proc is empty and the kernel refuses calls.
 SANDBOX = unshare --mount --pid --fork --kill-child

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NEEDS = {"crawl.py": "aiohttp", "many_files.py": "aiofiles"}
+NEEDS = {"cluster.py": "distributed", "crawl.py": "aiohttp", "many_files.py": "aiofiles"}
 # Of all that `python -m pyconc bench` compares, what is soon done and says most.
 ROWS = [
     "submit a burst",

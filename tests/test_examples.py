@@ -1,6 +1,7 @@
 """The examples run anywhere, say what they did, and are ordinary programs but for their imports."""
 
 import functools
+import importlib.util
 import re
 import subprocess
 import sys
@@ -20,21 +21,22 @@ STANDARD = {
 
 
 LIMIT = 4 * HANG_LIMIT  # A crawl has three processes beside its own, and a sanitizer may slow them all.
-NEEDS = {"crawl": "aiohttp", "many_files": "aiofiles"}
+NEEDS = {"cluster": "distributed", "crawl": "aiohttp", "many_files": "aiofiles"}
 # Less of what takes long and shows nothing more; `make demo` runs them as they are.
 SMALLER = {
     "crawl": {"PAGES = 1000\n": "PAGES = 100\n", 'importlib.util.find_spec("aiomultiprocess")': "False"},
     "primes": {"LIMIT = 20_000\n": "LIMIT = 2_000\n", "primes == 2262\n": "primes == 303\n"},
 }
 # The standard library has nothing like what they show.
-OURS_ALONE = ["deadlines", "watch"]
+OURS_ALONE = ["cluster", "deadlines", "watch"]
 
 
 def needs(name):
     if name == "crawl" and DEBUG_BUILD:
         pytest.skip("multidict, which aiohttp needs, crashes in debug builds")
-    if name in NEEDS:
-        pytest.importorskip(NEEDS[name])
+    # Not imported to see that: what it starts would be left behind.
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        pytest.skip(f"{NEEDS[name]} is not installed")
 
 
 def program(name):
