@@ -87,6 +87,10 @@ async def identity(*args, **kwargs):
     return args, kwargs
 
 
+async def reads(fd):
+    os.read(fd, 1)
+
+
 async def never_ends():
     await asyncio.get_running_loop().create_future()
 
@@ -282,13 +286,16 @@ def test_local_functions_need_a_fork():
 
 @on_every_loop
 def test_a_process_from_start_to_close(new_loop):
+    reader, writer = os.pipe()
+
     async def main():
-        process = Process(target=pid)
+        process = Process(target=reads, args=(reader,))
         with pytest.raises(ValueError, match="must start process"):
             await process.join()
         process.start()
         assert process.pid
         assert process.is_alive()
+        os.write(writer, b"!")
         assert await process.join() is None
         assert not process.is_alive()
         assert process.exitcode == 0
@@ -300,6 +307,8 @@ def test_a_process_from_start_to_close(new_loop):
             process.exitcode  # noqa: B018
 
     on_loop(main(), new_loop)
+    os.close(reader)
+    os.close(writer)
 
 
 @pytest.mark.parametrize("kind", [Process, Worker])
