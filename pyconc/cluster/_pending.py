@@ -46,7 +46,18 @@ class _StoppableFuture(Future):
 class Call:
     """A call with a pyconc.Future."""
 
-    __slots__ = ("begins", "future", "has_begun", "options", "packed", "place", "size", "task", "timer")
+    __slots__ = (
+        "begins",
+        "future",
+        "has_begun",
+        "may_be_stopped",
+        "options",
+        "packed",
+        "place",
+        "size",
+        "task",
+        "timer",
+    )
 
     def __init__(self, task, packed, size, begins, options, stop):
         """stop: a function that stops this call, which any thread may call; options: as those of an executor."""
@@ -55,6 +66,7 @@ class Call:
         self.size = size
         self.begins = begins  # how often it may begin
         self.options = options  # None: the default ones
+        self.may_be_stopped = options is not None and options[0] != 0  # on_cancel is not "abandon"
         self.has_begun = False
         self.place = None  # of one with options: the node it was sent to, and its number there; the dispatcher's thread
         self.timer = None  # of one with a deadline: until it begins; the dispatcher's thread
@@ -67,11 +79,6 @@ class Call:
         else:
             self.future = Future()
 
-    @property
-    def may_be_stopped(self):
-        """Whether on_cancel says something else than "abandon"."""
-        return self.options is not None and self.options[0] != 0
-
     def begin(self):
         """Return whether it is to be sent, as nobody has cancelled it."""
         if self.may_be_stopped:
@@ -79,9 +86,10 @@ class Call:
             if not self.has_begun:
                 self._tell_waiters()
         elif not self.has_begun:
-            # False if it was cancelled; an error if the program has given it an outcome.
-            with contextlib.suppress(InvalidStateError):
+            try:
                 self.has_begun = self.future.set_running_or_notify_cancel()
+            except InvalidStateError:  # the program has given it an outcome
+                pass
         return self.has_begun
 
     def cancel(self):
