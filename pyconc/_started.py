@@ -18,4 +18,5 @@ class Started(threading.Event):
         return True
 
     def is_set(self):
-        return super().wait() if self.launched else super().is_set()
+        # A wait that a signal handler ends may leave its lock taken, so there is none without need.
+        return super().is_set() or (self.launched and super().wait())

@@ -3,19 +3,21 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import itertools
 import os
 import signal
 import threading
 from types import SimpleNamespace
 
 import pytest
+import strikes
 import support
 from gates import Gate, ProcessGate, block_workers
 from loops import on_every_loop, watched
-from strikes import Alarm
 
 import pyconc
-from pyconc._process import launcher, signals, supervisor
+from pyconc._process import kernel, launcher, signals, supervisor
+from pyconc._started import Started
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 
@@ -249,10 +251,35 @@ def test_what_a_signal_handler_raises_comes_out_of_a_wait(use, kind):
     assert finished.returncode == 0
 
 
+def test_no_step_of_signalling_a_worker_loses_what_a_signal_handler_raises():
+    own = os.pidfd_open(os.getpid())
+    try:
+        for line in itertools.count():
+            try:
+                was_called = strikes.strike(
+                    kernel.send_signal.__code__, line, lambda: kernel.send_signal(own, os.getpid(), 0)
+                )
+            except strikes.Alarm:
+                continue
+            assert not was_called, f"lost at line {line} of those that run"
+            break
+    finally:
+        os.close(own)
+    assert line > 0
+
+
+def test_who_asks_whether_a_thread_has_started_takes_no_lock_when_it_has():
+    event = Started()
+    event.wait()
+    event.set()
+    with event._cond:
+        assert event.is_set()
+
+
 @pytest.mark.parametrize("road", ["a reserve", "a prediction", "a clone of the reserve", "the second worker"])
 def test_an_os_error_of_a_handler_that_had_to_wait_is_no_failure_to_start(road, monkeypatch):
     def handle(*about):
-        raise Alarm
+        raise strikes.Alarm
 
     def interrupted(*args):
         with signals.DeferSignals():
@@ -275,7 +302,7 @@ def test_an_os_error_of_a_handler_that_had_to_wait_is_no_failure_to_start(road, 
     }[road]
     previous = signal.signal(signal.SIGUSR1, handle)
     try:
-        with pytest.raises(Alarm):
+        with pytest.raises(strikes.Alarm):
             start()
     finally:
         signal.signal(signal.SIGUSR1, previous)

@@ -8,6 +8,7 @@ import signal
 from multiprocessing import connection
 
 from pyconc import _core
+from pyconc._process.interruption import is_from_handler
 
 __all__ = [
     "Children",
@@ -160,20 +161,23 @@ def _nothing(number, frame):
 def send_signal(pidfd, pid, number):
     """Send a signal to a process if it has not ended; pidfd: what tells of its end.
 
-    Return False if this process may not do so.
+    Return False if this process may not do so.  Raises what a signal handler raises meanwhile.
     """
     try:
         _core.signal_pidfd(pidfd, number)
     except ProcessLookupError:
         pass
-    except OSError:  # a sandbox refuses that call, or this is no pidfd; or this process may not
+    except OSError as refusal:  # a sandbox refuses that call, or this is no pidfd; or this process may not
+        if is_from_handler(refusal):
+            raise
         try:
             if not connection.wait([pidfd], 0):
                 os.kill(pid, number)
         except PermissionError:
             return False
-        except OSError:
-            pass
+        except OSError as error:
+            if is_from_handler(error):
+                raise
     return True
 
 
