@@ -90,7 +90,7 @@ PROGRAMS = {
 @pytest.fixture(scope="module")
 def started(request, listings):
     """The programs that were asked for."""
-    items = [item for item in request.session.items if "started" in getattr(item, "fixturenames", ())]
+    items = [item for item in request.session.items if item.path == request.path and "output" in item.fixturenames]
     with contextlib.ExitStack() as stack:
         found = {}
         for name in {item.callspec.params["output"]: None for item in items}:

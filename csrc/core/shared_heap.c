@@ -218,6 +218,7 @@ bury_the_dead(shared_heap *heap)
     uint64_t space = own_space();
     for (uint32_t i = NOBODY + 1; i < row_count(heap); i++) {
         shared_party *each = party_at(heap, i);
+        // Relaxed: see state_of().
         uint64_t who = atomic_load_explicit(&each->who, memory_order_relaxed);
         if (state_of(heap, i) != PARTY_FREE && i != heap->party && each->space == space
             && kill((pid_t)(who >> 32), 0) < 0 && errno == ESRCH) {
@@ -598,6 +599,7 @@ shared_heap_before_fork(shared_heap *heap)
     slot->party = add_party(heap, PARTY_RESERVED);
     if (slot->party != NOBODY) {
         memcpy(heap->at->rows[slot->party], heap->at->rows[heap->party], sizeof(heap->at->rows[0]));
+        // Relaxed: as add_party() has just left it.
         slot->who = atomic_load_explicit(&party_at(heap, slot->party)->who, memory_order_relaxed);
     }
     leave(heap);
