@@ -7,7 +7,8 @@ They have the signatures of threading's, of multiprocessing's Value and Array, o
 be arguments and results of pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are
 inherited by a fork; a worker that was started before them can have them, too. Nothing has a name in the file system,
 and nothing is left when the last process has ended, however it ended. Other pickles of them are refused: there is
-nothing by which a stranger could find them.
+nothing by which a stranger could find them. They can be in items of each other: in `table["rows"] = shared.List()` all
+who read the item get the same list.
 
 A process that dies holds nobody up. A lock that it held goes to the next, who is told; who waits with it, or was just
 woken, is passed over. What a lock guards may be half changed then, which only the program can judge.
@@ -24,10 +25,11 @@ its parent's locks. An interpreter that exits need not release anything.
 
 Memory is allocated with the object, and that of a list, a dict or a queue with what is in it: MemoryError if there is
 none, or if there are 65536 objects (a queue counts as four), or 64 GB. An object lives as long as any process has it,
-and while a pickle of it is on its way; one that nobody unpickles keeps its memory, 128 bytes and what is in it, until
-the program ends.
+and while a pickle of it, or an item of a queue that it is in, is on its way; one that nobody takes keeps its memory,
+128 bytes and what is in it, until the program ends, and so does one that has been in an item of a list or a dict.
 """
 
+import copyreg
 import enum
 import functools
 import marshal
@@ -144,10 +146,7 @@ class _Sent:
         reduction.register(cls, cls._pack)
 
     def __reduce_ex__(self, protocol):
-        raise TypeError(
-            f"a shared {type(self).__name__} travels as an argument or result of an executor of pyconc, or of a "
-            "multiprocessing.Process, and in no other pickle: it cannot be an item of another shared object"
-        )
+        return _pack_in_item(self, *self._own_state())
 
     def _pack(self):
         return _unpack, (type(self), _heaps[self._identity], *self._send(), *self._own_state())
@@ -194,6 +193,27 @@ class _Taken:
 
 def _unpack(cls, heap, index, serial, *state):
     return cls._at(heap, index, serial, *state)
+
+
+# An object in an item of a container: whoever reads that has their memory, mostly, which is the same.
+
+
+def _pack_in_item(cell, *state):
+    sent = cell._send_in_item()
+    if sent is None:
+        kind = type(cell).__name__.lstrip("_")
+        raise TypeError(
+            f"a shared {kind} travels as an argument or result of an executor of pyconc, or of a "
+            "multiprocessing.Process, or in an item of another shared object, and in no other pickle"
+        )
+    return _unpack_from_item, (type(cell), cell._identity, *sent, *state)
+
+
+def _unpack_from_item(cls, identity, index, serial, *state):
+    heap = _heaps.get(identity)
+    if heap is None:
+        raise RuntimeError(f"the memory of a shared {cls.__name__} that is in an item is another program's")
+    return getattr(cls, "_at", cls)(heap, index, serial, *state)
 
 
 # ---- locks ----
@@ -878,7 +898,7 @@ def _places(sizes):
     return places
 
 
-class _Memory(_Sent, _core.SharedArray):
+class _Ref(_Sent, _core.SharedArray):
     """What a Ref and all that it has given look at."""
 
     __slots__ = ()
@@ -902,7 +922,9 @@ class Ref:
         raise TypeError("a Ref is made by pyconc.shared.share()")
 
     __class_getitem__ = classmethod(types.GenericAlias)
-    __reduce_ex__ = _Sent.__reduce_ex__
+
+    def __reduce_ex__(self, protocol):
+        return self._pack()  # and the memory refuses, or not
 
     def _pack(self):
         return _ref_of, (self._memory,)
@@ -969,7 +991,7 @@ def share(obj):
     parts = [memoryview(data), *(buffer.raw() for buffer in buffers)]
     sizes = [part.nbytes for part in parts]
     places = _places(sizes)
-    memory = _Memory._at(_heap(), -1, 0)
+    memory = _Ref._at(_heap(), -1, 0)
     memory._allocate(places[-1][1])
     head = b"".join(number.to_bytes(8, sys.byteorder) for number in (len(sizes), *sizes))
     memory[: len(head)] = head
@@ -1463,3 +1485,4 @@ def _pack_door(door):
 
 
 reduction.register(_core.SharedCell, _pack_door)
+copyreg.pickle(_core.SharedCell, _pack_in_item)

@@ -122,18 +122,56 @@ def test_numbers_of_an_array_are_checked(manager):
     assert numbers[:] == array.array("b", [1, 2])
 
 
-@pytest.mark.parametrize("put", ["list", "dict", "Namespace", "Queue"])
-def test_an_object_in_another_is_refused_and_nothing_has_changed(manager, put):
-    inner, outer = manager.list(), getattr(manager, put)()
-    puts = {
-        "list": lambda: outer.append(inner),
-        "dict": lambda: outer.update(a=inner),
-        "Namespace": lambda: setattr(outer, "a", inner),
-        "Queue": lambda: outer.put([manager.Value("i", 1)]),
-    }
-    with pytest.raises(TypeError, match="cannot be an item of another shared object"):
-        puts[put]()
-    assert outer.empty() if put == "Queue" else str(outer) in ("[]", "{}", "Namespace()")
+def change_inner(table):
+    table["items"].append(2)
+    table["names"].x = table["value"].value
+    table["answers"].put("from the child")
+    table["made there"] = shared.Dict(a=[shared.List([1])])
+
+
+def test_an_object_in_another_is_there_for_all_and_outlives_who_made_it(manager):
+    table = manager.dict(items=manager.list([1]), names=manager.Namespace(), value=manager.Value("i", 7))
+    table.update(answers=manager.Queue(), ref=shared.share("large"), barrier=manager.Barrier(1))
+    table["locks"] = [manager.Lock(), manager.RLock(), manager.Semaphore(2), manager.Condition(), manager.Event()]
+    table["numbers"] = manager.Array("i", [1, 2])
+    child = fork.Process(target=change_inner, args=(table,))
+    child.start()
+    child.join()
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(change_inner, table).result()
+    assert table["items"][:] == [1, 2, 2]
+    assert (table["names"].x, table["ref"].get(), table["barrier"].wait()) == (7, "large", 0)
+    assert [table["answers"].get() for _ in range(2)] == ["from the child"] * 2
+    assert table["made there"]["a"][0][:] == [1]
+    assert table["numbers"][:] == array.array("i", [1, 2])
+    for lock in table["locks"][:-1]:
+        with lock:
+            pass
+    assert not table["locks"][-1].is_set()
+    table["itself"] = table
+    assert len(table["itself"]["itself"]) == len(table)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_object_in_an_item_of_a_container_stays_and_in_a_queue_goes_with_its_taker(kept):
+    finished = run_script(
+        """
+        import sys
+        from pyconc import shared
+        queue, table = shared.Queue(), shared.Dict()
+        used = shared._heap().used()
+        for _ in range(10):
+            if sys.argv[1] == "True":
+                table["a"] = shared.Event()
+                del table["a"]
+            else:
+                queue.put([shared.Event()])
+                queue.get()
+        print(shared._heap().used() - used)
+        """,
+        kept,
+    )
+    assert int(finished.stdout) == 10 * kept
 
 
 def test_a_manager_begins_once_and_ends():

@@ -443,7 +443,7 @@ shared_heap_attach(shared_heap *heap, uint32_t index, uint64_t serial)
         set(heap, heap->party, index);
         heap->users[index]++;
         uint32_t sent = atomic_load_explicit(&cell->sent, memory_order_relaxed);
-        sent -= sent > 0 ? 1 : 0;
+        sent -= sent > 0 && sent != SHARED_HEAP_PINNED ? 1 : 0;
         atomic_store_explicit(&cell->sent, sent, memory_order_relaxed);
         if (sent == 0) {
             clear(heap, NOBODY, index);
@@ -470,7 +470,23 @@ shared_heap_send(shared_heap *heap, uint32_t index)
 {
     int rc = enter(heap);
     if (rc == 0) {
-        atomic_fetch_add_explicit(&heap->at->cells_at[index].sent, 1, memory_order_relaxed);
+        shared_cell *cell = &heap->at->cells_at[index];
+        uint32_t sent = atomic_load_explicit(&cell->sent, memory_order_relaxed);
+        // Who has sent so many has pinned it.
+        sent += sent != SHARED_HEAP_PINNED ? 1 : 0;
+        atomic_store_explicit(&cell->sent, sent, memory_order_relaxed);
+        set(heap, NOBODY, index);
+        leave(heap);
+    }
+    return rc;
+}
+
+int
+shared_heap_pin(shared_heap *heap, uint32_t index)
+{
+    int rc = enter(heap);
+    if (rc == 0) {
+        atomic_store_explicit(&heap->at->cells_at[index].sent, SHARED_HEAP_PINNED, memory_order_relaxed);
         set(heap, NOBODY, index);
         leave(heap);
     }

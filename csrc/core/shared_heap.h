@@ -35,6 +35,7 @@
 #define SHARED_HEAP_CELLS 65536
 #define SHARED_HEAP_PARTIES 1024
 #define SHARED_HEAP_RESERVATIONS 16
+#define SHARED_HEAP_PINNED UINT32_MAX  // in place of the number of pickles under way
 
 enum {
     SHARED_HEAP_FULL = -20,  // no cell, no party, or no memory
@@ -85,6 +86,10 @@ void shared_heap_drop(shared_heap *heap, uint32_t index);
 
 // A pickle of a cell that this process has is on its way.
 int shared_heap_send(shared_heap *heap, uint32_t index);
+
+// A pickle of a cell that this process has stays, and any number of processes unpickle it: the cell is in use
+// for as long as there is a heap.
+int shared_heap_pin(shared_heap *heap, uint32_t index);
 
 // Makes a run of 1 << order units the cell's, which this process has.  0, or SHARED_HEAP_FULL, or a status of
 // robust_lock.  No memory comes with it yet.

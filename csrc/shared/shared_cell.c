@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "core/shared_sync.h"
+#include "shared_value.h"
 
 // Nothing in it changes.
 typedef struct SharedHeapObject {
@@ -230,17 +231,39 @@ PyDoc_STRVAR(cell_send_doc,
 "Return (index, serial), for the pickle of it that is going to another process.");
 
 static PyObject *
-cell_send(PyObject *op, PyObject *Py_UNUSED(ignored))
+send_by(SharedCellObject *self, int (*send)(shared_heap *, uint32_t))
 {
-    SharedCellObject *self = shared_cell_of(op);
     int rc;
     Py_BEGIN_ALLOW_THREADS
-    rc = shared_heap_send(self->heap, self->index);
+    rc = send(self->heap, self->index);
     Py_END_ALLOW_THREADS
     if (rc < 0) {
         return shared_raise(rc);
     }
     return Py_BuildValue("IK", (unsigned int)self->index, (unsigned long long)self->cell->serial);
+}
+
+static PyObject *
+cell_send(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return send_by(shared_cell_of(op), shared_heap_send);
+}
+
+PyDoc_STRVAR(cell_send_in_item_doc,
+"_send_in_item($self, /)\n--\n\n"
+"Return (index, serial), for the pickle of an item of a container; None if this thread pickles none.");
+
+static PyObject *
+cell_send_in_item(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    switch (shared_packing()) {
+    case SHARED_PACKS_ITEM:
+        return send_by(shared_cell_of(op), shared_heap_pin);
+    case SHARED_PACKS_MESSAGE:
+        return send_by(shared_cell_of(op), shared_heap_send);
+    default:
+        Py_RETURN_NONE;
+    }
 }
 
 static PyObject *
@@ -257,6 +280,7 @@ cell_index(PyObject *op, void *Py_UNUSED(closure))
 
 static PyMethodDef cell_methods[] = {
     {"_send", cell_send, METH_NOARGS, cell_send_doc},
+    {"_send_in_item", cell_send_in_item, METH_NOARGS, cell_send_in_item_doc},
     {NULL, NULL, 0, NULL},
 };
 

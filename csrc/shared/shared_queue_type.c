@@ -239,7 +239,7 @@ static int
 put_value(PyObject *op, PyObject *value, int64_t deadline_ns)
 {
     shared_encoding e;
-    if (shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0) {
+    if (shared_encode_message(module_state_of(Py_TYPE(op)), &e, value) < 0) {
         return FUTEX_INTERRUPTED;  // with the exception
     }
     int rc = do_until(op, shared_queue_put, SHARED_QUEUE_SPACE, e.items, deadline_ns);

@@ -14,6 +14,14 @@ enum {
 
 #define WORD_INT_MAX ((INT64_C(1) << 61) - 1)
 
+static _Thread_local shared_packing_kind packing;
+
+shared_packing_kind
+shared_packing(void)
+{
+    return packing;
+}
+
 void
 shared_encoding_fini(shared_encoding *e)
 {
@@ -30,6 +38,7 @@ shared_encoding_init(shared_encoding *e, Py_ssize_t count)
 {
     e->count = 0;
     e->used = 0;
+    e->packs = SHARED_PACKS_ITEM;
     e->room = sizeof(e->few_bytes);
     e->bytes = e->few_bytes;
     e->items = e->few_items;
@@ -140,9 +149,12 @@ shared_encoding_add_small(shared_encoding *e, PyObject *value)
 static int
 add_pickle(module_state *state, shared_encoding *e, PyObject *value)
 {
+    int rc = -1;
+    shared_packing_kind outer = packing;
+    packing = e->packs;
     PyObject *pickle =
         PyObject_CallFunctionObjArgs(state->pickle_dumps, value, state->pickle_protocol, NULL);
-    int rc = -1;
+    packing = outer;
     if (pickle != NULL && !PyBytes_Check(pickle)) {
         PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
     }
@@ -174,18 +186,31 @@ shared_encoding_finish(shared_encoding *e)
     }
 }
 
-int
-shared_encode_one(module_state *state, shared_encoding *e, PyObject *value)
+static int
+encode(module_state *state, shared_encoding *e, PyObject *value, shared_packing_kind packs)
 {
     if (shared_encoding_init(e, 1) < 0) {
         return -1;
     }
+    e->packs = packs;
     if (shared_encoding_add(state, e, value) < 0) {
         shared_encoding_fini(e);
         return -1;
     }
     shared_encoding_finish(e);
     return 0;
+}
+
+int
+shared_encode_one(module_state *state, shared_encoding *e, PyObject *value)
+{
+    return encode(state, e, value, SHARED_PACKS_ITEM);
+}
+
+int
+shared_encode_message(module_state *state, shared_encoding *e, PyObject *value)
+{
+    return encode(state, e, value, SHARED_PACKS_MESSAGE);
 }
 
 int

@@ -3,6 +3,8 @@
 // An item is None, a bool or an int of 62 bits, and then a word; or what scalars.h says; or a pickle of its
 // own.  Values are pickled before the container's lock is taken, and made of copied bytes after it is
 // released: with the lock no Python is called.
+//
+// A shared object may be in a value: while that is pickled, the object asks shared_packing() how it travels.
 #ifndef PYCONC_SHARED_VALUE_H
 #define PYCONC_SHARED_VALUE_H
 
@@ -17,19 +19,30 @@
 
 // ---- values to items ----
 
+// Whether this thread pickles an item, and who will have it.
+typedef enum shared_packing_kind {
+    SHARED_PACKS_NOTHING,
+    SHARED_PACKS_ITEM,     // whoever reads it, as often as they like
+    SHARED_PACKS_MESSAGE,  // who takes it
+} shared_packing_kind;
+
+shared_packing_kind shared_packing(void);
+
 // Items on their way in.
 typedef struct shared_encoding {
     shared_item *items;
     uint32_t count;
     unsigned char *bytes;  // of all items; until it is finished each has its offset there, + 1
     size_t used, room;
+    shared_packing_kind packs;
     shared_item few_items[SHARED_VALUES_FEW];
     unsigned char few_bytes[2 * SCALARS_BYTES_MAX];
 } shared_encoding;
 
-// Makes an item of a value, or one of each that an iterable has.  0, or -1 with an exception, and then there
-// is nothing to free.
+// Makes an item of a value, or one of each that an iterable has; or an item that only one process takes.
+// 0, or -1 with an exception, and then there is nothing to free.
 int shared_encode_one(module_state *state, shared_encoding *e, PyObject *value);
+int shared_encode_message(module_state *state, shared_encoding *e, PyObject *value);
 int shared_encode_all(module_state *state, shared_encoding *e, PyObject *iterable);
 
 // By hand: room for so many items, which are added, and then it is finished.  These return 0, or -1 with an

@@ -62,6 +62,25 @@ two_mappings_are_two_parties(void)
 }
 
 static void
+a_pinned_cell_is_there_for_all_who_come(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index;
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    uint64_t serial = shared_heap_cell(heap, index)->serial;
+    CHECK_EQ(shared_heap_send(heap, index), 0);
+    CHECK_EQ(shared_heap_pin(heap, index), 0);
+    CHECK_EQ(shared_heap_send(heap, index), 0);
+    shared_heap_drop(heap, index);
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(shared_heap_used(heap), 1);
+        CHECK_EQ(shared_heap_attach(heap, index, serial), 0);
+        shared_heap_drop(heap, index);
+    }
+    shared_heap_close(heap);
+}
+
+static void
 a_cell_whose_lock_is_held_is_not_used_again(void)
 {
     shared_heap *heap = shared_heap_open(-1);
@@ -341,6 +360,7 @@ death_with_the_heap_s_lock_stops_nobody(void)
 static const check_test tests[] = {
     CHECK_TEST(a_cell_lives_as_long_as_somebody_has_it),
     CHECK_TEST(two_mappings_are_two_parties),
+    CHECK_TEST(a_pinned_cell_is_there_for_all_who_come),
     CHECK_TEST(a_cell_whose_lock_is_held_is_not_used_again),
     CHECK_TEST(many_cells_come_and_go),
     CHECK_TEST(memory_of_a_cell_is_all_s_who_map_it_and_goes_with_it),
