@@ -207,11 +207,16 @@ RUN_asan = env ASAN_OPTIONS=detect_leaks=1
 # TSan wants its addresses where they always are; a sandbox may forbid to ask for that, and then may not need it.
 RUN_tsan = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 
-# The core's tests, one program per file, built with the core itself and no interpreter.
+# The core's tests, one program per file, built with the core itself, which is compiled once, and no interpreter.
 define c_variant
-.build/c/$(1)/%: tests/c/%.c $(CORE_FILES) $(H_FILES) $(wildcard tests/c/*.h)
+.build/c/$(1)/core/%.o: csrc/core/%.c $(H_FILES)
 	@mkdir -p $$(@D)
-	@$$(CC) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -Itests/c $$< $$(CORE_FILES) -pthread -o $$@
+	@$$(CC) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -c $$< -o $$@
+
+.build/c/$(1)/%: tests/c/%.c $(patsubst csrc/core/%.c,.build/c/$(1)/core/%.o,$(CORE_FILES)) $(wildcard tests/c/*.h)
+	@$$(CC) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -Itests/c $$(filter-out %.h,$$^) -pthread -o $$@
+
+.SECONDARY: $(patsubst csrc/core/%.c,.build/c/$(1)/core/%.o,$(CORE_FILES))
 
 .PHONY: run-c-$(1)
 run-c-$(1): $(patsubst tests/c/%.c,.build/c/$(1)/%,$(C_TEST_FILES))

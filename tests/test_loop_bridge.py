@@ -14,6 +14,7 @@ import io
 import logging
 import sys
 import threading
+import time
 import weakref
 
 import pytest
@@ -1134,9 +1135,11 @@ async def test_a_burst_wakes_the_loop_once(new_loop, way):
             pending = [asyncio.wrap_future(pool.submit(identity, i)) for i in range(1000)]
         last = pool.submit(identity, None)
         assert calls == []
+        began = time.monotonic()
         gate.open()
         last.result()  # all tasks have ended before the loop gets a chance to turn
-        assert len(calls) == 1
+        # Deliveries ride along with a drain for 50 ms; then the loop is told again.
+        assert 1 <= len(calls) <= 1 + (time.monotonic() - began) / 0.05
         assert await asyncio.gather(*pending) == list(range(1000))
         assert len(calls) < 20  # a drain that takes long lets the loop turn
 
@@ -1166,9 +1169,10 @@ async def test_a_cancelled_burst_does_not_wake_the_loop_per_task(new_loop):
         for future in pending:
             future.cancel()
         await asyncio.sleep(0)
+        began = time.monotonic()
         gate.open()
         assert await loop.run_in_executor(pool, identity, 1) == 1
-        assert len(calls) <= 2
+        assert len(calls) <= 2 + (time.monotonic() - began) / 0.05
 
 
 @on_loop

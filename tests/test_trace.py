@@ -456,8 +456,8 @@ def test_threads_submit_while_traces_come_and_go(tmp_path):
             user.start()
         try:
             for _ in range(10):
-                seen = sum(made)
                 with tracing(tmp_path) as found:
+                    seen = sum(made)
                     wait_until(lambda seen=seen: sum(made) > seen + 50, "some calls")
                 assert found[0].outcomes()["returned"] > 0
         finally:
