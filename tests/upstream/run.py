@@ -1,6 +1,7 @@
 """Runs the interpreter's own executor, pool and asyncio tests against the pyconc that is installed for it.
 
-    python run.py [PATTERN ...]      with the interpreter of an environment that pyconc is installed in
+    python run.py [PATTERN ...]               with the interpreter of an environment that pyconc is installed in
+    python run.py --without=PATTERN ...       all of them but some of the first part
 
 They run in a scratch environment in which every interpreter that starts, the tests' children included, begins by
 importing inject.py.  The functions that wait for futures are tested twice: the standard library's on pyconc's
@@ -44,7 +45,8 @@ def make_environment(folder: Path) -> Path:
 
 
 def main() -> int:
-    patterns = sys.argv[1:]
+    without = [argument for argument in sys.argv[1:] if argument.startswith("--without=")]
+    patterns = [argument for argument in sys.argv[1:] if argument not in without]
     with tempfile.TemporaryDirectory(prefix="pyconc-upstream-") as scratch:
         python = make_environment(Path(scratch, "environment"))
         failures = Path(scratch, "failures")
@@ -69,7 +71,10 @@ def main() -> int:
         ):
             parts = {
                 sys.stdout: start(
-                    sys.stdout, "the interpreter's own tests", *[f"--without={name}" for name in PROCESSES + SHARED]
+                    sys.stdout,
+                    "the interpreter's own tests",
+                    *[f"--without={name}" for name in PROCESSES + SHARED],
+                    *without,
                 ),
                 processes: start(processes, "those of processes", *PROCESSES),
                 waiting: start(waiting, "with pyconc.wait and as_completed", *WAITING, PYCONC_NATIVE_WAIT="1"),
