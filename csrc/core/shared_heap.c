@@ -193,6 +193,15 @@ allocate(const shared_heap *heap, const void *start, size_t bytes)
     return shm_file_is_there(&heap->file) && allocate_file(heap->file.fd, offset, (off_t)bytes);
 }
 
+// Takes the memory of what nobody uses.  Where the system refuses, it stays for the next.
+static void
+release_bytes(const shared_heap *heap, uint64_t offset, uint64_t bytes)
+{
+    if (shm_file_is_there(&heap->file)) {
+        fallocate(heap->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+    }
+}
+
 // ---- parties ----
 
 // Numbers of processes in another space mean others.
@@ -212,6 +221,21 @@ give_up(shared_heap *heap, uint32_t party, uint64_t who)
                                             memory_order_relaxed, memory_order_relaxed);
 }
 
+// Gives back the memory of the rows behind the last party.  Each new party allocates its own.
+static void
+trim_rows(shared_heap *heap)
+{
+    uint32_t before = row_count(heap), rows = before;
+    while (rows > NOBODY + 1 && state_of(heap, rows - 1) == PARTY_FREE) {
+        rows--;
+    }
+    if (rows < before) {
+        heap->at->rows_used = rows;
+        release_bytes(heap, offsetof(layout, rows) + rows * sizeof(heap->at->rows[0]),
+                      (before - rows) * sizeof(heap->at->rows[0]));
+    }
+}
+
 static void
 bury_the_dead(shared_heap *heap)
 {
@@ -225,6 +249,7 @@ bury_the_dead(shared_heap *heap)
             give_up(heap, i, who);
         }
     }
+    trim_rows(heap);
 }
 
 // Makes an empty row, in a state that keeps others off.  NOBODY: there is no room.
@@ -271,11 +296,8 @@ is_owner_there(const shared_heap *heap, uint64_t owner)
 static void
 release_units(shared_heap *heap, uint32_t unit, uint32_t count)
 {
-    // The memory first: nobody else may have the units yet.  Where the system refuses, it stays for the next.
-    if (shm_file_is_there(&heap->file)) {
-        fallocate(heap->file.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                  (off_t)(UNITS_OFFSET + unit * SHARED_UNIT_BYTES), (off_t)(count * SHARED_UNIT_BYTES));
-    }
+    // The memory first: nobody else may have the units yet.
+    release_bytes(heap, UNITS_OFFSET + unit * SHARED_UNIT_BYTES, count * SHARED_UNIT_BYTES);
     shared_extents_release(&heap->at->extents, unit, count);
 }
 
