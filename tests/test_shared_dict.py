@@ -1,4 +1,4 @@
-"""pyconc.shared.Dict: a dict's behaviour, its keys, beside others who change it, and when they are killed."""
+"""pyconc.shared.Dict: a dict's behaviour and its keys, also beside others who change it."""
 
 import enum
 import gc
@@ -6,13 +6,12 @@ import itertools
 import os
 import pickle
 import threading
-import time
 import uuid
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import CHARACTERS, SANITIZED, THOUSAND, run_script
+from support import CHARACTERS, SANITIZED, run_script
 
 import pyconc
 from pyconc import shared
@@ -538,110 +537,3 @@ def test_a_shortage_is_a_memory_error_and_changes_nothing():
         fill(table, b"y" * 100_000)
         resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
     """)
-
-
-# ---- a storm ----
-
-
-STORM = """
-    import os, random, signal, sys, zlib
-    from pyconc import shared
-
-    table, rounds, looks = shared.Dict(), shared.Counter(), shared.Counter()
-
-    def sealed(random, key):
-        data = random.randbytes(random.choice([5, 50, 500, 20_000]))
-        return data, zlib.crc32(data + repr(key).encode())
-
-    def check(key, value):
-        data, seal = value
-        assert zlib.crc32(data + repr(key).encode()) == seal
-
-    def some_key(rng):
-        number = rng.randrange(60)
-        return number if number % 3 else f"key {number}" * (number + 1)
-
-    def write(seed):
-        rng = random.Random(seed)
-        while True:
-            rounds.add(1)
-            keys = [some_key(rng) for _ in range(4)]
-            for key in keys:
-                table[key] = sealed(rng, key)
-            match rng.randrange(8):
-                case 0 | 1: table.pop(keys[0], None)
-                case 2 | 3: table.update({key: sealed(rng, key) for key in keys})
-                case 4: table.setdefault(keys[1], sealed(rng, keys[1]))
-                case 5: table.pop(next(iter(table), None), None)
-                case 6 if rng.randrange(9) == 0: table.clear()
-            try:
-                check(*table.popitem())
-            except KeyError:
-                pass
-
-    def read():
-        rng = random.Random(0)
-        while True:
-            pairs = table._list_pairs()
-            assert len(dict(pairs)) == len(pairs)
-            for key, value in pairs:
-                check(key, value)
-            key = some_key(rng)
-            value = table.get(key)
-            if value is not None:
-                check(key, value)
-            looks.add(1)
-
-    def start(work, *args):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                work(*args)
-            except BaseException as error:
-                print(repr(error)[:500], flush=True)
-            finally:
-                os._exit(1)
-        return pid
-
-    def kill(pid):
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, status
-
-    seed = int(sys.argv[2])
-    random.seed(seed)
-    readers = [start(read) for _ in range(2)]
-    writers = [start(write, seed + i) for i in range(2)]
-    for i in range(int(sys.argv[1])):
-        seen, looked = rounds.value, looks.value
-        while rounds.value < seen + 20 or looks.value == looked:
-            len(table)  # those that live go on
-        for _ in range(random.randrange(3000)):
-            pass
-        victim = random.randrange(2)
-        kill(writers[victim])
-        writers[victim] = start(write, seed + 2 + i)
-    for pid in writers + readers:
-        kill(pid)
-    for key, value in table.items():
-        check(key, value)
-        assert table[key] == value
-    assert len(table) == len(list(table))
-    table.clear()
-    table["a"] = None
-    assert table.nbytes <= 128 + 65536, table.nbytes
-    # That of a process which was killed before it ran is found after 16 forks.
-    for _ in range(16):
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-    del table
-    print("used", shared._heap().used())
-"""
-
-
-@pytest.mark.parametrize("rounds", [20, pytest.param(THOUSAND // 5, marks=pytest.mark.slow)])
-def test_a_storm_of_deaths_leaves_whole_values(rounds):
-    finished = run_script(STORM, rounds, int(time.time()) % 1000, limit=240)
-    assert finished.stdout == "used 2\n", finished  # the counters

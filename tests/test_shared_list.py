@@ -1,15 +1,14 @@
-"""pyconc.shared.List: a list's behaviour, beside others who change it, and when they are killed."""
+"""pyconc.shared.List: a list's behaviour, also beside others who change it."""
 
 import gc
 import os
 import pickle
 import threading
-import time
 from collections.abc import MutableSequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import CHARACTERS, SANITIZED, THOUSAND, run_script
+from support import CHARACTERS, SANITIZED, run_script
 
 import pyconc
 from pyconc import shared
@@ -450,108 +449,3 @@ def test_a_fork_inherits_it_while_threads_change_it():
     """,
         flags=("-W", "ignore::DeprecationWarning"),
     )
-
-
-# ---- a storm ----
-
-
-STORM = """
-    import os, random, signal, sys, zlib
-    from pyconc import shared
-
-    items, rounds, looks = shared.List(), shared.Counter(), shared.Counter()
-
-    def sealed(random):
-        data = random.randbytes(random.choice([5, 50, 500, 20_000]))
-        return data, zlib.crc32(data)
-
-    def check(value):
-        data, seal = value
-        assert zlib.crc32(data) == seal
-
-    def write(seed):
-        rng = random.Random(seed)
-        while True:
-            rounds.add(1)
-            match rng.randrange(8):
-                case 0 | 1: items.append(sealed(rng))
-                case 2: items.insert(rng.randrange(20), sealed(rng))
-                case 3: items[1:3] = [sealed(rng), sealed(rng)]
-                case 4: del items[2::3]
-                case 5: items.reverse()
-                case 6: items.extend([sealed(rng)] * 3)
-                case 7:
-                    if len(items) > 60:
-                        items.clear()
-            for change in (lambda: items.pop(), lambda: items.pop(0), lambda: items.__setitem__(0, sealed(rng))):
-                try:
-                    change()
-                except IndexError:
-                    pass
-
-    def read():
-        while True:
-            for value in items[:]:
-                check(value)
-            for value in items:
-                check(value)
-            looks.add(1)
-
-    def start(work, *args):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                work(*args)
-            except BaseException as error:
-                print(repr(error)[:500], flush=True)
-            finally:
-                os._exit(1)
-        return pid
-
-    def kill(pid):
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, status
-
-    def memory():
-        shared._heap().used()
-        return os.fstat(shared._heap().fileno()).st_blocks * 512
-
-    seed = int(sys.argv[2])
-    random.seed(seed)
-    readers = [start(read) for _ in range(2)]
-    writers = [start(write, seed + i) for i in range(2)]
-    for i in range(int(sys.argv[1])):
-        seen, looked = rounds.value, looks.value
-        while rounds.value < seen + 20 or looks.value == looked:
-            items[:1]  # those that live go on
-        for _ in range(random.randrange(3000)):
-            pass
-        victim = random.randrange(2)
-        kill(writers[victim])
-        writers[victim] = start(write, seed + 2 + i)
-    for pid in writers + readers:
-        kill(pid)
-    for value in items:
-        check(value)
-    items.clear()
-    items.append(None)
-    assert items.nbytes <= 128 + 65536, items.nbytes
-    # That of a process which was killed before it ran is found after 16 forks.
-    for _ in range(16):
-        pid = os.fork()
-        if pid == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-    full = memory()
-    items.extend([b"x" * 1000] * 3000)
-    del items
-    assert memory() <= full, (memory(), full)
-    print("used", shared._heap().used())
-"""
-
-
-@pytest.mark.parametrize("rounds", [30, pytest.param(THOUSAND // 5, marks=pytest.mark.slow)])
-def test_a_storm_of_deaths_leaves_whole_values(rounds):
-    finished = run_script(STORM, rounds, int(time.time()) % 1000, limit=240)
-    assert finished.stdout == "used 2\n", finished  # the counters

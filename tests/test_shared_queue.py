@@ -1,4 +1,4 @@
-"""pyconc.shared.Queue: a queue's behaviour, beside others who put and get, in tasks, and when they are killed."""
+"""pyconc.shared.Queue: a queue's behaviour, beside others who put and get, and in tasks."""
 
 import asyncio
 import gc
@@ -6,13 +6,12 @@ import pickle
 import queue
 import signal
 import threading
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from loops import on_every_loop, on_loop
-from support import CHARACTERS, THOUSAND, await_line, finish, run_script, start_script, wait_until, wait_until_asleep
+from support import CHARACTERS, await_line, finish, run_script, start_script, wait_until, wait_until_asleep
 
 import pyconc
 from pyconc import shared
@@ -418,74 +417,3 @@ def test_a_loop_and_a_process_share_one():
     q = shared.Queue(5)
     with pyconc.ProcessPoolExecutor(1) as pool:
         assert asyncio.run(main(q, pool)) == [("a", i) for i in range(200)]
-
-
-# ---- a storm ----
-
-
-STORM = """
-    import os, random, signal, sys, zlib
-    from pyconc import shared
-
-    q, puts, gets = shared.Queue(20), shared.Counter(), shared.Counter()
-
-    def write(seed):
-        rng = random.Random(seed)
-        while True:
-            data = rng.randbytes(rng.choice([5, 50, 500, 20_000]))
-            q.put((data, zlib.crc32(data)))
-            puts.add(1)
-
-    def read(seed):
-        while True:
-            data, seal = q.get()
-            assert zlib.crc32(data) == seal
-            gets.add(1)
-
-    def start(work, seed):
-        pid = os.fork()
-        if pid == 0:
-            try:
-                work(seed)
-            except BaseException as error:
-                print(repr(error)[:500], flush=True)
-            finally:
-                os._exit(1)
-        return pid
-
-    def kill(pid):
-        os.kill(pid, signal.SIGKILL)
-        status = os.waitpid(pid, 0)[1]
-        assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, status
-
-    rounds, seed = int(sys.argv[1]), int(sys.argv[2])
-    random.seed(seed)
-    works = [write, write, read, read]
-    children = [start(work, seed) for work in works]
-    for i in range(rounds):
-        put, got = puts.value, gets.value
-        while puts.value < put + 5 or gets.value < got + 5:
-            q.qsize()  # those that live go on
-        for _ in range(random.randrange(3000)):
-            pass
-        victim = random.randrange(4)
-        kill(children[victim])
-        children[victim] = start(works[victim], seed + i)
-    for pid in children[:2]:
-        kill(pid)
-    while not q.empty():
-        pass
-    for pid in children[2:]:
-        kill(pid)
-    # Each that died may have put one that it has not counted, or taken one.
-    assert abs(puts.value - gets.value) <= rounds + 4, (puts.value, gets.value)
-    q.put("goes on")
-    assert q.get() == "goes on"
-    assert q.nbytes < 1 << 23, q.nbytes
-"""
-
-
-@pytest.mark.parametrize("rounds", [20, pytest.param(THOUSAND // 5, marks=pytest.mark.slow)])
-def test_a_storm_of_deaths_leaves_whole_items(rounds):
-    finished = run_script(STORM, rounds, int(time.time()) % 1000, limit=240)
-    assert finished.stdout == ""
