@@ -164,10 +164,9 @@ class ProcessMachine(Machine):
         if task.latch is not None:
             self.latches.append(task.latch)
         value = ERRORS[number](number) if end == "raise" else self.value(number)
-        call = tasks.end_process if end == "die" else tasks.wait_and_tell
-        args = (1,) if end == "die" else (task.latch and task.latch.gate, value)
-        did = outcome(pool.submit, call, *args)
-        del value, args
+        call, last = (tasks.end_process_after, number) if end == "die" else (tasks.wait_and_tell, value)
+        did = outcome(pool.submit, call, task.latch and task.latch.gate, last)
+        del value, last
         if did[0] == "raised":
             self.forget_task(task)
             return did
@@ -262,11 +261,16 @@ class ProcessMachine(Machine):
         return self.without_cancelled(super().step_as_completed, numbers)
 
     def step_die(self) -> Any:
-        """Has a worker die, where it is known what else happens then."""
+        """Has a worker die with a task queued up behind it, when all others are done.
+
+        Were the call before it to end only now, its callbacks would run beside the death: they may submit a task before
+        the pool is broken, or after.
+        """
         if self.workers > 1 or self.pool is None:
             return None
         self.ended = True
-        did = self.submit((False, (), ("die", 0)))
+        self.open_everything()
+        did = [self.submit((True, (), ("die", 1))), self.submit((False, (), ("return", 1)))]
         self.open_everything()
         return did
 

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from libraries import Library, Log, blank, outcome
 from support import wait_until
@@ -295,9 +296,8 @@ class Machine:
             self.may_fail.set()
         try:
             wait_until(self.settled, "a settled pool")
-        except BaseException as error:
-            error.args = (f"{error}; its tasks: {self.look()}",)
-            raise
+        except pytest.fail.Exception as error:
+            raise AssertionError(f"{error}; the diary: {self.diary}; its tasks: {self.look()}") from None
 
     def look(self) -> list[Any]:
         """Everything to be seen of the futures and the pool."""

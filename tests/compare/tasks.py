@@ -160,10 +160,6 @@ def fail_because() -> None:
         raise ValueError("the second") from error
 
 
-def end_process(code: int) -> None:
-    os._exit(code)
-
-
 def end_process_after(gate: Any, code: int) -> None:
     gate()
     os._exit(code)

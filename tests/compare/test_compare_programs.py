@@ -35,7 +35,8 @@ def compare(configuration: tuple[int, str | None], program: list[Step]) -> None:
 def compare_diaries(expected: list[Any], found: list[Any]) -> None:
     for number, (theirs, ours) in enumerate(zip_longest(expected, found)):
         if theirs != ours:
-            pytest.fail(f"step {number}\nstandard: {theirs}\npyconc:   {ours}", pytrace=False)
+            # No pytest.fail(): of what is no Exception, Hypothesis does not show the text when it fails but once.
+            raise AssertionError(f"step {number}\nstandard: {theirs}\npyconc:   {ours}")
 
 
 @how_many
