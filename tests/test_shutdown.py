@@ -229,9 +229,8 @@ def test_collected_by_a_worker_of_its_own():
         future, threads = pool.submit(gc.collect), set(pool._threads)
         del pool
         future.result()
-        gc.collect()
-        for thread in threads:
-            thread.join()
+        # Once is not enough: it does nothing while that worker is collecting.
+        wait_until(lambda threads=threads: gc.collect() + 1 and not any(map(threading.Thread.is_alive, threads)))
 
 
 # --- The interpreter's exit -------------------------------------------------------------------------------------------
