@@ -158,9 +158,24 @@ test-sandbox: $(BARE_VENV)/installed  ## run what concerns processes where /proc
 	@$(SANDBOX) true 2>/dev/null || { echo "SKIPPED: this machine does not allow namespaces, which root may have"; exit 0; }; \
 	$(SANDBOX) $(BARE_VENV)/bin/python tests/scripts/sandbox.py $(BARE_VENV)/bin/pytest -m "not slow" $(SANDBOX_TESTS) $(ARGS)
 
+$(VENV)/workloads: $(VENV)/installed
+	$(call pip_install,$(VENV),,"pyconc[workloads]")
+	@touch $@
+
 .PHONY: bench
-bench: install  ## compare with the standard library and with others, and say what falls short
+bench: $(VENV)/workloads  ## compare with the standard library and with others, and say what falls short
 	@$(BIN)/python -I -m pyconc bench $(BENCHMARKS) --rivals --targets $(ARGS)
+
+# The first page of the documentation shows what these rows say.  On a machine that does nothing else: two minutes.
+CHART = docs/_static/bench
+CHART_ROWS = --row "a burst" --row "submit().result()" --row "asyncio: gather of run" --row "asyncio: await run" \
+	--row "1,000 calls" --row "small files" --row "sqlite through" --row endpoints --row crawl --row thumbnails --row black
+
+.PHONY: figures chart
+figures: $(VENV)/workloads  ## measure what the documentation's first page shows, and draw it
+	@$(BIN)/python -I -m pyconc bench threads processes workloads $(CHART_ROWS) --rounds 3 --json $(CHART).json --plot $(CHART).svg $(ARGS)
+chart: install  ## draw the documentation's first page's figures again
+	@$(BIN)/python -I -m pyconc bench --from $(CHART).json --plot $(CHART).svg
 
 .PHONY: soak
 soak: install  ## ten minutes of mixed load, after which nothing may have grown

@@ -23,8 +23,8 @@ autodoc_default_options = {"members": True}
 python_display_short_literal_types = True
 
 html_theme = "furo"
-html_static_path = ["static"]
-html_css_files = ["width.css"]
+html_static_path = ["_static"]
+html_css_files = ["width.css", "chart.css"]
 html_title = f"pyconc {version}"
 html_show_copyright = False
 html_copy_source = False

@@ -1,9 +1,11 @@
 """Runs the examples beside this file, then compares pyconc with the standard library on this machine."""
 
 import argparse
+import ast
 import importlib.util
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -15,7 +17,15 @@ ROWS = [
     "map",
     "gather of",
     "await run_in_executor one at a time",
+    "1,000 calls a second",
+    "sqlite through to_thread",
+    "blocking endpoints",
 ]
+
+
+def subject(path: Path) -> str:
+    """What an example says that it is about: the first line of its docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
 
 
 def main() -> int:
@@ -23,14 +33,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="hardly any work: the figures mean nothing then")
     quick = parser.parse_args().quick
 
-    for path in sorted(HERE.glob("*.py")):
-        if path.name == Path(__file__).name:
-            continue
+    started = time.monotonic()
+    paths = [path for path in sorted(HERE.glob("*.py")) if path.name != Path(__file__).name]
+    whole = "half a minute" if quick else "two minutes"
+    print(f"{len(paths)} small programs, then a comparison with the standard library: some {whole} on two idle CPUs\n")
+    for number, path in enumerate(paths, 1):
+        print(f"[{number}/{len(paths)}] {path.name}: {subject(path)}", flush=True)
         needed = NEEDS.get(path.name)
         if needed is not None and importlib.util.find_spec(needed) is None:
-            print(f"{path.name} is left out: it needs {needed} (pip install {needed})\n")
+            print(f"left out: it needs {needed} (pip install {needed})\n")
             continue
-        print(path.name, flush=True)
         subprocess.run([sys.executable, str(path)], check=True)
         print()
 
@@ -38,8 +50,10 @@ def main() -> int:
     rows = [word for words in ROWS for word in ("--row", words)]
     options = ["--quick", "--rounds", "1"] if quick else ["--rounds", "5"]
     # -I: what is installed, and not the sources in the folder that the demo is started from.
-    command = [sys.executable, "-I", "-m", "pyconc", "bench", "threads", "processes", *rows, *options]
-    return subprocess.run(command).returncode
+    command = [sys.executable, "-I", "-m", "pyconc", "bench", "threads", "processes", "workloads", *rows, *options]
+    status = subprocess.run(command).returncode
+    print(f"\nall of it took {time.monotonic() - started:.0f} s")
+    return status
 
 
 if __name__ == "__main__":

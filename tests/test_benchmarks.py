@@ -8,17 +8,20 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from loops import LOOP_FACTORIES
-from support import DEBUG_BUILD, HANG_LIMIT, SANITIZED, run_script
+from support import DEBUG_BUILD, HANG_LIMIT, SANITIZED, run_script, wait_until
 
 import pyconc
 from pyconc._bench import command, harness, table
+from pyconc._bench.programs import meter
 
 FOLDER = Path(harness.__file__).parent
+FIRST_PAGE = Path(__file__).resolve().parents[1] / "docs/index.md"
 GROUPS = [*command.GROUPS, *command.MORE_GROUPS]
 RIVALS = ["pebble", "loky", "mpire", "joblib", "anyio"]
 # Modules that a group does without, aloud.
@@ -28,6 +31,7 @@ OPTIONAL = {
     "deadlines": ["pebble", "anyio"],
     "processes": ["numpy", *RIVALS],
     "threads": ["aiofiles", "pebble", "joblib", "anyio"],
+    "workloads": ["aiofiles", "uvicorn", "PIL", "black", "pebble", "loky", "mpire"],
 }
 # Rows that speak of a figure of pyconc's own, which may be nothing at all.
 WITHOUT_BASELINE = {
@@ -89,16 +93,29 @@ ROWS = {
         "an item of a Queue, from process to process",
         *WITHOUT_BASELINE["shared"],
     },
+    "workloads": {
+        *(
+            f"1,000 calls a second in {kind}, {figure}"
+            for kind in ("threads", "processes")
+            for figure in ("p50", "p99", "CPU")
+        ),
+        *(f"a server with blocking endpoints{figure}" for figure in ("", ", p99", ", CPU")),
+        "sqlite through to_thread",
+        "a crawl in threads",
+        "a crawl in threads, CPU",
+    },
 }
 CONTESTS = {
     "deadlines": ["stopped so late", "the next call then", "under load, late: p50", "under load, late: p99"],
     "processes": [f"rivals: {work}" for work in ("burst", "round trip", "map in chunks of 100", "map, automatic")],
     "threads": [f"rivals: {work}" for work in ("burst", "round trip", "map, automatic")],
+    "workloads": [f"1,000 calls a second in {kind}, p50" for kind in ("threads", "processes")],
 }
 CONTESTANTS = {
     "deadlines": ["pebble", "anyio", "pyconc"],
     "processes": ["concurrent.futures", "multiprocessing", *RIVALS, "pyconc"],
     "threads": ["concurrent.futures", "multiprocessing", *RIVALS, "pyconc"],
+    "workloads": ["concurrent.futures", "multiprocessing", "pebble", "loky", "mpire", "pyconc"],
 }
 
 
@@ -120,7 +137,8 @@ def test_a_group_says_which_question_it_answers(group):
 def test_the_report_is_well_formed(group, tmp_path):
     file = tmp_path / "report.json"
     # The floods through the standard library take a debug build half a minute, and rivals take what they take.
-    options = ("--quick", "--rounds", 2, "--idle-seconds", 1, "--rivals", "--json", file)
+    rounds = 1 if group == "workloads" else 2  # whole programs, each in processes of their own
+    options = ("--quick", "--rounds", rounds, "--idle-seconds", 1, "--rivals", "--json", file)
     finished = bench(group, *options, limit=HANG_LIMIT * 4)
     if group == "coroutines" and not importlib.util.find_spec("aiomultiprocess"):
         assert "left out: coroutines beside aiomultiprocess" in finished.stderr
@@ -130,7 +148,7 @@ def test_the_report_is_well_formed(group, tmp_path):
     report = json.loads(file.read_text())
     assert report["environment"]["pyconc"] == pyconc.__version__
     assert report["environment"]["cpus"] >= 1
-    assert [(each["group"], each["rounds"]) for each in report["groups"]] == [(group, 2)]
+    assert [(each["group"], each["rounds"]) for each in report["groups"]] == [(group, rounds)]
     assert report["quick"]
     assert not report["control"]
     assert report["rows"]
@@ -308,10 +326,66 @@ def test_ctrl_c_shows_what_was_measured(capsys, group, way):
     assert "third" not in output
 
 
+def test_a_program_that_fails_costs_its_own_row(capsys, group, way, monkeypatch):
+    monkeypatch.setattr(harness, "SKIPPED", [])
+
+    def failing():
+        return harness.in_a_fresh_process("-c", "raise SystemExit(3)")
+
+    rows = [("first", failing), ("second", way("b", [1, 1]))]
+    group(*[harness.Row(name, "s", None, candidate, harness.under(5)) for name, candidate in rows])
+    assert command.main(["threads"]) == 1
+    output = capsys.readouterr().out
+    assert re.search(r"^second +- +1\.00", output, re.MULTILINE)
+    assert "left out: first: its program ended with status 3" in output
+
+
 def test_words_that_no_row_has_are_told(capsys, group, way):
     group(harness.Row("first", "s", None, way("b", []), harness.under(5)))
     assert command.main(["threads", "--row", "no such thing"]) == 1
     assert "no row has 'no such thing' in its name" in capsys.readouterr().err
+
+
+def test_a_report_is_shown_and_chosen_from_without_measuring(capsys, tmp_path):
+    other = REPORT["rows"][0] | {"group": "data", "row": "another"}
+    report = REPORT | {"groups": [*REPORT["groups"], REPORT["groups"][0] | {"group": "data"}]}
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(report | {"rows": [*report["rows"], other]}))
+
+    def shown(*arguments):
+        status = command.main([*arguments, "--from", str(path), "--json", "-"])
+        text = capsys.readouterr().out
+        return status, [row["row"] for row in json.loads(text)["rows"]] if text else []
+
+    assert shown() == (0, ["a <row>", "another"])
+    assert shown("data") == (0, ["another"])
+    assert shown("--row", "<row>") == (0, ["a <row>"])
+    assert shown("--check") == (1, ["a <row>", "another"])
+    assert shown("--row", "no such thing") == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [(None, "cannot be read"), ("[]", "is not what"), ("{", "is not what"), ("{}", "is not what")]
+)
+def test_what_is_no_report_is_told(text, words, capsys, tmp_path):
+    path = tmp_path / "report.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit):
+        command.main(["--from", str(path), "--json", str(tmp_path / "copy.json")])
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "copy.json").exists()
+
+
+@pytest.mark.skipif(not FIRST_PAGE.is_file(), reason="the tests were taken away from the sources")
+def test_the_first_pages_chart_is_drawn_from_figures_that_are_there(capsys):
+    text = FIRST_PAGE.read_text()
+    pictures = re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    assert [path.rpartition("/")[2] for path in pictures] == ["bench-dark.svg", "bench.svg"]
+    for path in pictures:
+        assert (FIRST_PAGE.parent / path).read_text().startswith("<?xml")
+    assert command.main(["--from", str(FIRST_PAGE.parent / "_static/bench.json")]) == 0
+    assert "QUICK" not in capsys.readouterr().out
 
 
 def test_goals():
@@ -353,6 +427,33 @@ def test_a_row_alternates_and_compares_medians(way):
     assert row.figures == (3, 1)
     assert row.ratio == 3
     assert row.reached
+
+
+def test_rows_that_look_at_one_measurement_ask_for_it_once(way):
+    measure = way("m", [{"p50": 1, "p99": 2}, {"p50": 3, "p99": 4}, {"p50": 5, "p99": 6}])
+    ways = harness.together(measure, ("p50", "p99"))
+    assert [ways["p50"](), ways["p50"](), ways["p99"](), ways["p99"]()] == [1, 3, 2, 4]
+    assert ways["p99"]() == 6  # asked for alone
+    assert way.calls == ["m"] * 3
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "programs").glob("*.py")), ids=lambda path: path.stem)
+def test_a_program_of_the_workloads_knows_nothing_of_pyconc(path):
+    imported = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    names = {getattr(node, "module", None) or alias.name for node in imported for alias in node.names}
+    assert not {name for name in names if name.partition(".")[0] == "pyconc"}
+
+
+def test_the_processor_time_of_a_program_has_that_of_its_workers():
+    """A worker computes for ever; of its parent's own time there is hardly any."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as worker:
+        try:
+            before = meter.cpu_seconds() - time.process_time()
+            wait_until(lambda: meter.cpu_seconds() - time.process_time() > before + 0.01, "the worker's time")
+        finally:
+            worker.kill()
 
 
 def test_a_row_without_a_baseline_speaks_of_the_candidate_alone(way):

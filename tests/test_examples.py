@@ -118,10 +118,10 @@ def test_the_examples_can_be_imported():
 @pytest.mark.skipif(DEBUG_BUILD, reason="it runs the crawl, whose multidict crashes in debug builds")
 def test_the_demo_runs_them_all_and_ends_with_a_table():
     finished = run_script(EXAMPLES / "demo.py", "--quick", limit=LIMIT)
-    assert all(re.match(r"\[\d+/\d+\] (threads|processes): ", line) for line in finished.stderr.splitlines())
+    assert all(re.match(r"\[\d+/\d+\] (threads|processes|workloads): ", line) for line in finished.stderr.splitlines())
     for name in NAMES:
         assert f"{name}.py" in finished.stdout
-    for group in ("threads", "processes"):
+    for group in ("threads", "processes", "workloads"):
         table = finished.stdout.partition(f"\n{group}: ")[2].partition("\n\n")[0].splitlines()[2:]
         assert table[0].split()[-4:] == ["standard", "pyconc", "unit", "less"]
         assert len(table) >= 6

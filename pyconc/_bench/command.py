@@ -8,14 +8,16 @@ import importlib.util
 import json
 import os
 import platform
+import subprocess
 import sys
+import time
 import types
 
 import pyconc
 from pyconc._bench import harness, progress, table
 
 PROG = "python -m pyconc bench"
-GROUPS = ["threads", "processes", "coroutines", "data", "deadlines", "shared"]
+GROUPS = ["threads", "processes", "coroutines", "data", "deadlines", "shared", "workloads"]
 # Not of everyday interest, so not part of `all`.
 MORE_GROUPS = ["flood", "neighbours"]
 CHARTS = (".svg", ".png")
@@ -31,6 +33,19 @@ def _output(text, suffixes=()):
     if not os.access(text if os.path.exists(text) else folder, os.W_OK) or os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text!r} cannot be written")
     return text
+
+
+def _report_in(text):
+    """What --json has written to this file."""
+    try:
+        with open(text, encoding="utf-8") as file:
+            report = json.load(file)
+        table.text(report, targets=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not what --json writes") from None
+    return report
 
 
 def _json_output(text):
@@ -62,6 +77,13 @@ def parse(arguments):
         help="draw the figures, for a light and for a dark background: FILE.svg and FILE-dark.svg, or .png",
     )
     option("--html", metavar="FILE", type=_output, help="write a page with the charts and the table")
+    option(
+        "--from",
+        dest="report",
+        metavar="FILE",
+        type=_report_in,
+        help="measure nothing: show, or draw, what --json has written; groups and --row choose from it",
+    )
     option("--rounds", type=_positive, help="measurements of each row, in place of those that its group chooses")
     option("--row", action="append", metavar="WORDS", help="only rows with WORDS in their name; may be repeated")
     option("--quick", action="store_true", help="hardly any work: a smoke test, not a figure")
@@ -78,7 +100,9 @@ def parse(arguments):
     for group in options.groups:
         if group not in choices:
             parser.error(f"there is no group {group!r}; there are {', '.join(choices)}")
-    if not options.groups or "all" in options.groups:
+    if options.report is not None:
+        options.groups = options.groups or ["all"]
+    elif not options.groups or "all" in options.groups:
         options.groups = [*GROUPS, *(group for group in MORE_GROUPS if group in options.groups)]
     if (options.plot or options.html) and importlib.util.find_spec("matplotlib") is None:
         parser.error("--plot and --html need matplotlib: pip install 'pyconc[plot]'")
@@ -88,6 +112,12 @@ def parse(arguments):
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
+    if options.report is not None:
+        report = _chosen(options.report, options)
+        if report["rows"] or report["contests"]:
+            return _show(report, options)
+        print(f"{PROG}: the report has no such row", file=sys.stderr)
+        return 1
     groups = {name: importlib.import_module(f"pyconc._bench.{name}") for name in dict.fromkeys(options.groups)}
     entries = [(name, entry) for name, group in groups.items() for entry in _entries(group, options)]
     if not entries:
@@ -97,7 +127,14 @@ def main(arguments: list[str]) -> int:
         print(f"{PROG}: no row has {asked} in its name", file=sys.stderr)
         return 1
     stop = _measure(entries, groups, options)
-    report = _report(entries, groups, options)
+    status = _show(_report(entries, groups, options), options)
+    if stop is not None:
+        raise stop
+    return status if all(entry.is_measured for _, entry in entries) else 1
+
+
+def _show(report, options):
+    """Print the table, write what else was asked for, and tell the exit status."""
     # JSON on standard output sends the table to standard error.
     print(table.text(report, options.targets or options.check), file=sys.stderr if options.json == "-" else sys.stdout)
     try:
@@ -105,9 +142,20 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"{PROG}: {error.filename} cannot be written: {error.strerror}", file=sys.stderr)
         return 1
-    if stop is not None:
-        raise stop
     return 1 if options.check and not all(row["reached"] for row in report["rows"] + report["contests"]) else 0
+
+
+def _chosen(report, options):
+    """The part of a report whose groups and rows were asked for."""
+
+    def is_chosen(group, name):
+        of_group = "all" in options.groups or group in options.groups
+        return of_group and (not options.row or any(words in name for words in options.row))
+
+    return report | {
+        kind: [entry for entry in report[kind] if is_chosen(entry["group"], entry[kind.removesuffix("s")])]
+        for kind in ("rows", "contests")
+    }
 
 
 def _entries(group, options):
@@ -126,20 +174,33 @@ def _measure(entries, groups, options):
         try:
             for name, entry in entries:
                 shown.begin(f"{name}: {entry.name}")
-                entry.measure(_rounds(groups[name], options), options.calm, shown.step)
+                try:
+                    entry.measure(_rounds(groups[name], options), options.calm, shown.step)
+                except subprocess.CalledProcessError as error:  # the other rows are worth their minutes all the same
+                    harness.SKIPPED.append(f"{entry.name}: its program ended with status {error.returncode}")
         except KeyboardInterrupt as interrupt:
             return interrupt
     return None
 
 
+def _cpu_model():
+    """What the kernel calls the CPU; nothing where it has no name for it."""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), None)
+
+
 def _report(entries, groups, options):
     """What was measured, as plain data; what a Ctrl-C came before is not in it."""
     facts = {
+        "date": time.strftime("%Y-%m-%d"),
         "pyconc": None if options.control else pyconc.__version__,
         "python": platform.python_version(),
         "compiler": platform.python_compiler(),
+        "linux": ".".join(platform.release().split(".")[:2]),
         "machine": platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
+        "cpu": _cpu_model(),
+        "priority": "real-time" if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR) else None,
         "uvloop": getattr(harness.uvloop, "__version__", None),
     }
     for group in groups.values():

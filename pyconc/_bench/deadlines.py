@@ -17,15 +17,14 @@ import contextlib
 import functools
 import importlib.metadata
 import itertools
-import statistics
 import time
-from collections import deque
 from time import perf_counter
 
 import pyconc
 from pyconc._bench import harness
 from pyconc._bench.harness import US, WORKERS, Contest, Goal, Row, at_most, identity
 from pyconc._bench.neighbours import neighbours
+from pyconc._bench.programs.meter import percentile
 
 try:
     import pebble
@@ -154,12 +153,12 @@ async def call_after(time_out, call, _size):
 
 
 async def many_late(time_out, _call, size):
-    """How late each of so many time-outs was, in order."""
+    """How late each of so many time-outs was."""
 
     async def some():
         return [await late(time_out, SHORT_SECONDS) for _ in range(max(1, size // AT_ONCE))]
 
-    return sorted(itertools.chain(*await asyncio.gather(*[some() for _ in range(AT_ONCE)])))
+    return [*itertools.chain(*await asyncio.gather(*[some() for _ in range(AT_ONCE)]))]
 
 
 def alone(work, pool):
@@ -168,22 +167,14 @@ def alone(work, pool):
 
 
 def under_load(pool, size):
-    """The median of many time-outs' lateness, and the 99th percentile, which looks at the same ones if it is next."""
-    kept = deque()
+    """The median and the 99th percentile of how late many time-outs were, a way for each."""
 
     def measure():
         with neighbours(*LOAD):
-            return on_pool(many_late, pool, AT_ONCE, size)
+            times = on_pool(many_late, pool, AT_ONCE, size)
+        return {"p50": percentile(times, 50), "p99": percentile(times, 99)}
 
-    def median():
-        kept.append(measure())
-        return statistics.median(kept[-1])
-
-    def percentile():
-        figures = kept.popleft() if kept else measure()
-        return figures[min(len(figures) - 1, len(figures) * 99 // 100)]
-
-    return median, percentile
+    return harness.together(measure, ("p50", "p99"))
 
 
 # --- Work: what an option costs ---------------------------------------------------------------------------------------
@@ -248,8 +239,9 @@ def make_rows(options):
     ]
     for name, pool in ("under load, late", pyconc_pool), ("under load, late by timeout=", pool_with_timeout):
         size = harness.scaled(TIME_OUTS, options.quick)
-        figures = zip(under_load(no_pool, size), under_load(pool, size), strict=True)
-        for figure, ways, limit in zip(("p50", "p99"), figures, (2, 5), strict=True):
+        baseline, candidate = under_load(no_pool, size), under_load(pool, size)
+        for figure, limit in ("p50", 2), ("p99", 5):
+            ways = baseline[figure], candidate[figure]
             rows.append(Row(f"1,000 time-outs {name}: {figure}", MS, *ways, at_most(limit), warm_up=0, most_rounds=1))
     return rows
 
@@ -262,8 +254,10 @@ def make_contests(options):
     return [
         Contest("stopped so late", MS, {name: alone(stop, pool) for name, pool in POOLS.items()}),
         Contest("the next call then", MS, {name: alone(call_after, pool) for name, pool in POOLS.items()}),
-        Contest("under load, late: p50", MS, {name: median for name, (median, _) in loaded.items()}, most_rounds=1),
-        Contest("under load, late: p99", MS, {name: late for name, (_, late) in loaded.items()}, most_rounds=1),
+        *(
+            Contest(f"under load, late: {figure}", MS, {name: ways[figure] for name, ways in loaded.items()}, 1)
+            for figure in ("p50", "p99")
+        ),
     ]
 
 

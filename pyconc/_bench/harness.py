@@ -9,15 +9,17 @@ import asyncio
 import concurrent.futures
 import functools
 import gc
-import glob
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
+
+from pyconc._bench.programs.meter import descendants
 
 WORKERS = 2
 US = "µs/task"
@@ -81,20 +83,6 @@ def at_most(limit: float) -> Goal:
         lambda baseline, candidate: baseline / candidate,
         lambda baseline, candidate: candidate <= limit,
     )
-
-
-def descendants(pid: int | str = "self") -> list[int]:
-    """The processes that this one has started, and those that they have, as long as they live."""
-    found = []
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        try:
-            with open(path) as file:
-                children = file.read().split()
-        except OSError:
-            continue  # it ended meanwhile
-        for child in children:
-            found += [int(child), *descendants(child)]
-    return found
 
 
 def stat_fields(path: str) -> list[int]:
@@ -352,6 +340,23 @@ def on_loop(start, work):
             loop.close()
 
     return measure
+
+
+def together(measure, names):
+    """For rows that look at the same measurement, which gives a dictionary with these names: a way for each name.
+
+    Whoever is asked first measures, and the others then look at what was found, each as often as that one measured.
+    """
+    kept = {name: deque() for name in names}
+
+    def figure(name):
+        if not kept[name]:
+            figures = measure()
+            for each in names:
+                kept[each].append(figures[each])
+        return kept[name].popleft()
+
+    return {name: functools.partial(figure, name) for name in names}
 
 
 def in_a_fresh_process(*command: object) -> float:

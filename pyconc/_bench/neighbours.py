@@ -11,15 +11,16 @@ nowhere else.  The machine must have nothing else to do.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
+import functools
 import os
-import statistics
 import subprocess
-from collections import deque
 from time import perf_counter
 
 from pyconc._bench import harness
-from pyconc._bench.harness import WORKERS, identity, within
+from pyconc._bench.harness import WORKERS, Row, identity, within
+from pyconc._bench.programs.meter import percentile
 
 ROUNDS = 5
 CALLS = 300
@@ -69,38 +70,31 @@ async def call_now_and_then(pool, size):
 
 
 def measure(kind, case, futures, size):
-    """Microseconds that each call took, in order of size."""
+    """Microseconds from call to result."""
     with neighbours(*case), getattr(futures, kind)(WORKERS) as pool:
         asyncio.run(call_now_and_then(pool, max(1, size // 10)))
-        return sorted(seconds * 1e6 for seconds in asyncio.run(call_now_and_then(pool, size)))
+        times = [seconds * 1e6 for seconds in asyncio.run(call_now_and_then(pool, size))]
+    return {"p50": percentile(times, 50), "p99": percentile(times, 99)}
 
 
-def make_pair(row, title, kind, case):
-    """The two rows of a case; the second one looks at the calls of the first if that was asked for."""
-    kept = {}
-
-    def median(futures, size):
-        times = measure(kind, case, futures, size)
-        kept.setdefault(futures, deque()).append(times)
-        return statistics.median(times)
-
-    def percentile(futures, size):
-        times = kept[futures].popleft() if kept.get(futures) else measure(kind, case, futures, size)
-        return times[min(len(times) - 1, len(times) * 99 // 100)]
-
-    unit = "µs/call"
+def make_pair(title, kind, case, candidate, size):
+    """The two rows of a case."""
+    baseline, candidate = (
+        harness.together(functools.partial(measure, kind, case, futures, size), ("p50", "p99"))
+        for futures in (concurrent.futures, candidate)
+    )
     return [
-        row(f"{title}, p50", unit, CALLS, median, within(1), warm_up=0),
-        row(f"{title}, p99", unit, CALLS, percentile, within(1), warm_up=0),
+        Row(f"{title}, {figure}", "µs/call", baseline[figure], candidate[figure], within(1), warm_up=0)
+        for figure in baseline
     ]
 
 
 def make_rows(options):
-    row = harness.row_maker(options.candidate, options.quick)
+    size = harness.scaled(CALLS, options.quick)
     rows = []
     for label, kind in ("threads", "ThreadPoolExecutor"), ("processes", "ProcessPoolExecutor"):
         for name, *case in CASES:
-            rows += make_pair(row, f"{label}, {name}", kind, case)
+            rows += make_pair(f"{label}, {name}", kind, case, options.candidate, size)
     return rows
 
 

@@ -5,8 +5,10 @@ from html import escape
 
 from pyconc._bench import table
 
+# The backgrounds are the charts' own.
 STYLE = """
 :root { color-scheme: light dark; }
+body { background: light-dark(#ffffff, #0d1117); color: light-dark(#1f2328, #e6edf3); }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1, h2 { line-height: 1.2; }
 img { width: 100%; height: auto; }

@@ -45,11 +45,17 @@ class Kind:
 
     can = frozenset(SIZES)
 
-    def measure(self, work, size):
-        """Microseconds per task of this work, once all workers have started and the pool has done some of it."""
+    @contextmanager
+    def started(self):
+        """A pool all of whose workers have started."""
         with self.make(importlib.import_module(self.module)) as pool:
             if self.has_processes:
                 wait_for_workers(functools.partial(self.submit, pool), self.result)
+            yield pool
+
+    def measure(self, work, size):
+        """Microseconds per task of this work, once the pool has done some of it."""
+        with self.started() as pool:
             do = functools.partial(WORKS[work], self)
             do(pool, max(1, size // 10))
             return harness.timed(do, pool, size)
@@ -192,18 +198,25 @@ def versions(group):
     return {name: importlib.metadata.version(name) for name in importable(group) if name != "multiprocessing"}
 
 
+def kinds(group):
+    """Who takes part, pyconc's pool as the last one."""
+    executor = threads if group == "threads" else processes
+    return {"concurrent.futures": executor("concurrent.futures"), **importable(group), "pyconc": executor("pyconc")}
+
+
 def make_contests(group, options):
-    """The contests of this group, pyconc's pool as the last one in each."""
+    """The contests of this group."""
     if options.control:
         return []
-    number, executor = (0, threads) if group == "threads" else (1, processes)
-    kinds = {"concurrent.futures": executor("concurrent.futures"), **importable(group), "pyconc": executor("pyconc")}
+    number = 0 if group == "threads" else 1
     contests = []
     for work, sizes in SIZES.items():
         if sizes[number] is not None:
             size = harness.scaled(sizes[number], options.quick)
             able = {
-                name: functools.partial(kind.measure, work, size) for name, kind in kinds.items() if work in kind.can
+                name: functools.partial(kind.measure, work, size)
+                for name, kind in kinds(group).items()
+                if work in kind.can
             }
             contests.append(Contest(f"rivals: {work}", US, able))
     return contests

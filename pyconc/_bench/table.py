@@ -26,9 +26,31 @@ def verdict(reached):
     return "reached" if reached else "SHORT"
 
 
+def disturbance(report):
+    return (
+        f"disturbed rounds, in which other programs used over a tenth of the CPUs: "
+        f"{report['disturbed_rounds']} of {report['all_rounds']}"
+    )
+
+
+def circumstances(report):
+    """Where and when it was measured, in a line for people; a report may lack some of it."""
+    facts = report["environment"]
+    cpu = ", ".join(filter(None, [facts.get("cpu"), facts.get("machine")]))
+    parts = [
+        "pyconc " + facts["pyconc"] if facts.get("pyconc") else None,
+        "Python " + facts["python"] if "python" in facts else None,
+        f"{facts['cpus']} CPUs ({cpu})" if "cpus" in facts else None,
+        "Linux " + facts["linux"] if "linux" in facts else None,
+        facts["priority"] + " priority" if facts.get("priority") else None,
+        facts.get("date"),
+    ]
+    return ", ".join(filter(None, parts))
+
+
 def headings(report):
     """What stands above all: the facts, and what the figures are not."""
-    lines = [", ".join(f"{name} {value}" for name, value in report["environment"].items())]
+    lines = [", ".join(f"{name} {value}" for name, value in report["environment"].items() if value is not None)]
     if report["control"]:
         lines.append("CONTROL: the standard library on both sides")
     if report["quick"]:
@@ -42,10 +64,7 @@ def remarks(report):
     if report["contests"]:
         behind = [contest["contest"] for contest in report["contests"] if not contest["reached"]]
         lines.append(f"ahead of every rival: {'in all but ' + ', '.join(behind) if behind else 'yes'}")
-    lines.append(
-        f"disturbed rounds, in which other programs used over a tenth of the CPUs: "
-        f"{report['disturbed_rounds']} of {report['all_rounds']}"
-    )
+    lines.append(disturbance(report))
     return lines
 
 
