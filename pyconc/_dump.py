@@ -16,7 +16,9 @@ An executor is not seen before its first call, nor after its shutdown.
     pools           of each executor with worker processes or coroutines in them:
         kind            "processes" or "coroutines"
         name, max_workers, workers, idle, running, queued, submitted, completed, failed, cancelled, timed_out, died,
-        abandoned, run  as in pyconc.PoolStats; run has calls, total, p50, p90, p99, max
+        abandoned, recycled, stolen, run, wait
+                        as in pyconc.PoolStats; run and wait have calls, total, p50, p90, p99, max; wait is null
+                        unless the executor was made with timed=True
         members         of each worker:
             number          from 0, or null
             pid             null: the process could not be seen
@@ -59,8 +61,13 @@ _SCALARS, _NAMED = 8, 16
 _HISTOGRAM = ("calls", "total", "p50", "p90", "p99", "max")
 _STATS = (
     *("workers", "idle", "running", "queued", "submitted", "completed", "failed", "cancelled", "timed_out", "died"),
-    *("abandoned", "run"),
+    *("abandoned", "recycled", "stolen", "run", "wait"),
 )
+# Those that a table has, if they are not 0, and what it calls them.
+_TOLD = {
+    **{how: how.replace("_", " ") for how in ("completed", "failed", "cancelled", "timed_out", "died", "stolen")},
+    "recycled": "workers recycled",
+}
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -260,7 +267,8 @@ def _read_pool(path: str) -> dict[str, Any]:
         "max_workers": max_workers,
         **dict(zip(_STATS, numbers)),
     }
-    pool["run"] = dict(zip(_HISTOGRAM, pool["run"]))
+    for times in ("run", "wait"):
+        pool[times] = None if pool[times] is None else dict(zip(_HISTOGRAM, pool[times]))
     pool["members"] = [
         {
             "number": number,
@@ -386,10 +394,8 @@ def _show_size(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.0f} MB"
 
 
-def _format_times(run: dict[str, float]) -> str:
-    if not run["calls"]:
-        return ""
-    return "; for " + ", ".join(f"{key} {_show_seconds(run[key])}" for key in ("p50", "p90", "p99", "max"))
+def _format_times(times: dict[str, float]) -> str:
+    return ", ".join(f"{key} {_show_seconds(times[key])}" for key in ("p50", "p90", "p99", "max"))
 
 
 def lines(
@@ -412,9 +418,11 @@ def lines(
         busy = f"{pool['running']} running, {pool['queued']} queued, {pool['workers']} of {pool['max_workers']} workers"
         rate = "" if rates is None or place not in rates else f", {rates[place]:.0f} calls/s"
         yield f"{clean(pool['name'])} ({pool['kind']}): {busy}{rate}", None
-        ended = ("completed", "failed", "cancelled", "timed_out", "died")
-        told = ", ".join(f"{pool[how]} {how.replace('_', ' ')}" for how in ended if pool[how] or how == "completed")
-        yield f"  {pool['submitted']} submitted, {told}{_format_times(pool['run'])}", None
+        told = ", ".join(f"{pool[how]} {what}" for how, what in _TOLD.items() if pool[how] or how == "completed")
+        yield f"  {pool['submitted']} submitted, {told}", None
+        for what, times in (("waited", pool["wait"]), ("ran", pool["run"])):
+            if times is not None and times["calls"]:
+                yield f"  they {what} for {_format_times(times)}", None
         yield "  worker      pid  state         calls       rss       cpu       for  task", None
         for member in pool["members"]:
             number, pid = ("-" if member[key] is None else member[key] for key in ("number", "pid"))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pyconc._current_task import TaskProgress
 
-__all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "executors", "name_of", "stats"]
+__all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "check_timed", "executors", "name_of", "stats"]
 
 # Every executor of this process, in the order of their making, by its number; not their views.
 _executors: "weakref.WeakValueDictionary[int, Observed]" = weakref.WeakValueDictionary()
@@ -49,10 +49,14 @@ class PoolStats(NamedTuple):
     died: it was lost, with its worker, or because the executor broke.
 
     abandoned: calls in threads that go on after their futures were told that they ended.
+    recycled: worker processes that have left for others to take their places: they had run max_tasks_per_child calls,
+    had more memory than max_rss_per_child, or a call of theirs was interrupted in the middle of an import.
+    stolen: calls of map() that were taken from a worker which had them and was busy, for an idle one; each as often as
+    that happened to it.
     run: for how long calls have run, of each that has ended in a worker and counts as completed or failed. None for
     threads, unless the executor was made with timed=True: to look at the clock costs a short call a tenth of its time.
-    wait: for how long calls have waited for a worker, of each that has begun. None for processes, and for threads
-    unless timed.
+    wait: for how long calls have waited for a worker: in threads of each that has begun, in processes of each that
+    counts for run. None unless the executor was made with timed=True.
 
     When an executor has nothing to do, submitted is the sum of the five. How a call ended is counted before its future
     is told, unless the program has cancelled that. It is a tuple of numbers, and _asdict() makes a dictionary of it.
@@ -77,6 +81,8 @@ class PoolStats(NamedTuple):
     timed_out: int
     died: int
     abandoned: int
+    recycled: int
+    stolen: int
     run: "Histogram | None"
     wait: "Histogram | None"
 
@@ -113,6 +119,12 @@ class WorkerStats(NamedTuple):
     is_abandoned: bool = False
     rss: "int | None" = None
     progress: "TaskProgress | None" = None
+
+
+def check_timed(timed: bool) -> None:
+    """Raise TypeError for a `timed` that is neither True nor False."""
+    if not isinstance(timed, bool):
+        raise TypeError(f"timed must be True or False, not {timed!r}")
 
 
 def build(name: str, max_workers: int, numbers: "tuple[Any, ...]") -> PoolStats:

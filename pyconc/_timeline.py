@@ -2,8 +2,9 @@
 
 A lane is what that format calls a thread.  The program's threads have one each.  A worker process is a process of its
 own, and what it runs is on the first lane that is free then: a CoroutinePool's workers have several.  A call is a slice
-on the lane where it ran, with an arrow from another one where it was submitted.  What never began, and the beginning
-and the end of a worker, are instants.  Each pool has a counter of its calls that wait.
+on the lane where it ran, with an arrow from another one where it was submitted.  What never began, the beginning and
+the end of a worker, and that a map() takes calls from a worker for an idle one, are instants.  Each pool has a counter
+of its calls that wait.
 
 Nothing is kept of what has been written but the calls that have not ended yet.
 """
@@ -25,7 +26,7 @@ __all__ = ["describe"]
 
 # trace_record of csrc/core/trace_log.h, and its enumerations.
 _RECORD = struct.Struct("qqIIIBBBx")
-_WORKER_BEGIN, _SUBMIT, _BEGIN, _END, _DELIVERY, _WORKER_END = range(6)
+_WORKER_BEGIN, _SUBMIT, _BEGIN, _STEAL, _END, _DELIVERY, _WORKER_END = range(7)
 _ENDINGS = ["returned", "failed", "cancelled", "timed out", "died", "abandoned"]
 _DIED = _ENDINGS.index("died")
 
@@ -86,6 +87,9 @@ class _Timeline:
                     self._begin(events, time, call, thread, number, is_worker)
                 elif kind == _END:
                     self._end(events, time, call, thread, _ENDINGS[ending])
+                elif kind == _STEAL:
+                    args = f'{{"call":{call},"calls":{number}}}'
+                    events.append(self._instant(time, self._pid, thread, f'"steal {number} calls"', "steal", args))
                 elif kind == _DELIVERY:
                     events.append(
                         f'{{"ph":"X","name":"deliver","cat":"loop",{self._span(call, time, self._pid, thread)},'

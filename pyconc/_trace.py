@@ -29,7 +29,9 @@ class trace:
     more for each worker process. A call is named as options(name=) says, or as its function, and tells its pool, how
     long it waited, and how it ended: returned, failed, cancelled, timed out, died with its worker, abandoned in its
     thread, or not ended. An arrow leads to it from where it was submitted. What never ran is a mark where that was
-    decided. Each pool has a counter of its calls that wait. Calls that were submitted before start() are not shown.
+    decided, and so are the beginning and the end of a worker process, and the moment when map() takes calls from one
+    that is busy for one that is not. Each pool has a counter of its calls that wait. Calls that were submitted before
+    start() are not shown.
 
     A trace can be left to the end of the program, which writes it; a program that is killed, or leaves by os._exit(),
     leaves an empty file. The child of a fork goes on without. Any thread may call start() and stop(). While it runs, a

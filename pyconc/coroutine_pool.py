@@ -37,7 +37,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
     loop_factory: makes a worker's event loop; default: asyncio.new_event_loop.
     task_timeout, on_cancel, grace: for how many seconds a coroutine may run, and how it is stopped; see options(), of
     which timeout, on_cancel and grace have these as their defaults.
-    name, forward_logs, context: as for ProcessPoolExecutor.
+    name, forward_logs, context, timed: as for ProcessPoolExecutor.
 
     Cancelling the future of run() or submit(), also by asyncio.timeout(), cancels the coroutine: in the worker it sees
     CancelledError, and may clean up; the caller does not wait for that, but shutdown() does. `async with` waits for the
@@ -50,9 +50,9 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
 
     Raises TypeError or ValueError for a number that is no int above 0, ValueError for another on_worker_death and for
     what options() refuses, TypeError if initializer or loop_factory cannot be called or is a coroutine function, the
-    name is no str, forward_logs no bool, or context has what is no ContextVar, ValueError for a ContextVar that is no
-    global of a module, and OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll; for
-    kill_tree /proc, pidfd_open).
+    name is no str, forward_logs or timed no bool, or context has what is no ContextVar, ValueError for a ContextVar
+    that is no global of a module, and OSError if the system refuses what the pool needs (memfd_create, eventfd, epoll;
+    for kill_tree /proc, pidfd_open).
 
         >>> import asyncio
         >>> async def double(number):
@@ -83,6 +83,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         name=None,
         forward_logs=False,
         context=(),
+        timed=False,
     ):
         if max_workers is None:
             max_workers = default_workers()
@@ -108,7 +109,7 @@ class CoroutinePool(_core.Executor, ProcessExecutor, futures.Executor):
         )
         on_cancel = "interrupt" if on_cancel is None else on_cancel
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
-        self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death, kill_tree)
+        self._begin("CoroutinePool", max_workers, mp_context, setup, limits, on_worker_death, kill_tree, timed)
 
     def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this pool with other options: a pool of the same class, on the same workers.

@@ -52,6 +52,7 @@ class CoroutinePool(_core.Executor, concurrent.futures.Executor):
         name: str | None = None,
         forward_logs: bool = False,
         context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
+        timed: bool = False,
     ) -> None: ...
     def options(
         self,

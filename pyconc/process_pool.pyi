@@ -64,6 +64,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         name: str | None = None,
         forward_logs: bool = False,
         context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
+        timed: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -84,6 +85,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         name: str | None = None,
         forward_logs: bool = False,
         context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
+        timed: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -104,6 +106,7 @@ class ProcessPoolExecutor(_core.Executor, concurrent.futures.ProcessPoolExecutor
         name: str | None = None,
         forward_logs: bool = False,
         context: Iterable[ContextVar[Any] | Literal["opentelemetry"]] = (),
+        timed: bool = False,
     ) -> None: ...
     def map(
         self,

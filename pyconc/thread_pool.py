@@ -349,8 +349,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     ):
         _names.check_name(name)
         carry = _context.carrier_to_threads(context)
-        if not isinstance(timed, bool):
-            raise TypeError(f"timed must be True or False, not {timed!r}")
+        _stats.check_timed(timed)
         options = self._change_options(timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         made, self._made = self._made, False
         try:

@@ -20,7 +20,7 @@ from pyconc import _core, _dump
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="programs are seen in /proc")
 
-COUNTS = ("submitted", "completed", "failed", "cancelled", "timed_out", "died", "abandoned")
+COUNTS = ("submitted", "completed", "failed", "cancelled", "timed_out", "died", "abandoned", "recycled")
 
 
 def dump(pid, *flags, status=0, **options):
@@ -41,7 +41,7 @@ def assert_same(pool, name):
     wait_until(lambda: pool.stats().idle == pool.stats().workers)
     stats = pool.stats()._asdict()
     stats["run"] = stats["run"]._asdict()
-    assert stats.pop("wait") is None  # it is only of threads
+    stats["wait"] = stats["wait"] and stats["wait"]._asdict()
     seen = look(name)
     assert {key: seen[key] for key in stats} == stats
 
@@ -58,7 +58,7 @@ async def echo(number):
 
 
 def test_the_numbers_are_those_of_stats():
-    with pyconc.ProcessPoolExecutor(2, name="count") as pool:
+    with pyconc.ProcessPoolExecutor(2, name="count", timed=True) as pool:
         calls = [pool.submit(identity, n) for n in range(20)] + [pool.submit(fail, ValueError()) for _ in range(3)]
         pyconc.wait(calls)
         assert_same(pool, "count")
@@ -69,8 +69,12 @@ def test_the_numbers_are_those_of_stats():
         pyconc.wait([died, late])
         assert_same(pool, "count")
         seen = look("count")
-        assert [seen[key] for key in COUNTS] == [1025, 1020, 3, 0, 1, 1, 0]
-        assert seen["run"]["calls"] == 1023
+        assert [seen[key] for key in COUNTS] == [1025, 1020, 3, 0, 1, 1, 0, 0]
+        assert seen["run"]["calls"] == seen["wait"]["calls"] == 1023
+        table = [line for line, _ in _dump.lines(_dump.look(os.getpid()))]
+        (at,) = (place for place, line in enumerate(table) if line.startswith("count "))
+        assert "1025 submitted, 1020 completed, 3 failed, 1 timed out, 1 died" in table[at + 1]
+        assert [line[:18] for line in table[at + 2 : at + 4]] == ["  they waited for ", "  they ran for p50"]
 
 
 def test_what_waits_and_what_runs_is_seen_and_what_is_cancelled():

@@ -334,12 +334,13 @@ def check_processes(pool, ended, **others):
     counts = check(pool, ended, **others)
     # Every call that was made in a worker, and whose end is not somebody else's wish, ran for some time.
     assert counts.run.calls == counts.completed + counts.failed
+    assert counts.wait is None or counts.wait.calls == counts.run.calls
     return counts
 
 
 def test_a_busy_process_pool_says_so():
     with pools.pool_of(2, name="resize") as pool, ProcessGate() as gate:
-        assert pool.stats()[2:-2] == (0,) * 11
+        assert pool.stats()[2:-2] == (0,) * 13
         assert pool.stats().wait is None
         assert pool.workers() == []
         assert repr(pool) == "<ProcessPoolExecutor 'resize': 0 running, 0 queued, 0 of 2 workers>"
@@ -424,7 +425,7 @@ def test_after_the_shutdown_of_processes_the_counts_stay(cancels):
 
 @pytest.mark.parametrize("chunksize", [None, 1, 7])
 def test_the_calls_of_a_map_count_one_by_one(chunksize):
-    with pools.pool_of(2) as pool:
+    with pools.pool_of(2, timed=True) as pool:
         assert list(pool.map(jobs.identity, range(1000), chunksize=chunksize)) == [*range(1000)]
         counts = check_processes(pool, [], completed=1000)
         assert counts.run.total > 0
@@ -432,7 +433,7 @@ def test_the_calls_of_a_map_count_one_by_one(chunksize):
             list(pool.map(jobs.fail, [LookupError()] * 100, chunksize=chunksize))
         counts = wait_until_at_rest(pool)
         assert counts.failed > 0
-        assert counts.run.calls == counts.completed + counts.failed
+        assert counts.run.calls == counts.wait.calls == counts.completed + counts.failed
 
 
 def test_a_run_is_as_long_as_the_call():
@@ -452,20 +453,44 @@ def test_in_the_child_of_a_fork_the_counts_of_processes_begin_at_0():
         pool.submit(jobs.identity, 1).result()
         after = pool.stats()
         pool.shutdown()
-        return before[2:-2], len(workers), after.completed
+        return before[2:-2], before.wait, len(workers), after.completed
 
-    with pools.pool_of(1) as pool, ProcessGate() as gate:
+    with pools.pool_of(1, timed=True) as pool, ProcessGate() as gate:
+        pool.submit(jobs.identity, 1).result()
         held = block_workers(pool, gate)
         held.append(pool.submit(jobs.identity, 1))
-        assert in_child_of_fork(look) == [[0] * 11, 0, 1]
+        assert in_child_of_fork(look) == [[0] * 13, [0] * 6, 0, 1]
         gate.open()
         futures.wait(held)
-        check_processes(pool, held)
+        check_processes(pool, held, completed=1)
+
+
+def test_processes_say_for_how_long_calls_waited_if_they_are_to():
+    with pools.pool_of(1, timed=True) as pool, ProcessGate() as gate:
+        assert pool.stats().wait == (0,) * 6
+        ended = [*block_workers(pool, gate), pool.submit(jobs.identity, 1), pool.submit(jobs.fail, LookupError())]
+        ended.append(pool.submit(jobs.identity, 1))
+        assert ended[-1].cancel()
+        since = time.monotonic()
+        wait_until(lambda: time.monotonic() - since > 0.01, "some time to pass")
+        gate.open()
+        futures.wait(ended)
+        counts = check_processes(pool, ended)
+        assert counts.wait.total >= 0.02  # two have waited for the gate
+        assert counts.wait.p50 <= counts.wait.p90 <= counts.wait.p99 <= counts.wait.max
+
+
+def test_workers_that_others_take_the_place_of_are_counted():
+    with pools.pool_of(1, max_tasks_per_child=1) as pool:
+        futures.wait([pool.submit(jobs.identity, 1) for _ in range(2)])
+        wait_until(lambda: pool.stats().recycled == 2)
+        futures.wait([pool.submit(jobs.die, signal.SIGKILL)])
+        assert wait_until_at_rest(pool).recycled == 2
 
 
 def test_processes_count_the_truth_in_a_mess():
     chance = random.Random(2)
-    with pools.pool_of(3) as pool:
+    with pools.pool_of(3, timed=True) as pool:
         views = [pool, pool.options(on_cancel="interrupt"), pool.options(timeout=0.002), pool.options(on_cancel="kill")]
         every = []
         for _ in range(150 if SANITIZED else 400):
@@ -480,7 +505,7 @@ def test_processes_count_the_truth_in_a_mess():
         futures.wait(every)
         counts = check(pool, every)
         assert min(counts.completed, counts.failed, counts.cancelled, counts.timed_out, counts.died) > 0
-        assert counts.run.calls == counts.completed + counts.failed
+        assert counts.run.calls == counts.wait.calls == counts.completed + counts.failed
 
 
 # --- Coroutines -------------------------------------------------------------------------------------------------------
@@ -489,7 +514,7 @@ def test_processes_count_the_truth_in_a_mess():
 @on_every_loop
 @on_loop
 async def test_a_pool_of_coroutines_counts_many_at_a_time(new_loop):
-    async with AsyncGate() as gate, pyconc.CoroutinePool(1, name="crawl") as pool:
+    async with AsyncGate() as gate, pyconc.CoroutinePool(1, name="crawl", timed=True) as pool:
         held = [pool.submit(coroutines.wait_at, gate.address) for _ in range(3)]
         for _ in held:
             await gate.hear("started")

@@ -9,6 +9,7 @@ import gzip
 import json
 import os
 import signal
+import sys
 import threading
 import weakref
 from concurrent import futures
@@ -22,6 +23,7 @@ from support import SANITIZED, check_no_leak, run_script, wait_until
 
 import pyconc
 from pyconc import _core
+from pyconc._process.chunks import CallTimes
 
 ENDINGS = {"returned", "failed", "cancelled", "timed out", "died", "abandoned", "not ended"}
 
@@ -218,6 +220,21 @@ def test_a_chunk_of_map_is_one_call_of_several(tmp_path):
     with tracing(tmp_path) as found, pyconc.ProcessPoolExecutor(1) as pool:
         assert list(pool.map(jobs.identity, range(10), chunksize=5))
     assert [event["args"]["calls"] for event in found[0].ran] == [5, 5]
+
+
+def test_calls_that_a_map_takes_from_a_worker_for_another_are_marked_and_counted(tmp_path):
+    queue = _core.ProcessQueue(3)  # nobody takes anything
+    items = iter([threading.Lock(), 1, 2, 3])  # a chunk, but a lock cannot be pickled: [lock], [1], [2, 3]
+    with tracing(tmp_path) as found:
+        results = _core.MapResults(queue, int, CallTimes(), abs, items, False, False, 0, sys.maxsize, 1000.0, None)
+        queue.wake()  # so that it returns
+        queue.collect()
+        stolen = queue.stats()[-3]
+        with pytest.raises(TypeError, match="pickle"):
+            next(results)
+    (steal,) = [event["args"] for event in found[0].instants if event["cat"] == "steal"]
+    assert steal["calls"] == stolen == 1
+    assert steal["call"] in {event["args"]["call"] for event in found[0].calls}
 
 
 def test_a_loop_has_a_lane_with_what_was_delivered_to_it(tmp_path):

@@ -20,7 +20,8 @@ stats_build(const stats_now *now, const tally *counts, const histogram *runs,
 {
     const uint64_t numbers[] = {now->workers, now->idle, now->running, now->queued,
                                 now->submitted, counts->completed, counts->failed, counts->cancelled,
-                                counts->timed_out, counts->died, now->abandoned};
+                                counts->timed_out, counts->died, now->abandoned, now->recycled,
+                                now->stolen};
     const Py_ssize_t count = sizeof(numbers) / sizeof(numbers[0]);
     PyObject *built = PyTuple_New(count + 2);
     if (built == NULL) {

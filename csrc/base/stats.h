@@ -11,7 +11,7 @@
 
 // What counts at this moment; the rest is in tallies.
 typedef struct stats_now {
-    uint64_t workers, idle, running, queued, submitted, abandoned;
+    uint64_t workers, idle, running, queued, submitted, abandoned, recycled, stolen;
 } stats_now;
 
 // The tuple of what PoolStats has after the name and the most workers; at its end tuples for the Histograms

@@ -265,6 +265,21 @@ trace_ran(int64_t *call, uint32_t process, int64_t began_ns, int64_t ended_ns, u
 }
 
 void
+trace_stolen(int64_t call, uint32_t calls)
+{
+    if (is_traced(call)) {
+        trace *self = trace_on;
+        uint32_t thread = this_thread(self);
+        trace_record *record = trace_log_add(&self->log, TRACE_STEAL, trace_log_now_ns(&self->log));
+        if (record != NULL) {
+            record->call = call;
+            record->thread = thread;
+            record->number = calls;
+        }
+    }
+}
+
+void
 trace_delivered(int64_t began_ns, uint32_t results)
 {
     trace *self = trace_on;

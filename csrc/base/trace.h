@@ -63,6 +63,9 @@ trace_end(int64_t *call, trace_ending how)
 void trace_ran(int64_t *call, uint32_t process, int64_t began_ns, int64_t ended_ns, uint32_t calls,
                trace_ending how);
 
+// This thread has taken so many calls of the program away from one that stands for several.
+void trace_stolen(int64_t call, uint32_t calls);
+
 // This thread has delivered so many results to its loop since then.
 void trace_delivered(int64_t began_ns, uint32_t results);
 

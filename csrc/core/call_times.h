@@ -4,6 +4,8 @@
 //     begin     call_times_began_ns(), which counts for how long it has waited
 //     end       call_times_now_ns(): how long it ran, which its worker's tally counts
 //
+// Of a call that another process has run one hears at its end when it began: call_times_waited_ns().
+//
 // The caller guards it.  No Python.
 #ifndef PYCONC_CALL_TIMES_H
 #define PYCONC_CALL_TIMES_H
@@ -36,6 +38,16 @@ call_times_began_ns(call_times *self, int64_t submitted_ns)
     int64_t now_ns = call_times_now_ns(self);
     histogram_add(&self->waits, 1, now_ns > submitted_ns ? (uint64_t)(now_ns - submitted_ns) : 0);
     return now_ns;
+}
+
+// For how long a call has waited that was submitted then, and has begun since, as its worker says, who may
+// say anything.  The caller counts it in `waits`.
+static inline uint64_t
+call_times_waited_ns(call_times *self, int64_t submitted_ns, int64_t began_ns)
+{
+    int64_t now_ns = call_times_now_ns(self);
+    began_ns = began_ns < now_ns ? began_ns : now_ns;
+    return began_ns > submitted_ns ? (uint64_t)began_ns - (uint64_t)submitted_ns : 0;
 }
 
 #endif

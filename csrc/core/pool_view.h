@@ -12,20 +12,26 @@
 
 #include "tally.h"
 
-#define POOL_VIEW_NAME_BYTES 248
+#define POOL_VIEW_NAME_BYTES 244
 #define POOL_VIEW_COUNTS (sizeof(tally) / sizeof(uint64_t))
+#define POOL_VIEW_WAITS (sizeof(histogram) / sizeof(uint64_t))
 
 typedef struct pool_view {
-    uint32_t max_workers;             // set once, before anybody looks; so are the next two
+    uint32_t max_workers;             // set once, before anybody looks; so are the next three
     uint32_t runs_coroutines;         // 1 or 0
+    uint32_t has_waits;               // the same
     char name[POOL_VIEW_NAME_BYTES];  // UTF-8, as much of it as fits; behind it zeros
     // The parent writes these.
     _Alignas(64) _Atomic uint64_t submitted;    // calls that were accepted
     _Atomic uint64_t calls;                     // of these, what workers still have to do
+    _Atomic uint64_t recycled, stolen;          // as in PoolStats
     _Atomic uint64_t counts[POOL_VIEW_COUNTS];  // what became of them: a tally
+    _Atomic uint64_t waits[POOL_VIEW_WAITS];    // for how long they waited: a histogram
 } pool_view;
 
-_Static_assert(sizeof(pool_view) == 896, "the layout is shared");
+_Static_assert(sizeof(pool_view) == 1408, "the layout is shared");
+_Static_assert(sizeof(histogram) == (2 + HISTOGRAM_BUCKETS) * sizeof(uint64_t),
+               "a histogram is made of such numbers");
 _Static_assert(sizeof(tally) == (7 + HISTOGRAM_BUCKETS) * sizeof(uint64_t),
                "a tally is made of such numbers");
 
@@ -36,12 +42,23 @@ pool_view_show(_Atomic uint64_t *shown, uint64_t number)
     atomic_store_explicit(shown, number, memory_order_relaxed);
 }
 
-// Shows one number of a tally.
+// Shows one number of a tally, or of a histogram, which are rows of such numbers.
 static inline void
-pool_view_show_count(pool_view *view, const tally *counts, const uint64_t *number)
+pool_view_show_in(_Atomic uint64_t *shown, const void *row, const uint64_t *number)
 {
-    size_t place = (size_t)((const char *)number - (const char *)counts) / sizeof(uint64_t);
-    pool_view_show(&view->counts[place], *number);
+    size_t place = (size_t)((const char *)number - (const char *)row) / sizeof(uint64_t);
+    pool_view_show(&shown[place], *number);
+}
+
+// Adds to a histogram, and shows what has changed there.
+static inline void
+pool_view_add_times(_Atomic uint64_t *shown, const void *row, histogram *h, uint64_t times,
+                    uint64_t average_ns)
+{
+    histogram_add(h, times, average_ns);
+    pool_view_show_in(shown, row, histogram_bucket(h, average_ns));
+    pool_view_show_in(shown, row, &h->total_ns);
+    pool_view_show_in(shown, row, &h->max_ns);
 }
 
 #endif

@@ -26,6 +26,7 @@ typedef enum trace_kind {
     TRACE_WORKER_BEGIN,  // a worker process is there; number: of its pool's name
     TRACE_SUBMIT,        // number: of the call's name
     TRACE_BEGIN,         // number: for how many calls of the program this one stands
+    TRACE_STEAL,         // number: of calls that were taken from it, for another one
     TRACE_END,
     TRACE_DELIVERY,    // to a loop, which ends now; `call` is when it began; number: of results
     TRACE_WORKER_END,  // number: of its pool's name

@@ -473,6 +473,10 @@ divide(MapFeedObject *feed, chunk *c, bool is_interruptible)
     Py_ssize_t kept = job == NULL ? c->count : (Py_ssize_t)job_table_split(&feed->queue->table, job);
     if (kept < c->count) {
         process_queue_count_submitted(feed->queue, kept - c->count);  // they are sent anew
+        process_queue_count_stolen(feed->queue, (uint64_t)(c->count - kept));
+        if (trace_on != NULL) {
+            trace_stolen(job->traced, (uint32_t)(c->count - kept));
+        }
         chunk_fill(rest, c->items, kept, c->count);
         c->count = kept;
         rest->references++;

@@ -57,11 +57,23 @@ number_in(const _Atomic uint64_t *shown)
     return atomic_load_explicit(shown, memory_order_relaxed);
 }
 
+// A tally, or a histogram.
+static void
+read_row(const _Atomic uint64_t *shown, size_t count, void *row)
+{
+    for (size_t i = 0; i < count; i++) {
+        uint64_t number = number_in(&shown[i]);
+        memcpy((unsigned char *)row + i * sizeof(number), &number, sizeof(number));
+    }
+}
+
 // As the executor's stats(), without the name and the most workers.
 static PyObject *
 build_stats(const pool_copy *copy)
 {
-    stats_now now = {.submitted = number_in(&copy->view->submitted)};
+    stats_now now = {.submitted = number_in(&copy->view->submitted),
+                     .recycled = number_in(&copy->view->recycled),
+                     .stolen = number_in(&copy->view->stolen)};
     for (uint32_t i = 0; i < copy->ring.worker_count; i++) {
         const job_ring_sight *sight = &copy->sights[i];
         now.workers += sight->is_there;
@@ -71,13 +83,11 @@ build_stats(const pool_copy *copy)
     uint64_t calls = number_in(&copy->view->calls);
     now.running = now.running < calls ? now.running : calls;
     now.queued = calls - now.running;
-    uint64_t numbers[POOL_VIEW_COUNTS];
     tally counts;
-    for (size_t i = 0; i < POOL_VIEW_COUNTS; i++) {
-        numbers[i] = number_in(&copy->view->counts[i]);
-    }
-    memcpy(&counts, numbers, sizeof(counts));
-    return stats_build(&now, &counts, &counts.runs, NULL);
+    histogram waits;
+    read_row(copy->view->counts, POOL_VIEW_COUNTS, &counts);
+    read_row(copy->view->waits, POOL_VIEW_WAITS, &waits);
+    return stats_build(&now, &counts, &counts.runs, copy->view->has_waits ? &waits : NULL);
 }
 
 // The start of a call's stream, with what it is: (flags, bytes of the callable, the stream); None if that is

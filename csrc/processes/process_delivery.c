@@ -100,7 +100,7 @@ trace_outcome(task *t, trace_ending how)
 
 // Counts the calls of a chunk, of which those count that were made: what the others become, map() decides.
 static void
-count_chunk(ProcessQueueObject *self, const process_job *job, PyObject *result)
+count_chunk(ProcessQueueObject *self, const process_job *job, PyObject *result, int64_t submitted_ns)
 {
     // (([values], failure or None), elapsed), unless a worker has sent something else.
     PyObject *made = PyTuple_GET_ITEM(result, 0);
@@ -115,20 +115,24 @@ count_chunk(ProcessQueueObject *self, const process_job *job, PyObject *result)
     process_queue_count_submitted(self, (int64_t)(values + failures) - (int64_t)calls);
     if (values + failures > 0) {
         process_queue_count_runs(self, values + failures, job->outcome->elapsed_ns / (values + failures));
+        process_queue_count_waits(self, values + failures, submitted_ns, job->began_ns);
     }
 }
 
 // Counts what became of a task that a worker has finished, before anybody is told.
 static void
-count_outcome(ProcessQueueObject *self, const process_job *job, PyObject *result)
+count_outcome(ProcessQueueObject *self, const task *t, PyObject *result)
 {
+    const process_job *job = process_job_of(t);
+    int64_t submitted_ns = t->traced < 0 ? -t->traced : t->traced;
     if (result != NULL && job->calls > 0) {
-        count_chunk(self, job, result);
+        count_chunk(self, job, result, submitted_ns);
         return;
     }
     uint64_t calls = process_job_weight(job);
     process_queue_count_ended(self, result != NULL ? &self->counts.completed : &self->counts.failed, calls);
     process_queue_count_runs(self, calls, job->outcome == NULL ? 0 : job->outcome->elapsed_ns / calls);
+    process_queue_count_waits(self, calls, submitted_ns, job->began_ns);
 }
 
 // Unpacks and delivers a task that this thread has taken from the table; the task is gone afterwards.  If
@@ -167,7 +171,7 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
         process_queue_raise_wakeup(self);
         return -1;
     }
-    count_outcome(self, job, result);
+    count_outcome(self, t, result);
     trace_outcome(t, result != NULL ? TRACE_RETURNED : TRACE_FAILED);
     return task_deliver(t, result, exception);
 }

@@ -153,17 +153,30 @@ void
 process_queue_count_ended(ProcessQueueObject *self, uint64_t *how, uint64_t calls)
 {
     *how += calls;
-    pool_view_show_count(self->view, &self->counts, how);
+    pool_view_show_in(self->view->counts, &self->counts, how);
 }
 
 void
 process_queue_count_runs(ProcessQueueObject *self, uint64_t calls, uint64_t average_ns)
 {
-    histogram *runs = &self->counts.runs;
-    histogram_add(runs, calls, average_ns);
-    pool_view_show_count(self->view, &self->counts, histogram_bucket(runs, average_ns));
-    pool_view_show_count(self->view, &self->counts, &runs->total_ns);
-    pool_view_show_count(self->view, &self->counts, &runs->max_ns);
+    pool_view_add_times(self->view->counts, &self->counts, &self->counts.runs, calls, average_ns);
+}
+
+void
+process_queue_count_waits(ProcessQueueObject *self, uint64_t calls, int64_t submitted_ns, int64_t began_ns)
+{
+    if (self->times != NULL) {
+        histogram *waits = &self->times->waits;
+        uint64_t waited_ns = call_times_waited_ns(self->times, submitted_ns, began_ns);
+        pool_view_add_times(self->view->waits, waits, waits, calls, waited_ns);
+    }
+}
+
+void
+process_queue_count_stolen(ProcessQueueObject *self, uint64_t calls)
+{
+    self->stolen += calls;
+    pool_view_show(&self->view->stolen, self->stolen);
 }
 
 // ---- followups ----

@@ -18,6 +18,7 @@
 #include "base/queue.h"
 #include "job_table.h"
 
+#include "core/call_times.h"
 #include "core/pool_view.h"
 
 // Who may push, and what becomes of that.
@@ -62,7 +63,9 @@ typedef struct ProcessQueueObject {
     job_followup **followups_end;
     PyObject *before_delivery;  // is called when outcomes have come, before anybody is told; NULL: nothing is
     uint64_t submitted;         // calls that were accepted and have been, or will be, made
+    uint64_t recycled, stolen;  // as in PoolStats
     tally counts;               // what became of them
+    call_times *times;          // NULL: nobody wants to know for how long they wait; else owned; set once
     job_table table;
 } ProcessQueueObject;
 
@@ -114,6 +117,13 @@ void process_queue_count_ended(ProcessQueueObject *self, uint64_t *how, uint64_t
 
 // So many calls have run, for so long on average.
 void process_queue_count_runs(ProcessQueueObject *self, uint64_t calls, uint64_t average_ns);
+
+// They have waited until then, if somebody wants to know: since a time that is 0 otherwise.
+void process_queue_count_waits(ProcessQueueObject *self, uint64_t calls, int64_t submitted_ns,
+                               int64_t began_ns);
+
+// So many calls were taken from a worker that had them, for another one.
+void process_queue_count_stolen(ProcessQueueObject *self, uint64_t calls);
 
 // ---- followups: see job_followup ----
 

@@ -429,6 +429,19 @@ process_queue_reap(PyObject *op, PyObject *args)
     return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
 }
 
+PyDoc_STRVAR(count_recycled_doc,
+"count_recycled($self, /)\n--\n\n"
+"Count a worker that has left so that another one takes its place.");
+
+static PyObject *
+process_queue_count_recycled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    self->recycled++;
+    pool_view_show(&self->view->recycled, self->recycled);
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(condemn_doc,
 "condemn($self, /)\n--\n\n"
 "Note that a worker has ended because it found the shared memory damaged. Call it before reap().");
@@ -610,8 +623,11 @@ process_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
                      .idle = load.idle,
                      .running = load.running,
                      .queued = load.queued,
-                     .submitted = self->submitted};
-    return stats_build(&now, &self->counts, &self->counts.runs, NULL);
+                     .submitted = self->submitted,
+                     .recycled = self->recycled,
+                     .stolen = self->stolen};
+    return stats_build(&now, &self->counts, &self->counts.runs,
+                       self->times == NULL ? NULL : &self->times->waits);
 }
 
 // (worker, callable or None, name or None, began or None, seconds or None, tasks ended, tasks running)
@@ -693,8 +709,11 @@ process_queue_after_fork(PyObject *op, PyObject *exception)
     ProcessQueueObject *self = (ProcessQueueObject *)op;
     region_after_fork(self->region);
     job_table_after_fork(&self->table);
-    self->submitted = 0;
+    self->submitted = self->recycled = self->stolen = 0;
     self->counts = (tally){0};
+    if (self->times != NULL) {
+        call_times_init(self->times);
+    }
     node_list_init(&self->ready);
     self->head.inherited = true;
     if (self->state == QUEUE_OPEN) {
@@ -787,12 +806,12 @@ process_queue_get_doorbells(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    static char *keywords[] = {"max_workers", "slots", "doorbells", "successors", "name", NULL};
+    static char *keywords[] = {"max_workers", "slots", "doorbells", "successors", "name", "timed", NULL};
     unsigned int max_workers, slots = 1024;
-    int doorbells = 0, successors = 0;
+    int doorbells = 0, successors = 0, timed = 0;
     PyObject *name = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|IppS:ProcessQueue", keywords, &max_workers, &slots,
-                                     &doorbells, &successors, &name)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|IppSp:ProcessQueue", keywords, &max_workers, &slots,
+                                     &doorbells, &successors, &name, &timed)) {
         return NULL;
     }
     uint32_t numbers = successors ? 2 * max_workers : max_workers;
@@ -813,6 +832,14 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
     self->followups_end = &self->followups;
+    self->times = timed ? PyMem_Malloc(sizeof(*self->times)) : NULL;
+    if (self->times != NULL) {
+        call_times_init(self->times);
+    }
+    else if (timed) {
+        PyErr_NoMemory();
+        goto fail;
+    }
     if (max_workers == 0) {
         self->head.inherited = true;
         process_queue_close(self, PyExc_RuntimeError, Py_None);
@@ -838,6 +865,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->view = (pool_view *)(void *)(self->region->head + ring_bytes);
     self->view->max_workers = max_workers;
     self->view->runs_coroutines = (uint32_t)doorbells;
+    self->view->has_waits = (uint32_t)timed;
     if (name != NULL) {
         size_t bytes = (size_t)PyBytes_GET_SIZE(name);
         memcpy(self->view->name, PyBytes_AS_STRING(name),
@@ -934,6 +962,7 @@ process_queue_dealloc(PyObject *op)
         }
     }
     close_doorbells(self);
+    PyMem_Free(self->times);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -962,6 +991,7 @@ static PyMethodDef process_queue_methods[] = {
     {"on_timer", process_queue_on_timer, METH_NOARGS, on_timer_doc},
     {"wants_relief", process_queue_wants_relief, METH_O, wants_relief_doc},
     {"admit", process_queue_admit, METH_VARARGS, admit_doc},
+    {"count_recycled", process_queue_count_recycled, METH_NOARGS, count_recycled_doc},
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"take_condemned", process_queue_take_condemned, METH_NOARGS, take_condemned_doc},
     {"call_before_delivery", process_queue_call_before_delivery, METH_O, call_before_delivery_doc},
@@ -989,12 +1019,13 @@ static PyMemberDef process_queue_members[] = {
 };
 
 PyDoc_STRVAR(process_queue_doc,
-"ProcessQueue(max_workers, slots=1024, doorbells=False, successors=False, name=b\"\")\n--\n\n"
+"ProcessQueue(max_workers, slots=1024, doorbells=False, successors=False, name=b\"\", timed=False)\n--\n\n"
 "Tasks on their way to worker processes, and their outcomes on the way back.\n\n"
 "slots: how many tasks workers can take or find at a time, a power of two; more wait for a slot. doorbells:\n"
 "the workers run event loops. successors: they have numbers from 0 to 2 * max_workers - 1, and one may be\n"
 "replaced by the one whose number is max_workers higher or lower, while both are there. With max_workers=0\n"
-"it is as in the child of a fork: submit() has another made. name: what look_at_pool() shows.");
+"it is as in the child of a fork: submit() has another made. name: what look_at_pool() shows. timed:\n"
+"stats() tells for how long tasks wait.");
 
 static PyGetSetDef process_queue_getset[] = {
     {"doorbells", process_queue_get_doorbells, NULL,

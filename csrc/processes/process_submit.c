@@ -91,6 +91,9 @@ accept(ProcessQueueObject *self, task *t)
     if (trace_on != NULL) {
         queue_trace_submit(&self->head, t, job->special == NULL ? NULL : job->special->options.name);
     }
+    if (self->times != NULL && t->traced == 0) {
+        t->traced = -call_times_now_ns(self->times);
+    }
     if (job->error != NULL) {
         bool has_timed_out = job->special != NULL && job->special->reason == STOP_BY_TIMEOUT;
         process_queue_count_ended(self, has_timed_out ? &self->counts.timed_out : &self->counts.failed,

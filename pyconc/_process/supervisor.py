@@ -197,21 +197,22 @@ class Supervisor:
     state = State.ENDED  # until __init__ is done
 
     def __init__(
-        self, max_workers, context, setup, limits, on_worker_death, kills_trees, key, name, waits_at_exit=True
+        self, max_workers, context, setup, limits, on_worker_death, kills_trees, key, name, timed, waits_at_exit=True
     ):
         """setup, limits: as for worker_main.main(); key: the executor's, for launcher.prepare(); name: for people.
 
-        waits_at_exit: whether the interpreter's exit waits for the tasks.
+        timed: whether stats() tells for how long calls wait. waits_at_exit: whether the interpreter's exit waits for
+        the tasks.
         """
         concurrency, has_successors = limits.concurrency, limits.rss is not None
         shown = name.encode(errors="replace")
         if concurrency is None:
             # More of them serve long bursts better, but a short-lived pool waits for their memory.
             slots = _slots_for(min(32 * max_workers, 512))
-            self.queue = _core.ProcessQueue(max_workers, slots, False, has_successors, shown)
+            self.queue = _core.ProcessQueue(max_workers, slots, False, has_successors, shown, timed)
         else:
             slots = _slots_for(max(max_workers * concurrency, 512))
-            self.queue = _core.ProcessQueue(max_workers, slots, True, False, shown)
+            self.queue = _core.ProcessQueue(max_workers, slots, True, False, shown, timed)
         self.max_workers = max_workers
         self.call_ns = chunks.CallTimes()
         self.streams = weakref.WeakSet()  # of a CoroutinePool: those that are open, and keep the queue open
@@ -791,6 +792,8 @@ class Supervisor:
                 self._era += 1
             if self._false_starts > _FALSE_STARTS:
                 self._break_down(_BROKEN, "workers die before they run anything", _quote(worker))
+        else:
+            self.queue.count_recycled()
 
     def _goes_on(self):
         """Whether nobody has told the executor to end, so that it has to go on after a death, or to break."""
