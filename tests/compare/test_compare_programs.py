@@ -13,7 +13,7 @@ from support import SANITIZED, more_rounds
 
 pytest.importorskip("hypothesis")
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from process_programs import Pools, process_programs, run_process_program
 from programs import Step, configurations, programs, run_program
@@ -85,8 +85,8 @@ def compare_in_processes(workers: int, program: list[Step], pools: Pools) -> Non
 @how_many
 def test_random_programs_in_processes(examples: int) -> None:
     with Pools() as pools:
-
-        @settings(max_examples=examples // 5, suppress_health_check=list(HealthCheck))
+        # As it was found: what fails once in many runs is not there to be made smaller, and a hang takes a minute each.
+        @settings(max_examples=examples // 5, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
         @given(st.sampled_from([1, 1, 2]), process_programs)
         def compare_both(workers: int, program: list[Step]) -> None:
             compare_in_processes(workers, program, pools)
