@@ -171,6 +171,7 @@ EVERYTHING = """
 import asyncio
 async def main(pool):
     loop = asyncio.get_running_loop()
+    loop.slow_callback_duration = 3600  # or it complains of a busy machine in development mode
     return await asyncio.gather(*(loop.run_in_executor(pool, pow, 2, n) for n in range(5)), asyncio.to_thread(abs, -9))
 for kind in (ThreadPoolExecutor, ProcessPoolExecutor):
     with kind(2) as pool:
@@ -229,6 +230,7 @@ def test_a_doctest_and_isolated_tests_of_asyncio(library: Library, kind: str) ->
         assert doctest.testmod() == (0, 1) or doctest.testmod().failed == 0
         class Case(unittest.IsolatedAsyncioTestCase):
             async def asyncSetUp(self):
+                asyncio.get_running_loop().slow_callback_duration = 3600  # in debug mode, too
                 self.pool = {kind}(1)
                 self.addCleanup(self.pool.shutdown)
             async def test(self):
