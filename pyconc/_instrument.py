@@ -34,16 +34,17 @@ def instrument(exporter, into=None):
 
     The names are those of micrometer's ExecutorServiceMetrics: executor.pool.size and executor.pool.max (how many
     workers there are, and may be), executor.active (calls that run), executor.queued, executor.completed (calls that
-    have ended, with their outcome: completed, failed, cancelled, timed_out or died), and the timer executor, of
-    processes, and of threads with timed=True; also executor.submitted and executor.abandoned. Each has the executor's
-    name as its label `name`, so give executors that stay a name=; of several with one name each but the first has a
-    number. They are PoolStats' numbers, read when the system asks: until then it costs nothing. An executor that is
-    gone is not seen any more; one that a program shuts down, but keeps, is.
+    have ended, with their outcome: completed, failed, cancelled, timed_out or died), and two timers: executor, for how
+    long calls ran, of processes, and of threads with timed=True; and executor.idle, for how long they waited, of all
+    with timed=True. Also executor.submitted and executor.abandoned. Each has the executor's name as its label `name`,
+    so give executors that stay a name=; of several with one name each but the first has a number. They are PoolStats'
+    numbers, read when the system asks: until then it costs nothing. An executor that is gone is not seen any more; one
+    that a program shuts down, but keeps, is.
 
     To Prometheus they are executor_pool_size_threads, executor_pool_max_threads, executor_active_threads,
     executor_queued_tasks, executor_abandoned_threads, executor_submitted_tasks_total, executor_completed_tasks_total,
-    executor_seconds_count, executor_seconds_sum and executor_seconds_max. OpenTelemetry has the timer as
-    executor.count, executor.sum and executor.max.
+    executor_seconds_count, executor_seconds_sum and executor_seconds_max, and executor_idle_seconds_count and so on.
+    OpenTelemetry has the timers as executor.count, executor.sum and executor.max, and executor.idle.count and so on.
 
     Any thread may call this, and a second time: that changes nothing. The child of a fork is instrumented too, and its
     executors begin at 0. Nothing is left to do at exit.

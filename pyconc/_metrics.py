@@ -8,9 +8,9 @@ nobody asks about does nothing for it.
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from pyconc._stats import Observed, PoolStats, executors
+from pyconc._stats import Histogram, Observed, PoolStats, executors
 
-__all__ = ["COUNT", "MAX", "METRICS", "SUM", "Metric", "read"]
+__all__ = ["METRICS", "TIMERS", "Metric", "Timer", "read"]
 
 # One set of labels beyond the executor's name, and the number that belongs to it.
 Value = tuple[dict[str, str], float]
@@ -52,17 +52,36 @@ METRICS = (
 )
 
 
-def _timer(suffix: str, unit: str, text: str, is_counter: bool, field: str) -> Metric:
-    def values(counts: PoolStats) -> list[Value]:
-        return [] if counts.run is None else [({}, getattr(counts.run, field))]  # nobody has timed them
+class Timer(NamedTuple):
+    """One of micrometer's timers, which each system has in a form of its own.
 
-    return Metric(f"executor.{suffix}", unit, text, is_counter, (), values)
+    times: what there is of it in an executor's stats(); None: nobody has timed that.
+    """
+
+    name: str
+    text: str
+    times: "Callable[[PoolStats], Histogram | None]"
+
+    def metrics(self) -> tuple[Metric, Metric, Metric]:
+        """Return how many calls were timed, how long all of that was, and the longest of it."""
+        return (
+            self._metric("count", "tasks", f"{self.text} How many they were.", "calls"),
+            self._metric("sum", "s", f"{self.text} All of them together.", "total"),
+            self._metric("max", "s", f"{self.text} The longest of them.", "max"),
+        )
+
+    def _metric(self, suffix: str, unit: str, text: str, field: str) -> Metric:
+        def values(counts: PoolStats) -> list[Value]:
+            times = self.times(counts)
+            return [] if times is None else [({}, getattr(times, field))]
+
+        return Metric(f"{self.name}.{suffix}", unit, text, field != "max", (), values)
 
 
-# Micrometer's timer "executor", which each system has in a form of its own.
-COUNT = _timer("count", "tasks", "Calls that ran to their end and were timed.", True, "calls")
-SUM = _timer("sum", "s", "For how long they ran, together.", True, "total")
-MAX = _timer("max", "s", "For how long the longest of them ran.", False, "max")
+TIMERS = (
+    Timer("executor", "For how long calls ran.", lambda counts: counts.run),
+    Timer("executor.idle", "For how long calls waited for a worker.", lambda counts: counts.wait),
+)
 
 # What an executor is called for as long as it lives, and whose such a name is.  Each step is atomic, as who asks may do
 # so in any thread, in a signal handler, or in the child of a fork.

@@ -41,7 +41,7 @@ class _Switch:
 
 
 def _make_instruments(meter, switch):
-    for metric in (*_metrics.METRICS, _metrics.COUNT, _metrics.SUM, _metrics.MAX):
+    for metric in (*_metrics.METRICS, *(metric for timer in _metrics.TIMERS for metric in timer.metrics())):
         make = meter.create_observable_counter if metric.is_counter else meter.create_observable_gauge
         make(metric.name, callbacks=[_observer(metric, switch)], unit=metric.unit, description=metric.text)
 

@@ -49,10 +49,14 @@ def _families(found):
             for labels, value in metric.values(counts):
                 family.add_metric([name, *labels.values()], value)
         yield family
-    timer = SummaryMetricFamily("executor_seconds", "For how long calls ran.", labels=["name"])
-    longest = GaugeMetricFamily("executor_seconds_max", _metrics.MAX.text, labels=["name"])
-    for name, counts in found:
-        if counts.run is not None:
-            timer.add_metric([name], count_value=counts.run.calls, sum_value=counts.run.total)
-            longest.add_metric([name], counts.run.max)
-    yield from (timer, longest)
+    for timer in _metrics.TIMERS:
+        *_, longest = timer.metrics()
+        name = f"{timer.name}_seconds".replace(".", "_")
+        summary = SummaryMetricFamily(name, timer.text, labels=["name"])
+        maximum = GaugeMetricFamily(f"{name}_max", longest.text, labels=["name"])
+        for executor, counts in found:
+            times = timer.times(counts)
+            if times is not None:
+                summary.add_metric([executor], count_value=times.calls, sum_value=times.total)
+                maximum.add_metric([executor], times.max)
+        yield from (summary, maximum)

@@ -30,6 +30,9 @@ class Prometheus:
         "executor_seconds_count": "executor.count",
         "executor_seconds_sum": "executor.sum",
         "executor_seconds_max": "executor.max",
+        "executor_idle_seconds_count": "executor.idle.count",
+        "executor_idle_seconds_sum": "executor.idle.sum",
+        "executor_idle_seconds_max": "executor.idle.max",
     }
 
     def __init__(self):
@@ -116,13 +119,15 @@ def test_a_busy_executor_is_seen_as_it_is(system):
 
 
 def test_calls_in_processes_are_timed(system):
-    with pyconc.ProcessPoolExecutor(1, name="resize") as pool:
+    with pyconc.ProcessPoolExecutor(1, name="resize", timed=True) as pool:
         pool.submit(abs, 1).result()
         assert pool.submit(fail).exception() is not None
-        found, run = seen(system)["resize"], pool.stats().run
+        found, run, wait = seen(system)["resize"], *pool.stats()[-2:]
     assert found["executor.completed"] == {"completed": 1, "failed": 1, "cancelled": 0, "timed_out": 0, "died": 0}
     assert (found["executor.count"], found["executor.max"]) == (2, run.max)
     assert found["executor.sum"] == pytest.approx(run.total)
+    assert (found["executor.idle.count"], found["executor.idle.max"]) == (2, wait.max)
+    assert found["executor.idle.sum"] == pytest.approx(wait.total)
 
 
 def test_names_differ_and_are_kept_and_those_of_executors_that_are_gone_are_free_again(system):
