@@ -32,6 +32,7 @@ and while a pickle of it, or an item of a queue that it is in, is on its way; on
 import copyreg
 import enum
 import functools
+import importlib
 import marshal
 import math
 import operator
@@ -646,10 +647,99 @@ reduction.register(Barrier, Barrier._pack)
 # ---- numbers ----
 
 
+_TYPECODES = "cbBhHiIlLqQfd?"
+
+
 def _typecode(code):
-    if not isinstance(code, str) or len(code) != 1 or code not in "cbBhHiIlLqQfd?":
-        raise TypeError(f"bad typecode {code!r}: it must be one of c, b, B, h, H, i, I, l, L, q, Q, f, d, ?")
+    if not isinstance(code, str) or len(code) != 1 or code not in _TYPECODES:
+        raise TypeError(f"bad typecode {code!r}: it must be one of {', '.join(_TYPECODES)}, u")
     return code
+
+
+def _typecode_or_type(given):
+    """Return the typecode of a number or byte, or else the type of ctypes, which has none."""
+    if isinstance(given, str):
+        return _typecode(given) if given != "u" else importlib.import_module("ctypes").c_wchar
+    code = getattr(given, "_type_", None)
+    return code if isinstance(code, str) and code in _TYPECODES else given
+
+
+class _OnlyWithLock:
+    """A method that an object which was made without a lock does not have, as hasattr() is to tell."""
+
+    def __init__(self, method):
+        functools.update_wrapper(self, method)
+
+    def __get__(self, owner, cls=None):
+        if owner is None:
+            return self.__wrapped__
+        if owner._lock is False:
+            raise AttributeError(f"the {type(owner).__name__} was made without a lock")
+        return types.MethodType(self.__wrapped__, owner)
+
+
+class _WithLock:
+    """What values and arrays have for changes in several steps.
+
+    `_lock` is the lock, True for that of its own cell that nobody has asked for yet, or False.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def _check_lock(lock):
+        if not isinstance(lock, bool) and lock is not None and not hasattr(lock, "acquire"):
+            raise AttributeError(f"{lock!r} has no method 'acquire'")
+        return lock is None or lock
+
+    def _lock_state(self):
+        lock = self._lock
+        is_own = isinstance(lock, _Lock) and (lock._identity, lock._index) == (self._identity, self._index)
+        return is_own or lock
+
+    @_OnlyWithLock
+    def get_lock(self):
+        """Return the lock that goes with it, for changes in several steps. AttributeError if it was made without.
+
+        >>> value = pyconc.shared.Value("i", 1)
+        >>> with value.get_lock():
+        ...     value.value *= 2
+        >>> value.value
+        2
+        """
+        if self._lock is True:
+            self._lock = RLock._at(_heaps[self._identity], self._index, 0, RLock._kind)
+        return self._lock
+
+    @_OnlyWithLock
+    def acquire(self, *args, **kwargs):
+        """Take its lock: get_lock().acquire(). AttributeError if it was made without.
+
+        args, kwargs: what acquire() of that lock takes. Raises what that does.
+
+            >>> value = pyconc.shared.Value("i")
+            >>> value.acquire(timeout=1)
+            True
+            >>> value.release()
+        """
+        return self.get_lock().acquire(*args, **kwargs)
+
+    @_OnlyWithLock
+    def release(self):
+        """Release its lock: get_lock().release(). Raises what that does, AttributeError if it was made without.
+
+        >>> value = pyconc.shared.Value("i")
+        >>> value.acquire()
+        True
+        >>> value.release()
+        """
+        self.get_lock().release()
+
+    def __enter__(self):
+        return self.get_lock().__enter__()
+
+    def __exit__(self, *error):
+        return self.get_lock().__exit__(*error)
 
 
 class _Number(_Sent, _core.SharedNumber):
@@ -659,53 +749,76 @@ class _Number(_Sent, _core.SharedNumber):
         return f"<pyconc.shared.{type(self).__name__} {self.value!r}>"
 
 
-class Value(_Number):
+class Value(_WithLock, _Number):
     """A multiprocessing.Value of one number: read, written and changed in single steps, so that it needs no lock.
 
-    typecode: one of "bBhHiIlLqQ" (integers, which go round at their size), "fd" (floats), "?" (bool) and "c" (a byte,
-    as bytes). value: what it begins with. lock: with False, get_lock() raises AttributeError. Raises TypeError
-    if there is no such typecode, or the value is of another type, and MemoryError if there is no room.
+    typecode_or_type: one of "bBhHiIlLqQ" (integers, which go round at their size), "fd" (floats), "?" (bool) and "c" (a
+    byte, as bytes), or ctypes' name of it, as c_double. args: the value that it begins with. lock: what get_lock()
+    returns: True makes an RLock; with False there is no get_lock(). Raises TypeError if there is no such type, or the
+    value is of another, AttributeError if the lock is none, and MemoryError if there is no room.
 
-    `value` is the value; `value.value += 1` is two steps, for which there are add(), or get_lock().
+    `value` is the value; `value.value += 1` is two steps, for which there are add(), or get_lock(), which `with value:`
+    takes, too.
 
         >>> best = pyconc.shared.Value("d", 1.5)
         >>> with best.get_lock():
         ...     best.value = max(best.value, 2.5)
         >>> best.value
         2.5
+
+    Of another type of ctypes, or "u", a wide character, it is an object with that one's fields as attributes, made of
+    the args and fields that the type takes; a pointer is a TypeError. Each access takes the lock, if there is one;
+    get_obj() is the object of ctypes, without it. Nothing of that is one step: a process that is killed may leave half.
+
+        >>> import ctypes
+        >>> class Point(ctypes.Structure):
+        ...     _fields_ = [("x", ctypes.c_double), ("y", ctypes.c_double)]
+        >>> point = pyconc.shared.Value(Point, 1, y=2)
+        >>> with point.get_lock():
+        ...     point.x += 1
+        >>> point.x, point.y
+        (2.0, 2.0)
     """
 
-    __slots__ = ("__weakref__", "_has_lock", "_lock", "_typecode")
+    __slots__ = ("__weakref__", "_lock", "_typecode")
 
-    def __new__(cls, typecode, value=0, *, lock=True):
-        self = cls._at(_heap(), -1, 0, _typecode(typecode), bool(lock))
-        if not (type(value) is int and value == 0):
-            self.value = value
+    def __new__(cls, typecode_or_type, *args, lock=True, **fields):
+        code = _typecode_or_type(typecode_or_type)
+        lock = cls._check_lock(lock)
+        if not isinstance(code, str):
+            return _make_object(code, args, fields, lock)
+        self = cls._at(_heap(), -1, 0, code, lock)
+        self._begin(*args, **fields)
         return self
 
+    def _begin(self, value=0):
+        if not (type(value) is int and value == 0):
+            self.value = value
+
     @classmethod
-    def _at(cls, heap, index, serial, typecode, has_lock):
+    def _at(cls, heap, index, serial, typecode, lock):
         self = super()._at(heap, index, serial, typecode)
-        self._typecode, self._has_lock, self._lock = typecode, has_lock, None
+        self._typecode, self._lock = typecode, lock
         return self
 
     def _own_state(self):
-        return self._typecode, self._has_lock
+        return self._typecode, self._lock_state()
 
-    def get_lock(self):
-        """Return the RLock that goes with it, for changes in several steps. AttributeError if it was made without.
+    def get_obj(self):
+        """Return what has the `value` that the lock is for: itself, which needs none. Raises nothing.
 
-        >>> value = pyconc.shared.Value("i", 1)
-        >>> with value.get_lock():
-        ...     value.value *= 2
-        >>> value.value
-        2
+        >>> pyconc.shared.Value("i", 5).get_obj().value
+        5
         """
-        if not self._has_lock:
-            raise AttributeError("the value was made without a lock")
-        if self._lock is None:
-            self._lock = RLock._at(_heaps[self._identity], self._index, 0, RLock._kind)
-        return self._lock
+        return self
+
+
+def _make_object(kind, args, fields, lock):
+    from pyconc import _shared_ctypes
+
+    made = _shared_ctypes.SharedObject(kind, Array("B", _shared_ctypes.bytes_of(kind), lock=lock))
+    made.get_obj().__init__(*args, **fields)
+    return made
 
 
 class Counter(_Number):
@@ -746,14 +859,14 @@ class Counter(_Number):
 # ---- arrays ----
 
 
-class Array(_Sent, _core.SharedArray):
+class Array(_WithLock, _Sent, _core.SharedArray):
     """A multiprocessing.Array: numbers of one type, as many as it is made with, in memory that processes share.
 
     typecode_or_type: one of "bBhHiIlLqQ" (integers, which go round at their size), "fd" (floats), "?" (bool) and "c"
     (bytes), or ctypes' name of it, as c_double. size_or_initializer: how many items, which are zero, or what it begins
-    with, in one dimension. lock: what get_lock() returns: True makes an RLock, another can be a Lock or RLock of this
-    module; with False it raises AttributeError. Raises TypeError if there is no such type or an item is of another,
-    ValueError if the size is negative, and MemoryError if there is no room for it, or it is larger than 32 GB.
+    with, in one dimension. lock: what get_lock() returns: True makes an RLock; with False there is no get_lock().
+    Raises TypeError if there is no such type or an item is of another, AttributeError if the lock is none, ValueError
+    if the size is negative, and MemoryError if there is no room for it, or it is larger than 32 GB.
 
     An item is read and written in one step; a slice, which gives a list, or bytes of "c", is not, nor is `+=`: for that
     there is get_lock(). A slice that is set keeps its size; it is copied at memory speed from arrays of the same type,
@@ -770,14 +883,16 @@ class Array(_Sent, _core.SharedArray):
         ...     _ = list(pool.map(compute, [squares] * 4, range(4)))
         >>> squares[:], sum(memoryview(squares))
         ([0.0, 1.0, 4.0, 9.0], 14.0)
+
+    Of another type of ctypes, as a structure, or "u", wide characters, it is an array of such objects, which has
+    `len()`, items and slices, numpy(), get_lock() and get_obj(), as Value() has for one.
     """
 
     __slots__ = ("__weakref__", "_lock")
 
     def __new__(cls, typecode_or_type, size_or_initializer, *, lock=True):
-        typecode = _typecode(getattr(typecode_or_type, "_type_", typecode_or_type))
-        if lock is not None and not isinstance(lock, (bool, _Lock)):
-            raise TypeError("lock must be a bool, or a Lock or RLock of pyconc.shared")
+        typecode = _typecode_or_type(typecode_or_type)
+        lock = cls._check_lock(lock)
         size = items = size_or_initializer
         if hasattr(items, "__len__"):
             size = len(items)
@@ -786,7 +901,9 @@ class Array(_Sent, _core.SharedArray):
         else:
             items = list(items)
             size = len(items)
-        self = cls._at(_heap(), -1, 0, typecode, lock is None or lock)
+        if not isinstance(typecode, str):
+            return _make_objects(typecode, size, items, lock)
+        self = cls._at(_heap(), -1, 0, typecode, lock)
         self._allocate(size)
         if items is not None:
             self[:] = items
@@ -795,30 +912,14 @@ class Array(_Sent, _core.SharedArray):
     @classmethod
     def _at(cls, heap, index, serial, typecode, lock):
         self = super()._at(heap, index, serial, typecode)
-        # Without another, the lock of its own cell.
-        self._lock = RLock._at(heap, self._index, 0, RLock._kind) if lock is True else lock
+        self._lock = lock
         return self
 
     def _own_state(self):
-        lock = self._lock
-        is_own = lock and (lock._identity, lock._index) == (self._identity, self._index)
-        return self.typecode, True if is_own else lock
+        return self.typecode, self._lock_state()
 
     def __repr__(self):
         return f"<pyconc.shared.{type(self).__name__} {self.typecode!r} of {len(self)}>"
-
-    def get_lock(self):
-        """Return the lock that goes with it, for changes in several steps. AttributeError if it was made without.
-
-        >>> array = pyconc.shared.Array("i", [1, 2])
-        >>> with array.get_lock():
-        ...     array[0] += 1
-        >>> array[:]
-        [2, 2]
-        """
-        if self._lock is False:
-            raise AttributeError("the array was made without a lock")
-        return self._lock
 
     def get_obj(self):
         """Return it as an array of ctypes, without a copy. Raises ImportError if there is no ctypes.
@@ -830,7 +931,7 @@ class Array(_Sent, _core.SharedArray):
         """
         import ctypes
 
-        names = dict(zip("cbBhHiIlLqQfd?", _NAMES_OF_CTYPES.split(), strict=True))
+        names = dict(zip(_TYPECODES, _NAMES_OF_CTYPES.split(), strict=True))
         return (getattr(ctypes, f"c_{names[self.typecode]}") * len(self)).from_buffer(self)
 
     def numpy(self):
@@ -869,6 +970,18 @@ class Array(_Sent, _core.SharedArray):
     def _check_characters(self, name):
         if self.typecode != "c":
             raise AttributeError(f"an array of {self.typecode!r} has no {name}")
+
+
+def _make_objects(kind, size, items, lock):
+    from pyconc import _shared_ctypes
+
+    size = operator.index(size)
+    if size < 0:
+        raise ValueError("Array length must be >= 0")
+    made = _shared_ctypes.SharedObjects(kind, Array("B", _shared_ctypes.bytes_of(kind, size), lock=lock))
+    if items is not None:
+        made.get_obj().__init__(*items)
+    return made
 
 
 # In the order of the typecodes.

@@ -92,35 +92,54 @@ class Barrier(threading.Barrier):
     ) -> None: ...
     async def async_wait(self, timeout: float | None = None) -> int: ...
 
-class Value(_core.SharedNumber, Generic[_T]):
+class _WithLock:
+    def get_lock(self) -> Lock | RLock: ...
+    def acquire(self, *args: Any, **kwargs: Any) -> bool: ...
+    def release(self) -> None: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *error: object) -> None: ...
+
+class Value(_WithLock, _core.SharedNumber, Generic[_T]):
     value: _T
     @overload
     def __new__(
         cls,
-        typecode: Literal["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q"],
+        typecode_or_type: Literal["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q"],
         value: int = 0,
         *,
-        lock: bool = True,
+        lock: Any = True,
     ) -> Value[int]: ...
     @overload
-    def __new__(cls, typecode: Literal["f", "d"], value: float = 0, *, lock: bool = True) -> Value[float]: ...
+    def __new__(cls, typecode_or_type: Literal["f", "d"], value: float = 0, *, lock: Any = True) -> Value[float]: ...
     @overload
-    def __new__(cls, typecode: Literal["?"], value: bool = ..., *, lock: bool = True) -> Value[bool]: ...
+    def __new__(cls, typecode_or_type: Literal["?"], value: bool = ..., *, lock: Any = True) -> Value[bool]: ...
     @overload
-    def __new__(cls, typecode: Literal["c"], value: bytes = ..., *, lock: bool = True) -> Value[bytes]: ...
+    def __new__(cls, typecode_or_type: Literal["c"], value: bytes = ..., *, lock: Any = True) -> Value[bytes]: ...
+    @overload
+    def __new__(
+        cls, typecode_or_type: type[ctypes._SimpleCData[_T]], value: _T = ..., *, lock: Any = True
+    ) -> Value[_T]: ...
+    @overload
+    def __new__(  # an object with the fields of the type
+        cls,
+        typecode_or_type: type[ctypes.Structure | ctypes.Union | ctypes.Array[Any]] | Literal["u"],
+        *args: Any,
+        lock: Any = True,
+        **fields: Any,
+    ) -> Any: ...
+    def get_obj(self) -> Self: ...
     def add(self, n: _T = ..., /) -> _T: ...
     def exchange(self, value: _T, /) -> _T: ...
     def compare_exchange(self, expected: _T, value: _T, /) -> bool: ...
-    def get_lock(self) -> RLock: ...
 
-class Array(_core.SharedArray, Generic[_T]):
+class Array(_WithLock, _core.SharedArray, Generic[_T]):
     @overload
     def __new__(
         cls,
         typecode_or_type: Literal["b", "B", "h", "H", "i", "I", "l", "L", "q", "Q"],
         size_or_initializer: int | Iterable[int],
         *,
-        lock: bool | Lock | RLock | None = True,
+        lock: Any = True,
     ) -> Array[int]: ...
     @overload
     def __new__(
@@ -128,7 +147,7 @@ class Array(_core.SharedArray, Generic[_T]):
         typecode_or_type: Literal["f", "d"],
         size_or_initializer: int | Iterable[float],
         *,
-        lock: bool | Lock | RLock | None = True,
+        lock: Any = True,
     ) -> Array[float]: ...
     @overload
     def __new__(
@@ -136,7 +155,7 @@ class Array(_core.SharedArray, Generic[_T]):
         typecode_or_type: Literal["?"],
         size_or_initializer: int | Iterable[bool],
         *,
-        lock: bool | Lock | RLock | None = True,
+        lock: Any = True,
     ) -> Array[bool]: ...
     @overload
     def __new__(
@@ -144,7 +163,7 @@ class Array(_core.SharedArray, Generic[_T]):
         typecode_or_type: Literal["c"] | type[ctypes.c_char],
         size_or_initializer: int | bytes | Iterable[bytes],
         *,
-        lock: bool | Lock | RLock | None = True,
+        lock: Any = True,
     ) -> Array[bytes]: ...
     @overload
     def __new__(
@@ -152,8 +171,16 @@ class Array(_core.SharedArray, Generic[_T]):
         typecode_or_type: type[ctypes._SimpleCData[_T]],
         size_or_initializer: int | Iterable[_T],
         *,
-        lock: bool | Lock | RLock | None = True,
+        lock: Any = True,
     ) -> Array[_T]: ...
+    @overload
+    def __new__(  # an array of such objects
+        cls,
+        typecode_or_type: type[ctypes.Structure | ctypes.Union | ctypes.Array[Any]] | Literal["u"],
+        size_or_initializer: int | Iterable[Any],
+        *,
+        lock: Any = True,
+    ) -> Any: ...
     raw: bytes
     value: bytes
     def __iter__(self) -> Iterator[_T]: ...
@@ -167,7 +194,6 @@ class Array(_core.SharedArray, Generic[_T]):
     def __setitem__(self, key: SupportsIndex, value: _T, /) -> None: ...
     @overload
     def __setitem__(self, key: slice, value: Iterable[_T] | Buffer, /) -> None: ...
-    def get_lock(self) -> Lock | RLock: ...
     def get_obj(self) -> ctypes.Array[Any]: ...
     def numpy(self) -> Any: ...
 

@@ -355,7 +355,7 @@ def test_a_value_s_lock_is_one_in_all_processes(pool):
     assert value.get_lock() is value.get_lock()
     with pytest.raises(AttributeError):
         shared.Value("i", lock=False).get_lock()
-    with value.get_lock():
+    with value:
         assert not pool.submit(try_lock_of, value).result()
     assert pool.submit(try_lock_of, value).result()
 
@@ -366,6 +366,19 @@ def try_lock_of(value):
     if got:
         lock.release()
     return got
+
+
+def test_a_value_may_have_another_lock(pool):
+    lock = shared.Lock()
+    one, two = shared.Value(ctypes.c_int, 1, lock=lock), shared.Value(ctypes.c_bool, lock=lock)
+    with one.get_lock():
+        assert not pool.submit(try_lock_of, two).result()
+        assert not two.acquire(False)
+    assert (one.get_lock(), one.get_obj().value, two.get_obj().value) == (lock, 1, False)
+    assert isinstance(shared.Value("i", lock=None).get_lock(), shared.RLock)
+    assert not any(hasattr(shared.Value("i", lock=False), name) for name in ("get_lock", "acquire", "release"))
+    with pytest.raises(AttributeError, match="acquire"):
+        shared.Value("i", lock="no lock")
 
 
 def increment_under(lock, value, times):

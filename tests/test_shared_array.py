@@ -136,7 +136,7 @@ def test_it_is_made_of_a_size_or_of_items():
         (lambda: shared.Array("x", 1), TypeError),
         (lambda: shared.Array(ctypes.c_char_p, 1), TypeError),
         (lambda: shared.Array(ctypes.Structure, 1), TypeError),
-        (lambda: shared.Array("d", 1, lock="no lock"), TypeError),
+        (lambda: shared.Array("d", 1, lock="no lock"), AttributeError),
         (lambda: shared.Array("d", 2**63), MemoryError),
         (lambda: shared.Array("d", 2**32 + 1), MemoryError),
     ):

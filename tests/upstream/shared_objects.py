@@ -3,8 +3,10 @@ lists, dicts and queues, run with those of pyconc.shared, and processes of each 
 and those of containers with pyconc.Manager().
 """
 
+import functools
 import multiprocessing
 import unittest
+from unittest import mock
 
 from test import _test_multiprocessing as upstream
 from test import mapping_tests
@@ -12,13 +14,11 @@ from test import mapping_tests
 import pyconc
 from pyconc import shared
 
-KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "Containers", "Queue"]
+KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "SharedCTypes", "Containers", "Queue"]
 
 SKIPS = {
     # A name, and why.
     "test_timeout of _TestSemaphore": "a time-out for a call that does not block is a ValueError, as threading's",
-    "test_rawvalue of _TestValue": "a value is never without its size of memory, and has one form",
-    "test_invalid_typecode of _TestValue": "asks for RawValue(), too; tests/test_shared.py has the rest",
     "test_dict_iter of _TestContainers": "an iterator goes over what was there when it began",
     "test_dict_isinstance of _TestContainers": "asks for the class of a proxy; tests/test_shared_dict.py has the rest",
     **dict.fromkeys(
@@ -31,10 +31,8 @@ SKIPS = {
     "test_repr of TestHashMappingProtocol": "its repr() says what it is",
     "test_copy of TestHashMappingProtocol": "a copy is a plain dict",
     "test_namespace of _TestContainers": "there is no namespace",
-    "test_rawarray of _TestArray": "an array has one form, with or without a lock",
-    "test_getobj_getlock_obj of _TestArray": "asks for RawArray(), too; tests/test_shared_array.py has the rest",
-    "test_invalid_typecode of _TestArray": "asks for RawArray(), too; tests/test_shared_array.py has the rest",
-    "test_getobj_getlock of _TestValue": "there is no ctypes object in it, and its lock is its own",
+    "test_getobj_getlock_obj of _TestArray": "an array without a lock has get_obj(), too; tests/test_shared_array.py",
+    "test_getobj_getlock of _TestValue": "a value without a lock has get_obj(), too; tests/test_shared.py",
 }
 
 
@@ -77,11 +75,20 @@ class SharedMixin(Skipping):
     Barrier = shared.Barrier
     Value = shared.Value
     Array = shared.Array
+    RawValue = functools.partial(shared.Value, lock=False)
+    RawArray = functools.partial(shared.Array, lock=False)
     list = shared.List
     dict = shared.Dict
     JoinableQueue = shared.Queue
     Pipe = staticmethod(multiprocessing.Pipe)
     DummyList = staticmethod(CountedList)
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Which those of ctypes do not ask for by `self`.
+        patch = mock.patch.object(upstream, "Value", shared.Value)
+        patch.start()
+        self.addCleanup(patch.stop)
 
 
 class ManagerContainersTest(Skipping, upstream._TestContainers, unittest.TestCase):
