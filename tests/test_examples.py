@@ -131,7 +131,7 @@ def test_the_examples_can_be_imported():
 @pytest.mark.skipif(SANITIZED, reason="it shows no more than the examples do, and takes a sanitizer minutes")
 @pytest.mark.skipif(DEBUG_BUILD, reason="it runs the crawl, whose multidict crashes in debug builds")
 def test_the_demo_runs_them_all_and_ends_with_a_table():
-    finished = run_script(EXAMPLES / "demo.py", "--quick", limit=LIMIT)
+    finished = run_script(EXAMPLES / "demo.py", "--quick", limit=2 * LIMIT)
     assert all(re.match(r"\[\d+/\d+\] (threads|processes|workloads): ", line) for line in finished.stderr.splitlines())
     for name in NAMES:
         assert f"{name}.py" in finished.stdout
