@@ -44,6 +44,32 @@ if __name__ == "__main__":
         assert "KeyboardInterrupt" in finish(process).stderr
 
 
+@pytest.mark.parametrize(
+    ("strike", "says"),
+    [("kill -INT $$", "1\n"), ("kill -KILL $PPID", "")],
+    ids=["the program goes on after Ctrl-C", "the program is killed"],
+)
+def test_a_fresh_interpreter_that_is_struck_as_it_begins_says_nothing(strike, says, tmp_path):
+    """The program, with a thread, takes its workers from a fresh interpreter; a shell stands at its very beginning."""
+    shell = tmp_path / "python"
+    shell.write_text(f'#!/bin/sh\n{strike}\nexec "$PYTHON" "$@"\n')
+    shell.chmod(0o755)
+    finished = run_script(
+        POOL
+        + """
+os.environ["PYTHON"] = sys.executable
+multiprocessing.set_executable(sys.argv[1])
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+with pyconc.ProcessPoolExecutor(1) as pool:
+    print(pool.submit(abs, -1).result())
+""",
+        shell,
+        check=False,
+    )
+    # The interpreter holds the program's stderr, so all that it says is there.
+    assert (finished.stdout, finished.stderr) == (says, ""), finished
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_task_may_interrupt_itself_and_nobody_else_may(method):
     finished = run_script(

@@ -133,11 +133,13 @@ class Nursery:
         tracker = zygote.running_tracker_fd()
         with theirs:
             # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
-            start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()})"
-            code = f"import sys; sys.path[:] = {_absolute(sys.path)!r}; {start}"
-            command = [spawn.get_executable(), *_interpreter_flags(), "-c", code]
             fds = [theirs.fileno(), *([] if tracker is None else [tracker])]
-            self.pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
+            # Whoever presses Ctrl-C means the program, also while that interpreter is too young to ignore it.
+            with signals.interrupts_blocked() as mask:
+                start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()}, {mask})"
+                code = f"import sys; sys.path[:] = {_absolute(sys.path)!r}; {start}"
+                command = [spawn.get_executable(), *_interpreter_flags(), "-c", code]
+                self.pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
         # While that interpreter begins.
         if main is not None:
             vars(main).setdefault("__spec__", None)  # debuggers make one without
@@ -436,19 +438,30 @@ def _socket_of(conn):
 # ---- the nursery's own life ----
 
 
-def main(fd):
-    """Prepare, and fork zygotes on request, until the connection or the parent ends."""
+def main(fd, mask):
+    """Prepare, and fork zygotes on request, until the connection or the parent ends.
+
+    Begins with SIGINT blocked; `mask` is what the program blocks.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _core.name_thread("pyconc-nursery")
     conn = connection.Connection(fd)
-    parent, preparation, tracker, is_installed, filters = conn.recv()
+    try:
+        parent, preparation, tracker, is_installed, filters = conn.recv()
+    except (EOFError, ConnectionError):
+        os._exit(0)  # the program has ended
     if is_installed:
         patching.install()
     if tracker is not None:
         from multiprocessing import resource_tracker
 
         resource_tracker._resource_tracker._fd = tracker
-    conn.send(("ready", *_prepare(preparation)))
+    prepared = _prepare(preparation)
+    try:
+        conn.send(("ready", *prepared))
+    except ConnectionError:
+        os._exit(0)  # the program has ended
     process_state.adopt(filters)
     # Nothing of this interpreter is worth tidying up, and its threads, if the script made some, may not end.
     try:

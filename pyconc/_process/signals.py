@@ -5,12 +5,21 @@ the program's one thread can make, and the start of the supervisor, in a constru
 """
 
 import _signal
+import contextlib
 import os
 import threading
 
 from pyconc._process.interruption import call_late
 
-__all__ = ["STOP", "DeferSignals", "call_interruptibly", "end_in_child", "handle_stops", "reset_in_child"]
+__all__ = [
+    "STOP",
+    "DeferSignals",
+    "call_interruptibly",
+    "end_in_child",
+    "handle_stops",
+    "interrupts_blocked",
+    "reset_in_child",
+]
 
 # Interrupts the call that a worker runs, see csrc/processes/worker.h.
 STOP = _signal.SIGRTMIN + 3
@@ -133,6 +142,16 @@ def handle_stops(handler):
     _signal.signal(STOP, handler)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [STOP])  # whatever the program blocks
     os.register_at_fork(after_in_child=reset)
+
+
+@contextlib.contextmanager
+def interrupts_blocked():
+    """Block SIGINT in this thread, as what it starts meanwhile will find it; return what the thread had blocked."""
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
+    try:
+        yield [int(number) for number in mask]
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
 
 
 def call_interruptibly(function, *args):
