@@ -104,6 +104,9 @@ def submit_in_order(executor, fn, arguments, deadline, buffersize, keep=False):
     whether the iterator keeps the executor, or submits no more when that is gone, as the standard library does.
     """
     pending = deque(executor.submit(fn, *args) for args in islice(arguments, buffersize))
+    if buffersize is None:
+        # An iterator that has ended may go on when it is asked again, and zip() keeps what it gave last.
+        arguments = ()
     return _results((lambda: executor) if keep else weakref.ref(executor), fn, arguments, pending, deadline)
 
 

@@ -109,6 +109,12 @@ def test_takes_everything_at_once_without_buffersize(library: Library) -> None:
         assert source.taken == 100
 
 
+def test_an_iterator_that_has_ended_is_not_asked_again(library: Library) -> None:
+    source = iter([1, None, 2, None, 3].pop, None)
+    with library.ThreadPoolExecutor() as pool:
+        assert list(pool.map(str, source)) == ["3"]
+
+
 def test_exception_of_the_iterable_comes_at_once(library: Library) -> None:
     def values() -> Iterator[int]:
         yield 1
