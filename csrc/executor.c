@@ -426,14 +426,13 @@ executor_get_tasks(PyObject *op, void *Py_UNUSED(closure))
     return Py_NewRef((PyObject *)self->tasks);
 }
 
-// No thread can submit from here on, so none will read the reason.
 static void
 executor_finalize(PyObject *op)
 {
     ExecutorObject *self = (ExecutorObject *)op;
     if (self->tasks != NULL) {
         PyObject *exception = PyErr_GetRaisedException();
-        self->tasks->kind->close(self->tasks, PyExc_RuntimeError, Py_None);
+        queue_close_collected(self->tasks);
         PyErr_SetRaisedException(exception);
     }
 }

@@ -166,6 +166,16 @@ def test_a_queue_that_dies_with_tasks_cancels_them_while_it_is_whole(make_queue)
     gone(probe)
 
 
+def test_a_queue_that_outlives_its_executor_says_why_it_refuses():
+    pool = pyconc.ThreadPoolExecutor(1)
+    queue = pool._work_queue
+    probe = weakref.ref(pool)
+    del pool
+    gone(probe)
+    with pytest.raises(RuntimeError, match=r"^cannot schedule new futures after shutdown$"):
+        queue.put(print)
+
+
 def test_an_executor_whose_class_has_a_finalizer_of_its_own_closes_all_the_same():
     class Own(pyconc.ThreadPoolExecutor):
         def __del__(self):

@@ -1,5 +1,17 @@
 #include "queue.h"
 
+void
+queue_close_collected(queue_head *queue)
+{
+    PyObject *message = PyUnicode_FromString("cannot schedule new futures after shutdown");
+    if (message == NULL) {
+        PyErr_Clear();
+        message = Py_NewRef(Py_None);
+    }
+    queue->kind->close(queue, PyExc_RuntimeError, message);
+    Py_DECREF(message);
+}
+
 // The trace that is on knows the queue from here on.
 static void
 introduce(queue_head *queue)

@@ -892,7 +892,7 @@ process_queue_finalize(PyObject *op)
         return;  // half made, or the parent's
     }
     PyObject *exception = PyErr_GetRaisedException();
-    process_queue_close(self, PyExc_RuntimeError, Py_None);
+    queue_close_collected(&self->head);
     if (self->state != QUEUE_DEAD) {
         process_queue_enter(self, QUEUE_DEAD);
     }

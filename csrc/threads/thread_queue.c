@@ -944,7 +944,7 @@ thread_queue_finalize(PyObject *op)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
     PyObject *exception = PyErr_GetRaisedException();
-    thread_queue_close(&self->head, PyExc_RuntimeError, Py_None);
+    queue_close_collected(&self->head);
     if (thread_queue_fail_queued(&self->head, NULL, NULL) < 0) {
         PyErr_WriteUnraisable(NULL);
     }
