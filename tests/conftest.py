@@ -77,14 +77,6 @@ def _nothing_left(_kept_for_life: None) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def capfd(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """Also what workers write: to the files that their nursery has had since it began."""
-    support.stop_nursery()
-    yield capfd
-    support.stop_nursery()
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(call: "pytest.CallInfo[None]") -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Empties the frames of a test that failed, once they are shown: pytest keeps them, and they keep its pools."""

@@ -354,6 +354,31 @@ def test_what_a_guard_is(source, guarded):
     assert has_guard(source) is guarded
 
 
+def test_a_workers_standard_files_are_those_that_the_program_has_by_then(tmp_path):
+    # A fresh interpreter has been there since before: pytest's capfd under xdist, and daemons, redirect files so.
+    said = tmp_path / "said"
+    finished = run_script(
+        """
+        import os, sys, threading
+        import pyconc
+        def say(word):
+            print(word, flush=True)
+            return os.system(f"echo {word} of a command")
+        if __name__ == "__main__":
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+            with pyconc.ProcessPoolExecutor(1) as pool:
+                pool.submit(say, "first").result()
+            os.dup2(os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY), 1)
+            os.close(0)  # so that files of ours get its number
+            with pyconc.ProcessPoolExecutor(1) as pool:
+                pool.submit(say, "second").result()
+        """,
+        said,
+    )
+    assert finished.stdout == "first\nfirst of a command\n"
+    assert said.read_text() == "second\nsecond of a command\n"
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_the_start_method_that_a_program_has_set_is_honoured(method):
     finished = run_script(

@@ -6,7 +6,7 @@ long as an interpreter takes and the imports of the program's script; every furt
     parent                                    nursery                             zygote
       |--- how to prepare ------------------->|
       |<-- ("ready", fingerprints, error) ----|
-      |--- (number of files), files --------->|--- fork ------------------------->|
+      |--- (count, standard files), files --->|--- fork ------------------------->|
       |<-- (pid or None, error), its end -----|                                   |
       |--- rights, limits, pickled initializer ---------------------------------->| see zygote.py
       |                                       |<-- its end is seen: reaped -------|
@@ -18,6 +18,7 @@ The reserve is another one, a fork of the program, see there.
 
 import contextlib
 import errno
+import fcntl
 import gc
 import os
 import pickle
@@ -172,8 +173,9 @@ class Nursery:
             raise CannotPickle from error
         ours, theirs = connection.Pipe()
         with theirs:
-            sent = [theirs.fileno(), *fds, *passed]
-            self._send(len(sent))
+            standard = _open_standard_files()
+            sent = [*standard, theirs.fileno(), *fds, *passed]
+            self._send((len(sent), standard))
             try:
                 _send_fds(self._connection, sent)
             except OSError:
@@ -508,7 +510,8 @@ def _serve(conn, parent):
             if children.reap(fd) is not None:
                 continue
             try:
-                fds = _receive_fds(conn, conn.recv())
+                count, standard = conn.recv()
+                fds = _receive_fds(conn, count)
             except (EOFError, OSError):
                 children.join()
                 return
@@ -525,13 +528,38 @@ def _serve(conn, parent):
                     if parent_fd is not None:
                         os.close(parent_fd)
                     conn.close()
-                    _be_zygote(*fds)
+                    _be_zygote(*_take_standard_files(standard, fds))
                 end = children.open_end(pid)
                 conn.send((pid, None))
                 _send_fds(conn, [end])
                 os.close(end)
             for each in fds:
                 os.close(each)
+
+
+def _open_standard_files():
+    """Return the numbers of the standard files that the program has: it may have closed some."""
+    return [fd for fd in range(3) if _is_open(fd)]
+
+
+def _is_open(fd):
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def _take_standard_files(standard, fds):
+    """In a zygote: make what came first the standard files, as the program may have others than when the nursery began.
+
+    Return the rest, above the standard files.
+    """
+    fds = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) if fd < 3 else fd for fd in fds]
+    for number, fd in zip(standard, fds, strict=False):
+        os.dup2(fd, number)
+        os.close(fd)
+    return fds[len(standard) :]
 
 
 def _be_zygote(fd, *fds):
