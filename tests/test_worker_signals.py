@@ -70,6 +70,26 @@ with pyconc.ProcessPoolExecutor(1) as pool:
     assert (finished.stdout, finished.stderr) == (says, ""), finished
 
 
+@pytest.mark.parametrize("step", ["multiprocessing.util._close_stdin", "_core.ignore_outer_interrupts"])
+def test_ctrl_c_does_nothing_to_a_worker_that_begins(step):
+    finished = run_script(
+        POOL
+        + """
+import multiprocessing.util
+owner, _, name = sys.argv[1].rpartition(".")
+function = getattr(eval(owner), name)
+def struck():
+    subprocess.run(["kill", "-INT", str(os.getpid())])  # not by itself: that would be its own affair
+    function()
+setattr(eval(owner), name, struck)
+with pyconc.ProcessPoolExecutor(2) as pool:
+    print(list(pool.map(abs, [-1, 2], chunksize=1)))
+""",
+        step,
+    )
+    assert (finished.stdout, finished.stderr) == ("[1, 2]\n", ""), finished
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_task_may_interrupt_itself_and_nobody_else_may(method):
     finished = run_script(

@@ -117,10 +117,14 @@ def _is_harmless(handler):
 
 
 def end_in_child():
-    """In the child of a fork: give the program its handlers back, and leave what has come to the parent."""
+    """In the child of a fork: give the program its handlers back, leave what has come to the parent, and ignore Ctrl-C.
+
+    It is called with SIGINT blocked, as the program's handler would end the child with a traceback.
+    """
     if _current is not None:
         _current._noted.clear()
         _current._restore()
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
 
 
 def reset_in_child():

@@ -89,8 +89,9 @@ def _prepare_signals():
     interrupted.
     """
     signals.reset_in_child()
-    signal.signal(signal.SIGINT, _interrupt)
-    _core.ignore_outer_interrupts()
+    with signals.interrupts_blocked():
+        signal.signal(signal.SIGINT, _interrupt)
+        _core.ignore_outer_interrupts()
     os.register_at_fork(after_in_child=_restore_interrupt)
 
 

@@ -310,7 +310,7 @@ def _state_of(pid):
 
 
 def fork():
-    """Fork a process that uses our resource tracker, as multiprocessing's own do.
+    """Fork a process that ignores Ctrl-C, and uses our resource tracker, as multiprocessing's own do.
 
     Since 3.14 a child that is not known to be one of those lets go of it, and starts one of its own: that would destroy
     the shared memory that a worker has made as soon as the worker ends.
@@ -318,13 +318,14 @@ def fork():
     intent = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_fork_intent", None)
     if intent is not None:
         intent.preserve_fd = True
-    try:
-        pid = _core.fork()
-    finally:
-        if intent is not None:
-            intent.preserve_fd = False
-    if pid == 0:
-        signals.end_in_child()
+    with signals.interrupts_blocked():
+        try:
+            pid = _core.fork()
+        finally:
+            if intent is not None:
+                intent.preserve_fd = False
+        if pid == 0:
+            signals.end_in_child()
     return pid
 
 
@@ -445,7 +446,6 @@ def serve(conn, parent_pid, rights, job, sibling=None):
     worker_main.main().  sibling: a worker that the parent has forked itself.  Nobody else but workers is signalled,
     whoever asks.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _core.name_thread(_names.short_name(job[2].name, "-zygote"))
     # Capabilities are a thread's own: that which has forked this process may have more than the program's main thread,
     # and a fresh interpreter of root's gets back what root gave up.
