@@ -6,8 +6,12 @@ there, empty or 0.  Otherwise it calls start() below.
 
 The line is all that is left when pyconc is uninstalled, or cannot be loaded by this interpreter.  So it catches that
 itself: a sentence goes to stderr, and the program runs on the standard library.  An interpreter that is started with -S
-or -I -S reads no .pth file; Python 3.18 is going to ignore lines of this kind, and has .start files, which cannot
-look at the environment without an import, in their place.
+or -I -S reads no .pth file.
+
+From Python 3.15 on such lines are deprecated (PEP 829), which only `python -v` mentions; 3.18 is going to ignore them.
+The .start files that take their place cannot look at the environment without importing a module, and `pkgutil` and
+`importlib.util` for it, in each interpreter: so there is none before it is needed.  None may stand beside the .pth
+file, either, for then the line is ignored from 3.15 on.
 """
 
 from __future__ import annotations

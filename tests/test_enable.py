@@ -71,7 +71,7 @@ def test_the_variable_takes_effect_while_enabled(environment):
         ("0", STANDARD),
         ("", STANDARD),
     ]:
-        finished = environment.run("-W", "error", "-c", SHOW, PYCONC=value)
+        finished = environment.run("-X", "dev", "-W", "error", "-c", SHOW, PYCONC=value)
         assert (finished.stdout, finished.stderr) == (shown, "")
     assert environment.run("-c", SHOW).stdout == STANDARD
     assert_says(environment.pyconc("disable"), environment.file, "removed")
