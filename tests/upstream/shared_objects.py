@@ -75,8 +75,8 @@ class SharedMixin(Skipping):
     Barrier = shared.Barrier
     Value = shared.Value
     Array = shared.Array
-    RawValue = functools.partial(shared.Value, lock=False)
-    RawArray = functools.partial(shared.Array, lock=False)
+    RawValue = staticmethod(functools.partial(shared.Value, lock=False))
+    RawArray = staticmethod(functools.partial(shared.Array, lock=False))
     list = shared.List
     dict = shared.Dict
     JoinableQueue = shared.Queue
