@@ -390,3 +390,18 @@ def test_what_no_worker_has_taken_is_shared_with_workers_that_have_yet_to_be_sta
     with pytest.raises(TypeError, match="pickle"):
         next(results)
     assert queue.empty()
+
+
+def wait_for_the_last(last, number):
+    if number == 0:
+        assert last.wait(HANG_LIMIT), "the call behind this one was not made"
+    elif number == 1000:
+        last.set()
+    return number
+
+
+def test_calls_behind_one_that_takes_long_are_made_by_workers_that_idle(pool):
+    """Earlier maps have found the function quick, so that both calls travel in one chunk."""
+    fn = functools.partial(wait_for_the_last, pyconc.shared.Event())
+    assert sum(pool.map(fn, range(1, 1000))) == 499500
+    assert list(pool.map(fn, [0, 1000])) == [0, 1000]

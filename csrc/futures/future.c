@@ -672,14 +672,10 @@ help(FutureObject *self, helper *with, int64_t deadline_ns)
 
 // 1 done, 0 timed out, -1 with an exception, such as a signal handler's.
 static int
-wait_until_done(FutureObject *self, PyObject *timeout)
+wait_until_done(FutureObject *self, int64_t deadline_ns)
 {
-    int64_t deadline_ns;
     if (future_is_done(self)) {
         return 1;
-    }
-    if (module_deadline(timeout, &deadline_ns) < 0) {
-        return -1;
     }
     if (self->task != NULL && self->task->route->help != NULL) {
         int rc = self->task->route->help(&self->task, &self->done, 0, NULL, deadline_ns);
@@ -768,6 +764,15 @@ waits_cooperatively(const module_state *state)
     return function != NULL && !PyCFunction_CheckExact(function);
 }
 
+// Whether the program watches locks, or has replaced them: then the standard class's method waits, with a
+// lock.
+static bool
+waits_with_locks(module_state *state)
+{
+    return state->standard_future.type != NULL
+           && (standard_is_replaced(&state->standard_lock) || waits_cooperatively(state));
+}
+
 // What result() and exception() begin with.  True: the future is finished.  False: the method returns
 // *instead, NULL with an exception.
 static bool
@@ -775,16 +780,19 @@ wait_until_finished(FutureObject *self, const char *method, PyObject *const *arg
                     PyObject *kwnames, PyObject **instead)
 {
     standard_class *standard = &self->module->standard_future;
-    // Where the program watches locks, or has replaced them, the standard class's method waits, with a lock.
-    bool locks = !future_is_done(self) && standard->type != NULL
-                 && (standard_is_replaced(&self->module->standard_lock) || waits_cooperatively(self->module));
+    bool locks = !future_is_done(self) && waits_with_locks(self->module);
     if (locks ? standard_call(standard, true, method, (PyObject *)self, args, nargs, kwnames, instead)
               : call_standard(self, method, args, nargs, kwnames, instead)) {
         return false;
     }
     *instead = NULL;
     PyObject *timeout = parse_argument(method, "timeout", Py_None, args, nargs, kwnames);
-    int rc = timeout == NULL ? -1 : wait_until_done(self, timeout);
+    int64_t deadline_ns = 0;
+    int rc = timeout == NULL ? -1 : 0;
+    if (rc == 0 && !future_is_done(self)) {
+        rc = module_deadline(timeout, &deadline_ns);
+    }
+    rc = rc < 0 ? -1 : wait_until_done(self, deadline_ns);
     if (rc == 0) {
         PyErr_SetNone(self->module->timeout_error);
     }
@@ -792,6 +800,12 @@ wait_until_finished(FutureObject *self, const char *method, PyObject *const *arg
         PyErr_SetNone(self->module->cancelled_error);
     }
     return rc > 0 && self->state == FUTURE_FINISHED;
+}
+
+int
+future_wait_briefly(FutureObject *self, int64_t deadline_ns)
+{
+    return waits_with_locks(self->module) ? 1 : wait_until_done(self, deadline_ns);
 }
 
 PyDoc_STRVAR(result_doc,

@@ -84,6 +84,10 @@ int future_finish(FutureObject *self, PyObject *result, PyObject *exception);
 // Cancels.  1: it is cancelled.  0: too late.  -1: cancelled, but a callback let an exception escape.
 int future_cancel(FutureObject *self);
 
+// Waits as result() does.  1: it is done, or only result() itself may wait, as the program watches or has
+// replaced locks.  0: the time is over.  -1: an exception is set, such as a signal handler's.
+int future_wait_briefly(FutureObject *self, int64_t deadline_ns);
+
 // In the child of a fork: fails a future that no thread will complete, without a lock that a thread of the
 // parent may have held, and without calling back.
 void future_abandon(FutureObject *self, PyObject *exception);

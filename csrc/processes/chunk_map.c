@@ -15,6 +15,10 @@
 #define FEW_CALLS 4
 // How much larger than the largest so far the next chunk may be: one quick call does not mean that all are.
 #define GROWTH 256
+// How long the consumer waits for a chunk before it looks for idle workers, which could make the calls behind
+// the one that takes so long; then twice as long each time.  Chunks of short calls have come back by then, as
+// the worker bounds them.
+#define PATIENCE_NS 40000000
 // How many sent items the list of the unsent ones may begin with before it is cut.
 #define CUT_AT 1024
 
@@ -789,6 +793,50 @@ read_limit(const MapResultsObject *self)
     return self->ahead + (self->taken / step + 1) * step;
 }
 
+// Whether a worker has calls of a map that others could make, if they have nothing to do.
+static bool
+may_divide(const MapFeedObject *feed)
+{
+    if (feed->chunk_size > 0 || feed->is_closed || feed->queue->head.inherited) {
+        return false;
+    }
+    uint32_t seen = 0;
+    for (const chunk *c = feed->last; c != NULL && seen < feed->under_way; c = c->previous) {
+        if (c->feed != NULL) {
+            seen++;
+            if (c->is_pushed && c->count >= 2) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+// Waits for a chunk as long as the calls behind the one that its worker makes could be made elsewhere, and
+// has them made there: workers that begin to idle while no chunk ends are seen by nobody else.  0, or -1 with
+// an exception.
+static int
+wait_and_share(MapResultsObject *self, chunk *c)
+{
+    MapFeedObject *feed = self->feed;
+    int64_t patience_ns = PATIENCE_NS;
+    while (c->feed != NULL && may_divide(feed)) {
+        int64_t now_ns = clock_now_ns();
+        if (self->has_deadline && self->deadline * 1e9 < (double)(now_ns + patience_ns)) {
+            return 0;
+        }
+        int rc = future_wait_briefly((FutureObject *)c->to.future, now_ns + patience_ns);
+        if (rc != 0) {
+            return rc < 0 ? -1 : 0;
+        }
+        if (may_divide(feed) && share(feed, true) < 0) {
+            return -1;
+        }
+        patience_ns *= 2;
+    }
+    return 0;
+}
+
 // Waits for a chunk and takes what it has.  0, or -1 with an exception.
 static int
 take_chunk(MapResultsObject *self, chunk *c)
@@ -798,6 +846,9 @@ take_chunk(MapResultsObject *self, chunk *c)
     unsigned long long elapsed_ns;
     if (feed->queue->head.inherited && !future_is_done((FutureObject *)c->to.future)) {
         process_queue_refuse(feed->queue);
+        return -1;
+    }
+    if (wait_and_share(self, c) < 0) {
         return -1;
     }
     if (!self->has_deadline) {
