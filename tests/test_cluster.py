@@ -227,6 +227,65 @@ def test_coroutines_await_calls(cluster, loop):
         running.run_until_complete(main())
 
 
+async def meet(folder, name, number):
+    """Returns when so many have come here."""
+    note(folder, name)
+    try:
+        while len(list(Path(folder).iterdir())) < number:
+            await asyncio.sleep(0.01)
+    except asyncio.CancelledError:
+        note(folder, "cancelled")
+        raise
+    return name
+
+
+async def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def coroutines(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, kind="coroutine", concurrency=4) as executor:
+        yield executor
+        executor.shutdown(wait=False, cancel_futures=True)  # or what a failed test has left runs for ever
+
+
+def test_a_worker_runs_many_coroutines_at_a_time(coroutines, tmp_path):
+    wait_for_nodes(coroutines, 2)
+    assert [node.workers for node in coroutines.stats().nodes] == [1, 1]
+    assert list(coroutines.map(meet, [tmp_path] * 5, range(5), [5] * 5)) == [*range(5)]
+    assert list(coroutines.map(meet, [tmp_path] * 5, range(5), [5] * 5, chunksize=2)) == [*range(5)]
+
+    async def own(number):
+        return -number
+
+    async def main():
+        return await asyncio.gather(*(coroutines.run(own, -n) for n in range(50)))
+
+    assert asyncio.run(main()) == [*range(50)]
+
+
+def test_a_coroutine_that_runs_sees_that_it_was_cancelled(coroutines, tmp_path):
+    assert coroutines.submit(asyncio.sleep, 0, "awake").result() == "awake"  # however long a worker takes to start
+    future = coroutines.submit(meet, tmp_path, "begun", 1000)
+    wait_until(lambda: list(tmp_path.glob("begun.*")), "the coroutine to begin")
+    assert future.cancel()
+    wait_until(lambda: list(tmp_path.glob("cancelled.*")), "the coroutine to be cancelled")
+    error = coroutines.options(timeout=0.1, name="late").submit(asyncio.sleep, 3600).exception()
+    assert (type(error), error.task_name) == (pyconc.TaskTimeout, "late")
+
+
+def test_what_a_coroutine_raises_comes_out(coroutines):
+    error = coroutines.submit(asyncio.wait_for, 7, "seven").exception()
+    assert type(error) is TypeError
+    assert type(coroutines.submit(abs, -1).exception()) is TypeError
+    assert type(coroutines.submit(asyncio.sleep, UnpicklableThere()).exception()) is pyconc.TaskUnpicklable
+    error = coroutines.submit(die).exception()
+    assert (type(error), error.task_name) == (pyconc.WorkerDied, "die")
+    assert "run_coroutine" not in str(error)
+    assert coroutines.submit(asyncio.sleep, 0, "slept").result() == "slept"
+
+
 def test_an_executor_may_have_a_cluster_of_its_own():
     with ClusterExecutor(workers_per_node=1) as executor:
         assert executor.submit(abs, -1).result() == 1
@@ -269,6 +328,9 @@ def test_dask_may_run_in_the_event_loop():
         ({"initializer": 1}, TypeError),
         ({"initializer": abs, "initargs": (Unpicklable(),)}, ValueError),
         ({"cluster": 7}, TypeError),
+        ({"kind": "thread"}, ValueError),
+        ({"concurrency": 2}, ValueError),
+        ({"kind": "coroutine", "concurrency": 0}, ValueError),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, error):

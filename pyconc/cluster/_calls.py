@@ -5,6 +5,7 @@ cloudpickle or a reducer of multiprocessing can pickle. An exception is packed a
 """
 
 import pickle
+from asyncio import CancelledError
 
 from pyconc._current_task import current_task
 from pyconc._process import pickling
@@ -19,6 +20,8 @@ __all__ = [
     "pack_error",
     "run_call",
     "run_chunk",
+    "run_coroutine",
+    "run_coroutines",
     "set_up",
     "size_of",
     "unpack",
@@ -84,7 +87,7 @@ def run_call(packed):
     try:
         function, args, kwargs = unpack(packed)
     except BaseException as error:
-        return RAISED, pickle.dumps(pickling.pack_unpickling_error(error))
+        return _not_unpacked(error)
     try:
         result = function(*args, **kwargs)
     except BaseException as error:
@@ -92,6 +95,29 @@ def run_call(packed):
         if task is not None and task.cancelled():
             raise  # the pool drops it, and says that the call was stopped
         return RAISED, pack_error(error)
+    return _returned(result)
+
+
+async def run_coroutine(packed):
+    """Do the same with a coroutine function, in the event loop of a CoroutinePool's worker."""
+    try:
+        function, args, kwargs = unpack(packed)
+    except BaseException as error:
+        return _not_unpacked(error)
+    try:
+        result = await function(*args, **kwargs)
+    except CancelledError:
+        raise  # the pool says so
+    except BaseException as error:
+        return RAISED, pack_error(error)
+    return _returned(result)
+
+
+def _not_unpacked(error):
+    return RAISED, pickle.dumps(pickling.pack_unpickling_error(error))
+
+
+def _returned(result):
     try:
         return (pack(result),)
     except BaseException as error:
@@ -101,6 +127,11 @@ def run_call(packed):
 def run_chunk(function, chunk):
     """Run a call of map() that stands for several."""
     return [function(*args) for args in chunk]
+
+
+async def run_coroutines(function, chunk):
+    """Do the same with a coroutine function: one after the other."""
+    return [await function(*args) for args in chunk]
 
 
 def pack_error(error):
@@ -129,7 +160,9 @@ def unpack_error(how, packed, address, task):
     error = pickling.rebuild_exception(pickle.loads(packed))
     if how == WORKER_DIED:
         error.task, error.task_name = task, name_of(task)
-        message = error.args[0].replace(f"{run_call.__module__}.{run_call.__qualname__}", error.task_name)
+        message = error.args[0]
+        for function in (run_coroutine, run_call):
+            message = message.replace(f"{function.__module__}.{function.__qualname__}", error.task_name)
         error.args = (f"{message} (on node {address})",)
     elif type(error) is pickling.TaskUnpicklable:
         error.args = (f"{error.args[0]} (on node {address})",)

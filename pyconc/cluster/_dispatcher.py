@@ -5,9 +5,9 @@ scheduler, whose end tells that the scheduler is gone. It is nobody else's: a pr
 cluster, whenever it likes.
 
 A call counts as begun once it is sent to a node, for nobody could say afterwards whether a node that is gone had begun
-it. So a node has no more of them than it needs to have something to do until the next come: one for each worker, and
-beyond these what its workers do in 20 ms, by the time that recent calls took. The queue goes to whichever node has
-room: a slow one takes less of it. What was not sent when a node dies, others get.
+it. So a node has no more of them than it needs to have something to do until the next come: as many as its workers run
+at a time, and beyond these what they do in 20 ms, by the time that recent calls took. The queue goes to whichever node
+has room: a slow one takes less of it. What was not sent when a node dies, others get.
 
 When a call that may be stopped is cancelled, its node is told, and the call has ended when the node says so. A node
 watches over the time of what it has; a call that is queued until its deadline is ended here.
@@ -63,11 +63,12 @@ _names = itertools.count()
 class _Node:
     """A node that takes calls; the loop's thread only, but stats() reads numbers."""
 
-    def __init__(self, address, comm, workers):
+    def __init__(self, address, comm, workers, slots):
         self.address = address
         self.comm = comm
         self.workers = workers
-        self.limit = workers  # how many calls it may have
+        self.slots = slots  # how many calls these run at a time
+        self.limit = slots  # how many it may have
         self.seconds = None  # a call's, of late
         self.running = {}  # its calls by number
         self.bytes = 0  # of these
@@ -78,7 +79,7 @@ class _Node:
         self.is_closing = False
 
     def room(self):
-        limit = self.limit if self.bytes < _MESSAGE_BYTES else self.workers
+        limit = self.limit if self.bytes < _MESSAGE_BYTES else self.slots
         return limit - len(self.running)
 
     def give(self, number, call):
@@ -97,23 +98,26 @@ class _Node:
     def learn(self, mean):
         """Choose the limit anew, as recent calls have run for so many seconds each."""
         self.seconds = mean if self.seconds is None else 0.7 * self.seconds + 0.3 * mean
-        ahead = int(self.workers * _AHEAD_SECONDS / max(self.seconds, _LEAST_SECONDS))
+        ahead = int(self.slots * _AHEAD_SECONDS / max(self.seconds, _LEAST_SECONDS))
         # It grows step by step: the first calls may be the shortest.
-        self.limit = min(self.workers + min(ahead, _MOST_AHEAD), 2 * self.limit)
+        self.limit = min(self.slots + min(ahead, _MOST_AHEAD), 2 * self.limit)
 
 
 class Dispatcher:
     """See above. Any thread calls the methods without an underscore; all others run in the loop's thread.
 
     target: (address, security) of a scheduler; None: a cluster of one node in this process is made. initializer: packed
-    with its arguments, or None. begins: how often a call may begin.
+    with its arguments, or None. begins: how often a call may begin. concurrency: how many coroutines a worker runs at a
+    time; None: calls are of functions. default_options: what options calls have that nobody has chosen any for.
     """
 
-    def __init__(self, target, workers, initializer, begins):
+    def __init__(self, target, workers, initializer, begins, concurrency, default_options):
         self._target = target
         self._workers = workers
         self._initializer = initializer
         self._begins = begins
+        self._concurrency = concurrency
+        self._default_options = default_options
         # A signal handler may submit, too.
         self._lock = threading.RLock()
         # With the lock: what submit() raises, as a function that makes it; None: it accepts.
@@ -450,14 +454,22 @@ class Dispatcher:
         comm = node = None
         try:
             comm = await connect(address, timeout=_PATIENCE, **client.connection_args)
-            message = {"versions": identify(), "workers": self._workers, "initializer": self._initializer}
-            await comm.write({"op": OPEN, "reply": False, **message})
+            await comm.write(
+                {
+                    "op": OPEN,
+                    "reply": False,
+                    "versions": identify(),
+                    "workers": self._workers,
+                    "initializer": self._initializer,
+                    "concurrency": self._concurrency,
+                }
+            )
             hello = await comm.read()
             refusal = hello.get("error") if isinstance(hello, dict) else f"node {address} does not know pyconc"
             if refusal is not None:
                 self._break(lambda: BrokenExecutor(refusal))
                 return
-            node = self._nodes[address] = _Node(address, comm, hello["workers"])
+            node = self._nodes[address] = _Node(address, comm, hello["workers"], hello["slots"])
             del self._joining[address]
             self._feed()
             writer = asyncio.ensure_future(self._write(node))
@@ -517,7 +529,7 @@ class Dispatcher:
             numbers.append(number)
             packed.append(call.packed)
             size += call.size
-            if call.options is not None:
+            if call.options is not None and call.options is not self._default_options:
                 how, grace, timeout, deadline, name = call.options
                 remaining = None if deadline is None else deadline - self._loop.time()
                 options.append((number, how, grace, timeout, name or calls.name_of(call.task), remaining))
@@ -600,11 +612,11 @@ class Dispatcher:
         self._is_woken = False  # before the queue is looked at
         if self._queue and self._failure is None:
             nodes = [node for node in self._nodes.values() if node.room() > 0 and not node.is_closing]
-            nodes.sort(key=lambda node: len(node.running) / node.workers)
-            workers = sum(node.workers for node in nodes)
+            nodes.sort(key=lambda node: len(node.running) / node.slots)
+            slots = sum(node.slots for node in nodes)
             for node in nodes:
-                self._give(node, ceil(len(self._queue) * node.workers / workers))
-                workers -= node.workers
+                self._give(node, ceil(len(self._queue) * node.slots / slots))
+                slots -= node.slots
         elif self._queue:
             self._fail_queued()
         if self._queue and self._is_closing and not self._nodes:

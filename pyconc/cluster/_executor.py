@@ -13,12 +13,13 @@ from pyconc._core import Chain
 from pyconc.cluster import _calls as calls
 from pyconc.cluster._dispatcher import Dispatcher
 from pyconc.cluster._pending import is_run_in_executor
+from pyconc.coroutine_pool import CONCURRENCY
 from pyconc.waiting import submit_in_order
 
 __all__ = ["ClusterExecutor"]
 
-# As those of the other executors: on_cancel's index, grace, timeout, deadline, name.
-_DEFAULT_OPTIONS = (0, 1.0, None, None, None)
+# By kind, as those of the other executors: on_cancel's index, grace, timeout, deadline, name.
+_DEFAULT_OPTIONS = {"process": (0, 1.0, None, None, None), "coroutine": (1, 1.0, None, None, None)}
 
 
 class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
@@ -28,6 +29,9 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     and security are taken of it, and it may be closed in any order. Default: a cluster of one node in this process.
     workers_per_node: how many worker processes each node has for this executor; default: the CPUs it may use. They are
     beside dask's own threads, and beside those of other executors.
+    kind: "process": a worker runs one call at a time. "coroutine": what is submitted are coroutine functions, and each
+    worker runs many at once in an event loop, as those of CoroutinePool do.
+    concurrency: how many coroutines one worker runs at a time; default: 256. For that kind only.
     retries: how often a call begins again when its worker or its node has died; default: never, so that no call runs
     twice.
     initializer, initargs: each worker calls initializer(*initargs) before its first call. If it raises, the executor is
@@ -38,8 +42,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     Functions and classes of `__main__` travel with the call.
 
     A call counts as begun when it is sent to a node; until then cancel() withdraws it, and later only if options() say
-    that it may be stopped. A node has one call for each of
-    its workers, and more only if they are short: 20 ms of work. If a worker dies, its call gets WorkerDied. If a node
+    that it may be stopped, as coroutines may unless they say otherwise. A node has as many calls as its workers run at
+    a time, and more only if they are short: 20 ms of work. If a worker dies, what it ran gets WorkerDied. If a node
     does, or is not to be reached any more, the calls it had get NodeDied, and all others go to other nodes. While there
     is no node, calls wait. When the scheduler is gone as well, the executor is broken: BrokenExecutor.
 
@@ -50,9 +54,9 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     ends the program. When the program ends in any other way, nodes kill its workers. In the child of a fork the
     executor is closed: submit() raises RuntimeError, and futures that were pending get BrokenExecutor.
 
-    Raises ValueError if workers_per_node is not above 0, if retries is below 0, and if the client is not connected;
-    TypeError for another cluster, if a number is no integer, or initializer cannot be called; and what pickling the
-    initializer raises.
+    Raises ValueError if workers_per_node or concurrency is not above 0, if retries is below 0, for another kind, for a
+    concurrency with processes, and if the client is not connected; TypeError for another cluster, if a number is no
+    integer, or initializer cannot be called; and what pickling the initializer raises.
 
         >>> from pyconc.cluster import ClusterExecutor
         >>> with ClusterExecutor(workers_per_node=2) as executor:
@@ -63,23 +67,40 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
 
     _dispatcher = None
     _pool = None  # of a view: the executor
-    _options = _DEFAULT_OPTIONS
 
-    def __init__(self, cluster=None, *, workers_per_node=None, retries=0, initializer=None, initargs=()):
+    def __init__(
+        self,
+        cluster=None,
+        *,
+        workers_per_node=None,
+        kind="process",
+        concurrency=None,
+        retries=0,
+        initializer=None,
+        initargs=(),
+    ):
+        if kind not in _DEFAULT_OPTIONS:
+            raise ValueError(f"kind must be 'process' or 'coroutine', not {kind!r}")
+        if kind == "coroutine":
+            concurrency = CONCURRENCY if concurrency is None else _count("concurrency", concurrency)
+        elif concurrency is not None:
+            raise ValueError("concurrency is for kind='coroutine'")
         if workers_per_node is not None:
-            workers_per_node = index(workers_per_node)
-            if workers_per_node <= 0:
-                raise ValueError("workers_per_node must be greater than 0")
+            workers_per_node = _count("workers_per_node", workers_per_node)
         retries = index(retries)
         if retries < 0:
             raise ValueError("retries must be 0 or more")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         setup = None if initializer is None else calls.pack((initializer, tuple(initargs)))
-        self._dispatcher = Dispatcher(_target_of(cluster), workers_per_node, setup, 1 + retries)
+        self._options = _DEFAULT_OPTIONS[kind]
+        self._run_chunk = calls.run_chunk if kind == "process" else calls.run_coroutines
+        self._dispatcher = Dispatcher(
+            _target_of(cluster), workers_per_node, setup, 1 + retries, concurrency, self._options
+        )
 
     def submit(self, fn, /, *args, **kwargs):
-        """Have a worker of some node call fn(*args, **kwargs); return a pyconc.Future.
+        """Have a worker of some node call fn(*args, **kwargs), or await that; return a pyconc.Future.
 
         All are pickled now; what cannot be gives the error to the future. What the call raises comes with the traceback
         of its worker, as __cause__. Raises RuntimeError after shutdown(), BrokenExecutor once the executor is broken.
@@ -92,7 +113,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         return self._submit(loop, fn, args, kwargs)
 
     def _submit(self, loop, fn, args, kwargs):
-        options = None if self._options is _DEFAULT_OPTIONS else self._options
+        options = None if self._options is _DEFAULT_OPTIONS["process"] else self._options
         return self._dispatcher.submit(loop, options, fn, args, kwargs)
 
     def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
@@ -106,11 +127,13 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         its worker if that does not help within `grace` seconds (1 by default); its future gets pyconc.TaskTimeout.
 
         on_cancel: what becomes of a call that was sent to a node when its future is cancelled. "abandon": it goes on,
-        and future.cancel() returns False; the default. "interrupt": pyconc.TaskCancelled is raised in it, and its
-        worker is killed if it has not ended after `grace` seconds. "kill": its worker is killed at once. With the
-        latter two future.cancel() returns True, and what the call returns or raises is dropped. One that a node has not
-        begun never runs. The future is told at once, before the call has ended; shutdown() waits for the call.
-        shutdown(cancel_futures=True) stops such calls, too. A call that was cancelled does not begin again.
+        and future.cancel() returns False; the default, but for coroutines. "interrupt": pyconc.TaskCancelled is raised
+        in it, and its worker is killed if it has not ended after `grace` seconds. "kill": its worker is killed at once.
+        With the latter two future.cancel() returns True, and what the call returns or raises is dropped. A coroutine
+        sees CancelledError with both, and "interrupt" is its default; its worker, which may run others, is killed by
+        "kill" alone, if the coroutine has not ended after `grace` seconds. What a node has not begun never runs. The
+        future is told at once, before the call has ended; shutdown() waits for the call. shutdown(cancel_futures=True)
+        stops such calls, too. A call that was cancelled does not begin again.
 
         With map(), what a chunk has is one call. Any thread may call this. Raises ValueError and TypeError as
         ProcessPoolExecutor.options() does.
@@ -125,16 +148,16 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         view._options = _options.change(
             self._options, timeout=timeout, deadline=deadline, on_cancel=on_cancel, grace=grace, name=name
         )
-        view._pool, view._dispatcher = self, self._dispatcher
+        view._pool, view._dispatcher, view._run_chunk = self, self._dispatcher, self._run_chunk
         return view
 
     def map(self, fn, *iterables, timeout=None, chunksize=1, buffersize=None):
         """Return an iterator over fn's results, in the order of the iterables' items.
 
-        chunksize: how many calls make one, which a worker runs as a whole: with calls of microseconds, some hundreds
-        take a tenth of the time. buffersize: how many of these may be ahead of the results taken; by default, all items
-        are read at once. timeout: seconds from this call until the last result; TimeoutError after that. Closing the
-        iterator, or an exception from it, cancels what was not sent.
+        chunksize: how many calls make one, in which a worker runs them one after the other: with calls of microseconds,
+        some hundreds take a tenth of the time. buffersize: how many of these may be ahead of the results taken; by
+        default, all items are read at once. timeout: seconds from this call until the last result; TimeoutError after
+        that. Closing the iterator, or an exception from it, cancels what was not sent.
 
         Raises TypeError or ValueError for another chunksize or buffersize, RuntimeError after shutdown(). What a call
         or an iterable raises comes out of the iterator.
@@ -154,7 +177,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         items = zip(*iterables)
         if size == 1:
             return submit_in_order(self, fn, items, deadline, buffersize)
-        chunks = submit_in_order(self, partial(calls.run_chunk, fn), _chunks(items, size), deadline, buffersize)
+        chunks = submit_in_order(self, partial(self._run_chunk, fn), _chunks(items, size), deadline, buffersize)
         return Chain(chunks)
 
     def run(self, fn, /, *args, **kwargs):
@@ -229,6 +252,13 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             return object.__repr__(self)
         now = self.stats()
         return f"<{type(self).__name__}: {len(now.nodes)} nodes, {now.running} running, {now.queued} queued>"
+
+
+def _count(name, value):
+    count = index(value)
+    if count <= 0:
+        raise ValueError(f"{name} must be greater than 0")
+    return count
 
 
 def _target_of(cluster):

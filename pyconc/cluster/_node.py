@@ -5,14 +5,15 @@ session: a pool of its own, which lasts as long as the comm. Messages to the nod
 
     calls: numbers, calls, options
                             run these packed calls; nothing else is promised of their order. options: of those that
-                            have some, a list of number, on_cancel (its index), grace, timeout, name, and for how many
-                            seconds from now until the deadline
+                            have others than the pool, a list of number, on_cancel (its index), grace, timeout, name,
+                            and for how many seconds from now until the deadline
     stop: numbers           do with these calls what their on_cancel says
     close                   let the workers end, then close the comm
 
 and from it:
 
-    hello: workers          the answer to pyconc-open; or an error, as a sentence
+    hello: workers, slots   the answer to pyconc-open, slots: how many calls they run at a time; or an error, as a
+                            sentence
     ended: numbers, results, failures, seconds
                             these calls have returned these results; failures: (number, how, error) of the others;
                             seconds: how long each of the recent calls has kept a worker, on average, or None
@@ -36,6 +37,7 @@ import pyconc
 from pyconc._options import ON_CANCEL
 from pyconc._process.pickling import WorkerDied
 from pyconc.cluster import _calls as calls
+from pyconc.coroutine_pool import CoroutinePool
 from pyconc.process_pool import ProcessPoolExecutor, default_workers
 
 __all__ = ["OPEN", "PLUGIN", "NodePlugin", "identify"]
@@ -61,6 +63,12 @@ class _Pool(ProcessPoolExecutor):
     _follows_start_method = False
 
 
+class _LoopPool(CoroutinePool):
+    """The same with coroutines."""
+
+    _follows_start_method = False
+
+
 class NodePlugin(WorkerPlugin):
     """Lets a worker of dask open sessions."""
 
@@ -74,8 +82,8 @@ class NodePlugin(WorkerPlugin):
         worker.handlers.pop(OPEN, None)
 
 
-async def _open(comm, versions, workers, initializer):
-    """Serve an executor for as long as the comm lasts."""
+async def _open(comm, versions, workers, initializer, concurrency):
+    """Serve an executor for as long as the comm lasts. concurrency: a worker's coroutines at a time; None: of calls."""
     mine = identify()
     if versions != mine:
         theirs, ours = (
@@ -88,11 +96,14 @@ async def _open(comm, versions, workers, initializer):
         try:
             workers = default_workers() if workers is None else workers
             setup = {} if initializer is None else {"initializer": calls.set_up, "initargs": (initializer,)}
-            pool = _Pool(workers, **setup)
+            if concurrency is None:
+                pool, slots = _Pool(workers, **setup), workers
+            else:
+                pool, slots = _LoopPool(workers, concurrency=concurrency, **setup), workers * concurrency
         except OSError as error:
             await comm.write({"op": "hello", "error": f"node {comm.local_address} cannot have a pool: {error}"})
         else:
-            await _Session(comm, pool).serve(workers)
+            await _Session(comm, pool).serve({"op": "hello", "workers": workers, "slots": slots})
     await comm.close()
     return Status.dont_reply
 
@@ -103,6 +114,8 @@ class _Session:
     def __init__(self, comm, pool):
         self._comm = comm
         self._pool = pool
+        self._runs_coroutines = isinstance(pool, CoroutinePool)
+        self._run = calls.run_coroutine if self._runs_coroutines else calls.run_call
         self._loop = asyncio.get_running_loop()
         self._ended = deque()  # (number, future or exception); any thread appends
         self._pending = 0  # how many calls the program waits for; the loop's thread
@@ -112,10 +125,10 @@ class _Session:
         self._something = asyncio.Event()
         self._stoppable = {}  # futures by number, of those calls that may be stopped; _begin() adds, _note() removes
 
-    async def serve(self, workers):
+    async def serve(self, hello):
         sender = None
         try:
-            await self._comm.write({"op": "hello", "workers": workers})
+            await self._comm.write(hello)
             sender = asyncio.ensure_future(self._send())
             begin = partial(asyncio.to_thread, self._begin)  # the first worker takes a while to start
             while (message := await self._comm.read())["op"] != "close":
@@ -143,12 +156,13 @@ class _Session:
         options = {number: chosen for number, *chosen in options}
         for number, call in zip(numbers, packed):
             try:
-                pool = self._pool if number not in options else self._view(*options[number])
-                future = pool.submit(calls.run_call, call)
+                has_options = number in options
+                pool = self._view(*options[number]) if has_options else self._pool
+                future = pool.submit(self._run, call)
             except Exception as error:  # descriptors or threads are short, or the pool is broken
                 self._note(number, error)
             else:
-                if number in options and options[number][0] != 0:
+                if options[number][0] != 0 if has_options else self._runs_coroutines:
                     self._stoppable[number] = future
                 future.add_done_callback(partial(self._note, number))
 
