@@ -30,9 +30,10 @@ pytest.importorskip("distributed")
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import dask
     from distributed import Client, LocalCluster, Scheduler, Security, Worker
 
-from pyconc.cluster import ClusterExecutor, NodeDied, _calls, _node
+from pyconc.cluster import ClusterExecutor, NodeDied, NodePlugin, _calls, _node
 
 # What dask leaves to the garbage collector, and says of nodes that are killed.
 pytestmark = [
@@ -361,11 +362,11 @@ def test_the_examples_are_true():
         """
         import doctest, logging
         import pyconc
-        from pyconc.cluster import ClusterExecutor
+        from pyconc.cluster import ClusterExecutor, NodePlugin
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         names = {"pyconc": pyconc, "ClusterExecutor": ClusterExecutor}
         methods = [method for name, method in vars(ClusterExecutor).items() if not name.startswith("_")]
-        for thing in (ClusterExecutor, *methods):
+        for thing in (ClusterExecutor, NodePlugin, *methods):
             test = doctest.DocTestParser().get_doctest(thing.__doc__, names, thing.__name__, None, None)
             results = doctest.DocTestRunner().run(test)
             assert results.attempted and not results.failed
@@ -575,8 +576,6 @@ def test_other_versions_are_named_and_refused(cluster, monkeypatch):
 
 
 def test_a_scheduler_that_is_not_there_fails_what_was_submitted(monkeypatch):
-    import dask
-
     with dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}):
         executor = ClusterExecutor("tcp://127.0.0.1:1", workers_per_node=1)
         future = executor.submit(abs, -1)
@@ -742,6 +741,62 @@ def test_the_child_of_a_fork_finds_it_closed(executor):
 def test_it_cannot_be_pickled(executor):
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(executor)
+
+
+# --- Dask's own tasks -------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def plugin_on(cluster, plugin):
+    with Client(cluster, set_as_default=False) as client:
+        client.register_plugin(plugin)
+        try:
+            with dask.annotate(executor=plugin.name):
+                yield client
+        finally:
+            client.unregister_worker_plugin(plugin.name)
+
+
+def in_worker(number):
+    return number, os.getpid(), os.environ.get("PYCONC_TEST")
+
+
+def test_tasks_of_dask_run_in_worker_processes(cluster):
+    plugin = NodePlugin(1, initializer=set_variable, initargs=("set",))
+    with plugin_on(cluster, plugin) as client:
+        nodes = {*client.run(os.getpid).values()}
+        results = client.gather(client.map(in_worker, range(6), pure=False))
+        assert [number for number, _, _ in results] == [*range(6)]
+        assert {value for _, _, value in results} == {"set"}
+        workers = {pid for _, pid, _ in results}
+        assert not workers & nodes
+        assert dask.delayed(abs)(-1).compute(scheduler=client) == 1
+        assert type(client.submit(jobs.fail, KeyError("k")).exception()) is KeyError
+    for pid in workers:
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker to end")  # noqa: B023
+
+
+def test_a_worker_that_dies_costs_one_task_and_no_node(cluster, tmp_path):
+    with plugin_on(cluster, NodePlugin(name="processes")) as client:
+        nodes = {*client.run(os.getpid).values()}
+        assert type(client.submit(note_and_die_once, tmp_path, "once").exception()) is pyconc.WorkerDied
+        assert len(list(tmp_path.iterdir())) == 1
+        assert client.submit(note_and_die_once, tmp_path, "again", retries=1).result() == "again"
+        assert {*client.run(os.getpid).values()} == nodes
+
+
+def test_a_plugin_that_cannot_be_is_refused():
+    for wrong, error in ((0, ValueError), (1.5, TypeError)):
+        with pytest.raises(error):
+            NodePlugin(wrong)
+    with start_cluster(1, processes=False) as cluster:
+        with pytest.raises(ValueError, match="another executor"), plugin_on(cluster, NodePlugin(name="default")):
+            pass
+        with pytest.raises(TypeError, match="nonsense"), plugin_on(cluster, NodePlugin(nonsense=1)):
+            pass
+        with Client(cluster, set_as_default=False) as client:
+            client.unregister_worker_plugin("default")
+            assert client.submit(abs, -1).result() == 1
 
 
 # --- Chaos ------------------------------------------------------------------------------------------------------------

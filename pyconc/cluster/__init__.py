@@ -1,18 +1,19 @@
 """ClusterExecutor: the same executor when the work outgrows one machine, on the nodes of a dask.distributed cluster.
 
 _calls.py says how a call and its outcome travel, _node.py what a node does, _dispatcher.py what the program does, with
-calls as _pending.py describes them.
+calls as _pending.py describes them. _node_plugin.py is for tasks of dask's own, and has nothing to do with these.
 Workers import _calls.py from here, so that what needs distributed is imported when it is asked for.
 """
 
 from importlib import import_module
 
-__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodeStats"]
+__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats"]
 
 _LAZY = {
     "ClusterExecutor": "pyconc.cluster._executor",
     "ClusterStats": "pyconc.cluster._stats",
     "NodeDied": "pyconc.cluster._errors",
+    "NodePlugin": "pyconc.cluster._node_plugin",
     "NodeStats": "pyconc.cluster._stats",
 }
 

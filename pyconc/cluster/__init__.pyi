@@ -7,7 +7,7 @@ from typing_extensions import Self
 
 from pyconc import Future, WorkerDied
 
-__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodeStats"]
+__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -96,3 +96,9 @@ class NodeDied(WorkerDied):
         *,
         task_name: str | None = None,
     ) -> None: ...
+
+class NodePlugin:
+    name: str
+    def __init__(self, workers: int | None = None, *, name: str = "pyconc", **options: Any) -> None: ...
+    def setup(self, worker: Any) -> None: ...
+    def teardown(self, worker: Any) -> None: ...

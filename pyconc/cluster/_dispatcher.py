@@ -38,7 +38,7 @@ from pyconc._task_timeout import TaskTimeout
 from pyconc._task_timeout import make as make_timeout
 from pyconc.cluster import _calls as calls
 from pyconc.cluster._errors import NodeDied
-from pyconc.cluster._node import OPEN, PLUGIN, NodePlugin, identify
+from pyconc.cluster._node import OPEN, PLUGIN, SessionPlugin, identify
 from pyconc.cluster._pending import Call, LoopCall, LoopOutcomes
 from pyconc.cluster._stats import ClusterStats, NodeStats
 
@@ -354,7 +354,7 @@ class Dispatcher:
             except asyncio.TimeoutError:
                 pass
         try:
-            await client.register_plugin(NodePlugin(), name=PLUGIN)
+            await client.register_plugin(SessionPlugin(), name=PLUGIN)
         except ModuleNotFoundError as error:
             # Dask's workers do not start with a plugin that they cannot import.
             await client.unregister_worker_plugin(PLUGIN)

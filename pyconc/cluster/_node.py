@@ -40,7 +40,7 @@ from pyconc.cluster import _calls as calls
 from pyconc.coroutine_pool import CoroutinePool
 from pyconc.process_pool import ProcessPoolExecutor, default_workers
 
-__all__ = ["OPEN", "PLUGIN", "NodePlugin", "identify"]
+__all__ = ["OPEN", "PLUGIN", "NodePool", "SessionPlugin", "identify"]
 
 OPEN = "pyconc-open"
 PLUGIN = "pyconc-nodes"
@@ -57,7 +57,7 @@ def identify():
     return {"pyconc": pyconc.__version__, "Python": ".".join(platform.python_version_tuple()[:2])}
 
 
-class _Pool(ProcessPoolExecutor):
+class NodePool(ProcessPoolExecutor):
     """As dask's workers may be multiprocessing's spawned processes, they have spawn set; nobody has asked for that."""
 
     _follows_start_method = False
@@ -69,7 +69,7 @@ class _LoopPool(CoroutinePool):
     _follows_start_method = False
 
 
-class NodePlugin(WorkerPlugin):
+class SessionPlugin(WorkerPlugin):
     """Lets a worker of dask open sessions."""
 
     name = PLUGIN
@@ -97,7 +97,7 @@ async def _open(comm, versions, workers, initializer, concurrency):
             workers = default_workers() if workers is None else workers
             setup = {} if initializer is None else {"initializer": calls.set_up, "initargs": (initializer,)}
             if concurrency is None:
-                pool, slots = _Pool(workers, **setup), workers
+                pool, slots = NodePool(workers, **setup), workers
             else:
                 pool, slots = _LoopPool(workers, concurrency=concurrency, **setup), workers * concurrency
         except OSError as error:
