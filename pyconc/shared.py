@@ -24,9 +24,11 @@ for that there are semaphores. When that thread ends, the lock is free. After a 
 its parent's locks. An interpreter that exits need not release anything.
 
 Memory is allocated with the object, and that of a list, a dict or a queue with what is in it: MemoryError if there is
-none, or if there are 65536 objects (a queue counts as four), or 64 GB. An object lives as long as any process has it,
-and while a pickle of it, or an item of a queue that it is in, is on its way; one that nobody takes keeps its memory,
-128 bytes and what is in it, until the program ends, and so does one that has been in an item of a list or a dict.
+none, or if there are 65536 objects (a queue counts as four), 262144 pairs of one object in another, or 64 GB. An object
+lives as long as any process has it, or an item of another that lives, and while a pickle of it is on its way; one that
+nobody takes keeps its memory, 128 bytes and what is in it, until the program ends. Objects that only have each other,
+and what a process had that was killed, go when there is no room for more. (Processes that made objects before they got
+any of each other have memory each, and what is in an item of the other's stays until the program ends.)
 """
 
 import copyreg
@@ -193,10 +195,13 @@ class _Taken:
 
 
 def _unpack(cls, heap, index, serial, *state):
-    return cls._at(heap, index, serial, *state)
+    self = getattr(cls, "_at", cls)(heap, index, serial, *state)
+    self._received()
+    return self
 
 
-# An object in an item of a container: whoever reads that has their memory, mostly, which is the same.
+# An object in an item of a container: whoever reads that has their memory, mostly, which is the same. The container
+# holds it, and in between who pickles or unpickles the item.
 
 
 def _pack_in_item(cell, *state):
@@ -1594,7 +1599,7 @@ class Queue(_Sent, _core.SharedQueue):
 
 
 def _pack_door(door):
-    return _core.SharedCell, (_heaps[door._identity], *door._send())
+    return _unpack, (_core.SharedCell, _heaps[door._identity], *door._send())
 
 
 reduction.register(_core.SharedCell, _pack_door)

@@ -152,28 +152,6 @@ def test_an_object_in_another_is_there_for_all_and_outlives_who_made_it(manager)
     assert len(table["itself"]["itself"]) == len(table)
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_an_object_in_an_item_of_a_container_stays_and_in_a_queue_goes_with_its_taker(kept):
-    finished = run_script(
-        """
-        import sys
-        from pyconc import shared
-        queue, table = shared.Queue(), shared.Dict()
-        used = shared._heap().used()
-        for _ in range(10):
-            if sys.argv[1] == "True":
-                table["a"] = shared.Event()
-                del table["a"]
-            else:
-                queue.put([shared.Event()])
-                queue.get()
-        print(shared._heap().used() - used)
-        """,
-        kept,
-    )
-    assert int(finished.stdout) == 10 * kept
-
-
 def test_a_manager_begins_once_and_ends():
     manager = managers.SyncManager()
     with pytest.raises(ProcessError, match="not yet started"):

@@ -1,5 +1,7 @@
 #include "shared_dict.h"
 
+#include "shared_change.h"
+
 #include <string.h>
 
 typedef struct dict_slot {
@@ -327,7 +329,23 @@ copy(const shared_run *dict, shared_run *to)
     return place;
 }
 
-const shared_run_kind shared_dict_kind = {bytes_in_use, copy};
+// Only values refer to cells.
+static bool
+add_refs(const shared_run *dict, shared_refs *refs)
+{
+    const dict_table *table = shared_run_table(dict);
+    bounds now = bounds_of(table);
+    bool is_added = true;
+    for (uint32_t i = now.first; is_added && i < now.end; i++) {
+        if (!is_gone(&table->slots[i])) {
+            shared_item item = shared_run_read(dict, word_of(&table->slots[i].value));
+            is_added = shared_refs_add_item(refs, &item);
+        }
+    }
+    return is_added;
+}
+
+const shared_run_kind shared_dict_kind = {bytes_in_use, copy, add_refs};
 
 // ---- looking ----
 
@@ -452,8 +470,18 @@ write_again(shared_run *dict, const dict_table *old, uint32_t capacity)
     return place;
 }
 
-int
-shared_dict_update(shared_run *dict, const shared_item *parts, uint32_t count)
+// A change takes the value that is in a slot.
+static void
+take_value(shared_change *change, const shared_run *dict, const dict_slot *slot)
+{
+    if (shared_run_refers(dict)) {
+        shared_item item = shared_run_read(dict, word_of(&slot->value));
+        shared_change_takes(change, &item);
+    }
+}
+
+static int
+update(shared_run *dict, const shared_item *parts, uint32_t count, shared_change *change)
 {
     uint64_t most = (uint64_t)shared_dict_count(dict) + count;
     if (count == 0) {
@@ -474,6 +502,7 @@ shared_dict_update(shared_run *dict, const shared_item *parts, uint32_t count)
         uint64_t hash = hash_of(dict, &parts[SHARED_DICT_KEY]);
         uint32_t there = find_in(dict, table, hash, &parts[SHARED_DICT_KEY]);
         if (there != SHARED_DICT_NOWHERE) {
+            take_value(change, dict, &table->slots[there]);
             set_word(&table->slots[there].value, shared_run_write(dict, &parts[SHARED_DICT_VALUE]));
             continue;
         }
@@ -487,10 +516,24 @@ shared_dict_update(shared_run *dict, const shared_item *parts, uint32_t count)
     return 0;
 }
 
+int
+shared_dict_update(shared_run *dict, const shared_item *parts, uint32_t count)
+{
+    shared_change change;
+    shared_change_init(&change, dict);
+    for (uint32_t i = 0; i < count; i++) {
+        shared_change_brings(&change, &parts[i * SHARED_DICT_PARTS + SHARED_DICT_VALUE], 1);
+    }
+    int rc = shared_change_hold(&change);
+    return shared_change_end(&change, rc < 0 ? rc : update(dict, parts, count, &change));
+}
+
 static int
-set_value(shared_run *dict, dict_table *table, uint32_t place, uint64_t hash, const shared_item *parts)
+set_value(shared_run *dict, dict_table *table, uint32_t place, uint64_t hash, const shared_item *parts,
+          shared_change *change)
 {
     const shared_item *value = &parts[SHARED_DICT_VALUE];
+    take_value(change, dict, &table->slots[place]);
     if (value->bytes != NULL) {
         int rc = shared_run_reserve(dict, shared_item_bytes(value));
         if (rc < 0) {
@@ -520,25 +563,35 @@ append(shared_run *dict, dict_table *table, uint64_t hash, const shared_item *pa
     return 0;
 }
 
-int
-shared_dict_set(shared_run *dict, const shared_item parts[SHARED_DICT_PARTS])
+static int
+set(shared_run *dict, const shared_item parts[SHARED_DICT_PARTS], shared_change *change)
 {
     uint64_t hash = hash_of(dict, &parts[SHARED_DICT_KEY]);
     dict_table *table = table_of(dict);
     uint32_t place = find_in(dict, table, hash, &parts[SHARED_DICT_KEY]);
     if (place != SHARED_DICT_NOWHERE) {
-        return set_value(dict, table, place, hash, parts);
+        return set_value(dict, table, place, hash, parts, change);
     }
     if (has_room(table)) {
         int rc = shared_run_reserve(dict, shared_items_bytes(parts, SHARED_DICT_PARTS));
         // A table that has moved has room.
         return rc < 0 ? rc : append(dict, table_of(dict), hash, parts);
     }
-    return shared_dict_update(dict, parts, 1);
+    return update(dict, parts, 1, change);
 }
 
 int
-shared_dict_remove(shared_run *dict, uint32_t place)
+shared_dict_set(shared_run *dict, const shared_item parts[SHARED_DICT_PARTS])
+{
+    shared_change change;
+    shared_change_init(&change, dict);
+    shared_change_brings(&change, &parts[SHARED_DICT_VALUE], 1);
+    int rc = shared_change_hold(&change);
+    return shared_change_end(&change, rc < 0 ? rc : set(dict, parts, &change));
+}
+
+static int
+remove_at(shared_run *dict, uint32_t place)
 {
     dict_table *table = table_of(dict);
     bounds now = bounds_of(table);
@@ -570,10 +623,24 @@ shared_dict_remove(shared_run *dict, uint32_t place)
 }
 
 int
+shared_dict_remove(shared_run *dict, uint32_t place)
+{
+    const dict_table *table = table_of(dict);
+    shared_change change;
+    shared_change_init(&change, dict);
+    take_value(&change, dict, &table->slots[place]);
+    return shared_change_end(&change, remove_at(dict, place));
+}
+
+int
 shared_dict_clear(shared_run *dict)
 {
-    if (shared_run_table(dict) != NULL) {
-        shared_run_publish_empty(dict);
+    shared_change change;
+    if (shared_run_table(dict) == NULL) {
+        return 0;
     }
-    return 0;
+    shared_change_init(&change, dict);
+    shared_change_takes_all(&change);
+    shared_run_publish_empty(dict);
+    return shared_change_end(&change, 0);
 }

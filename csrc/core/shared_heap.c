@@ -13,10 +13,13 @@
 #include <unistd.h>
 
 #include "futex.h"
+#include "shared_holds.h"
 #include "shm_file.h"
 
-#define MAGIC UINT64_C(0x3330706165686370)  // "pcheap03"
+#define MAGIC UINT64_C(0x3430706165686370)  // "pcheap04"
 #define NOBODY 0
+#define ITEMS 1
+#define FIRST_PROCESS 2
 #define ROW_WORDS (SHARED_HEAP_CELLS / 64)
 #define CELLS_PER_PAGE (4096 / sizeof(shared_cell))
 #define SWEEP_LEAST 64
@@ -53,12 +56,14 @@ typedef struct layout {
         uint32_t rows_used;  // no party has a later one
         uint32_t units;      // that the file has room for; constant
         uint32_t tickets;    // that were given
+        uint32_t is_untidy;  // a party has lost its bits, and what its containers hold has not been let go
     };
     // Both guarded by the lock.
     _Alignas(4096) shared_party parties[SHARED_HEAP_PARTIES];
     _Alignas(4096) uint64_t rows[SHARED_HEAP_PARTIES][ROW_WORDS];
     _Alignas(4096) shared_cell cells_at[SHARED_HEAP_CELLS];
-    _Alignas(4096) shared_extents extents;  // guarded by the lock
+    _Alignas(4096) shared_extents extents;  // guarded by the lock, both
+    _Alignas(4096) shared_holds holds;
 } layout;
 
 // Where the units begin in the file.
@@ -75,20 +80,35 @@ struct shared_heap {
     uint32_t users[SHARED_HEAP_CELLS];
     // Users that have gone while the lock was not free.  Relaxed everywhere: each one counts by itself.
     _Atomic uint32_t late[SHARED_HEAP_CELLS];
+    // For forget() and collect(), by the heap's lock:
+    uint32_t found[SHARED_HEAP_CELLS];
+    uint32_t found_count;
+    uint64_t reached[ROW_WORDS];
     _Atomic uint32_t is_untidy;  // there are such, or cells that nobody uses but whose lock is held; a hint,
                                  // so relaxed everywhere
 };
 
 // ---- the lock ----
 
+static void repair(shared_heap *heap);
+
 static int
-enter(shared_heap *heap)
+enter_until(shared_heap *heap, int64_t deadline_ns)
 {
     int rc;
     do {
-        rc = robust_lock_acquire(&heap->at->lock, FUTEX_NO_DEADLINE);
+        rc = robust_lock_acquire(&heap->at->lock, deadline_ns);
     } while (rc == FUTEX_INTERRUPTED);
+    if (rc == ROBUST_LOCK_ABANDONED) {
+        repair(heap);
+    }
     return rc < 0 ? rc : 0;
+}
+
+static int
+enter(shared_heap *heap)
+{
+    return enter_until(heap, FUTEX_NO_DEADLINE);
 }
 
 static void
@@ -162,16 +182,23 @@ is_used(const shared_heap *heap, uint32_t index)
     return false;
 }
 
+// Whose bits are in a word of a row: of all parties but one, if there is such.
 static uint64_t
-used_in_word(const shared_heap *heap, uint32_t word)
+had_but_by(const shared_heap *heap, uint32_t party, uint32_t word)
 {
     uint64_t used = 0;
     for (uint32_t i = 0; i < row_count(heap); i++) {
-        if (state_of(heap, i) != PARTY_FREE) {
+        if (state_of(heap, i) != PARTY_FREE && i != party) {
             used |= heap->at->rows[i][word];
         }
     }
     return used;
+}
+
+static uint64_t
+used_in_word(const shared_heap *heap, uint32_t word)
+{
+    return had_but_by(heap, SHARED_HEAP_PARTIES, word);
 }
 
 // Where the system refuses the call, memory comes with the first write, or does not.
@@ -216,6 +243,7 @@ own_space(void)
 static void
 give_up(shared_heap *heap, uint32_t party, uint64_t who)
 {
+    heap->at->is_untidy = 1;
     // Relaxed: the lock orders it, but for that child.
     atomic_compare_exchange_strong_explicit(&party_at(heap, party)->who, &who, PARTY_FREE,
                                             memory_order_relaxed, memory_order_relaxed);
@@ -240,7 +268,7 @@ static void
 bury_the_dead(shared_heap *heap)
 {
     uint64_t space = own_space();
-    for (uint32_t i = NOBODY + 1; i < row_count(heap); i++) {
+    for (uint32_t i = FIRST_PROCESS; i < row_count(heap); i++) {
         shared_party *each = party_at(heap, i);
         // Relaxed: see state_of().
         uint64_t who = atomic_load_explicit(&each->who, memory_order_relaxed);
@@ -257,7 +285,7 @@ static uint32_t
 add_party(shared_heap *heap, uint32_t state)
 {
     for (int attempt = 0; attempt < 2; attempt++) {
-        for (uint32_t i = NOBODY + 1; i < SHARED_HEAP_PARTIES; i++) {
+        for (uint32_t i = FIRST_PROCESS; i < SHARED_HEAP_PARTIES; i++) {
             if (state_of(heap, i) == PARTY_FREE) {
                 if (!allocate(heap, heap->at->rows[i], sizeof(heap->at->rows[i]))) {
                     return NOBODY;
@@ -281,10 +309,10 @@ add_party(shared_heap *heap, uint32_t state)
 static uint64_t
 owner_of(const shared_heap *heap, uint32_t index)
 {
-    return heap->at->cells_at[index].serial << 16 | index;
+    return shared_holds_owner(index, heap->at->cells_at[index].serial);
 }
 
-_Static_assert(SHARED_HEAP_CELLS <= 1 << 16, "a cell's place is the low half of an owner");
+_Static_assert(SHARED_HEAP_CELLS == SHARED_HOLDS_CELLS, "a cell's place is the low half of an owner");
 
 static bool
 is_owner_there(const shared_heap *heap, uint64_t owner)
@@ -343,6 +371,111 @@ sweep(shared_heap *heap)
     return used;
 }
 
+// ---- what containers hold ----
+
+// The container that held it does not any more.
+static void
+let_go(shared_heap *heap, uint32_t index)
+{
+    if (index < cell_count(heap) && !shared_holds_any(&heap->at->holds, index)
+        && has(heap, ITEMS, index)) {
+        clear(heap, ITEMS, index);
+        // Found once: nothing holds it any more.
+        if (!is_used(heap, index)) {
+            heap->found[heap->found_count++] = index;
+        }
+    }
+}
+
+// Gives back the memory of what was found to be used by nobody, and lets go of what that holds.
+static void
+forget_found(shared_heap *heap)
+{
+    while (heap->found_count > 0) {
+        uint32_t held, index = heap->found[--heap->found_count];
+        if (heap->at->cells_at[index].has_memory != 0) {
+            heap->at->cells_at[index].has_memory = 0;
+            release_all_but(heap, owner_of(heap, index), SHARED_NO_UNIT, 0);
+        }
+        while ((held = shared_holds_take(&heap->at->holds, index)) != SHARED_NO_CELL) {
+            let_go(heap, held);
+        }
+    }
+}
+
+static void
+let_go_of_found(void *arg, uint32_t index)
+{
+    let_go((shared_heap *)arg, index);
+}
+
+static void
+reach(void *arg, uint32_t index)
+{
+    shared_heap *heap = arg;
+    uint64_t bit = UINT64_C(1) << index % 64;
+    if (index < cell_count(heap) && (heap->reached[index / 64] & bit) == 0) {
+        heap->reached[index / 64] |= bit;
+        heap->found[heap->found_count++] = index;
+    }
+}
+
+// Lets go of all that no party leads to.  Its memory is found by sweep().
+static void
+collect(shared_heap *heap)
+{
+    shared_holds *holds = &heap->at->holds;
+    memset(heap->reached, 0, sizeof(heap->reached));
+    heap->found_count = 0;
+    for (uint32_t word = 0; word * 64 < cell_count(heap); word++) {
+        uint64_t had = had_but_by(heap, ITEMS, word);
+        for (; had != 0; had &= had - 1) {
+            reach(heap, word * 64 + (uint32_t)__builtin_ctzll(had));
+        }
+    }
+    while (heap->found_count > 0) {
+        shared_holds_each(holds, heap->found[--heap->found_count], reach, heap);
+    }
+    for (uint32_t i = 0; i < cell_count(heap); i++) {
+        uint32_t held;
+        while ((heap->reached[i / 64] >> i % 64 & 1) == 0
+               && (held = shared_holds_take(holds, i)) != SHARED_NO_CELL) {
+            if (!shared_holds_any(holds, held)) {
+                clear(heap, ITEMS, held);
+            }
+        }
+    }
+    heap->at->is_untidy = 0;
+}
+
+// Before a cell that it had is another's.
+static void
+let_go_of_the_dead_s(shared_heap *heap)
+{
+    if (heap->at->is_untidy != 0) {
+        collect(heap);
+        sweep(heap);
+    }
+}
+
+// What has died with the lock may have left anything undone.
+static void
+repair(shared_heap *heap)
+{
+    shared_holds *holds = &heap->at->holds;
+    heap->at->is_untidy = 1;
+    heap->found_count = 0;
+    shared_holds_repair(holds, cell_count(heap));
+    for (uint32_t i = 0; i < cell_count(heap); i++) {
+        if (shared_holds_any(holds, i)) {
+            set(heap, ITEMS, i);
+        }
+        else {
+            clear(heap, ITEMS, i);
+        }
+    }
+}
+
 static uint32_t
 find_units(shared_heap *heap, uint32_t order)
 {
@@ -352,6 +485,7 @@ find_units(shared_heap *heap, uint32_t order)
     bool is_time = found != SHARED_NO_UNIT && found >= extents->end && found >= extents->sweep_at;
     if (found == SHARED_NO_UNIT || is_time) {
         bury_the_dead(heap);
+        collect(heap);
         uint32_t used = sweep(heap);
         extents->sweep_at = used < SWEEP_LEAST ? 2 * SWEEP_LEAST : 2 * used;
         found = shared_extents_find(extents, order, limit);
@@ -373,9 +507,10 @@ forget_if_unused(shared_heap *heap, uint32_t index)
     }
     else {
         clear(heap, heap->party, index);
-        if (heap->at->cells_at[index].has_memory != 0 && !is_used(heap, index)) {
-            heap->at->cells_at[index].has_memory = 0;
-            release_all_but(heap, owner_of(heap, index), SHARED_NO_UNIT, 0);
+        if ((heap->at->cells_at[index].has_memory != 0 || shared_holds_owns(&heap->at->holds, index))
+            && !is_used(heap, index)) {
+            heap->found[heap->found_count++] = index;
+            forget_found(heap);
         }
     }
 }
@@ -415,7 +550,8 @@ static bool
 grow(shared_heap *heap)
 {
     uint32_t count = cell_count(heap);
-    if (count == SHARED_HEAP_CELLS || !allocate(heap, &heap->at->cells_at[count], 4096)) {
+    if (count == SHARED_HEAP_CELLS || !allocate(heap, &heap->at->cells_at[count], 4096)
+        || !allocate(heap, heap->at->holds.first[count], CELLS_PER_PAGE * sizeof(heap->at->holds.first[0]))) {
         return false;
     }
     heap->at->cells = count + (uint32_t)CELLS_PER_PAGE;
@@ -430,12 +566,19 @@ shared_heap_make(shared_heap *heap, uint32_t *index)
         return rc;
     }
     tidy(heap);
+    let_go_of_the_dead_s(heap);
     uint32_t found = find_free(heap);
     if (found == SHARED_HEAP_CELLS) {
         bury_the_dead(heap);
+        let_go_of_the_dead_s(heap);
         found = find_free(heap);
     }
     if (found == SHARED_HEAP_CELLS && grow(heap)) {
+        found = find_free(heap);
+    }
+    if (found == SHARED_HEAP_CELLS) {
+        collect(heap);
+        sweep(heap);
         found = find_free(heap);
     }
     rc = SHARED_HEAP_FULL;
@@ -461,15 +604,8 @@ shared_heap_attach(shared_heap *heap, uint32_t index, uint64_t serial)
     }
     rc = SHARED_HEAP_GONE;
     if (index < cell_count(heap) && heap->at->cells_at[index].serial == serial && is_used(heap, index)) {
-        shared_cell *cell = &heap->at->cells_at[index];
         set(heap, heap->party, index);
         heap->users[index]++;
-        uint32_t sent = atomic_load_explicit(&cell->sent, memory_order_relaxed);
-        sent -= sent > 0 && sent != SHARED_HEAP_PINNED ? 1 : 0;
-        atomic_store_explicit(&cell->sent, sent, memory_order_relaxed);
-        if (sent == 0) {
-            clear(heap, NOBODY, index);
-        }
         rc = 0;
     }
     leave(heap);
@@ -477,14 +613,27 @@ shared_heap_attach(shared_heap *heap, uint32_t index, uint64_t serial)
 }
 
 int
-shared_heap_share(shared_heap *heap, uint32_t index)
+shared_heap_share_each(shared_heap *heap, const uint32_t *cells, uint32_t count)
 {
     int rc = enter(heap);
-    if (rc == 0) {
-        heap->users[index]++;
-        leave(heap);
+    if (rc < 0) {
+        return rc;
     }
-    return rc;
+    for (uint32_t i = 0; i < count; i++) {
+        // A stray write must not lead elsewhere.
+        if (cells[i] < cell_count(heap)) {
+            set(heap, heap->party, cells[i]);
+            heap->users[cells[i]]++;
+        }
+    }
+    leave(heap);
+    return 0;
+}
+
+int
+shared_heap_share(shared_heap *heap, uint32_t index)
+{
+    return shared_heap_share_each(heap, &index, 1);
 }
 
 int
@@ -504,6 +653,23 @@ shared_heap_send(shared_heap *heap, uint32_t index)
 }
 
 int
+shared_heap_received(shared_heap *heap, uint32_t index)
+{
+    int rc = enter(heap);
+    if (rc == 0) {
+        shared_cell *cell = &heap->at->cells_at[index];
+        uint32_t sent = atomic_load_explicit(&cell->sent, memory_order_relaxed);
+        sent -= sent > 0 && sent != SHARED_HEAP_PINNED ? 1 : 0;
+        atomic_store_explicit(&cell->sent, sent, memory_order_relaxed);
+        if (sent == 0) {
+            clear(heap, NOBODY, index);
+        }
+        leave(heap);
+    }
+    return rc;
+}
+
+int
 shared_heap_pin(shared_heap *heap, uint32_t index)
 {
     int rc = enter(heap);
@@ -515,18 +681,44 @@ shared_heap_pin(shared_heap *heap, uint32_t index)
     return rc;
 }
 
+static void
+drop_one(shared_heap *heap, uint32_t index)
+{
+    heap->users[index] -= heap->users[index] > 0 ? 1 : 0;
+    forget_if_unused(heap, index);
+}
+
 void
 shared_heap_drop(shared_heap *heap, uint32_t index)
 {
-    if (robust_lock_acquire(&heap->at->lock, ROBUST_LOCK_NO_WAIT) < 0) {
+    if (index >= SHARED_HEAP_CELLS) {
+        return;
+    }
+    if (enter_until(heap, ROBUST_LOCK_NO_WAIT) < 0) {
         // Relaxed: see there.
         atomic_fetch_add_explicit(&heap->late[index], 1, memory_order_relaxed);
         atomic_store_explicit(&heap->is_untidy, 1, memory_order_relaxed);
         return;
     }
-    heap->users[index] -= heap->users[index] > 0 ? 1 : 0;
-    forget_if_unused(heap, index);
+    drop_one(heap, index);
     leave(heap);
+}
+
+void
+shared_heap_drop_each(shared_heap *heap, const uint32_t *cells, uint32_t count)
+{
+    bool is_in = enter(heap) == 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!is_in) {
+            shared_heap_drop(heap, cells[i]);
+        }
+        else if (cells[i] < cell_count(heap)) {
+            drop_one(heap, cells[i]);
+        }
+    }
+    if (is_in) {
+        leave(heap);
+    }
 }
 
 uint32_t
@@ -536,6 +728,7 @@ shared_heap_used(shared_heap *heap)
     if (enter(heap) == 0) {
         tidy(heap);
         bury_the_dead(heap);
+        collect(heap);
         sweep(heap);
         for (uint32_t word = 0; word * 64 < cell_count(heap); word++) {
             used += (uint32_t)__builtin_popcountll(used_in_word(heap, word));
@@ -543,6 +736,79 @@ shared_heap_used(shared_heap *heap)
         leave(heap);
     }
     return used;
+}
+
+// ---- cells that a container holds ----
+
+// A record has memory before it comes.
+static bool
+has_record(shared_heap *heap, uint64_t owner, uint32_t index)
+{
+    shared_holds *holds = &heap->at->holds;
+    if (shared_holds_has(holds, owner, index)) {
+        return true;
+    }
+    uint32_t number = shared_holds_next_free(holds);
+    bool begins_page = number == holds->used && number % (4096 / sizeof(shared_hold)) == 0;
+    return number < SHARED_HOLDS_MAX && (!begins_page || allocate(heap, &holds->records[number], 4096));
+}
+
+// Under the heap's lock.
+static void
+let_go_of_each(shared_heap *heap, uint64_t owner, const uint32_t *cells, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (cells[i] < cell_count(heap)) {
+            shared_holds_remove(&heap->at->holds, owner, cells[i]);
+            let_go(heap, cells[i]);
+        }
+    }
+    forget_found(heap);
+}
+
+int
+shared_heap_hold(shared_heap *heap, uint32_t container, const uint32_t *cells, uint32_t count)
+{
+    int rc = enter(heap);
+    if (rc < 0) {
+        return rc;
+    }
+    uint64_t owner = owner_of(heap, container);
+    for (uint32_t i = 0; rc == 0 && i < count; i++) {
+        if (cells[i] < cell_count(heap) && has_record(heap, owner, cells[i])) {
+            shared_holds_add(&heap->at->holds, owner, cells[i]);
+            set(heap, ITEMS, cells[i]);
+        }
+        else {
+            let_go_of_each(heap, owner, cells, i);
+            rc = SHARED_HEAP_FULL;
+        }
+    }
+    leave(heap);
+    return rc;
+}
+
+int
+shared_heap_let_go(shared_heap *heap, uint32_t container, const uint32_t *cells, uint32_t count)
+{
+    int rc = enter(heap);
+    if (rc == 0) {
+        let_go_of_each(heap, owner_of(heap, container), cells, count);
+        leave(heap);
+    }
+    return rc;
+}
+
+int
+shared_heap_settle(shared_heap *heap, uint32_t container, const uint32_t *counts)
+{
+    int rc = enter(heap);
+    if (rc == 0) {
+        shared_holds_settle(&heap->at->holds, container, counts, let_go_of_found, heap);
+        forget_found(heap);
+        leave(heap);
+    }
+    return rc;
 }
 
 // ---- memory of cells ----
@@ -688,17 +954,19 @@ units_of(int fd)
 static bool
 prepare(layout *at, int fd)
 {
-    if (!allocate_file(fd, 0, (off_t)offsetof(layout, rows[1]))
+    if (!allocate_file(fd, 0, (off_t)offsetof(layout, rows[FIRST_PROCESS]))
         || !allocate_file(fd, (off_t)offsetof(layout, extents), 4096)
+        || !allocate_file(fd, (off_t)offsetof(layout, holds), 4096)
         || getrandom(&at->identity, sizeof(at->identity), 0) != (ssize_t)sizeof(at->identity)) {
         return false;
     }
     at->magic = MAGIC;
-    at->rows_used = NOBODY + 1;
+    at->rows_used = FIRST_PROCESS;
     at->units = units_of(fd);
     at->extents.sweep_at = SWEEP_LEAST;
     // Relaxed: nobody else has the file yet.
     atomic_store_explicit(&at->parties[NOBODY].who, PARTY_USED, memory_order_relaxed);
+    atomic_store_explicit(&at->parties[ITEMS].who, PARTY_USED, memory_order_relaxed);
     return true;
 }
 

@@ -1,11 +1,13 @@
 // shared_heap: cells in anonymous memory that the processes of a program share.
 //
-//     header | parties | a row of bits for each: which cells it has | cells | who has which unit | units
+//     header | parties | a row of bits for each: which cells it has | cells | who has which unit | holds
+//     | units
 //
 // A party is a process that has mapped the heap.  A cell is in use as long as a bit of some party says so:
 // there is no list of free cells, and nothing to repair after a death.  Party 0 is nobody: its bits are
-// those of cells that are on their way, in a pickle that has not been unpickled.  A party whose process is
-// gone loses its bits when somebody needs room.  (A number that is in use again delays that.)
+// those of cells that are on their way, in a pickle that has not been unpickled.  Party 1 is the items of
+// containers, see below.  A party whose process is gone loses its bits when somebody needs room.  (A number
+// that is in use again delays that.)
 //
 // The heap's lock guards the parties and the bits; it is robust, and every step under it leaves the bits
 // sound, so whoever gets it from the dead has nothing to do.
@@ -20,6 +22,12 @@
 // their memory back, and what was the dead's is found when memory would grow by as much again.  The file is
 // as large as it can ever be, and has no memory where nobody asked for it; a process maps a run when it
 // needs it.
+//
+// A container, which is a cell, holds the cells that its items refer to, see shared_holds.h.  When nobody has
+// it any more it lets go of them, and so on.  Who reads an item becomes a user of those cells with the
+// container's lock, before another can take the item away; by its bits, like any user, so that its death ends
+// that.  What only the dead had, and containers that nobody has but that hold each other, are found when
+// there is no room: then everything is let go of that no party leads to.
 //
 // A death between two steps costs at most a cell until the program ends.  Memory that is short is an error
 // here and never a SIGBUS later: what is used is allocated first.
@@ -50,8 +58,9 @@ typedef struct shared_cell {
     uint32_t has_memory;                     // it may own units; guarded by the heap's lock
     _Alignas(64) _Atomic uint32_t words[8];  // see shared_sync.h
     _Atomic uint64_t value;
-    _Atomic uint64_t more;  // of a container
-    uint64_t unused[2];
+    _Atomic uint64_t more;    // of a container
+    _Atomic uint32_t refers;  // of a container, see shared_run.h; by the lock, so relaxed everywhere
+    uint32_t unused[3];
 } shared_cell;
 
 _Static_assert(sizeof(shared_cell) == 128, "shared between processes");
@@ -75,21 +84,42 @@ shared_cell *shared_heap_cell(const shared_heap *heap, uint32_t index);
 // Makes a cell of zeros.  0, or SHARED_HEAP_FULL, or a status of robust_lock.
 int shared_heap_make(shared_heap *heap, uint32_t *index);
 
-// One more user of a cell in this process: a pickle of it has arrived.  Also SHARED_HEAP_GONE.
+// One more user of a cell in this process.  Also SHARED_HEAP_GONE.
 int shared_heap_attach(shared_heap *heap, uint32_t index, uint64_t serial);
 
 // One more user, by one that has it already.
 int shared_heap_share(shared_heap *heap, uint32_t index);
 
+// One more user of each of these cells, which somebody else has or holds until this has returned.
+int shared_heap_share_each(shared_heap *heap, const uint32_t *cells, uint32_t count);
+
 // One user less.  It never sleeps: what it cannot do now is done later.
 void shared_heap_drop(shared_heap *heap, uint32_t index);
 
-// A pickle of a cell that this process has is on its way.
-int shared_heap_send(shared_heap *heap, uint32_t index);
+// One user less of each; it may sleep.
+void shared_heap_drop_each(shared_heap *heap, const uint32_t *cells, uint32_t count);
 
-// A pickle of a cell that this process has stays, and any number of processes unpickle it: the cell is in use
-// for as long as there is a heap.
+// A pickle of a cell that this process has is on its way; and one has arrived.
+int shared_heap_send(shared_heap *heap, uint32_t index);
+int shared_heap_received(shared_heap *heap, uint32_t index);
+
+// A pickle of a cell that this process has stays where no heap's containers are: the cell is in use for as
+// long as there is a heap.
 int shared_heap_pin(shared_heap *heap, uint32_t index);
+
+// ---- cells that a container holds, which this process has, with the container's lock ----
+
+// Holds each of these once more; this process has them.  0, or SHARED_HEAP_FULL, or a status of robust_lock,
+// and then it holds none of them.
+int shared_heap_hold(shared_heap *heap, uint32_t container, const uint32_t *cells, uint32_t count);
+
+// Holds each of these once less.  A status of robust_lock means that it still does.
+int shared_heap_let_go(shared_heap *heap, uint32_t container, const uint32_t *cells, uint32_t count);
+
+// Holds those that it does only as often as `counts` says, by cell: never more often than before.
+int shared_heap_settle(shared_heap *heap, uint32_t container, const uint32_t *counts);
+
+// ---- memory ----
 
 // Makes a run of 1 << order units the cell's, which this process has.  0, or SHARED_HEAP_FULL, or a status of
 // robust_lock.  No memory comes with it yet.
@@ -109,7 +139,7 @@ void *shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order);
 void shared_heap_before_fork(shared_heap *heap);
 void shared_heap_after_fork(shared_heap *heap);
 
-// How many cells are in use, by whomever.  It gives back the memory of all others.
+// How many cells are in use, by whomever.  It gives back all others, and their memory.
 uint32_t shared_heap_used(shared_heap *heap);
 
 #endif

@@ -1,5 +1,7 @@
 #include "shared_list.h"
 
+#include "shared_change.h"
+
 // Guarded by the cell's lock.
 typedef struct list_table {
     _Atomic uint64_t bounds;  // first, and end in the upper half
@@ -89,7 +91,20 @@ copy(const shared_run *list, shared_run *to)
     return place;
 }
 
-const shared_run_kind shared_list_kind = {bytes_in_use, copy};
+static bool
+add_refs(const shared_run *list, shared_refs *refs)
+{
+    const list_table *table = shared_run_table(list);
+    bounds now = bounds_of(table);
+    bool is_added = true;
+    for (uint32_t i = now.first; is_added && i < now.end; i++) {
+        shared_item item = shared_run_read(list, slot_of(table, i));
+        is_added = shared_refs_add_item(refs, &item);
+    }
+    return is_added;
+}
+
+const shared_run_kind shared_list_kind = {bytes_in_use, copy, add_refs};
 
 // ---- items ----
 
@@ -107,8 +122,8 @@ shared_list_get(const shared_run *list, uint32_t place)
     return shared_run_read(list, slot_of(table, bounds_of(table).first + place));
 }
 
-int
-shared_list_set(shared_run *list, uint32_t place, const shared_item *item)
+static int
+set(shared_run *list, uint32_t place, const shared_item *item)
 {
     if (item->bytes != NULL) {
         int rc = shared_run_reserve(list, shared_item_bytes(item));
@@ -121,6 +136,27 @@ shared_list_set(shared_run *list, uint32_t place, const shared_item *item)
     shared_run_count_change(list);
     set_slot(table, bounds_of(table).first + place, word);
     return 0;
+}
+
+// A change takes those from `start` to `stop`.
+static void
+take_items(shared_change *change, const shared_run *list, uint32_t start, uint32_t stop)
+{
+    for (uint32_t i = start; shared_run_refers(list) && i < stop; i++) {
+        shared_item item = shared_list_get(list, i);
+        shared_change_takes(change, &item);
+    }
+}
+
+int
+shared_list_set(shared_run *list, uint32_t place, const shared_item *item)
+{
+    shared_change change;
+    shared_change_init(&change, list);
+    shared_change_brings(&change, item, 1);
+    take_items(&change, list, place, place + 1);
+    int rc = shared_change_hold(&change);
+    return shared_change_end(&change, rc < 0 ? rc : set(list, place, item));
 }
 
 static bool
@@ -176,8 +212,8 @@ reserve_table(shared_run *list, uint64_t count, uint64_t bytes, uint64_t *capaci
     return shared_run_reserve(list, bytes + table_bytes(*capacity));
 }
 
-int
-shared_list_splice(shared_run *list, uint32_t start, uint32_t stop, const shared_item *items, uint32_t count)
+static int
+splice(shared_run *list, uint32_t start, uint32_t stop, const shared_item *items, uint32_t count)
 {
     uint32_t there = shared_list_count(list);
     uint64_t bytes = shared_items_bytes(items, count);
@@ -223,12 +259,23 @@ shared_list_splice(shared_run *list, uint32_t start, uint32_t stop, const shared
 }
 
 int
-shared_list_rebuild(shared_run *list, const uint32_t *order, uint32_t count, const shared_item *items,
-                    uint32_t item_count)
+shared_list_splice(shared_run *list, uint32_t start, uint32_t stop, const shared_item *items, uint32_t count)
+{
+    shared_change change;
+    shared_change_init(&change, list);
+    shared_change_brings(&change, items, count);
+    take_items(&change, list, start, stop);
+    int rc = shared_change_hold(&change);
+    return shared_change_end(&change, rc < 0 ? rc : splice(list, start, stop, items, count));
+}
+
+static int
+rebuild(shared_run *list, const uint32_t *order, uint32_t count, const shared_item *items,
+        uint32_t item_count)
 {
     uint64_t capacity;
     if (count == 0) {
-        return shared_list_splice(list, 0, shared_list_count(list), NULL, 0);
+        return splice(list, 0, shared_list_count(list), NULL, 0);
     }
     int rc = reserve_table(list, count, shared_items_bytes(items, item_count), &capacity);
     if (rc < 0) {
@@ -247,4 +294,24 @@ shared_list_rebuild(shared_run *list, const uint32_t *order, uint32_t count, con
     set_bounds(table, 0, count);
     shared_run_publish(list, place);
     return 0;
+}
+
+int
+shared_list_rebuild(shared_run *list, const uint32_t *order, uint32_t count, const shared_item *items,
+                    uint32_t item_count)
+{
+    shared_change change;
+    shared_change_init(&change, list);
+    // What stays, as often as it does, comes again, and all that there was goes.
+    for (uint32_t i = 0; i < count; i++) {
+        bool is_new = order[i] >= SHARED_LIST_NEW;
+        if (is_new || shared_run_refers(list)) {
+            shared_item item =
+                is_new ? items[order[i] - SHARED_LIST_NEW] : shared_list_get(list, order[i]);
+            shared_change_brings(&change, &item, 1);
+        }
+    }
+    take_items(&change, list, 0, shared_list_count(list));
+    int rc = shared_change_hold(&change);
+    return shared_change_end(&change, rc < 0 ? rc : rebuild(list, order, count, items, item_count));
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "clock.h"
+#include "shared_change.h"
 #include "shared_sync.h"
 
 // Guarded by the cell's lock.
@@ -196,7 +197,21 @@ copy(const shared_run *run, shared_run *to)
     return place;
 }
 
-static const shared_run_kind queue_kind = {bytes_in_use, copy};
+static bool
+add_refs(const shared_run *run, shared_refs *refs)
+{
+    const ring_table *ring = shared_run_table(run);
+    uint64_t at = read_place(&ring->head).at;
+    bool is_added = true;
+    for (uint32_t i = count_of(ring); is_added && i > 0; i--) {
+        shared_item item = read_record(ring, &at);
+        at += record_bytes(&item);
+        is_added = shared_refs_add_item(refs, &item);
+    }
+    return is_added;
+}
+
+static const shared_run_kind queue_kind = {bytes_in_use, copy, add_refs};
 
 static int
 begin_ring(shared_queue *queue, uint64_t bytes)
@@ -343,19 +358,12 @@ find_nothing(shared_queue *queue, shared_queue_door door, bool is_over)
     return SHARED_QUEUE_CLOSED;
 }
 
+// There may be one more, if there is memory.
 static int
-put(shared_queue *queue, const shared_item *item)
+put_at_end(shared_queue *queue, const shared_item *item)
 {
     ring_table *ring;
     uint64_t at;
-    uint32_t count = shared_queue_count(queue);
-    uint32_t limit = shared_queue_get_limit(queue);
-    if (load(queue, CLOSED) != 0 || (limit != 0 && count >= limit)) {
-        return find_nothing(queue, SHARED_QUEUE_SPACE, load(queue, CLOSED) != 0);
-    }
-    if (count >= SHARED_QUEUE_MAX) {
-        return SHARED_HEAP_FULL;
-    }
     int rc = make_space(queue, record_bytes(item), &ring, &at);
     if (rc < 0) {
         return rc;
@@ -370,6 +378,24 @@ put(shared_queue *queue, const shared_item *item)
     publish(&ring->tail, next);
     shared_door_ring(door);
     return 0;
+}
+
+static int
+put(shared_queue *queue, const shared_item *item)
+{
+    uint32_t count = shared_queue_count(queue);
+    uint32_t limit = shared_queue_get_limit(queue);
+    if (load(queue, CLOSED) != 0 || (limit != 0 && count >= limit)) {
+        return find_nothing(queue, SHARED_QUEUE_SPACE, load(queue, CLOSED) != 0);
+    }
+    if (count >= SHARED_QUEUE_MAX) {
+        return SHARED_HEAP_FULL;
+    }
+    shared_change change;
+    shared_change_init(&change, &queue->run);
+    shared_change_brings(&change, item, 1);
+    int rc = shared_change_hold(&change);
+    return shared_change_end(&change, rc < 0 ? rc : put_at_end(queue, item));
 }
 
 // Memory of what there was once.
@@ -401,8 +427,11 @@ get(shared_queue *queue, const shared_take *take)
     ring_place next = head;
     shared_item item = read_record(ring, &next.at);
     bool has_wrapped = next.at < head.at;
+    shared_change change;
+    shared_change_init(&change, &queue->run);
+    shared_change_takes(&change, &item);
     if (!take->keep(take->arg, &item)) {
-        return SHARED_HEAP_FULL;
+        return shared_change_end(&change, SHARED_HEAP_FULL);
     }
     next.number += 1;
     next.at = count == 1 ? 0 : next.at + record_bytes(&item);
@@ -417,7 +446,7 @@ get(shared_queue *queue, const shared_take *take)
         publish(&ring->head, next);
     }
     give_back(queue, ring, has_wrapped);
-    return 0;
+    return shared_change_end(&change, 0);
 }
 
 // Counts items as done.
@@ -497,12 +526,17 @@ drop_all(shared_queue *queue)
 {
     ring_table *ring = shared_run_table(&queue->run);
     uint32_t count = count_of(ring);
-    if (count > 0) {
-        uint32_t left = number_put(queue) - load(queue, DONE);
-        publish(&ring->head, (ring_place){.number = read_place(&ring->tail).number});
-        give_back(queue, ring, false);
-        (void)finish(queue, count < left ? count : left);
+    if (count == 0) {
+        return;
     }
+    shared_change change;
+    shared_change_init(&change, &queue->run);
+    shared_change_takes_all(&change);
+    uint32_t left = number_put(queue) - load(queue, DONE);
+    publish(&ring->head, (ring_place){.number = read_place(&ring->tail).number});
+    give_back(queue, ring, false);
+    (void)finish(queue, count < left ? count : left);
+    (void)shared_change_end(&change, 0);
 }
 
 int

@@ -1,6 +1,7 @@
 #include "shared_run.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -17,6 +18,13 @@ typedef struct run_entry {
 
 #define NO_TABLE 0
 #define HEADER_BYTES sizeof(run_header)
+
+// What `refers` of the cell says.
+enum {
+    REFERS_NEVER,
+    REFERS,
+    REFERS_UNCOUNTED  // and holds cells more often than its items refer to them, perhaps
+};
 
 // A run that is larger does not stay with what is empty.
 #define KEPT_BYTES SHARED_UNIT_BYTES
@@ -318,6 +326,74 @@ shared_run_shrink(shared_run *run)
     }
 }
 
+// ---- references ----
+
+static void
+set_refers(shared_run *run, uint32_t state)
+{
+    // Relaxed: ordered by the lock.  It comes before the cells are held, in one thread.
+    atomic_store_explicit(&run->cell->refers, state, memory_order_relaxed);
+}
+
+static uint32_t
+get_refers(const shared_run *run)
+{
+    // Relaxed: ordered by the lock.
+    return atomic_load_explicit(&run->cell->refers, memory_order_relaxed);
+}
+
+bool
+shared_run_refers(const shared_run *run)
+{
+    return get_refers(run) != REFERS_NEVER;
+}
+
+int
+shared_run_hold(shared_run *run, const shared_refs *refs)
+{
+    if (refs->count == 0) {
+        return 0;
+    }
+    if (!shared_run_refers(run)) {
+        set_refers(run, REFERS);
+    }
+    return shared_heap_hold(run->heap, run->index, refs->cells, refs->count);
+}
+
+void
+shared_run_count_later(shared_run *run)
+{
+    set_refers(run, REFERS_UNCOUNTED);
+}
+
+void
+shared_run_let_go(shared_run *run, const shared_refs *refs)
+{
+    if (refs->count > 0 && shared_heap_let_go(run->heap, run->index, refs->cells, refs->count) < 0) {
+        shared_run_count_later(run);
+    }
+}
+
+// Holds what the items refer to, and no more.  Without memory for that it is left to the next.
+static void
+count_again(shared_run *run)
+{
+    shared_refs refs;
+    shared_refs_init(&refs);
+    uint32_t *counts = calloc(SHARED_HEAP_CELLS, sizeof(*counts));
+    bool has_all = shared_run_table(run) == NULL || run->kind->add_refs(run, &refs);
+    if (counts != NULL && has_all) {
+        for (uint32_t i = 0; i < refs.count; i++) {
+            counts[refs.cells[i] % SHARED_HEAP_CELLS]++;
+        }
+        if (shared_heap_settle(run->heap, run->index, counts) == 0) {
+            set_refers(run, REFERS);
+        }
+    }
+    free(counts);
+    shared_refs_fini(&refs);
+}
+
 // ---- the lock ----
 
 int
@@ -329,12 +405,18 @@ shared_run_enter(shared_run *run, int64_t deadline_ns)
     }
     if (rc == ROBUST_LOCK_ABANDONED) {
         keep_only_root(run);
+        if (shared_run_refers(run)) {
+            shared_run_count_later(run);
+        }
     }
     run_root root = read_root(run);
     if (root.has_run && (start_of(run) == NULL || run->unit != root.unit || run->order != root.order)
         && !map_run(run, root.unit, root.order)) {
         robust_lock_release(&run->cell->lock);
         return SHARED_HEAP_FULL;
+    }
+    if (get_refers(run) == REFERS_UNCOUNTED) {
+        count_again(run);
     }
     return 0;
 }

@@ -23,6 +23,12 @@
 //     writing beyond `top`            garbage
 //     copying to another run          a run too much
 //     between root and old run        a run too much
+//     holding and publishing          references too many
+//     publishing and letting go       references too many
+//
+// Items may refer to cells, see shared_item.h, which the container holds.  A change holds what its new items
+// refer to before it publishes them, and lets go of what is gone after that, see shared_change.h; who gets
+// the lock from the dead counts again what the items refer to.
 //
 // The cell's lock guards everything, from shared_run_enter() to shared_run_leave(); in between no Python is
 // called.  No Python.
@@ -30,6 +36,7 @@
 #define PYCONC_SHARED_RUN_H
 
 #include "shared_heap.h"
+#include "shared_item.h"
 
 typedef struct shared_run shared_run;
 
@@ -39,6 +46,8 @@ typedef struct shared_run_kind {
     uint64_t (*bytes_in_use)(const shared_run *run);
     // Copies them to another run, in which there is that much room, and returns the table's place there.
     uint64_t (*copy)(const shared_run *run, shared_run *to);
+    // Adds what all items refer to.  false: there is no memory for that.
+    bool (*add_refs)(const shared_run *run, shared_refs *refs);
 } shared_run_kind;
 
 // This process's view of it.
@@ -51,13 +60,6 @@ struct shared_run {
     uint32_t unit, order;         // of the run that is mapped
     _Atomic(unsigned char *) at;  // where; NULL: none is.  A child of another thread's fork reads it, too
 };
-
-// An item on its way in, or where it is in memory, until the lock is released.
-typedef struct shared_item {
-    const unsigned char *bytes;  // NULL: the word is the item
-    uint64_t size;
-    uint64_t word;  // odd
-} shared_item;
 
 // A view of a cell that this process has.
 void shared_run_init(shared_run *run, const shared_run_kind *kind, shared_heap *heap, uint32_t index);
@@ -76,6 +78,9 @@ uint64_t shared_run_bytes(const shared_run *run);
 
 // Another number after each change.
 uint64_t shared_run_version(const shared_run *run);
+
+// Whether items refer to cells, or have once.
+bool shared_run_refers(const shared_run *run);
 
 // ---- with the lock, for the kinds ----
 
@@ -102,6 +107,14 @@ uint64_t shared_run_cut(shared_run *run, uint64_t bytes);
 // Writes an item, where there is room for it, and returns the slot for it; and reads it.
 uint64_t shared_run_write(shared_run *run, const shared_item *item);
 shared_item shared_run_read(const shared_run *run, uint64_t slot);
+
+// The container holds these once more: 0, or SHARED_HEAP_FULL, or a status of robust_lock, and it does not.
+int shared_run_hold(shared_run *run, const shared_refs *refs);
+
+// It holds these once less.  If that cannot be, or is not known, the next that takes the lock counts
+// them again.
+void shared_run_let_go(shared_run *run, const shared_refs *refs);
+void shared_run_count_later(shared_run *run);
 
 // To be called before what makes a change be seen, so that none goes uncounted.
 void shared_run_count_change(shared_run *run);

@@ -231,12 +231,8 @@ PyDoc_STRVAR(cell_send_doc,
 "Return (index, serial), for the pickle of it that is going to another process.");
 
 static PyObject *
-send_by(SharedCellObject *self, int (*send)(shared_heap *, uint32_t))
+place_or_raise(const SharedCellObject *self, int rc)
 {
-    int rc;
-    Py_BEGIN_ALLOW_THREADS
-    rc = send(self->heap, self->index);
-    Py_END_ALLOW_THREADS
     if (rc < 0) {
         return shared_raise(rc);
     }
@@ -246,7 +242,27 @@ send_by(SharedCellObject *self, int (*send)(shared_heap *, uint32_t))
 static PyObject *
 cell_send(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    return send_by(shared_cell_of(op), shared_heap_send);
+    SharedCellObject *self = shared_cell_of(op);
+    int rc;
+    Py_BEGIN_ALLOW_THREADS
+    rc = shared_heap_send(self->heap, self->index);
+    Py_END_ALLOW_THREADS
+    return place_or_raise(self, rc);
+}
+
+PyDoc_STRVAR(cell_received_doc,
+"_received($self, /)\n--\n\n"
+"The pickle of it for which there was a _send() has arrived, and was this object.");
+
+static PyObject *
+cell_received(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    SharedCellObject *self = shared_cell_of(op);
+    int rc;
+    Py_BEGIN_ALLOW_THREADS
+    rc = shared_heap_received(self->heap, self->index);
+    Py_END_ALLOW_THREADS
+    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
 }
 
 PyDoc_STRVAR(cell_send_in_item_doc,
@@ -256,14 +272,9 @@ PyDoc_STRVAR(cell_send_in_item_doc,
 static PyObject *
 cell_send_in_item(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    switch (shared_packing()) {
-    case SHARED_PACKS_ITEM:
-        return send_by(shared_cell_of(op), shared_heap_pin);
-    case SHARED_PACKS_MESSAGE:
-        return send_by(shared_cell_of(op), shared_heap_send);
-    default:
-        Py_RETURN_NONE;
-    }
+    SharedCellObject *self = shared_cell_of(op);
+    int rc = shared_packing_refer(self->heap, self->index);
+    return rc == SHARED_PACKS_NOTHING ? Py_NewRef(Py_None) : place_or_raise(self, rc);
 }
 
 static PyObject *
@@ -280,6 +291,7 @@ cell_index(PyObject *op, void *Py_UNUSED(closure))
 
 static PyMethodDef cell_methods[] = {
     {"_send", cell_send, METH_NOARGS, cell_send_doc},
+    {"_received", cell_received, METH_NOARGS, cell_received_doc},
     {"_send_in_item", cell_send_in_item, METH_NOARGS, cell_send_in_item_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -97,13 +97,13 @@ add_key(PyObject *op, shared_encoding *e, PyObject *key, bool is_shown)
         shared_encoding_add_word(e, 0);
         return 0;
     }
-    return shared_encoding_add(state_of(op), e, key);
+    return shared_encoding_add_key(state_of(op), e, key);
 }
 
 static int
 encode_key(PyObject *op, shared_encoding *e, PyObject *key)
 {
-    if (shared_encoding_init(e, 1) < 0) {
+    if (shared_encoding_init(e, shared_cell_of(op)->heap, 1) < 0) {
         return -1;
     }
     if (add_key(op, e, key, false) < 0) {
@@ -123,7 +123,7 @@ add_pair(PyObject *op, shared_encoding *e, PyObject *key, PyObject *value)
 static int
 encode_pair(PyObject *op, shared_encoding *e, PyObject *key, PyObject *value)
 {
-    if (shared_encoding_init(e, SHARED_DICT_PARTS) < 0) {
+    if (shared_encoding_init(e, shared_cell_of(op)->heap, SHARED_DICT_PARTS) < 0) {
         return -1;
     }
     if (add_pair(op, e, key, value) < 0) {
@@ -190,7 +190,7 @@ none_or_raise(int rc)
 static bool
 copy_value(shared_copies *c, const shared_run *dict, uint32_t place)
 {
-    if (!shared_copies_init(c, 1)) {
+    if (!shared_copies_init(c, dict, 1)) {
         return false;
     }
     c->items[0] = shared_dict_get(dict, place, SHARED_DICT_VALUE);
@@ -430,7 +430,7 @@ dict_popitem(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     uint32_t place = shared_dict_last(dict);
     if (place != SHARED_DICT_NOWHERE) {
-        bool is_copied = shared_copies_init(&copied, 2);
+        bool is_copied = shared_copies_init(&copied, dict, 2);
         if (is_copied) {
             copied.items[0] = shared_dict_get(dict, place, SHARED_DICT_SHOWN);
             copied.items[1] = shared_dict_get(dict, place, SHARED_DICT_VALUE);
@@ -640,7 +640,7 @@ dict_set_many(PyObject *op, PyObject *pairs)
     if (count > SHARED_DICT_MAX) {
         return PyErr_NoMemory();
     }
-    if (shared_encoding_init(&e, count * SHARED_DICT_PARTS) < 0) {
+    if (shared_encoding_init(&e, shared_cell_of(op)->heap, count * SHARED_DICT_PARTS) < 0) {
         return NULL;
     }
     int rc = 0;
@@ -682,7 +682,7 @@ static bool
 copy_view(shared_copies *c, const shared_run *dict, const view *v)
 {
     shared_item *item;
-    if (!shared_copies_init(c, shared_dict_count(dict) * v->width)) {
+    if (!shared_copies_init(c, dict, shared_dict_count(dict) * v->width)) {
         return false;
     }
     item = c->items;

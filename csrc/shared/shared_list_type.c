@@ -21,13 +21,25 @@ as_sharedlist(PyObject *op)
 static bool
 copy_items(shared_copies *c, const shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t count)
 {
-    if (!shared_copies_init(c, count)) {
+    if (!shared_copies_init(c, list, count)) {
         return false;
     }
     for (Py_ssize_t i = 0; i < count; i++) {
         c->items[i] = shared_list_get(list, (uint32_t)(start + i * step));
     }
     return shared_copies_take(c);
+}
+
+static int
+encode_one(PyObject *op, shared_encoding *e, PyObject *value)
+{
+    return shared_encode_one(module_state_of(Py_TYPE(op)), e, shared_cell_of(op)->heap, value);
+}
+
+static int
+encode_all(PyObject *op, shared_encoding *e, PyObject *iterable)
+{
+    return shared_encode_all(module_state_of(Py_TYPE(op)), e, shared_cell_of(op)->heap, iterable);
 }
 
 // ---- the lock ----
@@ -156,7 +168,7 @@ set_item(PyObject *op, Py_ssize_t index, PyObject *value)
     shared_run *list = &as_sharedlist(op)->list;
     shared_encoding e;
     int rc = 0;
-    if (value != NULL && shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0) {
+    if (value != NULL && encode_one(op, &e, value) < 0) {
         return -1;
     }
     if (enter(op) < 0) {
@@ -223,7 +235,7 @@ set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyOb
                                                    : "must assign iterable to extended slice");
         return -1;
     }
-    if (values != NULL && shared_encode_all(module_state_of(Py_TYPE(op)), &e, values) < 0) {
+    if (values != NULL && encode_all(op, &e, values) < 0) {
         return -1;
     }
     if (enter(op) < 0) {
@@ -306,7 +318,7 @@ static PyObject *
 list_append(PyObject *op, PyObject *value)
 {
     shared_encoding e;
-    return shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0
+    return encode_one(op, &e, value) < 0
                ? NULL
                : insert_encoded(op, PY_SSIZE_T_MAX, &e);
 }
@@ -324,7 +336,7 @@ static PyObject *
 list_extend(PyObject *op, PyObject *iterable)
 {
     shared_encoding e;
-    return shared_encode_all(module_state_of(Py_TYPE(op)), &e, iterable) < 0
+    return encode_all(op, &e, iterable) < 0
                ? NULL
                : insert_encoded(op, PY_SSIZE_T_MAX, &e);
 }
@@ -346,7 +358,7 @@ list_insert(PyObject *op, PyObject *args)
     if (!PyArg_ParseTuple(args, "nO:insert", &index, &value)) {
         return NULL;
     }
-    return shared_encode_one(module_state_of(Py_TYPE(op)), &e, value) < 0
+    return encode_one(op, &e, value) < 0
                ? NULL
                : insert_encoded(op, index, &e);
 }

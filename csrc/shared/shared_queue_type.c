@@ -239,7 +239,7 @@ static int
 put_value(PyObject *op, PyObject *value, int64_t deadline_ns)
 {
     shared_encoding e;
-    if (shared_encode_message(module_state_of(Py_TYPE(op)), &e, value) < 0) {
+    if (shared_encode_one(module_state_of(Py_TYPE(op)), &e, shared_cell_of(op)->heap, value) < 0) {
         return FUTEX_INTERRUPTED;  // with the exception
     }
     int rc = do_until(op, shared_queue_put, SHARED_QUEUE_SPACE, e.items, deadline_ns);
@@ -303,26 +303,32 @@ queue_try_put(PyObject *op, PyObject *value)
 
 // ---- getting ----
 
+typedef struct taking {
+    const shared_run *run;
+    shared_copies copied;
+} taking;
+
 static bool
 keep_copy(void *arg, const shared_item *item)
 {
-    shared_copies *copied = arg;
-    if (!shared_copies_init(copied, 1)) {
+    taking *t = arg;
+    if (!shared_copies_init(&t->copied, t->run, 1)) {
         return false;
     }
-    copied->items[0] = *item;
-    return shared_copies_take(copied);
+    t->copied.items[0] = *item;
+    return shared_copies_take(&t->copied);
 }
 
 // A status, and the value if that is 0; NULL then, too, if it cannot be unpickled.
 static int
 get_value(PyObject *op, int64_t deadline_ns, PyObject **value)
 {
-    shared_copies copied;
-    shared_take take = {.keep = keep_copy, .arg = &copied};
+    taking t;
+    t.run = &queue_of(op)->run;
+    shared_take take = {.keep = keep_copy, .arg = &t};
     int rc = do_until(op, shared_queue_get, SHARED_QUEUE_ITEMS, &take, deadline_ns);
     if (rc == 0) {
-        *value = shared_decode_one(module_state_of(Py_TYPE(op)), &copied);
+        *value = shared_decode_one(module_state_of(Py_TYPE(op)), &t.copied);
     }
     return rc;
 }

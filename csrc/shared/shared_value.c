@@ -14,17 +14,94 @@ enum {
 
 #define WORD_INT_MAX ((INT64_C(1) << 61) - 1)
 
-static _Thread_local shared_packing_kind packing;
-
-shared_packing_kind
-shared_packing(void)
+static void
+drop_refs(shared_heap *heap, shared_refs *refs)
 {
-    return packing;
+    if (refs->count > 0) {
+        shared_heap_drop_each(heap, refs->cells, refs->count);
+    }
+    shared_refs_fini(refs);
 }
+
+// ---- a pickle under way ----
+//
+// What reduces an object may call anything, also switch to another greenlet of this thread, which then finds
+// this pickle in `packing`, and may end before it or after it.  So each is owned by whoever may look at it:
+// the call that makes the pickle, and `packing` or the pickle that came after it.  Guarded by the GIL.
+typedef struct packing_now {
+    struct packing_now *outer;  // owned
+    uint32_t owners;
+    bool is_open;
+    bool is_key;
+    shared_heap *heap;
+    shared_refs refs;  // this process has these cells
+} packing_now;
+
+static _Thread_local packing_now *packing;  // owned
+
+static void
+packing_drop(packing_now *p)
+{
+    while (p != NULL && --p->owners == 0) {
+        packing_now *outer = p->outer;
+        drop_refs(p->heap, &p->refs);
+        PyMem_RawFree(p);
+        p = outer;
+    }
+}
+
+// NULL: there is no memory.
+static packing_now *
+packing_begin(const shared_encoding *e)
+{
+    packing_now *p = PyMem_RawMalloc(sizeof(*p));
+    if (p != NULL) {
+        p->outer = packing;
+        p->owners = 2;
+        p->is_open = true;
+        p->is_key = e->is_key;
+        p->heap = e->heap;
+        shared_refs_init(&p->refs);
+        packing = p;
+    }
+    return p;
+}
+
+static void
+packing_end(packing_now *p)
+{
+    packing_now *now = packing;
+    p->is_open = false;
+    packing = p->outer;
+    p->outer = NULL;
+    packing_drop(now);
+    packing_drop(p);
+}
+
+int
+shared_packing_refer(shared_heap *heap, uint32_t index)
+{
+    packing_now *p = packing;
+    if (p == NULL || !p->is_open) {
+        return SHARED_PACKS_NOTHING;
+    }
+    if (heap != p->heap || p->is_key) {
+        return shared_heap_pin(heap, index);  // containers hold only what is in their heap
+    }
+    int rc = shared_heap_share(heap, index);
+    if (rc == 0 && !shared_refs_add(&p->refs, index)) {
+        shared_heap_drop(heap, index);
+        rc = SHARED_HEAP_FULL;
+    }
+    return rc;
+}
+
+// ---- encodings ----
 
 void
 shared_encoding_fini(shared_encoding *e)
 {
+    drop_refs(e->heap, &e->refs);
     if (e->items != e->few_items) {
         PyMem_RawFree(e->items);
     }
@@ -34,11 +111,13 @@ shared_encoding_fini(shared_encoding *e)
 }
 
 int
-shared_encoding_init(shared_encoding *e, Py_ssize_t count)
+shared_encoding_init(shared_encoding *e, shared_heap *heap, Py_ssize_t count)
 {
+    e->heap = heap;
+    e->is_key = false;
+    shared_refs_init(&e->refs);
     e->count = 0;
     e->used = 0;
-    e->packs = SHARED_PACKS_ITEM;
     e->room = sizeof(e->few_bytes);
     e->bytes = e->few_bytes;
     e->items = e->few_items;
@@ -150,19 +229,35 @@ static int
 add_pickle(module_state *state, shared_encoding *e, PyObject *value)
 {
     int rc = -1;
-    shared_packing_kind outer = packing;
-    packing = e->packs;
+    packing_now *p = packing_begin(e);
+    if (p == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
     PyObject *pickle =
         PyObject_CallFunctionObjArgs(state->pickle_dumps, value, state->pickle_protocol, NULL);
-    packing = outer;
+    uint32_t refs = p->refs.count;
+    size_t head = refs == 0 ? 0 : SHARED_ITEM_HEAD_BYTES + refs * sizeof(uint32_t);
     if (pickle != NULL && !PyBytes_Check(pickle)) {
         PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
     }
-    else if (pickle != NULL && make_room(e, (size_t)PyBytes_GET_SIZE(pickle)) == 0) {
-        memcpy(e->bytes + e->used, PyBytes_AS_STRING(pickle), (size_t)PyBytes_GET_SIZE(pickle));
-        add_written(e, (size_t)PyBytes_GET_SIZE(pickle));
-        rc = 0;
+    else if (pickle != NULL && make_room(e, head + (size_t)PyBytes_GET_SIZE(pickle)) == 0) {
+        unsigned char *at = e->bytes + e->used;
+        if (refs != 0) {
+            shared_item_write_head(at, p->refs.cells, refs);
+        }
+        memcpy(at + head, PyBytes_AS_STRING(pickle), (size_t)PyBytes_GET_SIZE(pickle));
+        shared_item written = {.bytes = at, .size = head + (size_t)PyBytes_GET_SIZE(pickle)};
+        if (shared_refs_add_item(&e->refs, &written)) {
+            p->refs.count = 0;  // they are the encoding's
+            add_written(e, written.size);
+            rc = 0;
+        }
+        else {
+            PyErr_NoMemory();
+        }
     }
+    packing_end(p);
     Py_XDECREF(pickle);
     return rc;
 }
@@ -173,6 +268,15 @@ shared_encoding_add(module_state *state, shared_encoding *e, PyObject *value)
     int rc = shared_encoding_add_small(e, value);
     return rc == 0 ? add_pickle(state, e, value) : rc < 0 ? -1
                                                           : 0;
+}
+
+int
+shared_encoding_add_key(module_state *state, shared_encoding *e, PyObject *key)
+{
+    e->is_key = true;
+    int rc = shared_encoding_add(state, e, key);
+    e->is_key = false;
+    return rc;
 }
 
 void
@@ -186,13 +290,12 @@ shared_encoding_finish(shared_encoding *e)
     }
 }
 
-static int
-encode(module_state *state, shared_encoding *e, PyObject *value, shared_packing_kind packs)
+int
+shared_encode_one(module_state *state, shared_encoding *e, shared_heap *heap, PyObject *value)
 {
-    if (shared_encoding_init(e, 1) < 0) {
+    if (shared_encoding_init(e, heap, 1) < 0) {
         return -1;
     }
-    e->packs = packs;
     if (shared_encoding_add(state, e, value) < 0) {
         shared_encoding_fini(e);
         return -1;
@@ -202,25 +305,13 @@ encode(module_state *state, shared_encoding *e, PyObject *value, shared_packing_
 }
 
 int
-shared_encode_one(module_state *state, shared_encoding *e, PyObject *value)
-{
-    return encode(state, e, value, SHARED_PACKS_ITEM);
-}
-
-int
-shared_encode_message(module_state *state, shared_encoding *e, PyObject *value)
-{
-    return encode(state, e, value, SHARED_PACKS_MESSAGE);
-}
-
-int
-shared_encode_all(module_state *state, shared_encoding *e, PyObject *iterable)
+shared_encode_all(module_state *state, shared_encoding *e, shared_heap *heap, PyObject *iterable)
 {
     PyObject *values = PySequence_List(iterable);  // our own: pickling may run anything
     if (values == NULL) {
         return -1;
     }
-    int rc = shared_encoding_init(e, PyList_GET_SIZE(values));
+    int rc = shared_encoding_init(e, heap, PyList_GET_SIZE(values));
     for (Py_ssize_t i = 0; rc == 0 && i < PyList_GET_SIZE(values); i++) {
         rc = shared_encoding_add(state, e, PyList_GET_ITEM(values, i));
         if (rc < 0) {
@@ -239,6 +330,7 @@ shared_encode_all(module_state *state, shared_encoding *e, PyObject *iterable)
 void
 shared_copies_fini(shared_copies *c)
 {
+    drop_refs(c->heap, &c->refs);
     if (c->items != c->few_items) {
         PyMem_RawFree(c->items);
     }
@@ -248,8 +340,10 @@ shared_copies_fini(shared_copies *c)
 }
 
 bool
-shared_copies_init(shared_copies *c, Py_ssize_t count)
+shared_copies_init(shared_copies *c, const shared_run *run, Py_ssize_t count)
 {
+    c->heap = run->heap;
+    shared_refs_init(&c->refs);
     c->count = count;
     c->bytes = c->few_bytes;
     c->items = count <= SHARED_VALUES_FEW ? c->few_items
@@ -261,16 +355,21 @@ bool
 shared_copies_take(shared_copies *c)
 {
     size_t bytes = 0;
+    bool is_known = true;
     for (Py_ssize_t i = 0; i < c->count; i++) {
         bytes += c->items[i].bytes == NULL ? 0 : c->items[i].size;
+        is_known = is_known && shared_refs_add_item(&c->refs, &c->items[i]);
     }
     if (bytes > sizeof(c->few_bytes)) {
         c->bytes = PyMem_RawMalloc(bytes);
-        if (c->bytes == NULL) {
-            c->bytes = c->few_bytes;
-            shared_copies_fini(c);
-            return false;
-        }
+    }
+    // As long as the lock is held, the container has what its items refer to.
+    if (!is_known || c->bytes == NULL
+        || (c->refs.count > 0 && shared_heap_share_each(c->heap, c->refs.cells, c->refs.count) < 0)) {
+        shared_refs_fini(&c->refs);  // this process has none of them
+        c->bytes = c->bytes == NULL ? c->few_bytes : c->bytes;
+        shared_copies_fini(c);
+        return false;
     }
     unsigned char *at = c->bytes;
     for (Py_ssize_t i = 0; i < c->count; i++) {
@@ -298,10 +397,12 @@ shared_decode(module_state *state, const shared_item *item)
             return PyLong_FromLongLong((int64_t)item->word >> 2);
         }
     }
-    if (item->size == 0 || item->bytes[0] != PICKLE_MARK) {
+    size_t head = shared_item_head_bytes(item);
+    const char *bytes = (const char *)item->bytes + head;
+    if (head == 0 && (item->size == 0 || item->bytes[0] != PICKLE_MARK)) {
         return scalars_read(item->bytes, item->size);
     }
-    PyObject *pickle = PyBytes_FromStringAndSize((const char *)item->bytes, (Py_ssize_t)item->size);
+    PyObject *pickle = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)(item->size - head));
     PyObject *value = pickle == NULL ? NULL : PyObject_CallOneArg(state->pickle_loads, pickle);
     Py_XDECREF(pickle);
     return value;

@@ -4,7 +4,9 @@
 // own.  Values are pickled before the container's lock is taken, and made of copied bytes after it is
 // released: with the lock no Python is called.
 //
-// A shared object may be in a value: while that is pickled, the object asks shared_packing() how it travels.
+// A shared object may be in a value.  While that is pickled, the object adds itself to what the item refers
+// to, by shared_packing_refer(), and the encoding has it until the container does; while it is unpickled,
+// the copies of items have it.
 #ifndef PYCONC_SHARED_VALUE_H
 #define PYCONC_SHARED_VALUE_H
 
@@ -19,36 +21,31 @@
 
 // ---- values to items ----
 
-// Whether this thread pickles an item, and who will have it.
-typedef enum shared_packing_kind {
-    SHARED_PACKS_NOTHING,
-    SHARED_PACKS_ITEM,     // whoever reads it, as often as they like
-    SHARED_PACKS_MESSAGE,  // who takes it
-} shared_packing_kind;
-
-shared_packing_kind shared_packing(void);
-
 // Items on their way in.
 typedef struct shared_encoding {
+    shared_heap *heap;  // the container's
     shared_item *items;
     uint32_t count;
     unsigned char *bytes;  // of all items; until it is finished each has its offset there, + 1
     size_t used, room;
-    shared_packing_kind packs;
+    shared_refs refs;  // of all items; this process has each of these cells for them
+    bool is_key;       // what is pickled now, and cannot refer to anything
     shared_item few_items[SHARED_VALUES_FEW];
     unsigned char few_bytes[2 * SCALARS_BYTES_MAX];
 } shared_encoding;
 
-// Makes an item of a value, or one of each that an iterable has; or an item that only one process takes.
-// 0, or -1 with an exception, and then there is nothing to free.
-int shared_encode_one(module_state *state, shared_encoding *e, PyObject *value);
-int shared_encode_message(module_state *state, shared_encoding *e, PyObject *value);
-int shared_encode_all(module_state *state, shared_encoding *e, PyObject *iterable);
+// Makes an item of a value for a container in this heap, or one of each that an iterable has.  0, or -1 with
+// an exception, and then there is nothing to free.
+int shared_encode_one(module_state *state, shared_encoding *e, shared_heap *heap, PyObject *value);
+int shared_encode_all(module_state *state, shared_encoding *e, shared_heap *heap, PyObject *iterable);
 
 // By hand: room for so many items, which are added, and then it is finished.  These return 0, or -1 with an
 // exception; only after the first is there nothing to free then.
-int shared_encoding_init(shared_encoding *e, Py_ssize_t count);
+int shared_encoding_init(shared_encoding *e, shared_heap *heap, Py_ssize_t count);
 int shared_encoding_add(module_state *state, shared_encoding *e, PyObject *value);
+
+// The same for what refers to nothing: a shared object in it stays until the program ends.
+int shared_encoding_add_key(module_state *state, shared_encoding *e, PyObject *key);
 
 // 1; 0: the value needs a pickle, and nothing is added; -1 with an exception.
 int shared_encoding_add_small(shared_encoding *e, PyObject *value);
@@ -64,10 +61,17 @@ void shared_encoding_finish(shared_encoding *e);
 
 void shared_encoding_fini(shared_encoding *e);
 
+// A cell that this process has is in what this thread pickles: 0, or a status of shared_heap;
+// SHARED_PACKS_NOTHING: that is no item.
+#define SHARED_PACKS_NOTHING 1
+int shared_packing_refer(shared_heap *heap, uint32_t index);
+
 // ---- items to values ----
 
-// Copies of items.
+// Copies of items, and what they refer to, which this process has until these are freed.
 typedef struct shared_copies {
+    shared_heap *heap;
+    shared_refs refs;
     shared_item *items;
     Py_ssize_t count;
     unsigned char *bytes;
@@ -77,7 +81,7 @@ typedef struct shared_copies {
 
 // With the lock: room for so many items, which the caller sets to where they are in memory; then their bytes
 // are copied.  false: there is no memory, and nothing to free.
-bool shared_copies_init(shared_copies *c, Py_ssize_t count);
+bool shared_copies_init(shared_copies *c, const shared_run *run, Py_ssize_t count);
 bool shared_copies_take(shared_copies *c);
 
 void shared_copies_fini(shared_copies *c);

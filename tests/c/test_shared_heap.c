@@ -54,6 +54,7 @@ two_mappings_are_two_parties(void)
     CHECK_EQ(shared_heap_used(heap), 1);
     CHECK_EQ(shared_heap_attach(other, index, serial), 0);
     CHECK_EQ(atomic_load(&shared_heap_cell(other, index)->value), 7);
+    CHECK_EQ(shared_heap_received(other, index), 0);
     shared_heap_drop(other, index);
     CHECK_EQ(shared_heap_used(heap), 0);
     shared_heap_close(heap);
@@ -75,6 +76,7 @@ a_pinned_cell_is_there_for_all_who_come(void)
     for (int i = 0; i < 4; i++) {
         CHECK_EQ(shared_heap_used(heap), 1);
         CHECK_EQ(shared_heap_attach(heap, index, serial), 0);
+        CHECK_EQ(shared_heap_received(heap, index), 0);
         shared_heap_drop(heap, index);
     }
     shared_heap_close(heap);
@@ -159,6 +161,104 @@ memory_of_a_cell_is_all_s_who_map_it_and_goes_with_it(void)
     CHECK_EQ(shared_heap_take(heap, index, SHARED_ORDER_MAX + 1, &unit), SHARED_HEAP_FULL);
     shared_heap_drop(heap, index);
     shared_heap_close(other);
+    shared_heap_close(heap);
+}
+
+static uint32_t
+make(shared_heap *heap)
+{
+    uint32_t index;
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    return index;
+}
+
+static void
+hold(shared_heap *heap, uint32_t container, uint32_t index)
+{
+    CHECK_EQ(shared_heap_hold(heap, container, &index, 1), 0);
+}
+
+static void
+let_go(shared_heap *heap, uint32_t container, uint32_t index)
+{
+    CHECK_EQ(shared_heap_let_go(heap, container, &index, 1), 0);
+}
+
+static void
+a_cell_lives_as_long_as_a_container_holds_it(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t first = make(heap), second = make(heap), held = make(heap);
+    uint64_t serial = shared_heap_cell(heap, held)->serial;
+    hold(heap, first, held);
+    hold(heap, first, held);
+    hold(heap, second, held);
+    shared_heap_drop(heap, held);
+    let_go(heap, first, held);
+    let_go(heap, second, held);
+    let_go(heap, second, held);  // which it does not hold any more
+    CHECK_EQ(shared_heap_used(heap), 3);
+    CHECK_EQ(shared_heap_attach(heap, held, serial), 0);
+    let_go(heap, first, held);
+    CHECK_EQ(shared_heap_used(heap), 3);
+    shared_heap_drop(heap, held);
+    CHECK_EQ(shared_heap_used(heap), 2);
+    CHECK_EQ(shared_heap_attach(heap, held, serial), SHARED_HEAP_GONE);
+    uint32_t nowhere[] = {first, SHARED_HEAP_CELLS - 1};
+    CHECK_EQ(shared_heap_hold(heap, second, nowhere, 2), SHARED_HEAP_FULL);
+    shared_heap_drop(heap, first);
+    CHECK_EQ(shared_heap_used(heap), 1);
+    shared_heap_drop(heap, second);
+    shared_heap_close(heap);
+}
+
+static void
+what_a_container_holds_goes_with_it_and_so_on(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t unit, outer = make(heap), inner = make(heap), innermost = make(heap), kept = make(heap);
+    // The table of units has memory, and then there is the same again.
+    munmap(take_memory(heap, innermost, 0, &unit), SHARED_UNIT_BYTES);
+    CHECK_EQ(shared_heap_keep(heap, innermost, SHARED_NO_UNIT, 0), 0);
+    hold(heap, outer, inner);
+    uint64_t before = memory_of(heap);
+    munmap(take_memory(heap, innermost, 0, &unit), SHARED_UNIT_BYTES);
+    hold(heap, inner, innermost);
+    hold(heap, inner, kept);
+    shared_heap_drop(heap, innermost);
+    shared_heap_drop(heap, inner);
+    CHECK(memory_of(heap) == before + SHARED_UNIT_BYTES);
+    shared_heap_drop(heap, outer);
+    CHECK(memory_of(heap) == before);  // at once
+    CHECK_EQ(shared_heap_used(heap), 1);
+    shared_heap_drop(heap, kept);
+    shared_heap_close(heap);
+}
+
+static void
+containers_that_hold_each_other_go_when_there_is_no_room(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    uint32_t index, kept = make(heap), in_cycle = 0;
+    hold(heap, kept, kept);
+    while (shared_heap_make(heap, &index) == 0) {
+        uint32_t other;
+        if (shared_heap_make(heap, &other) == 0) {
+            hold(heap, index, other);
+            hold(heap, other, index);
+            hold(heap, other, kept);
+            shared_heap_drop(heap, other);
+            in_cycle += 2;
+        }
+        shared_heap_drop(heap, index);
+        if (in_cycle > SHARED_HEAP_CELLS) {
+            break;
+        }
+    }
+    CHECK(in_cycle > SHARED_HEAP_CELLS);
+    CHECK_EQ(shared_heap_used(heap), 1);
+    shared_heap_drop(heap, kept);
+    CHECK_EQ(shared_heap_used(heap), 0);
     shared_heap_close(heap);
 }
 
@@ -364,6 +464,9 @@ static const check_test tests[] = {
     CHECK_TEST(a_cell_whose_lock_is_held_is_not_used_again),
     CHECK_TEST(many_cells_come_and_go),
     CHECK_TEST(memory_of_a_cell_is_all_s_who_map_it_and_goes_with_it),
+    CHECK_TEST(a_cell_lives_as_long_as_a_container_holds_it),
+    CHECK_TEST(what_a_container_holds_goes_with_it_and_so_on),
+    CHECK_TEST(containers_that_hold_each_other_go_when_there_is_no_room),
     CHECK_TEST(another_file_is_no_heap),
 #if !defined(__SANITIZE_THREAD__)
     CHECK_TEST(a_child_keeps_what_its_parent_drops),
