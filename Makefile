@@ -86,11 +86,12 @@ test: install  ## run the quick test suite
 	@$(BIN)/pytest $(PARALLEL) -m "not slow" $(ARGS)
 
 # What CI leaves out where it would find again what it finds elsewhere.  ALIKE: the text of the sources, and the programs
-# of the documentation, are the same for every interpreter.  LESS: what follows the standard library step by step, and
-# what stands on other tests' roads alone, has the oldest interpreter, the newest and the default one.
+# of the documentation, are the same for every interpreter.  ON_TOP: what stands on other tests' roads alone has the
+# newest interpreter and the default one.  LESS: what follows the standard library step by step has the oldest, too.
 tests_but = $(addprefix --ignore=tests/test_,$(addsuffix .py,$(1)))
 ALIKE = $(call tests_but,article atomics benchmarks docs examples layers names pages releases source stub)
-LESS = $(ALIKE) --ignore=tests/compare $(call tests_but,aiomultiprocess aiomultiprocess_process joblib)
+ON_TOP = $(call tests_but,aiomultiprocess aiomultiprocess_process joblib)
+LESS = $(ALIKE) $(ON_TOP) --ignore=tests/compare
 # What asks for the interpreter's version.
 VERSIONS = $(filter-out tests/test_examples.py,$(shell grep -l version_info tests/test_*.py tests/compare/test_*.py))
 
