@@ -405,3 +405,15 @@ def test_calls_behind_one_that_takes_long_are_made_by_workers_that_idle(pool):
     fn = functools.partial(wait_for_the_last, pyconc.shared.Event())
     assert sum(pool.map(fn, range(1, 1000))) == 499500
     assert list(pool.map(fn, [0, 1000])) == [0, 1000]
+
+
+def test_a_timeout_that_is_no_number_is_refused_while_a_chunk_is_under_way():
+    last = pyconc.shared.Event()
+    fn = functools.partial(wait_for_the_last, last)
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        assert sum(pool.map(fn, range(1, 1000))) == 499500
+        try:
+            with pytest.raises(ValueError, match="NaN"):
+                next(pool.map(fn, [0, 1], timeout=float("nan")))
+        finally:
+            last.set()

@@ -254,7 +254,7 @@ static void
 trim_rows(shared_heap *heap)
 {
     uint32_t before = row_count(heap), rows = before;
-    while (rows > NOBODY + 1 && state_of(heap, rows - 1) == PARTY_FREE) {
+    while (rows > FIRST_PROCESS && state_of(heap, rows - 1) == PARTY_FREE) {
         rows--;
     }
     if (rows < before) {

@@ -822,7 +822,8 @@ wait_and_share(MapResultsObject *self, chunk *c)
     int64_t patience_ns = PATIENCE_NS;
     while (c->feed != NULL && may_divide(feed)) {
         int64_t now_ns = clock_now_ns();
-        if (self->has_deadline && self->deadline * 1e9 < (double)(now_ns + patience_ns)) {
+        // Also if it is no number, which result() refuses.
+        if (self->has_deadline && !(self->deadline * 1e9 >= (double)(now_ns + patience_ns))) {
             return 0;
         }
         int rc = future_wait_briefly((FutureObject *)c->to.future, now_ns + patience_ns);
