@@ -119,7 +119,8 @@ def test_it_goes_on_until_the_other_one_has_begun(tmp_path):
         former = pool.submit(grow_to, pool.too_much).result()
         (successor,) = gate.wait_started()
         assert {pool.submit(pid).result() for _ in range(50)} == {former}
-        assert set(pool._processes) == {former, successor}
+        # Its initializer may run before the supervisor has heard that it was started.
+        wait_until(lambda: set(pool._processes) == {former, successor}, "the successor to be known")
         gate.open()
         wait_until(lambda: pool.submit(pid).result() == successor, "the successor's turn")
 
