@@ -1,4 +1,4 @@
-"""What both executors do when they are left by `async with`."""
+"""The end of an executor's `async with` block."""
 
 import threading
 

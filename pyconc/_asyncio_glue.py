@@ -1,4 +1,4 @@
-"""What the loop bridge has to know of asyncio; imported when the first event loop meets an executor."""
+"""The parts of asyncio that the loop bridge needs; imported when the first event loop meets an executor."""
 
 import contextlib
 import weakref

@@ -1,4 +1,4 @@
-"""What the C core calls to let the interpreter do its housekeeping."""
+"""The function that the C core calls to let the interpreter do its housekeeping."""
 
 __all__ = ["checkpoint"]
 

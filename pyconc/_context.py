@@ -1,4 +1,4 @@
-"""context=: the context variables of who submits a call are those of the call.
+"""context=: a call has the context variables of the code that submits it.
 
 An executor with a context puts something that carries it in the place of each call's function.  Threads get a copy of
 the whole context.  What goes to processes are the values of some variables, which a worker finds by the names that they

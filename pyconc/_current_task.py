@@ -137,7 +137,7 @@ class Task:
         self._call.check()
 
     def progress(self, done, total=None, note=None):
-        """Tell how far the task is, for who looks at the executor's workers(); the last word counts.
+        """Tell how far the task is: the executor's workers() shows it; the last word counts.
 
         done, total: numbers, of whatever the task counts; total None: nobody knows. note: a text, of which the first 60
         characters count. It costs a microsecond or two. When the task is over it does nothing. Any thread may call

@@ -1,4 +1,4 @@
-"""What the executors of another program do, seen from outside: `python -m pyconc dump PID`.
+"""Shows the executors of another program from outside: `python -m pyconc dump PID`.
 
 The program is not asked, and does not notice: nothing is sent to it, and nothing of its memory is mapped.  Executors
 with worker processes have their numbers, and what their workers do, in a file in memory, "pyconc" in /proc/PID/fd.  It
@@ -325,7 +325,7 @@ def _find_processes(pid: int, pools: dict[int, dict[str, Any]], processes: Proce
         if number is None or pid not in (ancestors := list(processes.ancestors(child))):
             continue
         for inode in _mapped(child).intersection(pools):
-            # What a worker has forked has its name, too.
+            # A process that a worker has forked has its name, too.
             if not set(ancestors).intersection(numbers[inode].values()):
                 numbers[inode][int(number[1])] = child
     for inode, found in numbers.items():

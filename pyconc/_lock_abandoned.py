@@ -1,4 +1,4 @@
-"""What a lock raises that was asked to say so when the thread that held it ended."""
+"""The exception of a lock whose holder ended, if the program has asked for it."""
 
 __all__ = ["LockAbandoned"]
 

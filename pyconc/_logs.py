@@ -7,8 +7,8 @@
       | outcome of the call                         |     it handle the record
       |---------------- shared memory ------------->| whoever delivers: waits until what is in the socket is handled
 
-All workers of an executor write to one socket, which keeps messages whole and in order: who is killed loses at most the
-record that it was writing.  A worker that logs faster than the program's handlers can follow waits for them.
+All workers of an executor write to one socket, which keeps messages whole and in order: a killed worker loses at most
+the record that it was writing.  A worker that logs faster than the program's handlers can follow waits for them.
 
 The thread of the logs alone runs the handlers, so they may do what they like.  A handler that does not come back to its
 record's end within a second holds up no outcome any longer: it may wait for one itself, or its lock's owner may.
@@ -227,7 +227,7 @@ class _Forwarder(logging.Handler):
             try:
                 self._socket.send(pid + kind + data[start : start + size], socket.MSG_NOSIGNAL)
             except (BrokenPipeError, ConnectionResetError):
-                return  # the executor is no more
+                return  # the executor has gone
 
 
 def _encode(record):

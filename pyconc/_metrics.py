@@ -1,7 +1,7 @@
-"""What monitoring systems are told of executors: under which names, and the numbers of this moment.
+"""The names and present numbers under which monitoring systems see executors.
 
 The names and units are those of micrometer's ExecutorServiceMetrics, which dashboards know, so the workers of any
-executor are "threads" there.  Nothing is counted here: who asks gets what stats() says just then, and an executor that
+executor are "threads" there.  Nothing is counted here: a reader gets what stats() says just then, and an executor that
 nobody asks about does nothing for it.
 """
 
@@ -83,8 +83,8 @@ TIMERS = (
     Timer("executor.idle", "For how long calls waited for a worker.", lambda counts: counts.wait),
 )
 
-# What an executor is called for as long as it lives, and whose such a name is.  Each step is atomic, as who asks may do
-# so in any thread, in a signal handler, or in the child of a fork.
+# The name of an executor for as long as it lives, and the executor of a name.  Each step is atomic, as a reader may ask
+# in any thread, in a signal handler, or in the child of a fork.
 _names: dict[int, str] = {}
 _owners: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""What a meter provider of OpenTelemetry is told of executors, when its reader asks.
+"""Tells a meter provider of OpenTelemetry about executors, when its reader asks.
 
 An instrument cannot be taken away again.  Those of a provider are made once; when they are switched off they have
 nothing to tell.

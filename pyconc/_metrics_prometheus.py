@@ -1,4 +1,4 @@
-"""What a registry of prometheus_client is told of executors, when it is asked for a page."""
+"""Tells a registry of prometheus_client about executors, when it is asked for a page."""
 
 import weakref
 

@@ -1,8 +1,8 @@
-"""What executors are called, and what ps and top show of their threads and processes."""
+"""The names of executors, and those that ps and top show of their threads and processes."""
 
 __all__ = ["check_name", "short_name"]
 
-# What the kernel keeps of a name, in bytes.
+# How much of a name the kernel keeps, in bytes.
 _MOST = 15
 
 
@@ -18,5 +18,5 @@ def short_name(name: "str | None", suffix: str) -> str:
     name: as the program has given it; if it has not, those of pyconc are known by "pyconc".
     """
     room = _MOST - len(suffix)
-    # What os.fsdecode() has made, or any other lone surrogate, has no UTF-8.
+    # A lone surrogate, as os.fsdecode() makes, has no UTF-8.
     return (name or "pyconc").encode(errors="replace")[:room].decode(errors="ignore").replace("\0", "?") + suffix

@@ -1,4 +1,4 @@
-"""What options() of the executors takes: checks it, and makes the view."""
+"""Checks the arguments of the executors' options(), and makes the view."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""What a queue of pyconc.shared raises: queue's exceptions."""
+"""The exceptions of pyconc.shared's queues: those of the module queue."""
 
 from queue import Empty, Full
 

@@ -5,7 +5,7 @@ for them and rings through a file descriptor. What is there to be taken is taken
 its way to a task, to be lost when that is cancelled. Whoever leaves while it is its turn passes that on.
 
 A line ends when nobody is in it. It belongs to its loop, by way of the reader that hears the bell: when the loop is
-closed or goes away so does that, and the line with it. Only the loop's thread changes a line, but for close().
+closed or goes away so does that, and the line with it. Only the loop's thread changes a line, except in close().
 """
 
 import asyncio
@@ -91,7 +91,7 @@ class _Line:
 
 
 class _Bell:
-    """What the loop calls. It goes with the loop's reader, though tasks have the line."""
+    """The callback of the loop's reader. It goes with that, though tasks have the line."""
 
     __slots__ = ("_line",)
 

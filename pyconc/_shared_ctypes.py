@@ -1,4 +1,4 @@
-"""What pyconc.shared's Value and Array are for types of ctypes that are more than one plain number.
+"""pyconc.shared's Value and Array of those ctypes types that are more than one plain number.
 
 Those are structures, unions, arrays, wide characters and long doubles. The object lies in the memory of a shared array
 of bytes, and each access takes the lock that goes with that, as multiprocessing's do. Such a type is not read or

@@ -1,4 +1,4 @@
-"""What shutdown(timeout=) of every executor takes."""
+"""The time-out of every executor's shutdown()."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What stats() and workers() of executors return."""
+"""The objects that stats() and workers() of executors return."""
 
 import itertools
 import weakref
@@ -35,7 +35,7 @@ class Histogram(NamedTuple):
 
 
 class PoolStats(NamedTuple):
-    """What an executor is doing, and what it has done, as numbers; see the executor's stats().
+    """An executor's present work, and all that it has done, as numbers; see the executor's stats().
 
     name: the executor's. max_workers: the most workers to run at once.
     workers: how many there are, those that are starting included. idle: of these, those without a call.
@@ -88,7 +88,7 @@ class PoolStats(NamedTuple):
 
 
 class WorkerStats(NamedTuple):
-    """What a worker of an executor is doing; see the executor's workers().
+    """The present work of an executor's worker; see the executor's workers().
 
     id: the process's or the thread's number, as ps and top have it.
     name: what it is called, as multiprocessing.Process and threading.Thread have it.

@@ -1,4 +1,4 @@
-"""What is raised in a call that is to end."""
+"""The exception that is raised in a call that is to end."""
 
 __all__ = ["TaskCancelled"]
 

@@ -1,4 +1,4 @@
-"""What the future of a task gets whose time is over."""
+"""The exception of a task whose time is over."""
 
 import builtins
 import concurrent.futures

@@ -149,7 +149,7 @@ class _Timeline:
     # ---- the end ----
 
     def _left(self) -> Iterator[str]:
-        """What had not ended with the trace."""
+        """Yield the calls that had not ended with the trace."""
         for call, known in list(self._calls.items()):
             run = self._runs.get(call)
             if run is not None:

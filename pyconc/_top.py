@@ -49,7 +49,7 @@ def _choose() -> int:
 
 
 class _Top:
-    """What is on the screen.  One thread."""
+    """The contents of the screen.  One thread."""
 
     def __init__(self, pid: int, seconds: float) -> None:
         self._pid = pid

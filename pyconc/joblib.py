@@ -105,7 +105,7 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
         return out.result()
 
     def terminate(self):
-        """Let go of the workers, who stay for the next call."""
+        """Let go of the workers, which stay for the next call."""
         self._workers = None
         self.reset_batch_stats()
 

@@ -12,7 +12,7 @@ __all__ = ["ProcessPoolExecutor", "ReusableExecutor", "TaskUnpicklable", "Worker
 
 
 class ReusableExecutor(ProcessPoolExecutor):
-    """What get_reusable_executor() returns: a ProcessPoolExecutor that others may use, too.
+    """A ProcessPoolExecutor that others may use, too; get_reusable_executor() returns it.
 
     Leaving a `with` block waits for nothing and shuts nothing down.
     """
@@ -62,7 +62,7 @@ class _SetUp:
 
 
 class Shared:
-    """An executor that is kept between those who ask for it, until one asks for another kind."""
+    """An executor that is kept between its callers, until one asks for another kind."""
 
     def __init__(self):
         self._lock = threading.RLock()  # a finalizer may ask, too

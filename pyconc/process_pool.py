@@ -115,7 +115,7 @@ _numbers = itertools.count()
 
 
 class ProcessExecutor(_stats.Observed, AsyncWith):
-    """What every executor does that has worker processes: it keeps a supervisor of them, until it is shut down.
+    """The base of executors with worker processes: it keeps a supervisor of them, until it is shut down.
 
     Its __init__ calls _begin().  Until something is submitted it has no supervisor, and no file descriptor.
     """
@@ -485,9 +485,9 @@ class ProcessPoolExecutor(
     record that it is writing. Exceptions come as text, and so does what cannot be pickled. Handlers run in a thread of
     their own, and workers wait where that is slow; but outcomes wait no longer than a second for one record.
 
-    context: ContextVars that have the values in each call that they have for who submits it, in submit() or map(). Each
-    must be a global of a module, where workers find it, and its values are pickled with the calls. "opentelemetry"
-    among them stands for what OpenTelemetry propagates: a span that a call makes is a child of its submitter's.
+    context: ContextVars that have the values in each call that they have in submit() or map(). Each must be a global of
+    a module, where workers find it, and its values are pickled with the calls. "opentelemetry" among them stands for
+    what OpenTelemetry propagates: a span that a call makes is a child of its submitter's.
     timed: whether stats() tells for how long calls wait, too; how long they run it tells in any case. A call costs some
     25 nanoseconds more then.
 

@@ -7,17 +7,17 @@ They have the signatures of threading's, of multiprocessing's Value and Array, o
 be arguments and results of pyconc's executors, arguments of an initializer and of multiprocessing.Process, and are
 inherited by a fork; a worker that was started before them can have them, too. Nothing has a name in the file system,
 and nothing is left when the last process has ended, however it ended. Other pickles of them are refused: there is
-nothing by which a stranger could find them. They can be in items of each other: in `table["rows"] = shared.List()` all
-who read the item get the same list.
+nothing by which a stranger could find them. They can be in items of each other: after `table["rows"] = shared.List()`
+every reader of the item gets the same list.
 
-A process that dies holds nobody up. A lock that it held goes to the next, who is told; who waits with it, or was just
-woken, is passed over. What a lock guards may be half changed then, which only the program can judge.
+A process that dies holds nobody up. A lock that it held goes to the next waiter, which is told; if it was waiting
+itself, or was just woken, it is passed over. What a lock guards may be half changed then: only the program can judge.
 
 In an asyncio program, on any loop, `async with` takes locks, conditions and semaphores, and what waits has a twin that
 is awaited: async_acquire, async_wait, async_wait_for. (The whole word, as aiologic has it: the `a` of aiter would make
 `await` of wait.) The loop goes on meanwhile. Each object that tasks of a loop wait for costs a thread that sleeps; what
 can be had at once costs none. A wait that is cancelled takes nothing along: what had just become free goes to the next.
-Who waits on a loop that is closed is dropped, and nobody waits in the child of a fork.
+A task that waits on a loop that is closed is dropped, and nobody waits in the child of a fork.
 
 All may be used by any thread. A lock belongs to the thread that took it: no other can release it, unlike threading's;
 for that there are semaphores. When that thread ends, the lock is free. After a fork, the child's thread holds none of
@@ -140,7 +140,7 @@ reduction.register(_core.SharedHeap, _reduce_heap)
 
 
 class _Sent:
-    """What all have in common: how they travel."""
+    """The base of all: how they travel."""
 
     __slots__ = ()
 
@@ -163,7 +163,7 @@ class _Sent:
 
 
 class _Taken:
-    """What locks and semaphores have for tasks."""
+    """The methods of locks and semaphores for tasks."""
 
     __slots__ = ()
 
@@ -201,7 +201,7 @@ def _unpack(cls, heap, index, serial, *state):
 
 
 # An object in an item of a container: whoever reads that has their memory, mostly, which is the same. The container
-# holds it, and in between who pickles or unpickles the item.
+# holds it, and in between the process that pickles or unpickles the item.
 
 
 def _pack_in_item(cell, *state):
@@ -684,7 +684,7 @@ class _OnlyWithLock:
 
 
 class _WithLock:
-    """What values and arrays have for changes in several steps.
+    """The methods of values and arrays for changes in several steps.
 
     `_lock` is the lock, True for that of its own cell that nobody has asked for yet, or False.
     """
@@ -1017,13 +1017,13 @@ def _places(sizes):
 
 
 class _Ref(_Sent, _core.SharedArray):
-    """What a Ref and all that it has given look at."""
+    """The memory that a Ref and all that it has given look at."""
 
     __slots__ = ()
 
 
 class Ref:
-    """What share() returns: an object that does not change, once in memory for all processes.
+    """An object that does not change, once in memory for all processes; share() returns it.
 
     It travels as the other shared objects do, at the same small cost whatever it is of, and raises TypeError for other
     pickles. `nbytes` is how much memory it has. The memory is given back when no process has the Ref or something that

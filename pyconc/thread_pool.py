@@ -305,7 +305,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     timeout, on_cancel and grace have these as their defaults.
     name: what it is called, by its repr() and stats(); default: thread_name_prefix, for which it stands in as well. ps
     and top show as much of it as fits: name-t0, name-t1, ...; without a name pyconc-t0.
-    context: whether each call runs in a copy of the context of who submits it, as with asyncio.to_thread(): context
+    context: whether each call runs in a copy of its submitter's context, as with asyncio.to_thread(): context
     variables have the values there that they had in submit(); what the call sets is its own.
     timed: whether stats() tells for how long calls wait and run. A call costs some 25 nanoseconds more then, an empty
     one an eighth.

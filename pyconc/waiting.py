@@ -101,7 +101,7 @@ def submit_in_order(executor, fn, arguments, deadline, buffersize, keep=False):
     """Submit fn(*args) for each tuple of arguments; return an iterator over the results in their order.
 
     deadline: by time.monotonic(), or None. buffersize: how many tasks may be ahead of the results taken, or None. keep:
-    whether the iterator keeps the executor, or submits no more when that is gone, as the standard library does.
+    whether the iterator keeps the executor, or stops submitting when that is gone, as the standard library does.
     """
     pending = deque(executor.submit(fn, *args) for args in islice(arguments, buffersize))
     if buffersize is None:

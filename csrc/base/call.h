@@ -46,7 +46,7 @@ typedef struct call_place {
     CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
     bool is_interrupted;  // call_interrupt() has raised in the call that runs
     bool is_remote;       // another process wants to know how far its calls are; set once
-    bool has_timed_out;   // the time of the call that has just ended was over; who counts it says no again
+    bool has_timed_out;   // the time of the call that has just ended was over; its counter clears this
 } call_place;
 
 // The place of the thread that looks; NULL: it runs no calls.
@@ -59,7 +59,7 @@ CallObject *call_place_get(call_place *place, PyObject *callable, const call_opt
 // Makes sure that TaskCancelled is known.  0, or -1 with an exception.
 int call_learn_cancelled(module_state *module);
 
-// In the thread of the call that runs: what was asked for and not raised yet may be asked for again.
+// In the thread of the call that runs: a stop that was asked for and not raised yet may be asked for again.
 static inline void
 call_take_back(call_place *place)
 {

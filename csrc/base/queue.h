@@ -37,8 +37,8 @@ typedef struct queue_head {
     trace_label label;  // GIL; what a trace knows it by
 } queue_head;
 
-// Closes a queue that is being collected, or whose executor is: what a __del__ of the same cycle submits is
-// refused in the standard library's words.
+// Closes a queue that is being collected, or whose executor is: it refuses what a __del__ of the same cycle
+// submits, in the standard library's words.
 void queue_close_collected(queue_head *queue);
 
 // The two below are for while a trace is on, see trace.h.  The task is about to be pushed; `name`: that of

@@ -36,8 +36,8 @@ typedef struct task_route {
     // Makes the call, if it is in the task, in the worker whose place that is.  What it returned; NULL with
     // an exception, or without one: it was cancelled, or task_detach() was called.
     PyObject *(*call)(struct task *t, struct call_place *place);
-    // See there.  The task's queue delivers the cancellation in time.  `insists`: what was cancelled before,
-    // and has not ended, gets no more time.
+    // See there.  The task's queue delivers the cancellation in time.  `insists`: a task that was cancelled
+    // before, and has not ended, gets no further time.
     withdrawal (*withdraw)(struct task *t, bool insists);
     // True once a worker has taken it that does not tell the destination.
     bool (*is_taken)(struct task *t);
@@ -113,7 +113,7 @@ int task_fail(task *t, PyObject *exception);
 // with make_error NULL they are cancelled.  -1 with the first exception that escaped; others are logged.
 int task_fail_all(module_state *state, list_node *tasks, PyObject *make_error, PyObject *message);
 
-// Takes its destination away from a task whose call goes on: what the call returns or raises is dropped.
+// Takes its destination away from a task whose call goes on: the call's outcome is dropped.
 // NULL with an exception.
 delivery *task_detach(task *t);
 

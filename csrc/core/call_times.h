@@ -40,7 +40,7 @@ call_times_began_ns(call_times *self, int64_t submitted_ns)
     return now_ns;
 }
 
-// For how long a call has waited that was submitted then, and has begun since, as its worker says, who may
+// For how long a call has waited that was submitted then, and has begun since, as its worker says, which may
 // say anything.  The caller counts it in `waits`.
 static inline uint64_t
 call_times_waited_ns(call_times *self, int64_t submitted_ns, int64_t began_ns)

@@ -74,7 +74,7 @@ wait_or_stop(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
     if (atomic_load_explicit(stop_word, memory_order_relaxed) != 0) {
         return FUTEX_INTERRUPTED;
     }
-    // Who is woken by both is told of the last, so that nobody's wake is lost.
+    // A thread that both wake is told of the last, so that no wake is lost.
     wait_for_one both[] = {
         {.word = (uintptr_t)stop_word, .flags = WORD_OF_32_BITS | FUTEX_PRIVATE_FLAG},
         {.word = (uintptr_t)word, .expected = expected, .flags = WORD_OF_32_BITS},
@@ -83,7 +83,7 @@ wait_or_stop(_Atomic uint32_t *word, uint32_t expected, int64_t deadline_ns)
     long rc = syscall(SYS_futex_waitv, both, 2, 0, deadline_ns == FUTEX_NO_DEADLINE ? NULL : &deadline,
                       CLOCK_MONOTONIC);
     if (rc >= 0 || errno == EAGAIN || errno == EINTR) {
-        return FUTEX_OK;  // the next look sees who it was
+        return FUTEX_OK;  // the next look sees which one it was
     }
     if (errno == ETIMEDOUT) {
         return FUTEX_TIMED_OUT;

@@ -124,8 +124,8 @@ typedef struct job_slot {
     // 1 once the worker has taken over the block that the message names; push() makes it 0.
     _Atomic uint32_t accepted;
     // Of a slot that stands for many calls: the number of the next call, and that of the first one that is
-    // another slot's by now.  See job_slot_next().  Of a slot that stands for one call: who decides how that
-    // ends, one of the values above.  Here, so that a short message is in one cache line with all of this.
+    // another slot's by now.  See job_slot_next().  Of a slot that stands for one call: which side decides
+    // how it ends, one of the values above.  Here, so that a short message shares one cache line with it.
     _Atomic uint64_t range;
     // When the worker began with what it has taken, by either clock; push() makes it JOB_SLOT_NOT_BEGUN.
     _Atomic int64_t began_ns;
@@ -243,7 +243,7 @@ bool job_ring_wants_relief(job_ring *ring, uint32_t worker);
 void job_ring_admit(job_ring *ring, uint32_t worker);
 
 // How many slots workers say that they run, which are not popped yet, and how many workers that are.  A stray
-// write makes it wrong, and no more.
+// write makes only these numbers wrong.
 typedef struct job_ring_load {
     uint32_t running, busy;
 } job_ring_load;
@@ -256,7 +256,7 @@ typedef struct job_ring_sight {
     const job_slot *slot;     // of those that it runs, the one with which it has begun first; NULL: none
 } job_ring_sight;
 
-// The same for every number of a worker; stray writes make it wrong, and no more.
+// The same for every number of a worker; stray writes make only these wrong.
 void job_ring_survey(job_ring *copy, job_ring_sight *sights);
 
 // How many of a worker's completions have been popped.

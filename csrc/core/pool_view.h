@@ -2,7 +2,7 @@
 //
 // It stands in the executor's shared memory, behind the job ring.  The parent writes each number here when it
 // has changed its own, and reads nothing back, so a worker's stray write makes wrong what others see, and no
-// more.  Who looks reads a copy of the file, and must expect anything in it.  No Python.
+// more.  A viewer reads a copy of the file, and must expect anything in it.  No Python.
 #ifndef PYCONC_POOL_VIEW_H
 #define PYCONC_POOL_VIEW_H
 

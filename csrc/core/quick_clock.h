@@ -1,4 +1,4 @@
-// quick_clock: clock_now_ns() for a third of its time, for who reads it some millions of times a second.
+// quick_clock: clock_now_ns() in a third of its time, for code that reads it some millions of times a second.
 //
 // It is the processor's counter of ticks, which is *compared* with the kernel's clock once a millisecond.
 // Two comparisons tell how long a tick takes.  When the next one tells the same, the counter is trusted until

@@ -205,11 +205,11 @@ robust_lock_acquire(robust_lock *lock, int64_t deadline_ns)
     }
     int rc;
     set_pending(self, entry_of(lock));
-    // Relaxed: what is done with it is a compare-and-exchange, or a wait that compares.
+    // Relaxed: a compare-and-exchange follows, or a wait that compares.
     uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
     for (;;) {
         if ((word & FUTEX_TID_MASK) == 0) {
-            // A30: pairs with R30 in robust_lock_release(): who held it before has done what it did.
+            // A30: pairs with R30 in robust_lock_release(): the last holder has done what it did.
             if (atomic_compare_exchange_weak_explicit(&lock->word, &word, self->tid | (word & FUTEX_WAITERS),
                                                       memory_order_acquire, memory_order_relaxed)) {
                 break;

@@ -2,7 +2,7 @@
 //
 // Each thread has told the kernel of a list of the locks that it holds: the C library has, for its robust
 // mutexes, and these locks join that list.  When a thread ends, however it ends, the kernel walks the list,
-// marks each lock whose word names the thread as left by its dead owner, and wakes one who waits for it.
+// marks each lock whose word names the thread as left by its dead owner, and wakes one of its waiters.
 // So no process watches another, nothing polls, and a number that is given to a new thread is not mistaken
 // for the old one.
 //
@@ -14,13 +14,13 @@
 //     releasing    pending = lock; the lock leaves the list; word -> 0; a sleeper is woken; pending = none
 //     waiting      pending = lock; sleep on the word
 //
-// `pending` is a field that the kernel reads as well: what dies in the middle of a step is there treated as
-// a holder if the word names it, and if the word names nobody one sleeper is woken, in place of the one that
+// `pending` is a field that the kernel reads as well: it treats a thread that dies in the middle of a step as
+// a holder if the word names it, and if the word names nobody it wakes one sleeper, in place of the one that
 // was woken and died, or of the wake that was not sent.  (Of a word with WAITERS the kernel does so since
 // Linux 6.2, and those before to which that was carried back.)
 //
 // WAITERS stays set when a lock is released, so that whoever comes in between the woken and the lock wakes
-// the others in turn.  Who releases the lock clears it when nobody slept and nobody has held it since:
+// the others in turn.  The releaser clears it when nobody slept and nobody has held the lock since:
 // `turns` counts that.
 //
 // Who may write: `word` as above; the rest of the lock its holder only.  The links are written by its holder,
@@ -63,7 +63,7 @@ typedef struct robust_lock {
         };
         _Atomic uint64_t both;
     };
-    _Atomic uint32_t holder;     // the holder's process, for who takes it after its death; in order with the
+    _Atomic uint32_t holder;     // the holder's process, for its successor after its death; in order with the
                                  // word, so relaxed everywhere
     _Atomic uint32_t abandoned;  // 0, or the process from which the holder got it by death; the holder reads
                                  // what it wrote, so relaxed everywhere

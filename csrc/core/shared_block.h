@@ -1,12 +1,12 @@
 // shared_block: memory of one size, for good, in a cell of a shared heap.
 //
 // The cell owns one run of units (see shared_heap.h), and two words of it say which that is and how many
-// bytes of it count.  They are set once, before any other process can have the cell.  So who has the cell
-// has the block, without a lock, and who dies while it is made leaves what is given back with the cell.  All
-// of its memory is there from the beginning, and zero.
+// bytes of it count.  They are set once, before any other process can have the cell.  So a process that has
+// the cell has the block, without a lock, and one that dies while it makes it leaves what is given back with
+// the cell.  All of its memory is there from the beginning, and zero.
 //
-// What is in it, and who writes when, its users agree upon.  A sealed block nobody writes any more: whoever
-// opens it cannot.
+// Its users agree on what is in it, and on who writes when.  Nobody writes a sealed block any more: a process
+// that opens it cannot.
 //
 // Each view maps the run for itself.  A child of a fork has the parent's mappings, too.  No Python.
 #ifndef PYCONC_SHARED_BLOCK_H
@@ -18,7 +18,7 @@
 #define SHARED_BLOCK_BYTES_MAX (SHARED_UNIT_BYTES << SHARED_ORDER_MAX)
 
 // This process's view of it.  Nothing in it changes between shared_block_make() or shared_block_open() and
-// shared_block_fini(), but for `is_sealed`, which the user's lock guards.
+// shared_block_fini(), except `is_sealed`, which the user's lock guards.
 typedef struct shared_block {
     unsigned char *at;  // NULL: there are no bytes
     uint64_t bytes;

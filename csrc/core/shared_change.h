@@ -4,7 +4,7 @@
 //
 // What comes is held before others can see it, and what goes is let go of when nobody can any more.  All of
 // it is with the container's lock, so that whoever reads an item has time to become a user of what it
-// refers to. Who dies in between leaves references too many, see shared_run.h.  Where no item refers to
+// refers to.  A death in between leaves references too many, see shared_run.h.  Where no item refers to
 // anything, as in most containers, nothing here takes the heap's lock or memory.  No Python.
 #ifndef PYCONC_SHARED_CHANGE_H
 #define PYCONC_SHARED_CHANGE_H

@@ -9,10 +9,10 @@
 // The slots from first to end - 1 are all that is true.  A change publishes one word of them: a value, for
 // another value; the bounds, for what came at the end or went at an end; a key of 0, for what went in the
 // middle; else a new table.  Count and index only follow from the slots.  They are brought up to date after
-// that, and then marked with the version of the run of which they are.  Who finds another version there knows
-// that somebody died in between, and makes both anew.
+// that, and then marked with the version of the run of which they are.  A process that finds another version
+// there knows that somebody died in between, and makes both anew.
 //
-//     who dies                               leaves
+//     a process that dies                    leaves
 //     before the word is published           the old, with a mark that is old
 //     after that, or in making anew          the new, with a mark that is old
 //
@@ -48,7 +48,7 @@ uint32_t shared_dict_find(const shared_run *dict, const shared_item *key);
 uint32_t shared_dict_next(const shared_run *dict, uint32_t place);
 uint32_t shared_dict_last(const shared_run *dict);
 
-// A part of what is at a place.  What shows itself is shown by its key.
+// A part of the entry at a place.  An entry without a shown part of its own is shown by its key.
 shared_item shared_dict_get(const shared_run *dict, uint32_t place, int part);
 
 // All below: 0, or SHARED_HEAP_FULL, or a status of robust_lock, with the table as it was.

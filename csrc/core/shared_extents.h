@@ -1,11 +1,12 @@
-// shared_extents: who owns which stretch of the shared memory.
+// shared_extents: which owner has which stretch of the shared memory.
 //
 // A table with a word for each unit of memory: the owner's number, 0: nobody's.  An owner is given runs of a
 // power of two units, at a multiple of their size.  That the owner uses a run is not said here, and need not
-// be: what is taken and not used by an owner that lives is found again by that, and what an owner had that is
-// gone, by whoever looks for room.  So there is no list of free runs, and nothing to repair after a death.
+// be: an owner that lives finds again a run that it took and does not use, and a process that looks for room
+// finds the runs of owners that are gone.  So there is no list of free runs, and nothing to repair after a
+// death.
 //
-// Numbers only: whose memory it is, and who the owners are, their users know.  The caller has a lock for all
+// Numbers only: whose memory it is, and what the owners are, their users know.  The caller has a lock for all
 // of it; death between any two stores leaves a table that is sound.  No Python.
 #ifndef PYCONC_SHARED_EXTENTS_H
 #define PYCONC_SHARED_EXTENTS_H

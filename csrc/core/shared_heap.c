@@ -35,7 +35,7 @@ enum {
 
 typedef struct shared_party {
     // Process number << 32 | ticket << 2 | state, in one word: a child that takes what was reserved for it
-    // needs no lock.  A ticket is no other party's: who comes late never takes what another has by then.
+    // needs no lock.  A ticket is no other party's: a late child never takes what another has by then.
     _Atomic uint64_t who;  // RESERVED for a child until that makes it USED; else under the heap's lock
     uint64_t space;        // of process numbers; 0: not known
 } shared_party;
@@ -73,7 +73,7 @@ struct shared_heap {
     layout *at;      // mapped until it is closed
     shm_file file;   // constant
     uint32_t party;  // this process's; guarded by the lock
-    // Of the last children, those that have taken theirs included.  Both by who forks only.
+    // Of the last children, those that have taken theirs included.  Only the thread that forks changes both.
     reservation reserved[RESERVATIONS];
     uint32_t forks;
     // Of each cell, guarded by the heap's lock:
@@ -146,7 +146,7 @@ party_at(const shared_heap *heap, uint32_t number)
 static uint32_t
 state_of(const shared_heap *heap, uint32_t number)
 {
-    // Relaxed: the heap's lock orders what matters, but for a child that takes what was reserved for it.
+    // Relaxed: the heap's lock orders what matters, except for a child that takes what was reserved for it.
     return (uint32_t)atomic_load_explicit(&party_at(heap, number)->who, memory_order_relaxed) & 3;
 }
 
@@ -244,7 +244,7 @@ static void
 give_up(shared_heap *heap, uint32_t party, uint64_t who)
 {
     heap->at->is_untidy = 1;
-    // Relaxed: the lock orders it, but for that child.
+    // Relaxed: the lock orders it, except for that child.
     atomic_compare_exchange_strong_explicit(&party_at(heap, party)->who, &who, PARTY_FREE,
                                             memory_order_relaxed, memory_order_relaxed);
 }
@@ -329,7 +329,7 @@ release_units(shared_heap *heap, uint32_t unit, uint32_t count)
     shared_extents_release(&heap->at->extents, unit, count);
 }
 
-// Releases the owner's units, but for those of a run that is kept.
+// Releases the owner's units, except those of a run that is kept.
 static void
 release_all_but(shared_heap *heap, uint64_t owner, uint32_t kept, uint32_t kept_count)
 {
@@ -643,7 +643,7 @@ shared_heap_send(shared_heap *heap, uint32_t index)
     if (rc == 0) {
         shared_cell *cell = &heap->at->cells_at[index];
         uint32_t sent = atomic_load_explicit(&cell->sent, memory_order_relaxed);
-        // Who has sent so many has pinned it.
+        // A party that has sent so many has pinned it.
         sent += sent != SHARED_HEAP_PINNED ? 1 : 0;
         atomic_store_explicit(&cell->sent, sent, memory_order_relaxed);
         set(heap, NOBODY, index);

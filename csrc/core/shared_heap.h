@@ -24,10 +24,10 @@
 // needs it.
 //
 // A container, which is a cell, holds the cells that its items refer to, see shared_holds.h.  When nobody has
-// it any more it lets go of them, and so on.  Who reads an item becomes a user of those cells with the
-// container's lock, before another can take the item away; by its bits, like any user, so that its death ends
-// that.  What only the dead had, and containers that nobody has but that hold each other, are found when
-// there is no room: then everything is let go of that no party leads to.
+// it any more it lets go of them, and so on.  A process that reads an item becomes a user of those cells with
+// the container's lock, before another can take the item away; by its bits, like any user, so that its death
+// ends that.  When there is no room, a process looks for cells that only the dead had, and for containers
+// that nobody has but that hold each other: it lets go of everything that no party leads to.
 //
 // A death between two steps costs at most a cell until the program ends.  Memory that is short is an error
 // here and never a SIGBUS later: what is used is allocated first.
@@ -93,7 +93,7 @@ int shared_heap_share(shared_heap *heap, uint32_t index);
 // One more user of each of these cells, which somebody else has or holds until this has returned.
 int shared_heap_share_each(shared_heap *heap, const uint32_t *cells, uint32_t count);
 
-// One user less.  It never sleeps: what it cannot do now is done later.
+// One user less.  It never sleeps: work that it cannot do now is done later.
 void shared_heap_drop(shared_heap *heap, uint32_t index);
 
 // One user less of each; it may sleep.

@@ -2,14 +2,14 @@
 //
 // There is a record for each pair, with the number of references.  The records are all that is true, and each
 // step of a change leaves them so; two chains follow from them, through the records that a cell owns and
-// through those by which it is held, and a chain of the free ones.  Who gets the lock from the dead makes the
-// chains anew, by shared_holds_repair().
+// through those by which it is held, and a chain of the free ones.  A process that gets the lock from the
+// dead makes the chains anew, by shared_holds_repair().
 //
-// Who dies while a container changes leaves it with a reference too many here, never with one too few: a cell
+// A death while a container changes leaves it with a reference too many here, never with one too few: a cell
 // is held before an item that refers to it can be seen, and let go after the last can.  The container's next
 // user counts them again, see shared_run.h.
 //
-// Numbers only: who has a cell beside that, the heap knows.  The caller has a lock for all of it.  No Python.
+// Numbers only: the heap knows which processes have a cell.  The caller has a lock for all of it.  No Python.
 #ifndef PYCONC_SHARED_HOLDS_H
 #define PYCONC_SHARED_HOLDS_H
 

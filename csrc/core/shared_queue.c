@@ -224,7 +224,7 @@ begin_ring(shared_queue *queue, uint64_t bytes)
     return rc;
 }
 
-// Makes the ring longer, by as much as it is if possible.  What is in it is then in one piece.
+// Makes the ring longer, by as much as it is if possible.  Its items are then in one piece.
 static int
 grow_ring(shared_queue *queue, uint64_t bytes)
 {
@@ -246,7 +246,7 @@ grow_ring(shared_queue *queue, uint64_t bytes)
     }
     if (rc == 0) {
         ring = shared_run_table(run);
-        // All up to there is the ring's: also what one cut who died then.
+        // All up to there is the ring's: also what a process cut that died then.
         uint64_t end = shared_run_cut(run, bytes) + bytes;
         set_end(ring, end - (uint64_t)(ring->records - (unsigned char *)shared_run_place(run, 0)));
     }

@@ -14,7 +14,7 @@
 // another, and whoever waits for all items to be done at a third.  Doors are cells of their own.  A queue
 // that is closed has its doors open for good.
 //
-//     who dies in                              leaves
+//     a process that dies in                   leaves
 //     a put, before the tail                   the queue as it was
 //     a get, before the head                   the queue as it was: the next gets the item
 //     a get, after it                          a queue without the item, which nobody gets

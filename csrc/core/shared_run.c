@@ -257,7 +257,7 @@ take_run(shared_run *run, uint64_t bytes, uint32_t *unit, uint32_t *order)
     return rc;
 }
 
-// Gives back the runs that the root does not name.  What cannot be given back now is, another time.
+// Gives back the runs that the root does not name.  One that cannot be given back now is, another time.
 static void
 keep_only_root(shared_run *run)
 {
@@ -374,7 +374,7 @@ shared_run_let_go(shared_run *run, const shared_refs *refs)
     }
 }
 
-// Holds what the items refer to, and no more.  Without memory for that it is left to the next.
+// Holds exactly what the items refer to.  Without memory for that it leaves the work to the next holder.
 static void
 count_again(shared_run *run)
 {

@@ -7,19 +7,19 @@
 //     slot     an odd word: the item itself; an even one: where its entry is
 //     entry    size | bytes
 //
-// One word of the cell, the root, says which run that is and where the table is in it.  What a table is, its
-// kind knows: see shared_list.h and its neighbours.  A change writes what is new above `top`, where nobody
-// looks, and publishes it with one store: of a word in the table, or of the root, for a new table.  So a
-// process that is killed leaves the old or the new.  What it wrote and did not publish, and what no table has
-// any more, is garbage, of which nobody keeps account.  When a run is full, what is in use is copied to
-// another of the right size, and the root names that.  So there is no list of free memory, and nothing to
-// repair after a death but this: whoever gets the lock from the dead gives back the runs that the root does
-// not name.
+// One word of the cell, the root, says which run that is and where the table is in it.  Each kind of
+// container has tables of its own: see shared_list.h and its neighbours.  A change writes new entries above
+// `top`, where nobody looks, and publishes them with one store: of a word in the table, or of the root, for a
+// new table.  So a process that is killed leaves the old or the new.  Entries that it wrote and did not
+// publish, and those that no table has any more, are garbage, of which nobody keeps account.  When a run is
+// full, the entries in use are copied to another of the right size, and the root names that.  So there is no
+// list of free memory, and nothing to repair after a death but this: the process that gets the lock from the
+// dead gives back the runs that the root does not name.
 //
-// Memory comes a little ahead of `top`, when it is used.  The run of what is empty is used from its
+// Memory comes a little ahead of `top`, when it is used.  The run of an empty container is used from its
 // beginning, and given back if it is large.
 //
-//     who dies in                     leaves
+//     a process that dies in          leaves
 //     writing beyond `top`            garbage
 //     copying to another run          a run too much
 //     between root and old run        a run too much
@@ -27,8 +27,8 @@
 //     publishing and letting go       references too many
 //
 // Items may refer to cells, see shared_item.h, which the container holds.  A change holds what its new items
-// refer to before it publishes them, and lets go of what is gone after that, see shared_change.h; who gets
-// the lock from the dead counts again what the items refer to.
+// refer to before it publishes them, and lets go of what is gone after that, see shared_change.h; a process
+// that gets the lock from the dead counts again what the items refer to.
 //
 // The cell's lock guards everything, from shared_run_enter() to shared_run_leave(); in between no Python is
 // called.  No Python.

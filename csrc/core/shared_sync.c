@@ -170,7 +170,7 @@ shared_door_ready(shared_cell *cell)
 void
 shared_door_open(shared_cell *cell)
 {
-    // Only who has the lock writes it: mostly it is open already.
+    // Only the lock's holder writes it: mostly it is open already.
     if (load(&cell->words[PERMITS]) == 0) {
         store(&cell->words[PERMITS], 1);
     }

@@ -3,26 +3,26 @@
 // None of them hangs because a process died: not one that waited, nor one that was just woken, nor one that
 // was about to wake others.
 //
-// Semaphore.  Who finds no permit takes the cell's lock, and then sleeps on the bell: so there is never more
-// than one sleeper, and if that dies the kernel gives its place to the next.  Who releases adds permits, then
-// rings; from before it adds until it has rung, the kernel rings in its place if it dies.  A process that
+// Semaphore.  A thread that finds no permit takes the cell's lock, and then sleeps on the bell: so there is
+// never more than one sleeper, and if that dies the kernel gives its place to the next.  A releaser adds
+// permits, then rings; from before it adds until it has rung, the kernel rings in its place.  A process that
 // dies with a permit takes it along.
 //
 //     words   0 permits   1 bell: WAITERS while somebody sleeps, or is about to   2 limit: permits stay below
 //             it, 0: any number
 //
-// Event.  Whoever waits sleeps on the event itself, ready to ring in its turn; who sees it set after it slept
-// wakes all the others, as the one who set it may have died before it did.
+// Event.  A waiter sleeps on the event itself, ready to ring in its turn; one that sees it set after it slept
+// wakes all the others, as the thread that set it may have died before it did.
 //
 //     words   0 SET, or WAITERS if somebody sleeps   1 how often it was set
 //
-// Condition.  All is guarded by the lock that the program has put beside it, but for the turn that sleepers
+// Condition.  All is guarded by the lock that the program has put beside it, except the turn that sleepers
 // compare.  Whoever waits draws a ticket.  A notification is a grant for any ticket that was drawn before it:
 // one that was meant for a dead process is taken by the next, so that it is rather one too many than none.
 //
 //     words   0 turn   1 next ticket   2 tickets below this may take a grant   3 grants   4 waiters
 //
-// Door.  For those who wait for something that is guarded by a lock beside it.  They wait as for a permit:
+// Door.  For threads that wait for something that a lock beside it guards.  They wait as for a permit:
 // one of them is at the door, and the others behind it.  Whoever finds nothing, with that lock, shuts the
 // door; whoever brings something opens it with that lock, before there is anything to be found, and rings.
 // So an open door says only that it is worth looking, and there is nothing to repair after a death.
@@ -62,7 +62,7 @@ void shared_door_shut(shared_cell *cell);
 // The word that is 0 while it is shut, to look at without any lock.
 const _Atomic uint32_t *shared_door_word(const shared_cell *cell);
 
-// Who waits at it calls shared_semaphore_await(), looks, and then calls shared_semaphore_pass().
+// A waiter calls shared_semaphore_await(), looks, and then calls shared_semaphore_pass().
 
 bool shared_event_is_set(const shared_cell *cell);
 int shared_event_set(shared_cell *cell);

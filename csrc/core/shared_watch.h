@@ -7,7 +7,7 @@
 //     it rings              the descriptor becomes readable, and it is the owner's turn
 //     the owner's turn      the owner tries, and says shared_watch_look()
 //
-// To a lock or a semaphore the watch is one that waits among others, who are woken one by one: so what woke
+// To a lock or a semaphore the watch is one waiter among others, which are woken one by one: so what woke
 // it waits for the owner.  But not for long: an owner that is not here within SHARED_WATCH_GRACE_NS loses its
 // turn to the next that waits, in whatever process, and tries all the same when it comes.  If the process
 // dies meanwhile, the kernel wakes the next.

@@ -185,7 +185,7 @@ map_once(shm_arena *arena, shm_block *block)
 static uint32_t
 holder_of(const shm_block *block)
 {
-    // A6: pairs with R6 in give_back(): what the releasing process did with the payload comes before.
+    // A6: pairs with R6 in give_back(): the releasing process has done with the payload.
     return block->header == NULL ? SHM_NOBODY
                                  : atomic_load_explicit(&block->header->holder, memory_order_acquire);
 }

@@ -22,7 +22,7 @@
 // block that a child may still look at goes back when that is over.
 //
 // When a process has died, another frees what it held, and gives the memory of all that it owned back to the
-// system.  What this process has received of it follows when it is released.
+// system.  Blocks that this process has received follow when they are released.
 //
 // Freed blocks keep their memory, because copying into pages that are mapped already is nine times as fast as
 // into fresh ones; shm_arena_trim() gives back all but a few of each size and owner.  The process that trims
@@ -128,8 +128,8 @@ int shm_arena_find(shm_arena *arena, uint64_t name, uint64_t bytes, shm_block **
 // This process has found the block, and is its holder from here on.
 void shm_block_take_over(shm_block *block, uint32_t me);
 
-// For a block that was taken over, before this process looks at it for longer than a call: what it sees is
-// its own, and may outlive the arena.  False: a small block has no view.
+// For a block that was taken over, before this process looks at it for longer than a call: the view is the
+// process's own, and may outlive the arena.  False: a small block has no view.
 bool shm_block_open_view(shm_block *block);
 
 // This process looks at the block no longer.  Does nothing if another process holds it, or in the child of a

@@ -1,7 +1,7 @@
 // tally: how many calls ended in which way, and how long they ran.
 //
 // Each worker has a tally of its own, which it alone adds to, and its executor another for the calls that no
-// worker has ended.  Who wants to know adds them up.  What guards a tally is its owner's affair.  No Python.
+// worker has ended.  A reader adds them up.  The owner of a tally decides which lock guards it.  No Python.
 #ifndef PYCONC_TALLY_H
 #define PYCONC_TALLY_H
 

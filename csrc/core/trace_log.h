@@ -85,8 +85,8 @@ trace_log_now_ns(trace_log *log)
     return quick_clock_now_ns(&log->clock);
 }
 
-// Adds a record, of a call that was admitted since the log was opened, for the caller to fill in: what it
-// leaves is 0.  Or one of no call; that is NULL when the log is full.
+// Adds a record, of a call that was admitted since the log was opened, for the caller to fill in: other
+// fields are 0.  Or one of no call; that is NULL when the log is full.
 static inline trace_record *
 trace_log_add(trace_log *log, trace_kind kind, int64_t time_ns)
 {

@@ -83,9 +83,9 @@ void workq_set_max_workers(workq *q, uint32_t max_workers);
 // Pops a node for the worker.  NULL: there is none; the worker is idle and calls workq_wait().
 list_node *workq_pop(workq *q, workq_worker *worker);
 
-// Takes a node out of the queue for a busy worker, unless there are as many idle workers as nodes, who will
-// pop it.  *place points to it: first in q->nodes, or next in another node.  What keeps the list as it is
-// since the caller has found the place is the caller's affair.
+// Takes a node out of the queue for a busy worker, unless there are as many idle workers as nodes: one of
+// those pops it.  *place points to it: first in q->nodes, or next in another node.  The caller keeps the list
+// as it is from when it has found the place.
 bool workq_take_out(workq *q, list_node **place);
 
 // Blocks an idle worker until there is work (WORKQ_OK) or never will be (WORKQ_CLOSED), or until the deadline

@@ -884,7 +884,7 @@ PyDoc_STRVAR(cancel_doc,
 "Cancel the call if it has not started.\n"
 "\n"
 "Returns True if the future is cancelled now, False if the call runs or has ended. Callbacks are called\n"
-"in this thread; what one raises that is no Exception, such as SystemExit, is raised here.\n"
+"in this thread; if one raises something that is no Exception, such as SystemExit, it is raised here.\n"
 "\n"
 "    >>> future = pyconc.Future()\n"
 "    >>> future.cancel(), future.cancelled()\n"

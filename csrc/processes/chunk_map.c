@@ -52,7 +52,7 @@ typedef struct MapFeedObject {
     Py_ssize_t most;          // largest chunk by time
     Py_ssize_t largest;       // chunk by time so far; 0 if there is no reason to be careful
     double call_ns;           // what a call takes; negative: unknown
-    double calls;             // that it is known from; what earlier maps knew is not worth more than one
+    double calls;             // that it is known from; the knowledge of earlier maps counts as one at most
     double told;              // so many of them when `times` was told last
     PyObject *error;          // what the consumer gets after the last result; or NULL
     keeper keeps;             // the queue open, while calls are unsent or under way

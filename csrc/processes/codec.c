@@ -225,7 +225,7 @@ find_in_item(PyObject *item, Py_ssize_t number, Py_ssize_t *last, int depth, str
 
 // Finds the large strings that an object is, or has in it.  1: there are some; 0; -1: an exception.
 //
-// Only lists, tuples and dicts are looked into: what pickles with all that it refers to.
+// It looks only into lists, tuples and dicts, which pickle together with all that they refer to.
 static int
 find_strings(PyObject *object, int depth, string_search *search)
 {
@@ -285,8 +285,8 @@ pickle_unregistered(module_state *state, PyObject *object, PyObject *beside, pic
     return result->stream == NULL ? -1 : 0;
 }
 
-// Of multiprocessing's own types, plain pickle refuses those that it cannot hand over, but for one: of a
-// connection it writes the number of its descriptor, which is another file elsewhere.
+// Of multiprocessing's own types, plain pickle refuses those that it cannot hand over, with one exception: of
+// a connection it writes the number of its descriptor, which is another file elsewhere.
 static int
 pickle_plainly(module_state *state, PyObject *object, PyObject *beside, pickled *result)
 {

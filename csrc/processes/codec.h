@@ -21,8 +21,8 @@
 // what its closure refers to is the same and cannot change.  Anything else with a state of its own, such
 // as a bound method, travels with the arguments and is pickled anew with each call.
 //
-// What the standard pickle refuses, pyconc._process.pickling tries in other ways.  Called with the GIL, but
-// for packed_message_write().  What the other side wrote is checked.
+// pyconc._process.pickling tries other ways for what the standard pickle refuses.  Called with the GIL,
+// except packed_message_write().  Everything that the other side wrote is checked.
 #ifndef PYCONC_CODEC_H
 #define PYCONC_CODEC_H
 
@@ -137,7 +137,7 @@ PyObject *codec_call(const char *function, PyObject *argument, PyObject *second,
 // interrupted it; then another one may be set.
 bool codec_was_interrupted(void);
 
-// Has `by_value` decide from now on, or nobody if it is NULL; what was decided before is forgotten.
+// Has `by_value` decide from now on, or nobody if it is NULL; earlier decisions are forgotten.
 void packer_ask(packer *p, PyObject *by_value);
 
 int packer_traverse(const packer *p, visitproc visit, void *arg);

@@ -249,7 +249,7 @@ feed(job_table *table)
     }
 }
 
-// Copies an outcome out of its slot.  What is not there afterwards, is taken for WIRE_NO_MEMORY.
+// Copies an outcome out of its slot.  One that is not there afterwards is taken for WIRE_NO_MEMORY.
 static void
 copy_outcome(job_table *table, process_job *job)
 {

@@ -172,7 +172,7 @@ typedef struct job_table {
 uint64_t job_table_size(uint32_t numbers, uint32_t slots);
 
 // Zeroed before.  `numbers`: of workers, max_workers or twice as many.  `slots`: so many fit in the ring, a
-// power of two; what does not waits for a slot.  SHM_OK or SHM_NO_MEMORY; either way to be closed.
+// power of two; further jobs wait for a slot.  SHM_OK or SHM_NO_MEMORY; either way to be closed.
 int job_table_init(job_table *table, RegionObject *region, pool_view *view, uint32_t max_workers,
                    uint32_t numbers, uint32_t slots, int wakeup_fd, const int *doorbells);
 void job_table_fini(job_table *table);
@@ -299,7 +299,7 @@ uint32_t job_table_outstanding(job_table *table);
 uint32_t job_table_queued(job_table *table);
 
 // How many calls run and wait, and how many workers there are and have nothing to do; a stray write makes
-// these wrong, and no more.  Does not take long.
+// only these wrong.  Does not take long.
 typedef struct table_load {
     uint64_t running, queued;
     uint32_t workers, idle;

@@ -98,7 +98,7 @@ trace_outcome(task *t, trace_ending how)
     trace_end(&t->traced, how);
 }
 
-// Counts the calls of a chunk, of which those count that were made: what the others become, map() decides.
+// Counts those calls of a chunk that were made: map() decides what becomes of the others.
 static void
 count_chunk(ProcessQueueObject *self, const process_job *job, PyObject *result, int64_t submitted_ns)
 {

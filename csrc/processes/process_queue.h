@@ -34,7 +34,7 @@
 // child, at any point; the workers and the ring are the parent's.  The state is DEAD there.
 typedef enum process_queue_state {
     QUEUE_OPEN,        // everybody may
-    QUEUE_CLOSED,      // nobody but those who keep it open
+    QUEUE_CLOSED,      // only its keepers may
     QUEUE_CANCELLING,  // the same, and a map cancels what it would push
     QUEUE_DEAD,        // nobody: the queue has no workers, and gets none
 } process_queue_state;
@@ -73,11 +73,11 @@ typedef struct ProcessQueueObject {
 
 void process_queue_enter(ProcessQueueObject *self, process_queue_state state);
 
-// Refuses pushes from now on with error(message), unless they come from those who keep the queue open; if it
+// Refuses pushes from now on with error(message), unless they come from the queue's keepers; if it
 // is closed already, gives another reason.
 void process_queue_close(ProcessQueueObject *self, PyObject *error, PyObject *message);
 
-// Whether everybody may push; whether those may who keep the queue open.  0; or -1, with what the queue was
+// Whether everybody may push; whether its keepers may.  0; or -1, with what the queue was
 // closed with.
 int process_queue_check_open(ProcessQueueObject *self);
 int process_queue_check_kept_open(ProcessQueueObject *self);

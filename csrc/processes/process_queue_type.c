@@ -188,7 +188,7 @@ PyDoc_STRVAR(fail_all_doc,
 "fail_all($self, make_error, /)\n--\n\n"
 "Have the result handler fail every task, those that workers have taken too, with what\n"
 "make_error() returns, as for reap().\n\n"
-"What is finished is delivered first. The workers are of no use any more; a queue that is closed takes\n"
+"Finished tasks are delivered first. The workers are of no use any more; a queue that is closed takes\n"
 "nothing from then on, whoever keeps it open.");
 
 static PyObject *
@@ -373,7 +373,7 @@ process_queue_reserve_worker(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(add_worker_doc,
 "add_worker($self, change, /)\n--\n\n"
-"Count workers that were started without being asked for (1), or are no more (-1).");
+"Count workers that were started without being asked for (1), or have gone (-1).");
 
 static PyObject *
 process_queue_add_worker(PyObject *op, PyObject *arg)

@@ -384,8 +384,8 @@ finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
 // The outcome of a call whose deadline has passed before it began.
 static const packed_message expired = {.head.kind = WIRE_EXPIRED};
 
-// The time of a call with a limit begins to count: what it took to unpack it, such as imports, is not its
-// own.  False: its deadline has passed.
+// The time of a call with a limit begins to count now, after it was unpacked, which may import modules.
+// False: its deadline has passed.
 static bool
 begin_limited(job_slot *slot)
 {

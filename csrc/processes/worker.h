@@ -1,8 +1,8 @@
 // worker: the Python type pyconc._core.Worker: the other end of a ProcessQueue, in a worker process.
 //
 // run() takes slots out of the ring, one after the other: unpacks the call, makes it, packs the outcome
-// into the same slot, and says that it has finished it.  What goes wrong on the way is that task's
-// outcome.  Owner thread only, with the GIL.
+// into the same slot, and says that it has finished it.  An error on the way is that task's outcome.  Owner
+// thread only, with the GIL.
 //
 // A call that its parent may stop is interrupted by an exception that a signal's handler raises.  The handler
 // finds in `running` which call runs, if one does, and in that call's slot whether it is to end: so a signal

@@ -33,7 +33,7 @@ code_of(PyObject *op)
 static uint64_t
 load(char code, size_t size, const unsigned char *at)
 {
-    // Relaxed, here and in store(): what orders one item after another is a lock, or whatever its users have.
+    // Relaxed, here and in store(): a lock orders one item after another, or whatever its users have.
     switch (size) {
     case 1:
         return atomic_load_explicit((const _Atomic uint8_t *)at, memory_order_relaxed);

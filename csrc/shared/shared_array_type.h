@@ -2,8 +2,8 @@
 // pyconc.shared.Array, as far as it is not written in Python, and what share() lays things into.
 //
 // An item is read and written by one load or store, so nobody sees half of one; many are not one step.  There
-// is no lock: who needs several steps to be one has that of the cell.  It exports its memory as a buffer; an
-// export keeps the object, the object the cell, and the cell the memory.
+// is no lock: a program that needs several steps to be one has the cell's.  It exports its memory as a
+// buffer; an export keeps the object, the object the cell, and the cell the memory.
 #ifndef PYCONC_SHARED_ARRAY_TYPE_H
 #define PYCONC_SHARED_ARRAY_TYPE_H
 

@@ -1,8 +1,8 @@
 // shared_cell: what pyconc.shared's objects have in common.
 //
 // Each is a handle: a cell of a heap that processes share, see core/shared_heap.h.  A heap stays mapped as
-// long as the process has cells of it, so handles refer to nothing else.  Whatever waits releases the GIL
-// meanwhile and lets handlers of signals run; but for the heap's own lock, which is held for a microsecond.
+// long as the process has cells of it, so handles refer to nothing else.  Every wait releases the GIL
+// and lets handlers of signals run, except that for the heap's own lock, which is held for a microsecond.
 #ifndef PYCONC_SHARED_CELL_H
 #define PYCONC_SHARED_CELL_H
 
@@ -37,8 +37,8 @@ PyObject *shared_raise(int rc);
 
 typedef int shared_wait_function(shared_cell *cell, int64_t deadline_ns, void *arg);
 
-// Waits without the GIL.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.  What is not to
-// be interrupted leaves the handlers for later.
+// Waits without the GIL.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.  A wait that is
+// not interruptible leaves the handlers for later.
 int shared_wait(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns,
                 bool is_interruptible);
 

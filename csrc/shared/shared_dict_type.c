@@ -387,7 +387,7 @@ dict_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 PyDoc_STRVAR(dict_pop_doc,
 "pop($self, key, default=..., /)\n--\n\n"
 "Remove a key and return its value, as one step; `default` if it is not there. Raises KeyError, without.\n\n"
-"What cannot be unpickled is removed all the same.\n\n"
+"A value that cannot be unpickled is removed all the same.\n\n"
 "    >>> ages = pyconc.shared.Dict(ann=30)\n"
 "    >>> ages.pop(\"ann\"), ages.pop(\"ann\", 0)\n"
 "    (30, 0)\n");
@@ -571,8 +571,8 @@ set_if_same(PyObject *op, PyObject *key, PyObject *value, uint64_t version)
 PyDoc_STRVAR(dict_add_doc,
 "add($self, key, n=1, /)\n--\n\n"
 "Add n to the value of a key, which is 0 if it is missing, as one step; return the value before.\n\n"
-"Raises what `+` and setting do; then nothing has changed. What are no small ints is added anew if others\n"
-"change the dict meanwhile, so that may not end as long as they do all the time.\n\n"
+"Raises what `+` and setting do; then nothing has changed. Values other than small ints are added anew if\n"
+"others change the dict meanwhile, so that may not end as long as they do all the time.\n\n"
 "    >>> hits = pyconc.shared.Dict()\n"
 "    >>> hits.add(\"home\"), hits.add(\"home\", 2), hits[\"home\"]\n"
 "    (0, 1, 3)\n");

@@ -366,7 +366,7 @@ list_insert(PyObject *op, PyObject *args)
 PyDoc_STRVAR(list_pop_doc,
 "pop($self, index=-1, /)\n--\n\n"
 "Remove and return the item at `index`, as one step. Raises IndexError if there is none.\n\n"
-"What cannot be unpickled is removed all the same. At both ends it takes as long with many.\n\n"
+"An item that cannot be unpickled is removed all the same. At both ends it takes as long with many.\n\n"
 "    >>> numbers = pyconc.shared.List([1, 2, 3])\n"
 "    >>> numbers.pop(), numbers.pop(0)\n"
 "    (3, 1)\n");

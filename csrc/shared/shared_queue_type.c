@@ -346,7 +346,7 @@ PyDoc_STRVAR(queue_get_doc,
 "Take the first item and return it, once there is one; with a timeout, within so many seconds.\n\n"
 "Raises queue.Empty if there is none in time, or at once with block=False, ShutDown if there is none and\n"
 "the queue is shut down, ValueError for a negative timeout, MemoryError, and what the handler of a signal\n"
-"raises meanwhile; then no item is lost. What cannot be unpickled is taken all the same.\n\n"
+"raises meanwhile; then no item is lost. An item that cannot be unpickled is taken all the same.\n\n"
 "    >>> q = pyconc.shared.Queue()\n"
 "    >>> q.put([1, 2])\n"
 "    >>> q.get(timeout=5)\n"

@@ -150,7 +150,7 @@ outcome_send(PyObject *op, PyObject *Py_UNUSED(sent), PyObject **result)
 }
 
 PyDoc_STRVAR(outcome_doc,
-"What a call that had not to wait returns to be awaited.");
+"The awaitable that a call returns when it need not wait.");
 
 static PyType_Slot outcome_slots[] = {
     {Py_tp_dealloc, outcome_dealloc},
@@ -380,7 +380,7 @@ hold_of(PyObject *op)
     return robust_lock_hold(&shared_cell_of(op)->cell->lock);
 }
 
-// Whether what runs here, of all in this thread, is who entered the lock: a task, or anything if no task has.
+// Whether the task that runs in this thread is the one that entered the lock; anything is if no task has.
 // -1 with an exception.
 static int
 is_entered_here(PyObject *op)
@@ -869,7 +869,7 @@ event_is_set(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(event_set_doc,
 "set($self, /)\n--\n\n"
-"Set the event: all who wait go on, in every process. Raises nothing.\n\n"
+"Set the event: all waiters go on, in every process. Raises nothing.\n\n"
 "    >>> event = pyconc.shared.Event()\n"
 "    >>> event.set()\n"
 "    >>> event.is_set()\n"
@@ -884,7 +884,7 @@ event_set(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 PyDoc_STRVAR(event_clear_doc,
 "clear($self, /)\n--\n\n"
-"Clear the event: who waits from now on waits until it is set again. Raises nothing.\n\n"
+"Clear the event: whoever waits from now on waits until it is set again. Raises nothing.\n\n"
 "    >>> event = pyconc.shared.Event()\n"
 "    >>> event.set()\n"
 "    >>> event.clear()\n"
@@ -901,7 +901,7 @@ event_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(event_wait_doc,
 "wait($self, /, timeout=None)\n--\n\n"
 "Wait until the event is set and return True, or return False after `timeout` seconds.\n\n"
-"What the handler of a signal raises meanwhile is raised.\n\n"
+"Raises what the handler of a signal raises meanwhile.\n\n"
 "    >>> pyconc.shared.Event().wait(timeout=0.001)\n"
 "    False\n");
 
@@ -986,7 +986,7 @@ wait_for_grant(shared_cell *cell, int64_t deadline_ns, void *ticket)
 
 PyDoc_STRVAR(condition_enter_doc,
 "_enter($self, /)\n--\n\n"
-"With the lock: return (ticket, turn) for who is going to wait.");
+"With the lock: return (ticket, turn) for a caller that is going to wait.");
 
 static PyObject *
 condition_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -1048,7 +1048,7 @@ condition_take(PyObject *op, PyObject *arg)
 
 PyDoc_STRVAR(condition_leave_doc,
 "_leave($self, /)\n--\n\n"
-"With the lock: wait no more.");
+"With the lock: stop waiting.");
 
 static PyObject *
 condition_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -1142,7 +1142,7 @@ word_of(PyObject *op)
 static PyObject *
 number_get(PyObject *op, void *Py_UNUSED(closure))
 {
-    // A32: acquires, so that who sees a value sees what was done before it was set: R32 in number_set(),
+    // A32: acquires: a thread that sees a value sees what was done before it was set: R32 in number_set(),
     // add(), exchange() and compare_exchange().
     return typecode_value(shared_cell_of(op)->kind, atomic_load_explicit(word_of(op), memory_order_acquire));
 }

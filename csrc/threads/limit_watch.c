@@ -8,7 +8,7 @@
 static void
 poke(limit_watcher *w)
 {
-    // Relaxed: what it is to see is guarded by the GIL; the load, because writers have the GIL.
+    // Relaxed: the GIL guards what the watch is to see; the load, because writers have the GIL.
     uint32_t changes = atomic_load_explicit(&w->changes, memory_order_relaxed);
     atomic_store_explicit(&w->changes, changes + 1, memory_order_relaxed);
     futex_wake(&w->changes, 1);
@@ -24,7 +24,7 @@ is_running(limit_watcher *w)
 static void
 set_running(limit_watcher *w, uint32_t is)
 {
-    // Relaxed: who sleeps on it looks at nothing else without the GIL.
+    // Relaxed: the thread that sleeps on it looks at nothing else without the GIL.
     atomic_store_explicit(&w->is_running, is, memory_order_relaxed);
 }
 

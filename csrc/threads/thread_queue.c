@@ -826,7 +826,7 @@ thread_queue_take(PyObject *op, PyObject *args)
     if (node == NULL) {
         return Py_NewRef(rc == WORKQ_CLOSED ? Py_False : Py_None);
     }
-    self->submitted--;  // it counts no longer: what becomes of it is the caller's affair
+    self->submitted--;  // it counts no longer: the caller decides what becomes of it
     PyObject *described = describe_task((task *)node);
     PyObject *error = described == NULL ? PyErr_GetRaisedException() : NULL;
     if (error != NULL) {

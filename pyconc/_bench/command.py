@@ -184,7 +184,7 @@ def _measure(entries, groups, options):
 
 
 def _cpu_model():
-    """What the kernel calls the CPU; nothing where it has no name for it."""
+    """Return the kernel's name for the CPU; nothing where it has none."""
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
         return next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), None)
 

@@ -1,4 +1,4 @@
-"""What the groups of rows share: measuring ways of doing the same work, judging one of them, and the work itself.
+"""Shared by the groups of rows: measuring ways of doing the same work, judging one of them, and the work itself.
 
 A row measures a baseline and a candidate in alternation, so that whatever else the machine does meanwhile falls on
 both, and compares a summary of all rounds.  A contest does so with any number of rivals.  The garbage collector stays
@@ -26,7 +26,7 @@ US = "µs/task"
 
 # Event loops by name, for rows that exist once per loop.
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-# What cannot be measured here, and why; said aloud beside the figures.
+# The rows that cannot be measured here, and why; said aloud beside the figures.
 SKIPPED: list[str] = []
 # A round in which other programs use more than this share of the CPUs counts as disturbed.
 CALM = 0.1
@@ -99,7 +99,7 @@ def stat_fields(path: str) -> list[int]:
 
 
 def status_fields(path: str) -> dict[str, str]:
-    """What a process's or thread's `status` says, by name; nothing when it has ended."""
+    """Return the fields of a process's or thread's `status`, by name; nothing when it has ended."""
     try:
         with open(path) as file:
             return dict(line.split(":", 1) for line in file)

@@ -1,7 +1,7 @@
 """The pools of other libraries, and the work that a contest has all of them do, with what they choose by themselves.
 
-Who cannot do a piece of work as it is meant (joblib has no call of its own, anyio no map) is not in that contest.  What
-cannot be imported is left out, aloud.
+A rival that cannot do a piece of work as it is meant (joblib has no call of its own, anyio no map) is not in that
+contest.  One that cannot be imported is left out, aloud.
 """
 
 import functools
@@ -32,7 +32,7 @@ SIZES = {
 class Kind:
     """How one kind of pool says what all of them can do."""
 
-    # What is imported, and then how a pool is made of it.
+    # The module to import, and then how to make a pool of it.
     module: str
     make: Callable
     # submit(pool, function, argument) gives what has a method `result`.
@@ -199,7 +199,7 @@ def versions(group):
 
 
 def kinds(group):
-    """Who takes part, pyconc's pool as the last one."""
+    """Return the rivals that take part, pyconc's pool last."""
     executor = threads if group == "threads" else processes
     return {"concurrent.futures": executor("concurrent.futures"), **importable(group), "pyconc": executor("pyconc")}
 

@@ -49,7 +49,7 @@ def circumstances(report):
 
 
 def headings(report):
-    """What stands above all: the facts, and what the figures are not."""
+    """Return the lines above all: the facts, and what the figures are not."""
     lines = [", ".join(f"{name} {value}" for name, value in report["environment"].items() if value is not None)]
     if report["control"]:
         lines.append("CONTROL: the standard library on both sides")
@@ -59,7 +59,7 @@ def headings(report):
 
 
 def remarks(report):
-    """What stands below."""
+    """Return the lines below."""
     lines = [f"left out: {skipped}" for skipped in report["skipped"]]
     if report["contests"]:
         behind = [contest["contest"] for contest in report["contests"] if not contest["reached"]]

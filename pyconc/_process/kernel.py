@@ -1,4 +1,4 @@
-"""What process executors need of the system: if it is refused, the error says in one sentence what and why."""
+"""The calls that process executors need of the system: if it refuses one, the error names it and the reason."""
 
 import contextlib
 import errno

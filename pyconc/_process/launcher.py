@@ -1,4 +1,4 @@
-"""What one executor's workers are started from: its zygote, made when it is first needed, and replaced when it is gone.
+"""The source of one executor's workers: its zygote, made when it is first needed, and replaced when it is gone.
 
 An executor has none before something is submitted to it.
 
@@ -125,7 +125,7 @@ class Launcher:
             return worker
         for _ in range(2):
             if self.zygote is not None and not self.zygote.may_serve():
-                # Its workers, who may be at work, end in their time.
+                # Its workers, which may be at work, end in their time.
                 self._outdated.append(self.zygote)
                 self.zygote = None
             if self.zygote is None:

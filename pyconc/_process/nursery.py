@@ -305,7 +305,7 @@ class Reserve(Nursery):
         return self._executors[name]()._plan[2]
 
     def leave(self, name):
-        """Serve that executor no more.  When there is no other it ends; call reap() afterwards."""
+        """Stop serving that executor.  When there is no other it ends; call reap() afterwards."""
         self._executors.pop(name, None)
         if self._lock.acquire(blocking=False):  # else it is needed
             try:
@@ -576,7 +576,7 @@ def _be_zygote(fd, *fds):
             setup = _raise, (RuntimeError(f"the initializer could not be unpickled: {error!r}"),), None
         zygote.serve(conn, parent, rights, (list(fds[:count]), setup, limits))
     except (EOFError, OSError):
-        pass  # the parent has gone, or wants no more
+        pass  # the parent has gone, or wants nothing further
     finally:
         os._exit(0)
 

@@ -51,7 +51,7 @@ _STATUS_LINE = re.compile(rf"^({'|'.join(_RIGHTS)}|Umask|SigBlk):\t(.*?) *$", re
 
 
 class ProcessState:
-    """What the program has now.  Takes some 50 microseconds to learn, a tenth of a fork."""
+    """The program's present state.  Takes some 50 microseconds to read, a tenth of a fork."""
 
     def __init__(self):
         pid = os.getpid()

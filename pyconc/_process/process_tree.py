@@ -48,7 +48,7 @@ def require():
 class StoppedTree:
     """Within `with StoppedTree(workers) as tree:` these processes and all below them stand still.
 
-    workers: (pid, pidfd) of each.  What has a signal pending at the end of the block gets it then.
+    workers: (pid, pidfd) of each.  A process that has a signal pending at the end of the block gets it then.
     """
 
     def __init__(self, workers):

@@ -1,4 +1,4 @@
-"""What the standard class's submit() needs of a process executor of ours.
+"""The fields of a process executor of ours that the standard class's submit() needs.
 
 Ours overrides it.  It is called all the same where somebody has patched it and the patch calls the original, or by its
 name.

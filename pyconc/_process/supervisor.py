@@ -510,7 +510,7 @@ class Supervisor:
             self._let_go()
         if self.state is not State.SERVING:
             self._answer(None)
-        # After those who wait have been told: they run while the new workers begin.
+        # After the waiting threads have been told: they run while the new workers begin.
         self._admit_watched()
         self.launcher.reap_dropped()
 
@@ -623,7 +623,7 @@ class Supervisor:
         self.kill()
 
     def _start_missing(self):
-        """Start workers until there are as many as tasks, and tell those who wait for that."""
+        """Start workers until there are as many as tasks, and tell the threads that wait for that."""
         error = None
         try:
             while self._starts_all and self._free_numbers and self._may_start():
@@ -894,7 +894,7 @@ class Supervisor:
 
 
 class _ExitBell:
-    """What the standard exit handler rings."""
+    """The bell that the standard exit handler rings."""
 
     def __init__(self, supervisor):
         self._supervisor = weakref.ref(supervisor)

@@ -14,9 +14,9 @@ submits forks its first worker itself, and the zygote right after it.)
 A worker takes nothing before the parent has admitted it, see job_ring.h.  What cannot be started or watched is killed
 and reaped before anybody is told.
 
-The parent sees a worker's end by a pidfd of its own.  Where the system refuses that, it believes what the zygote says,
-who as the workers' parent needs none, and learns of it later if the zygote is stopped.  Of its own death a zygote
-cannot tell: then the parent kills its workers.
+The parent sees a worker's end by a pidfd of its own.  Where the system refuses that, it believes the zygote, which as
+the workers' parent needs none, and learns of the end later if the zygote is stopped.  A zygote cannot tell of its own
+death: then the parent kills its workers.
 
 The zygote ends when its connection does, or its parent.  Workers end with the zygote, by PR_SET_PDEATHSIG: that
 fires when the thread that forked them ends, and the zygote has one.  The zygote ignores Ctrl-C.
@@ -88,7 +88,7 @@ class Zygote:
         self._statuses = {}  # pid: (wait status, peak RSS), of workers that have ended
         self._ends = {}  # pid: eventfd to raise at its end, of workers that have no pidfd
         self._dead = False
-        self._late = None  # called when the worker that a stopped zygote was asked for exists no more, or never will
+        self._late = None  # called when the worker that a stopped zygote was asked for has gone, or never will exist
         self._discarded = None  # that worker's pid, once it was started all the same, and is being killed
 
     def fileno(self):
@@ -163,7 +163,7 @@ class Zygote:
             os.close(end)
 
     def _end_all(self):
-        """Of those that have no pidfd the kernel kills all by now, but for what has changed its rights since."""
+        """Say that all without a pidfd have ended: the kernel kills them, except one that has changed its rights."""
         for pid in list(self._ends):
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -580,7 +580,7 @@ def open_end(pid):
 
 
 class _Popen:
-    """What multiprocessing.Process asks about a process that it has started; the supervisor tells how it ended."""
+    """Answers what multiprocessing.Process asks about a process that it started; the supervisor tells how it ended."""
 
     method = "fork"
 

@@ -29,7 +29,7 @@ __all__ = [
     "unpack_result",
 ]
 
-# What msgpack, in which distributed's messages are written, has room for.
+# The most that msgpack, in which distributed's messages are written, has room for.
 MOST_BYTES = 2**31 - 2**20
 
 # How a call ended that has returned nothing.

@@ -7,7 +7,7 @@ cluster, whenever it likes.
 A call counts as begun once it is sent to a node, for nobody could say afterwards whether a node that is gone had begun
 it. So a node has no more of them than it needs to have something to do until the next come: as many as its workers run
 at a time, and beyond these what they do in 20 ms, by the time that recent calls took. The queue goes to whichever node
-has room: a slow one takes less of it. What was not sent when a node dies, others get.
+has room: a slow one takes less of it. When a node dies, others get the calls that were not sent.
 
 When a call that may be stopped is cancelled, its node is told, and the call has ended when the node says so. A node
 watches over the time of what it has; a call that is queued until its deadline is ended here.
@@ -49,11 +49,11 @@ log = logging.getLogger(__package__)
 # For so many seconds a node is given work in advance, and so many calls at most.
 _AHEAD_SECONDS = 0.02
 _MOST_AHEAD = 8192
-# What even a call of nothing costs a worker, in seconds.
+# The time that even a call of nothing costs a worker, in seconds.
 _LEAST_SECONDS = 5e-6
 # A message has so many bytes at most, if it has more than one call, and nodes that have this get no work in advance.
 _MESSAGE_BYTES = 16 << 20
-# How long a node has to answer, in seconds: to who connects, and at the end to who asks it to close.
+# How long a node has to answer, in seconds, when the program connects, and at the end when it asks the node to close.
 _PATIENCE = 10.0
 
 _dispatchers: "weakref.WeakSet[Dispatcher]" = weakref.WeakSet()
@@ -126,7 +126,7 @@ class Dispatcher:
         # Appended to with the lock; taken from by the loop's thread, which needs no lock for that.
         self._queue = deque()
         self._is_woken = False  # whether _feed() will run; set with the lock, and cleared by it before it looks
-        # What follows is the loop's thread's.
+        # The loop's thread alone uses the following fields.
         self._nodes = {}
         self._joining = {}  # tasks by address
         self._numbers = itertools.count()
@@ -183,7 +183,7 @@ class Dispatcher:
             self._tell(partial(self._stop, call))
 
     def close(self, cancel):
-        """Accept no more calls, and end when those there are have ended; cancel those that were not sent, if asked."""
+        """Refuse new calls, and end when those there are have ended; cancel those that were not sent, if asked."""
         with self._lock:
             if self._refusal is None:
                 self._refusal = _after_shutdown
@@ -201,7 +201,7 @@ class Dispatcher:
             call.cancel()
 
     def abort(self):
-        """End now: what was not sent is cancelled, what was is killed."""
+        """End now: cancel the calls that were not sent, and kill the others."""
         self.close(True)
         with self._lock:
             self._tell(self._abort)
@@ -422,7 +422,7 @@ class Dispatcher:
             self._over.set()
 
     def _break(self, make_error):
-        """Fail all calls and accept no more, for good."""
+        """Fail all calls, and refuse new ones for good."""
         if self._failure is not None:
             return
         with self._lock:
@@ -575,7 +575,7 @@ class Dispatcher:
         call.finish(None, error)
 
     def _bury(self, node):
-        """Be without a node whose comm has ended: what it had has begun, as far as anybody knows."""
+        """Forget a node whose comm has ended: its calls have begun, as far as anybody knows."""
         del self._nodes[node.address]
         for number in list(node.running):
             call = node.take(number)
@@ -674,7 +674,7 @@ class Dispatcher:
         self._end_if_done()
 
     def _stop(self, call):
-        """Have a node stop a call that was cancelled; what is queued is left out when its turn comes."""
+        """Have a node stop a call that was cancelled; a queued one is left out when its turn comes."""
         if call.place is not None:
             node, number = call.place
             node.to_stop.append(number)
@@ -710,7 +710,7 @@ def _after_fork_in_child():
 
 
 def _at_exit():
-    """End all dispatchers, before the interpreter does: what was submitted is finished first, unless after Ctrl-C."""
+    """End all dispatchers, before the interpreter does; finish all calls first, unless after Ctrl-C."""
     interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
     for dispatcher in list(_dispatchers):
         dispatcher.abort() if interrupted else dispatcher.close(False)

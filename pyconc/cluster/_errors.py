@@ -1,4 +1,4 @@
-"""What a call gets whose node is gone."""
+"""The exception of a call whose node is gone."""
 
 from pyconc._process.pickling import WorkerDied
 

@@ -127,8 +127,9 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         its worker if that does not help within `grace` seconds (1 by default); its future gets pyconc.TaskTimeout.
 
         on_cancel: what becomes of a call that was sent to a node when its future is cancelled. "abandon": it goes on,
-        and future.cancel() returns False; the default, but for coroutines. "interrupt": pyconc.TaskCancelled is raised
-        in it, and its worker is killed if it has not ended after `grace` seconds. "kill": its worker is killed at once.
+        and future.cancel() returns False; the default, except for coroutines. "interrupt": it gets
+        pyconc.TaskCancelled, and its worker is killed if it has not ended after `grace` seconds. "kill": its worker is
+        killed at once.
         With the latter two future.cancel() returns True, and what the call returns or raises is dropped. A coroutine
         sees CancelledError with both, and "interrupt" is its default; its worker, which may run others, is killed by
         "kill" alone, if the coroutine has not ended after `grace` seconds. What a node has not begun never runs. The

@@ -45,7 +45,7 @@ __all__ = ["OPEN", "PLUGIN", "NodePool", "SessionPlugin", "identify"]
 OPEN = "pyconc-open"
 PLUGIN = "pyconc-nodes"
 
-# What a message has at most, if it has more than one outcome.
+# The most bytes of a message, if it has more than one outcome.
 _MESSAGE_BYTES = 16 << 20
 # After a message of so many outcomes, the next one waits for so many seconds, unless all have ended.
 _MANY = 32
@@ -109,7 +109,7 @@ async def _open(comm, versions, workers, initializer, concurrency):
 
 
 class _Session:
-    """A pool and the comm to its program. All runs in dask's event loop, but for _begin() and _note()."""
+    """A pool and the comm to its program. All runs in dask's event loop, except _begin() and _note()."""
 
     def __init__(self, comm, pool):
         self._comm = comm
@@ -121,7 +121,7 @@ class _Session:
         self._pending = 0  # how many calls the program waits for; the loop's thread
         self._has_run = (0, 0.0)  # how many calls the pool had run at the last message, and for how long; as above
         self._many_until = 0.0  # see _look(); by the loop's clock
-        self._is_told = False  # whether the loop will look at them; who sets it tells the loop
+        self._is_told = False  # whether the loop will look at them; the thread that sets it tells the loop
         self._something = asyncio.Event()
         self._stoppable = {}  # futures by number, of those calls that may be stopped; _begin() adds, _note() removes
 

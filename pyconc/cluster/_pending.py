@@ -157,7 +157,7 @@ class LoopCall(Call):
 
 
 class LoopOutcomes:
-    """What is to be given to the futures of event loops; the dispatcher's thread."""
+    """Outcomes that futures of event loops are to get; the dispatcher's thread."""
 
     def __init__(self):
         self._by_loop = {}

@@ -1,4 +1,4 @@
-"""What stats() of a ClusterExecutor returns."""
+"""The objects that stats() of a ClusterExecutor returns."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ __all__ = ["ClusterStats", "NodeStats"]
 
 
 class NodeStats(NamedTuple):
-    """What a node has to do.
+    """The present work of a node.
 
     address: the node's, as dask has it. workers: how many worker processes it may have. running: calls that were sent
     to it and have not ended. ended: calls that have, since the executor has known it. call_seconds: for how long its
@@ -27,7 +27,7 @@ class NodeStats(NamedTuple):
 
 
 class ClusterStats(NamedTuple):
-    """What a ClusterExecutor is doing, and what it has done, as numbers.
+    """A ClusterExecutor's present work, and all that it has done, as numbers.
 
     nodes: a NodeStats for each node that takes calls now. queued: calls that were sent to no node yet. running: calls
     that were sent, and have not ended. submitted: calls that the executor has accepted. Each ends in one of four ways:

@@ -1,6 +1,6 @@
 """multiprocessing.managers, with a SyncManager that needs no server: its objects are those of pyconc.shared.
 
-Everything here is the standard module's, but for SyncManager, and the proxies that it makes: those of a list, a dict,
+Everything here is the standard module's, except SyncManager, and the proxies that it makes: those of a list, a dict,
 an array, a value and a namespace have the methods of the standard ones, and are the shared memory themselves. Locks,
 queues and the like are pyconc.shared's as they are.
 
@@ -38,7 +38,7 @@ def __dir__():
 
 
 class _Proxy:
-    """What the standard proxies have in common."""
+    """The methods that the standard proxies have in common."""
 
     __slots__ = ()
 
@@ -147,7 +147,7 @@ class ValueProxy(_Held):
 
 
 class NamespaceProxy(_Held):
-    """What SyncManager.Namespace() returns: its attributes are shared, but for those that begin with an underscore."""
+    """A namespace of SyncManager: its attributes are shared, except those that begin with an underscore."""
 
     __slots__ = ("__dict__",)
     _typeid = "Namespace"
@@ -229,7 +229,7 @@ class SyncManager:
             self._state = "started"
 
     def shutdown(self):
-        """End the server, if there is one, and make no more objects. What was made stays. May be called again."""
+        """End the server, if there is one, and refuse to make objects. Those there are stay. May be called again."""
         with self._lock:
             self._state = "shutdown"
             if self._server is not None:

@@ -126,7 +126,7 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class _Jobs:
-    """What is under way in a pool; it lives until that is done, even if nobody has the pool any more."""
+    """The work that is under way in a pool; it lives until that is done, even if nobody has the pool any more."""
 
     _callbacks = None  # the executor that calls them, once there are some
 
@@ -195,7 +195,7 @@ class _Jobs:
         self.executor.terminate()
         for _, calls in feeders:
             calls.cancel()
-        # As the standard pool, leave no thread but those of calls; a callback may be the one who terminates.
+        # As the standard pool, leave no thread but those of calls; a callback may be the caller.
         if self._callbacks is not None:
             self._callbacks.shutdown(wait=threading.current_thread() not in self._callbacks.handles())
         self.leave_exit()
@@ -365,7 +365,7 @@ class _Calls:
         self._complete_calls(error)
 
     def cancel(self):
-        """Submit no more; the pool is terminated."""
+        """Stop submitting: the pool is terminated."""
         self._strides.put(None)
         self._complete_calls(CancelledError())
 
@@ -552,7 +552,7 @@ class Pool(_standard.Pool):
         self._jobs = _Jobs(executor)
         self._state = RUN
 
-    # What hangs on this is done all the same. Arguments: at the end of an interpreter this module is empty.
+    # Work that depends on this is done all the same. Arguments: at the end of an interpreter this module is empty.
     def __del__(self, _warn=warnings.warn, RUN=RUN, CLOSE=CLOSE):
         if self._state == RUN:
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
@@ -707,7 +707,7 @@ class Pool(_standard.Pool):
     def terminate(self):
         """End the workers, whatever they do, by SIGTERM, and wait until they have ended.
 
-        Threads of a ThreadPool go on with the call that they run, and are not waited for. Calls back no more.
+        Threads of a ThreadPool go on with the call that they run, and are not waited for. No callback is called then.
 
         >>> import time
         >>> pool = pyconc.multiprocessing.Pool(1)

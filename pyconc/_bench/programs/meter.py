@@ -1,4 +1,4 @@
-"""What the programs of this folder say of themselves: the figures that they print, and the CPU time that they used."""
+"""How the programs of this folder report: the figures that they print, and the CPU time that they used."""
 
 import glob
 import json
