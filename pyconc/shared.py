@@ -1287,6 +1287,8 @@ def _plain_key(key):
 
     That is an int for each number that is one, and for another its only form; a tuple of the plain forms in a tuple;
     and for what marshal does not write, or not in one way, a list, which no key has otherwise.
+
+    Of plain scalars, and of a tuple of them, shared_dict_type.c makes the same by itself.
     """
     kind = type(key)
     for base in _KEY_CLASSES:

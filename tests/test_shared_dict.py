@@ -3,12 +3,15 @@
 import enum
 import gc
 import itertools
+import math
 import os
 import pickle
 import threading
 import uuid
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from support import CHARACTERS, SANITIZED, run_script
@@ -106,6 +109,28 @@ def test_keys_that_are_equal_are_one_and_show_the_first(keys):
         assert table.pop(first, None) is None
 
 
+class Real(float):
+    pass
+
+
+def test_floats_are_the_keys_that_they_are_in_a_dict():
+    edges = [0.0, 0.5, 1.0, 2.0**52 + 0.5, 2.0**53, 2.0**62, 2.0**63, 2.0**64, 1.7e308, math.inf, 5e-324, 2.2e-308]
+    floats = [way * each for each in edges for way in (1, -1)]
+    floats += [math.nextafter(each, to) for each in edges for to in (-math.inf, math.inf)]
+    whole = [int(each) + more for each in floats if abs(each) < math.inf for more in (-1, 0, 1)]
+    ours, standard = shared.Dict(), {}
+    for number in [*floats, *whole, True, False]:
+        for key in (number, (number, "a")):
+            assert (key in ours) is (key in standard), key
+            ours[key] = standard[key] = repr(key)
+    assert is_same(ours, standard)
+    # A class of its own goes another way, to the same place.
+    assert [ours[Real(each)] for each in floats] == [standard[each] for each in floats]
+    ours[math.nan] = "nan"
+    assert ours[-math.nan] == ours[Real("nan")] == "nan"
+    assert len(ours) == len(standard) + 1
+
+
 def test_a_class_of_its_own_that_leaves_hash_and_equality_alone_is_what_it_derives_from():
     table = shared.Dict({Text("a"): 1, Colour.RED: 2, Number.ONE: 3, Plain.ONE: 4, (Text("b"), Number.ONE): 5})
     assert (table["a"], table["red"], table[1], table[Plain.ONE], table[("b", True)]) == (1, 2, 3, 4, 5)
@@ -121,7 +146,9 @@ def test_what_has_no_hash_is_refused_as_dict_does(key):
 
 
 @pytest.mark.parametrize(
-    "key", [object(), int, Odd("a"), (1, object()), uuid.UUID(int=1)], ids=lambda key: str(type(key))
+    "key",
+    [object(), int, Odd("a"), (1, object()), uuid.UUID(int=1), Fraction(1, 2), (1.5, Decimal(1))],
+    ids=lambda key: str(type(key)),
 )
 def test_what_has_no_form_for_all_processes_is_refused(key):
     table = shared.Dict(a=1)

@@ -39,6 +39,12 @@ shared_raise(int rc)
     return NULL;
 }
 
+PyObject *
+shared_none_or_raise(int rc)
+{
+    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
+}
+
 // ---- heap ----
 
 static PyObject *
@@ -262,7 +268,7 @@ cell_received(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_BEGIN_ALLOW_THREADS
     rc = shared_heap_received(self->heap, self->index);
     Py_END_ALLOW_THREADS
-    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
+    return shared_none_or_raise(rc);
 }
 
 PyDoc_STRVAR(cell_send_in_item_doc,

@@ -35,6 +35,9 @@ void shared_cell_dealloc(PyObject *op);
 // already.
 PyObject *shared_raise(int rc);
 
+// The same, or None if it is no error.
+PyObject *shared_none_or_raise(int rc);
+
 typedef int shared_wait_function(shared_cell *cell, int64_t deadline_ns, void *arg);
 
 // Waits without the GIL.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.  A wait that is

@@ -1,11 +1,11 @@
 #include "shared_dict_type.h"
 
 #include <marshal.h>
+#include <math.h>
 
 #include "shared_cell.h"
 #include "shared_value.h"
 
-#include "core/futex.h"
 #include "core/shared_dict.h"
 
 typedef struct SharedDictObject {
@@ -32,21 +32,73 @@ state_of(PyObject *op)
 #define MARSHAL_TAG 'M'
 #define MARSHAL_VERSION 2
 
-// Whether a key is its own plain form.
-static bool
-is_plain(PyObject *key)
+// The plain form of a float, see _plain_key() in pyconc/shared.py.
+static PyObject *
+plain_float(PyObject *key)
 {
-    if (PyTuple_CheckExact(key)) {
-        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(key); i++) {
-            PyObject *item = PyTuple_GET_ITEM(key, i);
-            // A tuple in it may be deep, and then recursion is Python's to judge.
-            if (PyTuple_CheckExact(item) || !is_plain(item)) {
-                return false;
-            }
-        }
-        return true;
+    double number = PyFloat_AS_DOUBLE(key);
+    if (isnan(number)) {
+        return PyFloat_FromDouble((double)NAN);  // one, of all that there are
     }
+    // An int is the form of what equals one, as each does that has no bits left for a fraction.
+    bool is_integer = fabs(number) < 0x1p63 ? (double)(int64_t)number == number : !isinf(number);
+    return is_integer ? PyLong_FromDouble(number) : Py_NewRef(key);
+}
+
+static bool
+is_own_form(PyObject *key)
+{
     return PyUnicode_CheckExact(key) || PyLong_CheckExact(key) || PyBytes_CheckExact(key) || key == Py_None;
+}
+
+// The plain form of what is no tuple; NULL without an exception: the class is to say what it is.
+static PyObject *
+plain_scalar(PyObject *key)
+{
+    if (PyFloat_CheckExact(key)) {
+        return plain_float(key);
+    }
+    if (PyBool_Check(key)) {
+        return PyLong_FromLong(key == Py_True);
+    }
+    return is_own_form(key) ? Py_NewRef(key) : NULL;
+}
+
+// The same of a tuple of such.  One in it may be deep, and then recursion is Python's to judge.
+static PyObject *
+plain_tuple(PyObject *key)
+{
+    Py_ssize_t size = PyTuple_GET_SIZE(key);
+    Py_ssize_t own = 0;
+    while (own < size && is_own_form(PyTuple_GET_ITEM(key, own))) {
+        own++;
+    }
+    if (own == size) {
+        return Py_NewRef(key);
+    }
+    own = 0;
+    PyObject *plain = PyTuple_New(size);
+    for (Py_ssize_t i = 0; plain != NULL && i < size; i++) {
+        PyObject *item = plain_scalar(PyTuple_GET_ITEM(key, i));
+        if (item == NULL) {
+            Py_CLEAR(plain);
+            break;
+        }
+        own += item == PyTuple_GET_ITEM(key, i);
+        PyTuple_SET_ITEM(plain, i, item);
+    }
+    if (own == size && plain != NULL) {
+        Py_SETREF(plain, Py_NewRef(key));  // a float that is no integer is its own form, too
+    }
+    return plain;
+}
+
+// What is the same for all keys that equal this one.  NULL with an exception.
+static PyObject *
+plain_form(PyObject *op, PyObject *key)
+{
+    PyObject *plain = PyTuple_CheckExact(key) ? plain_tuple(key) : plain_scalar(key);
+    return plain != NULL || PyErr_Occurred() ? plain : PyObject_CallMethod(op, "_plain_key", "(O)", key);
 }
 
 // Adds the bytes of a plain form; or its word, or those that are its value's as well, and then it shows
@@ -80,15 +132,13 @@ add_plain(shared_encoding *e, PyObject *plain, bool *is_value)
 static int
 add_key(PyObject *op, shared_encoding *e, PyObject *key, bool is_shown)
 {
-    bool is_own = is_plain(key);
     bool is_value;
-    PyObject *plain = is_own ? Py_NewRef(key) : PyObject_CallMethod(op, "_plain_key", "(O)", key);
+    PyObject *plain = plain_form(op, key);
     if (plain == NULL) {
         return -1;
     }
     int rc = add_plain(e, plain, &is_value);
-    // A float that is no integer is plain, too, and so may be a tuple in a tuple.
-    is_own = is_own || plain == key;
+    bool is_own = plain == key;
     Py_DECREF(plain);
     if (rc < 0 || !is_shown) {
         return rc;
@@ -163,27 +213,11 @@ raise_key_error(PyObject *key)
 
 // ---- the lock ----
 
-static int
-enter_dict(shared_cell *Py_UNUSED(cell), int64_t deadline_ns, void *dict)
-{
-    return shared_run_enter((shared_run *)dict, deadline_ns);
-}
-
 // 0, or -1 with an exception.
 static int
 enter(PyObject *op)
 {
-    int rc = shared_wait(op, enter_dict, &as_shareddict(op)->dict, FUTEX_NO_DEADLINE, true);
-    if (rc < 0) {
-        shared_raise(rc);
-    }
-    return rc < 0 ? -1 : 0;
-}
-
-static PyObject *
-none_or_raise(int rc)
-{
-    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
+    return shared_enter(op, &as_shareddict(op)->dict);
 }
 
 // With the lock: copies a value.  false: there is no memory, and nothing to free.
@@ -620,7 +654,7 @@ dict_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     int rc = shared_dict_clear(dict);
     shared_run_leave(dict);
-    return none_or_raise(rc);
+    return shared_none_or_raise(rc);
 }
 
 PyDoc_STRVAR(dict_set_many_doc,

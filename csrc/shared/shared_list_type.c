@@ -51,12 +51,6 @@ enter(PyObject *op)
     return shared_enter(op, &as_sharedlist(op)->list);
 }
 
-static PyObject *
-none_or_raise(int rc)
-{
-    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
-}
-
 // ---- as a sequence ----
 
 static PyObject *
@@ -417,7 +411,7 @@ list_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     int rc = shared_list_splice(list, 0, shared_list_count(list), NULL, 0);
     shared_run_leave(list);
-    return none_or_raise(rc);
+    return shared_none_or_raise(rc);
 }
 
 PyDoc_STRVAR(list_reverse_doc,
@@ -446,7 +440,7 @@ list_reverse(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     shared_run_leave(list);
     PyMem_RawFree(order);
-    return none_or_raise(rc);
+    return shared_none_or_raise(rc);
 }
 
 // ---- for changes that call Python in between ----

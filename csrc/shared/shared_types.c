@@ -879,7 +879,7 @@ static PyObject *
 event_set(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     int rc = shared_event_set(shared_cell_of(op)->cell);
-    return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_None);
+    return shared_none_or_raise(rc);
 }
 
 PyDoc_STRVAR(event_clear_doc,
