@@ -300,7 +300,7 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
         if supervisor is None:
             # Former workers do so at their end; until then what has made them waits for them.
             if all(former._opened.state is State.ENDED for former in self._former):
-                launcher.dismiss(self._key)
+                launcher.leave_reserve(self._key)
         else:
             if not supervisor.broken:
                 supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")

@@ -31,7 +31,7 @@
 // *Stopped workers.*  A worker that was notified, or that spins, may be stopped, or get no CPU.  While a slot
 // is ready the parent looks again after a while: it stops counting on such workers and notifies another.
 //
-// The processes share no lock, so no death can orphan one.  Where a worker may die:
+// The processes share no lock, so no dead owner can keep one.  Where a worker may die:
 //     before its claim              nothing has happened; if it was notified, the parent notifies another
 //     while it notifies another     reap() wakes every notified worker again, as it may still sleep
 //     after its claim               the slot says so: reap() returns it

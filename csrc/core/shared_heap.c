@@ -265,7 +265,7 @@ trim_rows(shared_heap *heap)
 }
 
 static void
-bury_the_dead(shared_heap *heap)
+reap_dead_parties(shared_heap *heap)
 {
     uint64_t space = own_space();
     for (uint32_t i = FIRST_PROCESS; i < row_count(heap); i++) {
@@ -299,7 +299,7 @@ add_party(shared_heap *heap, uint32_t state)
                 return i;
             }
         }
-        bury_the_dead(heap);
+        reap_dead_parties(heap);
     }
     return NOBODY;
 }
@@ -484,7 +484,7 @@ find_units(shared_heap *heap, uint32_t order)
     uint32_t found = shared_extents_find(extents, order, limit);
     bool is_time = found != SHARED_NO_UNIT && found >= extents->end && found >= extents->sweep_at;
     if (found == SHARED_NO_UNIT || is_time) {
-        bury_the_dead(heap);
+        reap_dead_parties(heap);
         collect(heap);
         uint32_t used = sweep(heap);
         extents->sweep_at = used < SWEEP_LEAST ? 2 * SWEEP_LEAST : 2 * used;
@@ -569,7 +569,7 @@ shared_heap_make(shared_heap *heap, uint32_t *index)
     let_go_of_the_dead_s(heap);
     uint32_t found = find_free(heap);
     if (found == SHARED_HEAP_CELLS) {
-        bury_the_dead(heap);
+        reap_dead_parties(heap);
         let_go_of_the_dead_s(heap);
         found = find_free(heap);
     }
@@ -727,7 +727,7 @@ shared_heap_used(shared_heap *heap)
     uint32_t used = 0;
     if (enter(heap) == 0) {
         tidy(heap);
-        bury_the_dead(heap);
+        reap_dead_parties(heap);
         collect(heap);
         sweep(heap);
         for (uint32_t word = 0; word * 64 < cell_count(heap); word++) {
@@ -916,7 +916,7 @@ shared_heap_after_fork(shared_heap *heap)
     memset(heap->reserved, 0, sizeof(heap->reserved));
     if (own_one.party != NOBODY) {
         uint64_t mine = who_is((uint32_t)getpid(), (uint32_t)own_one.who >> 2, PARTY_USED);
-        // Relaxed: its row was made by the thread that forked, and bury_the_dead() asks about either process.
+        // Relaxed: the thread that forked made its row, and reap_dead_parties() asks about either process.
         if (atomic_compare_exchange_strong_explicit(&party_at(heap, own_one.party)->who, &own_one.who, mine,
                                                     memory_order_relaxed, memory_order_relaxed)) {
             heap->party = own_one.party;

@@ -297,7 +297,7 @@ end_stay(shm_arena *arena, shm_block *block)
 {
     uint64_t offset = block->offset, bytes = shm_block_bytes(block);
     block->is_received = block->is_open = false;
-    if (block->is_orphaned) {
+    if (block->is_inherited) {
         forget(arena, block);
         shm_region_discard(arena->region, offset, bytes);
         return;
@@ -532,7 +532,7 @@ find(shm_arena *arena, uint64_t offset, uint64_t bytes, shm_block **found)
     for (shm_block *block = *bucket; block != NULL; block = block->next) {
         if (block->offset == offset) {
             *found = block;
-            return !block->is_received && !block->is_orphaned && shm_block_bytes(block) == bytes
+            return !block->is_received && !block->is_inherited && shm_block_bytes(block) == bytes
                        ? SHM_OK
                        : SHM_NOT_OURS;
         }
@@ -827,7 +827,7 @@ shm_arena_free_held(shm_arena *arena, uint32_t dead)
                 continue;
             }
             if (block->is_received) {
-                block->is_orphaned = true;
+                block->is_inherited = true;
             }
             else {
                 forget(arena, block);

@@ -72,10 +72,10 @@ typedef struct shm_block {
     unsigned char *payload;
     uint64_t mapped_bytes;  // of a large one: all of it, or its front
     uint32_t owner;
-    bool is_received;  // this process has it from its owner, and has not given it back
-    bool is_orphaned;  // its owner is dead
-    bool is_open;      // the view is open, or waits to be closed
-    bool is_partial;   // some of its memory was given back meanwhile
+    bool is_received;   // this process has it from its owner, and has not given it back
+    bool is_inherited;  // its owner is dead
+    bool is_open;       // the view is open, or waits to be closed
+    bool is_partial;    // some of its memory was given back meanwhile
     shm_view view;
     struct shm_block *next;     // in the table of others' blocks
     struct shm_block *waiting;  // released, but children may look at it

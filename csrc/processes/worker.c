@@ -892,7 +892,7 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
 
 PyDoc_STRVAR(run_doc,
 "run($self, max_tasks, max_rss=0, memory_limit=0, /)\n--\n\n"
-"Run tasks until the parent dismisses the workers, or until max_tasks are done if that is not 0.\n\n"
+"Run tasks until the parent closes the queue, or until max_tasks are done if that is not 0.\n\n"
 "max_rss: how many bytes this process may have in memory between tasks, if that is not 0. With more it asks\n"
 "the parent for another worker, and leaves when that one has begun. memory_limit: how many bytes more a\n"
 "call may have than there are as it begins, if that is not 0.");

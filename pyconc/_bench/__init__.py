@@ -9,3 +9,5 @@ command.py reads the command line and has the rows measured, by harness.py; what
 dictionary, which is the JSON file, and which table.py, charts.py and page.py show.  Nothing imports this package but
 `python -m pyconc bench`.
 """
+
+__all__ = []

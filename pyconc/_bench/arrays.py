@@ -4,6 +4,8 @@ import functools
 import os
 import time
 
+__all__ = ["MB", "WITHOUT_NUMPY", "array_of", "first_byte", "numpy", "worker_with_array"]
+
 try:
     import numpy
 except ImportError as error:

@@ -13,6 +13,8 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 from pyconc._bench import table
 
+__all__ = ["draw"]
+
 # Background, text, small print, lines, pyconc's bars, what falls behind, the others' bars.
 LIGHT = {
     "back": "#ffffff",

@@ -16,6 +16,8 @@ import types
 import pyconc
 from pyconc._bench import harness, progress, table
 
+__all__ = ["GROUPS", "MORE_GROUPS", "main"]
+
 PROG = "python -m pyconc bench"
 GROUPS = ["threads", "processes", "coroutines", "data", "deadlines", "shared", "workloads"]
 # Not of everyday interest, so not part of `all`.

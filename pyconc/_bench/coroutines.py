@@ -23,6 +23,9 @@ from time import perf_counter
 
 from pyconc._bench import harness
 from pyconc._bench.harness import US, WORKERS, Row, at_most, times_less
+from pyconc._bench.programs import meter
+
+__all__ = ["BASELINE", "ROUNDS", "facts", "identity", "make_contests", "make_rows"]
 
 ROUNDS = 5
 RIVAL = BASELINE = "aiomultiprocess"
@@ -131,7 +134,7 @@ async def map_all(kind, pool, size):
 
 def cpu_seconds():
     """What this process and all that it has started have used so far, as user and as system."""
-    fields = [harness.stat_fields(f"/proc/{pid}/stat") for pid in (os.getpid(), *harness.descendants())]
+    fields = [harness.stat_fields(f"/proc/{pid}/stat") for pid in (os.getpid(), *meter.descendants())]
     return sum(sum(each[11:13]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 

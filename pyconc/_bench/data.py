@@ -11,6 +11,8 @@ from pyconc._bench.arrays import MB, array_of, first_byte
 from pyconc._bench.harness import times_less
 from pyconc._bench.started import start, start_pool
 
+__all__ = ["ROUNDS", "facts", "make_contests", "make_rows"]
+
 ROUNDS = 5
 
 if arrays.numpy is None:

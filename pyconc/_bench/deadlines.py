@@ -26,6 +26,8 @@ from pyconc._bench.harness import US, WORKERS, Contest, Goal, Row, at_most, iden
 from pyconc._bench.neighbours import neighbours
 from pyconc._bench.programs.meter import percentile
 
+__all__ = ["BASELINE", "ROUNDS", "facts", "make_contests", "make_rows"]
+
 try:
     import pebble
 except ImportError as error:

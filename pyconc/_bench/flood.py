@@ -20,6 +20,8 @@ from time import perf_counter
 from pyconc._bench import harness
 from pyconc._bench.harness import WORKERS, Row, times_less, under
 
+__all__ = ["ROUNDS", "facts", "make_contests", "make_rows"]
+
 TASKS = 400_000
 TICK_SECONDS = 0.001
 ROUNDS = 3

@@ -21,6 +21,35 @@ from time import perf_counter
 
 from pyconc._bench.programs.meter import descendants
 
+__all__ = [
+    "LOOPS",
+    "SKIPPED",
+    "US",
+    "WORKERS",
+    "Contest",
+    "Goal",
+    "Row",
+    "at_most",
+    "await_one_at_a_time",
+    "burst",
+    "gather",
+    "identity",
+    "in_a_fresh_process",
+    "on_loop",
+    "on_pool",
+    "round_trips",
+    "row_maker",
+    "scaled",
+    "stat_fields",
+    "status_fields",
+    "timed",
+    "times_less",
+    "together",
+    "under",
+    "uvloop",
+    "within",
+]
+
 WORKERS = 2
 US = "µs/task"
 

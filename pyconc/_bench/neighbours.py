@@ -22,6 +22,8 @@ from pyconc._bench import harness
 from pyconc._bench.harness import WORKERS, Row, identity, within
 from pyconc._bench.programs.meter import percentile
 
+__all__ = ["ROUNDS", "facts", "make_contests", "make_rows", "neighbours"]
+
 ROUNDS = 5
 CALLS = 300
 PAUSE_SECONDS = 0.002

@@ -5,6 +5,8 @@ from html import escape
 
 from pyconc._bench import table
 
+__all__ = ["text"]
+
 # The backgrounds are the charts' own.
 STYLE = """
 :root { color-scheme: light dark; }

@@ -26,7 +26,10 @@ import time
 from pyconc._bench import harness, rivals
 from pyconc._bench.arrays import MB, array_of
 from pyconc._bench.harness import US, WORKERS, at_most, identity, times_less, under
+from pyconc._bench.programs import meter
 from pyconc._bench.started import start, start_pool
+
+__all__ = ["ROUNDS", "facts", "make_contests", "make_rows"]
 
 ROUNDS = 5
 # What a program might choose for its calls if it knew what they cost.
@@ -137,7 +140,7 @@ def held_bytes():
     own = 0
     mapped = []
     files = {}
-    for pid in (os.getpid(), *harness.descendants()):
+    for pid in (os.getpid(), *meter.descendants()):
         fields = harness.status_fields(f"/proc/{pid}/status")
         anonymous, shared = (1024 * int(fields.get(name, "0 kB").split()[0]) for name in ("RssAnon", "RssShmem"))
         own += anonymous
@@ -171,7 +174,7 @@ def held_after_transfers(futures, size):
 def idle_figures():
     """For each thread of a pool's processes, this one's main thread excepted: its voluntary switches and its ticks."""
     figures = {}
-    for pid in (os.getpid(), *harness.descendants()):
+    for pid in (os.getpid(), *meter.descendants()):
         for path in glob.glob(f"/proc/{pid}/task/*"):
             if path != f"/proc/{pid}/task/{os.getpid()}":
                 switches = harness.status_fields(f"{path}/status").get("voluntary_ctxt_switches", "0")

@@ -4,6 +4,8 @@ import contextlib
 import sys
 import time
 
+__all__ = ["show"]
+
 
 class Lines:
     """A line for each row, and how long the rest may take once that can be told."""

@@ -16,6 +16,8 @@ from pyconc._bench import harness
 from pyconc._bench.harness import US, WORKERS, Contest, identity
 from pyconc._bench.started import wait_for_workers
 
+__all__ = ["Kind", "kinds", "make_contests", "versions"]
+
 # Contests: how many calls of threads, and of processes.
 SIZES = {
     "burst": (5_000, 2_000),

@@ -18,6 +18,8 @@ from time import perf_counter
 from pyconc._bench import harness
 from pyconc._bench.harness import US, Row, at_most, times_less, under, within
 
+__all__ = ["ROUNDS", "facts", "make_contests", "make_rows"]
+
 ROUNDS = 9
 MS = "ms"
 

@@ -7,6 +7,8 @@ import multiprocessing
 from pyconc._bench.arrays import worker_with_array
 from pyconc._bench.harness import WORKERS
 
+__all__ = ["start", "start_pool", "wait_for_workers"]
+
 
 def wait_for_workers(submit, result="result", array=(0,)):
     """Returns when all workers of a pool have started; `submit` gives what has a method `result`."""

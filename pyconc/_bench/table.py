@@ -1,5 +1,7 @@
 """A report as plain text, and the cells that the page shows, too."""
 
+__all__ = ["circumstances", "disturbance", "headings", "number", "remarks", "tables", "text", "times_less"]
+
 
 def number(figure):
     if figure is None:

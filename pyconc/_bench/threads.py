@@ -22,6 +22,8 @@ from time import perf_counter
 from pyconc._bench import harness, rivals
 from pyconc._bench.harness import US, WORKERS, identity, times_less, under, within
 
+__all__ = ["ROUNDS", "facts", "make_contests", "make_rows"]
+
 try:
     import aiofiles
 except ImportError as error:

@@ -23,6 +23,8 @@ from pyconc._bench import harness, rivals
 from pyconc._bench.harness import Contest, Row, identity, times_less, within
 from pyconc._bench.programs import meter
 
+__all__ = ["ROUNDS", "facts", "make_contests", "make_rows"]
+
 ROUNDS = 5
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "programs")
 # A program whose work is not in its calls gains nothing; it must not lose, either.  black's workers each import black,

@@ -38,7 +38,7 @@ from pyconc._process.zygote import (
     start_process,
 )
 
-__all__ = ["Launcher", "dismiss", "is_single_threaded", "prepare", "quiet_threads", "worker_fds"]
+__all__ = ["Launcher", "is_single_threaded", "leave_reserve", "prepare", "quiet_threads", "worker_fds"]
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
@@ -194,9 +194,9 @@ class Launcher:
             self._end(self._outdated[-1])
         self.reap_dropped()
 
-    def dismiss(self):
+    def leave_reserve(self):
         """The executor needs no worker any more."""
-        dismiss(self._key)
+        leave_reserve(self._key)
 
     def reap_dropped(self):
         """Wait for the zygotes that were ended: none of them stays a zombie."""
@@ -278,7 +278,7 @@ def prepare(key, executor):
             # An audit hook, for instance, that refuses: submit() will say so.
 
 
-def dismiss(key):
+def leave_reserve(key):
     """Nothing will be submitted to that executor."""
     the_reserve.leave(key)
     the_reserve.reap()

@@ -16,7 +16,7 @@ __all__ = ["ResultHandler"]
 
 
 class ResultHandler(threading.Thread):
-    """Delivers outcomes until its queue is closed and has nothing left to do, or dismiss().
+    """Delivers outcomes until its queue is closed and has nothing left to do, or close().
 
     kill: a method that ends the workers, for a user who does not want to wait at exit.
     """
@@ -27,22 +27,22 @@ class ResultHandler(threading.Thread):
         self.supervisor_thread = None  # set before that one is started
         self._queue = queue
         self._kill = weakref.WeakMethod(kill)
-        self._is_dismissed = False
+        self._is_closed = False
         quiet_threads.add(self)
 
     def run(self):
         _core.name_thread("pyconc-results")
         queue, self._queue = self._queue, None
-        while not (queue.is_done() or queue.is_inherited() or self._is_dismissed):
+        while not (queue.is_done() or queue.is_inherited() or self._is_closed):
             queue.collect()
         self.is_over = True
         queue.poke()
-        if self.supervisor_thread is not None and not (self._is_dismissed or queue.is_inherited()):
+        if self.supervisor_thread is not None and not (self._is_closed or queue.is_inherited()):
             self.supervisor_thread.join()
 
-    def dismiss(self, queue):
+    def close(self, queue):
         """Have the thread end, and wait for that: there is no supervisor."""
-        self._is_dismissed = True
+        self._is_closed = True
         queue.wake()
         self.join()
 

@@ -88,12 +88,12 @@ class DeferSignals:
         global _current
         _current = None
         try:
-            self._put_back()
+            self._restore_handlers()
         finally:
             if self._installed:  # A handler has raised.
                 self._restore()
 
-    def _put_back(self):
+    def _restore_handlers(self):
         while self._installed:
             number = self._installed[-1]
             _signal.signal(number, self._handlers[number])

@@ -137,14 +137,14 @@ _NEXT_OF_WORKER = {
 class _Worker:
     """A worker, as its supervisor knows it."""
 
-    def __init__(self, number, launched, era):
+    def __init__(self, number, launched, generation):
         self.number = number
         self.process = launched  # a multiprocessing.Process
         self.state = WorkerState.LAUNCHED
         self.stack = None  # what it has left in its black box
         self.is_stopped = False  # it is killed because of a call
         self.oom = False  # it was ended for want of memory
-        self.era = era
+        self.generation = generation
         # A sentinel of multiprocessing a process can close while it lives, and its own children have it too: it is what
         # there is without pidfds.
         end = None if isinstance(launched, WorkerProcess) else open_end(launched.pid)
@@ -243,7 +243,7 @@ class Supervisor:
         self._late_successors = set()  # numbers of those that a stopped zygote may start yet
         self._count = itertools.count()
         self._false_starts = 0
-        self._era = 0  # counts what was done, and false starts
+        self._generation = 0  # counts what was done, and false starts
         self._starters = {}  # any: of each thread that waits for a start, by its number
         self._refusal = None  # why no worker could be started when the last task failed for that
         self._overdue = []  # heap of (when a call must have ended, its number)
@@ -360,7 +360,7 @@ class Supervisor:
         if self.state is new:
             self.state = ended
             # Another thread may have been quicker to make the executor's.  If the executor is gone, the reserve knows.
-            self._let_go(dismisses=False)
+            self._let_go(leaves_reserve=False)
 
     def inherit(self, lost):
         """In the child of a fork: workers and tasks are the parent's; lost: the exception of the tasks."""
@@ -435,7 +435,7 @@ class Supervisor:
             for fd in (*fds, *relief_fds):
                 with contextlib.suppress(OSError):
                     self._events.unregister(fd)
-            handler.dismiss(self.queue)
+            handler.close(self.queue)
             raise
         _handlers.add(handler)
         if self._waits_at_exit:
@@ -725,7 +725,7 @@ class Supervisor:
         """Watch a process; if that cannot be done, end it."""
         worker = None
         try:
-            worker = _Worker(number, launched, self._era)
+            worker = _Worker(number, launched, self._generation)
             self._events.register(worker.end, select.EPOLLIN)
         except BaseException:
             _end(launched)
@@ -773,7 +773,7 @@ class Supervisor:
         left_task, progress = self._settle(worker)
         if left_task or progress:
             self._false_starts = 0
-            self._era += 1
+            self._generation += 1
         if not self._goes_on():
             return
         code = _exit_code(worker.process)
@@ -787,9 +787,11 @@ class Supervisor:
             if self._on_worker_death == "break":
                 self._break_down(_BROKEN, _ABRUPTLY, _quote(worker))
                 return
-            if worker.era == self._era:  # else it had begun, and others have worked since, or have failed to begin
+            if (
+                worker.generation == self._generation
+            ):  # else it had begun, and others have worked since, or have failed to begin
                 self._false_starts += 1
-                self._era += 1
+                self._generation += 1
             if self._false_starts > _FALSE_STARTS:
                 self._break_down(_BROKEN, "workers die before they run anything", _quote(worker))
         else:
@@ -880,12 +882,12 @@ class Supervisor:
         answers = self._box.ask([_identify(worker) for worker in workers], seconds)
         return ((asked[number], stack) for number, stack in answers)
 
-    def _let_go(self, dismisses=True):
+    def _let_go(self, leaves_reserve=True):
         self.queue.decide_by_value(None)
         self.queue.end_supervision()
         self.launcher.close()
-        if dismisses:
-            self.launcher.dismiss()
+        if leaves_reserve:
+            self.launcher.leave_reserve()
         self._events.close()
         self._box.close()
         if self._logs is not None:

@@ -4,6 +4,8 @@ import glob
 import json
 import time
 
+__all__ = ["cpu_seconds", "descendants", "percentile", "say"]
+
 
 def descendants(pid: int | str = "self") -> list[int]:
     """The processes that this one has started, and those that they have, as long as they live."""
