@@ -46,9 +46,9 @@ def end():
 # --- The module -------------------------------------------------------------------------------------------------------
 
 
-def test_every_name_is_the_standard_one_but_for_three():
+def test_every_name_is_the_standard_one_but_for_five():
     changed = {name for name in multiprocessing.__all__ if getattr(ours, name) != getattr(multiprocessing, name)}
-    assert changed == {"Manager", "Pool", "get_context"}
+    assert changed == {"Array", "Manager", "Pool", "Value", "get_context"}
     assert ours.__all__ == multiprocessing.__all__
     assert set(dir(multiprocessing)) <= set(dir(ours))
 
@@ -177,6 +177,63 @@ def test_programs_share_globals_with_a_pool_by_a_fork_though_they_have_threads()
         """
     )
     assert finished.stdout == "['what only a fork has']\n"
+
+
+# --- Values and arrays ------------------------------------------------------------------------------------------------
+
+
+def test_values_and_arrays_are_shared_ones_if_they_have_a_lock_and_no_pointer():
+    # In a program of its own: multiprocessing's memory stays open.
+    run_script(
+        """
+        import ctypes
+        from pyconc import multiprocessing, shared
+
+        def error_of(make, *args, **options):
+            try:
+                make(*args, **options)
+            except Exception as error:
+                return type(error)
+
+        for module in (multiprocessing, multiprocessing.get_context("spawn")):
+            lock = module.Lock()
+            value, array = module.Value("i", 5, lock=lock), module.Array(ctypes.c_double, (1, 2))
+            assert (type(value), type(array)) == (shared.Value, shared.Array)
+            assert (value.value, value.get_lock(), array[:]) == (5, lock, [1, 2])
+            assert type(module.Value("i", lock=None).get_lock()) is shared.RLock
+            assert type(module.Value("i", 5, lock=False)) is ctypes.c_int
+            assert isinstance(module.Array("i", 3, lock=False), ctypes.Array)
+            assert type(module.Value(ctypes.c_char_p).get_obj()) is ctypes.c_char_p
+            assert error_of(module.Value, "nonsense") is error_of(module.Array, "i", ["a"]) is TypeError
+            assert error_of(module.Value, "i", 1, 2) is TypeError
+            assert error_of(module.Value, "i", lock=0) is AttributeError
+        """
+    )
+
+
+def hold(array, holds):
+    array.acquire()
+    array[0] = 7
+    holds.send(os.getpid())
+    signal.pause()
+
+
+def test_who_is_killed_with_the_lock_of_an_array_holds_nobody_up():
+    array = ours.Array("i", 2)
+    held, holds = ours.Pipe(duplex=False)
+    with held, holds:
+        process = ours.get_context("fork").Process(target=hold, args=(array, holds))
+        process.start()
+        try:
+            pid = held.recv()
+            lock = array.get_lock()
+            assert not lock.acquire(block=False)
+        finally:
+            process.kill()
+            process.join()
+    assert lock.acquire(block=True, timeout=None)
+    assert (lock.abandoned, array[:]) == (pid, [7, 0])
+    lock.release()
 
 
 # --- Where the standard pool hangs ------------------------------------------------------------------------------------

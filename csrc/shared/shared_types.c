@@ -22,14 +22,18 @@ typedef struct SharedWatchObject {
 // ---- waiting ----
 
 // acquire(blocking, timeout), with what threading says of their combinations.  None and -1 are for ever.
+// multiprocessing's locks have `block` for `blocking`.
 static int
 read_acquire(PyObject *args, PyObject *kwargs, int64_t *deadline_ns)
 {
     static char *keywords[] = {"blocking", "timeout", NULL};
+    static char *other_keywords[] = {"block", "timeout", NULL};
+    bool is_other = kwargs != NULL && PyDict_GetItemString(kwargs, "block") != NULL;
     int blocking = 1;
     PyObject *timeout = NULL;
     *deadline_ns = FUTEX_NO_DEADLINE;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|pO:acquire", keywords, &blocking, &timeout)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|pO:acquire", is_other ? other_keywords : keywords,
+                                     &blocking, &timeout)) {
         return -1;
     }
     bool has_timeout = false;
@@ -459,10 +463,11 @@ lock_let_go(PyObject *op)
 PyDoc_STRVAR(lock_acquire_doc,
 "acquire($self, /, blocking=True, timeout=-1)\n--\n\n"
 "Take the lock and return True; False if it is taken after `timeout` seconds, or if not `blocking`.\n\n"
-"The thread that took it has to release it. If that ends before, by SIGKILL for instance, the next one has\n"
-"the lock at once, and `abandoned` is the process; with on_abandoned=\"raise\" the next call raises\n"
-"LockAbandoned instead, and does not have the lock. ValueError and OverflowError are raised as threading's\n"
-"locks do, RuntimeError if the thread holds 64 such locks, and what a signal's handler raises meanwhile.\n\n"
+"`blocking` may be called `block`, as in multiprocessing. The thread that took it has to release it. If\n"
+"that ends before, by SIGKILL for instance, the next one has the lock at once, and `abandoned` is the\n"
+"process; with on_abandoned=\"raise\" the next call raises LockAbandoned instead, and does not have the\n"
+"lock. ValueError and OverflowError are raised as threading's locks do, RuntimeError if the thread holds\n"
+"64 such locks, and what a signal's handler raises meanwhile.\n\n"
 "    >>> lock = pyconc.shared.Lock()\n"
 "    >>> lock.acquire(), lock.acquire(blocking=False), lock.acquire(timeout=0.001)\n"
 "    (True, False, False)\n");

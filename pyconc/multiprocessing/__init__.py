@@ -4,7 +4,8 @@ Everything here is the standard module's, with these exceptions:
 
 - `Pool`, `pool.Pool`, `pool.ThreadPool` and `dummy.Pool` are pyconc's.
 - So are `Manager` and `managers.SyncManager`, which keep what processes share in memory, without a server.
-- So are `Pool` and `Manager` of the contexts that `get_context` returns, which else are the standard ones.
+- So are `Value` and `Array` that have a lock, which goes to the next when its holder dies: pyconc.shared's.
+- So are these four of the contexts that `get_context` returns, which else are the standard ones.
 
 Other submodules (`multiprocessing.queues`, ...) are reached as attributes and are the standard ones.
 """
@@ -20,7 +21,7 @@ __all__ = _standard.__all__
 
 
 class _Ours:
-    """A context of multiprocessing whose Pool and Manager are pyconc's; a mixin."""
+    """A context of multiprocessing whose Pool, Manager, Value and Array are pyconc's; a mixin."""
 
     def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None):
         """Return a pool whose workers this context starts; see pyconc.multiprocessing.pool.Pool."""
@@ -29,6 +30,14 @@ class _Ours:
     def Manager(self):
         """Return a manager whose server, if it needs one, this context starts; see pyconc.Manager."""
         return _start_manager(self)
+
+    def Value(self, typecode_or_type, *args, lock=True):
+        """Return a number, or another object of ctypes, that processes share; see pyconc.multiprocessing.Value."""
+        return _share("Value", super(), typecode_or_type, *args, lock=lock)
+
+    def Array(self, typecode_or_type, size_or_initializer, *, lock=True):
+        """Return an array that processes share; see pyconc.multiprocessing.Array."""
+        return _share("Array", super(), typecode_or_type, size_or_initializer, lock=lock)
 
     def get_context(self, method=None):
         return self if method is None else get_context(method)
@@ -44,6 +53,15 @@ def _start_manager(context=None):
     return manager
 
 
+def _share(name, standard, *args, lock):
+    if lock is not False:
+        try:
+            return getattr(importlib.import_module("pyconc.shared"), name)(*args, lock=lock)
+        except TypeError:
+            pass  # a pointer, which the standard one takes; of all else that says what is wrong
+    return getattr(standard, name)(*args, lock=lock)
+
+
 @functools.cache
 def _ours_of(standard):
     kind = type(standard)
@@ -51,7 +69,7 @@ def _ours_of(standard):
 
 
 def get_context(method=None):
-    """Return the context of a start method, whose Pool and Manager are pyconc's; default: the one that is set.
+    """Return the context of a start method, with pyconc's Pool, Manager, Value and Array; default: the one that is set.
 
     Raises ValueError for a method that there is not.
 
@@ -88,6 +106,37 @@ def Manager():
         [0, 1, 4]
     """
     return _start_manager()
+
+
+def Value(typecode_or_type, *args, lock=True):
+    """Return a number, or another object of ctypes, that processes share: a pyconc.shared.Value.
+
+    typecode_or_type: as for the standard one. args: what it begins with. lock: what its get_lock() returns; True makes
+    an RLock. With lock=False, and of pointers, it is the standard one. Raises what that does, and MemoryError if there
+    is no room. Any thread may use it; a fork's child has the same; whoever dies with the lock holds nobody up.
+
+        >>> from pyconc import multiprocessing
+        >>> total = multiprocessing.Value("i", 5)
+        >>> with total.get_lock():
+        ...     total.value += 1
+        >>> total.value
+        6
+    """
+    return _share("Value", _standard, typecode_or_type, *args, lock=lock)
+
+
+def Array(typecode_or_type, size_or_initializer, *, lock=True):
+    """Return an array of numbers, or of other objects of ctypes, that processes share: a pyconc.shared.Array.
+
+    typecode_or_type: as for the standard one. size_or_initializer: how many items, which are zero, or what it begins
+    with. lock, errors, threads and forks: as for Value().
+
+        >>> from pyconc import multiprocessing
+        >>> squares = multiprocessing.Array("d", [0, 1, 4])
+        >>> squares[1:]
+        [1.0, 4.0]
+    """
+    return _share("Array", _standard, typecode_or_type, size_or_initializer, lock=lock)
 
 
 def __getattr__(name):

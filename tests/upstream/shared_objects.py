@@ -1,6 +1,6 @@
 """The interpreter's own tests of multiprocessing's locks, semaphores, conditions, events, barriers, values, arrays,
 lists, dicts and queues, run with those of pyconc.shared, and processes of each start method; what any dict is to do;
-and those of containers with pyconc.Manager().
+those of values and arrays with pyconc.multiprocessing; and those of containers with pyconc.Manager().
 """
 
 import functools
@@ -12,6 +12,7 @@ from test import _test_multiprocessing as upstream
 from test import mapping_tests
 
 import pyconc
+import pyconc.multiprocessing
 from pyconc import shared
 
 KINDS = ["Lock", "Semaphore", "Condition", "Event", "Barrier", "Value", "Array", "SharedCTypes", "Containers", "Queue"]
@@ -118,3 +119,17 @@ for method in ("fork", "spawn"):
         members["Queue"] = shared.Queue if kind in ("Queue", "Containers") else staticmethod(context.Queue)
         base = getattr(upstream, f"_Test{kind}")
         globals()[name] = type(name, (SharedMixin, base, unittest.TestCase), members)
+
+
+class OfContextMixin(SharedMixin):
+    """The values and arrays of a context of pyconc.multiprocessing, which are standard ones without a lock."""
+
+    without = ("test_getobj_getlock", "test_getobj_getlock_obj")
+
+
+for kind in ("Value", "Array", "SharedCTypes"):
+    context = pyconc.multiprocessing.get_context("fork")
+    name = f"OfContext{kind}Test"
+    members = {"Process": context.Process, "Queue": staticmethod(context.Queue), "__module__": __name__}
+    members |= {made: getattr(context, made) for made in ("Value", "Array", "RawValue", "RawArray")}
+    globals()[name] = type(name, (OfContextMixin, getattr(upstream, f"_Test{kind}"), unittest.TestCase), members)
