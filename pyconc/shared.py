@@ -1042,10 +1042,11 @@ class Ref:
     __class_getitem__ = classmethod(types.GenericAlias)
 
     def __reduce_ex__(self, protocol):
-        return self._pack()  # and the memory refuses, or not
+        return _ref_of, (self._memory,)  # which refuses, or not
 
     def _pack(self):
-        return _ref_of, (self._memory,)
+        memory = self._memory
+        return _ref_at, (_heaps[memory._identity], *memory._send())
 
     def __repr__(self):
         return f"<pyconc.shared.Ref of {self.nbytes} bytes>"
@@ -1081,6 +1082,13 @@ def _ref_of(memory):
         ref = object.__new__(Ref)
         ref._memory = memory
         ref = _refs.setdefault(key, ref)
+    return ref
+
+
+def _ref_at(heap, index, serial):
+    # One that is here has the cell: no other can have come to its place.
+    ref = _refs.get((heap.identity, index)) or _ref_of(_Ref._at(heap, index, serial))
+    ref._memory._received()
     return ref
 
 

@@ -163,10 +163,14 @@ def give_back(ref):
     return ref
 
 
-def test_a_ref_that_comes_back_is_the_same(pool):
+def test_a_ref_that_comes_back_is_the_same_and_then_goes(pool):
+    gc.collect()
+    used = shared._heap().used()
     ref = shared.share([1, 2])
     assert pool.submit(give_back, ref).result() is ref
     assert pool.submit(give_back, [ref, ref]).result() == [ref, ref]
+    del ref
+    wait_until(lambda: shared._heap().used() <= used, "the worker to drop it")
 
 
 def test_what_a_worker_shares_is_a_result(pool):

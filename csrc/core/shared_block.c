@@ -52,7 +52,7 @@ shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64
         return rc;
     }
     uint64_t mapped = SHARED_UNIT_BYTES << order;
-    unsigned char *at = shared_heap_map(heap, unit, order);
+    unsigned char *at = shared_heap_map(heap, unit, order, false);
     // What had the run before has given its memory back, unless the system refused that.
     bool is_clear = at != NULL && madvise(at, mapped, MADV_REMOVE) == 0;
     if (at == NULL || !shared_heap_commit(heap, unit, 0, bytes)) {
@@ -68,13 +68,6 @@ shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64
     *block = (shared_block){.at = at, .bytes = bytes, .mapped = mapped};
     write_words(shared_heap_cell(heap, index), unit, order, bytes);
     return 0;
-}
-
-static bool
-make_read_only(shared_block *block)
-{
-    block->is_sealed = block->at == NULL || mprotect(block->at, block->mapped, PROT_READ) == 0;
-    return block->is_sealed;
 }
 
 int
@@ -96,24 +89,22 @@ shared_block_open(shared_block *block, const shared_heap *heap, uint32_t index)
         || unit + (UINT64_C(1) << order) > SHARED_UNITS) {
         return SHARED_HEAP_GONE;
     }
-    unsigned char *at = shared_heap_map(heap, unit, order);
-    if (at == NULL) {
+    block->at = shared_heap_map(heap, unit, order, is_sealed);
+    if (block->at == NULL) {
         return SHARED_HEAP_FULL;
     }
-    *block = (shared_block){.at = at, .bytes = bytes, .mapped = SHARED_UNIT_BYTES << order};
-    if (is_sealed && !make_read_only(block)) {
-        shared_block_fini(block);
-        return SHARED_HEAP_FULL;
-    }
+    block->bytes = bytes;
+    block->mapped = SHARED_UNIT_BYTES << order;
     return 0;
 }
 
 bool
 shared_block_seal(shared_block *block, shared_heap *heap, uint32_t index)
 {
-    if (!make_read_only(block)) {
+    if (block->at != NULL && mprotect(block->at, block->mapped, PROT_READ) < 0) {
         return false;
     }
+    block->is_sealed = true;
     // Relaxed: see above.
     atomic_store_explicit(&shared_heap_cell(heap, index)->words[0], IS_SEALED, memory_order_relaxed);
     return true;

@@ -869,13 +869,14 @@ shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64
 }
 
 void *
-shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order)
+shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only)
 {
     size_t bytes = SHARED_UNIT_BYTES << order;
     if (!shm_file_is_there(&heap->file)) {
         return NULL;
     }
-    void *start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, heap->file.fd,
+    void *start = mmap(NULL, bytes, is_read_only ? PROT_READ : PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_NORESERVE, heap->file.fd,
                        (off_t)(UNITS_OFFSET + unit * SHARED_UNIT_BYTES));
     if (start == MAP_FAILED) {
         return NULL;

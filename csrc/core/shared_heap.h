@@ -132,8 +132,9 @@ int shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t 
 // Allocates memory for bytes `from` to `to` of a run of the cell's.  False: there is none.
 bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64_t to);
 
-// Maps a run, for as long as the caller likes; the child of a fork has it too.  NULL: the system refuses.
-void *shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order);
+// Maps a run, for as long as the caller likes, to read it only or to write, too; the child of a fork has it
+// as well.  NULL: the system refuses.
+void *shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only);
 
 // To be called before a fork, and in the child.
 void shared_heap_before_fork(shared_heap *heap);

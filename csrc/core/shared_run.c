@@ -151,7 +151,7 @@ use_mapping(shared_run *run, unsigned char *at, uint32_t unit, uint32_t order)
 static bool
 map_run(shared_run *run, uint32_t unit, uint32_t order)
 {
-    unsigned char *at = shared_heap_map(run->heap, unit, order);
+    unsigned char *at = shared_heap_map(run->heap, unit, order, false);
     if (at != NULL) {
         use_mapping(run, at, unit, order);
     }

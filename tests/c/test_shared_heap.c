@@ -131,7 +131,7 @@ take_memory(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit)
     uint64_t bytes = SHARED_UNIT_BYTES << order;
     CHECK_EQ(shared_heap_take(heap, index, order, unit), 0);
     CHECK(shared_heap_commit(heap, *unit, 0, bytes));
-    unsigned char *at = shared_heap_map(heap, *unit, order);
+    unsigned char *at = shared_heap_map(heap, *unit, order, false);
     CHECK(at != NULL);
     CHECK(at[0] == 0 && at[bytes - 1] == 0);
     memset(at, 7, bytes);
@@ -148,7 +148,7 @@ memory_of_a_cell_is_all_s_who_map_it_and_goes_with_it(void)
     uint64_t before = memory_of(heap);
     unsigned char *at = take_memory(heap, index, 1, &unit);
     CHECK(memory_of(heap) >= before + 2 * SHARED_UNIT_BYTES);
-    unsigned char *same = shared_heap_map(other, unit, 1);
+    unsigned char *same = shared_heap_map(other, unit, 1, false);
     CHECK(same != NULL && same[2 * SHARED_UNIT_BYTES - 1] == 7);
     munmap(same, 2 * SHARED_UNIT_BYTES);
     munmap(at, 2 * SHARED_UNIT_BYTES);
