@@ -528,7 +528,7 @@ def test_what_a_node_has_not_begun_never_runs_when_it_is_cancelled(tmp_path):
 
 
 def test_a_call_has_a_time_limit(executor):
-    error = executor.options(timeout=0.1).submit(time.sleep, 3600).exception()
+    error = executor.options(timeout=0.1, grace=3600).submit(time.sleep, 3600).exception()
     assert type(error) is pyconc.TaskTimeout
     assert (error.task_name, error.timeout, error.stopped) == ("sleep", 0.1, "raised")
     deadline = time.monotonic() + 0.1

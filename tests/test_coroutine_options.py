@@ -433,7 +433,7 @@ async def test_a_coroutine_that_ends_in_time_has_its_result(pool):
 
 def test_a_pool_may_limit_all_its_calls():
     async def main():
-        async with CoroutinePool(1, task_timeout=0.01) as pool:
+        async with CoroutinePool(1, task_timeout=0.01, grace=FOREVER) as pool:
             await timeout_of(pool.run(coroutines.never_ends))
             with pytest.raises(TaskTimeout):
                 async for _ in pool.map(coroutines.wait_or_return, ["wait"]):
@@ -447,7 +447,9 @@ def test_a_pool_may_limit_all_its_calls():
 
 @with_pool
 async def test_each_call_of_map_has_its_time(pool):
-    results = pool.options(timeout=0.5).map(coroutines.wait_or_return, ["result", "wait", "result"], ordered=False)
+    results = pool.options(timeout=0.5, grace=FOREVER).map(
+        coroutines.wait_or_return, ["result", "wait", "result"], ordered=False
+    )
     seen = []
     with pytest.raises(TaskTimeout):
         async for result in results:
@@ -502,7 +504,7 @@ async def test_a_deadline_passes_while_a_neighbour_keeps_the_loop_busy(pool):
 @with_pool(gated=True)
 async def test_a_shield_keeps_a_time_out_off(pool, gate, tmp_path):
     path = tmp_path / "log"
-    running = pool.options(timeout=0.01).run(coroutines.wait_in_shields, gate.address, path, 2)
+    running = pool.options(timeout=0.01, grace=FOREVER).run(coroutines.wait_in_shields, gate.address, path, 2)
     await gate.hear("started")
     gate.open()
     assert (await timeout_of(running)).stopped == "returned"
@@ -511,7 +513,7 @@ async def test_a_shield_keeps_a_time_out_off(pool, gate, tmp_path):
 
 @with_pool
 async def test_a_coroutine_that_computes_sees_its_time_out_when_it_asks(pool):
-    error = await timeout_of(pool.options(timeout=0.01).run(coroutines.compute_while_in_time))
+    error = await timeout_of(pool.options(timeout=0.01, grace=FOREVER).run(coroutines.compute_while_in_time))
     assert error.stopped == "raised"
 
 
@@ -533,7 +535,7 @@ async def test_kill_ends_a_coroutine_whose_time_is_over(pool, gate, function, pa
 
 @with_pool(gated=True)
 async def test_a_time_out_may_be_cancelled_while_it_ends(pool, gate):
-    running = pool.options(timeout=0.01).submit(coroutines.say_and_refuse, gate.address)
+    running = pool.options(timeout=0.01, grace=FOREVER).submit(coroutines.say_and_refuse, gate.address)
     await gate.hear("started")
     await gate.hear("cancelled")
     assert running.cancel()
@@ -544,7 +546,7 @@ async def test_a_time_out_may_be_cancelled_while_it_ends(pool, gate):
 
 @with_pool(gated=True)
 async def test_a_worker_may_die_while_a_time_out_ends(pool, gate):
-    running = pool.options(timeout=0.01).run(coroutines.say_and_refuse, gate.address)
+    running = pool.options(timeout=0.01, grace=FOREVER).run(coroutines.say_and_refuse, gate.address)
     worker = await gate.hear("started")
     await gate.hear("cancelled")
     os.kill(worker, signal.SIGKILL)
@@ -554,7 +556,7 @@ async def test_a_worker_may_die_while_a_time_out_ends(pool, gate):
 
 @with_pool(concurrency=64)
 async def test_time_outs_reach_nobody_else(pool):
-    limited = pool.options(timeout=0.005)
+    limited = pool.options(timeout=0.005, grace=FOREVER)
     for _ in range(4):
         others = [pool.run(coroutines.storm, n) for n in range(100)]
         late = [limited.run(coroutines.never_ends) for _ in range(20)]
@@ -564,7 +566,7 @@ async def test_time_outs_reach_nobody_else(pool):
 
 @with_pool
 async def test_the_error_of_a_time_out_shows_what_the_coroutine_awaited(pool):
-    error = await timeout_of(pool.options(timeout=0.01).run(coroutines.wait_or_return, "wait"))
+    error = await timeout_of(pool.options(timeout=0.01, grace=FOREVER).run(coroutines.wait_or_return, "wait"))
     assert [line.split()[-1] for line in error.stack.splitlines()[1:3]] == ["never_ends", "wait_or_return"]
     assert "in wait_or_return" in str(error.__cause__)
 
@@ -572,7 +574,7 @@ async def test_the_error_of_a_time_out_shows_what_the_coroutine_awaited(pool):
 @with_pool
 async def test_a_result_that_comes_with_the_time_out_is_not_taken_for_a_stack(pool):
     for turn in range(80):
-        view = pool.options(timeout=0.0005 * (turn % 4))
+        view = pool.options(timeout=0.0005 * (turn % 4), grace=FOREVER)
         (outcome,) = await asyncio.gather(view.run(coroutines.say_after, turn), return_exceptions=True)
         if outcome != "a text":
             assert type(outcome) is TaskTimeout
