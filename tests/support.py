@@ -15,7 +15,7 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -312,12 +312,17 @@ def descendants() -> set[str]:
     return found
 
 
-def shared_memory() -> dict[str, str]:
+def names_of_shared_memory() -> set[str]:
+    """What is in /dev/shm, whosever it is."""
+    return {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+
+
+def shared_memory(known: Collection[str] = ()) -> dict[str, str]:
     """Named objects in /dev/shm that this process has made, or that it or what it has started has mapped.
 
-    Others are another program's.
+    Others are another program's.  What is known is left out: to see whose the rest is takes longer than most tests.
     """
-    present = {f"/dev/shm/{name}" for name in os.listdir("/dev/shm")}
+    present = names_of_shared_memory().difference(known)
     ours = _named & present
     for pid in descendants() if present - ours else ():
         ours |= present & set(re.findall(r"/dev/shm/\S+", _read(f"{PROC}/{pid}/maps")))
@@ -353,9 +358,9 @@ def _stop_helpers() -> None:
             getattr(loaded, name)._stop()
 
 
-def resources() -> dict[str, str]:
+def _resources(known: Collection[str]) -> dict[str, str]:
     """Everything that a test must give back."""
-    return _without_nursery(threads() | children() | files() | shared_memory())
+    return _without_nursery(threads() | children() | files() | shared_memory(known))
 
 
 @contextlib.contextmanager
@@ -364,32 +369,33 @@ def nothing_left(limit: float = HANG_LIMIT) -> Iterator[None]:
 
     What goes with its last reference is given the collector's help, and what is ending is given time to end.
     """
-    before = resources()
+    names = names_of_shared_memory()
+    before = names | _resources(names).keys()
     yield
-    if resources().keys() <= before.keys():
+    if _resources(before).keys() <= before:
         return
     deadline = time.monotonic() + limit
     # Named objects come first: the resource tracker, when it is stopped, removes those that were forgotten.
-    _wait_until_gone(shared_memory, before, deadline)
+    _wait_until_gone(lambda: shared_memory(before), before, deadline)
     _wait_until_gone(threads, before, deadline)  # most often it was one that the kernel had yet to bury
     if _go_soon(before):
         return
     _stop_helpers()
-    _wait_until_gone(resources, before, deadline)
+    _wait_until_gone(lambda: _resources(before), before, deadline)
 
 
-def _go_soon(before: dict[str, str]) -> bool:
+def _go_soon(before: set[str]) -> bool:
     """Whether it takes but a moment or the collector: to start the helpers again would take longer than this does."""
     for pause in (0.001, 0.003, 0, 0.003, 0.01, 0.03):
         if pause == 0:
             gc.collect()  # which takes longer than most need that end by themselves
         time.sleep(pause)
-        if resources().keys() <= before.keys():
+        if _resources(before).keys() <= before:
             return True
     return False
 
 
-def _wait_until_gone(look: Callable[[], dict[str, str]], before: dict[str, str], deadline: float) -> None:
+def _wait_until_gone(look: Callable[[], dict[str, str]], before: Collection[str], deadline: float) -> None:
     pause = 0.001
     while left := {name: what for name, what in look().items() if name not in before}:
         if time.monotonic() > deadline:
