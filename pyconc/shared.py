@@ -152,7 +152,7 @@ class _Sent:
         return _pack_in_item(self, *self._own_state())
 
     def _pack(self):
-        return _unpack, (type(self), _heaps[self._identity], *self._send(), *self._own_state())
+        return _unpack, (type(self), *_send(self), *self._own_state())
 
     def _own_state(self):
         return ()
@@ -192,6 +192,13 @@ class _Taken:
         from pyconc import _shared_async
 
         _shared_async.released(self)
+
+
+def _send(cell):
+    """Return (heap, index, serial), for a pickle that is going to another process, unless it fails."""
+    place = cell._send()
+    pickling.on_failure(cell._received)
+    return (_heaps[cell._identity], *place)
 
 
 def _unpack(cls, heap, index, serial, *state):
@@ -1045,8 +1052,7 @@ class Ref:
         return _ref_of, (self._memory,)  # which refuses, or not
 
     def _pack(self):
-        memory = self._memory
-        return _ref_at, (_heaps[memory._identity], *memory._send())
+        return _ref_at, _send(self._memory)
 
     def __repr__(self):
         return f"<pyconc.shared.Ref of {self.nbytes} bytes>"
@@ -1609,7 +1615,7 @@ class Queue(_Sent, _core.SharedQueue):
 
 
 def _pack_door(door):
-    return _unpack, (_core.SharedCell, _heaps[door._identity], *door._send())
+    return _unpack, (_core.SharedCell, *_send(door))
 
 
 reduction.register(_core.SharedCell, _pack_door)

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 
 import pytest
 from support import SANITIZED, run_script, wait_until
@@ -171,6 +172,23 @@ def test_a_ref_that_comes_back_is_the_same_and_then_goes(pool):
     assert pool.submit(give_back, [ref, ref]).result() == [ref, ref]
     del ref
     wait_until(lambda: shared._heap().used() <= used, "the worker to drop it")
+
+
+def test_a_call_that_cannot_be_pickled_takes_nothing_along_and_says_why(pool):
+    gc.collect()
+    used = shared._heap().used()
+    ref = shared.share(b"x" * 100_000)
+    for call in ((give_back, [ref, threading.Lock()]), (make_what_cannot_be_pickled, ref)):
+        with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
+            pool.submit(*call).result()
+    del ref, call
+    gc.collect()
+    pool.submit(gc.collect).result()  # before Python 3.13 the frames of an error may refer to it
+    wait_until(lambda: shared._heap().used() <= used, "the worker to drop it")
+
+
+def make_what_cannot_be_pickled(ref):
+    return ref, threading.Lock()
 
 
 def test_what_a_worker_shares_is_a_result(pool):

@@ -1,5 +1,6 @@
 """Other ways to pickle, which the C codec tries when pickle fails; and exceptions that travel between processes."""
 
+import contextvars
 import copyreg
 import functools
 import io
@@ -32,6 +33,7 @@ __all__ = [
     "main_of_worker",
     "modules_of_known_reducers",
     "name_memory_limit",
+    "on_failure",
     "on_refusal",
     "outcome_error",
     "pack_exception",
@@ -172,12 +174,30 @@ modules_of_known_reducers = {
 # that the pickler begins with, see codec.h.
 
 
+_steps_back = contextvars.ContextVar("pyconc_pickle", default=None)  # of the pickle that is under way, or None
+
+
+def on_failure(step_back):
+    """Have the pickle that is under way call this if it fails: a reducer has counted on it."""
+    steps = _steps_back.get()
+    if steps is not None:
+        steps.append(step_back)
+
+
 def _dump(make_pickler, value, beside):
-    file, buffers = io.BytesIO(), []
+    file, buffers, steps = io.BytesIO(), [], []
     pickler = make_pickler(file, protocol=PROTOCOL, buffer_callback=buffers.append)
     if beside is not None:
         pickler.memo = beside
-    pickler.dump(value)
+    outer = _steps_back.set(steps)
+    try:
+        pickler.dump(value)
+    except BaseException:
+        for step_back in steps:
+            step_back()
+        raise
+    finally:
+        _steps_back.reset(outer)
     return file.getvalue(), buffers
 
 
@@ -205,16 +225,19 @@ def dumps(value, error, by_value=None, beside=None):
     """Pickle a value that pickle.dumps() has refused with an error, or raise that error."""
     if error is not None and is_from_handler(error):
         raise error
-    for attempt in (
-        lambda: dumps_registered(value, beside=beside),
-        lambda: _dumps_with_cloudpickle(value, by_value, beside),
-    ):
-        try:
-            return attempt()
-        except Exception as reason:
-            if is_from_handler(reason):
-                raise
-            # The first error says best what is wrong.
+    try:
+        return dumps_registered(value, beside=beside)
+    except Exception as reason:
+        if is_from_handler(reason):
+            raise
+        # What the reducers leave over is what is wrong: the first error may be of what they can do.
+        if error is None or _describe(reason) != _describe(error):
+            error = reason
+    try:
+        return _dumps_with_cloudpickle(value, by_value, beside)
+    except Exception as reason:
+        if is_from_handler(reason):
+            raise
     raise error
 
 
