@@ -12,11 +12,13 @@ import threading
 import weakref
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
 
 from pyconc import _context, _core, _names, _options, _progress, _stats
 from pyconc._async_with import AsyncWith
 from pyconc._process import chunks, kernel, launcher, process_tree, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
+from pyconc._process.standard_settings import Setting
 from pyconc._process.standard_submit import StandardSubmit
 from pyconc._process.supervisor import State, Supervisor
 from pyconc._process.worker_main import Limits
@@ -114,6 +116,20 @@ def _is_interrupt(error):
 _numbers = itertools.count()
 
 
+class _Plan(NamedTuple):
+    """What a Supervisor is made with."""
+
+    max_workers: int
+    context: Any
+    setup: "tuple[Any, Any, Any]"
+    limits: Limits
+    on_worker_death: str
+    kill_tree: bool
+    key: str
+    name: str
+    timed: bool
+
+
 class ProcessExecutor(_stats.Observed, AsyncWith):
     """The base of executors with worker processes: it keeps a supervisor of them, until it is shut down.
 
@@ -138,9 +154,11 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
             context = _chosen_context()
         self._key = f"{prefix}-{next(_numbers)}"  # no other executor has it
         self._name = limits.name or self._key
-        self._plan = (max_workers, context, setup, limits, on_worker_death, kill_tree, self._key, self._name, timed)
+        self._plan = _Plan(
+            max_workers, context, setup, limits, on_worker_death, kill_tree, self._key, self._name, timed
+        )
         self._on_worker_death = on_worker_death
-        self._shutdown_thread = False
+        self._is_shut_down = False
         self._await_submit()
         _executors.add(self)
         self._observe()
@@ -149,9 +167,16 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
     def _await_submit(self):
         """Begin with no workers and no tasks."""
         vars(self).pop("_opened", None)
-        self._tasks = _no_tasks[self._plan[-1]]
+        self._tasks = _no_tasks[self._plan.timed]
         self._processes = {}
-        if self._plan[1] is None:
+        if self._plan.context is None:
+            launcher.prepare(self._key, self)
+
+    def _adopt(self, plan):
+        """Change how workers will be made; before the first submit only."""
+        self._plan = plan
+        if plan.context is None:
+            launcher.leave_reserve(self._key)  # What may have been forked for it has the former plan.
             launcher.prepare(self._key, self)
 
     def _renew(self):
@@ -201,8 +226,23 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
         self._supervisor.start_workers()
 
     @property
+    def _shutdown_thread(self):
+        """Whether tasks are refused since shutdown(); setting it has them refused."""
+        return self._is_shut_down
+
+    @_shutdown_thread.setter
+    def _shutdown_thread(self, shut_down):
+        if self._is_shut_down and not shut_down:
+            raise RuntimeError("pyconc's executor cannot be opened again once it was shut down")
+        self._is_shut_down = bool(shut_down)
+        supervisor = self._opened
+        if shut_down and supervisor is not None and not supervisor.broken:
+            supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
+
+    @property
     def _executor_manager_thread(self):
-        return self._opened and self._opened.handler
+        """The thread that collects results, until shutdown()."""
+        return None if self._processes is None or self._opened is None else self._opened.handler
 
     @property
     def _broken(self):
@@ -236,7 +276,7 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
             ...     print(list(pool.map(abs, [-1, 2, -3])), pool.stats().completed, pool.stats().run.calls)
             [1, 2, 3] 3 3
         """
-        return _stats.build(self._name, self._plan[0], self._tasks.stats())
+        return _stats.build(self._name, self._plan.max_workers, self._tasks.stats())
 
     def workers(self):
         """Return a list with a pyconc.WorkerStats for each worker process: what it runs, and what it has done.
@@ -302,8 +342,6 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
             if all(former._opened.state is State.ENDED for former in self._former):
                 launcher.leave_reserve(self._key)
         else:
-            if not supervisor.broken:
-                supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
             if cancel_futures:
                 supervisor.queue.cancel_queued()
                 if self._stops_calls:
@@ -415,11 +453,45 @@ def _check_bytes(name, size):
         raise ValueError(f"{name} must be greater than 0")
 
 
+def _check_tasks(max_tasks_per_child, context):
+    if not isinstance(max_tasks_per_child, int):
+        raise TypeError("max_tasks_per_child must be an integer")
+    if max_tasks_per_child <= 0:
+        raise ValueError("max_tasks_per_child must be >= 1")
+    if context is not None and context.get_start_method(allow_none=False) == "fork":
+        raise ValueError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a "
+            "different mp_context."
+        )
+
+
+def _change_workers(plan, max_workers):
+    if max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    return plan._replace(max_workers=operator.index(max_workers))
+
+
+def _change_initializer(plan, initializer):
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    return plan._replace(setup=(initializer, *plan.setup[1:]))
+
+
+def _change_initargs(plan, initargs):
+    return plan._replace(setup=(plan.setup[0], initargs, *plan.setup[2:]))
+
+
+def _change_tasks(plan, max_tasks_per_child):
+    if max_tasks_per_child is not None:
+        _check_tasks(max_tasks_per_child, plan.context)
+    return plan._replace(limits=plan.limits._replace(tasks=max_tasks_per_child))
+
+
 class _FormerWorkers(ProcessExecutor):
     """The workers that an executor had before the program gave up rights, with what was submitted to them."""
 
     def __init__(self, executor, supervisor):
-        self._shutdown_thread = False
+        self._is_shut_down = False
         self._options = executor._options
         self._stops_calls = executor._stops_calls
         self._opened = supervisor
@@ -512,6 +584,11 @@ class ProcessPoolExecutor(
     """
 
     _stops_calls = True
+    _max_workers = Setting(_change_workers)
+    _mp_context = Setting()
+    _initializer = Setting(_change_initializer)
+    _initargs = Setting(_change_initargs)
+    _max_tasks_per_child = Setting(_change_tasks)
 
     def __new__(cls, *args, **kwargs):
         return make_standard(cls, args, kwargs) if threads_are_greenlets() else super().__new__(cls)
@@ -544,26 +621,21 @@ class ProcessPoolExecutor(
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if max_tasks_per_child is not None:
-            if not isinstance(max_tasks_per_child, int):
-                raise TypeError("max_tasks_per_child must be an integer")
-            if max_tasks_per_child <= 0:
-                raise ValueError("max_tasks_per_child must be >= 1")
-            if mp_context is not None and mp_context.get_start_method(allow_none=False) == "fork":
-                raise ValueError(
-                    "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a "
-                    "different mp_context."
-                )
+            _check_tasks(max_tasks_per_child, mp_context)
         _check_bytes("max_rss_per_child", max_rss_per_child)
         _check_bytes("memory_limit", memory_limit)
         if memory_limit is not None:
             kernel.require_footprint()
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
-        self._max_workers = max_workers
-        self._mp_context = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
-        self._safe_to_dynamically_spawn_children = self._mp_context.get_start_method(allow_none=False) != "fork"
-        self._initializer = initializer
-        self._initargs = initargs
-        self._max_tasks_per_child = max_tasks_per_child
+        context_of_standard = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
+        self._safe_to_dynamically_spawn_children = context_of_standard.get_start_method(allow_none=False) != "fork"
+        vars(self).update(
+            _max_workers=max_workers,
+            _mp_context=context_of_standard,
+            _initializer=initializer,
+            _initargs=initargs,
+            _max_tasks_per_child=max_tasks_per_child,
+        )
         self._shutdown_lock = threading.Lock()
         self._call_queue = self._result_queue = _NoQueue()
         setup = (initializer, initargs, None)

@@ -363,7 +363,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         if made:  # A singleton is initialised again: the threads finish the queued tasks, and end.
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         self._name = name or self._thread_name_prefix
-        self._tasks = _WorkQueue(_as_limit(self._limit), weakref.ref(self), name or thread_name_prefix, timed)
+        self._tasks = _WorkQueue(_as_limit(self._max_workers), weakref.ref(self), name or thread_name_prefix, timed)
         self._options = options
         self._carry = carry
         self._made = True
@@ -429,6 +429,19 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         if self._made and shut_down and not self._broken:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
 
+    @property
+    def _broken(self):
+        """False, or why tasks are refused with BrokenThreadPool; setting it has them refused."""
+        return self._reason
+
+    @_broken.setter
+    def _broken(self, reason):
+        if self._made and self._reason and not reason:
+            raise RuntimeError("pyconc's executor cannot be opened again once it is broken")
+        self._reason = reason
+        if self._made and reason:
+            self._tasks.close(BrokenThreadPool, str(reason))
+
     def _start_workers(self):
         """Start workers; submit() calls this when tasks outnumber idle workers."""
         self._adjust_thread_count()  # the standard class's name, which subclasses override
@@ -459,7 +472,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
 
     def _initializer_failed(self):
         self._broken = _INITIALIZER_FAILED
-        _break(self._tasks)
+        self._tasks.fail_queued(BrokenThreadPool, _INITIALIZER_FAILED)
 
     def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this executor with other options: an executor of the same class, on the same threads.
@@ -529,7 +542,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             ...     print(future.result(), pool.stats().completed, pool.stats().failed)
             255 1 0
         """
-        return _stats.build(self._name, _as_limit(self._limit), self._tasks.stats())
+        return _stats.build(self._name, _as_limit(self._max_workers), self._tasks.stats())
 
     def workers(self):
         """Return a list with a pyconc.WorkerStats for each thread that has begun: what it runs, and what it has done.

@@ -302,7 +302,7 @@ class Reserve(Nursery):
             return self._converse(self._clone, lambda: (_pack_by_name(name), []), fds, limits)
 
     def setup_of(self, name):
-        return self._executors[name]()._plan[2]
+        return self._executors[name]()._plan.setup
 
     def leave(self, name):
         """Stop serving that executor.  When there is no other it ends; call reap() afterwards."""

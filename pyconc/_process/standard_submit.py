@@ -47,8 +47,16 @@ class _Nothing:
 class StandardSubmit:
     """The private parts of the standard class that its submit() uses, as far as ours has no others for them."""
 
-    _queue_count = 0
     _work_ids = _executor_manager_thread_wakeup = _Nothing()
+
+    @property
+    def _queue_count(self):
+        """How many tasks were submitted."""
+        return self.stats().submitted
+
+    @_queue_count.setter
+    def _queue_count(self, count):
+        pass  # An item's entry below has submitted it.
 
     @property
     def _pending_work_items(self):
@@ -57,4 +65,4 @@ class StandardSubmit:
     def _adjust_process_count(self):
         """Do nothing: ours starts workers as tasks come."""
 
-    _start_executor_manager_thread = _adjust_process_count
+    _start_executor_manager_thread = _launch_processes = _spawn_process = _adjust_process_count

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from concurrent.futures import thread
+from concurrent.futures.thread import BrokenThreadPool
 from typing import Any
 
 import pytest
@@ -221,6 +222,19 @@ def test_ending_by_hand(library: Library) -> None:
     for worker in workers:
         worker.join()
     assert outcome(pool.submit, int) == ("raised", RuntimeError, "cannot schedule new futures after shutdown")
+
+
+def test_a_pool_that_is_declared_broken_by_hand_does_what_was_queued_and_refuses_the_rest(library: Library) -> None:
+    with library.ThreadPoolExecutor(1) as pool:
+        with Gate() as gate:
+            block_workers(pool, gate)
+            queued = pool.submit(int)
+            pool._broken = "as a test of a circuit breaker does"
+            refused = ("raised", BrokenThreadPool, "as a test of a circuit breaker does")
+            assert outcome(pool.submit, int) == refused
+            gate.open()
+        assert queued.result() == 0
+        assert outcome(pool.submit, int) == refused
 
 
 def test_a_token_for_nobody_ends_nothing(library: Library) -> None:

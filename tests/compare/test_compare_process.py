@@ -148,8 +148,33 @@ def test_fields_that_monitoring_reads(library: Library) -> None:
         assert len(pool._processes) == 1
         assert pool._executor_manager_thread.is_alive()
         thread = pool._executor_manager_thread
-    assert (pool._shutdown_thread, pool._processes) == (True, None)
+        pool.submit(int).result()
+        assert pool._queue_count == 2
+    assert (pool._shutdown_thread, pool._processes, pool._executor_manager_thread) == (True, None, None)
     assert not thread.is_alive()
+
+
+def test_what_workers_are_made_by_may_be_set_until_something_is_submitted(library: Library, tmp_path: Any) -> None:
+    notes = Notes(tmp_path / "notes")
+    with library.process_pool(1, initializer=operator.truth, initargs=(1,)) as pool:
+        pool._max_workers, pool._initializer, pool._initargs = 2, notes.append, (7,)
+        with Gate() as gate:
+            block_workers(pool, gate, 2)
+    assert notes.read() == [7, 7]
+
+
+def test_how_many_tasks_a_worker_runs_may_be_set_until_something_is_submitted(library: Library) -> None:
+    library.requires(*MAX_TASKS)
+    with library.process_pool(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        pool._max_tasks_per_child = 1
+        assert pool.submit(os.getpid).result() != pool.submit(os.getpid).result()
+
+
+def test_a_pool_that_is_marked_as_shut_down_refuses_tasks(library: Library) -> None:
+    with library.process_pool(1) as pool:
+        pool.submit(int).result()
+        pool._shutdown_thread = True
+        assert outcome(pool.submit, int) == ("raised", RuntimeError, "cannot schedule new futures after shutdown")
 
 
 # --- Submit -----------------------------------------------------------------------------------------------------------
