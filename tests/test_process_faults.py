@@ -812,6 +812,27 @@ def test_a_call_that_does_not_fit_into_memory_fails_alone():
     )
 
 
+def test_a_program_that_may_write_no_files_of_a_useful_size_is_told_why_it_gets_no_workers():
+    finished = run_script(
+        """
+        import resource, pyconc
+        pool, later = pyconc.ProcessPoolExecutor(2), pyconc.ProcessPoolExecutor(1)
+        later.submit(int).result()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+        try:
+            pool.submit(int)
+        except MemoryError as error:
+            print(error)
+        print(len(later.submit(bytes, 8 << 20).result()) >> 20)
+        pool.shutdown()
+        later.shutdown()
+        """
+    )
+    said, larger = finished.stdout.splitlines()
+    assert "RLIMIT_FSIZE" in said
+    assert larger == "8"
+
+
 @pytest.mark.parametrize("size", ["missing", "tiny"])
 def test_dev_shm_is_not_needed(size, tmp_path):
     mount = "size=1m" if size == "tiny" else "size=4k,mode=000"

@@ -91,6 +91,7 @@ shm_region_create(shm_region *region, uint64_t head_bytes, uint32_t parties)
     shm_region made = {.head_bytes = head_bytes, .share_count = parties + 1};
     int rc = set_size(fd, made.share_count, &made.share_bytes);
     if (rc == SHM_OK && head_bytes > made.share_bytes - SHM_PAGE) {
+        errno = EFBIG;
         rc = SHM_NO_MEMORY;
     }
     if (rc == SHM_OK

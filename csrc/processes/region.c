@@ -72,6 +72,13 @@ region_new(module_state *state, uint64_t head_bytes, uint32_t max_workers)
         return NULL;
     }
     int rc = shm_region_create(&self->memory, head_bytes, SHM_PARTIES(max_workers));
+    if (rc == SHM_NO_MEMORY && errno == EFBIG) {
+        PyErr_SetString(PyExc_MemoryError,
+                        "shared memory for so many workers needs larger files than RLIMIT_FSIZE (ulimit -f) "
+                        "allows");
+        Py_DECREF(self);
+        return NULL;
+    }
     return region_open(self, rc, SHM_PARENT);
 }
 
