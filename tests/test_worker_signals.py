@@ -44,6 +44,27 @@ if __name__ == "__main__":
         assert "KeyboardInterrupt" in finish(process).stderr
 
 
+@pytest.mark.parametrize("method", ["zygote", "zygote beside a thread", "spawn"])
+def test_commands_that_tasks_run_ignore_ctrl_c_while_the_program_does(method):
+    finished = run_script(
+        POOL
+        + """
+def run():
+    return subprocess.run(["sh", "-c", "kill -INT $$"]).returncode
+if __name__ == "__main__":
+    method, _, beside = sys.argv[1].partition(" ")
+    if beside:
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    for handler in signal.SIG_IGN, signal.default_int_handler:
+        signal.signal(signal.SIGINT, handler)
+        with make_pool(method, 1) as pool:
+            print(pool.submit(run).result())
+""",
+        method,
+    )
+    assert (finished.stdout, finished.stderr) == (f"0\n{-signal.SIGINT}\n", "")
+
+
 @pytest.mark.parametrize(
     ("strike", "says"),
     [("kill -INT $$", "1\n"), ("kill -KILL $PPID", "")],

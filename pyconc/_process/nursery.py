@@ -154,8 +154,9 @@ class Nursery:
         else:
             for name in ("init_main_from_name", "init_main_from_path"):
                 preparation.pop(name, None)
-        filters = process_state.pack({"filters": list(warnings.filters)})
-        self._send((os.getpid(), preparation, tracker, patching._installed, filters))
+        filters, ignores = list(warnings.filters), self.state.ignores_interrupts
+        state = process_state.pack({"filters": filters, "ignores_interrupts": ignores})
+        self._send((os.getpid(), preparation, tracker, patching._installed, state))
         _, prints, error = self._receive()
         if error is not None:
             _base.LOGGER.warning(
@@ -450,7 +451,7 @@ def main(fd, mask):
     _core.name_thread("pyconc-nursery")
     conn = connection.Connection(fd)
     try:
-        parent, preparation, tracker, is_installed, filters = conn.recv()
+        parent, preparation, tracker, is_installed, state = conn.recv()
     except (EOFError, ConnectionError):
         os._exit(0)  # the program has ended
     if is_installed:
@@ -464,7 +465,7 @@ def main(fd, mask):
         conn.send(("ready", *prepared))
     except ConnectionError:
         os._exit(0)  # the program has ended
-    process_state.adopt(filters)
+    process_state.adopt(state)
     # Nothing of this interpreter is worth tidying up, and its threads, if the script made some, may not end.
     try:
         _serve(conn, parent)

@@ -1,9 +1,9 @@
 """What a worker has as the program has it, though it was cloned from a process that was made earlier.
 
 Two kinds.  What a new worker can take over is sent to it: folder, environment, sys.path, filters of warnings, umask,
-limits, affinity, niceness, signal mask, locale.  And the program's rights: user, groups, capabilities, namespaces, root
-folder.  A worker gives up what the program has given up since: user, groups, capabilities.  Where that does
-not make it equal, it does not begin, and the zygote is replaced.
+limits, affinity, niceness, signal mask, whether Ctrl-C is ignored, locale.  And the program's rights: user, groups,
+capabilities, namespaces, root folder.  A worker gives up what the program has given up since: user, groups,
+capabilities.  Where that does not make it equal, it does not begin, and the zygote is replaced.
 
 Affinity, niceness and signal mask are those of the program's main thread.
 """
@@ -20,6 +20,7 @@ import sys
 import warnings
 
 from pyconc import _core
+from pyconc._process import signals
 
 __all__ = ["ProcessState", "adopt", "adopt_rights", "current_rights", "is_privileged", "may_become", "pack"]
 
@@ -66,6 +67,7 @@ class ProcessState:
         self.affinity = _or_none(os.sched_getaffinity, pid)
         self.nice = _or_none(os.getpriority, os.PRIO_PROCESS, pid)
         self.mask = int(status["SigBlk"], 16) if "SigBlk" in status else None
+        self.ignores_interrupts = signals.ignores_interrupts()
         self.locale = _locale.setlocale(_locale.LC_ALL)
 
     def changes_since(self, earlier):
@@ -132,6 +134,7 @@ _ADOPT = {
     "affinity": lambda cpus: cpus is None or os.sched_setaffinity(0, cpus),
     "nice": lambda nice: nice is None or os.setpriority(os.PRIO_PROCESS, 0, nice),
     "mask": lambda mask: mask is None or _adopt_mask(mask),
+    "ignores_interrupts": signals.adopt_interrupts,
     "locale": lambda name: _locale.setlocale(_locale.LC_ALL, name),
 }
 

@@ -14,10 +14,13 @@ from pyconc._process.interruption import call_late
 __all__ = [
     "STOP",
     "DeferSignals",
+    "adopt_interrupts",
     "call_interruptibly",
     "end_in_child",
     "handle_stops",
+    "ignores_interrupts",
     "interrupts_blocked",
+    "program_ignores_interrupts",
     "reset_in_child",
 ]
 
@@ -28,6 +31,9 @@ STOP = _signal.SIGRTMIN + 3
 _HARMLESS = ("asyncio.unix_events", "uvloop.loop")
 
 _current = None  # the DeferSignals of the main thread's `with` block, if it is in one
+
+# In a process that is no part of the program, until it is a worker: whether the program ignores Ctrl-C.  None: unknown.
+_program_ignores_interrupts = None
 
 
 class DeferSignals:
@@ -124,7 +130,27 @@ def end_in_child():
     if _current is not None:
         _current._noted.clear()
         _current._restore()
+    if _program_ignores_interrupts is None:
+        adopt_interrupts(ignores_interrupts())
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+
+
+def ignores_interrupts():
+    """Whether this process ignores Ctrl-C, as one does that a script has started with `&`."""
+    return _signal.getsignal(_signal.SIGINT) == _signal.SIG_IGN
+
+
+def adopt_interrupts(ignored):
+    """In a process that will be a worker, or fork some: note whether the program ignores Ctrl-C."""
+    global _program_ignores_interrupts
+    _program_ignores_interrupts = ignored
+
+
+def program_ignores_interrupts():
+    """In a worker that begins: whether its program ignores Ctrl-C.  What it forks itself has it for its program."""
+    known = _program_ignores_interrupts
+    adopt_interrupts(None)
+    return ignores_interrupts() if known is None else known
 
 
 def reset_in_child():

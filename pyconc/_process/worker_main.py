@@ -86,9 +86,12 @@ def _prepare_signals():
     """Let a terminal's Ctrl-C, which reaches all processes, do nothing here: the parent decides about its workers.
 
     The signal has a handler: commands that tasks run would inherit SIG_IGN.  A task that sends it to itself is
-    interrupted.
+    interrupted.  A program that ignores Ctrl-C means its commands to do so, too.
     """
     signals.reset_in_child()
+    if signals.program_ignores_interrupts():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return
     with signals.interrupts_blocked():
         signal.signal(signal.SIGINT, _interrupt)
         _core.ignore_outer_interrupts()
