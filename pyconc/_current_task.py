@@ -2,7 +2,7 @@
 
 import operator
 import time
-from typing import NamedTuple
+from collections import namedtuple
 
 from pyconc import _core
 
@@ -19,7 +19,7 @@ note_progress = None
 _NOTE_LENGTH = 60
 
 
-class TaskProgress(NamedTuple):
+class TaskProgress(namedtuple("TaskProgress", ("done", "total", "note"), defaults=(None, None))):
     """How far a task is, as it has told by Task.progress(); what pyconc.WorkerStats has of it.
 
     done: how much it has done. total: of how much, or None. note: a short text, or None. Raises nothing.
@@ -28,9 +28,7 @@ class TaskProgress(NamedTuple):
         3
     """
 
-    done: "int | float"
-    total: "int | float | None" = None
-    note: "str | None" = None
+    __slots__ = ()
 
 
 def _as_number(name, value):

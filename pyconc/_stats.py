@@ -2,10 +2,8 @@
 
 import itertools
 import weakref
+from collections import namedtuple
 from operator import itemgetter
-from typing import Any, NamedTuple
-
-from pyconc._current_task import TaskProgress
 
 __all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "check_timed", "executors", "name_of", "stats"]
 
@@ -13,8 +11,16 @@ __all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "check_
 _executors: "weakref.WeakValueDictionary[int, Observed]" = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
+# Types are in the stub: typing, and its NamedTuple, takes longer to import than this package.
+_HISTOGRAM = {"calls": 0, "total": 0.0, "p50": 0.0, "p90": 0.0, "p99": 0.0, "max": 0.0}
+_COUNTS = (
+    *("name", "max_workers", "workers", "idle", "running", "queued", "submitted"),
+    *("completed", "failed", "cancelled", "timed_out", "died", "abandoned", "recycled", "stolen", "run", "wait"),
+)
+_WORKER = ("id", "name", "calls", "task", "running_for", "running", "is_abandoned", "rss", "progress")
 
-class Histogram(NamedTuple):
+
+class Histogram(namedtuple("Histogram", _HISTOGRAM, defaults=_HISTOGRAM.values())):
     """For how long calls have run, or have waited, in seconds.
 
     calls: how many there were. total: of all of them together. max: of the longest one.
@@ -26,15 +32,10 @@ class Histogram(NamedTuple):
         2.0
     """
 
-    calls: int = 0
-    total: float = 0.0
-    p50: float = 0.0
-    p90: float = 0.0
-    p99: float = 0.0
-    max: float = 0.0
+    __slots__ = ()
 
 
-class PoolStats(NamedTuple):
+class PoolStats(namedtuple("PoolStats", _COUNTS)):
     """An executor's present work, and all that it has done, as numbers; see the executor's stats().
 
     name: the executor's. max_workers: the most workers to run at once.
@@ -68,26 +69,10 @@ class PoolStats(NamedTuple):
         3 {'name': 'loader', 'max_workers': 2, 'workers': 1, ..., 'completed': 1, ...}
     """
 
-    name: str
-    max_workers: int
-    workers: int
-    idle: int
-    running: int
-    queued: int
-    submitted: int
-    completed: int
-    failed: int
-    cancelled: int
-    timed_out: int
-    died: int
-    abandoned: int
-    recycled: int
-    stolen: int
-    run: "Histogram | None"
-    wait: "Histogram | None"
+    __slots__ = ()
 
 
-class WorkerStats(NamedTuple):
+class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, False, None, None))):
     """The present work of an executor's worker; see the executor's workers().
 
     id: the process's or the thread's number, as ps and top have it.
@@ -110,24 +95,16 @@ class WorkerStats(NamedTuple):
         3 WorkerStats(id=None, name='loader_0', calls=1, task=None, running_for=None, running=0, ...)
     """
 
-    id: "int | None"
-    name: "str | None"
-    calls: int
-    task: "str | None" = None
-    running_for: "float | None" = None
-    running: int = 0
-    is_abandoned: bool = False
-    rss: "int | None" = None
-    progress: "TaskProgress | None" = None
+    __slots__ = ()
 
 
-def check_timed(timed: bool) -> None:
+def check_timed(timed):
     """Raise TypeError for a `timed` that is neither True nor False."""
     if not isinstance(timed, bool):
         raise TypeError(f"timed must be True or False, not {timed!r}")
 
 
-def build(name: str, max_workers: int, numbers: "tuple[Any, ...]") -> PoolStats:
+def build(name, max_workers, numbers):
     """Return a queue's stats() as a PoolStats; in the way that takes the least time."""
     *counts, run, wait = numbers
     run = run if run is None else tuple.__new__(Histogram, run)
@@ -135,7 +112,7 @@ def build(name: str, max_workers: int, numbers: "tuple[Any, ...]") -> PoolStats:
     return tuple.__new__(PoolStats, (name, max_workers, *counts, run, wait))
 
 
-def name_of(function: Any, name: "str | None") -> "str | None":
+def name_of(function, name):
     """Return what a call is named: by its options, or else as its function; None: there is none."""
     if name is not None or function is None:
         return name
@@ -148,20 +125,20 @@ def name_of(function: Any, name: "str | None") -> "str | None":
 class Observed:
     """The base of executors that tell what they are doing."""
 
-    def stats(self) -> PoolStats:
+    def stats(self):
         raise NotImplementedError
 
-    def _observe(self) -> None:
+    def _observe(self):
         """Have pyconc.stats() know of this executor."""
         _executors[next(_numbers)] = self
 
-    def _describe(self) -> str:
+    def _describe(self):
         """Return what repr() says after the name of the class."""
         now = self.stats()
         busy = f"{now.running} running, {now.queued} queued, {now.workers} of {now.max_workers} workers"
         return f"{now.name!r}: {busy}"
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         # Of an executor whose __init__() was not called, or has failed, there is nothing to tell.
         try:
             return f"<{type(self).__name__} {self._describe()}>"
@@ -169,14 +146,14 @@ class Observed:
             return object.__repr__(self)
 
 
-def executors() -> "dict[int, Observed]":
+def executors():
     """Return every executor of this process by a number that no other has, in the order of their making."""
     # In one step, as other threads make executors meanwhile.
     found = [(reference.key, reference()) for reference in _executors.valuerefs()]
     return {number: executor for number, executor in sorted(found, key=itemgetter(0)) if executor is not None}
 
 
-def stats() -> "dict[str, PoolStats]":
+def stats():
     """Return the stats() of every executor in this process, as a dictionary by name, in the order of their making.
 
     Those that are shut down count as long as the program keeps them. Of several with one name each but the first has a
@@ -188,7 +165,7 @@ def stats() -> "dict[str, PoolStats]":
         ...     print(future.result(), pyconc.stats()["loader"].completed)
         3 1
     """
-    found: dict[str, PoolStats] = {}
+    found = {}
     for executor in executors().values():
         counts = executor.stats()
         name = counts.name
