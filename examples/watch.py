@@ -4,7 +4,8 @@
     python -m pyconc top
     python -m pyconc dump PID --stacks
 
-It says its PID first.  In top, the arrows select a worker, s shows where that one is, and q leaves.
+It says its PID first.  In top, the arrows select a worker, s shows where that one is, t writes a timeline
+of five seconds, and q leaves.
 """
 
 import asyncio

@@ -72,7 +72,7 @@ def main() -> None:
         "top",
         help="watch what the executors of a program do",
         description="Show in a terminal what `dump` shows, and look again each second. Keys: arrows select a worker, "
-        "s asks it by a signal where it is, q leaves.",
+        "s asks it by a signal where it is, t writes a timeline of five seconds, q leaves.",
     )
     top.add_argument(
         "pid", type=_read_pid, metavar="PID", nargs="?", help="the program's process, if there are several"

@@ -7,7 +7,7 @@ are the processes below the program that share it.  What is read may be damaged,
 what cannot be right is left out.
 
 Pools of threads have no such file: of theirs, only the threads themselves are seen, by the names that they give them.
-An executor is not seen before its first call, nor after its shutdown.
+An executor is seen from its first call on, and after its shutdown as long as the program keeps it.
 
 `--json` prints one object.  Times are in seconds, memory in bytes, and None is null:
 
@@ -50,7 +50,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["NotSeen", "Processes", "ask_for_stack", "clean", "lines", "list_regions", "look", "main"]
+__all__ = [
+    *("NotSeen", "Processes", "add_processes", "ask_for_stack", "clean", "find_pools", "lines", "list_regions", "look"),
+    *("main", "read_pool"),
+]
 
 _REGION = "/memfd:pyconc (deleted)"
 _BLACK_BOX = "/memfd:pyconc-black-box (deleted)"
@@ -193,7 +196,7 @@ def look(pid: int, processes: Processes | None = None) -> dict[str, Any]:
         for inode, path in files.items():
             if inode not in inherited:
                 try:
-                    pools[inode] = _read_pool(path)
+                    pools[inode] = read_pool(path)
                 except ValueError:
                     unreadable += 1
                 except FileNotFoundError:
@@ -212,7 +215,7 @@ def look(pid: int, processes: Processes | None = None) -> dict[str, Any]:
         raise _explain_refusal(pid) from None
     except (FileNotFoundError, ProcessLookupError):
         raise NotSeen(f"process {pid} has ended") from None
-    _find_processes(pid, pools, processes)
+    add_processes(pid, pools, processes)
     return {
         "schema": 1,
         "pid": pid,
@@ -255,7 +258,15 @@ def _list_threads(pid: int) -> list[dict[str, Any]]:
 # ---- a pool ----
 
 
-def _read_pool(path: str) -> dict[str, Any]:
+def find_pools(pid: int, processes: Processes) -> dict[int, str]:
+    """Return the paths of the regions of a program's own executors, by inode; raises OSError."""
+    files = dict(_files(pid, _REGION))
+    inherited = _inherited(pid, files, processes)
+    return {inode: path for inode, path in files.items() if inode not in inherited}
+
+
+def read_pool(path: str) -> dict[str, Any]:
+    """Return what a region tells of its executor; raises ValueError if it is damaged, OSError if it is closed."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     try:
         runs_coroutines, name, max_workers, numbers, workers = _core.look_at_pool(fd)
@@ -317,7 +328,7 @@ def _leading_texts(pickled: bytes, most: int) -> list[str]:
     return found if is_by_name else []
 
 
-def _find_processes(pid: int, pools: dict[int, dict[str, Any]], processes: Processes) -> None:
+def add_processes(pid: int, pools: dict[int, dict[str, Any]], processes: Processes) -> None:
     """Add to each pool what can be seen of its workers' processes."""
     numbers: dict[int, dict[int, int]] = {inode: {} for inode in pools}  # of a worker: its process
     for child in sorted(processes.parents):

@@ -2,7 +2,7 @@
 
 It shows what `python -m pyconc dump` does, see _dump.py, and looks again each second: the program does not notice that
 either.  CPU time is shown as the share of a CPU since the last look.  Keys: the arrows select a worker, `s` asks by a
-signal where its threads are, and `q` leaves.
+signal where its threads are, `t` makes a timeline of five seconds, see _top_trace.py, and `q` leaves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["find_programs", "main"]
 
 _ENDED = ("completed", "failed", "cancelled", "timed_out", "died")
-_KEYS = "arrows: select   s: stack   q: quit"
+_KEYS = "arrows: select   s: stack   t: trace   q: quit"
 
 
 def find_programs() -> dict[int, str]:
@@ -57,6 +57,8 @@ class _Top:
         self._selected = 0  # which of the workers
         self._first = 0  # which line is the first on the screen
         self._looked = 0.0  # when
+        self.written: list[str] = []  # timelines
+        self._told = ""  # in the place of the keys, until one is pressed
         self._look(_dump.look(pid))
 
     def _look(self, program: dict[str, Any], before: dict[str, Any] | None = None) -> None:
@@ -87,6 +89,8 @@ class _Top:
             left = self._looked + self._seconds - time.monotonic()
             screen.timeout(max(0, int(left * 1000)))
             key = screen.getch()
+            if key != -1:
+                self._told = ""
             if key in (ord("q"), ord("Q")):
                 return
             if key in (curses.KEY_DOWN, curses.KEY_UP):
@@ -94,6 +98,8 @@ class _Top:
                 self._selected = max(0, min(self._selected + step, len(self._members) - 1))
             elif key == ord("s") and self._members:
                 self._show_stack(screen, self._members[self._selected])
+            elif key == ord("t"):
+                self._told = self._trace(screen)
             if time.monotonic() >= self._looked + self._seconds:
                 self._look(_dump.look(self._pid), self._program)
 
@@ -109,6 +115,26 @@ class _Top:
         screen.timeout(-1)
         screen.getch()
 
+    def _trace(self, screen: curses.window) -> str:
+        """Make a timeline, until a key is pressed at the latest; return what is to be told of it."""
+        from pyconc import _top_trace
+
+        height, _ = screen.getmaxyx()
+        _put(screen, height - 1, f"tracing for {_top_trace.SECONDS:.0f} seconds; any key: enough".ljust(len(_KEYS)))
+        screen.refresh()
+        screen.timeout(round(_top_trace.STEP * 1000))
+        path = time.strftime(f"pyconc-{self._pid}-%H%M%S.json.gz")
+        end = time.monotonic() + _top_trace.SECONDS
+        try:
+            watch = _top_trace.Watch(self._pid)
+            while watch.look() and time.monotonic() < end and screen.getch() == -1:
+                pass  # getch() waits
+            watch.write(path)
+        except (_dump.NotSeen, OSError) as error:
+            return f"no trace: {error}"
+        self.written.append(path)
+        return f"{path} is a timeline for https://ui.perfetto.dev"
+
     def _draw(self, screen: curses.window) -> None:
         lines = list(_dump.lines(self._program, self._cpu, self._rates))
         selected = self._members[self._selected] if self._members else None
@@ -122,7 +148,7 @@ class _Top:
         screen.erase()
         for row, (line, member) in enumerate(lines[self._first : self._first + room]):
             _put(screen, row, line, is_marked=member is not None and member is selected)
-        _put(screen, height - 1, _KEYS)
+        _put(screen, height - 1, self._told or _KEYS)
         screen.refresh()
 
 
@@ -169,6 +195,8 @@ def main(pid: int | None, seconds: float = 1.0) -> int:
         pass
     except _dump.NotSeen as error:
         print(error)
+    for path in top.written:
+        print(f"{path} is a timeline for https://ui.perfetto.dev")
     return 0
 
 

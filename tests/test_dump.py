@@ -421,7 +421,7 @@ def test_damaged_memory_shows_nonsense_at_worst(monkeypatch):
         if found is not None:
             seen += 1
             monkeypatch.setattr(_core, "look_at_pool", lambda fd, found=found: found)
-            described = _dump._read_pool("/dev/null")
+            described = _dump.read_pool("/dev/null")
             monkeypatch.undo()
             assert "\x1b" not in "\n".join(
                 _dump._format({"pid": 1, "command": "", "pools": [described], "threads": [], "unreadable": 0})
@@ -456,4 +456,4 @@ def test_a_file_that_is_a_pipe_is_not_waited_for(tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with pytest.raises((ValueError, OSError)):
-        _dump._read_pool(str(path))
+        _dump.read_pool(str(path))

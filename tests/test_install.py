@@ -304,10 +304,13 @@ def test_names_that_are_loaded_when_asked_for(first):
     )
 
 
-def test_install_loads_neither_asyncio_nor_processes():
+def test_import_and_install_load_neither_asyncio_nor_processes_nor_typing():
     run_script(
         """
-        import concurrent.futures, sys, pyconc
+        import concurrent.futures, sys
+        loaded = set(sys.modules)
+        import pyconc
+        assert "typing" not in sys.modules.keys() - loaded
         before = list(sys.meta_path)
         pyconc.install()
         concurrent.futures.ThreadPoolExecutor(1).submit(int).result()

@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import gzip
+import json
 import os
 import pty
 import select
@@ -13,13 +15,14 @@ import termios
 import time
 
 import pytest
+import test_trace
 from gates import ProcessGate
 from jobs import hold, identity
 from support import ELSEWHERE, HANG_LIMIT, await_line, start_script, wait_until
 from test_dump import IDLE, count_wakeups, wait_until_at_rest
 
 import pyconc
-from pyconc import _top
+from pyconc import _dump, _top, _top_trace
 
 curses = pytest.importorskip("curses")
 
@@ -43,14 +46,14 @@ QUICKLY = "import sys; from pyconc import _top; sys.exit(_top.main(int(sys.argv[
 class Terminal:
     """A program in a terminal: what it has written since the last key, and keys for it."""
 
-    def __init__(self, *command, rows=40, columns=120):
+    def __init__(self, *command, rows=40, columns=120, folder=ELSEWHERE):
         self.outside, self.inside = pty.openpty()
         fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
         self.before = termios.tcgetattr(self.inside)
         self.seen = b""
         self.process = subprocess.Popen(
             [sys.executable, *map(str, command)],
-            cwd=ELSEWHERE,
+            cwd=folder,
             env={**os.environ, "TERM": "xterm"},
             stdin=self.inside,
             stdout=self.inside,
@@ -121,6 +124,101 @@ def test_it_shows_a_table_and_keys_move_through_it():
         terminal.press(b"q")
         assert terminal.wait() == 0
         assert terminal.process.stderr.read() == b""
+
+
+# ---- a timeline ----
+
+
+def slices_of(path):
+    with gzip.open(path) as file:
+        events = json.load(file)["traceEvents"]
+    for event in events:
+        test_trace.check_event(event)
+    return [event for event in events if event["ph"] == "X"], events
+
+
+def test_the_key_t_writes_a_timeline(tmp_path):
+    with busy() as pool, top(os.getpid(), folder=tmp_path) as terminal:
+        terminal.wait_for("watched", "quit")
+        terminal.press(b"t")
+        terminal.wait_for("enough")
+        terminal.press(b"x")
+        terminal.wait_for("perfetto")
+        terminal.press(b"q")
+        assert terminal.wait() == 0
+        (path,) = tmp_path.iterdir()
+        assert f"{path.name} is a timeline".encode() in terminal.seen  # once more, in the terminal that it leaves
+        slices, events = slices_of(path)
+        assert [event["name"] for event in slices] == ["hold", "hold"]
+        names = {event["args"]["name"] for event in events if event["ph"] == "M"}
+        assert {f"worker {n}, process {worker.id}" for n, worker in enumerate(pool.workers())} <= names
+        assert f"watched (processes) of {os.getpid()}" in names
+
+
+def test_a_timeline_of_an_executor_that_ends_or_that_cannot_be_written(tmp_path, monkeypatch):
+    with pyconc.ProcessPoolExecutor(1, name="watched") as pool:
+        pool.submit(identity).result()
+        fd = pool._opened.queue.region.fileno()
+        regions = {os.fstat(fd).st_ino: f"/proc/self/fd/{fd}"}
+        monkeypatch.setattr(_dump, "find_pools", lambda *_: regions)
+        watch = _top_trace.Watch(os.getpid())
+        assert watch.look()
+        (tmp_path / "there").touch()
+        with pytest.raises(FileExistsError):
+            watch.write(str(tmp_path / "there"))
+        regions.update(dict.fromkeys(regions, str(tmp_path / "closed")))
+        assert not watch.look()
+    watch.write(str(tmp_path / "trace"))
+    assert slices_of(tmp_path / "trace")[0] == []
+    regions.clear()
+    with pytest.raises(_dump.NotSeen, match="no executor with worker processes to trace"):
+        _top_trace.Watch(os.getpid())
+
+
+def seen(*members, kind="processes"):
+    """An executor as a look shows it; members: (number, calls ended, seconds, task)."""
+    keys = ("number", "calls", "running_for", "task")
+    numbers = dict.fromkeys(("queued", "running", "completed", "failed", "cancelled", "timed_out", "died"), 0)
+    return {"kind": kind, "members": [dict(zip(keys, member)) for member in members], **numbers}
+
+
+@pytest.fixture
+def watch():
+    watch = _top_trace.Watch.__new__(_top_trace.Watch)
+    watch._events, watch._counters, watch._running, watch._drawn, watch._pids = [], {}, {}, {}, {}
+    watch._began = 100.0
+    return watch
+
+
+def drawn(watch, path):
+    watch.write(str(path))
+    return [
+        (event["name"], event["tid"], event["ts"] / 1e6, event["dur"] / 1e6, event["args"]["outcome"])
+        for event in slices_of(path)[0]
+    ]
+
+
+def test_a_call_is_drawn_from_its_beginning_to_the_first_look_without_it(watch, tmp_path):
+    watch._see(1, seen((0, 7, 5.0, "old"), (1, 3, 0.5, "first")), 101.0, 101.25)
+    watch._see(1, seen((0, 7, 6.0, "old"), (1, 3, 1.625, "first")), 102.0, 102.25)
+    watch._see(1, seen((1, 5, 0.25, None)), 103.0, 103.25)  # calls have come and gone
+    watch._see(1, seen((1, 5, None, None)), 104.0, 104.25)
+    assert drawn(watch, tmp_path / "trace") == [
+        ("old", 1, 0.0, 3.0, "ended"),
+        ("first", 2, 0.5, 2.25, "ended"),
+        ("call", 2, 2.75, 1.25, "ended"),
+    ]
+
+
+def test_of_coroutines_the_one_that_began_first_is_drawn_while_others_end(watch, tmp_path):
+    watch._see(1, seen((0, 7, 0.5, "a"), kind="coroutines"), 101.0, 101.0)
+    watch._see(1, seen((0, 9, 1.5, "a"), kind="coroutines"), 102.0, 102.0)
+    watch._see(1, seen((0, 9, 2.0, "b"), kind="coroutines"), 103.0, 103.0)
+    watch._see(1, seen(), 104.0, 104.0)
+    assert drawn(watch, tmp_path / "trace") == [("a", 1, 0.5, 2.5, "ended"), ("b", 1, 3.0, 1.0, "ended")]
+
+
+# ---- the terminal, and signals ----
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 20)])
