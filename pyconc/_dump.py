@@ -51,8 +51,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 __all__ = [
-    *("NotSeen", "Processes", "add_processes", "ask_for_stack", "clean", "find_pools", "lines", "list_regions", "look"),
-    *("main", "read_pool"),
+    "NotSeen",
+    "Processes",
+    "add_processes",
+    "ask_for_stack",
+    "clean",
+    "find_pools",
+    "lines",
+    "list_regions",
+    "look",
+    "main",
+    "read_pool",
 ]
 
 _REGION = "/memfd:pyconc (deleted)"

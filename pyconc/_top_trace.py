@@ -1,4 +1,4 @@
-"""The timeline that top's key `t` makes: what the workers of another program run, as that is seen from outside.
+"""Makes the timeline of top's key `t`: the calls that workers of another program run, seen from outside.
 
 The program is not asked, see _dump.py: its executors' memory is looked at many times a second.  A worker says there
 when the call that it runs has begun, so a call that is seen begins in the timeline when it did.  It ends with the first
