@@ -417,6 +417,25 @@ def test_a_call_begins_again_if_it_may(cluster, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_waits_on_a_node_goes_to_one_that_idles(executor):
+    with ProcessGate() as long, ProcessGate() as short:
+        futures = [executor.submit(long)]
+        long.wait_started()
+        futures.append(executor.submit(short))
+        short.wait_started()
+        for node in executor._dispatcher._nodes.values():
+            node.limit = 4  # as if calls had been short
+        timed = executor.options(deadline=time.monotonic() + HANG_LIMIT)
+        waiting = [submit(abs, -n) for n in range(3) for submit in (executor.submit, timed.submit)]
+        wait_until(lambda: [node.running for node in executor.stats().nodes] == [4, 4], "the calls to be sent")
+        short.open()
+        assert [future.result(HANG_LIMIT) for future in waiting] == [0, 0, 1, 1, 2, 2]
+        assert not futures[0].done()
+        long.open()
+        assert [future.result() for future in futures] == [()] * 2
+    assert executor.stats()[1:] == (0, 0, 8, 8, 0, 0, 0, 0)
+
+
 def kill_node(cluster, address):
     nannies = {nanny.worker_address: nanny for nanny in cluster.workers.values()}
     os.kill(nannies[address].pid, signal.SIGKILL)

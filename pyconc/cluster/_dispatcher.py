@@ -9,6 +9,10 @@ it. So a node has no more of them than it needs to have something to do until th
 at a time, and beyond these what they do in 20 ms, by the time that recent calls took. The queue goes to whichever node
 has room: a slow one takes less of it. When a node dies, others get the calls that were not sent.
 
+Calls sent in advance may wait on a node for one that takes long after all. When the queue is empty, and another node
+has had nothing to do for 40 ms, the dispatcher recalls them. The node withdraws those from its pool that have not
+begun, and names them; only then does the dispatcher queue them again.
+
 When a call that may be stopped is cancelled, its node is told, and the call has ended when the node says so. A node
 watches over the time of what it has; a call that is queued until its deadline is ended here.
 
@@ -28,12 +32,14 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import islice
 from math import ceil
 
 from distributed import Client, LocalCluster
 from distributed.comm import connect
 
 from pyconc._core import Future
+from pyconc._process import pickling
 from pyconc._task_timeout import TaskTimeout
 from pyconc._task_timeout import make as make_timeout
 from pyconc.cluster import _calls as calls
@@ -49,6 +55,8 @@ log = logging.getLogger(__package__)
 # For so many seconds a node is given work in advance, and so many calls at most.
 _AHEAD_SECONDS = 0.02
 _MOST_AHEAD = 8192
+# When the queue is empty, a node that idles for so many seconds gets the calls that wait on others.
+_RECALL_SECONDS = 2 * _AHEAD_SECONDS
 # The time that even a call of nothing costs a worker, in seconds.
 _LEAST_SECONDS = 5e-6
 # A message has so many bytes at most, if it has more than one call, and nodes that have this get no work in advance.
@@ -75,12 +83,24 @@ class _Node:
         self.ended = 0
         self.outbox = deque()  # (number, call) of those that were not written to the comm yet
         self.to_stop = []  # numbers of calls
-        self.something = asyncio.Event()  # in the outbox, to stop, or to be closed
+        self.to_recall = []  # the same
+        self.something = asyncio.Event()  # in the outbox, to stop, to recall, or to be closed
         self.is_closing = False
 
     def room(self):
         limit = self.limit if self.bytes < _MESSAGE_BYTES else self.slots
         return limit - len(self.running)
+
+    def spare(self):
+        """Return how many workers, or places for coroutines, have nothing to do; below 0: so many calls wait."""
+        return self.slots - len(self.running)
+
+    def recall(self):
+        """Ask for those calls that wait for another one to end: it takes longer than the recent ones did."""
+        last = islice(reversed(self.running.items()), -self.spare())
+        self.to_recall = [number for number, call in last if not call.may_be_stopped]
+        self.limit = self.slots
+        self.something.set()
 
     def give(self, number, call):
         self.running[number] = call
@@ -131,6 +151,7 @@ class Dispatcher:
         self._joining = {}  # tasks by address
         self._numbers = itertools.count()
         self._outcomes = LoopOutcomes()
+        self._recaller = None  # the timer of _recall()
         self._is_closing = False
         self._is_lost = False  # whether the scheduler is gone
         self._failure = None  # as a function that makes it, once it is broken
@@ -157,7 +178,7 @@ class Dispatcher:
             packed = calls.pack((function, args, kwargs))
             size = calls.size_of(packed)
         except Exception as raised:
-            error, packed, size = raised, None, 0
+            error, packed, size = pickling.call_error(raised), None, 0
         call = function, packed, size, self._begins, options, self._stop_call
         call = Call(*call) if loop is None else LoopCall(loop, self._outcomes, *call)
         with self._lock:
@@ -216,8 +237,8 @@ class Dispatcher:
         return self._ready
 
     def join(self):
-        """Wait until the thread has ended; in that thread itself, for nothing."""
-        if self._thread is not threading.current_thread() and self._pid == os.getpid():
+        """Wait until the thread has ended; raises RuntimeError in that thread itself."""
+        if self._pid == os.getpid():
             self._thread.join()
 
     def stats(self):
@@ -517,6 +538,9 @@ class Dispatcher:
                 if node.to_stop:
                     numbers, node.to_stop = node.to_stop, []
                     await node.comm.write({"op": "stop", "numbers": numbers})
+                if node.to_recall:
+                    numbers, node.to_recall = node.to_recall, []
+                    await node.comm.write({"op": "recall", "numbers": numbers})
                 if node.is_closing:
                     await node.comm.write({"op": "close"})
         except OSError:
@@ -542,6 +566,7 @@ class Dispatcher:
             return
         returned = [node.take(number) for number in message["numbers"]]
         failed = [(node.take(number), how, error) for number, how, error in message.get("failures", ())]
+        self._queue_again([node.take(number) for number in sorted(message.get("unbegun", ()))])
         node.ended += len(returned) + len(failed)
         if message["seconds"] is not None:
             node.learn(message["seconds"])
@@ -592,12 +617,16 @@ class Dispatcher:
         if call.begins <= 0 or self._failure is not None or call.is_cancelled():
             return False
         self._again += 1
-        with self._lock:
-            self._queue.appendleft(call)
-        if call.options is not None and call.options[3] is not None:
-            self._set_timer(call)
+        self._queue_again([call])
         self._wake()
         return True
+
+    def _queue_again(self, calls):
+        with self._lock:
+            self._queue.extendleft(reversed(calls))
+        for call in calls:
+            if call.options is not None and call.options[3] is not None:
+                self._set_timer(call)
 
     # --- The loop's thread: the queue ---------------------------------------------------------------------------------
 
@@ -622,7 +651,21 @@ class Dispatcher:
         if self._queue and self._is_closing and not self._nodes:
             self._drop_cancelled()
         if not self._queue:
+            if self._recaller is None and self._is_uneven():
+                self._recaller = self._loop.call_later(_RECALL_SECONDS, self._recall)
             self._end_if_done()
+
+    def _is_uneven(self):
+        """Whether calls wait on a node while another has nothing to do."""
+        spare = [node.spare() for node in self._nodes.values() if not node.is_closing]
+        return bool(spare) and min(spare) < 0 < max(spare)
+
+    def _recall(self):
+        self._recaller = None
+        if not self._queue and self._is_uneven():
+            for node in self._nodes.values():
+                if node.spare() < 0:
+                    node.recall()
 
     def _drop_cancelled(self):
         """Forget what was cancelled, as no node comes for it: nobody submits any more, but other calls may wait."""

@@ -44,8 +44,10 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     A call counts as begun when it is sent to a node; until then cancel() withdraws it, and later only if options() say
     that it may be stopped, as coroutines may unless they say otherwise. A node has as many calls as its workers run at
     a time, and more only if they are short: 20 ms of work. If a worker dies, what it ran gets WorkerDied. If a node
-    does, or is not to be reached any more, the calls it had get NodeDied, and all others go to other nodes. While there
-    is no node, calls wait. When the scheduler is gone as well, the executor is broken: BrokenExecutor.
+    does, or is not to be reached any more, the calls it had get NodeDied, and all others go to other nodes. Calls
+    that wait on a node, behind one that takes longer than those before it, go to a node that has had nothing to do for
+    40 ms; those that may be stopped stay. While there is no node, calls wait. When the scheduler is gone as well, the
+    executor is broken: BrokenExecutor.
 
     The constructor does not wait for the cluster: what is submitted does, and gets BrokenExecutor if there is no way
     to it. Entering `with` or `async with` waits, and raises that. Use `async with` where dask runs in the event loop.
@@ -210,7 +212,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         """Refuse calls from now on, and let the workers end when all calls have.
 
         wait: return only then. cancel_futures: cancel the calls that were not sent to a node. The cluster goes on,
-        unless it is this executor's own. May be called several times, from any thread, and raises nothing.
+        unless it is this executor's own. May be called several times, from any thread. Raises RuntimeError if a
+        future's callback waits, for that runs in the thread that is waited for.
 
             >>> executor = ClusterExecutor(workers_per_node=1)
             >>> future = executor.submit(len, "abc")

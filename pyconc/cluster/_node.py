@@ -8,15 +8,17 @@ session: a pool of its own, which lasts as long as the comm. Messages to the nod
                             have others than the pool, a list of number, on_cancel (its index), grace, timeout, name,
                             and for how many seconds from now until the deadline
     stop: numbers           do with these calls what their on_cancel says
+    recall: numbers         give back those of these calls that have not begun; none of them may be stopped
     close                   let the workers end, then close the comm
 
 and from it:
 
     hello: workers, slots   the answer to pyconc-open, slots: how many calls they run at a time; or an error, as a
                             sentence
-    ended: numbers, results, failures, seconds
+    ended: numbers, results, failures, unbegun, seconds
                             these calls have returned these results; failures: (number, how, error) of the others;
-                            seconds: how long each of the recent calls has kept a worker, on average, or None
+                            unbegun: numbers of calls that were recalled in time; seconds: how long each of the recent
+                            calls has kept a worker, on average, or None
     broken: error           the pool is broken, as its initializer has failed; what has not ended never does
 
 When the comm ends in another way, the program has ended or nobody can reach it: its workers are killed. Results are
@@ -123,7 +125,8 @@ class _Session:
         self._many_until = 0.0  # see _look(); by the loop's clock
         self._is_told = False  # whether the loop will look at them; the thread that sets it tells the loop
         self._something = asyncio.Event()
-        self._stoppable = {}  # futures by number, of those calls that may be stopped; _begin() adds, _note() removes
+        self._futures = {}  # by number, of calls that have not ended; _begin() adds, _note() removes
+        self._recalled = set()  # numbers of calls that never begin, until the program is told
 
     async def serve(self, hello):
         sender = None
@@ -132,8 +135,8 @@ class _Session:
             sender = asyncio.ensure_future(self._send())
             begin = partial(asyncio.to_thread, self._begin)  # the first worker takes a while to start
             while (message := await self._comm.read())["op"] != "close":
-                if message["op"] == "stop":
-                    self._stop(message["numbers"])
+                if message["op"] in ("stop", "recall"):
+                    self._cancel(message["numbers"], message["op"] == "recall")
                     continue
                 self._pending += len(message["numbers"])
                 await begin(message["numbers"], message["calls"], message.get("options", ()))
@@ -156,29 +159,26 @@ class _Session:
         options = {number: chosen for number, *chosen in options}
         for number, call in zip(numbers, packed):
             try:
-                has_options = number in options
-                pool = self._view(*options[number]) if has_options else self._pool
-                future = pool.submit(self._run, call)
+                pool = self._view(*options[number]) if number in options else self._pool
+                future = self._futures[number] = pool.submit(self._run, call)
             except Exception as error:  # descriptors or threads are short, or the pool is broken
                 self._note(number, error)
             else:
-                if options[number][0] != 0 if has_options else self._runs_coroutines:
-                    self._stoppable[number] = future
                 future.add_done_callback(partial(self._note, number))
 
     def _view(self, how, grace, timeout, name, remaining):
         deadline = None if remaining is None else time.monotonic() + remaining
         return self._pool.options(on_cancel=ON_CANCEL[how], grace=grace, timeout=timeout, deadline=deadline, name=name)
 
-    def _stop(self, numbers):
+    def _cancel(self, numbers, is_recall):
         for number in numbers:
-            future = self._stoppable.get(number)
-            if future is not None:
-                future.cancel()
+            future = self._futures.get(number)
+            if future is not None and future.cancel() and is_recall:
+                self._recalled.add(number)
 
     def _note(self, number, ended):
         """Have the loop send how a call has ended: its future, or an exception. The pool's thread, or _begin()'s."""
-        self._stoppable.pop(number, None)
+        self._futures.pop(number, None)
         self._ended.append((number, ended))
         if not self._is_told:
             self._is_told = True
@@ -209,7 +209,7 @@ class _Session:
             pass  # serve() sees it, too
 
     def _next_message(self):
-        numbers, results, failures, size = [], [], [], 0
+        numbers, results, failures, unbegun, size = [], [], [], [], 0
         while self._ended and size < _MESSAGE_BYTES:
             number, ended = self._ended.popleft()
             try:
@@ -217,6 +217,10 @@ class _Session:
                     raise ended
                 *how, outcome = ended.result()
             except CancelledError:
+                if number in self._recalled:
+                    self._recalled.remove(number)
+                    unbegun.append(number)
+                    continue
                 how, outcome = [calls.STOPPED], b""
             except BaseException as error:
                 if self._pool._broken:
@@ -229,12 +233,16 @@ class _Session:
                 numbers.append(number)
                 results.append(outcome)
             size += len(outcome) if type(outcome) is bytes else calls.size_of(outcome)
-        count = len(numbers) + len(failures)
+        count = len(numbers) + len(failures) + len(unbegun)
         self._pending -= count
         if count >= _MANY:
             self._many_until = self._loop.time() + _LINGER
         answer = {"op": "ended", "numbers": numbers, "results": results, "seconds": self._recent_seconds()}
-        return {**answer, "failures": failures} if failures else answer
+        if failures:
+            answer["failures"] = failures
+        if unbegun:
+            answer["unbegun"] = unbegun
+        return answer
 
     def _recent_seconds(self):
         """Return how long each call has kept a worker since the last message; None: none has."""
