@@ -168,6 +168,7 @@ $(CLUSTER_VENV)/installed: $(CLUSTER_VENV)/bin/python $(BUILT)/built
 .PHONY: test-cluster
 test-cluster: $(CLUSTER_VENV)/installed  ## run what concerns dask.distributed, with that installed
 	@$(CLUSTER_VENV)/bin/pytest tests/test_cluster.py $(CLUSTER_TESTS) $(ARGS)
+	@$(CLUSTER_VENV)/bin/python tests/upstream/run_cluster.py
 
 # As in a hardened container: in namespaces of its own, where /proc is empty and the kernel refuses calls.
 SANDBOX = unshare --mount --pid --fork --kill-child
