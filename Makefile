@@ -168,6 +168,8 @@ $(CLUSTER_VENV)/installed: $(CLUSTER_VENV)/bin/python $(BUILT)/built
 .PHONY: test-cluster
 test-cluster: $(CLUSTER_VENV)/installed  ## run what concerns dask.distributed, with that installed
 	@$(CLUSTER_VENV)/bin/pytest tests/test_cluster.py $(CLUSTER_TESTS) $(ARGS)
+	@PYTHONPATH=tests:tests/compare $(CLUSTER_VENV)/bin/pytest -p on_cluster -W ignore \
+		$(addprefix tests/compare/test_compare_,process.py process_map.py process_shutdown.py)
 	@$(CLUSTER_VENV)/bin/python tests/upstream/run_cluster.py
 
 # As in a hardened container: in namespaces of its own, where /proc is empty and the kernel refuses calls.

@@ -1,6 +1,7 @@
 """Everything in this folder runs twice, on the standard library and on pyconc.
 
-Where only pyconc is built in another way, under a sanitizer or with assertions, the oracle is not asked again.
+With on_cluster.py it is a cluster's executor that they run on.  Where only pyconc is built in another way, under a
+sanitizer or with assertions, the oracle is not asked again.
 """
 
 from collections.abc import Iterator
