@@ -522,7 +522,7 @@ async def test_a_coroutine_that_computes_sees_its_time_out_when_it_asks(pool):
 async def test_kill_ends_a_coroutine_whose_time_is_over(pool, gate, function, patient):
     neighbour = pool.run(coroutines.wait_at, gate.address)
     worker = await gate.hear("started")
-    error = await timeout_of(pool.options(timeout=0.01, on_cancel="kill", grace=0.01).run(function))
+    error = await timeout_of(pool.options(timeout=0.1, on_cancel="kill", grace=0.01).run(function))
     assert error.stopped == "killed"
     assert str(error).endswith("its worker process was killed")
     with pytest.raises(WorkerDied, match="it was killed because another call that it ran was to end") as caught:
