@@ -12,7 +12,7 @@ import pytest
 from gates import ProcessGate
 from pools import pool_of
 from stopping import FOREVER
-from support import run_script, wait_until
+from support import HANG_LIMIT, run_script, wait_until
 
 import pyconc
 from pyconc._process import kernel, process_tree
@@ -101,6 +101,16 @@ def test_what_a_task_has_started_goes_with_its_worker(how):
         KILLS[how](pool, future)
         wait_until(gate.is_left, "all to be killed")
         assert pyconc.wait([future]).done
+
+
+def test_a_look_that_takes_long_leaves_out_nobody(monkeypatch):
+    """As on a busy machine, where the time for all to stand still may be over with the first look."""
+    monkeypatch.setattr(process_tree, "_STOP_SECONDS", 0)
+    with pool_of(1, kill_tree=True) as pool, ProcessGate() as gate:
+        pool.submit(hold_in_tree, gate)
+        gate.wait_started(3)
+        pool.kill_workers()
+        wait_until(gate.is_left, "all to be killed", HANG_LIMIT / 2)  # they would leave by themselves in twice that
 
 
 def test_so_it_is_after_a_grace_in_vain():

@@ -78,12 +78,17 @@ class StoppedTree:
         deadline = time.monotonic() + _STOP_SECONDS
         for pid, pidfd in self._workers.items():
             kernel.send_signal(pidfd, pid, signal.SIGSTOP)
-        while not self._look() and time.monotonic() < deadline:
+        while True:
+            finds, is_still = self._look()
+            if finds:  # what is found is looked at once at least, however long it takes to get there
+                deadline = time.monotonic() + _STOP_SECONDS
+            elif is_still or time.monotonic() >= deadline:
+                break
             _core.wait_readable(next(iter(self._workers.values())), _LOOK_SECONDS)
 
     def _look(self):
-        """Stop what is new; return whether nothing was, and nothing runs."""
-        is_still = True
+        """Stop what is new; return whether anything was, and whether nothing runs."""
+        finds, is_still = False, True
         ahead = [*self._workers.items(), *self._below.items()]
         for pid, pidfd in ahead:
             threads = _read_threads(pid)
@@ -92,8 +97,8 @@ class StoppedTree:
                 if child not in self._below and (found := _hold(child, pid, pidfd)) is not None:
                     self._below[child] = found
                     kernel.send_signal(found, child, signal.SIGSTOP)
-                    is_still = False
-        return is_still
+                    finds = True
+        return finds, is_still
 
 
 def _hold(pid, parent, parent_pidfd):
