@@ -12,11 +12,12 @@
 
 #include "check.h"
 
-// A sanitizer's instructions are many, and most are its own; an emulator has no ptrace, and TSan no forks.
+// A sanitizer's instructions are many, and most are its own: what death at each of them leaves is seen
+// without it, and it looks at a part of that.  An emulator has no ptrace, and TSan no forks.
 #if defined(__SANITIZE_THREAD__) || !defined(__x86_64__)
 #define CHECK_STEPS_EACH 0
 #elif defined(__SANITIZE_ADDRESS__)
-#define CHECK_STEPS_EACH 13
+#define CHECK_STEPS_EACH 41
 #else
 #define CHECK_STEPS_EACH 1
 #endif

@@ -459,7 +459,7 @@ end_round(uint64_t *seed)
 int
 main(int argc, char **argv)
 {
-    uint64_t rounds = check_number(argc, argv, 1, "STRESS_JOB_RING_ROUNDS", 500);
+    uint64_t rounds = check_number(argc, argv, 1, "STRESS_JOB_RING_ROUNDS", CHECK_ROUNDS(500));
     uint64_t seed = check_number(argc, argv, 2, "STRESS_SEED", 1);
     printf("stress_job_ring %llu %llu\n", (unsigned long long)rounds, (unsigned long long)seed);
     fflush(stdout);

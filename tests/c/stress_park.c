@@ -98,7 +98,7 @@ int
 main(int argc, char **argv)
 {
     waiter waiters[WAITERS];
-    rounds = (uint32_t)check_number(argc, argv, 1, "STRESS_PARK_ROUNDS", 20000);
+    rounds = (uint32_t)check_number(argc, argv, 1, "STRESS_PARK_ROUNDS", CHECK_ROUNDS(20000));
     uint64_t seed = check_number(argc, argv, 2, "STRESS_SEED", 1);
     printf("stress_park %u %llu\n", rounds, (unsigned long long)seed);
     fflush(stdout);

@@ -346,7 +346,7 @@ end_round(void)
 int
 main(int argc, char **argv)
 {
-    uint64_t rounds = check_number(argc, argv, 1, "STRESS_WORKQ_ROUNDS", 20000);
+    uint64_t rounds = check_number(argc, argv, 1, "STRESS_WORKQ_ROUNDS", CHECK_ROUNDS(20000));
     uint64_t seed = check_number(argc, argv, 2, "STRESS_SEED", 1);
     printf("stress_workq %llu %llu\n", (unsigned long long)rounds, (unsigned long long)seed);
     fflush(stdout);
