@@ -155,8 +155,10 @@ def test_one_that_is_changed_by_private_names_is_served_as_it_is_by_then():
         + """
 pool = pyconc.ProcessPoolExecutor(1, initializer=begin, initargs=(threading.Lock(), 0))
 pool._initargs = (threading.Lock(), 1)
+pool._max_tasks_per_child = 1
 start_thread()
 print(pool.submit(look).result())
+print(pool.submit(os.getpid).result() != pool.submit(os.getpid).result())
 for name, value in ("_max_workers", 2), ("_initargs", ()), ("_mp_context", None):
     try:
         setattr(pool, name, value)
@@ -167,7 +169,7 @@ pool.shutdown()
     )
     late = " of pyconc's executor cannot be changed once a task was submitted\n"
     never = "_mp_context of pyconc's executor cannot be changed\n"
-    assert (finished.stdout, finished.stderr) == (f"(1, 'old')\n_max_workers{late}_initargs{late}{never}", "")
+    assert (finished.stdout, finished.stderr) == (f"(1, 'old')\nTrue\n_max_workers{late}_initargs{late}{never}", "")
 
 
 def test_where_what_was_forked_for_them_was_killed_they_work_all_the_same():

@@ -163,13 +163,6 @@ def test_what_workers_are_made_by_may_be_set_until_something_is_submitted(librar
     assert notes.read() == [7, 7]
 
 
-def test_how_many_tasks_a_worker_runs_may_be_set_until_something_is_submitted(library: Library) -> None:
-    library.requires(*MAX_TASKS)
-    with library.process_pool(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        pool._max_tasks_per_child = 1
-        assert pool.submit(os.getpid).result() != pool.submit(os.getpid).result()
-
-
 def test_a_pool_that_is_marked_as_shut_down_refuses_tasks(library: Library) -> None:
     with library.process_pool(1) as pool:
         pool.submit(int).result()
