@@ -39,6 +39,8 @@ DIFFERENT = {
     "*::test_ending_the_workers_of_a_pool_that_has_none*": "has no such methods",
     "*::test_force_knows_two_ways*": "has no such methods",
     "*::test_shutdown_of_a_pool_that_never_worked*": "looks at a private field",
+    "*::test_a_pool_that_is_marked_as_shut_down_refuses_tasks*": "sets a private field",
+    "*::test_*_may_be_set_until_something_is_submitted*": "sets private fields",
     "*::test_an_executor_that_was_shut_down_keeps_no_file*": "dask opens files when it likes",
     "*::test_waiting_for_one_that_fails_and_one_that_does_not_come*": "the nodes are children of this process",
 }
