@@ -112,6 +112,8 @@ tests_but = $(addprefix --ignore=tests/test_,$(addsuffix .py,$(1)))
 ALIKE = $(call tests_but,article atomics benchmarks docs examples layers names pages releases source stub)
 ON_TOP = $(call tests_but,aiomultiprocess aiomultiprocess_process joblib)
 LESS = $(ALIKE) $(ON_TOP) --ignore=tests/compare
+# IN_PYTHON: what is written in Python alone has nothing for a sanitizer or for a debug build.
+IN_PYTHON = $(call tests_but,enable progress run_command top)
 # What asks for the interpreter's version.
 VERSIONS = $(filter-out tests/test_examples.py,$(shell grep -l version_info tests/test_*.py tests/compare/test_*.py))
 
@@ -320,7 +322,7 @@ $(ASAN_VENV)/installed: $(ASAN_VENV)/bin/python $(PACKAGE_FILES) tests/scripts/c
 .PHONY: test-asan
 test-asan: $(ASAN_VENV)/installed  ## the test suite with the extension under the sanitizers
 	@rm -rf $(ASAN_LOGS) && mkdir -p $(ASAN_LOGS)
-	@status=0; $(ASAN_ENV) $(ASAN_VENV)/bin/pytest --capture=sys $(LESS) $(ARGS) || status=$$?; \
+	@status=0; $(ASAN_ENV) $(ASAN_VENV)/bin/pytest --capture=sys $(LESS) $(IN_PYTHON) $(ARGS) || status=$$?; \
 	for report in $(ASAN_LOGS)/*; do [ ! -e "$$report" ] || { cat "$$report"; status=1; }; done; exit $$status
 
 # Races of the extension's threads.  TSan follows no threads beyond a fork, so what forks is left out; a report is a file.
