@@ -24,6 +24,8 @@ REFUSED = [
 
 
 def main():
+    if os.getpid() != 1:
+        sys.exit("sandbox.py takes /proc away: start it in a mount and a PID namespace of its own, see the Makefile")
     with tempfile.TemporaryDirectory(prefix="pyconc-proc-") as elsewhere:
         for kind, where in (("proc", elsewhere), ("tmpfs", "/proc")):
             subprocess.run(["mount", "-t", kind, "none", where], check=True)
