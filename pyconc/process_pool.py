@@ -342,6 +342,8 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
             if all(former._opened.state is State.ENDED for former in self._former):
                 launcher.leave_reserve(self._key)
         else:
+            if not supervisor.broken:  # another thread may have made it since
+                supervisor.queue.close(RuntimeError, "cannot schedule new futures after shutdown")
             if cancel_futures:
                 supervisor.queue.cancel_queued()
                 if self._stops_calls:

@@ -113,6 +113,17 @@ def test_a_look_that_takes_long_leaves_out_nobody(monkeypatch):
         wait_until(gate.is_left, "all to be killed", HANG_LIMIT / 2)  # they would leave by themselves in twice that
 
 
+def test_a_tree_that_grows_all_the_time_is_not_looked_at_for_ever(monkeypatch):
+    monkeypatch.setattr(process_tree, "_STOP_SECONDS", 0)
+    monkeypatch.setattr(process_tree, "_MOST_SECONDS", 0)
+    monkeypatch.setattr(process_tree.StoppedTree, "_look", lambda tree: (True, False))
+    with pool_of(1, kill_tree=True) as pool, ProcessGate() as gate:
+        future = pool.submit(gate)
+        gate.wait_started()
+        pool.kill_workers()
+        assert future.exception() is not None
+
+
 def test_so_it_is_after_a_grace_in_vain():
     with pool_of(1, kill_tree=True) as pool, ProcessGate() as gate:
         future = pool.options(on_cancel="interrupt", grace=0.01).submit(hold_in_tree, gate)

@@ -30,6 +30,9 @@ __all__ = ["StoppedTree", "require"]
 # vfork(), does so later.
 _STOP_SECONDS = 0.1
 
+# The same for all that is found meanwhile: tasks may start processes faster than they are found.
+_MOST_SECONDS = 2.0
+
 # How long, in seconds, to wait before another look.
 _LOOK_SECONDS = 0.0001
 
@@ -75,14 +78,16 @@ class StoppedTree:
             kernel.send_signal(pidfd, pid, number)
 
     def _stop_all(self):
-        deadline = time.monotonic() + _STOP_SECONDS
+        begun = time.monotonic()
+        deadline = begun + _STOP_SECONDS
         for pid, pidfd in self._workers.items():
             kernel.send_signal(pidfd, pid, signal.SIGSTOP)
         while True:
             finds, is_still = self._look()
-            if finds:  # what is found is looked at once at least, however long it takes to get there
-                deadline = time.monotonic() + _STOP_SECONDS
-            elif is_still or time.monotonic() >= deadline:
+            now = time.monotonic()
+            if finds and now < begun + _MOST_SECONDS:
+                deadline = now + _STOP_SECONDS  # what is found is looked at, however long it takes to get there
+            elif (is_still and not finds) or now >= deadline:
                 break
             _core.wait_readable(next(iter(self._workers.values())), _LOOK_SECONDS)
 
