@@ -338,6 +338,29 @@ def test_pools_of_a_program_with_threads_share_one_fresh_interpreter():
     assert finished.stdout == "1\n"
 
 
+def test_what_a_program_with_threads_has_is_tidied_up_at_its_exit():
+    # While the interpreter still has its modules: a destructor may need them.
+    finished = run_script(
+        """
+import os, threading
+import pyconc
+class Resource:
+    def __del__(self):
+        os.write(1, b"released")
+resource = Resource()
+if __name__ == "__main__":
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(int).result()
+    end.set()
+    thread.join()
+"""
+    )
+    assert finished.stdout == "released"
+
+
 @pytest.mark.parametrize(
     ("source", "guarded"),
     [

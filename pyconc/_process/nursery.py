@@ -124,7 +124,7 @@ class Nursery:
         from multiprocessing import spawn
 
         main = sys.modules.get("__main__")
-        key = (main, getattr(main, "__file__", None), process_state.current_rights())
+        key = (_weakly(main), getattr(main, "__file__", None), process_state.current_rights())
         if self._key == key and not self._connection.poll(0):  # it says nothing of its own: that would be its end
             return
         self._stop()
@@ -206,6 +206,14 @@ class Nursery:
             return self._connection.recv()
         except OSError:
             raise EOFError from None
+
+
+def _weakly(main):
+    """Return what equals another reference to the same `__main__`, and lets the interpreter tidy that up at exit."""
+    try:
+        return weakref.ref(main)
+    except TypeError:
+        return main  # None, or an object that has taken the module's place
 
 
 def _interpreter_flags():
