@@ -65,20 +65,20 @@ shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64
     if (!is_clear) {
         memset(at, 0, bytes);
     }
-    *block = (shared_block){.at = at, .bytes = bytes, .mapped = mapped};
+    *block = (shared_block){.heap = heap, .at = at, .bytes = bytes, .unit = unit, .order = order};
     write_words(shared_heap_cell(heap, index), unit, order, bytes);
     return 0;
 }
 
 int
-shared_block_open(shared_block *block, const shared_heap *heap, uint32_t index)
+shared_block_open(shared_block *block, shared_heap *heap, uint32_t index)
 {
     const shared_cell *cell = shared_heap_cell(heap, index);
     // Relaxed: see above.
     uint64_t run = atomic_load_explicit(&cell->value, memory_order_relaxed);
     uint64_t bytes = atomic_load_explicit(&cell->more, memory_order_relaxed);
     bool is_sealed = atomic_load_explicit(&cell->words[0], memory_order_relaxed) == IS_SEALED;
-    *block = (shared_block){.is_sealed = is_sealed};
+    *block = (shared_block){.heap = heap, .is_sealed = is_sealed};
     if (run == 0) {
         return 0;
     }
@@ -94,14 +94,15 @@ shared_block_open(shared_block *block, const shared_heap *heap, uint32_t index)
         return SHARED_HEAP_FULL;
     }
     block->bytes = bytes;
-    block->mapped = SHARED_UNIT_BYTES << order;
+    block->unit = unit;
+    block->order = order;
     return 0;
 }
 
 bool
 shared_block_seal(shared_block *block, shared_heap *heap, uint32_t index)
 {
-    if (block->at != NULL && mprotect(block->at, block->mapped, PROT_READ) < 0) {
+    if (block->at != NULL && mprotect(block->at, SHARED_UNIT_BYTES << block->order, PROT_READ) < 0) {
         return false;
     }
     block->is_sealed = true;
@@ -113,8 +114,11 @@ shared_block_seal(shared_block *block, shared_heap *heap, uint32_t index)
 void
 shared_block_fini(shared_block *block)
 {
-    if (block->at != NULL) {
-        munmap(block->at, block->mapped);
+    if (block->at != NULL && block->is_sealed) {
+        shared_heap_unmap(block->heap, block->at, block->unit, block->order);
+    }
+    else if (block->at != NULL) {
+        munmap(block->at, SHARED_UNIT_BYTES << block->order);
     }
     *block = (shared_block){.at = NULL};
 }

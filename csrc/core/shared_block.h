@@ -8,7 +8,8 @@
 // Its users agree on what is in it, and on who writes when.  Nobody writes a sealed block any more: a process
 // that opens it cannot.
 //
-// Each view maps the run for itself.  A child of a fork has the parent's mappings, too.  No Python.
+// Each view maps the run for itself; a process keeps some mappings of sealed ones for views that it opens
+// later.  A child of a fork has the parent's mappings, too.  No Python.
 #ifndef PYCONC_SHARED_BLOCK_H
 #define PYCONC_SHARED_BLOCK_H
 
@@ -20,9 +21,10 @@
 // This process's view of it.  Nothing in it changes between shared_block_make() or shared_block_open() and
 // shared_block_fini(), except `is_sealed`, which the user's lock guards.
 typedef struct shared_block {
+    shared_heap *heap;
     unsigned char *at;  // NULL: there are no bytes
     uint64_t bytes;
-    uint64_t mapped;  // bytes, of the whole run
+    uint32_t unit, order;  // the run, all of which is mapped
     bool is_sealed;
 } shared_block;
 
@@ -32,13 +34,13 @@ int shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, ui
 
 // A view of the block of a cell that this process has: an empty one if none was made.  0, or SHARED_HEAP_FULL
 // if the system refuses to map it, or SHARED_HEAP_GONE if the cell's words are garbage.
-int shared_block_open(shared_block *block, const shared_heap *heap, uint32_t index);
+int shared_block_open(shared_block *block, shared_heap *heap, uint32_t index);
 
 // From now on nobody can write through this view, or through one that is opened later.  False: the system
 // refuses.
 bool shared_block_seal(shared_block *block, shared_heap *heap, uint32_t index);
 
-// Unmaps it.  Nobody else uses this view.
+// Ends the view, before its heap is closed.  Nobody else uses it.
 void shared_block_fini(shared_block *block);
 
 #endif

@@ -26,6 +26,8 @@
 #define RESERVATIONS SHARED_HEAP_RESERVATIONS
 // Many kernels give up, and take back what they have, when a signal comes: so no call takes long.
 #define STEP_BYTES (UINT64_C(1) << 22)
+// Read-only mappings that nobody uses, see shared_heap_unmap(): as many objects as a task is sent, mostly.
+#define KEPT_MAPPINGS 4
 
 enum {
     PARTY_FREE,
@@ -76,6 +78,9 @@ struct shared_heap {
     // Of the last children, those that have taken theirs included.  Only the thread that forks changes both.
     reservation reserved[RESERVATIONS];
     uint32_t forks;
+    // Where it is and which run, see kept_mapping(); 0: none.  It is his who takes it out.
+    _Atomic uint64_t kept[KEPT_MAPPINGS];
+    _Atomic uint32_t next_kept;  // where the next one goes; a hint, so relaxed everywhere
     // Of each cell, guarded by the heap's lock:
     uint32_t users[SHARED_HEAP_CELLS];
     // Users that have gone while the lock was not free.  Relaxed everywhere: each one counts by itself.
@@ -868,21 +873,95 @@ shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64
     return true;
 }
 
+// ---- mappings ----
+//
+// To map 100 MB, find the first page and unmap it again costs more than the task that is sent it.  So a
+// process keeps the last read-only mappings that it had: each in one word, the address beside the run, which
+// somebody takes whole or not at all, in a signal's handler or the child of a fork, too.  A run is a place in
+// the file, so a mapping never shows anything but what is there now.
+
+#define RUN_BITS 25
+
+_Static_assert(SHARED_UNITS == 1 << 20 && SHARED_ORDER_MAX < 1 << (RUN_BITS - 20), "a run has 25 bits");
+
+// Addresses are multiples of 4096; 0: it is one that has no place beside the run.
+static uint64_t
+kept_mapping(const void *at, uint32_t unit, uint32_t order)
+{
+    uint64_t address = (uintptr_t)at;
+    return address >> (64 - (RUN_BITS - 12)) != 0 ? 0 : address << (RUN_BITS - 12) | order << 20 | unit;
+}
+
+static void
+unmap_kept(uint64_t kept)
+{
+    if (kept != 0) {
+        uint32_t order = kept >> 20 & ((1 << (RUN_BITS - 20)) - 1);
+        munmap((void *)(uintptr_t)(kept >> RUN_BITS << 12), SHARED_UNIT_BYTES << order);
+    }
+}
+
+static void *
+take_kept(shared_heap *heap, uint32_t unit, uint32_t order)
+{
+    uint64_t run = kept_mapping(NULL, unit, order);
+    for (uint32_t i = 0; i < KEPT_MAPPINGS; i++) {
+        // Relaxed: the word is all there is to know, and what is mapped is ordered by who has the cell.
+        uint64_t kept = atomic_load_explicit(&heap->kept[i], memory_order_relaxed);
+        if (kept != 0 && (kept & ((UINT64_C(1) << RUN_BITS) - 1)) == run
+            && atomic_compare_exchange_strong_explicit(&heap->kept[i], &kept, 0, memory_order_relaxed,
+                                                       memory_order_relaxed)) {
+            return (void *)(uintptr_t)(kept >> RUN_BITS << 12);
+        }
+    }
+    return NULL;
+}
+
+static void
+unmap_all_kept(shared_heap *heap)
+{
+    for (uint32_t i = 0; i < KEPT_MAPPINGS; i++) {
+        unmap_kept(atomic_exchange_explicit(&heap->kept[i], 0, memory_order_relaxed));  // as in take_kept()
+    }
+}
+
 void *
-shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only)
+shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only)
 {
     size_t bytes = SHARED_UNIT_BYTES << order;
+    void *start = is_read_only ? take_kept(heap, unit, order) : NULL;
+    if (start != NULL) {
+        return start;
+    }
     if (!shm_file_is_there(&heap->file)) {
         return NULL;
     }
-    void *start = mmap(NULL, bytes, is_read_only ? PROT_READ : PROT_READ | PROT_WRITE,
-                       MAP_SHARED | MAP_NORESERVE, heap->file.fd,
-                       (off_t)(UNITS_OFFSET + unit * SHARED_UNIT_BYTES));
+    int allowed = is_read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+    off_t place = (off_t)(UNITS_OFFSET + unit * SHARED_UNIT_BYTES);
+    start = mmap(NULL, bytes, allowed, MAP_SHARED | MAP_NORESERVE, heap->file.fd, place);
+    if (start == MAP_FAILED) {
+        unmap_all_kept(heap);  // there may be room then, or one mapping less than there may be
+        start = mmap(NULL, bytes, allowed, MAP_SHARED | MAP_NORESERVE, heap->file.fd, place);
+    }
     if (start == MAP_FAILED) {
         return NULL;
     }
     madvise(start, bytes, MADV_DONTDUMP);  // a core dump has no use for what other processes have, too
     return start;
+}
+
+void
+shared_heap_unmap(shared_heap *heap, void *at, uint32_t unit, uint32_t order)
+{
+    struct rlimit limit;
+    uint64_t kept = kept_mapping(at, unit, order);
+    // Where addresses are limited, the program has a use for these.
+    if (kept == 0 || getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur != RLIM_INFINITY) {
+        munmap(at, SHARED_UNIT_BYTES << order);
+        return;
+    }
+    uint32_t i = atomic_fetch_add_explicit(&heap->next_kept, 1, memory_order_relaxed) % KEPT_MAPPINGS;
+    unmap_kept(atomic_exchange_explicit(&heap->kept[i], kept, memory_order_relaxed));  // as in take_kept()
 }
 
 // ---- forks ----
@@ -1080,6 +1159,7 @@ shared_heap_close(shared_heap *heap)
     }
     leave(heap);
     if (!has_cells) {
+        unmap_all_kept(heap);
         munmap(heap->at, sizeof(layout));
         if (shm_file_is_there(&heap->file)) {
             close(heap->file.fd);

@@ -134,7 +134,12 @@ bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, u
 
 // Maps a run, for as long as the caller likes, to read it only or to write, too; the child of a fork has it
 // as well.  NULL: the system refuses.
-void *shared_heap_map(const shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only);
+void *shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only);
+
+// The caller no longer needs what shared_heap_map() has returned, which is read-only.  The process keeps some
+// of these mappings for who maps the same run next, which may be another cell's by then: a mapping has no
+// memory of its own, and what the cell gives back is gone from it, too.
+void shared_heap_unmap(shared_heap *heap, void *at, uint32_t unit, uint32_t order);
 
 // To be called before a fork, and in the child.
 void shared_heap_before_fork(shared_heap *heap);

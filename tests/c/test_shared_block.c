@@ -16,6 +16,24 @@ memory_of(shared_heap *heap)
     return (uint64_t)info.st_blocks * 512;
 }
 
+// How many addresses this process has for memory that is shared.
+static uint64_t
+mapped_bytes(void)
+{
+    char line[512];
+    uint64_t bytes = 0;
+    unsigned long start, end;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps != NULL);
+    while (fgets(line, sizeof(line), maps) != NULL) {
+        if (strstr(line, "/memfd:") != NULL && sscanf(line, "%lx-%lx", &start, &end) == 2) {
+            bytes += end - start;
+        }
+    }
+    fclose(maps);
+    return bytes;
+}
+
 static bool
 is_all(const shared_block *block, unsigned char value)
 {
@@ -151,6 +169,81 @@ what_is_sealed_nobody_writes(void)
     shared_heap_close(heap);
 }
 
+// Makes a sealed block of one unit that has this byte everywhere.
+static void
+make_sealed(shared_block *block, shared_heap *heap, uint32_t *index, unsigned char value)
+{
+    CHECK_EQ(shared_heap_make(heap, index), 0);
+    CHECK_EQ(shared_block_make(block, heap, *index, SHARED_UNIT_BYTES), 0);
+    memset(block->at, value, SHARED_UNIT_BYTES);
+    CHECK(shared_block_seal(block, heap, *index));
+}
+
+static void
+the_mapping_of_a_sealed_one_is_kept_for_who_opens_it_again_and_shows_what_is_there(void)
+{
+    shared_heap *heap = shared_heap_open(-1);
+    shared_block block, same;
+    uint32_t index;
+    make_sealed(&block, heap, &index, 1);
+    const unsigned char *at = block.at;
+    shared_block_fini(&block);
+    CHECK_EQ(shared_block_open(&block, heap, index), 0);
+    CHECK_EQ(shared_block_open(&same, heap, index), 0);
+    const unsigned char *second = same.at;
+    CHECK(block.at == at && second != at);  // one view has what was kept, and nobody else
+    CHECK(is_all(&block, 1) && is_all(&same, 1) && !can_write(&block));
+    shared_block_fini(&same);
+    shared_block_fini(&block);
+
+    // Another cell has the run: what is kept holds no memory, and shows the other's.
+    uint64_t with = memory_of(heap);
+    shared_heap_drop(heap, index);
+    CHECK(memory_of(heap) <= with - SHARED_UNIT_BYTES);
+    make_sealed(&same, heap, &index, 2);
+    CHECK_EQ(shared_block_open(&block, heap, index), 0);
+    CHECK((block.at == at || block.at == second) && is_all(&block, 2));
+    shared_block_fini(&same);
+    shared_block_fini(&block);
+    shared_heap_drop(heap, index);
+    shared_heap_close(heap);
+}
+
+static void
+few_mappings_are_kept_and_none_where_addresses_are_limited(void)
+{
+    enum {
+        MANY = 100,
+        FEW = 8
+    };
+    shared_heap *heap = shared_heap_open(-1);
+    shared_block blocks[MANY];
+    uint32_t cells[MANY];
+    uint64_t before = mapped_bytes();
+    for (int i = 0; i < MANY; i++) {
+        make_sealed(&blocks[i], heap, &cells[i], (unsigned char)i);
+    }
+    for (int i = 0; i < MANY; i++) {
+        shared_block_fini(&blocks[i]);
+    }
+    CHECK(mapped_bytes() <= before + FEW * SHARED_UNIT_BYTES);
+    for (int i = 0; i < MANY; i++) {
+        CHECK_EQ(shared_block_open(&blocks[i], heap, cells[i]), 0);
+        CHECK(is_all(&blocks[i], (unsigned char)i));
+    }
+    struct rlimit limit;
+    CHECK(getrlimit(RLIMIT_AS, &limit) == 0);
+    // Which is more than there are.
+    CHECK(setrlimit(RLIMIT_AS, &(struct rlimit){UINT64_C(1) << 62, limit.rlim_max}) == 0);
+    for (int i = 0; i < MANY; i++) {
+        shared_block_fini(&blocks[i]);
+        shared_heap_drop(heap, cells[i]);
+    }
+    CHECK_EQ(mapped_bytes(), before);
+    CHECK(setrlimit(RLIMIT_AS, &limit) == 0);
+    shared_heap_close(heap);
+}
+
 static void
 garbage_in_the_cell_leads_nowhere(void)
 {
@@ -224,6 +317,8 @@ static const check_test tests[] = {
     CHECK_TEST(what_is_too_large_takes_nothing),
     CHECK_TEST(another_mapping_sees_the_same),
     CHECK_TEST(what_is_sealed_nobody_writes),
+    CHECK_TEST(the_mapping_of_a_sealed_one_is_kept_for_who_opens_it_again_and_shows_what_is_there),
+    CHECK_TEST(few_mappings_are_kept_and_none_where_addresses_are_limited),
     CHECK_TEST(garbage_in_the_cell_leads_nowhere),
 #if !defined(__SANITIZE_THREAD__)
     CHECK_TEST(who_dies_in_making_it_leaves_what_goes_with_the_cell),
