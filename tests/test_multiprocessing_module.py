@@ -236,7 +236,40 @@ def test_who_is_killed_with_the_lock_of_an_array_holds_nobody_up():
     lock.release()
 
 
+def test_raw_values_go_to_workers_as_they_begin_and_no_other_way():
+    # In a program of its own, as the one above.
+    run_script(
+        """
+        from pyconc import multiprocessing
+
+        if __name__ == "__main__":
+            count, numbers = multiprocessing.RawValue("i"), multiprocessing.RawArray("d", [1, 2])
+            begin = "count.value += 1; numbers[1] += 1", {"count": count, "numbers": numbers}
+            for method in multiprocessing.get_all_start_methods():
+                count.value, numbers[1] = 0, 0
+                with multiprocessing.get_context(method).Pool(1, exec, begin, maxtasksperchild=1) as pool:
+                    pool.apply(abs, (1,))
+                    pool.apply(abs, (1,))  # by another worker
+                    assert min(count.value, numbers[1]) >= 2, method
+                    refused = pool.apply_async(abs, (count,))
+                    refused.wait()
+                    assert not refused.successful()
+        """
+    )
+
+
 # --- Where the standard pool hangs ------------------------------------------------------------------------------------
+
+
+class Understated(list):
+    def __len__(self):
+        return 3
+
+
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_an_iterable_that_has_more_items_than_its_length_says(end, chunksize):
+    pool = end(ours.pool.ThreadPool(1))
+    assert pool.map(abs, Understated(range(9)), chunksize)[:3] == [0, 1, 2]
 
 
 def test_a_worker_that_dies_costs_its_call_an_exception(end):

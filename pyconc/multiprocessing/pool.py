@@ -414,7 +414,8 @@ class MapResult(_Calls, ApplyResult, _standard.MapResult):
     def _keep(self, number, future):
         error = _error_of(future)
         if error is None:
-            self._parts[number] = future.result()
+            if number < len(self._parts):  # an iterable may have more items than its length says
+                self._parts[number] = future.result()
         elif self._failure is None:
             self._failure = error
 
@@ -649,7 +650,10 @@ class Pool(_standard.Pool):
         length = len(iterable)
         if chunksize is None:
             chunksize = -(-length // (self._processes * 4))
-        count = -(-length // chunksize) if length and chunksize > 0 else 0
+        if chunksize <= 0 and length:
+            # As the standard pool has it: nothing is called, not even back.
+            return MapResult(self._jobs, func, (), length, False, None, None)
+        count = -(-length // chunksize) if length else 0
         if count == 0:
             calls = ()
         elif chunksize > 1:
@@ -688,7 +692,7 @@ class Pool(_standard.Pool):
         if chunksize == 1:
             return make(self._jobs, func, zip(iterable), are_few)
         results = make(self._jobs, mapstar, _chunks(func, iterable, chunksize), are_few)
-        return itertools.chain.from_iterable(results)
+        return (item for chunk in results for item in chunk)  # which ends with the first exception
 
     def close(self):
         """Refuse calls from now on; the workers end when all is done.

@@ -148,6 +148,13 @@ def test_imap_goes_on_after_what_a_call_has_raised(make_pool: MakePool) -> None:
         assert outcome(next, results) == outcome(next, iter([]))
 
 
+def test_imap_in_chunks_ends_with_what_a_call_has_raised(make_pool: MakePool) -> None:
+    with closing(make_pool(1)) as pool:
+        results = pool.imap(raise_from_third, [0, 1, 5, 0, 1, 1], chunksize=2)
+        assert [outcome(next, results)[0] for _ in range(3)] == ["returned", "returned", "raised"]
+        assert outcome(next, results) == outcome(next, iter([]))
+
+
 def test_time_outs(make_pool: MakePool, tmp_path: Any) -> None:
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
@@ -375,6 +382,10 @@ def test_chunksizes_that_are_refused(make_pool: MakePool) -> None:
     with closing(make_pool(1)) as pool:
         for method in (pool.imap, pool.imap_unordered):
             assert outcome(method, abs, [1], 0) == ("raised", ValueError, "Chunksize must be 1+, not 0")
+        for chunksize in (0, -1):
+            assert pool.map(abs, [], chunksize) == []
+        result = pool.map_async(abs, [1, 2], 0, callback=print)
+        assert (result.get(), result.ready()) == ([None, None], True)
         assert outcome(pool.map, abs, 5)[:2] == ("raised", TypeError)
         assert outcome(pool.apply, abs, 5)[:2] == ("raised", TypeError)
 
