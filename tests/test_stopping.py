@@ -285,9 +285,11 @@ def test_no_worker_is_killed_for_a_call_that_has_ended(pool):
 
 @with_pool
 def test_a_signal_that_comes_to_nothing_is_sent_again(pool, tmp_path, monkeypatch):
-    """As one does whose worker was about to enter a system call."""
+    """As one does whose worker was about to enter a system call; where the supervisor alone sends them."""
     sent = []
     send_signal = kernel.send_signal
+    pid = pool.submit(os.getpid).result()
+    pool._supervisor.queue.forget_pidfd(0)
 
     def lose_the_first(pidfd, pid, number):
         if number != signals.STOP:
@@ -302,7 +304,27 @@ def test_a_signal_that_comes_to_nothing_is_sent_again(pool, tmp_path, monkeypatc
     assert notes(tmp_path / "notes")[1:] == ["TaskCancelled"]
     # It is sent no more.
     wait_until(lambda: not pool._supervisor._repeats, "the supervisor to see that the call has ended")
-    assert set(sent) == set(pool._processes)
+    assert set(sent) == {pid}
+
+
+def ignore_signals_until(opened, path):
+    handler = signal.signal(signals.STOP, signal.SIG_IGN)
+    note(path, os.getpid())
+    while not opened.exists():
+        time.sleep(0.001)
+    signal.signal(signals.STOP, handler)
+    sleep_in_c(path)
+
+
+@with_pool
+def test_a_call_that_missed_its_canceller_s_signal_hears_the_supervisor_s(pool, tmp_path):
+    path, opened = tmp_path / "notes", tmp_path / "opened"
+    call = functools.partial(ignore_signals_until, opened)
+    future = begin_here(pool.options(on_cancel="interrupt", grace=FOREVER), path, call)
+    assert future.cancel()
+    opened.touch()
+    assert pool.submit(os.getpid).result() == int(notes(path)[0])
+    assert future.cancelled()
 
 
 def go_on_through_signals(path):

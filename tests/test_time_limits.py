@@ -19,7 +19,7 @@ from pools import pool_of, with_pool
 from support import HANG_LIMIT, THOUSAND, more_rounds, run_script, wait_until
 
 import pyconc
-from pyconc._process import black_box
+from pyconc._process import black_box, signals
 
 # Longer than any test takes: what would be killed after that was not killed at all.
 FOREVER = 3600
@@ -556,6 +556,6 @@ def test_an_idle_pool_that_had_limits_sleeps():
 
 
 def timer_is_off(queue):
-    fd = queue.supervise()[1]
+    fd = queue.supervise(signals.STOP)[1]
     with open(f"/proc/self/fdinfo/{fd}") as file:
         return "it_value: (0, 0)" in file.read()

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/pidfd.h"
 
 // How long a slot may be ready before the parent looks whether the workers that it has notified are stopped.
 // Many times what a worker takes to wake up, also beside busy programs; and so long that a pool under load
@@ -14,6 +15,9 @@
 // How often, at most, the parent looks whether calls with a timeout have begun: a shorter timeout may end
 // later by as much.
 #define LOOK_NS 1000000
+// How long a call that was interrupted has to end before the supervisor is told of it.  Many times what most
+// calls need, also beside busy programs.
+#define TELL_NS 20000000
 
 // The states that each state may follow.
 #define AFTER(state) (1u << JOB_##state)
@@ -61,7 +65,7 @@ job_table_init(job_table *table, RegionObject *region, pool_view *view, uint32_t
     table->view = view;
     table->max_workers = max_workers;
     table->timer_fd = -1;
-    table->timer_ns = table->stall_ns = table->look_ns = TIMER_OFF;
+    table->timer_ns = table->stall_ns = table->look_ns = table->stop_ns = TIMER_OFF;
     pthread_mutex_init(&table->lock, NULL);
     node_list_init(&table->waiting);
     node_list_init(&table->collected);
@@ -69,8 +73,12 @@ job_table_init(job_table *table, RegionObject *region, pool_view *view, uint32_t
     table->by_slot = calloc(slots, sizeof(task *));
     table->found = calloc(slots, sizeof(task *));
     table->processes = calloc(numbers, sizeof(uint32_t));
-    if (table->by_slot == NULL || table->found == NULL || table->processes == NULL) {
+    table->pidfds = malloc(numbers * sizeof(int));
+    if (table->by_slot == NULL || table->found == NULL || table->processes == NULL || table->pidfds == NULL) {
         return SHM_NO_MEMORY;
+    }
+    for (uint32_t i = 0; i < numbers; i++) {
+        table->pidfds[i] = -1;
     }
     int rc = job_ring_init(&table->ring, region->head, slots, numbers, wakeup_fd);
     job_ring_use_doorbells(&table->ring, doorbells);
@@ -84,6 +92,7 @@ job_table_fini(job_table *table)
     free(table->by_slot);
     free(table->found);
     free(table->processes);
+    free(table->pidfds);
     pthread_mutex_destroy(&table->lock);
 }
 
@@ -436,18 +445,44 @@ request_cancel(job_table *table, task *t, stop_reason reason)
     return false;
 }
 
-bool
+// Interrupts a call that is to end, and has the timer tell the supervisor of it, in case it does not end
+// soon.  False: the supervisor is to be told at once.  With the lock, so that the pidfd stays open.
+static bool
+interrupt(job_table *table, process_job *job)
+{
+    special_job *special = job->special;
+    uint32_t worker = job_ring_taker(&table->ring, job->slot);
+    if (table->ring.doorbells != NULL || special->options.how != STOP_INTERRUPT || worker == UINT32_MAX
+        || table->pidfds[worker] < 0) {
+        return false;
+    }
+    int64_t now_ns = clock_now_ns();
+    int64_t tell_ns = now_ns + earlier(special->options.grace_ns, TELL_NS);
+    table->stop_ns = earlier(table->stop_ns, tell_ns);
+    set_timer(table, table->stop_ns);
+    if (table->timer_ns > tell_ns || pidfd_signal(table->pidfds[worker], table->stop_signal) < 0) {
+        return false;
+    }
+    special->interrupted_ns = now_ns;
+    return true;
+}
+
+cancel_outcome
 job_table_request_cancel(job_table *table, task *t, bool insists)
 {
     pthread_mutex_lock(&table->lock);
-    special_job *special = process_job_of(t)->special;
+    process_job *job = process_job_of(t);
+    special_job *special = job->special;
     bool is_again = special != NULL && special->is_cancelled;
-    bool asked = request_cancel(table, t, STOP_BY_CANCEL);
-    if (asked && is_again && insists && table->ring.doorbells == NULL) {
+    cancel_outcome outcome = request_cancel(table, t, STOP_BY_CANCEL) ? CANCEL_ASKED : CANCEL_TOO_LATE;
+    if (outcome == CANCEL_ASKED && is_again && insists && table->ring.doorbells == NULL) {
         special->has_no_grace = special->is_stop_due = table->has_stops = true;
     }
+    if (outcome == CANCEL_ASKED && special->is_stop_due && (is_again || !interrupt(table, job))) {
+        outcome = CANCEL_FOR_SUPERVISOR;
+    }
     pthread_mutex_unlock(&table->lock);
-    return asked;
+    return outcome;
 }
 
 void
@@ -503,6 +538,15 @@ job_table_longest_grace(job_table *table)
     return longest;
 }
 
+// In nanoseconds.  With the lock.
+static int64_t
+grace_left(const special_job *special)
+{
+    int64_t grace_ns = special->options.grace_ns;
+    int64_t used_ns = special->interrupted_ns == 0 ? 0 : clock_now_ns() - special->interrupted_ns;
+    return used_ns < grace_ns ? grace_ns - used_ns : 0;
+}
+
 bool
 job_table_pop_stop(job_table *table, stop_order *order)
 {
@@ -519,7 +563,7 @@ job_table_pop_stop(job_table *table, stop_order *order)
             // A coroutine has its grace in any case.
             order->is_kill = (special->options.how == STOP_KILL || special->has_no_grace)
                              && table->ring.doorbells == NULL;
-            order->grace_ns = special->options.grace_ns;
+            order->grace_ns = grace_left(special);
             found = order->worker != UINT32_MAX;
         }
     }
@@ -1048,6 +1092,7 @@ job_table_reap(job_table *table, uint32_t worker, bool *progress)
     }
     reap_waiting(table, worker, &lost);
     table->processes[worker] = 0;
+    table->pidfds[worker] = -1;
     table->workers--;
     if (!job_ring_is_intact(&table->ring)) {
         note_damage(table);
@@ -1071,11 +1116,20 @@ job_table_wants_relief(job_table *table, uint32_t worker)
 }
 
 void
-job_table_admit(job_table *table, uint32_t worker, uint32_t process)
+job_table_admit(job_table *table, uint32_t worker, uint32_t process, int pidfd)
 {
     pthread_mutex_lock(&table->lock);
     table->processes[worker] = process;
+    table->pidfds[worker] = pidfd;
     job_ring_admit(&table->ring, worker);
+    pthread_mutex_unlock(&table->lock);
+}
+
+void
+job_table_forget_pidfd(job_table *table, uint32_t worker)
+{
+    pthread_mutex_lock(&table->lock);
+    table->pidfds[worker] = -1;
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -1083,7 +1137,8 @@ job_table_admit(job_table *table, uint32_t worker, uint32_t process)
 static int64_t
 earliest(const job_table *table)
 {
-    return earlier(earlier(table->stall_ns, table->look_ns), timer_heap_due(&table->limits));
+    return earlier(earlier(table->stall_ns, table->look_ns),
+                   earlier(table->stop_ns, timer_heap_due(&table->limits)));
 }
 
 void
@@ -1111,6 +1166,9 @@ job_table_on_timer(job_table *table)
             if (job_ring_notify_others(&table->ring)) {
                 watch_over_ready(table);
             }
+        }
+        if (table->stop_ns <= now_ns) {
+            table->stop_ns = TIMER_OFF;  // The supervisor, whose thread this is, asks for them.
         }
         look_at_limits(table, now_ns);
         set_timer(table, earliest(table));

@@ -24,6 +24,11 @@
 // slot out of the ring, unless a worker has taken the slot; the withdrawn task then waits for whoever
 // delivers.
 //
+// A call that is cancelled is interrupted by the thread that cancels it: for the supervisor to do that would
+// be one more thread to wait for on a busy machine.  Most calls end at once, and the supervisor never hears
+// of them.  It is told by the timer of those that have not ended soon, whose grace it watches over; and at
+// once of those that nobody else can interrupt.
+//
 // `lock` guards all fields except those that are set once.  It is the inner lock: nothing here calls Python
 // or takes the GIL.  The table owns a task from job_table_push() until the task is popped or evicted.
 #ifndef PYCONC_JOB_TABLE_H
@@ -77,6 +82,7 @@ typedef struct special_job {
     bool is_cancelled;        // its future waits for it to be cancelled; lock, then GIL
     bool has_no_grace;        // its worker is to be killed at once; lock
     bool is_stop_due;         // the supervisor has yet to be told that it is CANCELLING; lock
+    int64_t interrupted_ns;   // when its worker was interrupted without the supervisor; 0: it was not; lock
     PyObject *stack;          // as note_stack() of the queue takes it, or NULL; lock, then GIL
 } special_job;
 
@@ -148,6 +154,8 @@ typedef struct job_table {
     job_ring ring;  // what is shared of it has a protocol of its own
     ring_condition condition;
     uint32_t *processes;  // by number of a worker: its process, from its admission until it is reaped; else 0
+    int *pidfds;          // the same: a pidfd, the supervisor's, until its end has been seen; else -1
+    int stop_signal;      // interrupts a worker's call; set before one is admitted
     task **by_slot;       // by slot: those in the ring
     task **found;         // room for as many, for job_table_evict()
     node_list waiting;    // packed, without a slot
@@ -165,6 +173,7 @@ typedef struct job_table {
     int64_t timer_ns;      // when that is; TIMER_OFF: it is not set
     int64_t stall_ns;      // when something may have been ready for long; TIMER_OFF: nothing is
     int64_t look_ns;       // when to look which calls with a timeout have begun; TIMER_OFF: there are none
+    int64_t stop_ns;       // when to tell the supervisor of interrupted calls; TIMER_OFF: there are none
     bool has_stops;        // some job's is_stop_due
 } job_table;
 
@@ -191,11 +200,17 @@ push_result job_table_push(job_table *table, task *t);
 // True: no worker has taken it, and none will; it is among the withdrawn.
 bool job_table_withdraw(job_table *table, task *t);
 
-// True: a worker has taken it, and is asked to end it; how, if the worker runs no event loop, the supervisor
-// learns from job_table_pop_stop().  `insists`: if it was asked before, without any more grace.
-bool job_table_request_cancel(job_table *table, task *t, bool insists);
+typedef enum cancel_outcome {
+    CANCEL_TOO_LATE,
+    CANCEL_ASKED,           // a worker has taken it, and is asked to end it
+    CANCEL_FOR_SUPERVISOR,  // the same, and the caller pokes the supervisor: see job_table_pop_stop()
+} cancel_outcome;
 
-// The same for every task that a worker has taken: the executor is shut down.
+// Asks for the end of a task that a worker has taken.  `insists`: if that was asked before, without any more
+// grace.
+cancel_outcome job_table_request_cancel(job_table *table, task *t, bool insists);
+
+// The same for every task that a worker has taken, all of them for the supervisor: the executor is shut down.
 void job_table_request_cancel_all(job_table *table);
 
 // Withdraws every task that no worker has taken, or only those that may be stopped, and asks for the end of
@@ -210,8 +225,8 @@ typedef struct stop_order {
     uint64_t number;  // of the task
     uint32_t worker;  // that runs it
     stop_reason reason;
-    bool is_kill;  // at once; else only after the grace
-    int64_t grace_ns;
+    bool is_kill;      // at once; else only after the grace
+    int64_t grace_ns;  // what is left of it
 } stop_order;
 
 // The next order, which is given once.  False: there is none.
@@ -277,7 +292,11 @@ list_node *job_table_reap(job_table *table, uint32_t worker, bool *progress);
 bool job_table_wants_relief(job_table *table, uint32_t worker);
 
 // The parent can see the end of this worker, which is that process: it may take tasks from here on.
-void job_table_admit(job_table *table, uint32_t worker, uint32_t process);
+// `pidfd`: borrowed until job_table_forget_pidfd(); where the system has none, whatever tells of its end.
+void job_table_admit(job_table *table, uint32_t worker, uint32_t process, int pidfd);
+
+// It is about to be closed, as the worker has ended.
+void job_table_forget_pidfd(job_table *table, uint32_t worker);
 
 // The table's timer, a timerfd, borrowed; -1: there is none any more.
 void job_table_use_timer(job_table *table, int timer_fd);

@@ -9,13 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-// On every machine the same, and newer than the C library or the headers may be.
-#ifndef SYS_pidfd_send_signal
-#define SYS_pidfd_send_signal 424
-#endif
-#ifndef SYS_pidfd_open
-#define SYS_pidfd_open 434
-#endif
+#include "core/pidfd.h"
 
 PyDoc_STRVAR(fork_doc,
 "fork()\n--\n\n"
@@ -101,7 +95,7 @@ control_open_pidfd(PyObject *Py_UNUSED(module), PyObject *arg)
     if (pid == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    long fd = syscall(SYS_pidfd_open, pid, 0);
+    int fd = pidfd_open_process((pid_t)pid);
     return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
 }
 
@@ -139,7 +133,7 @@ control_signal_pidfd(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "ii:signal_pidfd", &fd, &number)) {
         return NULL;
     }
-    if (syscall(SYS_pidfd_send_signal, fd, number, NULL, 0) < 0) {
+    if (pidfd_signal(fd, number) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     Py_RETURN_NONE;

@@ -392,15 +392,15 @@ process_job_withdraw(task *t, bool insists)
     process_job *job = process_job_of(t);
     ProcessQueueObject *self = job->queue;
     if (!job_table_withdraw(&self->table, t)) {
-        if (!job_table_request_cancel(&self->table, t, insists)) {
+        cancel_outcome outcome = job_table_request_cancel(&self->table, t, insists);
+        if (outcome == CANCEL_TOO_LATE) {
             return WITHDRAW_TOO_LATE;
         }
-        bool is_coroutine = self->doorbells != NULL;
-        if (!is_coroutine || process_job_how(job) == STOP_KILL) {
+        if (outcome == CANCEL_FOR_SUPERVISOR) {
             process_queue_poke_supervisor(self);
         }
         // A coroutine's caller goes on while it ends.
-        return is_coroutine ? WITHDRAW_DONE : WITHDRAW_STOPPING;
+        return self->doorbells != NULL ? WITHDRAW_DONE : WITHDRAW_STOPPING;
     }
     // Whoever has the GIL next may end the task.
     packed_message call = job->call;

@@ -209,14 +209,19 @@ process_queue_fail_all(PyObject *op, PyObject *make_error)
 // ---- the supervisor ----
 
 PyDoc_STRVAR(supervise_doc,
-"supervise($self, /)\n--\n\n"
+"supervise($self, stop_signal, /)\n--\n\n"
 "Return two file descriptors for the supervisor to watch, which the queue owns: one is readable after\n"
-"poke(), the other when on_timer() is to be called.");
+"poke(), the other when on_timer() is to be called. stop_signal: the one that has a worker call on_stop().");
 
 static PyObject *
-process_queue_supervise(PyObject *op, PyObject *Py_UNUSED(ignored))
+process_queue_supervise(PyObject *op, PyObject *arg)
 {
     ProcessQueueObject *self = (ProcessQueueObject *)op;
+    long stop_signal = PyLong_AsLong(arg);
+    if (stop_signal == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    self->table.stop_signal = (int)stop_signal;
     if (self->supervisor_fd < 0) {
         self->supervisor_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     }
@@ -284,8 +289,8 @@ process_queue_on_timer(PyObject *op, PyObject *Py_UNUSED(ignored))
 PyDoc_STRVAR(pop_stop_doc,
 "pop_stop($self, /)\n--\n\n"
 "Return what to do about a call that is to end, or None: (task, worker, seconds, is_late). The worker is to\n"
-"be interrupted, and condemn_worker(task) called after so many seconds; without seconds, at once. is_late:\n"
-"its time is over, and note_stack() is to be told where it is.");
+"be interrupted, once more if cancel() has done so, and condemn_worker(task) called after so many seconds;\n"
+"without seconds, at once. is_late: its time is over, and note_stack() is to be told where it is.");
 
 static PyObject *
 process_queue_pop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -480,8 +485,9 @@ process_queue_wants_relief(PyObject *op, PyObject *number)
 }
 
 PyDoc_STRVAR(admit_doc,
-"admit($self, worker, pid, /)\n--\n\n"
-"Let a worker that was started take tasks. The supervisor can see its end from here on.");
+"admit($self, worker, pid, pidfd, /)\n--\n\n"
+"Let a worker that was started take tasks. The supervisor can see its end from here on.\n\n"
+"pidfd: stays open until forget_pidfd(); where the system has none, another file that tells of the end.");
 
 static PyObject *
 process_queue_admit(PyObject *op, PyObject *args)
@@ -490,13 +496,31 @@ process_queue_admit(PyObject *op, PyObject *args)
     PyObject *number;
     uint32_t worker;
     unsigned int process;
-    if (!PyArg_ParseTuple(args, "OI:admit", &number, &process) || parse_worker(self, number, &worker) < 0) {
+    int pidfd;
+    if (!PyArg_ParseTuple(args, "OIi:admit", &number, &process, &pidfd)
+        || parse_worker(self, number, &worker) < 0) {
         return NULL;
     }
     if (trace_on != NULL) {
         queue_trace_worker(&self->head, TRACE_WORKER_BEGIN, process, false);
     }
-    job_table_admit(&self->table, worker, process);
+    job_table_admit(&self->table, worker, process, pidfd);
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(forget_pidfd_doc,
+"forget_pidfd($self, worker, /)\n--\n\n"
+"Let the caller close the file that admit() was given: the worker has ended.");
+
+static PyObject *
+process_queue_forget_pidfd(PyObject *op, PyObject *number)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint32_t worker;
+    if (parse_worker(self, number, &worker) < 0) {
+        return NULL;
+    }
+    job_table_forget_pidfd(&self->table, worker);
     Py_RETURN_NONE;
 }
 
@@ -985,12 +1009,13 @@ static PyMethodDef process_queue_methods[] = {
     {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
     {"reap", process_queue_reap, METH_VARARGS, reap_doc},
     {"fail_queued", process_queue_fail_queued, METH_O, fail_queued_doc},
-    {"supervise", process_queue_supervise, METH_NOARGS, supervise_doc},
+    {"supervise", process_queue_supervise, METH_O, supervise_doc},
     {"end_supervision", process_queue_end_supervision, METH_NOARGS, end_supervision_doc},
     {"poke", process_queue_poke, METH_NOARGS, poke_doc},
     {"on_timer", process_queue_on_timer, METH_NOARGS, on_timer_doc},
     {"wants_relief", process_queue_wants_relief, METH_O, wants_relief_doc},
     {"admit", process_queue_admit, METH_VARARGS, admit_doc},
+    {"forget_pidfd", process_queue_forget_pidfd, METH_O, forget_pidfd_doc},
     {"count_recycled", process_queue_count_recycled, METH_NOARGS, count_recycled_doc},
     {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
     {"take_condemned", process_queue_take_condemned, METH_NOARGS, take_condemned_doc},

@@ -9,6 +9,7 @@ from multiprocessing import connection
 
 from pyconc import _core
 from pyconc._process.interruption import is_from_handler
+from pyconc._process.signals import STOP
 
 __all__ = [
     "Children",
@@ -199,7 +200,7 @@ def require_footprint():
 def supervise(queue):
     """Return what queue.supervise() does."""
     with _explained("worker processes are looked after by eventfd() and timerfd_create()"):
-        return queue.supervise()
+        return queue.supervise(STOP)
 
 
 def open_epoll():

@@ -706,7 +706,7 @@ class Supervisor:
     def _admit_watched(self):
         while self._watched:
             worker = self._watched.pop()
-            self.queue.admit(worker.number, worker.process.pid)
+            self.queue.admit(worker.number, worker.process.pid, worker.end)
             if self._orders:  # they came while it was being started
                 getattr(worker.process, self._orders[-1])()
 
@@ -748,6 +748,7 @@ class Supervisor:
         worker.enter(WorkerState.GONE)
         del self._workers[worker.end]
         self._events.unregister(worker.end)
+        self.queue.forget_pidfd(worker.number)
         worker.close()
 
     def _reap_gone(self, gives_up):
