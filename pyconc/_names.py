@@ -17,6 +17,9 @@ def short_name(name: "str | None", suffix: str) -> str:
 
     name: as the program has given it; if it has not, those of pyconc are known by "pyconc".
     """
+    full = (name or "pyconc") + suffix
+    if len(full) <= _MOST and full.isascii() and "\0" not in full:
+        return full
     room = _MOST - len(suffix)
     # A lone surrogate, as os.fsdecode() makes, has no UTF-8.
     return (name or "pyconc").encode(errors="replace")[:room].decode(errors="ignore").replace("\0", "?") + suffix

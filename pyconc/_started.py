@@ -19,4 +19,4 @@ class Started(threading.Event):
 
     def is_set(self):
         # A wait that a signal handler ends may leave its lock taken, so there is none without need.
-        return super().is_set() or (self.launched and super().wait())
+        return self._flag or (self.launched and super().wait())

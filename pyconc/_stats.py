@@ -8,7 +8,7 @@ from operator import itemgetter
 __all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "check_timed", "executors", "name_of", "stats"]
 
 # Every executor of this process, in the order of their making, by its number; not their views.
-_executors: "weakref.WeakValueDictionary[int, Observed]" = weakref.WeakValueDictionary()
+_executors: "dict[int, _Reference]" = {}
 _numbers = itertools.count()
 
 # Types are in the stub: typing, and its NamedTuple, takes longer to import than this package.
@@ -122,6 +122,16 @@ def name_of(function, name):
         return type(function).__name__
 
 
+class _Reference(weakref.ref):
+    """To an executor, from its number on."""
+
+    __slots__ = ("number",)
+
+
+def _forget(reference, pop=_executors.pop):  # which is there to the interpreter's end
+    pop(reference.number, None)
+
+
 class Observed:
     """The base of executors that tell what they are doing."""
 
@@ -130,7 +140,9 @@ class Observed:
 
     def _observe(self):
         """Have pyconc.stats() know of this executor."""
-        _executors[next(_numbers)] = self
+        reference = _Reference(self, _forget)
+        reference.number = next(_numbers)
+        _executors[reference.number] = reference
 
     def _describe(self):
         """Return what repr() says after the name of the class."""
@@ -149,7 +161,7 @@ class Observed:
 def executors():
     """Return every executor of this process by a number that no other has, in the order of their making."""
     # In one step, as other threads make executors meanwhile.
-    found = [(reference.key, reference()) for reference in _executors.valuerefs()]
+    found = [(number, reference()) for number, reference in list(_executors.items())]
     return {number: executor for number, executor in sorted(found, key=itemgetter(0)) if executor is not None}
 
 

@@ -33,15 +33,13 @@ class _WorkQueue(_core.ThreadQueue):
     It is the executor's `_work_queue` too: programs look into it, drain it, and put work items there.
     """
 
-    def __new__(cls, max_workers, executor_reference, name, timed):
-        return super().__new__(cls, max_workers, timed)
-
-    def __init__(self, max_workers, executor_reference, name, timed):
-        self.executor_reference = executor_reference
+    def __init__(self, max_workers, timed, executor, name):
+        self.executor_reference = weakref.ref(executor)
         # What the program has given the executor; may be empty. A prefix of threads' names may be of any type.
         self.name = name if isinstance(name, str) else None
-        self.shown = executor_reference()._name  # in a trace
-        self.waits_at_exit = executor_reference()._waits_at_exit
+        self.shown = executor._name  # in a trace
+        self.waits_at_exit = executor._waits_at_exit
+        self.exit_bell = _ExitBell(self)
         self.threads = set()
         self.closed = False
         self.starting = False  # a thread is being started; guarded by lock
@@ -122,8 +120,9 @@ class _WorkQueue(_core.ThreadQueue):
         self.threads.add(worker)
         if self.waits_at_exit:
             # At exit the standard library wakes and joins the threads in this dictionary.
-            thread._threads_queues[worker] = _ExitBell(self)
-        self.put(None)
+            thread._threads_queues[worker] = self.exit_bell
+        if thread._shutdown:
+            self.put(None)
 
     def await_starts(self):
         """Wait until each thread that was started runs, and has its idents.
@@ -206,6 +205,8 @@ class _Seat:
     That function's first get() runs tasks until the queue is closed and empty; afterwards it sees no executor, and
     returns.
     """
+
+    __slots__ = ("context", "executor_reference", "initargs", "initializer", "number", "reservation", "tasks")
 
     def __init__(self, tasks, reservation, executor, number):
         self.tasks = tasks
@@ -347,10 +348,13 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         context=False,
         timed=False,
     ):
-        _names.check_name(name)
-        carry = _context.carrier_to_threads(context)
-        _stats.check_timed(timed)
-        options = self._change_options(timeout=task_timeout, on_cancel=on_cancel, grace=grace)
+        carry = options = None
+        # To find that all is as by default would take a twentieth of the life of an executor that makes one call.
+        if not (task_timeout is on_cancel is grace is name is None and context is timed is False):
+            _names.check_name(name)
+            carry = _context.carrier_to_threads(context)
+            _stats.check_timed(timed)
+            options = self._change_options(timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         made, self._made = self._made, False
         try:
             # Checks the arguments, and sets the private attributes of this Python version that others read.
@@ -363,8 +367,9 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         if made:  # A singleton is initialised again: the threads finish the queued tasks, and end.
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         self._name = name or self._thread_name_prefix
-        self._tasks = _WorkQueue(_as_limit(self._max_workers), weakref.ref(self), name or thread_name_prefix, timed)
-        self._options = options
+        self._tasks = _WorkQueue(_as_limit(self._max_workers), timed, self, name or thread_name_prefix)
+        if options is not None:
+            self._options = options
         self._carry = carry
         self._made = True
         if not made:
@@ -426,7 +431,13 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         if self._made and self._is_shut_down and not shut_down:
             raise RuntimeError("pyconc's executor cannot be opened again once it was shut down")
         self._is_shut_down = bool(shut_down)
-        if self._made and shut_down and not self._broken:
+        if self._made and shut_down:
+            self._refuse_tasks()
+
+    def _refuse_tasks(self):
+        """Refuse tasks from now on."""
+        self._is_shut_down = True
+        if not self._reason:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
 
     @property
@@ -632,12 +643,12 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             >>> future.done()
             True
         """
-        deadline = deadline_after(timeout)
+        deadline = None if timeout is None else deadline_after(timeout)
         if thread.ThreadPoolExecutor.shutdown is not _standard_shutdown and timeout is None:  # which it does not know
             return super(AsyncWith, self).shutdown(wait=wait, cancel_futures=cancel_futures)
         tasks = self._tasks
         with tasks.lock:
-            self._shutdown = True  # which closes the queue
+            self._refuse_tasks()
             # A signal handler must not wait for a thread that its own thread is starting; nor for threads that end,
             # which need a lock that Thread.start() may hold. The submit() that it has interrupted waits instead.
             may_wait = not tasks.starting

@@ -905,12 +905,12 @@ static const queue_kind thread_queue_kind = {
 };
 
 static PyObject *
-thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    static char *keywords[] = {"max_workers", "timed", NULL};
     unsigned int max_workers;
     int timed = false;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "I|p:ThreadQueue", keywords, &max_workers, &timed)) {
+    PyObject *others[2];
+    if (!PyArg_ParseTuple(args, "I|pOO:ThreadQueue", &max_workers, &timed, &others[0], &others[1])) {
         return NULL;
     }
     call_times *times = timed ? PyMem_Malloc(sizeof(*times)) : NULL;
@@ -944,7 +944,9 @@ thread_queue_finalize(PyObject *op)
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
     PyObject *exception = PyErr_GetRaisedException();
-    queue_close_collected(&self->head);
+    if (self->close_error == NULL) {
+        queue_close_collected(&self->head);
+    }
     if (thread_queue_fail_queued(&self->head, NULL, NULL) < 0) {
         PyErr_WriteUnraisable(NULL);
     }
@@ -1030,8 +1032,9 @@ static PyMemberDef thread_queue_members[] = {
 };
 
 PyDoc_STRVAR(thread_queue_doc,
-"ThreadQueue(max_workers, timed=False)\n--\n\n"
-"Tasks in the order of their submission, and the counts of the workers that run them.");
+"ThreadQueue(max_workers, timed=False, /, *others)\n--\n\n"
+"Tasks in the order of their submission, and the counts of the workers that run them.\n\n"
+"others: two at most, for the __init__() of a subclass.");
 
 static PyType_Slot thread_queue_slots[] = {
     {Py_tp_doc, (void *)thread_queue_doc},
