@@ -300,6 +300,13 @@ def test_values_come_back_the_same():
         assert repr(table["old"]) == repr(table.pop("new")) == repr(value)
 
 
+def test_a_plain_value_is_a_copy_and_a_shared_one_is_itself():
+    table = shared.Dict(plain=[1], shared=shared.List([1]))
+    table["plain"].append(2)
+    table["shared"].append(2)
+    assert (table["plain"], table["shared"][:]) == ([1], [1, 2])
+
+
 class Refused:
     def __reduce__(self):
         raise ZeroDivisionError

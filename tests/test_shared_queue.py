@@ -11,7 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from loops import on_every_loop, on_loop
-from support import CHARACTERS, await_line, finish, run_script, start_script, wait_until, wait_until_asleep
+from support import (
+    CHARACTERS,
+    HANG_LIMIT,
+    await_line,
+    finish,
+    run_script,
+    start_script,
+    wait_until,
+    wait_until_asleep,
+)
 
 import pyconc
 from pyconc import shared
@@ -392,6 +401,21 @@ async def test_a_task_that_is_cancelled_loses_no_item(new_loop):
             with pytest.raises(asyncio.CancelledError):
                 await second
     assert q.empty()
+
+
+@on_every_loop
+def test_a_task_that_waits_on_a_loop_that_is_closed_takes_no_item(new_loop):
+    q, loop, waiting = shared.Queue(), new_loop(), []
+
+    async def main():
+        waiting.append(asyncio.ensure_future(q.aget()))
+        await asyncio.sleep(0)
+        waiting[0]._log_destroy_pending = False
+
+    loop.run_until_complete(main())
+    loop.close()
+    q.put("item")
+    assert q.get(timeout=HANG_LIMIT) == "item"
 
 
 @on_every_loop
