@@ -9,7 +9,7 @@ from pyconc._process import process_state
 from pyconc._process.process_state import may_become
 
 PROGRAM = """
-import _locale, contextlib, os, resource, signal, sys, threading
+import _locale, contextlib, os, resource, signal, sys, threading, time
 import pyconc
 THREADS = "threads" in sys.argv
 def start_thread():
@@ -27,21 +27,29 @@ def test_a_new_worker_takes_over_what_the_program_has_changed(world, when):
         PROGRAM
         + """
 def look(*_):
+    with open("/proc/self/oom_score_adj") as file:
+        score = int(file.read())
     umask = os.umask(0)
     os.umask(umask)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     blocked = signal.SIGUSR2 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    return umask, blocked, limit, len(os.sched_getaffinity(0)), nice, _locale.setlocale(_locale.LC_NUMERIC), os.getcwd()
+    has = limit, len(os.sched_getaffinity(0)), nice, _locale.setlocale(_locale.LC_NUMERIC), os.getcwd(), time.tzname
+    return score, umask, blocked, *has, os.sched_getscheduler(0)
 def change():
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write("700")
     os.umask(0o77)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with contextlib.suppress(PermissionError):  # in the sandbox of the tests
         os.setpriority(os.PRIO_PROCESS, 0, 5)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
     _locale.setlocale(_locale.LC_NUMERIC, "C.UTF-8")
     os.chdir("/")
+    os.environ["TZ"] = "XYZ-3"
+    time.tzset()
 if __name__ == "__main__":
     pool = pyconc.ProcessPoolExecutor(2)
     start_thread()
@@ -50,14 +58,15 @@ if __name__ == "__main__":
         while not busy.running():
             pass
     change()
-    told = slice(0 if os.listdir("/proc") else 2, None)  # umask and signal mask can be learnt nowhere else
-    print(pool.submit(look).result()[told] == look()[told], look()[:5])
+    told = slice(0 if os.listdir("/proc") else 3, None)  # the first three can be learnt nowhere else
+    found = pool.submit(look).result()
+    print(found[told] == look()[told], look(), found)
     pool.kill_workers()
 """,
         world,
         when,
     )
-    assert finished.stdout.startswith("True (63, True, (200, "), finished
+    assert finished.stdout.startswith("True (700, 63, True, (200, "), finished
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")

@@ -1,11 +1,12 @@
 """What a worker has as the program has it, though it was cloned from a process that was made earlier.
 
-Two kinds.  What a new worker can take over is sent to it: folder, environment, sys.path, filters of warnings, umask,
-limits, affinity, niceness, signal mask, whether Ctrl-C is ignored, locale.  And the program's rights: user, groups,
-capabilities, namespaces, root folder.  A worker gives up what the program has given up since: user, groups,
-capabilities.  Where that does not make it equal, it does not begin, and the zygote is replaced.
+Two kinds.  What a new worker can take over is sent to it: folder, environment, time zone, sys.path, filters of
+warnings, umask, limits, affinity, niceness, scheduling policy, how readily the kernel ends it for want of memory,
+signal mask, whether Ctrl-C is ignored, locale.  And the program's rights: user, groups, capabilities, namespaces,
+root folder.  A worker gives up what the program has given up since: user, groups, capabilities.  Where that does not
+make it equal, it does not begin, and the zygote is replaced.
 
-Affinity, niceness and signal mask are those of the program's main thread.
+Affinity, niceness, policy and signal mask are those of the program's main thread.
 """
 
 import _locale
@@ -17,6 +18,7 @@ import re
 import resource
 import signal
 import sys
+import time
 import warnings
 
 from pyconc import _core
@@ -25,6 +27,8 @@ from pyconc._process import signals
 __all__ = ["ProcessState", "adopt", "adopt_rights", "current_rights", "is_privileged", "may_become", "pack"]
 
 _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
+
+_OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
 
 _NAMESPACES = [
     (name, f"/proc/self/ns/{name}") for name in ("cgroup", "ipc", "mnt", "net", "pid_for_children", "user", "uts")
@@ -60,12 +64,15 @@ class ProcessState:
         self.rights = _rights(status)
         self.cwd = _or_none(os.getcwd)  # it may have been removed
         self.environ = os.environb._data.copy()  # item by item it would take as long as a quarter of a fork
+        self.timezone = time.tzname, time.timezone, time.altzone  # as of when the program last called tzset()
         self.path = list(sys.path)
         self.filters = list(warnings.filters)
         self.umask = int(status["Umask"], 8) if "Umask" in status else None
         self.limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
         self.affinity = _or_none(os.sched_getaffinity, pid)
         self.nice = _or_none(os.getpriority, os.PRIO_PROCESS, pid)
+        self.scheduling = _or_none(_read_scheduling, pid)
+        self.oom_score_adj = _or_none(_read_oom_score_adj)
         self.mask = int(status["SigBlk"], 16) if "SigBlk" in status else None
         self.ignores_interrupts = signals.ignores_interrupts()
         self.locale = _locale.setlocale(_locale.LC_ALL)
@@ -120,6 +127,27 @@ def _adopt_limits(limits):
             pass  # Only a privileged process may raise it.
 
 
+def _read_scheduling(pid):
+    """Return the policy and its priority; None if the program's children are not to inherit them."""
+    policy = os.sched_getscheduler(pid)
+    return None if policy & os.SCHED_RESET_ON_FORK else (policy, os.sched_getparam(pid).sched_priority)
+
+
+def _adopt_scheduling(scheduling):
+    policy, priority = scheduling
+    os.sched_setscheduler(0, policy, os.sched_param(priority))
+
+
+def _read_oom_score_adj():
+    with open(_OOM_SCORE_ADJ, "rb", buffering=0) as file:
+        return file.read(8)
+
+
+def _adopt_oom_score_adj(score):
+    with open(_OOM_SCORE_ADJ, "wb", buffering=0) as file:
+        file.write(score)
+
+
 def _adopt_mask(mask):
     signal.pthread_sigmask(signal.SIG_SETMASK, [number for number in range(1, 65) if mask >> (number - 1) & 1])
 
@@ -127,12 +155,15 @@ def _adopt_mask(mask):
 _ADOPT = {
     "cwd": lambda cwd: cwd is None or os.chdir(cwd),
     "environ": _adopt_environ,
+    "timezone": lambda _: time.tzset(),  # from the environment, which comes before it
     "path": _adopt_path,
     "filters": set_warnings_filters,
     "umask": lambda umask: umask is None or os.umask(umask),
     "limits": _adopt_limits,
     "affinity": lambda cpus: cpus is None or os.sched_setaffinity(0, cpus),
     "nice": lambda nice: nice is None or os.setpriority(os.PRIO_PROCESS, 0, nice),
+    "scheduling": lambda scheduling: scheduling is None or _adopt_scheduling(scheduling),
+    "oom_score_adj": lambda score: score is None or _adopt_oom_score_adj(score),
     "mask": lambda mask: mask is None or _adopt_mask(mask),
     "ignores_interrupts": signals.adopt_interrupts,
     "locale": lambda name: _locale.setlocale(_locale.LC_ALL, name),
