@@ -384,6 +384,10 @@ finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome)
 // The outcome of a call whose deadline has passed before it began.
 static const packed_message expired = {.head.kind = WIRE_EXPIRED};
 
+// What a call leaves whose end was asked for: the parent wants to know only how it ended.
+static const packed_message dropped_result = {.head.kind = WIRE_RESULT};
+static const packed_message dropped_exception = {.head.kind = WIRE_EXCEPTION};
+
 // The time of a call with a limit begins to count now, after it was unpacked, which may import modules.
 // False: its deadline has passed.
 static bool
@@ -425,8 +429,12 @@ run_slot(WorkerObject *self, job_slot *slot)
         if (error != NULL) {
             PyErr_SetRaisedException(error);
         }
-        if ((result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0)
-            && (!is_chunk || result == NULL || pack_prefix(self, result, &outcome) < 0)) {
+        if (!is_chunk && job_slot_is_stoppable(slot) && job_slot_asked(slot) != STOP_NOT) {
+            PyErr_Clear();
+            outcome = result == NULL ? dropped_exception : dropped_result;
+        }
+        else if ((result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0)
+                 && (!is_chunk || result == NULL || pack_prefix(self, result, &outcome) < 0)) {
             bool is_refused = result != NULL && !is_chunk;
             pack_failure(self, is_refused ? "pack_refusal" : "pack_exception", is_refused ? result : NULL,
                          &outcome);
