@@ -327,6 +327,37 @@ def test_a_call_that_missed_its_canceller_s_signal_hears_the_supervisor_s(pool, 
     assert future.cancelled()
 
 
+class Noted:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        note(self.path, "pickled")
+        return str, ()
+
+
+def return_noted(path):
+    with contextlib.suppress(pyconc.TaskCancelled):
+        sleep_in_c(path)
+    return Noted(path)
+
+
+def raise_noted(path):
+    try:
+        sleep_in_c(path)
+    finally:
+        raise ValueError(Noted(path))
+
+
+@pytest.mark.parametrize("call", [return_noted, raise_noted])
+@with_pool
+def test_what_a_call_leaves_that_was_to_end_is_not_pickled(pool, tmp_path, call):
+    path = tmp_path / "notes"
+    begin_here(pool.options(on_cancel="interrupt", grace=FOREVER), path, call).cancel()
+    pid = pool.submit(os.getpid).result()
+    assert notes(path) == [str(pid)]
+
+
 def go_on_through_signals(path):
     interrupted = []
     previous = signal.getsignal(signals.STOP)
