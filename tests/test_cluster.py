@@ -33,7 +33,7 @@ with warnings.catch_warnings():
     import dask
     from distributed import Client, LocalCluster, Scheduler, Security, Worker
 
-from pyconc.cluster import ClusterExecutor, NodeDied, NodePlugin, _calls, _node
+from pyconc.cluster import ClusterExecutor, NodeDied, NodePlugin, _calls, _dispatcher, _node, _relay
 
 # What dask leaves to the garbage collector, and says of nodes that are killed.
 pytestmark = [
@@ -330,6 +330,7 @@ def test_dask_may_run_in_the_event_loop():
         ({"initializer": abs, "initargs": (Unpicklable(),)}, ValueError),
         ({"cluster": 7}, TypeError),
         ({"kind": "thread"}, ValueError),
+        ({"transport": "pigeon"}, ValueError),
         ({"concurrency": 2}, ValueError),
         ({"kind": "coroutine", "concurrency": 0}, ValueError),
     ],
@@ -373,6 +374,96 @@ def test_the_examples_are_true():
         """
     )
     assert finished.stdout == ""
+
+
+# --- Nodes that the program cannot connect to -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gateway(cluster, monkeypatch):
+    """The program reaches the scheduler, and no node."""
+
+    def connect(address, **options):
+        if address != cluster.scheduler_address:
+            raise OSError("no route")
+        return connect_directly(address, **options)
+
+    connect_directly = _dispatcher.connect
+    monkeypatch.setattr(_dispatcher, "connect", connect)
+
+
+def transports(executor):
+    return [node.transport for node in executor.stats().nodes]
+
+
+def test_calls_go_through_the_scheduler_where_nodes_cannot_be_reached(cluster, gateway, caplog):
+    with ClusterExecutor(cluster, workers_per_node=1) as executor:
+        wait_for_nodes(executor, 2)
+        assert transports(executor) == ["scheduler"] * 2
+        assert "cannot be reached (no route); its calls go through the scheduler" in caplog.text
+        assert list(executor.map(abs, range(-500, 0))) == [*range(500, 0, -1)]
+        data = random.Random(0).randbytes(3 << 20)
+        assert executor.submit(jobs.identity, data).result() == data
+        assert type(executor.submit(jobs.die, "exit").exception()) is pyconc.WorkerDied
+        with ProcessGate() as gate:
+            future = executor.options(on_cancel="kill").submit(gate)
+            gate.wait_started()
+            assert future.cancel()
+        wait_until(lambda: executor.stats().cancelled == 1, "the call to be stopped")
+
+        async def main():
+            return await asyncio.gather(*(executor.run(abs, -n) for n in range(50)))
+
+        assert asyncio.run(main()) == [*range(50)]
+
+
+def test_a_node_that_cannot_be_reached_is_left_out_if_the_program_says_so(cluster, gateway, caplog):
+    with ClusterExecutor(cluster, transport="direct") as executor:
+        future = executor.submit(abs, -1)
+        wait_until(lambda: caplog.text.count("cannot be reached: no route") == 2, "both to be left out")
+        assert executor.stats().nodes == ()
+        assert future.cancel()
+
+
+def test_a_node_that_dies_behind_a_gateway_costs_what_it_had(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, transport="scheduler") as executor, ProcessGate() as gate:
+        wait_for_nodes(executor, 2)
+        futures = [executor.submit(gate) for _ in range(3)]
+        gate.wait_started(2)
+        kill_node(cluster, executor.stats().nodes[0].address)
+        lost = next(concurrent.futures.as_completed(futures, HANG_LIMIT))
+        assert type(lost.exception()) is NodeDied
+        gate.open()
+        gate.wait_started()
+        gate.open()
+        assert [future.exception() for future in futures if future is not lost] == [None] * 2
+
+
+@pytest.mark.parametrize("how", ["asks no more", "says so"])
+def test_workers_behind_a_gateway_end_with_the_program(monkeypatch, how):
+    """The node is in this process, too."""
+    monkeypatch.setattr(_relay, "_LONGEST_READ", 0.05)
+    if how == "says so":
+        monkeypatch.setattr(_relay, "_LEASE", 1e6)
+    ask, is_gone = _relay.Relay._ask, threading.Event()
+
+    async def ask_until_gone(relay, what, message=None):
+        if what == "read" and is_gone.is_set():
+            await asyncio.wait([relay._ended])
+        return await ask(relay, what, message)
+
+    monkeypatch.setattr(_relay.Relay, "_ask", ask_until_gone)
+    with ClusterExecutor(workers_per_node=1, transport="scheduler") as executor, ProcessGate() as gate:
+        future = executor.submit(gate)
+        (pid,) = gate.wait_started()
+        if how == "says so":
+            executor._dispatcher.abort()
+        else:
+            monkeypatch.setattr(_relay, "_LEASE", 0.05)  # from the next answer on
+            is_gone.set()
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker to end")
+        executor._dispatcher.abort()
+        assert type(future.exception()) is NodeDied
 
 
 # --- What goes wrong --------------------------------------------------------------------------------------------------
@@ -585,8 +676,6 @@ def test_an_initializer_that_fails_breaks_the_executor(cluster):
 
 
 def test_other_versions_are_named_and_refused(cluster, monkeypatch):
-    from pyconc.cluster import _dispatcher
-
     monkeypatch.setattr(_dispatcher, "identify", lambda: {**_node.identify(), "pyconc": "0.0.7"})
     # It is the future that says so, or submit() if the nodes have answered by then.
     with pytest.raises(BrokenExecutor) as caught, ClusterExecutor(cluster, workers_per_node=1) as executor:

@@ -20,6 +20,7 @@ class ClusterExecutor(Executor):
         workers_per_node: int | None = None,
         kind: Literal["process", "coroutine"] = "process",
         concurrency: int | None = None,
+        transport: Literal["auto", "direct", "scheduler"] = "auto",
         retries: int = 0,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
@@ -85,6 +86,7 @@ class NodeStats(NamedTuple):
     running: int
     ended: int
     call_seconds: float | None
+    transport: str
 
 class NodeDied(WorkerDied):
     node: str | None

@@ -2,7 +2,7 @@
 
 The thread has an event loop, in which a client of dask's lives, a comm to each node (see _node.py), and one to the
 scheduler, whose end tells that the scheduler is gone. It is nobody else's: a program may close its own client, or the
-cluster, whenever it likes.
+cluster, whenever it likes. Where the program cannot connect to a node, a Relay takes the comm's place: see _relay.py.
 
 A call counts as begun once it is sent to a node, for nobody could say afterwards whether a node that is gone had begun
 it. So a node has no more of them than it needs to have something to do until the next come: as many as its workers run
@@ -46,11 +46,14 @@ from pyconc.cluster import _calls as calls
 from pyconc.cluster._errors import NodeDied
 from pyconc.cluster._node import OPEN, PLUGIN, SessionPlugin, identify
 from pyconc.cluster._pending import Call, LoopCall, LoopOutcomes
+from pyconc.cluster._relay import Relay, Relays
 from pyconc.cluster._stats import ClusterStats, NodeStats
 
-__all__ = ["Dispatcher"]
+__all__ = ["TRANSPORTS", "Dispatcher"]
 
 log = logging.getLogger(__package__)
+
+TRANSPORTS = ("auto", "direct", "scheduler")
 
 # For so many seconds a node is given work in advance, and so many calls at most.
 _AHEAD_SECONDS = 0.02
@@ -74,6 +77,7 @@ class _Node:
     def __init__(self, address, comm, workers, slots):
         self.address = address
         self.comm = comm
+        self.transport = "scheduler" if isinstance(comm, Relay) else "direct"
         self.workers = workers
         self.slots = slots  # how many calls these run at a time
         self.limit = slots  # how many it may have
@@ -126,13 +130,15 @@ class _Node:
 class Dispatcher:
     """See above. Any thread calls the methods without an underscore; all others run in the loop's thread.
 
-    target: (address, security) of a scheduler; None: a cluster of one node in this process is made. initializer: packed
-    with its arguments, or None. begins: how often a call may begin. concurrency: how many coroutines a worker runs at a
-    time; None: calls are of functions. default_options: what options calls have that nobody has chosen any for.
+    target: (address, security) of a scheduler; None: a cluster of one node in this process is made. transport: one of
+    TRANSPORTS. initializer: packed with its arguments, or None. begins: how often a call may begin. concurrency: how
+    many coroutines a worker runs at a time; None: calls are of functions. default_options: what options calls have that
+    nobody has chosen any for.
     """
 
-    def __init__(self, target, workers, initializer, begins, concurrency, default_options):
+    def __init__(self, target, transport, workers, initializer, begins, concurrency, default_options):
         self._target = target
+        self._transport = transport
         self._workers = workers
         self._initializer = initializer
         self._begins = begins
@@ -149,6 +155,7 @@ class Dispatcher:
         # The loop's thread alone uses the following fields.
         self._nodes = {}
         self._joining = {}  # tasks by address
+        self._relays = None  # a Relays, once there is a client
         self._numbers = itertools.count()
         self._outcomes = LoopOutcomes()
         self._recaller = None  # the timer of _recall()
@@ -244,7 +251,7 @@ class Dispatcher:
     def stats(self):
         """Return a ClusterStats."""
         nodes = tuple(
-            NodeStats(node.address, node.workers, len(node.running), node.ended, node.seconds)
+            NodeStats(node.address, node.workers, len(node.running), node.ended, node.seconds, node.transport)
             for node in list(self._nodes.values())
         )
         return ClusterStats(
@@ -336,6 +343,7 @@ class Dispatcher:
                 heartbeat_interval="5s",
             )
             await client
+            self._relays = Relays(client)
             watch = asyncio.ensure_future(self._watch(client))
             try:
                 await self._find_nodes(client)
@@ -357,6 +365,8 @@ class Dispatcher:
                 self._ready.set_exception((self._failure or _after_shutdown)())
             for node in self._nodes.values():
                 node.comm.abort()
+            if self._relays is not None and not self._is_lost:
+                await self._relays.wait_closed()
             for closable in (client, cluster):
                 if closable is not None:
                     await closable.close(**({"timeout": 2} if self._is_lost else {}))
@@ -474,7 +484,7 @@ class Dispatcher:
         """Be connected to a node, from the beginning to the end."""
         comm = node = None
         try:
-            comm = await connect(address, timeout=_PATIENCE, **client.connection_args)
+            comm, failure = await self._connect(client, address)
             await comm.write(
                 {
                     "op": OPEN,
@@ -490,6 +500,8 @@ class Dispatcher:
             if refusal is not None:
                 self._break(lambda: BrokenExecutor(refusal))
                 return
+            if failure is not None:
+                log.warning("node %s cannot be reached (%s); its calls go through the scheduler", address, failure)
             node = self._nodes[address] = _Node(address, comm, hello["workers"], hello["slots"])
             del self._joining[address]
             self._feed()
@@ -513,6 +525,18 @@ class Dispatcher:
                     self._joining[address] = asyncio.ensure_future(self._rejoin(client, address))
             if self._over is not None and not self._over.is_set():
                 self._end_if_done()
+
+    async def _connect(self, client, address):
+        """Return a comm to a node, and why it is none of the kind that was tried first, or None."""
+        ways = {node.transport for node in self._nodes.values()}
+        if self._transport == "scheduler" or (self._transport == "auto" and ways == {"scheduler"}):
+            return self._relays.open(address), None
+        try:
+            return await connect(address, timeout=_PATIENCE, **client.connection_args), None
+        except OSError as error:
+            if self._transport == "direct" or self._is_lost:
+                raise
+            return self._relays.open(address), error
 
     async def _rejoin(self, client, address):
         """Connect again to a node whose comm has ended, if the scheduler says that the node is there all the same."""

@@ -11,7 +11,7 @@ from pyconc import _options
 from pyconc._async_with import AsyncWith
 from pyconc._core import Chain
 from pyconc.cluster import _calls as calls
-from pyconc.cluster._dispatcher import Dispatcher
+from pyconc.cluster._dispatcher import TRANSPORTS, Dispatcher
 from pyconc.cluster._pending import is_run_in_executor
 from pyconc.coroutine_pool import CONCURRENCY
 from pyconc.waiting import submit_in_order
@@ -32,14 +32,17 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     kind: "process": a worker runs one call at a time. "coroutine": what is submitted are coroutine functions, and each
     worker runs many at once in an event loop, as those of CoroutinePool do.
     concurrency: how many coroutines one worker runs at a time; default: 256. For that kind only.
+    transport: how calls travel. "direct": the program connects to each node. "scheduler": by way of the scheduler, for
+    nodes that cannot be reached, as behind some gateways. "auto": so to nodes that cannot be reached; stats() says
+    which these are.
     retries: how often a call begins again when its worker or its node has died; default: never, so that no call runs
     twice.
     initializer, initargs: each worker calls initializer(*initargs) before its first call. If it raises, the executor is
     broken.
 
-    Calls go to the nodes directly, many in one message when there are many; nodes that dask starts later take part. The
-    program must be able to connect to them, and each must have pyconc in the same version, on the same Python x.y.
-    Functions and classes of `__main__` travel with the call.
+    Calls go to the nodes directly, many in one message when there are many; nodes that dask starts later take part.
+    Each node must have pyconc in the same version, on the same Python x.y. Functions and classes of `__main__` travel
+    with the call.
 
     A call counts as begun when it is sent to a node; until then cancel() withdraws it, and later only if options() say
     that it may be stopped, as coroutines may unless they say otherwise. A node has as many calls as its workers run at
@@ -53,12 +56,13 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     to it. Entering `with` or `async with` waits, and raises that. Use `async with` where dask runs in the event loop.
 
     All methods may be called from any thread. At interpreter exit, calls are finished first, unless a KeyboardInterrupt
-    ends the program. When the program ends in any other way, nodes kill its workers. In the child of a fork the
+    ends the program. When the program ends in any other way, nodes kill its workers: at once, or within a minute if its
+    calls came by way of the scheduler. In the child of a fork the
     executor is closed: submit() raises RuntimeError, and futures that were pending get BrokenExecutor.
 
-    Raises ValueError if workers_per_node or concurrency is not above 0, if retries is below 0, for another kind, for a
-    concurrency with processes, and if the client is not connected; TypeError for another cluster, if a number is no
-    integer, or initializer cannot be called; and what pickling the initializer raises.
+    Raises ValueError if workers_per_node or concurrency is not above 0, if retries is below 0, for another kind or
+    transport, for a concurrency with processes, and if the client is not connected; TypeError for another cluster, if a
+    number is no integer, or initializer cannot be called; and what pickling the initializer raises.
 
         >>> from pyconc.cluster import ClusterExecutor
         >>> with ClusterExecutor(workers_per_node=2) as executor:
@@ -77,6 +81,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         workers_per_node=None,
         kind="process",
         concurrency=None,
+        transport="auto",
         retries=0,
         initializer=None,
         initargs=(),
@@ -87,6 +92,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             concurrency = CONCURRENCY if concurrency is None else _count("concurrency", concurrency)
         elif concurrency is not None:
             raise ValueError("concurrency is for kind='coroutine'")
+        if transport not in TRANSPORTS:
+            raise ValueError(f"transport must be 'auto', 'direct' or 'scheduler', not {transport!r}")
         if workers_per_node is not None:
             workers_per_node = _count("workers_per_node", workers_per_node)
         retries = index(retries)
@@ -98,7 +105,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         self._options = _DEFAULT_OPTIONS[kind]
         self._run_chunk = calls.run_chunk if kind == "process" else calls.run_coroutines
         self._dispatcher = Dispatcher(
-            _target_of(cluster), workers_per_node, setup, 1 + retries, concurrency, self._options
+            _target_of(cluster), transport, workers_per_node, setup, 1 + retries, concurrency, self._options
         )
 
     def submit(self, fn, /, *args, **kwargs):

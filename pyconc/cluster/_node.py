@@ -1,7 +1,8 @@
 """A node: the worker of dask that keeps a pool of pyconc's worker processes for each executor that has asked for one.
 
 A plugin gives each worker of dask one more operation, "pyconc-open". Whoever opens a comm and asks for it has a
-session: a pool of its own, which lasts as long as the comm. Messages to the node:
+session: a pool of its own, which lasts as long as the comm, or as a mailbox of _relay.py where that takes the comm's
+place. Messages to the node:
 
     calls: numbers, calls, options
                             run these packed calls; nothing else is promised of their order. options: of those that
@@ -39,6 +40,7 @@ import pyconc
 from pyconc._options import ON_CANCEL
 from pyconc._process.pickling import WorkerDied
 from pyconc.cluster import _calls as calls
+from pyconc.cluster._relay import RELAY, Mailboxes
 from pyconc.coroutine_pool import CoroutinePool
 from pyconc.process_pool import ProcessPoolExecutor, default_workers
 
@@ -78,10 +80,14 @@ class SessionPlugin(WorkerPlugin):
     idempotent = True
 
     def setup(self, worker):
+        self._mailboxes = Mailboxes(worker, _open)
         worker.handlers[OPEN] = _open
+        worker.handlers[RELAY] = self._mailboxes.answer
 
     def teardown(self, worker):
         worker.handlers.pop(OPEN, None)
+        worker.handlers.pop(RELAY, None)
+        self._mailboxes.end()
 
 
 async def _open(comm, versions, workers, initializer, concurrency):

@@ -10,12 +10,14 @@ class NodeStats(NamedTuple):
 
     address: the node's, as dask has it. workers: how many worker processes it may have. running: calls that were sent
     to it and have not ended. ended: calls that have, since the executor has known it. call_seconds: for how long its
-    recent calls have run, on average; None: none has ended.
+    recent calls have run, on average; None: none has ended. transport: "direct": the program is connected to the node;
+    "scheduler": it cannot be, and messages go by way of the scheduler.
 
     Raises nothing.
 
         >>> from pyconc.cluster import NodeStats
-        >>> NodeStats("tcp://10.0.0.7:40331", workers=8, running=8, ended=96, call_seconds=0.5).workers
+        >>> address = "tcp://10.0.0.7:40331"
+        >>> NodeStats(address, workers=8, running=8, ended=96, call_seconds=0.5, transport="direct").workers
         8
     """
 
@@ -24,6 +26,7 @@ class NodeStats(NamedTuple):
     running: int
     ended: int
     call_seconds: "float | None"
+    transport: str
 
 
 class ClusterStats(NamedTuple):
