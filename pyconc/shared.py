@@ -1120,7 +1120,11 @@ def share(obj):
         obj = pickle.PickleBuffer(obj)
     buffers = []
     data = pickle.dumps(obj, 5, buffer_callback=buffers.append)
-    parts = [memoryview(data), *(buffer.raw() for buffer in buffers)]
+    return lay([memoryview(data), *(buffer.raw() for buffer in buffers)])
+
+
+def lay(parts):
+    """Lay a pickle and the buffers beside it, as memoryviews of bytes, into memory; return a Ref to the object."""
     sizes = [part.nbytes for part in parts]
     places = _places(sizes)
     memory = _Ref._at(_heap(), -1, 0)

@@ -13,6 +13,7 @@ import signal
 import threading
 import time
 import warnings
+import weakref
 from collections import Counter
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -33,7 +34,7 @@ with warnings.catch_warnings():
     import dask
     from distributed import Client, LocalCluster, Scheduler, Security, Worker
 
-from pyconc.cluster import ClusterExecutor, NodeDied, NodePlugin, _calls, _dispatcher, _node, _relay
+from pyconc.cluster import ClusterExecutor, NodeDied, NodePlugin, _calls, _dispatcher, _node, _refs, _relay
 
 # What dask leaves to the garbage collector, and says of nodes that are killed.
 pytestmark = [
@@ -363,17 +364,93 @@ def test_the_examples_are_true():
         """
         import doctest, logging
         import pyconc
-        from pyconc.cluster import ClusterExecutor, NodePlugin
+        from pyconc.cluster import ClusterExecutor, NodePlugin, Ref
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         names = {"pyconc": pyconc, "ClusterExecutor": ClusterExecutor}
         methods = [method for name, method in vars(ClusterExecutor).items() if not name.startswith("_")]
-        for thing in (ClusterExecutor, NodePlugin, *methods):
+        for thing in (ClusterExecutor, NodePlugin, Ref, Ref.get, *methods):
             test = doctest.DocTestParser().get_doctest(thing.__doc__, names, thing.__name__, None, None)
             results = doctest.DocTestRunner().run(test)
             assert results.attempted and not results.failed
         """
     )
     assert finished.stdout == ""
+
+
+# --- Objects that calls share -----------------------------------------------------------------------------------------
+
+
+def read(refs):
+    return [bytes(ref.get()) for ref in refs], os.getpid()
+
+
+def read_and_die(ref):
+    ref.get()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def read_in_loop(ref):
+    return read([ref])[0]
+
+
+def test_calls_have_what_is_shared(executor):
+    one, two = (executor.options(name="named").share(data) for data in (b"one", b"two"))
+    assert (bytes(one.get()), one.nbytes > 3) == (b"one", True)
+    with ProcessGate() as gate:
+        blocking = executor.submit(gate)
+        gate.wait_started()
+        here = executor.submit(read, [one, two])
+        assert here.result()[0] == [b"one", b"two"]
+        gate.open()
+        assert blocking.result() == ()
+    assert [found for found, _ in executor.map(read, [[one]] * 20)] == [[b"one"]] * 20
+    assert [found for found, _ in executor.map(read, [[two]] * 20, chunksize=7)] == [[b"two"]] * 20
+    assert executor.submit(lambda: bytes(two.get())).result() == b"two"
+    assert type(executor.submit(read_and_die, one).exception()) is pyconc.WorkerDied
+    assert executor.submit(read, [one]).result()[0] == [b"one"]
+
+
+def test_what_is_shared_lies_in_memory_once(executor):
+    numpy = pytest.importorskip("numpy")
+    ref = executor.share(numpy.arange(100_000))
+    assert executor.submit(lambda ref: (int(ref.get().sum()), ref.get().flags.writeable), ref).result() == (
+        4999950000,
+        False,
+    )
+
+
+def test_what_is_shared_travels_with_calls_of_its_executor_only(executor, coroutines):
+    ref = coroutines.share(b"one")
+    assert coroutines.submit(read_in_loop, ref).result() == [b"one"]
+    assert type(executor.submit(read, [ref]).exception()) is TypeError
+    executor.share(b"two")  # it has one of its own now
+    assert type(executor.submit(read, [ref]).exception()) is TypeError
+    for refused in (partial(pickle.dumps, ref), type(ref), partial(executor.share, Unpicklable())):
+        with pytest.raises((TypeError, ValueError)):
+            refused()
+
+
+def test_a_node_gets_what_is_shared_once_and_gives_it_back(monkeypatch):
+    """The node is in this process."""
+    laid = []
+    lay = _refs.lay
+
+    def lay_once(packed):
+        if laid:
+            raise MemoryError("no room")
+        ref = lay(packed)
+        laid.append(weakref.ref(ref))
+        return ref
+
+    monkeypatch.setattr(_refs, "lay", lay_once)
+    with ClusterExecutor(workers_per_node=1) as executor:
+        one, two = executor.share(b"one"), executor.share(b"two")
+        assert [executor.submit(read, [one]).result()[0] for _ in range(3)] == [[b"one"]] * 3
+        assert type(executor.submit(read, [one, two]).exception()) is MemoryError
+        assert laid[0]() is not None
+        del one
+        wait_until(lambda: laid[0]() is None, "the memory to be given back")
+        assert executor.submit(abs, -1).result() == 1
 
 
 # --- Nodes that the program cannot connect to -------------------------------------------------------------------------
@@ -409,7 +486,7 @@ def test_calls_go_through_the_scheduler_where_nodes_cannot_be_reached(cluster, g
             future = executor.options(on_cancel="kill").submit(gate)
             gate.wait_started()
             assert future.cancel()
-        wait_until(lambda: executor.stats().cancelled == 1, "the call to be stopped")
+            wait_until(lambda: executor.stats().cancelled == 1, "the call to be stopped")
 
         async def main():
             return await asyncio.gather(*(executor.run(abs, -n) for n in range(50)))

@@ -7,7 +7,7 @@ Workers import _calls.py from here, so that what needs distributed is imported w
 
 from importlib import import_module
 
-__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats"]
+__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats", "Ref"]
 
 _LAZY = {
     "ClusterExecutor": "pyconc.cluster._executor",
@@ -15,6 +15,7 @@ _LAZY = {
     "NodeDied": "pyconc.cluster._errors",
     "NodePlugin": "pyconc.cluster._node_plugin",
     "NodeStats": "pyconc.cluster._stats",
+    "Ref": "pyconc.cluster._refs",
 }
 
 

@@ -1,13 +1,13 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import Executor
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, overload
+from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, overload
 
 from typing_extensions import Self
 
 from pyconc import Future, WorkerDied
 
-__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats"]
+__all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats", "Ref"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -64,6 +64,7 @@ class ClusterExecutor(Executor):
         grace: float | None = None,
         name: str | None = None,
     ) -> Self: ...
+    def share(self, obj: _T) -> Ref[_T]: ...
     def stats(self) -> ClusterStats: ...
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
     async def __aenter__(self) -> Self: ...
@@ -87,6 +88,11 @@ class NodeStats(NamedTuple):
     ended: int
     call_seconds: float | None
     transport: str
+
+class Ref(Generic[_T]):
+    @property
+    def nbytes(self) -> int: ...
+    def get(self) -> _T: ...
 
 class NodeDied(WorkerDied):
     node: str | None

@@ -15,6 +15,7 @@ __all__ = [
     "RAISED",
     "STOPPED",
     "WORKER_DIED",
+    "check_size",
     "name_of",
     "pack",
     "pack_error",
@@ -46,11 +47,16 @@ def pack(value):
         # By name it would be looked for in a worker's __main__, which is another.
         if b"__main__" in packed:
             packed = _with_buffers(*pickling.dumps_by_value(value))
+    check_size(packed)
+    return packed
+
+
+def check_size(packed):
+    """Raise ValueError if a packed value is too large."""
     if size_of(packed) > MOST_BYTES:
         raise ValueError(
             f"{size_of(packed):,} bytes, so many are the pickle's, are more than the {MOST_BYTES:,} that can be sent"
         )
-    return packed
 
 
 def _with_buffers(blob, buffers):
@@ -82,10 +88,13 @@ def set_up(packed):
     initializer(*initargs)
 
 
-def run_call(packed):
-    """Run a packed (function, args, kwargs); return (its packed result,), or how it ended and the packed exception."""
+def run_call(packed, refs=None):
+    """Run a packed (function, args, kwargs); return (its packed result,), or how it ended and the packed exception.
+
+    refs: those that the call mentions, see _refs.py; None: it mentions none.
+    """
     try:
-        function, args, kwargs = unpack(packed)
+        function, args, kwargs = unpack(packed) if refs is None else _unpack_with(packed, refs)
     except BaseException as error:
         return _not_unpacked(error)
     try:
@@ -98,10 +107,10 @@ def run_call(packed):
     return _returned(result)
 
 
-async def run_coroutine(packed):
+async def run_coroutine(packed, refs=None):
     """Do the same with a coroutine function, in the event loop of a CoroutinePool's worker."""
     try:
-        function, args, kwargs = unpack(packed)
+        function, args, kwargs = unpack(packed) if refs is None else _unpack_with(packed, refs)
     except BaseException as error:
         return _not_unpacked(error)
     try:
@@ -111,6 +120,12 @@ async def run_coroutine(packed):
     except BaseException as error:
         return RAISED, pack_error(error)
     return _returned(result)
+
+
+def _unpack_with(packed, refs):
+    from pyconc.cluster import _refs
+
+    return _refs.unpack_call(packed, refs)
 
 
 def _not_unpacked(error):

@@ -46,6 +46,8 @@ from pyconc.cluster import _calls as calls
 from pyconc.cluster._errors import NodeDied
 from pyconc.cluster._node import OPEN, PLUGIN, SessionPlugin, identify
 from pyconc.cluster._pending import Call, LoopCall, LoopOutcomes
+from pyconc.cluster._refs import make as make_ref
+from pyconc.cluster._refs import pack_call
 from pyconc.cluster._relay import Relay, Relays
 from pyconc.cluster._stats import ClusterStats, NodeStats
 
@@ -88,7 +90,9 @@ class _Node:
         self.outbox = deque()  # (number, call) of those that were not written to the comm yet
         self.to_stop = []  # numbers of calls
         self.to_recall = []  # the same
-        self.something = asyncio.Event()  # in the outbox, to stop, to recall, or to be closed
+        self.shared = set()  # numbers of the Refs whose objects it has
+        self.to_forget = []  # of those that are gone
+        self.something = asyncio.Event()  # in the outbox, to stop, to recall, to forget, or to be closed
         self.is_closing = False
 
     def room(self):
@@ -151,6 +155,7 @@ class Dispatcher:
         self._submitted = 0  # with the lock
         # Appended to with the lock; taken from by the loop's thread, which needs no lock for that.
         self._queue = deque()
+        self._has_shared = False  # whether there has been a Ref; set by any thread, and never cleared
         self._is_woken = False  # whether _feed() will run; set with the lock, and cleared by it before it looks
         # The loop's thread alone uses the following fields.
         self._nodes = {}
@@ -182,12 +187,17 @@ class Dispatcher:
         """
         error = None
         try:
-            packed = calls.pack((function, args, kwargs))
+            if self._has_shared:
+                packed, refs = pack_call(self, (function, args, kwargs))
+            else:
+                packed, refs = calls.pack((function, args, kwargs)), None
             size = calls.size_of(packed)
         except Exception as raised:
-            error, packed, size = pickling.call_error(raised), None, 0
+            error, packed, size, refs = pickling.call_error(raised), None, 0, None
         call = function, packed, size, self._begins, options, self._stop_call
         call = Call(*call) if loop is None else LoopCall(loop, self._outcomes, *call)
+        if refs:
+            call.refs = refs
         with self._lock:
             if self._refusal is not None:
                 raise self._refusal()
@@ -204,6 +214,16 @@ class Dispatcher:
         call.begin()
         call.abandon(error)
         return call.future
+
+    def share(self, obj):
+        """Return a Ref to an object; raises what pickling it does, and ValueError if it is too large."""
+        self._has_shared = True
+        return make_ref(self, next(self._numbers), obj)
+
+    def forget(self, number):
+        """Have nodes give back the object of a Ref that is gone."""
+        with self._lock:
+            self._tell(partial(self._forget, number))
 
     def _stop_call(self, call):
         """Have a call stopped that may be, and that was cancelled. Any thread calls this."""
@@ -558,20 +578,27 @@ class Dispatcher:
                 await node.something.wait()
                 node.something.clear()
                 while node.outbox:
-                    await node.comm.write(self._next_message(node))
+                    message, unknown = self._next_message(node)
+                    for ref in unknown:
+                        await node.comm.write({"op": "share", "number": ref._number, "packed": ref._packed})
+                    await node.comm.write(message)
                 if node.to_stop:
                     numbers, node.to_stop = node.to_stop, []
                     await node.comm.write({"op": "stop", "numbers": numbers})
                 if node.to_recall:
                     numbers, node.to_recall = node.to_recall, []
                     await node.comm.write({"op": "recall", "numbers": numbers})
+                if node.to_forget:
+                    numbers, node.to_forget = node.to_forget, []
+                    await node.comm.write({"op": "forget", "numbers": numbers})
                 if node.is_closing:
                     await node.comm.write({"op": "close"})
         except OSError:
             pass
 
     def _next_message(self, node):
-        numbers, packed, options, size = [], [], [], 0
+        """Return a message with calls of the outbox, and a list of the Refs in it that are new to the node."""
+        numbers, packed, options, refs, unknown, size = [], [], [], [], [], 0
         while node.outbox and size < _MESSAGE_BYTES:
             number, call = node.outbox.popleft()
             numbers.append(number)
@@ -581,8 +608,23 @@ class Dispatcher:
                 how, grace, timeout, deadline, name = call.options
                 remaining = None if deadline is None else deadline - self._loop.time()
                 options.append((number, how, grace, timeout, name or calls.name_of(call.task), remaining))
+            if call.refs is not None:
+                refs.append((number, [*call.refs]))
+                unknown += [ref for ref in call.refs.values() if ref._number not in node.shared]
+                node.shared.update(call.refs)
         message = {"op": "calls", "numbers": numbers, "calls": packed}
-        return {**message, "options": options} if options else message
+        if options:
+            message["options"] = options
+        if refs:
+            message["refs"] = refs
+        return message, unknown
+
+    def _forget(self, number):
+        for node in self._nodes.values():
+            if number in node.shared:
+                node.shared.remove(number)
+                node.to_forget.append(number)
+                node.something.set()
 
     def _receive(self, node, message):
         if message["op"] == "broken":

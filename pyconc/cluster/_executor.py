@@ -202,6 +202,22 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         """
         return self._submit(asyncio.get_running_loop(), fn, args, kwargs)
 
+    def share(self, obj):
+        """Return a pyconc.cluster.Ref to an object that does not change, and that many calls have as an argument.
+
+        A node gets it once, before the first call there that has the Ref, and lays it into memory that its workers
+        share: arrays of numpy, and all that pickle's protocol 5 puts beside a pickle, look at that memory there.
+        obj: what can be pickled; of bytes, a bytearray or a memoryview get() returns a memoryview in calls. Any thread
+        may call this. Raises what pickling it does, and ValueError if it is larger than 2 GB. A call gets MemoryError
+        if its node has no room for the object.
+
+            >>> with ClusterExecutor(workers_per_node=1) as executor:
+            ...     table = executor.share({"a": 1, "b": 2})
+            ...     list(executor.map(lambda ref, key: ref.get()[key], [table] * 2, "ab"))
+            [1, 2]
+        """
+        return self._dispatcher.share(obj)
+
     def stats(self):
         """Return a pyconc.cluster.ClusterStats: which nodes there are, and what became of the calls.
 

@@ -7,7 +7,10 @@ place. Messages to the node:
     calls: numbers, calls, options
                             run these packed calls; nothing else is promised of their order. options: of those that
                             have others than the pool, a list of number, on_cancel (its index), grace, timeout, name,
-                            and for how many seconds from now until the deadline
+                            and for how many seconds from now until the deadline. refs, if there are any: a list of
+                            number and numbers of objects that the call mentions
+    share: number, packed   lay this object into memory, see _refs.py
+    forget: numbers         no call will mention these objects any more
     stop: numbers           do with these calls what their on_cancel says
     recall: numbers         give back those of these calls that have not begun; none of them may be stopped
     close                   let the workers end, then close the comm
@@ -40,6 +43,7 @@ import pyconc
 from pyconc._options import ON_CANCEL
 from pyconc._process.pickling import WorkerDied
 from pyconc.cluster import _calls as calls
+from pyconc.cluster import _refs
 from pyconc.cluster._relay import RELAY, Mailboxes
 from pyconc.coroutine_pool import CoroutinePool
 from pyconc.process_pool import ProcessPoolExecutor, default_workers
@@ -132,6 +136,7 @@ class _Session:
         self._is_told = False  # whether the loop will look at them; the thread that sets it tells the loop
         self._something = asyncio.Event()
         self._futures = {}  # by number, of calls that have not ended; _begin() adds, _note() removes
+        self._shared = {}  # by number: pyconc.shared.Refs, or the exceptions that are in their places
         self._recalled = set()  # numbers of calls that never begin, until the program is told
 
     async def serve(self, hello):
@@ -144,8 +149,15 @@ class _Session:
                 if message["op"] in ("stop", "recall"):
                     self._cancel(message["numbers"], message["op"] == "recall")
                     continue
+                if message["op"] == "share":
+                    await asyncio.to_thread(self._share, message["number"], message["packed"])
+                    continue
+                if message["op"] == "forget":
+                    for number in message["numbers"]:
+                        self._shared.pop(number, None)
+                    continue
                 self._pending += len(message["numbers"])
-                await begin(message["numbers"], message["calls"], message.get("options", ()))
+                await begin(message["numbers"], message["calls"], message.get("options", ()), message.get("refs", ()))
                 begin = self._begin_now
         except BaseException as error:
             self._pool.kill_workers()
@@ -157,16 +169,33 @@ class _Session:
             if sender is not None:
                 sender.cancel()
 
-    async def _begin_now(self, numbers, packed, options):
-        self._begin(numbers, packed, options)
+    def _share(self, number, packed):
+        """Lay an object into memory, while the loop waits in this message's place."""
+        try:
+            self._shared[number] = _refs.lay(packed)
+        except Exception as error:  # memory is short; calls that mention it raise that
+            self._shared[number] = error
 
-    def _begin(self, numbers, packed, options):
+    def _take_shared(self, numbers):
+        """Return a dict of these objects; raise what is in the place of one."""
+        found = {number: self._shared[number] for number in numbers}
+        for ref in found.values():
+            if isinstance(ref, Exception):
+                raise ref
+        return found
+
+    async def _begin_now(self, *message):
+        self._begin(*message)
+
+    def _begin(self, numbers, packed, options, refs):
         """Give the pool calls. In the loop's thread, or while that waits in another one."""
         options = {number: chosen for number, *chosen in options}
+        refs = dict(refs)
         for number, call in zip(numbers, packed):
             try:
                 pool = self._view(*options[number]) if number in options else self._pool
-                future = self._futures[number] = pool.submit(self._run, call)
+                mentioned = (self._take_shared(refs[number]),) if number in refs else ()
+                future = self._futures[number] = pool.submit(self._run, call, *mentioned)
             except Exception as error:  # descriptors or threads are short, or the pool is broken
                 self._note(number, error)
             else:

@@ -54,6 +54,7 @@ class Call:
         "options",
         "packed",
         "place",
+        "refs",
         "size",
         "task",
         "timer",
@@ -66,6 +67,7 @@ class Call:
         self.size = size
         self.begins = begins  # how often it may begin
         self.options = options  # None: the default ones
+        self.refs = None  # the Refs that it mentions by number, if there are any
         self.may_be_stopped = options is not None and options[0] != 0  # on_cancel is not "abandon"
         self.has_begun = False
         self.place = None  # of one with options: the node it was sent to, and its number there; the dispatcher's thread
