@@ -6,6 +6,7 @@ cloudpickle or a reducer of multiprocessing can pickle. An exception is packed a
 
 import pickle
 from asyncio import CancelledError
+from contextlib import aclosing
 
 from pyconc._current_task import current_task
 from pyconc._process import pickling
@@ -23,8 +24,10 @@ __all__ = [
     "run_chunk",
     "run_coroutine",
     "run_coroutines",
+    "run_stream",
     "set_up",
     "size_of",
+    "take_ref",
     "unpack",
     "unpack_error",
     "unpack_result",
@@ -35,6 +38,9 @@ MOST_BYTES = 2**31 - 2**20
 
 # How a call ended that has returned nothing.
 RAISED, WORKER_DIED, STOPPED = range(3)
+
+# In a worker, while it unpickles a call: the pyconc.shared.Refs that the call mentions, by number.
+_at_hand = None
 
 
 def pack(value):
@@ -122,10 +128,35 @@ async def run_coroutine(packed, refs=None):
     return _returned(result)
 
 
-def _unpack_with(packed, refs):
-    from pyconc.cluster import _refs
+async def run_stream(packed, refs=None):
+    """Iterate over an async generator there: yield (packed item,); (how it ended, packed exception) if it raises."""
+    try:
+        function, args, kwargs = unpack(packed) if refs is None else _unpack_with(packed, refs)
+    except BaseException as error:
+        yield _not_unpacked(error)
+        return
+    try:
+        async with aclosing(function(*args, **kwargs)) as generator:
+            async for item in generator:
+                yield (pack(item),)
+    except (CancelledError, GeneratorExit):
+        raise  # the pool has closed the stream
+    except BaseException as error:
+        yield RAISED, pack_error(error)
 
-    return _refs.unpack_call(packed, refs)
+
+def _unpack_with(packed, refs):
+    global _at_hand
+    _at_hand = refs
+    try:
+        return unpack(packed)
+    finally:
+        _at_hand = None
+
+
+def take_ref(number):
+    """Return what stands in the place of a Ref in a call that is being unpickled."""
+    return _at_hand[number]
 
 
 def _not_unpacked(error):
@@ -176,7 +207,7 @@ def unpack_error(how, packed, address, task):
     if how == WORKER_DIED:
         error.task, error.task_name = task, name_of(task)
         message = error.args[0]
-        for function in (run_coroutine, run_call):
+        for function in (run_stream, run_coroutine, run_call):
             message = message.replace(f"{function.__module__}.{function.__qualname__}", error.task_name)
         error.args = (f"{message} (on node {address})",)
     elif type(error) is pickling.TaskUnpicklable:

@@ -50,6 +50,7 @@ from pyconc.cluster._refs import make as make_ref
 from pyconc.cluster._refs import pack_call
 from pyconc.cluster._relay import Relay, Relays
 from pyconc.cluster._stats import ClusterStats, NodeStats
+from pyconc.cluster._streams import StreamCall
 
 __all__ = ["TRANSPORTS", "Dispatcher"]
 
@@ -92,7 +93,8 @@ class _Node:
         self.to_recall = []  # the same
         self.shared = set()  # numbers of the Refs whose objects it has
         self.to_forget = []  # of those that are gone
-        self.something = asyncio.Event()  # in the outbox, to stop, to recall, to forget, or to be closed
+        self.to_ask = []  # (number of a stream, for how many items)
+        self.something = asyncio.Event()  # in the outbox, to stop, to recall, to forget, to ask, or to be closed
         self.is_closing = False
 
     def room(self):
@@ -179,11 +181,11 @@ class Dispatcher:
 
     # --- Any thread ---------------------------------------------------------------------------------------------------
 
-    def submit(self, loop, options, function, args, kwargs):
+    def submit(self, loop, options, function, args, kwargs, buffersize=None):
         """Queue a call; return its future. What cannot be pickled fails that future only.
 
         loop: a running event loop whose future is wanted; None: a pyconc.Future is. options: as those of an executor,
-        None for the default ones.
+        None for the default ones. buffersize: of a stream, whose StreamCall is returned.
         """
         error = None
         try:
@@ -195,7 +197,10 @@ class Dispatcher:
         except Exception as raised:
             error, packed, size, refs = pickling.call_error(raised), None, 0, None
         call = function, packed, size, self._begins, options, self._stop_call
-        call = Call(*call) if loop is None else LoopCall(loop, self._outcomes, *call)
+        if buffersize is not None:
+            call = StreamCall(loop, buffersize, self._ask, *call)
+        else:
+            call = Call(*call) if loop is None else LoopCall(loop, self._outcomes, *call)
         if refs:
             call.refs = refs
         with self._lock:
@@ -214,6 +219,17 @@ class Dispatcher:
         call.begin()
         call.abandon(error)
         return call.future
+
+    def end_streams(self):
+        """End all streams, whose consumers get a RuntimeError. Any thread."""
+        for found in (self._queue, *[node.running.values() for node in list(self._nodes.values())]):
+            for call in list(found):
+                if isinstance(call, StreamCall):
+                    call.end("the executor was shut down")
+
+    def _ask(self, call, count):
+        with self._lock:
+            self._tell(partial(self._ask_node, call, count))
 
     def share(self, obj):
         """Return a Ref to an object; raises what pickling it does, and ValueError if it is too large."""
@@ -578,10 +594,7 @@ class Dispatcher:
                 await node.something.wait()
                 node.something.clear()
                 while node.outbox:
-                    message, unknown = self._next_message(node)
-                    for ref in unknown:
-                        await node.comm.write({"op": "share", "number": ref._number, "packed": ref._packed})
-                    await node.comm.write(message)
+                    await self._write_calls(node)
                 if node.to_stop:
                     numbers, node.to_stop = node.to_stop, []
                     await node.comm.write({"op": "stop", "numbers": numbers})
@@ -591,16 +604,27 @@ class Dispatcher:
                 if node.to_forget:
                     numbers, node.to_forget = node.to_forget, []
                     await node.comm.write({"op": "forget", "numbers": numbers})
+                if node.to_ask:
+                    asked, node.to_ask = node.to_ask, []
+                    await node.comm.write({"op": "more", "asked": asked})
                 if node.is_closing:
                     await node.comm.write({"op": "close"})
         except OSError:
             pass
 
+    async def _write_calls(self, node):
+        message, unknown = self._next_message(node)
+        for ref in unknown:
+            await node.comm.write({"op": "share", "number": ref._number, "packed": ref._packed})
+        await node.comm.write(message)
+
     def _next_message(self, node):
         """Return a message with calls of the outbox, and a list of the Refs in it that are new to the node."""
-        numbers, packed, options, refs, unknown, size = [], [], [], [], [], 0
+        numbers, packed, options, refs, unknown, streams, size = [], [], [], [], [], [], 0
         while node.outbox and size < _MESSAGE_BYTES:
             number, call = node.outbox.popleft()
+            if isinstance(call, StreamCall):
+                streams.append((number, call.buffersize))
             numbers.append(number)
             packed.append(call.packed)
             size += call.size
@@ -617,7 +641,15 @@ class Dispatcher:
             message["options"] = options
         if refs:
             message["refs"] = refs
+        if streams:
+            message["streams"] = streams
         return message, unknown
+
+    def _ask_node(self, call, count):
+        if call.place is not None:
+            node, number = call.place
+            node.to_ask.append((number, count))
+            node.something.set()
 
     def _forget(self, number):
         for node in self._nodes.values():
@@ -630,6 +662,8 @@ class Dispatcher:
         if message["op"] == "broken":
             self._break(_maker(calls.unpack_error(calls.RAISED, message["error"], node.address, None)))
             return
+        for number, packed in message.get("items", ()):
+            node.running[number].receive(packed)
         returned = [node.take(number) for number in message["numbers"]]
         failed = [(node.take(number), how, error) for number, how, error in message.get("failures", ())]
         self._queue_again([node.take(number) for number in sorted(message.get("unbegun", ()))])
@@ -822,6 +856,7 @@ def _at_exit():
     """End all dispatchers, before the interpreter does; finish all calls first, unless after Ctrl-C."""
     interrupted = isinstance(getattr(sys, "last_value", None), KeyboardInterrupt)
     for dispatcher in list(_dispatchers):
+        dispatcher.end_streams()
         dispatcher.abort() if interrupted else dispatcher.close(False)
     for dispatcher in list(_dispatchers):
         dispatcher.join()

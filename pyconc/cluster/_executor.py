@@ -13,7 +13,8 @@ from pyconc._core import Chain
 from pyconc.cluster import _calls as calls
 from pyconc.cluster._dispatcher import TRANSPORTS, Dispatcher
 from pyconc.cluster._pending import is_run_in_executor
-from pyconc.coroutine_pool import CONCURRENCY
+from pyconc.cluster._streams import Stream
+from pyconc.coroutine_pool import CONCURRENCY, STREAM_BUFFER
 from pyconc.waiting import submit_in_order
 
 __all__ = ["ClusterExecutor"]
@@ -202,6 +203,39 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         """
         return self._submit(asyncio.get_running_loop(), fn, args, kwargs)
 
+    def stream(self, fn, /, *args, buffersize=STREAM_BUFFER, **kwargs):
+        """Have a worker of some node iterate over the async generator fn(*args, **kwargs); return an async iterator.
+
+        For kind="coroutine", where an event loop runs. buffersize: how many items may be on their way to this iterator,
+        and how many the generator may be ahead of these. Leaving the `async for` loop, or aclose(), stops the generator
+        and closes it in its worker. A stream begins once, whatever `retries` says. Raises TypeError or ValueError for
+        another buffersize, ValueError for another kind, and where options() give a timeout or a deadline; RuntimeError
+        after shutdown(). The iterator raises what the generator raises, after the items before that; the error of an
+        item that cannot be pickled or unpickled; WorkerDied and NodeDied; and RuntimeError when shutdown() waits.
+
+            >>> import asyncio
+            >>> async def count_down(start):
+            ...     for number in range(start, 0, -1):
+            ...         yield number
+            >>> async def main():
+            ...     async with ClusterExecutor(workers_per_node=1, kind="coroutine") as executor:
+            ...         return [number async for number in executor.stream(count_down, 3)]
+            >>> asyncio.run(main())
+            [3, 2, 1]
+        """
+        if self._run_chunk is not calls.run_coroutines:
+            raise ValueError("stream() is for kind='coroutine'")
+        if not isinstance(buffersize, int):
+            raise TypeError(f"buffersize must be an integer, not {type(buffersize).__name__}")
+        _, _, timeout, deadline, _ = self._options
+        if not (timeout is deadline is None):
+            raise ValueError("a stream has no time limit: take options(timeout=math.inf, deadline=math.inf) for it")
+        return Stream(
+            self._dispatcher.submit(
+                asyncio.get_running_loop(), self._options, fn, args, kwargs, _count("buffersize", buffersize)
+            )
+        )
+
     def share(self, obj):
         """Return a pyconc.cluster.Ref to an object that does not change, and that many calls have as an argument.
 
@@ -234,9 +268,10 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     def shutdown(self, wait=True, *, cancel_futures=False):
         """Refuse calls from now on, and let the workers end when all calls have.
 
-        wait: return only then. cancel_futures: cancel the calls that were not sent to a node. The cluster goes on,
-        unless it is this executor's own. May be called several times, from any thread. Raises RuntimeError if a
-        future's callback waits, for that runs in the thread that is waited for.
+        wait: return only then, and end streams, whose consumers get RuntimeError. cancel_futures: cancel the calls that
+        were not sent to a node. The cluster goes on, unless it is this executor's own. May be called several times,
+        from any thread. Raises RuntimeError if a future's callback waits, for that runs in the thread that is waited
+        for.
 
             >>> executor = ClusterExecutor(workers_per_node=1)
             >>> future = executor.submit(len, "abc")
@@ -246,6 +281,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         """
         self._dispatcher.close(cancel_futures)
         if wait:
+            self._dispatcher.end_streams()
             self._dispatcher.join()
 
     def __enter__(self):

@@ -8,7 +8,9 @@ place. Messages to the node:
                             run these packed calls; nothing else is promised of their order. options: of those that
                             have others than the pool, a list of number, on_cancel (its index), grace, timeout, name,
                             and for how many seconds from now until the deadline. refs, if there are any: a list of
-                            number and numbers of objects that the call mentions
+                            number and numbers of objects that the call mentions. streams, if there are any: a list
+                            of number and size of buffer of the calls that are async generators
+    more: asked             (number, for how many items) of streams: send so many more
     share: number, packed   lay this object into memory, see _refs.py
     forget: numbers         no call will mention these objects any more
     stop: numbers           do with these calls what their on_cancel says
@@ -22,7 +24,8 @@ and from it:
     ended: numbers, results, failures, unbegun, seconds
                             these calls have returned these results; failures: (number, how, error) of the others;
                             unbegun: numbers of calls that were recalled in time; seconds: how long each of the recent
-                            calls has kept a worker, on average, or None
+                            calls has kept a worker, on average, or None. items, if there are any: a list of number
+                            and packed items of streams; an end comes after all items
     broken: error           the pool is broken, as its initializer has failed; what has not ended never does
 
 When the comm ends in another way, the program has ended or nobody can reach it: its workers are killed. Results are
@@ -136,6 +139,9 @@ class _Session:
         self._is_told = False  # whether the loop will look at them; the thread that sets it tells the loop
         self._something = asyncio.Event()
         self._futures = {}  # by number, of calls that have not ended; _begin() adds, _note() removes
+        self._opening = []  # what _open_stream() is to get; _begin() adds
+        self._streams = {}  # by number: _Stream, of those that have not ended; the loop's thread
+        self._items = deque()  # (number, packed item) of streams; the loop's thread
         self._shared = {}  # by number: pyconc.shared.Refs, or the exceptions that are in their places
         self._recalled = set()  # numbers of calls that never begin, until the program is told
 
@@ -156,9 +162,19 @@ class _Session:
                     for number in message["numbers"]:
                         self._shared.pop(number, None)
                     continue
+                if message["op"] == "more":
+                    for number, count in message["asked"]:
+                        if number in self._streams:
+                            self._streams[number].ask(count)
+                    continue
                 self._pending += len(message["numbers"])
-                await begin(message["numbers"], message["calls"], message.get("options", ()), message.get("refs", ()))
+                streams = dict(message.get("streams", ()))
+                await begin(
+                    message["numbers"], message["calls"], message.get("options", ()), message.get("refs", ()), streams
+                )
                 begin = self._begin_now
+                while self._opening:
+                    self._open_stream(*self._opening.pop())
         except BaseException as error:
             self._pool.kill_workers()
             if not isinstance(error, OSError):
@@ -168,6 +184,21 @@ class _Session:
         finally:
             if sender is not None:
                 sender.cancel()
+            for stream in self._streams.values():
+                stream.task.cancel()
+
+    def _open_stream(self, number, pool, arguments, buffersize):
+        stream = self._streams[number] = _Stream(pool, arguments, buffersize, partial(self._add_item, number))
+        self._futures[number] = stream.task
+        stream.task.add_done_callback(partial(self._note_stream, number))
+
+    def _add_item(self, number, packed):
+        self._items.append((number, packed))
+        self._something.set()
+
+    def _note_stream(self, number, task):
+        del self._streams[number]
+        self._note(number, task)
 
     def _share(self, number, packed):
         """Lay an object into memory, while the loop waits in this message's place."""
@@ -187,7 +218,7 @@ class _Session:
     async def _begin_now(self, *message):
         self._begin(*message)
 
-    def _begin(self, numbers, packed, options, refs):
+    def _begin(self, numbers, packed, options, refs, streams):
         """Give the pool calls. In the loop's thread, or while that waits in another one."""
         options = {number: chosen for number, *chosen in options}
         refs = dict(refs)
@@ -195,6 +226,10 @@ class _Session:
             try:
                 pool = self._view(*options[number]) if number in options else self._pool
                 mentioned = (self._take_shared(refs[number]),) if number in refs else ()
+                if number in streams:
+                    pool.submit(asyncio.sleep, 0)  # here, where the first worker may take a while to start
+                    self._opening.append((number, pool, (call, *mentioned), streams[number]))
+                    continue
                 future = self._futures[number] = pool.submit(self._run, call, *mentioned)
             except Exception as error:  # descriptors or threads are short, or the pool is broken
                 self._note(number, error)
@@ -237,21 +272,24 @@ class _Session:
             while True:
                 await self._something.wait()
                 self._something.clear()
-                if self._ended:
+                if self._ended or self._items:
                     await self._comm.write(self._next_message())
                     self._look()
         except OSError:
             pass  # serve() sees it, too
 
     def _next_message(self):
-        numbers, results, failures, unbegun, size = [], [], [], [], 0
-        while self._ended and size < _MESSAGE_BYTES:
+        numbers, results, failures, unbegun, items, size = [], [], [], [], [], 0
+        while self._items and size < _MESSAGE_BYTES:
+            items.append(self._items.popleft())
+            size += calls.size_of(items[-1][1])
+        while self._ended and size < _MESSAGE_BYTES and not self._items:
             number, ended = self._ended.popleft()
             try:
                 if isinstance(ended, Exception):
                     raise ended
                 *how, outcome = ended.result()
-            except CancelledError:
+            except (CancelledError, asyncio.CancelledError):
                 if number in self._recalled:
                     self._recalled.remove(number)
                     unbegun.append(number)
@@ -277,6 +315,8 @@ class _Session:
             answer["failures"] = failures
         if unbegun:
             answer["unbegun"] = unbegun
+        if items:
+            answer["items"] = items
         return answer
 
     def _recent_seconds(self):
@@ -285,3 +325,32 @@ class _Session:
         calls_before, seconds_before = self._has_run
         self._has_run = ran.calls, ran.total
         return (ran.total - seconds_before) / (ran.calls - calls_before) if ran.calls > calls_before else None
+
+
+class _Stream:
+    """An async generator that a worker runs. The task takes as many items from it as the program has asked for."""
+
+    def __init__(self, pool, arguments, asked, send):
+        self._send = send
+        self._asked = asked
+        self._is_asked = asyncio.Event()  # for one at least
+        self.task = asyncio.ensure_future(self._run(pool.stream(calls.run_stream, *arguments, buffersize=asked)))
+
+    def ask(self, count):
+        self._asked += count
+        self._is_asked.set()
+
+    async def _run(self, generator):
+        """Return what run_call() does."""
+        try:
+            async for *how, packed in generator:
+                if how:
+                    return *how, packed
+                self._send(packed)
+                self._asked -= 1
+                if self._asked == 0:
+                    self._is_asked.clear()
+                    await self._is_asked.wait()
+        finally:
+            await generator.aclose()
+        return (calls.pack(None),)

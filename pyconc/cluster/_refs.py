@@ -4,24 +4,20 @@ A Ref's pickle is its number, and whoever packs a call learns which Refs it ment
 before the first such call, and is told when the program has dropped the Ref. It lays the object, which it does not
 unpickle, into memory that its workers share: a pyconc.shared.Ref. With a call it gives a worker those that the call
 mentions, and they take the numbers' places there.
-
-Workers import this module, so it does not need distributed.
 """
 
 import pickle
 import threading
+import types
 
 from pyconc import shared
 from pyconc._process import pickling
 from pyconc.cluster import _calls as calls
 
-__all__ = ["Ref", "lay", "make", "pack_call", "unpack_call"]
+__all__ = ["Ref", "lay", "make", "pack_call"]
 
 # In the program. `packing`: (the owner of Refs that a call may mention, those that it does by number), or None.
 _thread = threading.local()
-
-# In a worker, while it unpickles a call: the pyconc.shared.Refs that the call mentions, by number.
-_at_hand = None
 
 
 class Ref:
@@ -45,12 +41,14 @@ class Ref:
     def __new__(cls):
         raise TypeError("a Ref is made by share() of a ClusterExecutor")
 
+    __class_getitem__ = classmethod(types.GenericAlias)
+
     def __reduce_ex__(self, protocol):
         owner, mentioned = getattr(_thread, "packing", None) or (None, None)
         if owner is not self._owner:
             raise TypeError("a cluster's Ref travels as an argument of its executor's calls, and in no other pickle")
         mentioned[self._number] = self
-        return _take, (self._number,)
+        return calls.take_ref, (self._number,)
 
     def __repr__(self):
         return f"<pyconc.cluster.Ref of {self.nbytes} bytes>"
@@ -111,24 +109,10 @@ def pack_call(owner, call):
         _thread.packing = None
 
 
-# --- On a node, and in its workers ------------------------------------------------------------------------------------
+# --- On a node --------------------------------------------------------------------------------------------------------
 
 
 def lay(packed):
     """Return a pyconc.shared.Ref of what make() has packed; raises MemoryError if there is no room."""
     blob, buffers = packed
     return shared.lay([memoryview(blob), *map(memoryview, buffers)])
-
-
-def unpack_call(packed, refs):
-    """Return the function, args, and kwargs, with these Refs in their places."""
-    global _at_hand
-    _at_hand = refs
-    try:
-        return calls.unpack(packed)
-    finally:
-        _at_hand = None
-
-
-def _take(number):
-    return _at_hand[number]

@@ -20,7 +20,7 @@ from collections import deque
 
 from distributed.comm import CommClosedError
 
-__all__ = ["RELAY", "Mailboxes", "Relays"]
+__all__ = ["RELAY", "Mailboxes", "Relay", "Relays"]
 
 RELAY = "pyconc-relay"
 
