@@ -402,14 +402,20 @@ class MapResult(_Calls, ApplyResult, _standard.MapResult):
         [1, 2]
     """
 
-    def __init__(self, jobs, fn, calls, count, are_chunks, callback, error_callback):
-        self._are_chunks = are_chunks
+    def __init__(self, jobs, fn, calls, count, chunksize, callback, error_callback):
+        self._chunksize = chunksize
         self._future = _core.Future()
         self._callback = callback
         self._error_callback = error_callback
         self._parts = [None] * count
         self._failure = None  # what was raised first
+        self._count = count
         self._begin_calls(jobs, fn, calls, count <= 2 * _STRIDE)
+
+    # Programs that show how far a map has come read this one.
+    @property
+    def _number_left(self):
+        return 0 if self._has_ended else max(0, self._count - self._ended)
 
     def _keep(self, number, future):
         error = _error_of(future)
@@ -424,7 +430,7 @@ class MapResult(_Calls, ApplyResult, _standard.MapResult):
         error, self._failure = self._failure or error, None
         if error is None and not parts:
             self._callback = None  # the standard pool calls none for an empty list
-        if error is None and self._are_chunks:
+        if error is None and self._chunksize > 1:
             parts = list(itertools.chain.from_iterable(parts))
         self._complete(None if error is not None else parts, error)
 
@@ -444,14 +450,18 @@ class IMapIterator(_Calls, _standard.IMapIterator):
     def __init__(self, jobs, fn, calls, are_few):
         self._ready = queue.SimpleQueue()  # futures that are done, and at last the exception of the iterable, and _END
         self._early = {}  # number: future; those that are done before their turn has come
-        self._turn = 0
+        self._index = 0  # whose turn it is; programs read how far it has come from this and _length
         self._begin_calls(jobs, fn, calls, are_few)
 
     def _keep(self, number, future):
         self._early[number] = future
-        while self._turn in self._early:
-            self._ready.put(self._early.pop(self._turn))
-            self._turn += 1
+        while self._index in self._early:
+            self._ready.put(self._early.pop(self._index))
+            self._index += 1
+
+    @property
+    def _length(self):
+        return self._submitted if self._is_complete else None
 
     def _end(self, error):
         if error is not None:
@@ -494,6 +504,7 @@ class IMapUnorderedIterator(IMapIterator, _standard.IMapUnorderedIterator):
     """
 
     def _keep(self, number, future):
+        self._index += 1
         self._ready.put(future)
 
 
@@ -652,7 +663,7 @@ class Pool(_standard.Pool):
             chunksize = -(-length // (self._processes * 4))
         if chunksize <= 0 and length:
             # As the standard pool has it: nothing is called, not even back.
-            return MapResult(self._jobs, func, (), length, False, None, None)
+            return MapResult(self._jobs, func, (), length, chunksize, None, None)
         count = -(-length // chunksize) if length else 0
         if count == 0:
             calls = ()
@@ -662,7 +673,7 @@ class Pool(_standard.Pool):
             func, calls = _call_with_all, zip(itertools.repeat(func), iterable)
         else:
             calls = zip(iterable)
-        return MapResult(self._jobs, func, calls, count, chunksize > 1, callback, error_callback)
+        return MapResult(self._jobs, func, calls, count, chunksize, callback, error_callback)
 
     def imap(self, func, iterable, chunksize=1):
         """Call func(item) for each item, in chunks of chunksize; return an iterator over the results, in order.

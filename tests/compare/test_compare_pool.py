@@ -175,6 +175,22 @@ def test_time_outs(make_pool: MakePool, tmp_path: Any) -> None:
         assert results.next(timeout=60) == 1
 
 
+def test_how_far_it_has_come(make_pool: MakePool, tmp_path: Any) -> None:
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    with closing(make_pool(1)) as pool:
+        result = pool.map_async(wait_for, [pipe], chunksize=1)
+        others, disordered = pool.imap(abs, range(5)), pool.imap_unordered(abs, range(5))
+        assert (result._chunksize, result._number_left, others._index, disordered._index) == (1, 1, 0, 0)
+        with open(pipe, "w") as file:
+            file.write("opened")
+        assert (result.get(), result._number_left) == (["opened"], 0)
+        for results in (others, disordered):
+            assert sorted(results) == list(range(5))
+            assert (results._index, results._length) == (5, 5)
+        assert pool.map_async(abs, range(100))._chunksize == 25
+
+
 # --- Callbacks --------------------------------------------------------------------------------------------------------
 
 
