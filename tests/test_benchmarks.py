@@ -144,6 +144,10 @@ def test_the_report_is_well_formed(group, tmp_path):
         assert "left out: coroutines beside aiomultiprocess" in finished.stderr
         assert finished.returncode == 1
         return
+    if group == "cluster" and not importlib.util.find_spec("distributed"):
+        assert "left out: a cluster: distributed is not installed" in finished.stderr
+        assert finished.returncode == 1
+        return
     assert finished.returncode == 0, finished.stderr
     report = json.loads(file.read_text())
     assert report["environment"]["pyconc"] == pyconc.__version__
