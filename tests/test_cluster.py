@@ -15,7 +15,7 @@ import time
 import warnings
 import weakref
 from collections import Counter
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
@@ -546,6 +546,60 @@ def test_a_node_gets_what_is_shared_once_and_gives_it_back(monkeypatch):
         del one
         wait_until(lambda: laid[0]() is None, "the memory to be given back")
         assert executor.submit(abs, -1).result() == 1
+
+
+# --- What people know from dask's own executor ------------------------------------------------------------------------
+
+
+def fail_and_note(folder, name):
+    note(folder, name)
+    raise ValueError(name)
+
+
+def test_keyword_arguments_are_all_the_functions(executor):
+    options = {"key": 1, "workers": 2, "retries": 3, "priority": 4, "resources": 5, "pure": 6, "loop": 7, "options": 8}
+    assert executor.submit(dict, **options).result() == options
+
+
+def test_a_call_that_raises_does_not_begin_again(cluster, tmp_path):
+    with ClusterExecutor(cluster, workers_per_node=1, retries=3) as executor:
+        assert type(executor.submit(fail_and_note, tmp_path, "raised").exception()) is ValueError
+        assert executor.stats().again == 0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_map_that_is_late_or_fails_withdraws_what_was_not_sent(executor, tmp_path):
+    with ProcessGate() as gate:
+        blocking = [executor.submit(gate) for _ in range(2)]
+        gate.wait_started(2)
+        with pytest.raises(concurrent.futures.TimeoutError):
+            next(executor.map(note, [tmp_path] * 50, range(50), timeout=0.01))
+        failing = executor.map(jobs.fail, [KeyError("k")] * 50)
+        gate.open()
+        with pytest.raises(KeyError):
+            next(failing)
+        assert [future.result() for future in blocking] == [()] * 2
+    assert executor.submit(abs, -1).result() == 1
+    wait_until(lambda: executor.stats().cancelled >= 50, "the queue to be looked at")
+    assert not list(tmp_path.iterdir())
+
+
+def test_calls_of_two_executors_and_of_dask_are_waited_for_together(cluster, executor):
+    with ThreadPoolExecutor(1) as threads, Client(cluster, set_as_default=False) as client:
+        with ProcessGate() as gate:
+            held = executor.submit(gate)
+            gate.wait_started()
+            others = {
+                executor.submit(abs, -1),
+                threads.submit(abs, -1),
+                client.get_executor(pure=False).submit(abs, -1),
+            }
+            first = concurrent.futures.wait({held, *others}, HANG_LIMIT, concurrent.futures.FIRST_COMPLETED)
+            assert held in first.not_done
+            assert {*concurrent.futures.as_completed(others, HANG_LIMIT)} == others
+            gate.open()
+            assert {*pyconc.as_completed({held, *others}, HANG_LIMIT)} == {held, *others}
+    assert [future.result() for future in others] == [1] * 3
 
 
 # --- Nodes that the program cannot connect to -------------------------------------------------------------------------
