@@ -245,8 +245,12 @@ analyze:  ## let gcc follow the paths through every file of csrc
 	done
 
 SANITIZE_plain = -O2
+SANITIZE_musl = -O2
 SANITIZE_asan = -O1 -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SANITIZE_tsan = -O1 -fsanitize=thread
+FILES_musl = $(filter tests/c/test_%,$(C_TEST_FILES))
+# musl's own headers first, and then the kernel's.
+CC_musl = musl-gcc -idirafter /usr/include -idirafter $(firstword $(wildcard /usr/include/*-linux-gnu))
 RUN_asan = env ASAN_OPTIONS=detect_leaks=1
 # TSan wants its addresses where they always are; a sandbox may forbid to ask for that, and then may not need it.
 RUN_tsan = $(shell setarch -R true 2>/dev/null && echo setarch -R)
@@ -255,19 +259,19 @@ RUN_tsan = $(shell setarch -R true 2>/dev/null && echo setarch -R)
 define c_variant
 .build/c/$(1)/core/%.o: csrc/core/%.c $(H_FILES)
 	@mkdir -p $$(@D)
-	@$$(CC) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -c $$< -o $$@
+	@$$(or $$(CC_$(1)),$$(CC)) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -c $$< -o $$@
 
 .build/c/$(1)/%: tests/c/%.c $(patsubst csrc/core/%.c,.build/c/$(1)/core/%.o,$(CORE_FILES)) $(wildcard tests/c/*.h)
-	@$$(CC) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -Itests/c $$(filter-out %.h,$$^) -pthread -o $$@
+	@$$(or $$(CC_$(1)),$$(CC)) $$(filter-out -Wconversion,$$(WARNINGS)) -g $$(SANITIZE_$(1)) -Icsrc -Itests/c $$(filter-out %.h,$$^) -pthread -o $$@
 
 .SECONDARY: $(patsubst csrc/core/%.c,.build/c/$(1)/core/%.o,$(CORE_FILES))
 
 .PHONY: run-c-$(1)
-run-c-$(1): $(patsubst tests/c/%.c,.build/c/$(1)/%,$(C_TEST_FILES))
+run-c-$(1): $(patsubst tests/c/%.c,.build/c/$(1)/%,$(or $(FILES_$(1)),$(C_TEST_FILES)))
 	@: $$(or $$^,$$(error there are no tests in tests/c))
 	@for program in $$^; do echo "$(1): $$$${program##*/}"; timeout --signal=ABRT 600 $$(RUN_$(1)) $$$$program; done
 endef
-$(foreach variant,plain asan tsan,$(eval $(call c_variant,$(variant))))
+$(foreach variant,plain asan tsan musl,$(eval $(call c_variant,$(variant))))
 
 # The other architecture: the extension is compiled, and the core's tests run under emulation, but for those whose system
 # calls the emulator does not know (the seals of a memory file) or takes hours for.  What is 98 there is 202 for the kernel.
@@ -291,10 +295,11 @@ aarch64:  ## compile everything for aarch64, and run the core's tests there as f
 		STRESS_WORKQ_ROUNDS=5000 timeout --signal=ABRT 600 qemu-aarch64 -L /usr/aarch64-linux-gnu .build/c/aarch64/$$name; \
 	done
 
-.PHONY: ctest asan tsan
+.PHONY: ctest asan tsan musl
 ctest: run-c-plain  ## the core's own tests
 asan: run-c-asan  ## the core's own tests under the address and undefined-behaviour sanitizers
 tsan: run-c-tsan  ## the core's own tests under the thread sanitizer
+musl: run-c-musl  ## the core's own tests, but for its stress programs, with the other C library
 
 # setup.py compiles as the interpreter was compiled: without assertions, unless that is a debug build.  The sanitizers'
 # builds have them.

@@ -11,6 +11,15 @@
 // The kernel finds the word of a lock at this distance from the link to it, for every entry of a list.
 #define WORD_OFFSET ((long)offsetof(robust_lock, word) - (long)offsetof(robust_lock, next))
 
+// What is added when a lock is taken, and musl's mark of a lock that several processes use.
+#ifdef __GLIBC__
+#define ONE_TURN 1
+#define TURNS_MARK 0
+#else
+#define ONE_TURN 256
+#define TURNS_MARK 128
+#endif
+
 // No list that is sound is longer: the kernel follows as many.
 #define STEPS_MAX 2048
 
@@ -31,9 +40,13 @@ typedef struct thread_locks {
 static _Thread_local thread_locks here;
 static pthread_once_t at_fork_once = PTHREAD_ONCE_INIT;
 
+// The kernel has forgotten the list, and glibc has emptied it; musl has not.
 static void
 forget_in_child(void)
 {
+    if (here.count > 0) {
+        here.head->list.next = &here.head->list;
+    }
     here.head = NULL;
     here.count = 0;
 }
@@ -44,17 +57,52 @@ watch_forks(void)
     pthread_atfork(NULL, NULL, forget_in_child);
 }
 
+// musl tells the kernel of a thread's list when the thread takes its first robust mutex of several processes.
+static void
+register_list(void)
+{
+    pthread_mutexattr_t robust;
+    pthread_mutex_t mutex;
+    if (pthread_mutexattr_init(&robust) != 0) {
+        return;
+    }
+    if (pthread_mutexattr_setrobust(&robust, PTHREAD_MUTEX_ROBUST) == 0
+        && pthread_mutexattr_setpshared(&robust, PTHREAD_PROCESS_SHARED) == 0
+        && pthread_mutex_init(&mutex, &robust) == 0) {
+        if (pthread_mutex_lock(&mutex) == 0) {
+            pthread_mutex_unlock(&mutex);
+        }
+        pthread_mutex_destroy(&mutex);
+    }
+    pthread_mutexattr_destroy(&robust);
+}
+
 // NULL: the system has no list of this thread, or one of another shape.
+static struct robust_list_head *
+find_list(void)
+{
+    struct robust_list_head *head = NULL;
+    size_t size = 0;
+    for (int tries = 0; tries < 2 && head == NULL; tries++) {
+        if (tries > 0) {
+            register_list();
+        }
+        if (syscall(SYS_get_robust_list, 0, &head, &size) < 0) {
+            return NULL;
+        }
+    }
+    return head != NULL && size == sizeof(*head) && head->futex_offset == WORD_OFFSET ? head : NULL;
+}
+
+// NULL: as find_list().
 static thread_locks *
 this_thread(void)
 {
     thread_locks *self = &here;
     if (self->head == NULL) {
-        struct robust_list_head *head = NULL;
-        size_t size = 0;
         pthread_once(&at_fork_once, watch_forks);
-        if (syscall(SYS_get_robust_list, 0, &head, &size) < 0 || head == NULL || size != sizeof(*head)
-            || head->futex_offset != WORD_OFFSET) {
+        struct robust_list_head *head = find_list();
+        if (head == NULL) {
             return NULL;
         }
         self->tid = (uint32_t)syscall(SYS_gettid);
@@ -95,12 +143,21 @@ entry_of(const robust_lock *lock)
     return (uintptr_t)&lock->next;
 }
 
-// Beside each link to the next is one to the link before, which the head has room for too.  The lowest bit is
-// the C library's.
+// Beside each link to the next is one to the link before, except at the head, where musl has something else.
+// The lowest bit is the C library's.
 static _Atomic uintptr_t *
 previous_of(uintptr_t entry)
 {
     return (_Atomic uintptr_t *)((entry & ~(uintptr_t)1) - sizeof(uintptr_t));
+}
+
+static void
+set_previous(thread_locks *self, uintptr_t entry, uintptr_t link)
+{
+    if (entry != (uintptr_t)first_of(self)) {
+        // Relaxed: see first_of().
+        atomic_store_explicit(previous_of(entry), link, memory_order_relaxed);
+    }
 }
 
 static held_lock *
@@ -139,8 +196,7 @@ join_list(thread_locks *self, robust_lock *lock)
     uintptr_t next = atomic_load_explicit(first_of(self), memory_order_relaxed);
     atomic_store_explicit(&lock->next, next, memory_order_relaxed);
     atomic_store_explicit(&lock->previous, (uintptr_t)first_of(self), memory_order_relaxed);
-    // Relaxed as well.
-    atomic_store_explicit(previous_of(next), entry_of(lock), memory_order_relaxed);
+    set_previous(self, next, entry_of(lock));
     keep_order();  // the list is whole whenever the kernel looks
     atomic_store_explicit(first_of(self), entry_of(lock), memory_order_relaxed);
     self->held[self->count++] = (held_lock){.lock = lock, .next = next, .hold = {.depth = 1}};
@@ -159,7 +215,7 @@ leave_list(thread_locks *self, held_lock *held)
                                       : atomic_load_explicit(link, memory_order_relaxed);
         if (at == entry) {
             atomic_store_explicit(link, next, memory_order_relaxed);
-            atomic_store_explicit(previous_of(next), (uintptr_t)link, memory_order_relaxed);
+            set_previous(self, next, (uintptr_t)link);
             if (before != NULL) {
                 before->next = next;
             }
@@ -209,8 +265,9 @@ robust_lock_acquire(robust_lock *lock, int64_t deadline_ns)
     uint32_t word = atomic_load_explicit(&lock->word, memory_order_relaxed);
     for (;;) {
         if ((word & FUTEX_TID_MASK) == 0) {
+            uint32_t waiters = (word & (FUTEX_WAITERS | FUTEX_OWNER_DIED)) != 0 ? FUTEX_WAITERS : 0;
             // A30: pairs with R30 in robust_lock_release(): the last holder has done what it did.
-            if (atomic_compare_exchange_weak_explicit(&lock->word, &word, self->tid | (word & FUTEX_WAITERS),
+            if (atomic_compare_exchange_weak_explicit(&lock->word, &word, self->tid | waiters,
                                                       memory_order_acquire, memory_order_relaxed)) {
                 break;
             }
@@ -237,7 +294,7 @@ robust_lock_acquire(robust_lock *lock, int64_t deadline_ns)
     atomic_store_explicit(&lock->holder, self->pid, memory_order_relaxed);
     // Only the holder writes `turns`: relaxed.
     uint32_t turns = atomic_load_explicit(&lock->turns, memory_order_relaxed);
-    atomic_store_explicit(&lock->turns, turns + 1, memory_order_relaxed);
+    atomic_store_explicit(&lock->turns, (turns | TURNS_MARK) + ONE_TURN, memory_order_relaxed);
     set_pending(self, 0);
     return rc;
 }
@@ -246,10 +303,18 @@ robust_lock_acquire(robust_lock *lock, int64_t deadline_ns)
 static void
 clear_waiters(robust_lock *lock, uint32_t turns)
 {
+    enum {
+        WORD = offsetof(robust_lock, word) / 4,
+        TURNS = offsetof(robust_lock, turns) / 4
+    };
     union {
         uint32_t parts[2];
         uint64_t both;
-    } now = {.parts = {FUTEX_WAITERS, turns}}, wanted = {.parts = {0, turns}};
+    } now = {.parts = {[WORD] = FUTEX_WAITERS, [TURNS] = turns}};
+    union {
+        uint32_t parts[2];
+        uint64_t both;
+    } wanted = {.parts = {[WORD] = 0, [TURNS] = turns}};
     // Relaxed: the word stays free, and R30 has come before.
     atomic_compare_exchange_strong_explicit(&lock->both, &now.both, wanted.both, memory_order_relaxed,
                                             memory_order_relaxed);

@@ -58,8 +58,13 @@ enum {
 typedef struct robust_lock {
     union {
         struct {
-            _Atomic uint32_t word;   // see above
+#ifndef __GLIBC__
+            _Atomic uint32_t turns;
+#endif
+            _Atomic uint32_t word;  // see above
+#ifdef __GLIBC__
             _Atomic uint32_t turns;  // how often it was taken; written by its holder
+#endif
         };
         _Atomic uint64_t both;
     };
@@ -72,7 +77,7 @@ typedef struct robust_lock {
     _Atomic uintptr_t next;
 } robust_lock;
 
-_Static_assert(offsetof(robust_lock, previous) == 24 && offsetof(robust_lock, next) == 32, "as in glibc");
+_Static_assert(offsetof(robust_lock, previous) == 24 && offsetof(robust_lock, next) == 32, "as mutexes");
 _Static_assert(sizeof(_Atomic uint64_t) == 8 && sizeof(robust_lock) == 40, "shared between processes");
 
 // Takes the lock, and sleeps for it until the deadline on the clock of clock_now_ns().

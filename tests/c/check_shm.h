@@ -113,10 +113,10 @@ static inline rlim_t
 check_limit(int resource, rlim_t value)
 {
     struct rlimit limit;
-    CHECK(getrlimit((__rlimit_resource_t)resource, &limit) == 0);
+    CHECK(getrlimit(resource, &limit) == 0);
     rlim_t before = limit.rlim_cur;
     limit.rlim_cur = value;
-    CHECK(setrlimit((__rlimit_resource_t)resource, &limit) == 0);
+    CHECK(setrlimit(resource, &limit) == 0);
     return before;
 }
 

@@ -216,6 +216,34 @@ the_end_of_a_thread_releases_its_locks(void)
     scene_free(s);
 }
 
+static void
+hold_until_told(void *arg)
+{
+    scene *s = arg;
+    CHECK_EQ(acquire(&s->locks[0]), ROBUST_LOCK_OK);
+    CHECK_UNTIL(atomic_load(&s->number) == 1);
+}
+
+static void
+the_end_of_a_thread_wakes_all_that_wait_in_turn(void)
+{
+    scene *s = scene_new();
+    check_thread holder, waiters[3];
+    check_start(&holder, hold_until_told, s);
+    CHECK_UNTIL(robust_lock_is_taken(&s->locks[0]));
+    for (size_t i = 0; i < CHECK_COUNT(waiters); i++) {
+        check_start(&waiters[i], take_and_release, &s->locks[0]);
+        CHECK_UNTIL(check_asleep(&waiters[i], &s->locks[0].word));
+    }
+    atomic_store(&s->number, 1);
+    for (size_t i = 0; i < CHECK_COUNT(waiters); i++) {
+        check_join(&waiters[i]);
+    }
+    check_join(&holder);
+    CHECK_EQ(atomic_load(&s->locks[0].word), 0);
+    scene_free(s);
+}
+
 #if !defined(__SANITIZE_THREAD__)
 
 // Runs a function in a child that then dies by SIGKILL.
@@ -463,6 +491,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_signal_interrupts_the_wait),
     CHECK_TEST(a_thread_holds_so_many),
     CHECK_TEST(the_end_of_a_thread_releases_its_locks),
+    CHECK_TEST(the_end_of_a_thread_wakes_all_that_wait_in_turn),
 #if !defined(__SANITIZE_THREAD__)
     CHECK_TEST(the_c_library_s_mutexes_are_in_the_list_too),
     CHECK_TEST(stray_links_are_not_followed),
