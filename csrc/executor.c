@@ -184,19 +184,32 @@ PyDoc_STRVAR(submit_doc,
 "    >>> future.result()\n"
 "    255");
 
+// The standard class in whose place the executor stands.
+static standard_class *
+standard_of(ExecutorObject *self)
+{
+    return self->tasks->kind->routed ? &self->module->standard_processes : &self->module->standard_threads;
+}
+
+// submit() where a method of the standard class is replaced; apart, as every call goes through submit().
+static __attribute__((noinline)) PyObject *
+submit_as_standard(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    standard_class *standard = standard_of(pool_of(op));
+    PyObject *result;
+    if (PyObject_TypeCheck(op, standard->type)
+        && standard_call(standard, false, "submit", op, args, nargs, kwnames, &result)) {
+        return result;
+    }
+    return executor_submit_here(op, args, nargs, kwnames);
+}
+
 static PyObject *
 executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     ExecutorObject *self = pool_of(op);
-    if (self->tasks != NULL) {
-        bool routed = self->tasks->kind->routed;
-        standard_class *standard =
-            routed ? &self->module->standard_processes : &self->module->standard_threads;
-        PyObject *result;
-        if (standard_is_replaced(standard) && PyObject_TypeCheck(op, standard->type)
-            && standard_call(standard, false, "submit", op, args, nargs, kwnames, &result)) {
-            return result;
-        }
+    if (self->tasks != NULL && standard_is_replaced(standard_of(self))) {
+        return submit_as_standard(op, args, nargs, kwnames);
     }
     return executor_submit_here(op, args, nargs, kwnames);
 }
@@ -205,8 +218,7 @@ executor_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject 
 static int
 submits_here(ExecutorObject *self, PyObject *op)
 {
-    bool routed = self->tasks->kind->routed;
-    standard_class *standard = routed ? &self->module->standard_processes : &self->module->standard_threads;
+    standard_class *standard = standard_of(self);
     if (standard->type == NULL || !PyObject_TypeCheck(op, standard->type)) {
         return 1;  // a CoroutinePool, whose submit() stands for no standard one
     }

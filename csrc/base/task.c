@@ -110,6 +110,16 @@ drop_call(task *t)
     Py_CLEAR(t->kwnames);
 }
 
+// Frees a task whose call is gone, and which its destination does not know.
+static void
+free_rest(task *t)
+{
+    if (t->route != NULL) {
+        t->route->forget(t);
+    }
+    delivery_free(&t->delivery);
+}
+
 void
 task_free(task *t)
 {
@@ -119,18 +129,15 @@ task_free(task *t)
     trace_end(&t->traced, TRACE_CANCELLED);
     attach(t, NULL);
     drop_call(t);
-    if (t->route != NULL) {
-        t->route->forget(t);
-    }
-    delivery_free(&t->delivery);
+    free_rest(t);
 }
 
-// As task_free(), if rc is -1 with an exception set, which stays; returns rc.
-static int
-free_after(task *t, int rc)
+// As free_it(), if rc is -1 with an exception set, which stays; returns rc.
+static inline int
+free_after(void (*free_it)(task *), task *t, int rc)
 {
     PyObject *error = rc < 0 ? PyErr_GetRaisedException() : NULL;
-    task_free(t);
+    free_it(t);
     if (error != NULL) {
         PyErr_SetRaisedException(error);
     }
@@ -160,7 +167,7 @@ hand_over(task **owned, int (*how)(delivery *), PyObject *result, PyObject *exce
     }
     int rc = how(&t->delivery);
     *owned = NULL;
-    return free_after(t, rc);
+    return free_after(free_rest, t, rc);
 }
 
 int
@@ -212,22 +219,23 @@ task_run(task **owned, call_place *place, tally *counts, call_times *times)
         *owned = NULL;
         ++*(rc == 0 ? &counts->cancelled : &counts->failed);
         call_end(place);
-        return free_after(t, rc);
+        return free_after(task_free, t, rc);
     }
     int (*how)(delivery *) = kind->finish;
     PyObject *exception = NULL;
     if (t->traced > 0) {
         trace_begin(t->traced);
     }
-    int64_t submitted_ns = t->traced < 0 ? -t->traced : t->traced;
-    int64_t began_ns = times == NULL ? 0 : call_times_began_ns(times, submitted_ns);
+    int64_t began_ns = times == NULL ? 0 : call_times_began_ns(times, t->traced < 0 ? -t->traced : t->traced);
     PyObject *result = t->route != NULL ? t->route->call(t, place) : task_call(t);
     if (result == NULL) {
         exception = PyErr_GetRaisedException();
         how = exception == NULL ? kind->fail : how;
     }
     int64_t ran_ns = times == NULL ? -1 : call_times_now_ns(times) - began_ns;
-    trace_end(&t->traced, ending_of(t, place, result, exception));
+    if (t->traced > 0) {
+        trace_end(&t->traced, ending_of(t, place, result, exception));
+    }
     count(counts, t, place, ran_ns, result, exception);
     if (place->call != NULL) {
         call_end(place);

@@ -38,9 +38,12 @@ future_alloc(PyTypeObject *type, module_state *state)
 PyObject *
 future_new(module_state *state)
 {
-    FutureObject *self = as_future(future_alloc(state->future_type, state));
+    // As tp_alloc() does it, without tracking it.
+    FutureObject *self = PyObject_GC_New(FutureObject, state->future_type);
     if (self != NULL) {
-        PyObject_GC_UnTrack(self);
+        assert((size_t)Py_TYPE(self)->tp_basicsize == sizeof(FutureObject));
+        memset((char *)self + sizeof(PyObject), 0, sizeof(FutureObject) - sizeof(PyObject));
+        self->module = state;
         list_link_push(&state->untracked, &self->untracked);
     }
     return (PyObject *)self;
@@ -520,10 +523,11 @@ call_standard(FutureObject *self, const char *name, PyObject *const *args, Py_ss
            && standard_call(standard, false, name, (PyObject *)self, args, nargs, kwnames, result);
 }
 
-static int
-destination_start(const destination *to)
+// The two below, where a method of the standard class is replaced; apart, so that what every call goes
+// through stays short.
+static __attribute__((noinline)) int
+start_as_standard(FutureObject *self)
 {
-    FutureObject *self = as_future(to->future);
     PyObject *result;
     if (!call_standard(self, "set_running_or_notify_cancel", NULL, 0, NULL, &result)) {
         return future_start(self);
@@ -533,20 +537,36 @@ destination_start(const destination *to)
     return run;
 }
 
-static int
-destination_finish(delivery *d)
+static __attribute__((noinline)) int
+finish_as_standard(FutureObject *self, PyObject *result, PyObject *exception)
 {
-    PyObject *result = d->result, *exception = d->exception;
-    d->result = d->exception = NULL;
     PyObject *outcome = result != NULL ? result : exception;
     PyObject *returned;
     const char *setter = result != NULL ? "set_result" : "set_exception";
-    if (call_standard(as_future(d->to.future), setter, &outcome, 1, NULL, &returned)) {
-        Py_DECREF(outcome);
-        Py_XDECREF(returned);
-        return returned == NULL ? -1 : 0;
+    if (!call_standard(self, setter, &outcome, 1, NULL, &returned)) {
+        return future_finish(self, result, exception);
     }
-    return future_finish(as_future(d->to.future), result, exception);
+    Py_DECREF(outcome);
+    Py_XDECREF(returned);
+    return returned == NULL ? -1 : 0;
+}
+
+static int
+destination_start(const destination *to)
+{
+    FutureObject *self = as_future(to->future);
+    return standard_is_replaced(&self->module->standard_future) ? start_as_standard(self)
+                                                                : future_start(self);
+}
+
+static int
+destination_finish(delivery *d)
+{
+    FutureObject *self = as_future(d->to.future);
+    PyObject *result = d->result, *exception = d->exception;
+    d->result = d->exception = NULL;
+    return standard_is_replaced(&self->module->standard_future) ? finish_as_standard(self, result, exception)
+                                                                : future_finish(self, result, exception);
 }
 
 // A call that ran has ended without an outcome, so its future can be cancelled.  0, or -1 with an exception.
@@ -610,7 +630,9 @@ static const destination_kind future_destination_kind = {
 int
 future_destination(module_state *state, destination *to)
 {
-    *to = (destination){.kind = &future_destination_kind, .future = future_new(state)};
+    to->kind = &future_destination_kind;
+    to->carrier = NULL;
+    to->future = future_new(state);
     return to->future == NULL ? -1 : 0;
 }
 
@@ -773,9 +795,9 @@ waits_with_locks(module_state *state)
            && (standard_is_replaced(&state->standard_lock) || waits_cooperatively(state));
 }
 
-// What result() and exception() begin with.  True: the future is finished.  False: the method returns
-// *instead, NULL with an exception.
-static bool
+// What result() and exception() begin with, unless they have nothing to do.  True: the future is finished.
+// False: the method returns *instead, NULL with an exception.
+static __attribute__((noinline)) bool
 wait_until_finished(FutureObject *self, const char *method, PyObject *const *args, Py_ssize_t nargs,
                     PyObject *kwnames, PyObject **instead)
 {
@@ -800,6 +822,14 @@ wait_until_finished(FutureObject *self, const char *method, PyObject *const *arg
         PyErr_SetNone(self->module->cancelled_error);
     }
     return rc > 0 && self->state == FUTURE_FINISHED;
+}
+
+// Whether result() and exception() have nothing to do but to say how the call ended.
+static inline bool
+is_at_hand(FutureObject *self, Py_ssize_t nargs, PyObject *kwnames)
+{
+    return self->state == FUTURE_FINISHED && nargs == 0 && kwnames == NULL
+           && !standard_is_replaced(&self->module->standard_future);
 }
 
 int
@@ -827,7 +857,8 @@ future_result(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *k
 {
     FutureObject *self = as_future(op);
     PyObject *instead;
-    if (!wait_until_finished(self, "result", args, nargs, kwnames, &instead)) {
+    if (!is_at_hand(self, nargs, kwnames)
+        && !wait_until_finished(self, "result", args, nargs, kwnames, &instead)) {
         return instead;
     }
     PyObject *exception = self->exception;
@@ -863,7 +894,8 @@ future_exception(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject
 {
     FutureObject *self = as_future(op);
     PyObject *instead;
-    if (!wait_until_finished(self, "exception", args, nargs, kwnames, &instead)) {
+    if (!is_at_hand(self, nargs, kwnames)
+        && !wait_until_finished(self, "exception", args, nargs, kwnames, &instead)) {
         return instead;
     }
     return Py_NewRef(self->exception == NULL ? Py_None : self->exception);
