@@ -24,6 +24,7 @@
 #include "shared/shared_list_type.h"
 #include "shared/shared_queue_type.h"
 #include "shared/shared_types.h"
+#include "threads/thread_look.h"
 #include "threads/thread_queue.h"
 
 static module_state *
@@ -53,7 +54,7 @@ core_before_collection(PyObject *module, PyObject *const *args, Py_ssize_t nargs
 
 PyDoc_STRVAR(after_fork_doc,
 "after_fork()\n--\n\n"
-"In the child of a fork: forget the threads that waited.");
+"In the child of a fork: forget the threads that waited, and the table of those that others see.");
 
 static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -62,6 +63,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     park_spot_init(&state->result_spot, UINT32_MAX);
     park_spot_init(&state->busy_wait_spot, UINT32_MAX);
     limit_watch_after_fork(state);
+    thread_view_after_fork();
     Py_RETURN_NONE;
 }
 
@@ -325,6 +327,7 @@ core_exec(PyObject *module)
     if (intern_strings(state) < 0 || import_names(state) < 0 || add_types(module, state) < 0
         || PyModule_AddFunctions(module, process_control_methods) < 0
         || PyModule_AddFunctions(module, pool_look_methods) < 0
+        || PyModule_AddFunctions(module, thread_look_methods) < 0
         || PyModule_AddFunctions(module, call_functions) < 0
         || PyModule_AddFunctions(module, limit_watch_functions) < 0
         || PyModule_AddFunctions(module, trace_functions) < 0) {

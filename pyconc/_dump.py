@@ -6,32 +6,34 @@ is read there, which the kernel allows to those who may look into the process: m
 are the processes below the program that share it.  What is read may be damaged, so it is checked, and
 what cannot be right is left out.
 
-Pools of threads have no such file: of theirs, only the threads themselves are seen, by the names that they give them.
+The pools of threads of a program have one such file together, "pyconc-threads", which only it shares.  Where there was
+no room, as for more than some thousand threads, only the threads themselves are seen, by the names that they have.
 An executor is seen from its first call on, and after its shutdown as long as the program keeps it.
 
 `--json` prints one object.  Times are in seconds, memory in bytes, and None is null:
 
     schema          1: of this description
     pid, command    the program's
-    pools           of each executor with worker processes or coroutines in them:
-        kind            "processes" or "coroutines"
+    pools           of each executor:
+        kind            "processes", "coroutines" or "threads"
         name, max_workers, workers, idle, running, queued, submitted, completed, failed, cancelled, timed_out, died,
         abandoned, recycled, stolen, run, wait
                         as in pyconc.PoolStats; run and wait have calls, total, p50, p90, p99, max; wait is null
-                        unless the executor was made with timed=True
+                        unless the executor was made with timed=True, and so is run of threads
         members         of each worker:
             number          from 0, or null
-            pid             null: the process could not be seen
+            pid             of threads the number of the thread, as ps -L has it; null: the process could not be seen
             state           "running", "idle", or "starting"
             calls           how many it has ended
             running         how many it runs
             task            the name of the one that began first, as in pyconc.WorkerStats; null: none, or it is not in
                             the worker's message: a function that travels by value, a call with large arguments
-            running_for     for how long; null: none
-            rss, cpu        memory, and CPU time so far; null: the process could not be seen
-            stack           only with --stacks: where its threads are, or null if it has not answered
-    threads         of each thread of a pool of threads, by its name: id, name, state (as in ps), cpu
+            running_for     for how long, of threads to within some milliseconds; null: none
+            rss, cpu        memory, and CPU time so far; null: the process could not be seen; rss of threads is null
+            stack           only with --stacks: where its threads are, or null if it has not answered; null of threads
+    threads         of each other thread that has the name of a pool's: id, name, state (as in ps), cpu
     unreadable      how many more executors there are whose memory is damaged
+    hidden          how many more pools of threads there are for which there was no room
 """
 
 from __future__ import annotations
@@ -59,12 +61,14 @@ __all__ = [
     "find_pools",
     "lines",
     "list_regions",
+    "list_tables",
     "look",
     "main",
     "read_pool",
 ]
 
 _REGION = "/memfd:pyconc (deleted)"
+_THREADS = "/memfd:pyconc-threads (deleted)"
 _BLACK_BOX = "/memfd:pyconc-black-box (deleted)"
 
 # What codec.h calls them.
@@ -145,8 +149,17 @@ def _files(pid: int, name: str) -> Iterator[tuple[int, str]]:
 
 def list_regions(pid: int) -> set[int]:
     """Return those of the regions that a process has open; none where one may not look."""
+    return _inodes(pid, _REGION)
+
+
+def list_tables(pid: int) -> set[int]:
+    """Return the tables of pools of threads that a process has open, in the same way."""
+    return _inodes(pid, _THREADS)
+
+
+def _inodes(pid: int, name: str) -> set[int]:
     try:
-        return {inode for inode, _ in _files(pid, _REGION)}
+        return {inode for inode, _ in _files(pid, name)}
     except OSError:
         return set()
 
@@ -210,15 +223,18 @@ def look(pid: int, processes: Processes | None = None) -> dict[str, Any]:
                     unreadable += 1
                 except FileNotFoundError:
                     pass  # it was closed just now
-        if unreadable and not pools:
+        of_threads, hidden, damaged = _find_thread_pools(pid)
+        unreadable += damaged
+        if unreadable and not pools and not of_threads:
             raise NotSeen(f"process {pid} uses another version of pyconc than this one, or its memory is damaged")
-        if inherited and not pools:
+        if inherited and not pools and not of_threads:
             raise NotSeen(
                 f"process {pid} is no program with executors, but belongs to process {inherited.popitem()[1]}"
             )
         if not files and not _has_pyconc(pid):
             raise NotSeen(f"process {pid} does not use pyconc")
         threads = _list_threads(pid)
+        _add_threads(of_threads, threads)
         command = _read_command(pid)
     except PermissionError:
         raise _explain_refusal(pid) from None
@@ -229,9 +245,10 @@ def look(pid: int, processes: Processes | None = None) -> dict[str, Any]:
         "schema": 1,
         "pid": pid,
         "command": command,
-        "pools": list(pools.values()),
-        "threads": threads,
+        "pools": [*pools.values(), *of_threads],
+        "threads": list(threads.values()),
         "unreadable": unreadable,
+        "hidden": hidden,
     }
 
 
@@ -254,13 +271,14 @@ def _read_command(pid: int) -> str:
         return file.read(4096).rstrip("\0").replace("\0", " ")
 
 
-def _list_threads(pid: int) -> list[dict[str, Any]]:
-    threads = []
+def _list_threads(pid: int) -> dict[int, dict[str, Any]]:
+    """Return the threads that have the names of pools' threads, by their numbers."""
+    threads = {}
     for entry in sorted(os.listdir(f"/proc/{pid}/task"), key=int):
         found = _read_stat(f"/proc/{pid}/task/{entry}/stat")
         if found is not None and re.search(r"-t\d+$", found[0]):
             name, fields = found
-            threads.append({"id": int(entry), "name": name, "state": fields[0], "cpu": _cpu(fields)})
+            threads[int(entry)] = {"id": int(entry), "name": name, "state": fields[0], "cpu": _cpu(fields)}
     return threads
 
 
@@ -281,29 +299,38 @@ def read_pool(path: str) -> dict[str, Any]:
         runs_coroutines, name, max_workers, numbers, workers = _core.look_at_pool(fd)
     finally:
         os.close(fd)
-    pool = {
-        "kind": "coroutines" if runs_coroutines else "processes",
-        "name": name.decode(errors="replace"),
-        "max_workers": max_workers,
-        **dict(zip(_STATS, numbers)),
-    }
-    for times in ("run", "wait"):
-        pool[times] = None if pool[times] is None else dict(zip(_HISTOGRAM, pool[times]))
-    pool["members"] = [
-        {
-            "number": number,
-            "pid": None,
-            "state": "running" if running else "idle",
-            "calls": calls,
-            "running": running,
-            "task": None if call is None or not running else _name_of_call(*call),
-            "running_for": seconds if running else None,
-            "rss": None,
-            "cpu": None,
-        }
+    members = [
+        _describe_worker(number, None, calls, running, seconds, None if call is None else _name_of_call(*call))
         for number, calls, running, seconds, call in workers
     ]
-    return pool
+    return _describe_pool("coroutines" if runs_coroutines else "processes", name, max_workers, numbers, members)
+
+
+def _describe_pool(
+    kind: str, name: bytes, max_workers: int, numbers: tuple[Any, ...], members: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Describe a pool as `--json` does; numbers: what stats() of its queue returns."""
+    pool: dict[str, Any] = {"kind": kind, "name": name.decode(errors="replace"), "max_workers": max_workers}
+    pool |= dict(zip(_STATS, numbers))
+    for times in ("run", "wait"):
+        pool[times] = None if pool[times] is None else dict(zip(_HISTOGRAM, pool[times]))
+    return pool | {"members": members}
+
+
+def _describe_worker(
+    number: int | None, pid: int | None, calls: int, running: int, seconds: float | None, task: str | None
+) -> dict[str, Any]:
+    return {
+        "number": number,
+        "pid": pid,
+        "state": "running" if running else "idle",
+        "calls": calls,
+        "running": running,
+        "task": task if running else None,
+        "running_for": seconds if running else None,
+        "rss": None,
+        "cpu": None,
+    }
 
 
 def _name_of_call(flags: int, callable_bytes: int, stream: bytes) -> str | None:
@@ -365,6 +392,63 @@ def _add_process(member: dict[str, Any], child: int | None, processes: Processes
         member.update(pid=child, rss=processes.rss(child), cpu=processes.cpu(child))
 
 
+# ---- pools of threads ----
+
+
+def _find_thread_pools(pid: int) -> tuple[list[dict[str, Any]], int, int]:
+    """Return a program's pools of threads, how many are hidden, and how many tables are damaged; raises OSError."""
+    pools, hidden, damaged = [], 0, 0
+    for _, path in _files(pid, _THREADS):
+        try:
+            found = read_table(path, _number_inside(pid))
+        except ValueError:
+            damaged += 1
+        except FileNotFoundError:
+            pass  # it was closed just now
+        else:
+            pools += [pool for _, pool in found[0]]
+            hidden += found[1]
+    return pools, hidden, damaged
+
+
+def _number_inside(pid: int) -> int:
+    """Return what a process in another namespace of numbers has as its own."""
+    with open(f"/proc/{pid}/status", errors="replace") as file:
+        numbers = next((line.split() for line in file if line.startswith("NSpid:")), [str(pid)])
+    return int(numbers[-1])
+
+
+def read_table(path: str, process: int) -> tuple[list[tuple[int, dict[str, Any]]], int]:
+    """Return the pools of threads in a table, each with its number, and how many are hidden.
+
+    Of a table that is another process's, which this one has from a fork, nothing. Raises as read_pool().
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        owner, hidden, found = _core.look_at_threads(fd)
+    finally:
+        os.close(fd)
+    if owner != process:
+        return [], 0
+    pools = []
+    for pool, name, max_workers, numbers, workers in found:
+        members = [
+            _describe_worker(None, thread, calls, running, seconds, task and task.decode(errors="replace"))
+            for thread, calls, running, seconds, task in workers
+        ]
+        pools.append((pool, _describe_pool("threads", name, max_workers, numbers, members)))
+    return pools, hidden
+
+
+def _add_threads(pools: list[dict[str, Any]], threads: dict[int, dict[str, Any]]) -> None:
+    """Move what can be seen of threads to the workers that they are."""
+    for member in (member for pool in pools for member in pool["members"]):
+        if (thread := threads.pop(member["pid"], None)) is not None:
+            member.update(number=int(thread["name"].rpartition("-t")[2]), cpu=thread["cpu"])
+    for pool in pools:
+        pool["members"].sort(key=lambda member: (member["number"] is None, member["number"]))
+
+
 # ---- stacks ----
 
 
@@ -372,7 +456,7 @@ def ask_for_stack(member: dict[str, Any], seconds: float = 1.0) -> str | None:
     """Have a worker write where its threads are, as its parent would; None: it cannot, or has not within that time."""
     black_box: Any = import_module("pyconc._process.black_box")
     kernel: Any = import_module("pyconc._process.kernel")
-    if member["pid"] is None or member["number"] is None:
+    if member["pid"] is None or member["number"] is None or member["rss"] is None:  # a thread has none
         return None
     try:
         pidfd = kernel.open_pidfd(member["pid"])
@@ -443,7 +527,8 @@ def lines(
         for what, times in (("waited", pool["wait"]), ("ran", pool["run"])):
             if times is not None and times["calls"]:
                 yield f"  they {what} for {_format_times(times)}", None
-        yield "  worker      pid  state         calls       rss       cpu       for  task", None
+        pid = "thread" if pool["kind"] == "threads" else "pid"
+        yield f"  worker  {pid:>7}  state         calls       rss       cpu       for  task", None
         for member in pool["members"]:
             number, pid = ("-" if member[key] is None else member[key] for key in ("number", "pid"))
             task = "-" if not member["running"] else clean(member["task"] or "?")
@@ -453,13 +538,15 @@ def lines(
             yield f"{row}  {task}{more}", member
     if program["threads"]:
         yield "", None
-        yield "threads of pools, as the kernel knows them", None
+        yield "other threads of pools, as the kernel knows them", None
         yield "      id  state       cpu  name", None
         for thread in program["threads"]:
             time = show_cpu(thread["id"], thread["cpu"])
             yield f"{thread['id']:>8}  {thread['state']:5}  {time:>8}  {clean(thread['name'])}", None
     if not program["pools"] and not program["threads"]:
         yield "no executor has had a call yet", None
+    if program["hidden"]:
+        yield f"{program['hidden']} more pools of threads, which there was no room to show", None
     if program["unreadable"]:
         yield f"{program['unreadable']} more with damaged memory", None
 

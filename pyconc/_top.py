@@ -28,11 +28,12 @@ _KEYS = "arrows: select   s: stack   t: trace   q: quit"
 def find_programs() -> dict[int, str]:
     """Return the programs with executors that this user may look into, with their commands."""
     processes = _dump.Processes()
-    holders = {pid: inodes for pid in processes.parents if (inodes := _dump.list_regions(pid))}
+    holders = {pid: _dump.list_regions(pid) for pid in processes.parents}
     found = {}
     for pid, inodes in holders.items():
-        # What a parent has open, too, it has from that.
-        if inodes.difference(*(holders.get(ancestor, ()) for ancestor in processes.ancestors(pid))):
+        # What a parent has open, too, it has from that.  A worker that has threads is no program of its own.
+        own = inodes.difference(*(holders.get(ancestor, ()) for ancestor in processes.ancestors(pid)))
+        if own or (not inodes and _dump.list_tables(pid)):
             with contextlib.suppress(_dump.NotSeen):
                 found[pid] = _dump.look(pid, processes)["command"]
     return found
@@ -41,7 +42,7 @@ def find_programs() -> dict[int, str]:
 def _choose() -> int:
     programs = find_programs()
     if not programs:
-        raise _dump.NotSeen("there is no program with worker processes of pyconc that this user may look into")
+        raise _dump.NotSeen("there is no program with executors of pyconc that this user may look into")
     if len(programs) > 1:
         listed = ", ".join(f"{pid} ({_dump.clean(command, 30)})" for pid, command in sorted(programs.items()))
         raise _dump.NotSeen(f"there are several programs, name one of them: {listed}")
@@ -104,8 +105,13 @@ class _Top:
                 self._look(_dump.look(self._pid), self._program)
 
     def _show_stack(self, screen: curses.window, member: dict[str, Any]) -> None:
-        stack = _dump.ask_for_stack(member) or "It does not answer, or has a use of its own for the signal."
-        lines = [f"worker {member['number']}, process {member['pid']}", "", *stack.splitlines()]
+        is_thread = member["rss"] is None
+        what = "thread" if is_thread else "process"
+        refusal = "It does not answer, or has a use of its own for the signal."
+        if is_thread:
+            refusal = "Threads are not asked where they are."
+        stack = _dump.ask_for_stack(member) or refusal
+        lines = [f"worker {member['number']}, {what} {member['pid']}", "", *stack.splitlines()]
         height, _ = screen.getmaxyx()
         screen.erase()
         for row, line in enumerate(lines[: height - 1]):
@@ -154,7 +160,7 @@ class _Top:
 
 def _count(program: dict[str, Any]) -> tuple[dict[int, float], dict[tuple[int, str], int]]:
     """Return the CPU time of each worker and thread, and how many calls of each executor have ended, by place."""
-    members = [member for pool in program["pools"] for member in pool["members"] if member["pid"] is not None]
+    members = [member for pool in program["pools"] for member in pool["members"] if member["cpu"] is not None]
     cpu = {member["pid"]: member["cpu"] for member in members} | {t["id"]: t["cpu"] for t in program["threads"]}
     ended = {(n, pool["name"]): sum(pool[how] for how in _ENDED) for n, pool in enumerate(program["pools"])}
     return cpu, ended

@@ -13,7 +13,7 @@ import pytest
 import support
 
 try:
-    import pyconc._core  # noqa: F401
+    import pyconc._core
 except ImportError as error:
     pytest.exit(f"pyconc is not installed for this interpreter ({error}): run `make test`", returncode=3)
 
@@ -62,6 +62,8 @@ def _little_to_collect() -> None:
 def _kept_for_life() -> None:
     """Makes what a library opens once per process, so that no test is blamed for it."""
     shared._heap()
+    with pyconc.ThreadPoolExecutor(1) as pool:  # the table in which others see pools of threads
+        pool.submit(int).result()
     with contextlib.suppress(ImportError):
         import ctypes  # noqa: F401  # a Python 3.15 keeps libffi's file open
     try:

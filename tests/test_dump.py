@@ -1,12 +1,14 @@
 """What the executors of a program do, as another program sees it: python -m pyconc dump."""
 
 import asyncio
+import functools
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -163,11 +165,186 @@ def test_each_worker_is_seen_as_its_process_whichever_of_several_executors_it_ha
         pyconc.wait(futures)
 
 
-def test_the_threads_of_pools_are_seen():
+# ---- pools of threads ----
+
+
+def wait_until_same(pool, name):
+    """Wait until what is seen of an executor is what it says itself."""
+
+    def is_same():
+        expected = pool.stats()._asdict()
+        for times in ("run", "wait"):
+            expected[times] = expected[times] and expected[times]._asdict()
+        seen = look(name)
+        return {key: seen[key] for key in expected} == expected
+
+    wait_until(is_same, "the numbers to be those of stats()")
+
+
+def test_pools_of_threads_are_seen_with_what_they_run():
+    open_gate = threading.Event()
     with pyconc.ThreadPoolExecutor(2, name="readers") as pool:
+        running = [pool.submit(open_gate.wait) for _ in range(2)]
+        waiting = [pool.submit(identity, n) for n in range(50)]
+        wait_until(lambda: look("readers")["running"] == 2)
+        seen = look("readers")
+        assert (seen["kind"], seen["max_workers"]) == ("threads", 2)
+        assert [seen[key] for key in ("workers", "idle", "queued", "submitted", "completed")] == [2, 0, 50, 52, 0]
+        assert [member["number"] for member in seen["members"]] == [0, 1]
+        assert {member["pid"] for member in seen["members"]} == {worker.id for worker in pool.workers()}
+        assert [member["task"] for member in seen["members"]] == ["Event.wait"] * 2
+        assert all(member["running_for"] >= 0 and member["cpu"] >= 0 for member in seen["members"])
+        assert not {member["pid"] for member in seen["members"]}.intersection(
+            thread["id"] for thread in _dump.look(os.getpid())["threads"]
+        )
+        for future in waiting[:20]:
+            future.cancel()
+        open_gate.set()
+        pyconc.wait(running + waiting)
+        pyconc.wait([pool.submit(fail, ValueError()) for _ in range(3)])
+        wait_until_same(pool, "readers")
+        assert [look("readers")[key] for key in COUNTS] == [55, 32, 3, 20, 0, 0, 0, 0]
+    wait_until_same(pool, "readers")
+    assert look("readers")["members"] == []
+
+
+def test_a_pool_of_threads_is_seen_as_long_as_the_program_keeps_it():
+    with pyconc.ThreadPoolExecutor(2, name="kept") as pool:
         pool.submit(identity).result()
-        threads = [thread for thread in _dump.look(os.getpid())["threads"] if thread["name"].startswith("readers")]
-        assert [thread["id"] for thread in threads] == [worker.id for worker in pool.workers()]
+    assert "kept" in [pool["name"] for pool in _dump.look(os.getpid())["pools"]]
+    del pool
+    wait_until(lambda: "kept" not in [pool["name"] for pool in _dump.look(os.getpid())["pools"]])
+
+
+def test_timed_threads_are_seen_with_their_times():
+    with pyconc.ThreadPoolExecutor(2, name="clocks", timed=True) as pool, pyconc.ThreadPoolExecutor(1, name="x") as x:
+        pyconc.wait([*[pool.submit(identity, n) for n in range(100)], x.submit(identity)])
+        wait_until_same(pool, "clocks")
+        assert look("clocks")["run"]["calls"] == look("clocks")["wait"]["calls"] == 100
+        assert (look("x")["run"], look("x")["wait"]) == (None, None)
+
+
+class Nap:
+    def __init__(self, event):
+        self.event = event
+
+    def nap(self):
+        self.event.wait()
+
+    def __call__(self):
+        self.nap()
+
+
+THREAD_CALLS = [
+    (lambda pool, event: pool.submit(event.wait), "Event.wait"),
+    (lambda pool, event: pool.submit(Nap(event).nap), "Nap.nap"),
+    (lambda pool, event: pool.submit(Nap(event)), "Nap"),
+    (lambda pool, event: pool.submit(functools.partial(Nap.nap, Nap(event))), "Nap.nap"),
+    (lambda pool, event: pool.options(name="ä" * 200).submit(event.wait), "ä" * 80),
+    (lambda pool, event: pool.options(name="12345678").submit(event.wait), "12345678"),
+    (lambda pool, event: pool.submit(event.wait), "Event.wait"),
+]
+
+
+def test_what_a_thread_runs_is_seen_by_its_name():
+    with pyconc.ThreadPoolExecutor(1, name="names") as pool:
+        for submit, name in THREAD_CALLS:
+            event = threading.Event()
+            future = submit(pool, event)
+            wait_until(lambda name=name: [member["task"] for member in look("names")["members"]] == [name], name)
+            event.set()
+            future.result()
+        wait_until(lambda: [member["task"] for member in look("names")["members"]] == [None])
+
+
+def test_a_call_in_a_thread_is_seen_again_when_the_one_above_it_has_ended():
+    above, below = threading.Event(), threading.Event()
+
+    def outer(pool):
+        pool.submit(above.wait).result()
+        below.wait()
+
+    with pyconc.ThreadPoolExecutor(1, name="nested") as pool:
+        future = pool.submit(outer, pool)
+        wait_until(lambda: [member["task"] for member in look("nested")["members"]] == ["Event.wait"])
+        assert [member["running"] for member in look("nested")["members"]] == [2]
+        assert (look("nested")["running"], look("nested")["queued"]) == (2, 0)
+        above.set()
+        wait_until(lambda: [member["running"] for member in look("nested")["members"]] == [1])
+        wait_until(lambda: look("nested")["members"][0]["task"].endswith("outer"))
+        below.set()
+        future.result()
+        wait_until_same(pool, "nested")
+
+
+def test_calls_that_time_out_and_that_are_abandoned_are_seen():
+    event = threading.Event()
+    with pyconc.ThreadPoolExecutor(1, name="late") as pool:
+        late = pool.options(timeout=0.01, on_cancel="interrupt", grace=0).submit(event.wait)
+        with pytest.raises(pyconc.TaskTimeout):
+            late.result()
+        wait_until_same(pool, "late")
+        assert [look("late")[key] for key in ("timed_out", "abandoned")] == [1, 1]
+        event.set()
+        pool.submit(identity).result()
+        wait_until_same(pool, "late")
+        assert look("late")["abandoned"] == 0
+
+
+FORKS = """
+    import os
+    import pyconc
+    from pyconc import _dump
+
+    def names():
+        return [(pool["name"], pool["completed"]) for pool in _dump.look(os.getpid())["pools"]]
+
+    def fork_and_tell(pool):
+        child = os.fork()
+        if child == 0:
+            print(names(), flush=True)
+            pool.submit(int).result()
+            print(names(), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+
+    parent = pyconc.ThreadPoolExecutor(1, name="parent")
+    parent.submit(int).result()
+    fork_and_tell(parent)
+    print(names(), flush=True)
+    parent.submit(fork_and_tell, parent).result()
+    print(names())
+"""
+
+
+def test_the_child_of_a_fork_shows_its_own_pools_and_counts_nothing_in_its_parents():
+    shown = run_script(FORKS, flags=("-W", "ignore")).stdout.splitlines()
+    anew = ["[]", "[('parent', 1)]"]
+    assert shown == [*anew, "[('parent', 1)]", *anew, "[('parent', 2)]"]
+
+
+WITHOUT_DESCRIPTORS = """
+    import os
+    import resource
+    import pyconc
+    from pyconc import _dump
+
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.open(os.devnull, os.O_RDONLY)
+    os.close(spare)
+    with pyconc.ThreadPoolExecutor(2, name="unseen") as pool:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare, limits[1]))
+        print(list(pool.map(abs, range(3))), pool.stats().completed)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        print(len(_dump.look(os.getpid())["pools"]), len(_dump.look(os.getpid())["threads"]) > 0)
+        with pyconc.ThreadPoolExecutor(1, name="seen") as another:
+            another.submit(abs, 1).result()
+            print([pool["name"] for pool in _dump.look(os.getpid())["pools"]])
+"""
+
+
+def test_a_pool_for_which_there_is_no_descriptor_works_unseen():
+    assert run_script(WITHOUT_DESCRIPTORS).stdout.splitlines() == ["[0, 1, 2] 3", "0 True", "['seen']"]
 
 
 # ---- nobody notices ----
@@ -260,7 +437,7 @@ def test_the_command_prints_a_table_or_json():
         assert "\x1b" not in text
         program = json.loads(dump(os.getpid(), "--json"))
         assert (program["schema"], program["pid"]) == (1, os.getpid())
-        assert [pool["name"] for pool in program["pools"]] == ["t\x1b[2Jable"]
+        assert [pool["name"] for pool in program["pools"] if pool["kind"] != "threads"] == ["t\x1b[2Jable"]
         assert "stack" not in program["pools"][0]["members"][0]
         gate.open()
         future.result()
@@ -271,7 +448,8 @@ def test_the_description_of_the_json_names_every_key():
         pyconc.wait([pool.submit(identity), threads.submit(identity)])
         program = _dump.look(os.getpid())
         seen = look("keys")
-        for keys in (program, seen, seen["run"], seen["members"][0], program["threads"][0]):
+        (thread,) = _dump._list_threads(os.getpid()).values()
+        for keys in (program, seen, seen["run"], seen["members"][0], thread):
             for key in keys:
                 assert key in _dump.__doc__
 
@@ -328,8 +506,21 @@ def test_a_program_without_pyconc_is_a_sentence():
         child.communicate()
 
 
+WITHOUT_CALLS = """
+    import sys
+    import pyconc
+
+    pool = pyconc.ThreadPoolExecutor()
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
 def test_a_program_without_executors_is_told():
-    assert dump(os.getpid()).endswith("\nno executor has had a call yet\n")
+    with start_script(WITHOUT_CALLS, stdin=subprocess.PIPE) as program:
+        await_line(program, program.stdout, "ready")
+        assert dump(program.pid).endswith("\nno executor has had a call yet\n")
+        program.stdin.close()
 
 
 def test_a_worker_says_whose_it_is():
@@ -424,10 +615,57 @@ def test_damaged_memory_shows_nonsense_at_worst(monkeypatch):
             described = _dump.read_pool("/dev/null")
             monkeypatch.undo()
             assert "\x1b" not in "\n".join(
-                _dump._format({"pid": 1, "command": "", "pools": [described], "threads": [], "unreadable": 0})
+                _dump._format(
+                    {"pid": 1, "command": "", "pools": [described], "threads": [], "unreadable": 0, "hidden": 0}
+                )
             )
             json.dumps(described)
     assert seen > 0
+
+
+def read_table(data):
+    fd = os.memfd_create("damaged")
+    try:
+        os.write(fd, data)
+        return _dump.read_table(f"/proc/self/fd/{fd}", os.getpid())
+    except ValueError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def test_a_damaged_table_of_threads_shows_nonsense_at_worst():
+    event = threading.Event()
+    with pyconc.ThreadPoolExecutor(2, name="sound", timed=True) as pool:
+        futures = [pool.submit(event.wait) for _ in range(4)]
+        wait_until(lambda: look("sound")["running"] == 2)
+        path = next(path for _, path in _dump._files(os.getpid(), _dump._THREADS))
+        with open(path, "rb") as file:
+            sound = bytearray(file.read(768 * 40))
+        event.set()
+        pyconc.wait(futures)
+    assert "sound" in [pool["name"] for _, pool in read_table(sound)[0]]
+    dice = random.Random(7)
+    for _ in range(200):
+        data = sound[:]
+        for _ in range(dice.randrange(1, 4)):
+            at, length = dice.randrange(len(data)), dice.randrange(1, 1 << dice.randrange(1, 12))
+            pattern = dice.choice([bytes(length), b"\xff" * length, dice.randbytes(length), (b"\x01\0\0\0" * length)])
+            data[at : at + length] = pattern[: min(length, len(data) - at)]
+        pools, hidden = read_table(data) or ([], 0)
+        program = {"pid": 1, "command": "", "threads": [], "unreadable": 0, "hidden": hidden}
+        shown = "\n".join(_dump._format(program | {"pools": [pool for _, pool in pools]}))
+        assert "\x1b" not in shown
+    for length in (0, 7, 8, 24, 767, 768, 1000):
+        assert read_table(sound[:length]) is None
+
+
+def test_the_table_of_another_process_shows_nothing():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        pool.submit(identity).result()
+        path = next(path for _, path in _dump._files(os.getpid(), _dump._THREADS))
+        assert _dump.read_table(path, os.getpid())[0] != []
+        assert _dump.read_table(path, os.getppid()) == ([], 0)
 
 
 def test_memory_that_ends_too_early_is_not_read():

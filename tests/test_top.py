@@ -112,6 +112,33 @@ def busy(workers=2):
         pyconc.wait(futures)
 
 
+THREADS = """
+    import sys
+    import pyconc
+
+    with pyconc.ThreadPoolExecutor(1, name="loader") as pool:
+        future = pool.submit(sys.stdin.read)
+        pool.submit(abs, 1)
+        print("ready", flush=True)
+        future.result()
+"""
+
+
+def test_it_finds_and_shows_pools_of_threads_and_does_not_ask_them_where_they_are():
+    with start_script(THREADS, stdin=subprocess.PIPE) as program:
+        await_line(program, program.stdout, "ready")
+        assert program.pid in _top.find_programs()
+        with top(program.pid) as terminal:
+            terminal.wait_for("loader", "(threads):", "1", "queued,", "running", "read")
+            terminal.press(b"s")
+            terminal.wait_for("thread", "not", "asked", "back")
+            terminal.press(b"x")
+            terminal.wait_for("loader")
+            terminal.press(b"q")
+            assert terminal.wait() == 0
+        program.stdin.close()
+
+
 def test_it_shows_a_table_and_keys_move_through_it():
     with busy() as pool, top(os.getpid()) as terminal:
         pids = [str(worker.id) for worker in pool.workers()]
@@ -279,7 +306,7 @@ def test_the_programs_that_may_be_watched_are_found_and_no_workers():
 @pytest.mark.parametrize(
     ("programs", "sentence"),
     [
-        ({}, "there is no program with worker processes of pyconc that this user may look into"),
+        ({}, "there is no program with executors of pyconc that this user may look into"),
         ({7: "a", 8: "b\x1b"}, "there are several programs, name one of them: 7 (a), 8 (b?)"),
     ],
 )

@@ -2,13 +2,13 @@
 
 #include <pthread.h>
 
+#include "callable_name.h"
+
 #include "core/clock.h"
 #include "core/name_table.h"
 
 #define CAPSULE "pyconc._core.trace"
 #define CACHED_NAMES 64
-// How deep a function may be in others, such as functools.partial, that only make it a call.
-#define WRAPPED_MAX 8
 // By so much the coarse clock is late at most: more than a tick.
 #define COARSE_NS 20000000
 
@@ -62,63 +62,17 @@ number_of_text(trace *self, const char *text, size_t bytes)
 static uint32_t
 number_of_str(trace *self, PyObject *name)
 {
-    Py_ssize_t bytes;
-    const char *text = name == NULL || !PyUnicode_Check(name) ? NULL : PyUnicode_AsUTF8AndSize(name, &bytes);
-    if (text == NULL) {
-        PyErr_Clear();  // a lone surrogate
-        return NAME_TABLE_NONE;
-    }
-    return number_of_text(self, text, (size_t)bytes);
-}
-
-// The function in an object that only makes it a call: a functools.partial, or a carrier of pyconc._context.
-// NULL: there is none.  Reads a slot, and so runs no code; nor does it raise anything to find out, which
-// might have the garbage collector run.
-static PyObject *
-unwrap(const trace *self, PyObject *callable)
-{
-    PyObject *const names[] = {self->module->str_func, self->module->str__function};
-    for (size_t i = 0; i < 2; i++) {
-        PyObject *slot = _PyType_Lookup(Py_TYPE(callable), names[i]);  // borrowed
-        if (slot != NULL && Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
-            PyObject *inner = PyObject_GetAttr(callable, names[i]);
-            PyErr_Clear();  // it is not set
-            return inner;
-        }
-    }
-    return NULL;
+    size_t bytes;
+    const char *text = callable_name_of_str(name, &bytes);
+    return text == NULL ? NAME_TABLE_NONE : number_of_text(self, text, bytes);
 }
 
 static uint32_t
 number_of_callable(trace *self, PyObject *callable)
 {
-    uint32_t number = NAME_TABLE_NONE;
-    Py_INCREF(callable);
-    for (int depth = 0; callable != NULL && depth < WRAPPED_MAX; depth++) {
-        PyObject *inner = NULL;
-        if (PyFunction_Check(callable)) {
-            number = number_of_str(self, ((PyFunctionObject *)callable)->func_qualname);
-        }
-        else if (PyCFunction_Check(callable)) {
-            const char *name = ((PyCFunctionObject *)callable)->m_ml->ml_name;
-            number = number_of_text(self, name, strlen(name));
-        }
-        else if (PyMethod_Check(callable)) {
-            inner = Py_NewRef(PyMethod_GET_FUNCTION(callable));
-        }
-        else {
-            inner = unwrap(self, callable);
-        }
-        if (inner == NULL && number == NAME_TABLE_NONE) {
-            PyTypeObject *type = PyType_Check(callable) ? (PyTypeObject *)callable : Py_TYPE(callable);
-            const char *dot = strrchr(type->tp_name, '.');
-            const char *name = dot == NULL ? type->tp_name : dot + 1;
-            number = number_of_text(self, name, strlen(name));
-        }
-        Py_SETREF(callable, inner);
-    }
-    Py_XDECREF(callable);
-    return number;
+    size_t bytes;
+    const char *text = callable_name(self->module, callable, &bytes);
+    return text == NULL ? NAME_TABLE_NONE : number_of_text(self, text, bytes);
 }
 
 bool

@@ -235,13 +235,14 @@ abandon(thread_job *job)
         return;
     }
     r->is_abandoned = true;
+    r->worker->view->is_abandoned = 1;
     job->jobs->has_warned = true;
     PyObject *callable = Py_NewRef(t->callable);
     call_options options = job->options;
     Py_XINCREF(options.name);
     PyObject *stack = Py_XNewRef(job->stack);
     bool timed_out = job->reason == STOP_BY_TIMEOUT && !job->is_cancelled;
-    ++*(timed_out ? &job->jobs->counts.timed_out : &job->jobs->counts.cancelled);
+    ++*(timed_out ? &job->jobs->counts->timed_out : &job->jobs->counts->cancelled);
     int64_t ran_ns = clock_now_ns() - job->began_ns;
     // From here on Python code runs, and the call may end.
     PyObject *error = timed_out ? call_timeout_error(callable, &options, ran_ns, stack, NULL) : NULL;
@@ -274,7 +275,7 @@ expire(thread_job *job)
     }
     PyObject *error = make_timeout(t, NULL);
     trace_end(&t->traced, job->is_cancelled ? TRACE_CANCELLED : TRACE_TIMED_OUT);
-    ++*(job->is_cancelled ? &job->jobs->counts.cancelled : &job->jobs->counts.timed_out);
+    ++*(job->is_cancelled ? &job->jobs->counts->cancelled : &job->jobs->counts->timed_out);
     if (task_fail(t, error) < 0) {
         module_log_escaped(module);
     }
@@ -421,6 +422,7 @@ call(task *t, call_place *place)
     job->state = JOB_OVER;
     job->runner = NULL;
     r->is_abandoned = false;
+    r->worker->view->is_abandoned = 0;
     leave(job);
     take_back(place);
     if (job->reason == STOP_NOT) {

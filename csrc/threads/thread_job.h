@@ -26,6 +26,7 @@
 #include "base/call.h"
 #include "base/queue.h"
 
+#include "core/thread_view.h"
 #include "futures/helping.h"
 
 #include "limit_watch.h"
@@ -37,7 +38,7 @@ typedef struct thread_jobs {
     module_state *module;  // borrowed
     workq *queue;          // the ThreadQueue's; has its own lock
     bool has_warned;       // that a thread was abandoned
-    tally counts;          // of the calls that no worker has ended, or that one has which is gone
+    tally *counts;         // of the calls that no worker has ended, or that one has which is gone
 } thread_jobs;
 
 // What a thread runs one task at a time in, linked while it does.  Guarded by the GIL.
@@ -63,7 +64,10 @@ typedef struct worker {
     PyObject *context;                // a copy of the one that the thread began with, for tasks above others
     unsigned depth;                   // how many tasks of this thread wait for the one above them
     unsigned long native_id;          // as the kernel numbers threads; constant
-    _Alignas(64) tally counts;        // of the calls that it has run; this thread writes, with the GIL
+    PyObject *named;                  // the str that `view` has as the name of the call that runs, or NULL
+    // What others see of it, its counts of calls too: a cell, or `hidden`.  This thread writes, with the GIL.
+    thread_view_worker *view;
+    thread_view_worker hidden;
 } worker;
 
 static inline runner *

@@ -1,5 +1,6 @@
 #include "thread_queue.h"
 
+#include "base/callable_name.h"
 #include "base/stats.h"
 #include "core/clock.h"
 #include "futures/future.h"
@@ -43,7 +44,7 @@ thread_queue_push(queue_head *op, task *t)
         PyErr_SetObject(self->close_error, self->close_message);
     }
     else {
-        self->submitted++;
+        self->view->submitted++;
     }
     return rc;
 }
@@ -62,6 +63,126 @@ thread_queue_close(queue_head *op, PyObject *error, PyObject *message)
     Py_XSETREF(self->close_error, Py_NewRef(error));
     Py_XSETREF(self->close_message, Py_NewRef(message));
     workq_close(&self->queue);
+}
+
+// ---- what other programs see ----
+
+static void
+use_view(ThreadQueueObject *self, thread_view_pool *view)
+{
+    view->submitted = self->view->submitted;
+    view->counts = self->view->counts;
+    self->view = view;
+    self->jobs.counts = &view->counts;
+}
+
+// Counts in memory of its own from now on.
+static void
+hide_pool(ThreadQueueObject *self)
+{
+    thread_view_pool *view = self->view;
+    if (view != &self->hidden) {
+        use_view(self, &self->hidden);
+        thread_view_give_back(view);
+    }
+    self->is_hidden = self->is_hidden || thread_view_hide();
+}
+
+static void
+free_times(ThreadQueueObject *self)
+{
+    if (self->in_view != NULL) {
+        thread_view_give_back(self->in_view);
+    }
+    else {
+        PyMem_Free(self->times);
+    }
+}
+
+static void
+show_times(ThreadQueueObject *self)
+{
+    thread_view_times *view = self->times == NULL ? NULL : thread_view_take();
+    if (view != NULL) {
+        view->pool = self->number;
+        view->times = *self->times;
+        free_times(self);
+        self->times = &view->times;
+        self->in_view = view;
+        thread_view_show(view, THREAD_VIEW_TIMES);
+    }
+}
+
+// Has others see it, from its first worker on.
+static void
+show_pool(ThreadQueueObject *self)
+{
+    self->has_looked = true;
+    thread_view_pool *view = thread_view_take();
+    if (view == NULL) {
+        hide_pool(self);
+        return;
+    }
+    // As Python has named it.
+    PyObject *name = PyObject_GetAttrString((PyObject *)self, "shown");
+    size_t bytes = 0;
+    const char *text = callable_name_of_str(name, &bytes);
+    PyErr_Clear();
+    memcpy(view->name, text == NULL ? "" : text, bytes < sizeof(view->name) ? bytes : sizeof(view->name));
+    Py_XDECREF(name);
+    view->pool = self->number;
+    view->is_timed = self->times != NULL;
+    atomic_init(&view->max_workers, self->queue.max_workers);
+    use_view(self, view);
+    show_times(self);
+    thread_view_show(view, THREAD_VIEW_POOL);
+}
+
+static void
+show_worker(worker *w)
+{
+    ThreadQueueObject *self = w->queue;
+    thread_view_worker *view = self->view == &self->hidden ? NULL : thread_view_take();
+    if (view == NULL) {
+        // Without one of its workers its numbers would be wrong.
+        hide_pool(self);
+        return;
+    }
+    view->pool = self->number;
+    view->thread = (uint32_t)w->native_id;
+    w->view = view;
+    thread_view_show(view, THREAD_VIEW_WORKER);
+}
+
+// `name`: of a call by its options, or of a function; NULL: as the callable.
+static __attribute__((noinline)) void
+name_call(worker *w, PyObject *callable, PyObject *name)
+{
+    size_t bytes = 0;
+    const char *text = callable_name_of_str(name, &bytes);
+    if (text == NULL) {
+        text = callable_name(w->queue->head.module, callable, &bytes);
+    }
+    thread_view_name_call(w->view, text == NULL ? "" : text, text == NULL ? 0 : bytes);
+    // To drop it later runs no code.
+    Py_XSETREF(w->named, name != NULL && PyUnicode_CheckExact(name) ? Py_NewRef(name) : NULL);
+}
+
+// A call is about to begin, or goes on, that has begun then.
+static inline void
+show_call(worker *w, task *t, int64_t began_ns)
+{
+    int64_t ignored_ns;
+    PyObject *callable = t->callable;
+    PyObject *name = t->route == NULL ? NULL : thread_job_look(t, &ignored_ns);
+    if (name == NULL) {
+        PyObject *function = PyMethod_Check(callable) ? PyMethod_GET_FUNCTION(callable) : callable;
+        name = PyFunction_Check(function) ? ((PyFunctionObject *)function)->func_qualname : NULL;
+    }
+    w->view->began_ns = began_ns;
+    if (name == NULL || name != w->named) {
+        name_call(w, callable, name);
+    }
 }
 
 // ---- workers ----
@@ -133,7 +254,7 @@ run_above(worker *w, task *t)
     PyObject *context = above == NULL ? PyErr_NoMemory() : PyContext_Copy(w->context);
     if (context == NULL || PyContext_Enter(context) < 0) {
         PyObject *error = PyErr_GetRaisedException();
-        w->counts.failed++;
+        w->view->counts.failed++;
         if (task_fail(t, error) < 0) {
             module_log_escaped(w->queue->head.module);
         }
@@ -143,15 +264,22 @@ run_above(worker *w, task *t)
         return;
     }
     above->current = t;
-    call_place *below = &worker_innermost(w)->place;
+    runner *below = worker_innermost(w);
     runner_enter(above, w, w->queue->head.module);
-    call_take_back(below);
+    call_take_back(&below->place);
     list_link_push(&w->queue->runners, &above->link);
     w->depth++;
-    if (task_run(&above->current, &above->place, &w->counts, w->queue->times) < 0) {
+    int64_t below_ns = w->view->began_ns;
+    w->view->running++;
+    show_call(w, t, clock_coarse_ns());
+    if (task_run(&above->current, &above->place, &w->view->counts, w->queue->times) < 0) {
         module_log_escaped(w->queue->head.module);
     }
     w->depth--;
+    w->view->running--;
+    if (below->current != NULL && below->current->callable != NULL) {  // else a callback of its future waits
+        show_call(w, below->current, below_ns);
+    }
     if (PyContext_Exit(context) < 0) {
         module_log_escaped(w->queue->head.module);
     }
@@ -287,6 +415,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
     for (;;) {
         list_node *node = workq_pop(&self->queue, &w->parking);
         if (node == NULL) {
+            w->view->running = 0;
             int64_t look_ns = loop_bridge_next_look(module);
             PyThreadState *thread = gil_release(&module->gil);
             int rc = workq_wait(&self->queue, &w->parking, look_ns);
@@ -315,7 +444,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
         if (is_unwanted(self, r->current)) {
             task *late = r->current;
             r->current = NULL;
-            w->counts.cancelled++;
+            w->view->counts.cancelled++;
             if (task_fail(late, NULL) < 0) {
                 module_log_escaped(module);
             }
@@ -325,7 +454,9 @@ run_tasks(ThreadQueueObject *self, worker *w)
             continue;
         }
         bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
-        if (task_run(&r->current, &r->place, &w->counts, self->times) < 0) {
+        w->view->running = 1;
+        show_call(w, r->current, clock_coarse_ns());
+        if (task_run(&r->current, &r->place, &w->view->counts, self->times) < 0) {
             module_log_escaped(module);
         }
         if (r->inherited) {
@@ -370,6 +501,8 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     }
     runner_enter(&w.runner, &w, self->head.module);
     list_link_push(&self->runners, &w.runner.link);
+    w.view = &w.hidden;
+    show_worker(&w);
     watch_stop_limit(self);
     helping_self = &w.helper;
     call_here = &w.runner.place;
@@ -377,11 +510,13 @@ thread_queue_work(PyObject *op, PyObject *reservation)
     call_here = NULL;
     helping_self = NULL;
     Py_DECREF(w.context);
+    Py_XDECREF(w.named);
     if (!w.runner.inherited) {
         workq_leave(&self->queue, &w.parking);
         list_link_remove(&w.runner.link);
         watch_stop_limit(self);
-        tally_add(&self->jobs.counts, &w.counts);
+        tally_add(self->jobs.counts, &w.view->counts);
+        thread_view_give_back(w.view);
         limit_watch_rest(self->head.module);
     }
     Py_RETURN_NONE;
@@ -444,6 +579,9 @@ thread_queue_reserve_worker(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     }
     add_threads(self, 1);
+    if (!self->has_looked) {
+        show_pool(self);
+    }
     PyCapsule_SetContext(reservation, (void *)self->fork_generation);
     return reservation;
 }
@@ -497,7 +635,7 @@ thread_queue_fail_queued(queue_head *op, PyObject *error, PyObject *message)
     ThreadQueueObject *self = (ThreadQueueObject *)op;
     list_node *tasks = workq_take_all(&self->queue);
     for (list_node *node = tasks; node != NULL; node = node->next) {
-        ++*(error == NULL ? &self->jobs.counts.cancelled : &self->jobs.counts.died);
+        ++*(error == NULL ? &self->jobs.counts->cancelled : &self->jobs.counts->died);
         trace_end(&((task *)node)->traced, error == NULL ? TRACE_CANCELLED : TRACE_DIED);
     }
     return task_fail_all(self->head.module, tasks, error, message);
@@ -608,11 +746,12 @@ thread_queue_after_fork(PyObject *op, PyObject *exception)
     self->cancel_at_ns = INT64_MAX;
     limit_watch_unset(&self->stop_limit);
     self->stops_tasks = false;
-    self->jobs.counts = (tally){0};
     if (self->times != NULL) {
         call_times_init(self->times);
     }
-    self->submitted = 0;
+    use_view(self, &self->hidden);
+    self->hidden = (thread_view_pool){0};
+    self->has_looked = self->is_hidden = false;
     // If this thread was a worker, it no longer is; it lives on as the child's main thread.
     PyObject *thread_dict = PyThreadState_GetDict();
     if (thread_dict != NULL && PyDict_DelItem(thread_dict, op) < 0) {
@@ -638,8 +777,8 @@ static PyObject *
 thread_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ThreadQueueObject *self = (ThreadQueueObject *)op;
-    tally sum = self->jobs.counts;
-    stats_now now = {.submitted = self->submitted,
+    tally sum = *self->jobs.counts;
+    stats_now now = {.submitted = self->view->submitted,
                      .workers = workq_workers(&self->queue),
                      .idle = workq_idle(&self->queue),
                      .queued = workq_length(&self->queue)};
@@ -647,10 +786,10 @@ thread_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
         const runner *r = (const runner *)link;
         now.abandoned += r->is_abandoned;
         if (is_first_of_worker(r)) {
-            tally_add(&sum, &r->worker->counts);
+            tally_add(&sum, &r->worker->view->counts);
         }
     }
-    now.running = self->submitted - now.queued - tally_ended(&sum);
+    now.running = self->view->submitted - now.queued - tally_ended(&sum);
     bool has_times = self->times != NULL;
     return stats_build(&now, &sum, has_times ? &sum.runs : NULL, has_times ? &self->times->waits : NULL);
 }
@@ -671,7 +810,7 @@ glance_at(const worker *w)
     task *t = r->current;
     glance seen = {.thread = w->native_id,
                    .began_ns = CALL_NOT_BEGUN,
-                   .calls = tally_ended(&w->counts),
+                   .calls = tally_ended(&w->view->counts),
                    .is_abandoned = r->is_abandoned};
     if (t != NULL && t->callable != NULL) {
         seen.callable = Py_NewRef(t->callable);
@@ -826,7 +965,7 @@ thread_queue_take(PyObject *op, PyObject *args)
     if (node == NULL) {
         return Py_NewRef(rc == WORKQ_CLOSED ? Py_False : Py_None);
     }
-    self->submitted--;  // it counts no longer: the caller decides what becomes of it
+    self->view->submitted--;  // it counts no longer: the caller decides what becomes of it
     PyObject *described = describe_task((task *)node);
     PyObject *error = described == NULL ? PyErr_GetRaisedException() : NULL;
     if (error != NULL) {
@@ -851,8 +990,11 @@ thread_queue_set_max_workers(PyObject *op, PyObject *number)
     if (max_workers == (unsigned long)-1 && PyErr_Occurred()) {
         return NULL;
     }
-    workq_set_max_workers(&((ThreadQueueObject *)op)->queue,
-                          max_workers > UINT32_MAX ? UINT32_MAX : (uint32_t)max_workers);
+    ThreadQueueObject *self = (ThreadQueueObject *)op;
+    uint32_t most = max_workers > UINT32_MAX ? UINT32_MAX : (uint32_t)max_workers;
+    workq_set_max_workers(&self->queue, most);
+    // Relaxed: nobody orders what is seen.
+    atomic_store_explicit(&self->view->max_workers, most, memory_order_relaxed);
     Py_RETURN_NONE;
 }
 
@@ -933,7 +1075,12 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwar
         self->stop_limit.reach = reach_stop_limit;
         self->number = ++self->head.module->thread_queues;
         workq_init(&self->queue, max_workers);
-        self->jobs = (thread_jobs){.module = self->head.module, .queue = &self->queue};
+        self->view = &self->hidden;
+        self->jobs = (thread_jobs){
+            .module = self->head.module,
+            .queue = &self->queue,
+            .counts = &self->hidden.counts,
+        };
     }
     return (PyObject *)self;
 }
@@ -998,7 +1145,11 @@ thread_queue_dealloc(PyObject *op)
     Py_XDECREF(self->close_error);
     Py_XDECREF(self->close_message);
     workq_fini(&self->queue);
-    PyMem_Free(self->times);
+    thread_view_give_back(self->view);
+    if (self->is_hidden) {
+        thread_view_unhide();
+    }
+    free_times(self);
     type->tp_free(op);
     Py_DECREF(type);
 }

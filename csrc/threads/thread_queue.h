@@ -20,10 +20,15 @@ typedef struct ThreadQueueObject {
     _Atomic uint32_t threads;   // reserved or not yet ended; written with the GIL
     int64_t cancel_at_ns;       // from when on what is queued is cancelled, not run; INT64_MAX: never; GIL
     limit stop_limit;           // the same time, for what runs then; GIL
-    uint64_t submitted;         // tasks that were pushed, and not taken out by the program; GIL
-    call_times *times;          // NULL: nobody wants to know; else owned, and what it points to is the GIL's
-    bool stops_tasks;           // those that may be stopped do not begin any more; GIL
-    PyObject *close_error;      // exception type and message for a refused push; GIL
+    // What others see of it, its counts of tasks too: a cell, or `hidden`.  GIL
+    thread_view_pool *view;
+    thread_view_pool hidden;
+    bool has_looked;             // for a cell; GIL
+    bool is_hidden;              // the table counts it among those that cannot be seen; GIL
+    call_times *times;           // NULL: nobody wants to know; else what it points to is the GIL's
+    thread_view_times *in_view;  // the cell that `times` is in; NULL: it is memory of this queue
+    bool stops_tasks;            // those that may be stopped do not begin any more; GIL
+    PyObject *close_error;       // exception type and message for a refused push; GIL
     PyObject *close_message;
 } ThreadQueueObject;
 

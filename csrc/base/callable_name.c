@@ -1,0 +1,68 @@
+#include "callable_name.h"
+
+// How deep a function may be in others, such as functools.partial, that only make it a call.
+#define WRAPPED_MAX 8
+
+const char *
+callable_name_of_str(PyObject *name, size_t *bytes)
+{
+    Py_ssize_t size;
+    const char *text = name == NULL || !PyUnicode_Check(name) ? NULL : PyUnicode_AsUTF8AndSize(name, &size);
+    if (text == NULL) {
+        PyErr_Clear();  // a lone surrogate
+        return NULL;
+    }
+    *bytes = (size_t)size;
+    return text;
+}
+
+// The function in an object that only makes it a call: a functools.partial, or a carrier of pyconc._context.
+// NULL: there is none.  Reads a slot, and so runs no code; nor does it raise anything to find out, which
+// might have the garbage collector run.  Borrowed: the slot has it.
+static PyObject *
+unwrap(const module_state *module, PyObject *callable)
+{
+    PyObject *const names[] = {module->str_func, module->str__function};
+    for (size_t i = 0; i < 2; i++) {
+        PyObject *slot = _PyType_Lookup(Py_TYPE(callable), names[i]);  // borrowed
+        if (slot != NULL && Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
+            PyObject *inner = PyObject_GetAttr(callable, names[i]);
+            PyErr_Clear();  // it is not set
+            // A slot that is no reference makes an object, which nobody else has.
+            PyObject *kept = inner == NULL || Py_REFCNT(inner) == 1 ? NULL : inner;
+            Py_XDECREF(inner);
+            return kept;
+        }
+    }
+    return NULL;
+}
+
+const char *
+callable_name(const module_state *module, PyObject *callable, size_t *bytes)
+{
+    const char *text = NULL;
+    for (int depth = 0; callable != NULL && text == NULL && depth < WRAPPED_MAX; depth++) {
+        PyObject *inner = NULL;
+        if (PyFunction_Check(callable)) {
+            text = callable_name_of_str(((PyFunctionObject *)callable)->func_qualname, bytes);
+        }
+        else if (PyCFunction_Check(callable)) {
+            text = ((PyCFunctionObject *)callable)->m_ml->ml_name;
+            *bytes = strlen(text);
+        }
+        else if (PyMethod_Check(callable)) {
+            inner = PyMethod_GET_FUNCTION(callable);
+        }
+        else {
+            inner = unwrap(module, callable);
+        }
+        if (inner == NULL && text == NULL) {
+            PyTypeObject *type = PyType_Check(callable) ? (PyTypeObject *)callable : Py_TYPE(callable);
+            const char *dot = strrchr(type->tp_name, '.');
+            text = dot == NULL ? type->tp_name : dot + 1;
+            *bytes = strlen(text);
+        }
+        callable = inner;
+    }
+    return text;
+}

@@ -1,0 +1,17 @@
+// callable_name: what a function is called where no code may run to find out.
+//
+// The GIL is held.
+#ifndef PYCONC_CALLABLE_NAME_H
+#define PYCONC_CALLABLE_NAME_H
+
+#include "state.h"
+
+// The name of a function, of the one in a method or in an object that only makes it a call, or else of a
+// type, in UTF-8; NULL: it is in too many others.  It stays there as long as the callable does, and no other
+// code runs.  Raises nothing.
+const char *callable_name(const module_state *module, PyObject *callable, size_t *bytes);
+
+// The text of a str in the same way; NULL: it is no str, or has a lone surrogate.
+const char *callable_name_of_str(PyObject *name, size_t *bytes);
+
+#endif
