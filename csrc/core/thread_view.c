@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "shm_file.h"
@@ -65,6 +66,11 @@ commit(uint32_t place)
 static bool
 open_table(void)
 {
+    // Memory files are subject to it, and a process that asks for more may get a signal that ends it.
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur < FILE_BYTES) {
+        return false;
+    }
     int fd = memfd_create("pyconc-threads", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0) {
         is_refused = errno == ENOSYS || errno == EPERM || errno == EACCES;

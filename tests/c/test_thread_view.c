@@ -3,6 +3,7 @@
 #include "core/thread_view.h"
 
 #include <dirent.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -188,6 +189,16 @@ be_without_descriptors(void)
     CHECK(!thread_view_hide());
     thread_view_unhide();
     CHECK_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+    // A file that is too large would be a signal.
+    struct rlimit size;
+    CHECK_EQ(getrlimit(RLIMIT_FSIZE, &size), 0);
+    rlim_t usual = size.rlim_cur;
+    size.rlim_cur = 4096;
+    signal(SIGXFSZ, SIG_DFL);
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &size), 0);
+    CHECK(thread_view_take() == NULL);
+    size.rlim_cur = usual;
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &size), 0);
     void *cell = thread_view_take();
     CHECK(cell != NULL);
     // The program closes what it does not know: the cells that the system has allocated are still there.
