@@ -209,7 +209,7 @@ def test_a_large_string_is_in_memory_as_often_as_it_must_be(made):
                 return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) << 10
         def region():
             files = [f"/proc/self/fd/{{name}}" for name in os.listdir("/proc/self/fd")]
-            files = [file for file in files if os.path.lexists(file) and "memfd:pyconc" in os.readlink(file)]
+            files = [file for file in files if os.path.lexists(file) and "memfd:pyconc " in os.readlink(file)]
             return sum(os.stat(file).st_blocks * 512 for file in files)
         def give():
             before = peak()

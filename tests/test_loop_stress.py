@@ -92,7 +92,10 @@ CLOSING = """
         kinds = (asyncio.Future, concurrent.futures.Future)
         return [x for x in gc.get_objects() if isinstance(x, kinds) or type(x).__name__ == "LoopBridge"]
 
-    new_loop().close()  # what a library opens once
+    # What a library opens once, and pyconc for all pools of threads.
+    new_loop().close()
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
     files = open_files()
     with pyconc.ThreadPoolExecutor(3) as pool:
         shares = [range(i, rounds, threads) for i in range(threads)]

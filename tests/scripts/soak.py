@@ -70,7 +70,7 @@ def count():
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         children = len(file.read().split())
     files = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
-    regions = {os.stat(path).st_ino: os.stat(path) for path in files if "memfd:pyconc" in _target(path)}
+    regions = {os.stat(path).st_ino: os.stat(path) for path in files if "memfd:pyconc " in _target(path)}
     return {
         "MB": int(status["RssAnon"].split()[0]) / 1024,
         "files": len(files),
