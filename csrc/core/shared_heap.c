@@ -921,7 +921,8 @@ static void
 unmap_all_kept(shared_heap *heap)
 {
     for (uint32_t i = 0; i < KEPT_MAPPINGS; i++) {
-        unmap_kept(atomic_exchange_explicit(&heap->kept[i], 0, memory_order_relaxed));  // as in take_kept()
+        // Relaxed: as in take_kept().
+        unmap_kept(atomic_exchange_explicit(&heap->kept[i], 0, memory_order_relaxed));
     }
 }
 
@@ -960,8 +961,9 @@ shared_heap_unmap(shared_heap *heap, void *at, uint32_t unit, uint32_t order)
         munmap(at, SHARED_UNIT_BYTES << order);
         return;
     }
+    // Both relaxed: the first is a hint, the other as in take_kept().
     uint32_t i = atomic_fetch_add_explicit(&heap->next_kept, 1, memory_order_relaxed) % KEPT_MAPPINGS;
-    unmap_kept(atomic_exchange_explicit(&heap->kept[i], kept, memory_order_relaxed));  // as in take_kept()
+    unmap_kept(atomic_exchange_explicit(&heap->kept[i], kept, memory_order_relaxed));
 }
 
 // ---- forks ----

@@ -154,6 +154,7 @@ thread_view_hide(void)
     if (own.cells == NULL) {
         return false;
     }
+    // Relaxed, also below: a number by itself, which the caller's lock guards.
     atomic_fetch_add_explicit(&head()->hidden, 1, memory_order_relaxed);
     return true;
 }
@@ -162,6 +163,7 @@ void
 thread_view_unhide(void)
 {
     leave_inherited();
+    // Relaxed: see thread_view_hide().
     if (own.cells != NULL && atomic_load_explicit(&head()->hidden, memory_order_relaxed) > 0) {
         atomic_fetch_sub_explicit(&head()->hidden, 1, memory_order_relaxed);
     }
@@ -185,12 +187,14 @@ thread_view_name_call(thread_view_worker *worker, const char *name, size_t bytes
     size_t count = (bytes + 7) / 8 + (bytes < sizeof(words) && bytes % 8 == 0);
     words[count - 1] = 0;
     memcpy(words, name, bytes);
+    // Both relaxed: only this thread writes it, and the words below order the second.
     uint32_t version = atomic_load_explicit(&worker->name_version, memory_order_relaxed);
     atomic_store_explicit(&worker->name_version, version + 1, memory_order_relaxed);
     for (size_t i = 0; i < count; i++) {
         // Release: whoever sees part of the name sees that it changes.
         atomic_store_explicit(&worker->call_name[i], words[i], memory_order_release);
     }
+    // Release: whoever sees this version sees the whole name.
     atomic_store_explicit(&worker->name_version, version + 2, memory_order_release);
 }
 
@@ -217,6 +221,7 @@ thread_view_copy(int fd, thread_view_table *table)
     if (!read_all(fd, (unsigned char *)&head, sizeof(head)) || head.magic != MAGIC) {
         return false;
     }
+    // Relaxed: it is a copy.
     uint32_t top = atomic_load_explicit(&head.top, memory_order_relaxed);
     if (top == 0 || top > CELLS_MAX) {
         return false;
@@ -253,6 +258,7 @@ thread_view_read_call(const thread_view_table *table, uint32_t place, char name[
     size_t offset = (size_t)place * THREAD_VIEW_CELL;
     const thread_view_worker *worker = (const void *)(table->cells + offset);
     const thread_view_worker *later = (const void *)(table->again + offset);
+    // Relaxed, both: they are copies.
     uint32_t version = atomic_load_explicit(&worker->name_version, memory_order_relaxed);
     memcpy(name, worker->call_name, THREAD_VIEW_CALL_NAME);
     name[THREAD_VIEW_CALL_NAME] = '\0';
