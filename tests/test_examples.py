@@ -111,7 +111,7 @@ def test_the_busy_program_is_seen_from_outside():
         await_line(busy, busy.stdout, f"process {busy.pid} is busy")
 
         command = [sys.executable, "-m", "pyconc", "dump", str(busy.pid), "--stacks"]
-        awaited = {"render (processes)", "web (coroutines)", "fetch", " in resize", "disk-t0"}
+        awaited = {"render (processes)", "web (coroutines)", "fetch", " in resize", "disk (threads)"}
 
         def has_shown_all():
             text = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ELSEWHERE).stdout
