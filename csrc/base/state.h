@@ -104,12 +104,13 @@ typedef struct callback_hooks {
 typedef struct limit_watcher {
     timer_heap heap;  // of limits
     int64_t sleeps_until_ns;
-    _Atomic uint32_t changes;     // changes whenever it has to look before that
-    _Atomic uint32_t is_running;  // 1: the thread is there, or about to be
-    bool may_rest;                // it is to end if there are no limits
-    bool is_acting;               // it may run code of the program
-    bool is_over;                 // the interpreter exits
-    uint32_t forks;               // that this process and those before it have come from
+    _Atomic uint32_t changes;         // changes whenever it has to look before that
+    _Atomic uint32_t is_running;      // 1: the thread is there, or about to be
+    PyInterpreterState *interpreter;  // whose the thread is
+    bool may_rest;                    // it is to end if there are no limits
+    bool is_acting;                   // it may run code of the program
+    bool is_over;                     // the interpreter exits
+    uint32_t forks;                   // that this process and those before it have come from
 } limit_watcher;
 
 typedef struct module_state {

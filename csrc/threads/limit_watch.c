@@ -1,5 +1,6 @@
 #include "limit_watch.h"
 
+#include <pthread.h>
 #include <sys/prctl.h>
 
 #include "core/clock.h"
@@ -86,14 +87,78 @@ watch(module_state *state)
     futex_wake_all(&w->is_running);
 }
 
+// To make its thread state, the thread takes a lock of the interpreter's without the GIL.  Before Python 3.12
+// the child of a fork waits for that lock for ever if it was taken then: so forks wait for the thread.  No
+// thread begins while the one that forks has the GIL.
+#if PY_VERSION_HEX < 0x030C0000
+
+static _Atomic uint32_t is_starting;  // 1: the thread has no thread state yet
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void
+await_start(void)
+{
+    // A37: pairs with R37 in set_starting().
+    while (atomic_load_explicit(&is_starting, memory_order_acquire) != 0) {
+        futex_wait(&is_starting, 1, FUTEX_NO_DEADLINE);
+    }
+}
+
+static void
+set_up(void)
+{
+    pthread_atfork(await_start, NULL, NULL);
+}
+
+static void
+set_starting(uint32_t is)
+{
+    pthread_once(&once, set_up);
+    // R37: pairs with A37 in await_start(): the interpreter's lock is free.
+    atomic_store_explicit(&is_starting, is, memory_order_release);
+    futex_wake_all(&is_starting);
+}
+
+#else
+
+static void
+set_starting(uint32_t is)
+{
+    (void)is;
+}
+
+#endif
+
 static void
 run(void *arg)
 {
     module_state *state = arg;
+    limit_watcher *w = &state->limits;
     (void)prctl(PR_SET_NAME, "pyconc-limits");  // for ps and top
-    PyGILState_STATE gil = PyGILState_Ensure();
-    watch(state);
-    PyGILState_Release(gil);
+    PyThreadState *thread = PyThreadState_New(w->interpreter);
+    if (thread == NULL) {
+        set_running(w, 0);  // without the GIL, as there is none to be had
+    }
+    set_starting(0);
+    if (thread != NULL) {
+        PyEval_RestoreThread(thread);
+        watch(state);
+        PyThreadState_Clear(thread);
+        PyThreadState_DeleteCurrent();
+    }
+}
+
+static void
+start(module_state *state)
+{
+    limit_watcher *w = &state->limits;
+    w->interpreter = PyInterpreterState_Get();
+    set_running(w, 1);
+    set_starting(1);
+    if (PyThread_start_new_thread(run, state) == (unsigned long)-1) {
+        set_starting(0);
+        set_running(w, 0);
+    }
 }
 
 void
@@ -111,7 +176,7 @@ limit_watch_set(module_state *state, limit *l, int64_t due_ns)
     else if (!w->is_over) {
         w->may_rest = false;
         w->sleeps_until_ns = INT64_MIN;
-        set_running(w, PyThread_start_new_thread(run, state) != (unsigned long)-1);
+        start(state);
     }
 }
 
@@ -132,6 +197,7 @@ limit_watch_after_fork(module_state *state)
     w->forks++;
     w->is_acting = false;
     set_running(w, 0);
+    set_starting(0);
 }
 
 PyDoc_STRVAR(end_limits_doc,
