@@ -117,17 +117,15 @@ def _results(executor_reference, fn, arguments, pending, deadline):
             if executor is not None:
                 pending.extend(executor.submit(fn, *args) for args in islice(arguments, 1))
             del executor
-            yield _result_or_cancel(pending.popleft(), deadline)
+            yield _take_result(pending, deadline)
     finally:
-        for future in pending:
-            future.cancel()
+        # The last one first: where a call that runs is stopped, its worker would take one that is yet to be cancelled.
+        while pending:
+            pending.pop().cancel()
 
 
-def _result_or_cancel(future, deadline):
-    try:
-        try:
-            return future.result(None if deadline is None else deadline - time.monotonic())
-        finally:
-            future.cancel()
-    finally:
-        del future  # An exception's traceback must not keep the future that holds the exception.
+def _take_result(pending, deadline):
+    """Return the first future's result. One that raises stays, and no traceback has a variable that keeps it."""
+    result = pending[0].result(None if deadline is None else deadline - time.monotonic())
+    pending.popleft()
+    return result
