@@ -78,7 +78,7 @@ struct shared_heap {
     // Of the last children, those that have taken theirs included.  Only the thread that forks changes both.
     reservation reserved[RESERVATIONS];
     uint32_t forks;
-    // Where it is and which run, see kept_mapping(); 0: none.  It is his who takes it out.
+    // Where it is and which run, see kept_mapping(); 0: none.  Whoever takes it out owns it.
     _Atomic uint64_t kept[KEPT_MAPPINGS];
     _Atomic uint32_t next_kept;  // where the next one goes; a hint, so relaxed everywhere
     // Of each cell, guarded by the heap's lock:
