@@ -72,6 +72,11 @@ def clean_up(path, end):
         end()
 
 
+def pass_gate(gate):
+    """Waits until the test opens the other end of a named pipe."""
+    gate.open().close()
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -119,14 +124,16 @@ async def test_who_cancels_waits_until_the_call_has_cleaned_up(new_loop, tmp_pat
     loop, path = asyncio.get_running_loop(), tmp_path / "notes"
     with pool_of(max_workers=1) as pool:
         view = pool.options(on_cancel="interrupt", grace=FOREVER)
-        end = functools.partial(note, path, "cleaned")
-        future = await begin(loop, view, path, clean_up, end)
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+        future = await begin(loop, view, path, clean_up, functools.partial(pass_gate, gate))
         assert future.cancel(msg="first")
         assert future.cancel(msg="enough")
         assert not future.done()
+        gate.open("w").close()
         with pytest.raises(asyncio.CancelledError) as caught:
             await future
-        assert notes(path)[1:] == ["TaskCancelled", "cleaned"]
+        assert notes(path)[1:] == ["TaskCancelled"]
         assert caught.value.args == ("enough",)
         assert not future.cancel()
 
