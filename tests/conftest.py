@@ -48,7 +48,7 @@ def pytest_collection_finish() -> None:
         # With its first test Hypothesis looks for what refers to its random numbers, and would not find what is frozen.
         given(strategies.none())(lambda _: None)()
     # Else each worker makes them, too, in memory of its own, which comes here with the first object that it returns.
-    assert not shared._heaps, "a module of tests makes shared objects when it is imported"
+    assert not shared._memory._heaps, "a module of tests makes shared objects when it is imported"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +61,7 @@ def _little_to_collect() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _kept_for_life() -> None:
     """Makes what a library opens once per process, so that no test is blamed for it."""
-    shared._heap()
+    shared._memory.heap()
     with pyconc.ThreadPoolExecutor(1) as pool:  # the table in which others see pools of threads
         pool.submit(int).result()
     with contextlib.suppress(ImportError):

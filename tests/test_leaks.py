@@ -55,7 +55,7 @@ def use_chain():
 
 
 def maker_of_shared(name):
-    return lambda: getattr(_core, name)(shared._heap())
+    return lambda: getattr(_core, name)(shared._memory.heap())
 
 
 class Cycle:

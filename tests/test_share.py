@@ -98,7 +98,7 @@ def test_numpy_s_arrays_are_views_that_nobody_can_write():
 
 def test_what_cannot_be_pickled_is_refused_and_takes_nothing():
     gc.collect()
-    used = shared._heap().used()
+    used = shared._memory.heap().used()
     for value, error in (
         (lambda: 0, (AttributeError, pickle.PicklingError)),
         ([shared.Lock()], TypeError),
@@ -108,7 +108,7 @@ def test_what_cannot_be_pickled_is_refused_and_takes_nothing():
         with pytest.raises(error):
             shared.share(value)
     gc.collect()
-    assert shared._heap().used() == used
+    assert shared._memory.heap().used() == used
 
 
 def fail():
@@ -166,17 +166,17 @@ def give_back(ref):
 
 def test_a_ref_that_comes_back_is_the_same_and_then_goes(pool):
     gc.collect()
-    used = shared._heap().used()
+    used = shared._memory.heap().used()
     ref = shared.share([1, 2])
     assert pool.submit(give_back, ref).result() is ref
     assert pool.submit(give_back, [ref, ref]).result() == [ref, ref]
     del ref
-    wait_until(lambda: shared._heap().used() <= used, "the worker to drop it")
+    wait_until(lambda: shared._memory.heap().used() <= used, "the worker to drop it")
 
 
 def test_a_call_that_cannot_be_pickled_takes_nothing_along_and_says_why(pool):
     gc.collect()
-    used = shared._heap().used()
+    used = shared._memory.heap().used()
     ref = shared.share(b"x" * 100_000)
     for call in ((give_back, [ref, threading.Lock()]), (make_what_cannot_be_pickled, ref)):
         with pytest.raises(TypeError, match=r"cannot pickle '_thread\.lock' object"):
@@ -184,7 +184,7 @@ def test_a_call_that_cannot_be_pickled_takes_nothing_along_and_says_why(pool):
     del ref, call
     gc.collect()
     pool.submit(gc.collect).result()  # before Python 3.13 the frames of an error may refer to it
-    wait_until(lambda: shared._heap().used() <= used, "the worker to drop it")
+    wait_until(lambda: shared._memory.heap().used() <= used, "the worker to drop it")
 
 
 def make_what_cannot_be_pickled(ref):
@@ -244,8 +244,8 @@ def test_a_process_of_multiprocessing_has_it_and_leaves_nothing_when_it_is_kille
 
 
 def memory():
-    shared._heap().used()
-    return os.fstat(shared._heap().fileno()).st_blocks * 512
+    shared._memory.heap().used()
+    return os.fstat(shared._memory.heap().fileno()).st_blocks * 512
 
 
 TABLE = 32768  # bytes that the table which says whose memory it is may take, or give back meanwhile
@@ -337,5 +337,5 @@ def test_a_fork_inherits_it():
             os._exit(0)
         del view, ref, late
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        print(shared._heap().used())
+        print(shared._memory.heap().used())
     """)

@@ -262,7 +262,7 @@ def test_a_subclass_travels_too(pool):
 
 def test_objects_give_their_memory_back(pool):
     def used():
-        return shared._heap().used()
+        return shared._memory.heap().used()
 
     gc.collect()  # what other tests have left
     shared.Lock()
@@ -679,7 +679,7 @@ STORM = """
             os._exit(0)
         os.waitpid(pid, 0)
     del one, two, permits, event, condition, ready
-    print("used", shared._heap().used())
+    print("used", shared._memory.heap().used())
 """
 
 
@@ -693,7 +693,7 @@ def test_where_proc_is_there_for_a_late_worker():
     """What the tests above rely on, and what is said where it is not so."""
     if PROC != "/proc":
         pytest.skip("/proc is empty here")
-    fd = shared._heap().fileno()
+    fd = shared._memory.heap().fileno()
     with pytest.raises(RuntimeError, match="cannot be had of process"):
-        shared._heap_of_process(1, os.getpid(), 100_000 + fd)
-    assert shared._heap_of_process(shared._heap().identity, os.getpid(), fd) is shared._heap()
+        shared._memory._heap_of_process(1, os.getpid(), 100_000 + fd)
+    assert shared._memory._heap_of_process(shared._memory.heap().identity, os.getpid(), fd) is shared._memory.heap()

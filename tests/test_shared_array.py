@@ -257,8 +257,8 @@ def flip(items, done):
 
 
 def memory():
-    shared._heap().used()
-    return os.fstat(shared._heap().fileno()).st_blocks * 512
+    shared._memory.heap().used()
+    return os.fstat(shared._memory.heap().fileno()).st_blocks * 512
 
 
 TABLE = 32768  # bytes that the table which says whose memory it is may take, or give back meanwhile

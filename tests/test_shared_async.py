@@ -258,10 +258,10 @@ async def use(lock):
 
 
 def has_a_turn(lock):
-    from pyconc import _shared_async
+    from pyconc.shared import _async
 
     cell = getattr(lock, "_lock", lock)
-    lines = [_shared_async._find(asyncio.get_running_loop(), cell, what) for what in (0, 1)]
+    lines = [_async._find(asyncio.get_running_loop(), cell, what) for what in (0, 1)]
     return any(line is not None and line._turn is not None for line in lines)
 
 

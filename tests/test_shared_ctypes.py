@@ -144,11 +144,11 @@ def test_numpy_sees_the_memory():
 
 def test_nothing_is_left_of_them():
     gc.collect()
-    used = shared._heap().used()
+    used = shared._memory.heap().used()
     point = shared.Value(Point)
     inner = point.get_obj()
     del point
     inner.x = 1  # the memory stays as long as something shows it
     assert inner.x == 1
     del inner
-    wait_until(lambda: shared._heap().used() <= used, "the memory to be given back")
+    wait_until(lambda: shared._memory.heap().used() <= used, "the memory to be given back")

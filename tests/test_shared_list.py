@@ -355,8 +355,8 @@ def test_signal_handlers_and_finalizers_may_use_it():
 
 
 def memory():
-    shared._heap().used()
-    return os.fstat(shared._heap().fileno()).st_blocks * 512
+    shared._memory.heap().used()
+    return os.fstat(shared._memory.heap().fileno()).st_blocks * 512
 
 
 def test_memory_comes_with_items_and_goes_with_them():

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 def run_with_heap(body):
     """Run a program that has a heap of its own, and `used()` for how many objects there are in it."""
-    finished = run_script("import os\nfrom pyconc import shared\nused = shared._heap().used\n" + body)
+    finished = run_script("import os\nfrom pyconc import shared\nused = shared._memory.heap().used\n" + body)
     assert finished.stdout == "done\n", finished
 
 
@@ -25,7 +25,7 @@ def test_more_objects_than_there_can_be_are_nested_one_after_the_other():
         """
 table, inner = shared.Dict(), shared.List()
 table["a"] = table["b"] = shared.List([0])
-before = used(), os.fstat(shared._heap().fileno()).st_blocks
+before = used(), os.fstat(shared._memory.heap().fileno()).st_blocks
 for i in range(70_000):
     table["a"] = inner = shared.Event()
 for i in range(200):
@@ -33,7 +33,7 @@ for i in range(200):
     assert len(inner[0]) == 10_000
 table["a"] = inner = None
 assert used() == before[0] - 1, (used(), before)
-assert os.fstat(shared._heap().fileno()).st_blocks <= before[1] + 10_000 // 512 * 10
+assert os.fstat(shared._memory.heap().fileno()).st_blocks <= before[1] + 10_000 // 512 * 10
 print("done")
 """
     )
@@ -218,7 +218,7 @@ STORM = """
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-    print("used", shared._heap().used())
+    print("used", shared._memory.heap().used())
 """
 
 

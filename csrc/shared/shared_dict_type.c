@@ -32,7 +32,7 @@ state_of(PyObject *op)
 #define MARSHAL_TAG 'M'
 #define MARSHAL_VERSION 2
 
-// The plain form of a float, see _plain_key() in pyconc/shared.py.
+// The plain form of a float, see plain_key() in pyconc/shared/_keys.py.
 static PyObject *
 plain_float(PyObject *key)
 {

@@ -69,7 +69,7 @@ PyDoc_STRVAR(exit_doc,
 // ---- tasks ----
 //
 // What is free is taken at once, without a coroutine.  As soon as any task of the interpreter waits for any
-// object, pyconc._shared_async sees to the order of those that wait.
+// object, pyconc/shared/_async.py sees to the order of those that wait.
 
 // An awaitable that has its value already: True if the function returns that, else None.
 static PyObject *

@@ -10,9 +10,9 @@ import pickle
 import threading
 import types
 
-from pyconc import shared
 from pyconc._process import pickling
 from pyconc.cluster import _calls as calls
+from pyconc.shared import _refs as shared_refs
 
 __all__ = ["Ref", "lay", "make", "pack_call"]
 
@@ -115,4 +115,4 @@ def pack_call(owner, call):
 def lay(packed):
     """Return a pyconc.shared.Ref of what make() has packed; raises MemoryError if there is no room."""
     blob, buffers = packed
-    return shared.lay([memoryview(blob), *map(memoryview, buffers)])
+    return shared_refs.lay([memoryview(blob), *map(memoryview, buffers)])

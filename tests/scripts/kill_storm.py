@@ -293,7 +293,7 @@ def storm(dice, rounds):
 
 
 def file_bytes():
-    return os.fstat(shared._heap().fileno()).st_blocks * 512
+    return os.fstat(shared._memory.heap().fileno()).st_blocks * 512
 
 
 def used():
@@ -303,7 +303,7 @@ def used():
         if pid == 0:
             os._exit(0)
         os.waitpid(pid, 0)
-    return shared._heap().used(), file_bytes()
+    return shared._memory.heap().used(), file_bytes()
 
 
 def main():
