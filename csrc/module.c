@@ -3,6 +3,7 @@
 #include "base/scalars.h"
 #include "base/state.h"
 #include "base/trace.h"
+#include "core/thread_view.h"
 
 #include "class_builder.h"
 #include "executor.h"
@@ -24,8 +25,9 @@
 #include "shared/shared_list_type.h"
 #include "shared/shared_queue_type.h"
 #include "shared/shared_types.h"
+#include "threads/limit_watch.h"
 #include "threads/thread_look.h"
-#include "threads/thread_queue.h"
+#include "threads/thread_queue_type.h"
 
 static module_state *
 state_of(PyObject *module)

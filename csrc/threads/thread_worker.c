@@ -1,0 +1,240 @@
+#include "thread_worker.h"
+
+#include "core/clock.h"
+#include "loops/loop_bridge.h"
+#include "thread_helping.h"
+#include "thread_show.h"
+
+// The name of the capsules that are reservations.
+#define RESERVATION "pyconc._core.reservation"
+// How long shutdown() spins for threads that end: longer than a few of them take, once their queue is closed.
+// With a tenth of it, or none, a pool of four threads takes 1.5 times as long from its making to its end;
+// with ten times as much, as long (on 3.13).
+#define END_SPIN_NS 200000
+
+// ---- the count of threads ----
+
+static void
+add_threads(ThreadQueueObject *self, int change)
+{
+    // R5: pairs with A1 in look() and in thread_worker_await_ends(): the thread that waits for their end
+    // sees what they did. The load is relaxed because writers have the GIL.
+    uint32_t threads = atomic_load_explicit(&self->threads, memory_order_relaxed);
+    atomic_store_explicit(&self->threads, threads + (uint32_t)change, memory_order_release);
+}
+
+static void
+thread_ends(PyObject *capsule)
+{
+    ThreadQueueObject *self = PyCapsule_GetPointer(capsule, NULL);
+    add_threads(self, -1);
+    Py_DECREF(self);
+}
+
+static int
+watch_thread(ThreadQueueObject *self)
+{
+    PyObject *thread_dict = PyThreadState_GetDict();  // borrowed
+    PyObject *capsule = PyCapsule_New(self, NULL, thread_ends);
+    if (capsule == NULL) {
+        add_threads(self, -1);
+        return -1;
+    }
+    Py_INCREF(self);  // the capsule's
+    int rc = thread_dict == NULL ? -1 : PyDict_SetItem(thread_dict, (PyObject *)self, capsule);
+    Py_DECREF(capsule);
+    return rc;
+}
+
+// ---- reservations ----
+
+static void
+give_back(ThreadQueueObject *self, PyObject *capsule)
+{
+    if (PyCapsule_GetContext(capsule) == (void *)self->fork_generation) {
+        workq_worker never_started = WORKQ_WORKER_INIT;
+        PyCapsule_SetContext(capsule, NULL);
+        workq_leave(&self->queue, &never_started);
+        add_threads(self, -1);
+    }
+}
+
+static void
+reservation_ends(PyObject *capsule)
+{
+    ThreadQueueObject *self = PyCapsule_GetPointer(capsule, RESERVATION);
+    give_back(self, capsule);
+    Py_DECREF(self);
+}
+
+int
+thread_worker_release(ThreadQueueObject *self, PyObject *reservation)
+{
+    if (!PyCapsule_IsValid(reservation, RESERVATION)
+        || PyCapsule_GetPointer(reservation, RESERVATION) != (void *)self) {
+        PyErr_SetString(PyExc_TypeError, "release_worker() takes what reserve_worker() returned");
+        return -1;
+    }
+    give_back(self, reservation);
+    return 0;
+}
+
+PyObject *
+thread_worker_reserve(ThreadQueueObject *self)
+{
+    PyObject *reservation = PyCapsule_New(self, RESERVATION, reservation_ends);
+    if (reservation == NULL) {
+        return NULL;
+    }
+    Py_INCREF(self);  // the capsule's
+    if (!workq_reserve_worker(&self->queue)) {
+        Py_DECREF(reservation);
+        Py_RETURN_NONE;
+    }
+    add_threads(self, 1);
+    thread_show_pool(self);
+    PyCapsule_SetContext(reservation, (void *)self->fork_generation);
+    return reservation;
+}
+
+// ---- tasks ----
+
+// Whether a task is to be cancelled that was about to begin.
+static bool
+is_unwanted(const ThreadQueueObject *self, task *t)
+{
+    return (self->cancel_at_ns != INT64_MAX && clock_now_ns() >= self->cancel_at_ns)
+           || (self->stops_tasks && thread_job_is_stoppable(t));
+}
+
+// Runs tasks until the queue is closed and empty; or returns in the child of a fork, where this thread is no
+// worker.
+static void
+run_tasks(ThreadQueueObject *self, worker *w)
+{
+    module_state *module = self->head.module;
+    runner *r = &w->runner;
+    int64_t checked_ns = clock_now_ns();
+    bool check_due = false;
+
+    gil_hold(&module->gil);
+    for (;;) {
+        list_node *node = workq_pop(&self->queue, &w->parking);
+        if (node == NULL) {
+            w->view->running = 0;
+            int64_t look_ns = loop_bridge_next_look(module);
+            PyThreadState *thread = gil_release(&module->gil);
+            int rc = workq_wait(&self->queue, &w->parking, look_ns);
+            // The thread that pushed the task for which a sleeper woke has had time to release the GIL.
+            gil_acquire(&module->gil, thread, w->parking.slept ? 0 : GIL_PATIENCE_NS);
+            if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
+                module_log_escaped(module);
+            }
+            if (rc == WORKQ_CLOSED) {
+                return;
+            }
+            continue;
+        }
+        r->current = (task *)node;
+        if (check_due) {
+            // Here and not right after the last task: other threads may run now, and the one that has that
+            // task's outcome must find this worker idle if nothing is queued, or it would start another.
+            module_checkpoint(module);
+            checked_ns = clock_now_ns();
+            check_due = false;
+            if (r->inherited) {
+                task_free(r->current);
+                return;
+            }
+        }
+        if (is_unwanted(self, r->current)) {
+            task *late = r->current;
+            r->current = NULL;
+            w->view->counts.cancelled++;
+            if (task_fail(late, NULL) < 0) {
+                module_log_escaped(module);
+            }
+            if (r->inherited) {
+                return;
+            }
+            continue;
+        }
+        bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
+        w->view->running = 1;
+        thread_show_call(w, r->current, clock_coarse_ns());
+        if (task_run(&r->current, &r->place, &w->view->counts, self->times) < 0) {
+            module_log_escaped(module);
+        }
+        if (r->inherited) {
+            return;
+        }
+        check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
+    }
+}
+
+int
+thread_worker_run(ThreadQueueObject *self, PyObject *reservation)
+{
+    worker w = {
+        .helper = {.home = self->number,
+                   .run_awaited = thread_helping_run_awaited,
+                   .count_hopeless = thread_helping_count_hopeless},
+        .thread_id = PyThread_get_thread_ident(),
+        .native_id = PyThread_get_thread_native_id(),
+        .thread = PyThreadState_Get(),
+        .parking = WORKQ_WORKER_INIT,
+        .queue = self,
+    };
+
+    if (!PyCapsule_IsValid(reservation, RESERVATION)
+        || PyCapsule_GetPointer(reservation, RESERVATION) != (void *)self) {
+        PyErr_SetString(PyExc_TypeError, "work() takes what reserve_worker() returned");
+        return -1;
+    }
+    if (PyCapsule_GetContext(reservation) != (void *)self->fork_generation) {
+        return 0;  // used already, or made before a fork
+    }
+    PyCapsule_SetContext(reservation, NULL);
+    if (watch_thread(self) < 0 || (w.context = PyContext_CopyCurrent()) == NULL) {
+        workq_leave(&self->queue, &w.parking);
+        return -1;
+    }
+    runner_enter(&w.runner, &w, self->head.module);
+    list_link_push(&self->runners, &w.runner.link);
+    thread_show_worker(&w);
+    thread_queue_watch_stop_limit(self);
+    helping_self = &w.helper;
+    call_here = &w.runner.place;
+    run_tasks(self, &w);
+    call_here = NULL;
+    helping_self = NULL;
+    Py_DECREF(w.context);
+    if (!w.runner.inherited) {
+        workq_leave(&self->queue, &w.parking);
+        list_link_remove(&w.runner.link);
+        thread_queue_watch_stop_limit(self);
+    }
+    thread_show_worker_ends(&w);
+    if (!w.runner.inherited) {
+        limit_watch_rest(self->head.module);
+    }
+    return 0;
+}
+
+// ---- the end ----
+
+void
+thread_worker_await_ends(ThreadQueueObject *self)
+{
+    int64_t end = clock_now_ns() + END_SPIN_NS;
+    int64_t left_ns = END_SPIN_NS;
+    uint32_t threads;
+    PyThreadState *thread = gil_release(&self->head.module->gil);
+    // A1: pairs with R5 in add_threads().
+    while (left_ns > 0
+           && (threads = atomic_load_explicit(&self->threads, memory_order_acquire)) > 0) {
+        // A spin without success was the last: its time is over, or there is only one CPU.
+        left_ns = park_spin_for(&self->threads, threads, left_ns) ? end - clock_now_ns() : 0;
+    }
+    gil_acquire(&self->head.module->gil, thread, left_ns > 0 ? GIL_PATIENCE_END_NS : 0);
+}
