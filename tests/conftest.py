@@ -36,7 +36,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Under xdist the program is a command, which the interpreter that workers are cloned from cannot run up to its guard:
 # each worker would import pytest for itself, with its first call.  So that it finds it imported, as without xdist:
 if "PYTEST_XDIST_WORKER" in os.environ:
-    sys.modules["__main__"].__file__ = str(Path(pytest.__file__).with_name("__main__.py"))
+    sys.modules["__main__"].__file__ = str(Path(__file__).with_name("__main__.py"))
 
 
 support.note_names()
