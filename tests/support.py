@@ -6,6 +6,7 @@ hang into a failure that shows where every thread stood, and are far above what 
 
 import contextlib
 import gc
+import itertools
 import os
 import re
 import signal
@@ -45,6 +46,19 @@ CHARACTERS = "a\0\x7f\xe9\u20ac\U0001f600"
 
 # For a parameter that asks for many rounds of what the test does in a few as well.
 more_rounds = [pytest.mark.slow, pytest.mark.skipif(SANITIZED, reason="a sanitizer sees in few rounds what it can see")]
+
+
+def chessboard(names: str, *axes: Collection[object]) -> pytest.MarkDecorator:
+    """Parametrises a test over all combinations of what the axes have: half of them quick, the others slow.
+
+    The quick ones are a chessboard's white fields: every value is among them, and of three axes every pair of values.
+    For tests whose axes are roads of their own, and where no combination is one that nothing else takes.
+    """
+    cases = []
+    for case in itertools.product(*map(enumerate, axes)):
+        places, values = zip(*case)
+        cases.append(pytest.param(*values, marks=[pytest.mark.slow] if sum(places) % 2 else []))
+    return pytest.mark.parametrize(names, cases)
 
 
 # --- Waiting ----------------------------------------------------------------------------------------------------------
@@ -244,8 +258,8 @@ def run_script(
 
 def _read(path: str) -> str:
     try:
-        with open(path) as file:
-            return file.read().replace("\0", " ").strip()
+        with open(path, "rb", buffering=0) as file:
+            return file.read().decode(errors="replace").replace("\0", " ").strip()
     except OSError:
         return ""  # it ended meanwhile
 

@@ -13,7 +13,7 @@ import jobs
 import pytest
 from gates import AsyncGate, ProcessGate
 from loops import on_every_loop, watched
-from support import HANG_LIMIT, another_thread, more_rounds, run_script, wait_until
+from support import HANG_LIMIT, another_thread, chessboard, more_rounds, run_script, wait_until
 
 from pyconc import CoroutinePool, TaskUnpicklable, WorkerDied
 
@@ -464,7 +464,7 @@ def test_workers_are_replaced_after_so_many_calls():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
 def test_start_methods_are_honoured(method):
     run_script(
         """
@@ -554,8 +554,7 @@ def test_map(new_loop, kind):
     run_on(new_loop, main())
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("is_async", [True, False])
+@chessboard("is_async, ordered", [True, False], [True, False])
 def test_map_reads_no_further_than_its_buffer(is_async, ordered):
     read = []
 
@@ -603,8 +602,7 @@ def test_map_hands_out_results_as_they_are_completed(is_async):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("is_async", [True, False])
+@chessboard("is_async, ordered", [True, False], [True, False])
 def test_leaving_a_map_cancels_what_it_has_running(is_async, ordered):
     async def main():
         async with CoroutinePool(1) as pool, AsyncGate() as gate:
@@ -626,8 +624,7 @@ def test_leaving_a_map_cancels_what_it_has_running(is_async, ordered):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("ordered", [True, False])
-@pytest.mark.parametrize("is_async", [True, False])
+@chessboard("is_async, ordered", [True, False], [True, False])
 def test_an_exception_ends_a_map(is_async, ordered):
     async def source():
         for number in range(3):

@@ -205,8 +205,11 @@ def test_odd_time_outs_of_executors(kind, use, name, busy_pools):
             list(pool.map(abs, [1, 2], timeout=timeout, chunksize=2 if use == "map in chunks" else 1))
 
 
-@pytest.mark.parametrize("kind", ["ThreadPoolExecutor", "ProcessPoolExecutor"])
-@pytest.mark.parametrize("use", ["result", "wait", "as_completed", "shutdown", "with", "map", "map in chunks"])
+@support.chessboard(
+    "use, kind",
+    ["result", "shutdown", "wait", "with", "as_completed", "map in chunks", "map"],
+    ["ThreadPoolExecutor", "ProcessPoolExecutor"],
+)
 def test_what_a_signal_handler_raises_comes_out_of_a_wait(use, kind):
     """SIGALRM's handler is the usual way to bound a call."""
     script = """

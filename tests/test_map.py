@@ -14,7 +14,7 @@ import jobs
 import pytest
 from gates import ProcessGate, block_workers
 from strikes import Alarm, strike
-from support import HANG_LIMIT, THOUSAND, more_rounds, run_script, wait_until
+from support import HANG_LIMIT, THOUSAND, chessboard, more_rounds, run_script, wait_until
 
 import pyconc
 from pyconc import _core
@@ -130,8 +130,7 @@ def test_results_that_nobody_can_take_any_more_are_not_kept():
 # --- Signals ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", ["KeyboardInterrupt", "Exception"])
-@pytest.mark.parametrize("how", ["list", "generator", "chunks", "objects"])
+@chessboard("how, error", ["list", "generator", "chunks", "objects"], ["KeyboardInterrupt", "Exception"])
 @pytest.mark.parametrize("rounds", [6, pytest.param(THOUSAND // 50, marks=more_rounds)])
 def test_what_a_signal_handler_raises_comes_out_and_the_pool_ends(how, error, rounds):
     finished = run_script(SCRIPTS / "interrupt_map.py", how, error, rounds)

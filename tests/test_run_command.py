@@ -9,7 +9,7 @@ import textwrap
 import zipfile
 
 import pytest
-from support import SANITIZED, await_line, finish, start_script, wait_until_asleep
+from support import SANITIZED, await_line, chessboard, finish, start_script, wait_until_asleep
 
 import pyconc
 from pyconc import __main__
@@ -103,15 +103,13 @@ def test_a_package(show, folder):
 SHOW_WITHOUT_FILE = textwrap.dedent(SHOW).replace("__file__", "globals().get('__file__')")
 
 
-@pytest.mark.parametrize("arguments", [[], ["one", "-c", "-m", "-h", "-"]])
-@pytest.mark.parametrize("flags", [[], ["-I"]])
+@chessboard("flags, arguments", [[], ["-I"]], [[], ["one", "-c", "-m", "-h", "-"]])
 def test_a_command(folder, flags, arguments):
     words = ["-c", SHOW_WITHOUT_FILE] if arguments else ["-c" + SHOW_WITHOUT_FILE]
     assert "argv ['-c'" in assert_same(*words, *arguments, flags=flags).stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["one", "-c", "-m", "-h", "-"]])
-@pytest.mark.parametrize("flags", [[], ["-I"]])
+@chessboard("flags, arguments", [[], ["-I"]], [[], ["one", "-c", "-m", "-h", "-"]])
 def test_standard_input(folder, flags, arguments):
     program = SHOW_WITHOUT_FILE + "print('rest', sys.stdin.read())\n"
     assert "argv ['-'" in assert_same("-", *arguments, flags=flags, input=program).stdout
@@ -178,17 +176,17 @@ def test_the_scripts_folder_comes_first(folder):
     ("end", "code"),
     [
         ("pass", 0),
-        ("sys.exit()", 0),
+        pytest.param("sys.exit()", 0, marks=pytest.mark.slow),
         ("sys.exit(3)", 3),
         ("sys.exit('a last word')", 1),
-        ("raise SystemExit(4)", 4),
+        pytest.param("raise SystemExit(4)", 4, marks=pytest.mark.slow),
         ("os._exit(5)", 5),
-        ("1 / 0", 1),
+        pytest.param("1 / 0", 1, marks=pytest.mark.slow),
         ("def f():\n    raise LookupError('lost')\nf()", 1),
         ("try:\n    1 / 0\nexcept ZeroDivisionError as error:\n    raise LookupError('lost') from error", 1),
         ("raise KeyboardInterrupt", -signal.SIGINT),
         ("os.kill(os.getpid(), 15)", -signal.SIGTERM),
-        ("import nonsense", 1),
+        pytest.param("import nonsense", 1, marks=pytest.mark.slow),
         ("import pyconc_test_broken", 1),
         ("exec('(')", 1),
         ("sys.excepthook = lambda *x: print(x[0], x[1].__traceback__ is x[2])\n1 / 0", 1),
@@ -225,13 +223,13 @@ def test_endings_of_a_module(folder, end, code, frames):
 @pytest.mark.parametrize(
     "program",
     [
-        "import sys; sys.exit(3)",
-        "def f():\n    raise LookupError('lost')\nf()\n",
+        pytest.param("import sys; sys.exit(3)", marks=pytest.mark.slow),
+        pytest.param("def f():\n    raise LookupError('lost')\nf()\n", marks=pytest.mark.slow),
         "def f(n):\n    exec('1 / n')\nf(0)\n",
         "raise KeyboardInterrupt",
         "import os; os.kill(os.getpid(), 15)",
         "1 +",
-        "x = '",
+        pytest.param("x = '", marks=pytest.mark.slow),
         "",
     ],
 )

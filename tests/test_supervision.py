@@ -8,7 +8,7 @@ import threading
 import jobs
 import pytest
 from gates import ProcessGate, block_workers
-from support import HANG_LIMIT, PROC, run_script, wait_until, wait_until_clones_are_gone
+from support import HANG_LIMIT, PROC, chessboard, run_script, wait_until, wait_until_clones_are_gone
 
 import pyconc
 from pyconc import WorkerDied
@@ -42,12 +42,11 @@ if threads == "threads":
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 """
 
-every_way = pytest.mark.parametrize("threads", ["threads", "no threads"])
+every_way_and_handler = chessboard("how, threads", ["ignored", "reaped"], ["threads", "no threads"])
 every_handler = pytest.mark.parametrize("how", ["ignored", "reaped"])
 
 
-@every_way
-@every_handler
+@every_way_and_handler
 def test_a_death_costs_its_own_task_only_whoever_waits_for_children(how, threads):
     finished = run_script(
         SIGCHLD
@@ -73,8 +72,7 @@ print("done")
     assert (finished.stdout, finished.stderr) == ("done\n", "")
 
 
-@every_way
-@every_handler
+@every_way_and_handler
 def test_workers_that_leave_in_turn_are_replaced_whoever_waits_for_children(how, threads):
     finished = run_script(
         SIGCHLD

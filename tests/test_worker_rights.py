@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from support import PROC, run_script
+from support import PROC, chessboard, run_script
 
 from pyconc._process import process_state
 from pyconc._process.process_state import may_become
@@ -185,9 +185,7 @@ if __name__ == "__main__":
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to drop")
 @pytest.mark.parametrize("when", ["before the first", "before the second"])
-@pytest.mark.parametrize("what", ["NoNewPrivs", "CapBnd"])
-@pytest.mark.parametrize("proc", ["/proc", "no /proc"])
-@worlds
+@chessboard("world, proc, what", ["one thread", "threads"], ["/proc", "no /proc"], ["NoNewPrivs", "CapBnd"])
 def test_a_new_worker_is_as_confined_as_the_program(world, proc, what, when):
     if when == "before the second" and (proc != "/proc" or PROC != "/proc"):
         pytest.skip("that thread starts which was there before, and nobody else tells it what the main thread has")

@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from support import run_script
+from support import chessboard, run_script
 
 from pyconc._process.main_module import _mentions, has_guard
 
@@ -402,7 +402,7 @@ def test_a_workers_standard_files_are_those_that_the_program_has_by_then(tmp_pat
     assert said.read_text() == "second\nsecond of a command\n"
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_the_start_method_that_a_program_has_set_is_honoured(method):
     finished = run_script(
         f"""
@@ -446,8 +446,7 @@ if __name__ == "__main__":
     assert finished.stdout == "('as imported', True) True\n"
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("world", ["one thread", "threads"])
+@chessboard("world, when", ["one thread", "threads"], ["before", "after"])
 def test_a_warning_that_cannot_be_pickled_costs_only_its_filter(world, when):
     finished = run_script(
         """
