@@ -23,7 +23,9 @@ from pyconc.aiomultiprocess.types import ProxyException, QueueID, TaskID, Unit
 # What other tests have imported may keep threads of its own, such as numpy's, and a context that forks warns of them.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
-on_every_method = pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+on_every_method = pytest.mark.parametrize(
+    "method", ["spawn", "fork", pytest.param("forkserver", marks=pytest.mark.slow)]
+)
 
 LARGE = 10_000_000
 

@@ -39,7 +39,7 @@ def hang(name):
 """
 
 
-@pytest.mark.parametrize("outer", METHODS)
+@pytest.mark.parametrize("outer", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_a_daemonic_process_has_pools(outer):
     finished = run_script(
         USE
@@ -61,7 +61,7 @@ if __name__ == "__main__":
 
 
 # A worker of a pool differs from any other process in what it does, not in how it is started.
-@pytest.mark.parametrize("outer", ["fork", "spawn"])
+@pytest.mark.parametrize("outer", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_worker_of_multiprocessing_pool_has_pools(outer):
     run_script(
         USE
@@ -73,7 +73,7 @@ if __name__ == "__main__":
     )
 
 
-@pytest.mark.parametrize("outer", ["fork", "spawn"])
+@pytest.mark.parametrize("outer", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_daemonic_process_that_leaves_a_pool_open_ends(outer):
     run_script(
         USE
@@ -159,7 +159,12 @@ def mapped(depth):
 
 @pytest.mark.parametrize(
     ("method", "how"),
-    [*[(method, "own") for method in (None, *METHODS)], (None, "inherited"), (None, "mapped"), ("spawn", "inherited")],
+    [
+        *[(None, how) for how in ("own", "inherited", "mapped")],
+        ("fork", "own"),
+        ("spawn", "inherited"),
+        *[pytest.param(method, "own", marks=pytest.mark.slow) for method in ("forkserver", "spawn")],
+    ],
 )
 def test_tasks_that_wait_for_tasks_of_the_same_executor(method, how):
     """Each process has workers of its own, so a task never waits for the worker that runs it."""

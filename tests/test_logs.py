@@ -91,7 +91,7 @@ def test_records_are_handled_before_callbacks_and_loops_hear(handler):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("method", ["spawn", "fork", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", "fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_are_started_in_any_way(method, handler):
     import multiprocessing

@@ -20,7 +20,7 @@ except ImportError:
 
 needs_numpy = pytest.mark.skipif(numpy is None, reason="needs numpy")
 
-METHODS = ["fork", "forkserver", "spawn"]
+METHODS = ["fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"]
 
 
 class Holder:

@@ -29,7 +29,7 @@ from support import (
 import pyconc
 from pyconc import shared
 
-METHODS = ["fork", "forkserver", "spawn"]
+METHODS = ["fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"]
 
 LOCKS = [shared.Lock, shared.RLock]
 

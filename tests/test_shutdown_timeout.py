@@ -123,7 +123,7 @@ def test_a_stack_that_is_written_slowly_is_whole(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
 def test_so_it_is_with_every_start_method(method):
     with ProcessGate() as gate, pool_of(1, mp_context=multiprocessing.get_context(method)) as pool:
         running = pool.submit(run_on, gate)

@@ -111,7 +111,7 @@ def test_constructor_takes_the_standard_arguments(library: Library) -> None:
         library.ProcessPoolExecutor(workers=1)
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_contexts(library: Library, method: str) -> None:
     context = multiprocessing.get_context(method)
     with library.ProcessPoolExecutor(1, context, tasks.initialize, ("a", "b")) as pool:
