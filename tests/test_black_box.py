@@ -113,10 +113,10 @@ WAYS = ["null pointer", "exit", "SIGABRT", "SIGKILL", "SIGBUS", "SIGFPE", "Memor
     [
         # A worker that is no clone is a fresh interpreter, or the child of one, after each death.
         ("calls", "default", "none"),
-        ("calls", "default", "threads"),
+        pytest.param("calls", "default", "threads", marks=pytest.mark.slow),
         ("calls", "spawn", "threads"),
-        ("calls", "forkserver", "none"),
-        ("coroutines", "default", "none"),
+        pytest.param("calls", "forkserver", "none", marks=pytest.mark.slow),
+        pytest.param("coroutines", "default", "none", marks=pytest.mark.slow),
         ("coroutines", "default", "threads"),
     ],
 )

@@ -88,8 +88,15 @@ POOLS = [
 ]
 
 
-@pytest.mark.parametrize("first", ["import multiprocessing.pool", ""])
-@pytest.mark.parametrize("install", ["install()", "install(multiprocessing=False)"])
+@pytest.mark.parametrize(
+    ("install", "first"),
+    [
+        ("install()", "import multiprocessing.pool"),
+        ("install()", ""),
+        pytest.param("install(multiprocessing=False)", "import multiprocessing.pool", marks=pytest.mark.slow),
+        ("install(multiprocessing=False)", ""),
+    ],
+)
 def test_calls_of_multiprocessings_pools_make_pyconcs(install, first):
     finished = run_script(
         f"""

@@ -260,7 +260,7 @@ def test_a_template_that_dies_while_nothing_runs_is_started_anew():
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", "forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_a_context_of_multiprocessing_survives_deaths_too(method):
     script = """
     import multiprocessing, os, signal, sys, pyconc
@@ -357,7 +357,9 @@ def session_of(process):
     return found
 
 
-@pytest.mark.parametrize("method", ["default", "threaded", "fork", "forkserver", "spawn"])
+@pytest.mark.parametrize(
+    "method", ["default", "threaded", "fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"]
+)
 def test_workers_end_with_a_program_that_is_killed(method):
     before = shared_memory().keys()
     script = """
@@ -600,7 +602,7 @@ until_interrupted(take)
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("step", [8, pytest.param(1, marks=more_rounds)])
+@pytest.mark.parametrize("step", [16, pytest.param(1, marks=more_rounds)])
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
 def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads, step):
     finished = run_script(
@@ -732,7 +734,14 @@ def test_a_program_that_handles_ctrl_c_goes_on_with_its_workers():
 
 @pytest.mark.parametrize(
     ("way", "threads"),
-    [*[(way, False) for way in ("end", "dropped", "shutdown", "exit", "exception")], ("end", True), ("shutdown", True)],
+    [
+        *[(way, False) for way in ("end", "exit", "exception")],
+        ("shutdown", True),
+        *[
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("dropped", False), ("shutdown", False), ("end", True))
+        ],
+    ],
 )
 def test_queued_work_is_finished_at_exit(way, threads):
     script = """

@@ -15,7 +15,7 @@ import jobs
 import pytest
 from gates import ProcessGate, block_workers
 from loops import on_every_loop, on_loop
-from support import HANG_LIMIT, SANITIZED, THOUSAND, run_script, wait_until
+from support import HANG_LIMIT, SANITIZED, THOUSAND, chessboard, run_script, wait_until
 
 import pyconc
 from pyconc import WorkerDied, process_pool
@@ -271,6 +271,8 @@ import pyconc
 """
 
 either_template = pytest.mark.parametrize("threads", ["threads", "no threads"])
+# For what a fork has anyway, whatever it is.
+fresh_template = pytest.mark.parametrize("threads", ["threads", pytest.param("no threads", marks=pytest.mark.slow)])
 
 
 @either_template
@@ -331,7 +333,7 @@ pool.shutdown()
     )
 
 
-@either_template
+@fresh_template
 def test_a_function_that_is_redefined(threads):
     run_script(
         THREADS
@@ -392,7 +394,7 @@ pool.shutdown()
     )
 
 
-@either_template
+@fresh_template
 def test_a_callable_is_pickled_once_while_it_stays_the_same(threads):
     finished = run_script(
         THREADS
@@ -441,8 +443,8 @@ def negate(x):
 for _ in range(2):  # by name, or by value with what may change
     assert pool.submit(negate, 1).result() == -1
 # More functions than are remembered at a time, on either side.
-functions = [lambda n=n: n for n in range(5000)]
-assert [future.result() for future in [pool.submit(function) for function in functions]] == list(range(5000))
+functions = [lambda n=n: n for n in range(4200)]
+assert [future.result() for future in [pool.submit(function) for function in functions]] == list(range(4200))
 assert [pool.submit(function).result() for function in functions[:10]] == list(range(10))
 pool.shutdown()
 """,
@@ -451,7 +453,7 @@ pool.shutdown()
     assert finished.stderr == ""
 
 
-@either_template
+@fresh_template
 def test_lambdas_and_closures(threads):
     run_script(
         THREADS
@@ -494,7 +496,7 @@ def test_functions_of_a_program_survive_a_template_that_is_not_forked():
     )
 
 
-@either_template
+@fresh_template
 def test_initializers_get_what_multiprocessing_shares(threads):
     run_script(
         THREADS
@@ -526,8 +528,7 @@ if __name__ == "__main__":
     )
 
 
-@either_template
-@pytest.mark.parametrize("when", ["before", "between"])
+@chessboard("when, threads", ["before", "between"], ["threads", "no threads"])
 def test_surroundings_of_the_program_are_those_of_its_workers(threads, when, tmp_path):
     (tmp_path / "found_by_path.py").write_text("def answer():\n    return 42\n")
     finished = run_script(
@@ -640,7 +641,7 @@ def test_executors_one_after_the_other_are_not_warned_of_forks():
     assert finished.stderr == ""
 
 
-@either_template
+@fresh_template
 def test_executors_inside_workers(threads):
     run_script(
         THREADS
@@ -959,7 +960,7 @@ def test_what_cannot_be_handed_on_is_refused_where_nothing_forks():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="numpy is not installed")
-@either_template
+@fresh_template
 def test_initializers_get_arrays(threads):
     run_script(
         THREADS

@@ -282,7 +282,9 @@ print(os.read(left[0], 1))  # nobody is left who could write
     assert without_pidfds(body) == "b''\n"
 
 
-@pytest.mark.parametrize("error", [*ERRORS, "EOPNOTSUPP"])
+@pytest.mark.parametrize(
+    "error", ["EPERM", *(pytest.param(error, marks=pytest.mark.slow) for error in ("ENOSYS", "EOPNOTSUPP"))]
+)
 def test_without_fallocate_memory_goes_back_to_the_system(error):
     finished = run_script(
         f"""

@@ -16,7 +16,7 @@ import pytest
 from loops import on_every_loop, on_loop
 from pools import pool_of, with_pool
 from stopping import FOREVER, stoppable
-from support import HANG_LIMIT, THOUSAND, another_thread, wait_until
+from support import HANG_LIMIT, THOUSAND, another_thread, more_rounds, wait_until
 
 import pyconc
 from pyconc._process import kernel, signals
@@ -544,15 +544,19 @@ def count_or_end(number, seconds):
     return number
 
 
+storms = pytest.mark.parametrize("calls_made", [THOUSAND // 5, pytest.param(THOUSAND, marks=more_rounds)])
+
+
+@storms
 @pytest.mark.parametrize("threads", [False, True], ids=["alone", "beside threads"])
-def test_in_a_storm_of_cancels_each_call_ends_once_and_no_other_is_hit(threads):
+def test_in_a_storm_of_cancels_each_call_ends_once_and_no_other_is_hit(threads, calls_made):
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     with another_thread() if threads else contextlib.nullcontext():
         with stoppable(2) as work:
             cancelled, ended = set(), []
             futures = {}
-            for number in range(THOUSAND):
+            for number in range(calls_made):
                 future = work.view.submit(count_or_end, number, chance.random() * 0.002)
                 future.add_done_callback(ended.append)
                 futures[future] = number
@@ -572,9 +576,10 @@ def test_in_a_storm_of_cancels_each_call_ends_once_and_no_other_is_hit(threads):
             assert cancelled, seed
 
 
+@storms
 @on_every_loop
 @on_loop
-async def test_in_a_storm_of_timeouts_each_call_ends_once_and_no_other_is_hit(new_loop):
+async def test_in_a_storm_of_timeouts_each_call_ends_once_and_no_other_is_hit(new_loop, calls_made):
     seed = random.randrange(10**6)
     chance = random.Random(seed)
     loop = asyncio.get_running_loop()
@@ -589,7 +594,7 @@ async def test_in_a_storm_of_timeouts_each_call_ends_once_and_no_other_is_hit(ne
             except asyncio.TimeoutError:
                 return None
 
-        for begin_at in range(0, THOUSAND // 2, 4):
+        for begin_at in range(0, calls_made // 2, 4):
             numbers = range(begin_at, begin_at + 4)
             for number, result in zip(numbers, await asyncio.gather(*map(one, numbers))):
                 assert result in (number, None), seed

@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 import pytest
-from libraries import PYCONC, Library
+from libraries import PYCONC, STANDARD, Library
 from support import run_script
 
 # The oracle's workers are forked, so that a program needs no guard there either.
@@ -39,6 +39,12 @@ def run(library: Library, program: str, *args: Any, flags: tuple[str, ...] = ())
     finished = run_script(WITHOUT_WARNINGS + BEGINNINGS[library.name] + textwrap.dedent(program), *args, flags=flags)
     assert finished.stderr == ""
     return finished.stdout
+
+
+# The oracle says what it said before, unless a program or the interpreter is another.
+@pytest.fixture(params=[pytest.param(STANDARD, marks=pytest.mark.slow), PYCONC], ids=str)
+def library(request: pytest.FixtureRequest) -> Library:
+    return request.param
 
 
 # --- Tracers, profilers, monitors -------------------------------------------------------------------------------------
@@ -183,7 +189,12 @@ for kind in (ThreadPoolExecutor, ProcessPoolExecutor):
 
 @pytest.mark.parametrize(
     "flags",
-    [("-X", "dev"), ("-O",), ("-OO",), ("-bb",), ("-X", "tracemalloc"), ("-W", "error", "-b"), ("-u", "-B")],
+    [
+        ("-X", "dev", "-bb"),
+        ("-X", "tracemalloc", "-W", "error", "-u", "-B"),
+        ("-OO",),
+        *(pytest.param(flags, marks=pytest.mark.slow) for flags in (("-X", "dev"), ("-O",), ("-W", "error", "-b"))),
+    ],
     ids=" ".join,
 )
 def test_options_of_the_interpreter(library: Library, flags: tuple[str, ...]) -> None:
