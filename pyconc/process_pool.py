@@ -10,9 +10,9 @@ import signal
 import sys
 import threading
 import weakref
+from collections import namedtuple
 from concurrent.futures import process
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
 
 from pyconc import _context, _core, _names, _options, _progress, _stats
 from pyconc._async_with import AsyncWith
@@ -116,18 +116,8 @@ def _is_interrupt(error):
 _numbers = itertools.count()
 
 
-class _Plan(NamedTuple):
-    """What a Supervisor is made with."""
-
-    max_workers: int
-    context: Any
-    setup: "tuple[Any, Any, Any]"
-    limits: Limits
-    on_worker_death: str
-    kill_tree: bool
-    key: str
-    name: str
-    timed: bool
+# What a Supervisor is made with.  A NamedTuple would cost the program the import of typing.
+_Plan = namedtuple("_Plan", "max_workers context setup limits on_worker_death kill_tree key name timed")
 
 
 class ProcessExecutor(_stats.Observed, AsyncWith):

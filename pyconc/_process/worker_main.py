@@ -4,8 +4,8 @@ import functools
 import os
 import signal
 import sys
+from collections import namedtuple
 from concurrent.futures import _base, process
-from typing import Any, NamedTuple
 
 from pyconc import _context, _core, _current_task, _logs, _names
 from pyconc._process import black_box, main_module, signals
@@ -23,16 +23,21 @@ MEMORY_DAMAGED = 99
 INTERRUPTED_IMPORT = 96
 
 
-class Limits(NamedTuple):
-    """What a worker may do before it leaves, and while it is there, None: as much as it likes; and its name."""
+class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context name", defaults=[None] * 7)):
+    """What a worker may do before it leaves, and while it is there, None: as much as it likes; and its name.
 
-    tasks: "int | None" = None  # it is replaced after so many
-    concurrency: "int | None" = None  # coroutines at a time; None: it runs no event loop
-    rss: "int | None" = None  # bytes in memory; with more it is replaced
-    memory: "int | None" = None  # bytes more than there are as a call begins
-    logs: "Any | None" = None  # what it logs goes to the program; what _logs.read_levels() has returned there
-    context: "Any | None" = None  # the names of the ContextVars that come with calls, for _context.run_without()
-    name: "str | None" = None  # the executor's, if the program has given it one: ps and top show it
+    tasks: it is replaced after so many.
+    concurrency: coroutines at a time; None: it runs no event loop.
+    rss: bytes in memory; with more it is replaced.
+    memory: bytes more than there are as a call begins.
+    logs: what it logs goes to the program; what _logs.read_levels() has returned there.
+    context: the names of the ContextVars that come with calls, for _context.run_without().
+    name: the executor's, if the program has given it one: ps and top show it.
+
+    No typing.NamedTuple: the program, and each worker of a fresh interpreter, would import typing for it.
+    """
+
+    __slots__ = ()
 
 
 def main(fds, number, setup, limits):
