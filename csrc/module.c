@@ -68,8 +68,8 @@ static PyObject *
 core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     module_state *state = state_of(module);
-    park_spot_init(&state->result_spot, UINT32_MAX);
-    park_spot_init(&state->busy_wait_spot, UINT32_MAX);
+    park_spot_after_fork(&state->result_spot);
+    park_spot_after_fork(&state->busy_wait_spot);
     limit_watch_after_fork(state);
     thread_view_after_fork();
     Py_RETURN_NONE;

@@ -45,6 +45,12 @@ park_spot_init(park_spot *spot, uint32_t most_spinning)
 {
     look_at_cpus();
     spot->most_spinning = most_spinning;
+    park_spot_after_fork(spot);
+}
+
+void
+park_spot_after_fork(park_spot *spot)
+{
     atomic_init(&spot->spin_ns, PARK_SPIN_MAX_NS);
     atomic_init(&spot->spinning, 0);
     atomic_init(&spot->was_vain, 0);

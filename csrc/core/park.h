@@ -45,6 +45,9 @@ typedef struct park_spot {
 // At most `most_spinning` threads spin here at once, and never as many as there are CPUs.
 void park_spot_init(park_spot *spot, uint32_t most_spinning);
 
+// In the child of a fork, which has one thread and its parent's CPUs: nobody spins here, nothing was learned.
+void park_spot_after_fork(park_spot *spot);
+
 // Whether a wait here would spin now.
 bool park_may_spin(park_spot *spot);
 

@@ -155,6 +155,21 @@ a_vain_spin_notices_that_one_cpu_is_left(void)
 }
 
 static void
+after_a_fork_a_spot_is_as_at_first(void)
+{
+    park_spot spot;
+    park_spot_init(&spot, 1);
+    atomic_store(&spot.spinning, 1);  // by a thread that is not there any more
+    atomic_store(&spot.skip, 7);
+    park_learn(&spot, INT64_MAX);
+    park_spot_after_fork(&spot);
+    CHECK_EQ(spin_ns(&spot), PARK_SPIN_MAX_NS);
+    CHECK_EQ(may_spin(&spot), has_cpus());
+    CHECK_EQ(atomic_load(&spot.spinning), 0);
+    CHECK_EQ(atomic_load(&spot.skip), 0);
+}
+
+static void
 no_more_spin_than_the_spot_allows(void)
 {
     park_spot spot;
@@ -478,6 +493,7 @@ main(int argc, char **argv)
         CHECK_TEST(fewer_spin_than_there_are_cpus),
         CHECK_TEST(on_one_cpu_no_thread_spins),
         CHECK_TEST(a_vain_spin_notices_that_one_cpu_is_left),
+        CHECK_TEST(after_a_fork_a_spot_is_as_at_first),
         CHECK_TEST(no_more_spin_than_the_spot_allows),
         CHECK_TEST(a_spot_that_learned_not_to_does_not_spin),
         CHECK_TEST(a_spin_ends_with_its_time),
