@@ -14,6 +14,7 @@ from pyconc._process.signals import STOP
 __all__ = [
     "Children",
     "has_pidfds",
+    "open_connection",
     "open_epoll",
     "open_pidfd",
     "read_rss",
@@ -59,6 +60,11 @@ def open_pidfd(pid):
         return None
 
 
+def open_connection():
+    """Return the two ends of a connection, as multiprocessing's Pipe() does, with fewer questions to the system."""
+    return [connection.Connection(fd) for fd in _core.open_stream()]
+
+
 def reap(pid, options=0):
     """Wait for a child; return (pid, (wait status, how many bytes it has had in memory at most)); 0 if it lives."""
     pid, status, usage = os.wait4(pid, options)
@@ -68,17 +74,17 @@ def reap(pid, options=0):
 class Children:
     """The children of a process with one thread, which learns of their ends by pidfds, or without those by SIGCHLD.
 
-    poll: where it learns of them; what is readable there, reap() is to be told.
+    poll: where it learns of them; what is readable there, reap() is to be told.  with_pidfds: the system has those.
     """
 
-    def __init__(self, poll):
+    def __init__(self, poll, with_pidfds):
         self._poll = poll
         self._pids = {}  # pid: pidfd, or None
         self._told = {}  # without pidfds: pid: the write end of the pipe of open_end()
         # Nobody else may wait for them.  They get the program's handler back.
         self._handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._bell = None
-        if not has_pidfds():
+        if not with_pidfds:
             self._bell, self._ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             signal.set_wakeup_fd(self._ringer, warn_on_full_buffer=False)

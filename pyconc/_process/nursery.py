@@ -129,7 +129,7 @@ class Nursery:
             return
         self._stop()
         self.reap()
-        self._connection, theirs = connection.Pipe()
+        self._connection, theirs = kernel.open_connection()
         self.state = process_state.ProcessState()
         tracker = zygote.running_tracker_fd()
         with theirs:
@@ -172,7 +172,7 @@ class Nursery:
             payload, passed = pack()
         except Exception as error:
             raise CannotPickle from error
-        ours, theirs = connection.Pipe()
+        ours, theirs = kernel.open_connection()
         with theirs:
             standard = _open_standard_files()
             sent = [*standard, theirs.fileno(), *fds, *passed]
@@ -280,7 +280,7 @@ class Reserve(Nursery):
             self.reap()
 
     def _fork(self):
-        ours, theirs = connection.Pipe()
+        ours, theirs = kernel.open_connection()
         util._flush_std_streams()
         parent = os.getpid()
         # Before the fork, see ZygoteFork.
@@ -511,7 +511,7 @@ def _serve(conn, parent):
     poll.register(conn.fileno(), select.POLLIN)
     if parent_fd is not None:  # else the end of the connection tells
         poll.register(parent_fd, select.POLLIN)
-    children = kernel.Children(poll)
+    children = kernel.Children(poll, with_pidfds=parent_fd is not None)
     while True:
         for fd, _ in poll.poll():
             if fd == parent_fd:

@@ -342,7 +342,7 @@ class ZygoteFork:
 
     def __init__(self, job):
         self._job = job
-        self._ours, self._theirs = connection.Pipe()
+        self._ours, self._theirs = kernel.open_connection()
         self._parent = os.getpid()
         util._flush_std_streams()
 
@@ -466,7 +466,7 @@ def serve(conn, parent_pid, rights, job, sibling=None):
     if parent_fd is not None:  # else the end of the connection tells
         poll.register(parent_fd, select.POLLIN)
     own_pid = os.getpid()
-    children = kernel.Children(poll)
+    children = kernel.Children(poll, with_pidfds=parent_fd is not None)
     privileged = set()  # those that need a zygote which may still signal them: they have what it had at first
     while True:
         for fd, _ in poll.poll():
