@@ -311,6 +311,19 @@ def test_names_that_are_loaded_when_asked_for(first):
     )
 
 
+def test_a_process_pool_does_not_import_typing():
+    run_script(
+        """
+        import concurrent.futures.process, sys
+        loaded = set(sys.modules)
+        import pyconc
+        with pyconc.ProcessPoolExecutor(1) as pool:
+            pool.submit(abs, -1).result()
+        assert "typing" not in sys.modules.keys() - loaded
+        """
+    )
+
+
 def test_import_and_install_load_neither_asyncio_nor_processes_nor_typing():
     run_script(
         """
