@@ -92,6 +92,26 @@ def gets_by_key(table, size):
     return each(size, functools.partial(table.__getitem__, "key 7"))
 
 
+def reads_together(shared, table, processes, size):
+    """Microseconds for each of the reads of so many processes together, when each reads as often as one alone would."""
+    start, times = shared.Barrier(processes), shared.List()
+    context = multiprocessing.get_context("fork")
+    readers = [context.Process(target=read_and_tell, args=(start, table, size, times)) for _ in range(processes)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    starts, ends = zip(*times, strict=True)
+    return (max(ends) - min(starts)) / (processes * size) * 1e6
+
+
+def read_and_tell(start, table, size, times):
+    start.wait()
+    started = perf_counter()
+    gets_by_key(table, size)
+    times.append((started, perf_counter()))
+
+
 def puts(items, size):
     return each(size, functools.partial(items.__setitem__, 7, 5.0))
 
@@ -202,6 +222,7 @@ def make_rows(options):
     served_dict, our_dict = manager.dict(content), shared.Dict(content)
     put, our_put = functools.partial(sets, served_dict, few), functools.partial(sets, our_dict, size)
     find, our_find = functools.partial(gets_by_key, served_dict, few), functools.partial(gets_by_key, our_dict, size)
+    alone, together = (functools.partial(reads_together, shared, our_dict, count, size) for count in (1, 2))
     our_managed = functools.partial(sets, options.candidate.Manager().dict(content), size)
     served_queue, our_queue = manager.Queue(), shared.Queue()
     pass_on, our_pass = functools.partial(passes, served_queue, few), functools.partial(passes, our_queue, size)
@@ -230,6 +251,7 @@ def make_rows(options):
         Row("an item of a List, beside the Manager's", US, get, our_get, under(0.2)),
         Row("a key of a Dict, set, beside the Manager's", US, put, our_put, under(0.45)),
         Row("the value of a key, beside the Manager's", US, find, our_find, under(0.3)),
+        Row("the same by two processes at once, beside one", US, alone, together, times_less(1.8)),
         Row("a key of a Manager's dict, set", US, put, our_managed, under(0.45)),
         Row("an item of a Queue, put and got, beside the Manager's", US, pass_on, our_pass, times_less(20)),
         Row("an item of a Queue, from process to process", US, flow, our_flow, under(1)),
