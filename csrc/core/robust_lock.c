@@ -333,7 +333,8 @@ robust_lock_release(robust_lock *lock)
     atomic_store_explicit(&lock->holder, 0, memory_order_relaxed);
     // Only the holder writes `turns`: relaxed.
     uint32_t turns = atomic_load_explicit(&lock->turns, memory_order_relaxed);
-    // R30: pairs with A30 in robust_lock_acquire().  It acquires too, so that what follows comes after.
+    // R30: pairs with A30 in robust_lock_acquire() and A50 in robust_lock_is_free().  It acquires too, so
+    // that what follows comes after.
     uint32_t word = atomic_fetch_and_explicit(&lock->word, FUTEX_WAITERS, memory_order_acq_rel);
     if ((word & FUTEX_WAITERS) != 0 && futex_wake_shared(&lock->word, 1) == 0) {
         clear_waiters(lock, turns);
@@ -347,6 +348,14 @@ robust_lock_is_taken(const robust_lock *lock)
 {
     // Relaxed: it may change at once.
     return (atomic_load_explicit(&lock->word, memory_order_relaxed) & FUTEX_TID_MASK) != 0;
+}
+
+bool
+robust_lock_is_free(const robust_lock *lock)
+{
+    // A50: pairs with R30 in robust_lock_release(): the last holder has done what it did.
+    uint32_t word = atomic_load_explicit(&lock->word, memory_order_acquire);
+    return (word & (FUTEX_TID_MASK | FUTEX_OWNER_DIED)) == 0;
 }
 
 robust_hold *

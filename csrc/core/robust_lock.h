@@ -89,6 +89,9 @@ int robust_lock_release(robust_lock *lock);
 // Whether some thread holds it now.
 bool robust_lock_is_taken(const robust_lock *lock);
 
+// Whether nobody holds it, or has died with it, and all that its holders did can be seen.
+bool robust_lock_is_free(const robust_lock *lock);
+
 // How this thread holds the lock, for its user to keep.
 typedef struct robust_hold {
     uint32_t depth;  // how often it has entered it: 1 after robust_lock_acquire()

@@ -1,23 +1,23 @@
 #include "shared_dict.h"
 
 #include "shared_change.h"
+#include "shared_words.h"
 
 #include <string.h>
 
 typedef struct dict_slot {
-    uint64_t hash;         // constant, like `shown`, once the slot is within the bounds
-    _Atomic uint64_t key;  // 0: it is gone
-    uint64_t shown;        // 0: the key
+    _Atomic uint64_t hash;   // constant, like `shown`, once the slot is within the bounds
+    _Atomic uint64_t key;    // 0: it is gone
+    _Atomic uint64_t shown;  // 0: the key
     _Atomic uint64_t value;
 } dict_slot;
 
-// Guarded by the cell's lock.
+// Guarded by the cell's lock, but for looks.
 typedef struct dict_table {
     _Atomic uint64_t bounds;  // first, and end in the upper half
-    uint32_t capacity;        // constant, like `cells`, a power of two
-    uint32_t cells;
-    _Atomic uint64_t mark;  // count, and in the upper half the version of which it and the index are
-    dict_slot slots[];      // after them the index
+    _Atomic uint64_t size;    // constant: capacity, and in the upper half the cells, a power of two
+    _Atomic uint64_t mark;    // count, and in the upper half the version of which it and the index are
+    dict_slot slots[];        // after them the index
 } dict_table;
 
 typedef struct bounds {
@@ -57,6 +57,18 @@ set_word(_Atomic uint64_t *word, uint64_t value)
     atomic_store_explicit(word, value, memory_order_release);
 }
 
+static uint32_t
+capacity_of(const dict_table *table)
+{
+    return (uint32_t)word_of(&table->size);
+}
+
+static uint32_t
+cells_of(const dict_table *table)
+{
+    return (uint32_t)(word_of(&table->size) >> 32);
+}
+
 static bool
 is_gone(const dict_slot *slot)
 {
@@ -66,7 +78,7 @@ is_gone(const dict_slot *slot)
 static _Atomic uint32_t *
 index_of(const dict_table *table)
 {
-    return (_Atomic uint32_t *)(table->slots + table->capacity);
+    return (_Atomic uint32_t *)(table->slots + capacity_of(table));
 }
 
 // How many slots there are for so many items, and some more; and how many cells for them, of which a third is
@@ -98,10 +110,9 @@ write_table(shared_run *dict, uint32_t capacity)
 {
     uint64_t place = shared_run_cut(dict, table_bytes(capacity));
     dict_table *table = shared_run_place(dict, place);
-    table->capacity = capacity;
-    table->cells = cells_for(capacity);
+    set_word(&table->size, (uint64_t)cells_for(capacity) << 32 | capacity);
     set_bounds(table, 0, 0);
-    memset(index_of(table), 0, (size_t)table->cells * 4);
+    shared_words_clear(index_of(table), (uint64_t)cells_of(table) * 4);
     return place;
 }
 
@@ -171,31 +182,39 @@ hash_of(const shared_run *dict, const shared_item *key)
 // ---- count and index ----
 
 static uint32_t
+cell_at(const _Atomic uint32_t *index, uint32_t cell)
+{
+    // A52: pairs with R52 in set_cell().
+    return atomic_load_explicit(&index[cell], memory_order_acquire);
+}
+
+static uint32_t
 cell_of(const dict_table *table, uint32_t cell)
 {
-    // Relaxed: ordered by the lock, or, if its last holder died, made anew.
-    return atomic_load_explicit(&index_of(table)[cell], memory_order_relaxed);
+    return cell_at(index_of(table), cell);
 }
 
 static void
 set_cell(dict_table *table, uint32_t cell, uint32_t word)
 {
-    // It releases, so that no death leaves it without the version that was counted before.
+    // R52: pairs with A52 in cell_at(): no look, and no death, has it without the version that was counted
+    // before.
     atomic_store_explicit(&index_of(table)[cell], word, memory_order_release);
 }
 
 static uint32_t
 home_of(const dict_table *table, const dict_slot *slot)
 {
-    return (uint32_t)slot->hash & (table->cells - 1);
+    return (uint32_t)word_of(&slot->hash) & (cells_of(table) - 1);
 }
 
 static void
 add_to_index(dict_table *table, uint32_t place)
 {
+    uint32_t mask = cells_of(table) - 1;
     uint32_t cell = home_of(table, &table->slots[place]);
     while (cell_of(table, cell) != 0) {
-        cell = (cell + 1) & (table->cells - 1);
+        cell = (cell + 1) & mask;
     }
     set_cell(table, cell, place + 1);
 }
@@ -204,7 +223,7 @@ add_to_index(dict_table *table, uint32_t place)
 static void
 take_from_index(dict_table *table, uint32_t place)
 {
-    uint32_t mask = table->cells - 1;
+    uint32_t mask = cells_of(table) - 1;
     uint32_t hole = home_of(table, &table->slots[place]);
     while (cell_of(table, hole) != place + 1) {
         hole = (hole + 1) & mask;
@@ -239,7 +258,7 @@ make_anew(const shared_run *dict, dict_table *table)
 {
     bounds now = bounds_of(table);
     uint32_t count = 0;
-    memset(index_of(table), 0, (size_t)table->cells * 4);
+    shared_words_clear(index_of(table), (uint64_t)cells_of(table) * 4);
     for (uint32_t i = now.first; i < now.end; i++) {
         if (!is_gone(&table->slots[i])) {
             add_to_index(table, i);
@@ -272,8 +291,8 @@ static void
 write_slot(dict_table *table, uint32_t place, uint64_t hash, uint64_t key, uint64_t shown, uint64_t value)
 {
     dict_slot *slot = &table->slots[place];
-    slot->hash = hash;
-    slot->shown = shown;
+    set_word(&slot->hash, hash);
+    set_word(&slot->shown, shown);
     set_word(&slot->key, key);
     set_word(&slot->value, value);
 }
@@ -287,7 +306,7 @@ bytes_in_use(const shared_run *dict)
     for (uint32_t i = now.first; i < now.end; i++) {
         const dict_slot *slot = &table->slots[i];
         if (!is_gone(slot)) {
-            const uint64_t words[] = {word_of(&slot->key), slot->shown, word_of(&slot->value)};
+            const uint64_t words[] = {word_of(&slot->key), word_of(&slot->shown), word_of(&slot->value)};
             for (int part = 0; part < SHARED_DICT_PARTS; part++) {
                 shared_item item = words[part] == 0 ? (shared_item){0} : shared_run_read(dict, words[part]);
                 bytes += shared_item_bytes(&item);
@@ -319,8 +338,9 @@ copy(const shared_run *dict, shared_run *to)
         const dict_slot *slot = &old->slots[i];
         if (!is_gone(slot)) {
             uint64_t key = copy_word(dict, to, word_of(&slot->key));
-            uint64_t shown = copy_word(dict, to, slot->shown);
-            write_slot(table, count, slot->hash, key, shown, copy_word(dict, to, word_of(&slot->value)));
+            uint64_t shown = copy_word(dict, to, word_of(&slot->shown));
+            uint64_t value = copy_word(dict, to, word_of(&slot->value));
+            write_slot(table, count, word_of(&slot->hash), key, shown, value);
             add_to_index(table, count++);
         }
     }
@@ -371,12 +391,12 @@ find_in(const shared_run *dict, const dict_table *table, uint64_t hash, const sh
     if (table == NULL) {
         return SHARED_DICT_NOWHERE;
     }
-    uint32_t mask = table->cells - 1;
+    uint32_t mask = cells_of(table) - 1;
     uint32_t place;
     uint32_t cell = (uint32_t)hash & mask;
     for (; (place = cell_of(table, cell)) != 0; cell = (cell + 1) & mask) {
         const dict_slot *slot = &table->slots[place - 1];
-        if (slot->hash == hash && is_key(dict, word_of(&slot->key), key)) {
+        if (word_of(&slot->hash) == hash && is_key(dict, word_of(&slot->key), key)) {
             return place - 1;
         }
     }
@@ -427,10 +447,98 @@ shared_dict_get(const shared_run *dict, uint32_t place, int part)
 {
     const dict_table *table = shared_run_table(dict);
     const dict_slot *slot = &table->slots[place];
-    uint64_t word = part == SHARED_DICT_VALUE                       ? word_of(&slot->value)
-                    : part == SHARED_DICT_SHOWN && slot->shown != 0 ? slot->shown
-                                                                    : word_of(&slot->key);
-    return shared_run_read(dict, word);
+    uint64_t word = part == SHARED_DICT_VALUE   ? word_of(&slot->value)
+                    : part == SHARED_DICT_SHOWN ? word_of(&slot->shown)
+                                                : 0;
+    return shared_run_read(dict, word != 0 ? word : word_of(&slot->key));
+}
+
+// ---- looks: nothing is believed that could lead out of the run, or take long ----
+
+// How many cells of the index a look goes through.  Few keys need as many.
+#define PROBES 64
+
+// A table of which all is in the run.
+typedef struct table_seen {
+    uint32_t count, capacity, cells;
+    const dict_slot *slots;
+    const _Atomic uint32_t *index;
+} table_seen;
+
+// false: there is none such, or its index is not the one that it should have.
+static bool
+look_at_table(const shared_look *look, table_seen *seen)
+{
+    *seen = (table_seen){.count = 0};
+    if (look->table == 0) {
+        return true;
+    }
+    const dict_table *table = shared_look_at(look, look->table, sizeof(dict_table));
+    if (table == NULL) {
+        return false;
+    }
+    // Each word is read once: it may be another the next time.
+    uint64_t mark = find_mark(table), size = word_of(&table->size);
+    seen->count = (uint32_t)mark;
+    seen->capacity = (uint32_t)size;
+    seen->cells = (uint32_t)(size >> 32);
+    seen->slots = table->slots;
+    seen->index = (const _Atomic uint32_t *)(table->slots + seen->capacity);
+    bool is_power = seen->cells != 0 && (seen->cells & (seen->cells - 1)) == 0;
+    uint64_t bytes = sizeof(dict_table) + seen->capacity * sizeof(dict_slot) + (uint64_t)seen->cells * 4;
+    bool is_now = (uint32_t)(mark >> 32) == (uint32_t)look->version;
+    return is_now && is_power && bytes <= look->bytes - look->table;
+}
+
+static int
+look_for(const shared_look *look, const shared_item *key, shared_seen *value)
+{
+    table_seen table;
+    if (!look_at_table(look, &table)) {
+        return -1;
+    }
+    uint32_t place = 0;
+    uint64_t hash = hash_of(look->run, key);
+    for (uint32_t i = 0; table.cells != 0 && i < PROBES; i++) {
+        place = cell_at(table.index, ((uint32_t)hash + i) & (table.cells - 1));
+        if (place == 0 || place > table.capacity) {
+            break;
+        }
+        const dict_slot *slot = &table.slots[place - 1];
+        int is_key = word_of(&slot->hash) == hash ? shared_look_compare(look, word_of(&slot->key), key) : 0;
+        if (is_key != 0) {
+            bool is_seen = value == NULL || shared_look_read(look, word_of(&slot->value), value);
+            return is_key > 0 && is_seen ? 1 : -1;
+        }
+    }
+    return place == 0 ? 0 : -1;
+}
+
+int
+shared_dict_look(shared_run *dict, const shared_item *key, shared_seen *value)
+{
+    shared_look look;
+    for (int i = 0; i < SHARED_LOOK_TRIES && shared_look_begin(&look, dict); i++) {
+        int is_there = look_for(&look, key, value);
+        if (shared_look_end(&look)) {
+            return is_there;
+        }
+    }
+    return -1;
+}
+
+int64_t
+shared_dict_look_count(shared_run *dict)
+{
+    shared_look look;
+    table_seen table;
+    for (int i = 0; i < SHARED_LOOK_TRIES && shared_look_begin(&look, dict); i++) {
+        bool is_sound = look_at_table(&look, &table);
+        if (shared_look_end(&look)) {
+            return is_sound ? (int64_t)table.count : -1;
+        }
+    }
+    return -1;
 }
 
 // ---- changing ----
@@ -438,7 +546,7 @@ shared_dict_get(const shared_run *dict, uint32_t place, int part)
 static bool
 has_room(const dict_table *table)
 {
-    return table != NULL && bounds_of(table).end < table->capacity;
+    return table != NULL && bounds_of(table).end < capacity_of(table);
 }
 
 // Writes all parts beyond the end.
@@ -462,7 +570,8 @@ write_again(shared_run *dict, const dict_table *old, uint32_t capacity)
     for (uint32_t i = now.first; i < now.end; i++) {
         const dict_slot *slot = &old->slots[i];
         if (!is_gone(slot)) {
-            write_slot(table, count, slot->hash, word_of(&slot->key), slot->shown, word_of(&slot->value));
+            write_slot(table, count, word_of(&slot->hash), word_of(&slot->key), word_of(&slot->shown),
+                       word_of(&slot->value));
             add_to_index(table, count++);
         }
     }
@@ -616,7 +725,7 @@ remove_at(shared_run *dict, uint32_t place)
     }
     take_from_index(table, place);
     set_mark(table, left, shared_run_version(dict));
-    if (left < table->capacity / 8) {
+    if (left < capacity_of(table) / 8) {
         shared_run_shrink(dict);
     }
     return 0;

@@ -20,11 +20,11 @@
 // back for a key, where that is something else.
 //
 // Of shared_run.h a user calls what is without the lock, bytes and version.  Everything here is with the
-// lock.  No Python.
+// lock, but for looks.  No Python.
 #ifndef PYCONC_SHARED_DICT_H
 #define PYCONC_SHARED_DICT_H
 
-#include "shared_run.h"
+#include "shared_look.h"
 
 #define SHARED_DICT_MAX (UINT32_C(1) << 29)
 #define SHARED_DICT_NOWHERE UINT32_MAX
@@ -50,6 +50,11 @@ uint32_t shared_dict_last(const shared_run *dict);
 
 // A part of the entry at a place.  An entry without a shown part of its own is shown by its key.
 shared_item shared_dict_get(const shared_run *dict, uint32_t place, int part);
+
+// Without the lock: whether the key is there, and copies its value unless `value` is NULL; and how many there
+// are.  -1: who wants to know takes the lock.
+int shared_dict_look(shared_run *dict, const shared_item *key, shared_seen *value);
+int64_t shared_dict_look_count(shared_run *dict);
 
 // All below: 0, or SHARED_HEAP_FULL, or a status of robust_lock, with the table as it was.
 

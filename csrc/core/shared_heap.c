@@ -16,7 +16,7 @@
 #include "shared_holds.h"
 #include "shm_file.h"
 
-#define MAGIC UINT64_C(0x3430706165686370)  // "pcheap04"
+#define MAGIC UINT64_C(0x3530706165686370)  // "pcheap05"
 #define NOBODY 0
 #define ITEMS 1
 #define FIRST_PROCESS 2
@@ -42,6 +42,11 @@ typedef struct shared_party {
     uint64_t space;        // of process numbers; 0: not known
 } shared_party;
 
+// What a process looks at: only that stores here, and has the line to itself.
+typedef struct announcement {
+    _Alignas(64) _Atomic uint32_t cell;  // its place + 1; 0: none
+} announcement;
+
 // A party that is reserved for a child.
 typedef struct reservation {
     uint32_t party;  // NOBODY: none
@@ -60,8 +65,9 @@ typedef struct layout {
         uint32_t tickets;    // that were given
         uint32_t is_untidy;  // a party has lost its bits, and what its containers hold has not been let go
     };
-    // Both guarded by the lock.
+    // Guarded by the lock, like the rows.
     _Alignas(4096) shared_party parties[SHARED_HEAP_PARTIES];
+    _Alignas(4096) announcement announcements[SHARED_HEAP_PARTIES];
     _Alignas(4096) uint64_t rows[SHARED_HEAP_PARTIES][ROW_WORDS];
     _Alignas(4096) shared_cell cells_at[SHARED_HEAP_CELLS];
     _Alignas(4096) shared_extents extents;  // guarded by the lock, both
@@ -292,11 +298,14 @@ add_party(shared_heap *heap, uint32_t state)
     for (int attempt = 0; attempt < 2; attempt++) {
         for (uint32_t i = FIRST_PROCESS; i < SHARED_HEAP_PARTIES; i++) {
             if (state_of(heap, i) == PARTY_FREE) {
-                if (!allocate(heap, heap->at->rows[i], sizeof(heap->at->rows[i]))) {
+                if (!allocate(heap, heap->at->rows[i], sizeof(heap->at->rows[i]))
+                    || !allocate(heap, &heap->at->announcements[i], sizeof(heap->at->announcements[i]))) {
                     return NOBODY;
                 }
                 memset(heap->at->rows[i], 0, sizeof(heap->at->rows[i]));
                 party_at(heap, i)->space = own_space();
+                // Relaxed: as below.
+                atomic_store_explicit(&heap->at->announcements[i].cell, 0, memory_order_relaxed);
                 heap->at->rows_used = i < row_count(heap) ? row_count(heap) : i + 1;
                 // Relaxed: ordered by the lock, or by the fork.
                 uint64_t who = who_is((uint32_t)getpid(), ++heap->at->tickets, state);
@@ -845,15 +854,60 @@ shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *un
     return rc;
 }
 
+static bool
+is_looked_at(const shared_heap *heap, uint32_t index)
+{
+    bool is = false;
+    for (uint32_t i = FIRST_PROCESS; i < row_count(heap); i++) {
+        if (state_of(heap, i) != PARTY_FREE) {
+            // A51: pairs with R51 in shared_heap_announce_none(): who looked has seen what it saw.
+            // seq_cst: see shared_heap_announce().
+            is |= atomic_load_explicit(&heap->at->announcements[i].cell, memory_order_seq_cst) == index + 1;
+        }
+    }
+    return is;
+}
+
 int
 shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t order)
 {
     int rc = enter(heap);
+    if (rc < 0) {
+        return rc;
+    }
+    if (is_looked_at(heap, index)) {
+        reap_dead_parties(heap);  // one of them may have looked until its end
+        rc = is_looked_at(heap, index) ? SHARED_HEAP_LOOKED_AT : 0;
+    }
     if (rc == 0) {
         release_all_but(heap, owner_of(heap, index), kept, UINT32_C(1) << order);
-        leave(heap);
     }
+    leave(heap);
     return rc;
+}
+
+// ---- looks ----
+
+static announcement *
+own_announcement(const shared_heap *heap)
+{
+    return &heap->at->announcements[heap->party];
+}
+
+bool
+shared_heap_announce(shared_heap *heap, uint32_t index)
+{
+    uint32_t none = 0;
+    // seq_cst: what is read from now on is ordered after it, for who asks in is_looked_at() as well.
+    return atomic_compare_exchange_strong_explicit(&own_announcement(heap)->cell, &none, index + 1,
+                                                   memory_order_seq_cst, memory_order_relaxed);
+}
+
+void
+shared_heap_announce_none(shared_heap *heap)
+{
+    // R51: pairs with A51 in is_looked_at(), and the next announcement: what was to be read has been.
+    atomic_store_explicit(&own_announcement(heap)->cell, 0, memory_order_release);
 }
 
 bool
@@ -926,6 +980,18 @@ unmap_all_kept(shared_heap *heap)
     }
 }
 
+// As many as the file can have.
+static uint32_t
+units_of(int fd)
+{
+    struct stat info;
+    if (fstat(fd, &info) < 0 || (uint64_t)info.st_size <= UNITS_OFFSET) {
+        return 0;
+    }
+    uint64_t units = ((uint64_t)info.st_size - UNITS_OFFSET) / SHARED_UNIT_BYTES;
+    return units < SHARED_UNITS ? (uint32_t)units : SHARED_UNITS;
+}
+
 void *
 shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only)
 {
@@ -934,7 +1000,8 @@ shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_o
     if (start != NULL) {
         return start;
     }
-    if (!shm_file_is_there(&heap->file)) {
+    if (!shm_file_is_there(&heap->file)
+        || unit + (UINT64_C(1) << order) > units_of(heap->file.fd)) {  // a stray write may have led there
         return NULL;
     }
     int allowed = is_read_only ? PROT_READ : PROT_READ | PROT_WRITE;
@@ -951,13 +1018,25 @@ shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_o
     return start;
 }
 
+// Where addresses are limited, the program has a use for them.
+static bool
+has_addresses(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
+}
+
+void *
+shared_heap_map_again(shared_heap *heap, uint32_t unit, uint32_t order)
+{
+    return has_addresses() ? shared_heap_map(heap, unit, order, true) : NULL;
+}
+
 void
 shared_heap_unmap(shared_heap *heap, void *at, uint32_t unit, uint32_t order)
 {
-    struct rlimit limit;
     uint64_t kept = kept_mapping(at, unit, order);
-    // Where addresses are limited, the program has a use for these.
-    if (kept == 0 || getrlimit(RLIMIT_AS, &limit) < 0 || limit.rlim_cur != RLIM_INFINITY) {
+    if (kept == 0 || !has_addresses()) {
         munmap(at, SHARED_UNIT_BYTES << order);
         return;
     }
@@ -1020,18 +1099,6 @@ shared_heap_after_fork(shared_heap *heap)
 }
 
 // ---- opening ----
-
-// As many as the file can have.
-static uint32_t
-units_of(int fd)
-{
-    struct stat info;
-    if (fstat(fd, &info) < 0 || (uint64_t)info.st_size <= UNITS_OFFSET) {
-        return 0;
-    }
-    uint64_t units = ((uint64_t)info.st_size - UNITS_OFFSET) / SHARED_UNIT_BYTES;
-    return units < SHARED_UNITS ? (uint32_t)units : SHARED_UNITS;
-}
 
 static bool
 prepare(layout *at, int fd)

@@ -48,6 +48,7 @@
 enum {
     SHARED_HEAP_FULL = -20,  // no cell, no party, or no memory
     SHARED_HEAP_GONE = -21,  // there is no such cell any more
+    SHARED_HEAP_LOOKED_AT = 1,
 };
 
 // What a cell is, its users know.  128 bytes, in two lines.
@@ -58,9 +59,11 @@ typedef struct shared_cell {
     uint32_t has_memory;                     // it may own units; guarded by the heap's lock
     _Alignas(64) _Atomic uint32_t words[8];  // see shared_sync.h
     _Atomic uint64_t value;
-    _Atomic uint64_t more;    // of a container
-    _Atomic uint32_t refers;  // of a container, see shared_run.h; by the lock, so relaxed everywhere
-    uint32_t unused[3];
+    _Atomic uint64_t more;       // of a container
+    _Atomic uint32_t refers;     // of a container, see shared_run.h; by the lock, so relaxed everywhere
+    _Atomic uint32_t has_spare;  // units that it would give back, see shared_look.h; by the lock, and a hint
+                                 // without it, so relaxed everywhere
+    uint32_t unused[2];
 } shared_cell;
 
 _Static_assert(sizeof(shared_cell) == 128, "shared between processes");
@@ -126,7 +129,7 @@ int shared_heap_settle(shared_heap *heap, uint32_t container, const uint32_t *co
 int shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit);
 
 // Gives back all units of the cell but the run that begins at `kept`; SHARED_NO_UNIT: all.  A status of
-// robust_lock means that they stay until the next call.
+// robust_lock, or SHARED_HEAP_LOOKED_AT, means that they stay until the next call.
 int shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t order);
 
 // Allocates memory for bytes `from` to `to` of a run of the cell's.  False: there is none.
@@ -136,10 +139,19 @@ bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, u
 // as well.  NULL: the system refuses.
 void *shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only);
 
+// Maps it once more, to read it only, where there are addresses enough.
+void *shared_heap_map_again(shared_heap *heap, uint32_t unit, uint32_t order);
+
 // The caller no longer needs what shared_heap_map() has returned, which is read-only.  The process keeps some
 // of these mappings for who maps the same run next, which may be another cell's by then: a mapping has no
 // memory of its own, and what the cell gives back is gone from it, too.
 void shared_heap_unmap(shared_heap *heap, void *at, uint32_t unit, uint32_t order);
+
+// ---- looks at a container that this process has, without its lock, see shared_look.h ----
+
+// From here on the cell gives no units back, until this process announces none.  False: it looks at another.
+bool shared_heap_announce(shared_heap *heap, uint32_t index);
+void shared_heap_announce_none(shared_heap *heap);
 
 // To be called before a fork, and in the child.
 void shared_heap_before_fork(shared_heap *heap);

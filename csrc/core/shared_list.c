@@ -1,11 +1,12 @@
 #include "shared_list.h"
 
 #include "shared_change.h"
+#include "shared_words.h"
 
-// Guarded by the cell's lock.
+// Guarded by the cell's lock, but for looks.
 typedef struct list_table {
     _Atomic uint64_t bounds;  // first, and end in the upper half
-    uint64_t capacity;        // constant
+    uint64_t capacity;        // constant; no look reads it
     _Atomic uint64_t slots[];
 } list_table;
 
@@ -58,7 +59,7 @@ write_table(shared_run *list, uint64_t capacity)
 {
     uint64_t place = shared_run_cut(list, table_bytes(capacity));
     list_table *table = shared_run_place(list, place);
-    table->capacity = capacity;
+    shared_word_write(&table->capacity, capacity);
     set_bounds(table, 0, 0);
     return place;
 }
@@ -121,6 +122,70 @@ shared_list_get(const shared_run *list, uint32_t place)
     const list_table *table = shared_run_table(list);
     return shared_run_read(list, slot_of(table, bounds_of(table).first + place));
 }
+
+// ---- looks: nothing is believed that could lead out of the run ----
+
+// How many items there are, in a table that is in the run at least so far; -1: it is not.
+static int64_t
+look_at_table(const shared_look *look, const list_table **table)
+{
+    *table = NULL;
+    if (look->table == 0) {
+        return 0;
+    }
+    *table = shared_look_at(look, look->table, sizeof(list_table));
+    if (*table == NULL) {
+        return -1;
+    }
+    bounds now = bounds_of(*table);
+    bool is_sound = now.first <= now.end && now.end - now.first <= SHARED_LIST_MAX
+                    && sizeof(list_table) + (uint64_t)now.end * 8 <= look->bytes - look->table;
+    return is_sound ? (int64_t)(now.end - now.first) : -1;
+}
+
+static int
+look_for(const shared_look *look, int64_t index, shared_seen *item)
+{
+    const list_table *table;
+    int64_t count = look_at_table(look, &table);
+    index += index < 0 ? count : 0;
+    if (count < 0 || index < 0 || index >= count) {
+        return count < 0 ? -1 : 0;
+    }
+    // The bounds may be others by now, and still this slot is in the run, or none can be.
+    uint64_t place = look->table + sizeof(list_table) + (bounds_of(table).first + (uint64_t)index) * 8;
+    const _Atomic uint64_t *slot = shared_look_at(look, place, 8);
+    return slot != NULL && shared_look_read(look, shared_word_read(slot), item) ? 1 : -1;
+}
+
+int
+shared_list_look(shared_run *list, int64_t index, shared_seen *item)
+{
+    shared_look look;
+    for (int i = 0; i < SHARED_LOOK_TRIES && shared_look_begin(&look, list); i++) {
+        int is_there = look_for(&look, index, item);
+        if (shared_look_end(&look)) {
+            return is_there;
+        }
+    }
+    return -1;
+}
+
+int64_t
+shared_list_look_count(shared_run *list)
+{
+    shared_look look;
+    const list_table *table;
+    for (int i = 0; i < SHARED_LOOK_TRIES && shared_look_begin(&look, list); i++) {
+        int64_t count = look_at_table(&look, &table);
+        if (shared_look_end(&look)) {
+            return count;
+        }
+    }
+    return -1;
+}
+
+// ---- changing ----
 
 static int
 set(shared_run *list, uint32_t place, const shared_item *item)

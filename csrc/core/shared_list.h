@@ -8,11 +8,11 @@
 // table.
 //
 // Of shared_run.h a user calls what is without the lock, bytes and version.  Everything here is with the
-// lock.  Places are checked by the caller: less than shared_list_count().  No Python.
+// lock, but for looks.  Places are checked by the caller: less than shared_list_count().  No Python.
 #ifndef PYCONC_SHARED_LIST_H
 #define PYCONC_SHARED_LIST_H
 
-#include "shared_run.h"
+#include "shared_look.h"
 
 #define SHARED_LIST_MAX UINT32_C(0x7fffffff)
 
@@ -20,6 +20,11 @@ extern const shared_run_kind shared_list_kind;
 
 uint32_t shared_list_count(const shared_run *list);
 shared_item shared_list_get(const shared_run *list, uint32_t place);
+
+// Without the lock: 1, with a copy of the item at an index, which counts from the end if it is negative; 0:
+// there is no such; and how many there are.  -1: who wants to know takes the lock.
+int shared_list_look(shared_run *list, int64_t index, shared_seen *item);
+int64_t shared_list_look_count(shared_run *list);
 
 // All below: 0, or SHARED_HEAP_FULL, or a status of robust_lock, with the list as it was.
 

@@ -5,7 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-// Guarded by the cell's lock.
+#include "shared_words.h"
+
+// Guarded by the cell's lock; no look reads it.
 typedef struct run_header {
     _Atomic uint64_t top;  // from here on the run is free
     uint64_t committed;    // bytes that have memory
@@ -33,18 +35,10 @@ enum {
 //
 // 0: there is no run.  Else bit 63, the table's place / 8 in 38 bits, the order in 5, the unit in 20.
 
-typedef struct run_root {
-    bool has_run;
-    uint32_t unit, order;
-    uint64_t table;  // its place, or NO_TABLE
-} run_root;
-
-static run_root
-read_root(const shared_run *run)
+shared_root
+shared_root_of(uint64_t word)
 {
-    // A40: pairs with R40 in set_root().  The lock has ordered it, if its last holder lived.
-    uint64_t word = atomic_load_explicit(&run->cell->value, memory_order_acquire);
-    return (run_root){
+    return (shared_root){
         .has_run = word >> 63 != 0,
         .table = (word >> 25 & ((UINT64_C(1) << 38) - 1)) * 8,
         .order = word >> 20 & 31,
@@ -52,8 +46,15 @@ read_root(const shared_run *run)
     };
 }
 
+static shared_root
+read_root(const shared_run *run)
+{
+    // A40: pairs with R40 in set_root().  The lock has ordered it, if its last holder lived.
+    return shared_root_of(atomic_load_explicit(&run->cell->value, memory_order_acquire));
+}
+
 static void
-set_root(shared_run *run, run_root root)
+set_root(shared_run *run, shared_root root)
 {
     uint64_t word = UINT64_C(1) << 63 | root.table / 8 << 25 | (uint64_t)root.order << 20 | root.unit;
     // R40: pairs with A40 in read_root(): what it leads to is there first, whenever this process dies.
@@ -63,9 +64,11 @@ set_root(shared_run *run, run_root root)
 void
 shared_run_count_change(shared_run *run)
 {
-    // Relaxed: ordered by the lock.  It comes before the change, so that none goes uncounted.
+    // Relaxed: ordered by the lock.
     uint64_t version = atomic_load_explicit(&run->cell->more, memory_order_relaxed);
-    atomic_store_explicit(&run->cell->more, version + 1, memory_order_relaxed);
+    // R49: pairs with A49 in begin(): the lock was taken first.  It comes before the change, so that none
+    // goes uncounted.
+    atomic_store_explicit(&run->cell->more, version + 1, memory_order_release);
 }
 
 uint64_t
@@ -127,21 +130,29 @@ round_up(uint64_t bytes, uint64_t step)
     return (bytes + step - 1) / step * step;
 }
 
+static void
+unmap(_Atomic(unsigned char *) *where, uint32_t order)
+{
+    // Relaxed: ordered by who guards it.
+    unsigned char *at = atomic_load_explicit(where, memory_order_relaxed);
+    if (at != NULL) {
+        // Relaxed: the call comes after it, so the child of a fork does not unmap it again.
+        atomic_store_explicit(where, NULL, memory_order_relaxed);
+        munmap(at, run_bytes(order));
+    }
+}
+
 void
 shared_run_fini(shared_run *run)
 {
-    unsigned char *at = start_of(run);
-    if (at != NULL) {
-        // Relaxed: the call comes after it, so the child of a fork does not unmap it again.
-        atomic_store_explicit(&run->at, NULL, memory_order_relaxed);
-        munmap(at, run_bytes(run->order));
-    }
+    unmap(&run->at, run->order);
+    unmap(&run->look_at, run->look_order);
 }
 
 static void
 use_mapping(shared_run *run, unsigned char *at, uint32_t unit, uint32_t order)
 {
-    shared_run_fini(run);
+    unmap(&run->at, run->order);
     run->unit = unit;
     run->order = order;
     // It releases, so that the child of a fork by another thread does not have it without its size.
@@ -156,6 +167,30 @@ map_run(shared_run *run, uint32_t unit, uint32_t order)
         use_mapping(run, at, unit, order);
     }
     return at != NULL;
+}
+
+const unsigned char *
+shared_run_map_for_looks(shared_run *run, shared_root root)
+{
+    // Relaxed: ordered by the announcement.
+    unsigned char *at = atomic_load_explicit(&run->look_at, memory_order_relaxed);
+    if (at != NULL && run->look_unit == root.unit && run->look_order == root.order) {
+        return at;
+    }
+    uint32_t looks = atomic_load_explicit(&run->looks, memory_order_relaxed) + 1;
+    atomic_store_explicit(&run->looks, looks % SHARED_LOOK_PAYS, memory_order_relaxed);
+    if (looks < SHARED_LOOK_PAYS) {
+        return NULL;
+    }
+    unmap(&run->look_at, run->look_order);
+    at = shared_heap_map_again(run->heap, root.unit, root.order);
+    if (at != NULL) {
+        run->look_unit = root.unit;
+        run->look_order = root.order;
+        // It releases, as in use_mapping().
+        atomic_store_explicit(&run->look_at, at, memory_order_release);
+    }
+    return at;
 }
 
 // Has memory for everything below `top`, and for a quarter more.
@@ -201,7 +236,7 @@ shared_run_place(const shared_run *run, uint64_t place)
 void *
 shared_run_table(const shared_run *run)
 {
-    run_root root = read_root(run);
+    shared_root root = read_root(run);
     return root.has_run && root.table != NO_TABLE ? start_of(run) + root.table : NULL;
 }
 
@@ -221,8 +256,8 @@ shared_run_write(shared_run *run, const shared_item *item)
     }
     uint64_t place = shared_run_cut(run, shared_item_bytes(item));
     run_entry *entry = (run_entry *)(start_of(run) + place);
-    entry->size = item->size;
-    memcpy(entry->bytes, item->bytes, item->size);
+    shared_word_write(&entry->size, item->size);
+    shared_words_write(entry->bytes, item->bytes, item->size);
     return place;
 }
 
@@ -240,7 +275,7 @@ void
 shared_run_publish(shared_run *run, uint64_t table)
 {
     shared_run_count_change(run);
-    set_root(run, (run_root){.has_run = true, .unit = run->unit, .order = run->order, .table = table});
+    set_root(run, (shared_root){.has_run = true, .unit = run->unit, .order = run->order, .table = table});
 }
 
 // A run for twice as many bytes, so that as much can come before it is full; else for just as many.
@@ -257,12 +292,16 @@ take_run(shared_run *run, uint64_t bytes, uint32_t *unit, uint32_t *order)
     return rc;
 }
 
-// Gives back the runs that the root does not name.  One that cannot be given back now is, another time.
+// Gives back the runs that the root does not name.  One that cannot be given back now is, another time: when
+// the lock is next taken, if somebody looks at it.
 static void
 keep_only_root(shared_run *run)
 {
-    run_root root = read_root(run);
-    (void)shared_heap_keep(run->heap, run->index, root.has_run ? root.unit : SHARED_NO_UNIT, root.order);
+    // seq_cst: whoever looks and does not see this root has announced it before we ask, see shared_look.h.
+    uint64_t word = atomic_fetch_or_explicit(&run->cell->value, 0, memory_order_seq_cst);
+    shared_root root = shared_root_of(word);
+    int rc = shared_heap_keep(run->heap, run->index, root.has_run ? root.unit : SHARED_NO_UNIT, root.order);
+    atomic_store_explicit(&run->cell->has_spare, rc != 0, memory_order_relaxed);
 }
 
 int
@@ -287,7 +326,7 @@ shared_run_move(shared_run *run, uint64_t more)
     set_top(&next, HEADER_BYTES);
     header(&next)->committed = round_up(bytes, 4096);
     uint64_t table = has_table ? run->kind->copy(run, &next) : NO_TABLE;
-    set_root(run, (run_root){.has_run = true, .unit = unit, .order = order, .table = table});
+    set_root(run, (shared_root){.has_run = true, .unit = unit, .order = order, .table = table});
     use_mapping(run, start_of(&next), unit, order);
     keep_only_root(run);
     return 0;
@@ -307,9 +346,9 @@ shared_run_publish_empty(shared_run *run)
 {
     bool is_large = run_bytes(run->order) > KEPT_BYTES;
     shared_run_count_change(run);
-    set_root(run, (run_root){.has_run = !is_large, .unit = run->unit, .order = run->order});
+    set_root(run, (shared_root){.has_run = !is_large, .unit = run->unit, .order = run->order});
     if (is_large) {
-        shared_run_fini(run);
+        unmap(&run->at, run->order);
         keep_only_root(run);
     }
     else {
@@ -409,7 +448,7 @@ shared_run_enter(shared_run *run, int64_t deadline_ns)
             shared_run_count_later(run);
         }
     }
-    run_root root = read_root(run);
+    shared_root root = read_root(run);
     if (root.has_run && (start_of(run) == NULL || run->unit != root.unit || run->order != root.order)
         && !map_run(run, root.unit, root.order)) {
         robust_lock_release(&run->cell->lock);
@@ -417,6 +456,9 @@ shared_run_enter(shared_run *run, int64_t deadline_ns)
     }
     if (get_refers(run) == REFERS_UNCOUNTED) {
         count_again(run);
+    }
+    if (atomic_load_explicit(&run->cell->has_spare, memory_order_relaxed) != 0) {
+        keep_only_root(run);
     }
     return 0;
 }

@@ -31,7 +31,8 @@
 // that gets the lock from the dead counts again what the items refer to.
 //
 // The cell's lock guards everything, from shared_run_enter() to shared_run_leave(); in between no Python is
-// called.  No Python.
+// called.  Others may look meanwhile, see shared_look.h: so all that is written to a run is whole words.  No
+// Python.
 #ifndef PYCONC_SHARED_RUN_H
 #define PYCONC_SHARED_RUN_H
 
@@ -59,7 +60,18 @@ struct shared_run {
     // Guarded by the cell's lock:
     uint32_t unit, order;         // of the run that is mapped
     _Atomic(unsigned char *) at;  // where; NULL: none is.  A child of another thread's fork reads it, too
+    // Of looks, see shared_look.h; this process's announcement guards them, but for `looks`:
+    uint32_t look_unit, look_order;    // of the run that is mapped for them
+    _Atomic(unsigned char *) look_at;  // as `at`
+    _Atomic uint32_t looks;            // that had no mapping; a hint, so relaxed everywhere
 };
+
+// What the word says that is the root.
+typedef struct shared_root {
+    bool has_run;
+    uint32_t unit, order;
+    uint64_t table;  // its place; 0: there is none
+} shared_root;
 
 // A view of a cell that this process has.
 void shared_run_init(shared_run *run, const shared_run_kind *kind, shared_heap *heap, uint32_t index);
@@ -81,6 +93,16 @@ uint64_t shared_run_version(const shared_run *run);
 
 // Whether items refer to cells, or have once.
 bool shared_run_refers(const shared_run *run);
+
+// ---- for shared_look ----
+
+// So many looks at a container fail before its run is mapped for them.
+#define SHARED_LOOK_PAYS 64
+
+shared_root shared_root_of(uint64_t word);
+
+// The run that the root names.  NULL: it is not mapped, since that does not pay yet, or is refused.
+const unsigned char *shared_run_map_for_looks(shared_run *run, shared_root root);
 
 // ---- with the lock, for the kinds ----
 

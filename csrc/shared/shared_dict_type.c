@@ -249,11 +249,18 @@ look_up(PyObject *op, PyObject *key, PyObject **value)
 {
     shared_run *dict = &as_shareddict(op)->dict;
     shared_encoding e;
+    shared_seen seen;
     shared_copies copied;
     bool is_copied = false;
     *value = NULL;
     if (encode_key(op, &e, key) < 0) {
         return -1;
+    }
+    int is_there = shared_dict_look(dict, e.items, &seen);
+    if (is_there >= 0) {
+        shared_encoding_fini(&e);
+        *value = is_there ? shared_decode(state_of(op), &seen.item) : NULL;
+        return is_there && *value == NULL ? -1 : is_there;
     }
     if (enter(op) < 0) {
         shared_encoding_fini(&e);
@@ -294,11 +301,11 @@ static Py_ssize_t
 dict_length(PyObject *op)
 {
     shared_run *dict = &as_shareddict(op)->dict;
-    if (enter(op) < 0) {
-        return -1;
+    Py_ssize_t count = (Py_ssize_t)shared_dict_look_count(dict);
+    if (count < 0 && enter(op) == 0) {
+        count = shared_dict_count(dict);
+        shared_run_leave(dict);
     }
-    Py_ssize_t count = shared_dict_count(dict);
-    shared_run_leave(dict);
     return count;
 }
 
@@ -324,12 +331,11 @@ dict_contains(PyObject *op, PyObject *key)
     if (encode_key(op, &e, key) < 0) {
         return -1;
     }
-    if (enter(op) < 0) {
-        shared_encoding_fini(&e);
-        return -1;
+    int is_there = shared_dict_look(dict, e.items, NULL);
+    if (is_there < 0 && enter(op) == 0) {
+        is_there = shared_dict_find(dict, e.items) != SHARED_DICT_NOWHERE;
+        shared_run_leave(dict);
     }
-    bool is_there = shared_dict_find(dict, e.items) != SHARED_DICT_NOWHERE;
-    shared_run_leave(dict);
     shared_encoding_fini(&e);
     return is_there;
 }

@@ -75,11 +75,11 @@ static Py_ssize_t
 list_length(PyObject *op)
 {
     shared_run *list = &as_sharedlist(op)->list;
-    if (enter(op) < 0) {
-        return -1;
+    Py_ssize_t count = (Py_ssize_t)shared_list_look_count(list);
+    if (count < 0 && enter(op) == 0) {
+        count = shared_list_count(list);
+        shared_run_leave(list);
     }
-    Py_ssize_t count = shared_list_count(list);
-    shared_run_leave(list);
     return count;
 }
 
@@ -93,11 +93,24 @@ place_of(const shared_run *list, Py_ssize_t index)
 }
 
 static PyObject *
+no_such_item(void)
+{
+    PyErr_SetString(PyExc_IndexError, "list index out of range");
+    return NULL;
+}
+
+static PyObject *
 item_at(PyObject *op, Py_ssize_t index)
 {
     shared_run *list = &as_sharedlist(op)->list;
+    module_state *state = module_state_of(Py_TYPE(op));
+    shared_seen seen;
     shared_copies copied;
     bool is_copied = false;
+    int is_there = shared_list_look(list, index, &seen);
+    if (is_there >= 0) {
+        return is_there ? shared_decode(state, &seen.item) : no_such_item();
+    }
     if (enter(op) < 0) {
         return NULL;
     }
@@ -107,10 +120,9 @@ item_at(PyObject *op, Py_ssize_t index)
     }
     shared_run_leave(list);
     if (place < 0) {
-        PyErr_SetString(PyExc_IndexError, "list index out of range");
-        return NULL;
+        return no_such_item();
     }
-    return is_copied ? shared_decode_one(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+    return is_copied ? shared_decode_one(state, &copied) : PyErr_NoMemory();
 }
 
 // For iterators.  The interpreter has added the length to a negative index, which it may not be any more.
