@@ -6,7 +6,9 @@ on the lane where it ran, with an arrow from another one where it was submitted.
 the end of a worker, and that a map() takes calls from a worker for an idle one, are instants.  Each pool has a counter
 of its calls that wait.
 
-Nothing is kept of what has been written but the calls that have not ended yet.
+The records come in the order in which calls were submitted, and each says when its call began and ended.  So these
+moments wait in a heap until the records have come as far.  Nothing is kept of what has been written but the calls that
+have not ended yet.
 """
 
 import heapq
@@ -25,26 +27,25 @@ if TYPE_CHECKING:
 __all__ = ["describe"]
 
 # trace_record of csrc/core/trace_log.h, and its enumerations.
-_RECORD = struct.Struct("qqIIIBBBx")
-_WORKER_BEGIN, _SUBMIT, _BEGIN, _STEAL, _END, _DELIVERY, _WORKER_END = range(7)
+_RECORD = struct.Struct("qqqIIIIIBBBx")
+_CALL, _STEAL, _DELIVERY, _WORKER_BEGIN, _WORKER_END = range(5)
 _ENDINGS = ["returned", "failed", "cancelled", "timed out", "died", "abandoned"]
 _DIED = _ENDINGS.index("died")
 
 # So many records become text before that is written.
-_BATCH = 2000
+_BATCH = 1000
 
 
 class _Call(NamedTuple):
     name: str  # in JSON
     pool: int
-    submitted: int
-
-
-class _Run(NamedTuple):
-    began: int
+    submitted: int  # which also says which call it is
+    began: int  # 0: it has not
+    ended: int  # 0: it has not
     process: int
-    lane: int
+    thread: int  # of the program, where it ran, or where it was decided that it never would; of a worker: 0
     calls: int
+    outcome: str
 
 
 class _Lanes:
@@ -70,93 +71,101 @@ class _Timeline:
         self._began, self._ended, self.missing, self._full_since, names, self._threads = _core.trace_describe(trace)
         self._names = [json.dumps(name) for name in names]
         self._pid = os.getpid()
-        self._calls: dict[int, _Call] = {}  # that have not ended
-        self._runs: dict[int, _Run] = {}  # of these, where they run
+        self._to_come: list[tuple[int, int, bool, _Call]] = []  # a heap: when, which call, whether it ends then
+        self._left: list[_Call] = []  # that had not ended with the trace
         self._queued: dict[int, int] = {}  # by pool
         self._workers: dict[int, _Lanes] = {}  # by process
         self._pool_of: dict[int, int] = {}  # the same
+        self._lane_of: dict[int, int] = {}  # by call, while it runs in a worker
 
     def events(self) -> Iterator[list[str]]:
         """Return all of them, in lists of some."""
         while records := _core.trace_read(self._trace, _BATCH):
             events: list[str] = []
-            for time, call, thread, number, pool, kind, ending, is_worker in _RECORD.iter_unpack(records):
-                if kind == _SUBMIT:
-                    self._submit(events, time, call, thread, number, pool)
-                elif kind == _BEGIN:
-                    self._begin(events, time, call, thread, number, is_worker)
-                elif kind == _END:
-                    self._end(events, time, call, thread, _ENDINGS[ending])
+            for time, began, ended, thread, runner, name, pool, count, kind, end, is_process in _RECORD.iter_unpack(
+                records
+            ):
+                self._come_to(time, events)
+                if kind == _CALL:
+                    process = runner if is_process else self._pid
+                    where = 0 if is_process else runner
+                    outcome = _ENDINGS[end] if ended else "not ended"
+                    call = _Call(self._name(name, '"call"'), pool, time, began, ended, process, where, count, outcome)
+                    self._submit(events, call, thread)
                 elif kind == _STEAL:
-                    args = f'{{"call":{call},"calls":{number}}}'
-                    events.append(self._instant(time, self._pid, thread, f'"steal {number} calls"', "steal", args))
+                    args = f'{{"call":{began},"calls":{count}}}'
+                    events.append(self._instant(time, self._pid, thread, f'"steal {count} calls"', "steal", args))
                 elif kind == _DELIVERY:
                     events.append(
-                        f'{{"ph":"X","name":"deliver","cat":"loop",{self._span(call, time, self._pid, thread)},'
-                        f'"args":{{"results":{number}}}}}'
+                        f'{{"ph":"X","name":"deliver","cat":"loop",{self._span(began, time, self._pid, thread)},'
+                        f'"args":{{"results":{count}}}}}'
                     )
                 else:
-                    what = "begins" if kind == _WORKER_BEGIN else "dies" if ending == _DIED else "ends"
-                    self._worker(thread, number)
+                    what = "begins" if kind == _WORKER_BEGIN else "dies" if end == _DIED else "ends"
+                    self._worker(thread, pool)
                     events.append(self._instant(time, thread, 1, f'"worker {what}"', "worker", "{}"))
             yield events
-        yield [*self._left(), *self._missing(), *self._lane_names()]
+        events = []
+        self._come_to(sys.maxsize, events)
+        yield [*events, *self._not_ended(), *self._missing(), *self._lane_names()]
 
-    # ---- records ----
+    # ---- calls ----
 
-    def _submit(self, events: list[str], time: int, call: int, thread: int, number: int, pool: int) -> None:
-        name = self._name(number, '"call"')
-        self._calls[call] = _Call(name, pool, time)
-        self._queued[pool] = self._queued.get(pool, 0) + 1
-        where = self._at(time, self._pid, thread)
+    def _submit(self, events: list[str], call: _Call, thread: int) -> None:
+        where = self._at(call.submitted, self._pid, thread)
+        id = call.submitted
         # The arrow begins in a slice. The next event of this thread comes later than that one ends.
         events.append(
-            f'{{"ph":"X","name":"submit {name[1:]},"cat":"submit",{where},"dur":0.001,"args":{{"call":{call}}}}}'
+            f'{{"ph":"X","name":"submit {call.name[1:]},"cat":"submit",{where},"dur":0.001,"args":{{"call":{id}}}}}'
         )
-        events.append(f'{{"ph":"s","name":"run","cat":"run","id":{call},{where}}}')
-        events.append(self._counter(time, pool))
-
-    def _begin(self, events: list[str], time: int, call: int, thread: int, calls: int, is_worker: int) -> None:
-        known = self._calls[call]
-        self._queued[known.pool] -= 1
-        events.append(self._counter(time, known.pool))
-        if is_worker:
-            self._runs[call] = _Run(time, thread, self._worker(thread, known.pool).take(), calls)
+        events.append(f'{{"ph":"s","name":"run","cat":"run","id":{id},{where}}}')
+        events.append(self._counter(call.submitted, call.pool, 1))
+        if call.began or call.ended:
+            heapq.heappush(self._to_come, (call.began or call.ended, id, not call.began, call))
         else:
-            self._runs[call] = _Run(time, self._pid, thread, calls)
+            self._left.append(call)
 
-    def _end(self, events: list[str], time: int, call: int, thread: int, outcome: str) -> None:
-        known = self._calls.pop(call)
-        run = self._runs.pop(call, None)
-        if run is not None:
-            events.extend(self._run(time, call, known, run, outcome))
-            return
-        self._queued[known.pool] -= 1
-        events.append(self._counter(time, known.pool))
-        name = f'{known.name[:-1]} {outcome}"'
-        events.append(self._instant(time, self._pid, thread, name, "unbegun", self._args(call, known, outcome)))
+    def _come_to(self, time: int, events: list[str]) -> None:
+        """Tell of the beginnings and ends up to then."""
+        while self._to_come and self._to_come[0][0] <= time:
+            now, id, ends, call = heapq.heappop(self._to_come)
+            if not call.began or not ends:
+                events.append(self._counter(now, call.pool, -1))
+            if not ends:
+                if not call.thread:
+                    self._lane_of[id] = self._worker(call.process, call.pool).take()
+                if call.ended:
+                    heapq.heappush(self._to_come, (call.ended, id, True, call))
+                else:
+                    self._left.append(call)
+            elif call.began:
+                events.extend(self._run(call))
+            else:
+                events.append(self._unbegun(call, now, call.thread))
 
-    def _run(self, time: int, call: int, known: _Call, run: _Run, outcome: str) -> Iterator[str]:
-        if run.process != self._pid:
-            self._workers[run.process].give_back(run.lane)
-        more = f',"waited_us":{(run.began - known.submitted) / 1000:.3f},"calls":{run.calls}'
-        span = self._span(run.began, time, run.process, run.lane)
-        args = self._args(call, known, outcome, more)
-        yield f'{{"ph":"X","name":{known.name},"cat":"call",{span},"args":{args}}}'
-        where = self._at(run.began, run.process, run.lane)
-        yield f'{{"ph":"f","bp":"e","name":"run","cat":"run","id":{call},{where}}}'
+    def _run(self, call: _Call) -> Iterator[str]:
+        lane = call.thread
+        if not lane:
+            lane = self._lane_of.pop(call.submitted)
+            self._workers[call.process].give_back(lane)
+        args = self._args(call, f',"waited_us":{(call.began - call.submitted) / 1000:.3f},"calls":{call.calls}')
+        span = self._span(call.began, call.ended or self._ended, call.process, lane)
+        yield f'{{"ph":"X","name":{call.name},"cat":"call",{span},"args":{args}}}'
+        where = self._at(call.began, call.process, lane)
+        yield f'{{"ph":"f","bp":"e","name":"run","cat":"run","id":{call.submitted},{where}}}'
+
+    def _unbegun(self, call: _Call, time: int, thread: int) -> str:
+        name = f'{call.name[:-1]} {call.outcome}"'
+        return self._instant(time, self._pid, thread, name, "unbegun", self._args(call))
 
     # ---- the end ----
 
-    def _left(self) -> Iterator[str]:
-        """Yield the calls that had not ended with the trace."""
-        for call, known in list(self._calls.items()):
-            run = self._runs.get(call)
-            if run is not None:
-                yield from self._run(self._ended, call, known, run, "not ended")
+    def _not_ended(self) -> Iterator[str]:
+        for call in self._left:
+            if call.began:
+                yield from self._run(call)
             else:  # of a worker process nobody hears that a call has begun before it ends
-                name = f'{known.name[:-1]} not ended"'
-                yield self._instant(self._ended, self._pid, 0, name, "unbegun", self._args(call, known, "not ended"))
+                yield self._unbegun(call, self._ended, 0)
 
     def _missing(self) -> Iterator[str]:
         if self.missing:
@@ -191,13 +200,15 @@ class _Timeline:
     def _span(self, began: int, ended: int, process: int, lane: int) -> str:
         return f'{self._at(began, process, lane)},"dur":{(ended - began) / 1000:.3f}'
 
-    def _args(self, call: int, known: _Call, outcome: str, more: str = "") -> str:
-        return f'{{"call":{call},"pool":{self._name(known.pool, "null")},"outcome":"{outcome}"{more}}}'
+    def _args(self, call: _Call, more: str = "") -> str:
+        pool = self._name(call.pool, "null")
+        return f'{{"call":{call.submitted},"pool":{pool},"outcome":"{call.outcome}"{more}}}'
 
-    def _counter(self, time: int, pool: int) -> str:
+    def _counter(self, time: int, pool: int, change: int) -> str:
+        calls = self._queued[pool] = self._queued.get(pool, 0) + change
         name = self._name(pool, '"pool"')
         where = self._at(time, self._pid, 0)
-        return f'{{"ph":"C","name":{name[:-1]}: queued","cat":"queue",{where},"args":{{"calls":{self._queued[pool]}}}}}'
+        return f'{{"ph":"C","name":{name[:-1]}: queued","cat":"queue",{where},"args":{{"calls":{calls}}}}}'
 
     def _instant(self, time: int, process: int, lane: int, name: str, category: str, args: str) -> str:
         return f'{{"ph":"i","s":"t","name":{name},"cat":"{category}",{self._at(time, process, lane)},"args":{args}}}'

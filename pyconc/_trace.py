@@ -21,9 +21,9 @@ class trace:
     """Write down what all executors of this process do, from start() to stop(): a timeline to look at in Perfetto.
 
     path: the file, which is written by stop(): Chrome's trace events in JSON, for https://ui.perfetto.dev or
-    chrome://tracing; compressed if its name ends with ".gz". max_events: how many it keeps at most, of which each takes
-    32 bytes of memory until it is written. A call is three of them. Once they are used up the file says how many calls
-    are missing from then on; of those that are there nothing is.
+    chrome://tracing; compressed if its name ends with ".gz". max_events: how many it keeps at most. A call is three of
+    them, and takes 48 bytes of memory until it is written; so is, and does, whatever else is shown. Once they are used
+    up the file says how many calls are missing from then on; of those that are there nothing is.
 
     There is a lane for each thread that has submitted, run or received something, loops' threads among them, and one or
     more for each worker process. A call is named as options(name=) says, or as its function, and tells its pool, how
@@ -35,8 +35,8 @@ class trace:
 
     A trace can be left to the end of the program, which writes it; a program that is killed, or leaves by os._exit(),
     leaves an empty file. The child of a fork goes on without. Any thread may call start() and stop(). While it runs, a
-    call takes some 50 nanoseconds longer, which is a quarter of what an empty one takes in a thread (on x86-64; where
-    the kernel does not trust the processor's counter, twice that); otherwise it costs nothing.
+    call takes some 35 nanoseconds longer, which is an eighth of what an empty one takes in a thread (on x86-64; where
+    the kernel does not trust the processor's counter, three times that); otherwise it costs nothing.
 
     Raises TypeError for what is no path, ValueError for max_events below 1.
 

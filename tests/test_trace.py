@@ -311,6 +311,28 @@ def test_ends_in_threads(tmp_path):
     assert {event["args"]["outcome"] for event in found[0].unbegun} >= {"cancelled", "timed out"}
 
 
+def test_calls_that_end_in_another_order_than_they_were_submitted_end_as_they_did(tmp_path):
+    kinds = [(jobs.identity, 1), (jobs.fail, LookupError())]
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(pyconc.ThreadPoolExecutor(2)) for _ in range(3)]
+        gate = stack.enter_context(Gate())
+        (found,) = [stack.enter_context(tracing(tmp_path))]
+        held = [call for pool in opened for call in block_workers(pool, gate, 2)]
+        named = {
+            str(number): opened[number % 3].options(name=str(number)).submit(*kinds[number % 2]) for number in range(60)
+        }
+        for number in [*range(59, 0, -5), *range(4, 60, 7)]:
+            named[str(number)].cancel()
+        gate.open()
+        futures.wait([*held, *named.values()])
+        for pool in opened:
+            wait_until_at_rest(pool)
+        # The trace is left before the pools are.
+        stack.pop_all().__exit__(None, None, None)
+    told = {event["name"].split()[0]: event["args"]["outcome"] for event in found[0].calls}
+    assert told == {name: outcome_of(future) for name, future in named.items()} | {"Gate": "returned"}
+
+
 def test_a_worker_that_is_killed_ends_its_call_with_a_death(tmp_path):
     with tracing(tmp_path) as found, pyconc.ProcessPoolExecutor(1) as pool, ProcessGate() as gate:
         future = pool.submit(gate)

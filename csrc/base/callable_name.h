@@ -11,6 +11,14 @@
 // code runs.  Raises nothing.
 const char *callable_name(const module_state *module, PyObject *callable, size_t *bytes);
 
+// The qualified name of a function, or of the one in a method, borrowed; NULL: it is neither.
+static inline PyObject *
+callable_qualname(PyObject *callable)
+{
+    PyObject *function = PyMethod_Check(callable) ? PyMethod_GET_FUNCTION(callable) : callable;
+    return PyFunction_Check(function) ? ((PyFunctionObject *)function)->func_qualname : NULL;
+}
+
 // The text of a str in the same way; NULL: it is no str, or has a lone surrogate.
 const char *callable_name_of_str(PyObject *name, size_t *bytes);
 

@@ -210,7 +210,7 @@ ending_of(const task *t, const call_place *place, const PyObject *result, const 
 }
 
 int
-task_run(task **owned, call_place *place, tally *counts, call_times *times)
+task_run(task **owned, call_place *place, tally *counts, call_times *times, int64_t began_ns)
 {
     task *t = *owned;
     const destination_kind *kind = t->delivery.to.kind;
@@ -223,18 +223,24 @@ task_run(task **owned, call_place *place, tally *counts, call_times *times)
     }
     int (*how)(delivery *) = kind->finish;
     PyObject *exception = NULL;
-    if (t->traced > 0) {
-        trace_begin(t->traced);
+    if (times != NULL) {
+        call_times_began(times, t->traced < 0 ? -t->traced : t->traced, began_ns);
     }
-    int64_t began_ns = times == NULL ? 0 : call_times_began_ns(times, t->traced < 0 ? -t->traced : t->traced);
+    if (t->traced > 0) {
+        trace_begin(t->traced, began_ns);
+    }
     PyObject *result = t->route != NULL ? t->route->call(t, place) : task_call(t);
     if (result == NULL) {
         exception = PyErr_GetRaisedException();
         how = exception == NULL ? kind->fail : how;
     }
-    int64_t ran_ns = times == NULL ? -1 : call_times_now_ns(times) - began_ns;
+    int64_t ended_ns = 0, ran_ns = -1;
     if (t->traced > 0) {
-        trace_end(&t->traced, ending_of(t, place, result, exception));
+        ended_ns = trace_end_traced(&t->traced, ending_of(t, place, result, exception));
+    }
+    if (times != NULL) {
+        ended_ns = ended_ns == 0 ? call_times_now_ns(times) : ended_ns;
+        ran_ns = ended_ns > began_ns ? ended_ns - began_ns : 0;
     }
     count(counts, t, place, ran_ns, result, exception);
     if (place->call != NULL) {

@@ -16,6 +16,7 @@
 #include "trace.h"
 
 #include "core/call_times.h"
+#include "core/clock.h"
 #include "core/tally.h"
 
 struct call_place;
@@ -100,11 +101,21 @@ void task_free(task *t);
 // exception, or neither for a cancellation.  Returns as task_run().
 int task_deliver(task *t, PyObject *result, PyObject *exception);
 
+// The time at which a call begins: to the nanosecond if a trace or its queue's times want to know it, else
+// the kernel's last tick.
+static inline int64_t
+task_begins_ns(const task *t, call_times *times)
+{
+    return t->traced > 0 && trace_on != NULL ? trace_now_ns()
+           : times != NULL                   ? call_times_now_ns(times)
+                                             : clock_coarse_ns();
+}
+
 // Runs the call at a place, unless it was cancelled, counts it, and delivers.  The task is gone afterwards,
 // and *owned is NULL from the moment when another party owns the task, or when it is about to be freed.
-// times: of its queue, if the task knows when it was submitted; or NULL.  0, or -1 with an exception that a
-// callback let escape.
-int task_run(task **owned, struct call_place *place, tally *counts, call_times *times);
+// times: of its queue, if the task knows when it was submitted; or NULL.  began_ns: task_begins_ns().  0, or
+// -1 with an exception that a callback let escape.
+int task_run(task **owned, struct call_place *place, tally *counts, call_times *times, int64_t began_ns);
 
 // Delivers an exception (borrowed), or with NULL a cancellation, instead of running; as task_deliver().
 int task_fail(task *t, PyObject *exception);

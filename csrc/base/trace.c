@@ -8,7 +8,9 @@
 #include "core/name_table.h"
 
 #define CAPSULE "pyconc._core.trace"
-#define CACHED_NAMES 64
+#define RECENT_NAMES 64
+// A record, which is a call when it was submitted, begins and ends, counts as so many events.
+#define RECORD_EVENTS 3
 // By so much the coarse clock is late at most: more than a tick.
 #define COARSE_NS 20000000
 
@@ -16,75 +18,73 @@ typedef struct known_thread {
     uint32_t thread, name;
 } known_thread;
 
+typedef struct recent_name {
+    PyObject *name;  // a str itself, owned: to drop it runs no code; NULL: none
+    uint32_t number;
+} recent_name;
+
 struct trace {
     module_state *module;  // borrowed: it is there as long as the process
     trace_log log;
     name_table names;
-    uint32_t recent[CACHED_NAMES];  // numbers of names, by where their text stood, and 1; 0: none
-    known_thread *threads;          // that have written something
+    recent_name recent[RECENT_NAMES];  // by where they are
+    known_thread *threads;             // that have written something
     size_t thread_count, thread_room;
     int64_t ended_ns;
     uint32_t forks;  // how many there had been when it began
 };
 
 trace *trace_on;
+uint32_t trace_count;
 static trace *inherited;  // that was on in the process which this one is a fork of; while none is on here
 static uint32_t forks;    // that this process and those before it have come from
 static bool watches_forks;
 
 // What this thread is called in the trace that is on.
 static _Thread_local struct {
-    int64_t began_ns;
+    uint32_t trace;  // the trace_count then
     uint32_t thread;
 } here;
 
 // ---- names ----
 
-static uint32_t
-number_of_text(trace *self, const char *text, size_t bytes)
-{
-    uint32_t *recent = &self->recent[((uintptr_t)text >> 4) % CACHED_NAMES];
-    if (*recent != 0) {
-        // Another name may stand there now.
-        const name_table_entry *entry = &self->names.entries[*recent - 1];
-        if (entry->bytes == bytes && memcmp(entry->text, text, bytes) == 0) {
-            return *recent - 1;
-        }
-    }
-    uint32_t number = name_table_number(&self->names, text, bytes);
-    if (number != NAME_TABLE_NONE) {
-        *recent = number + 1;
-    }
-    return number;
-}
-
 // Of anything but a str, that of no name.
 static uint32_t
 number_of_str(trace *self, PyObject *name)
 {
+    recent_name *recent = &self->recent[((uintptr_t)name >> 4) % RECENT_NAMES];
+    if (name != NULL && recent->name == name) {
+        return recent->number;
+    }
     size_t bytes;
     const char *text = callable_name_of_str(name, &bytes);
-    return text == NULL ? NAME_TABLE_NONE : number_of_text(self, text, bytes);
+    if (text == NULL) {
+        return NAME_TABLE_NONE;
+    }
+    uint32_t number = name_table_number(&self->names, text, bytes);
+    if (PyUnicode_CheckExact(name)) {
+        Py_XSETREF(recent->name, Py_NewRef(name));
+        recent->number = number;
+    }
+    return number;
 }
 
 static uint32_t
 number_of_callable(trace *self, PyObject *callable)
 {
-    size_t bytes;
-    const char *text = callable_name(self->module, callable, &bytes);
-    return text == NULL ? NAME_TABLE_NONE : number_of_text(self, text, bytes);
-}
-
-bool
-trace_knows(const trace_label *label)
-{
-    return trace_on != NULL && label->began_ns == trace_on->log.began_ns;
+    uint32_t number = number_of_str(self, callable_qualname(callable));
+    if (number == NAME_TABLE_NONE) {
+        size_t bytes;
+        const char *text = callable_name(self->module, callable, &bytes);
+        number = text == NULL ? NAME_TABLE_NONE : name_table_number(&self->names, text, bytes);
+    }
+    return number;
 }
 
 void
 trace_name(trace_label *label, PyObject *name)
 {
-    *label = (trace_label){.began_ns = trace_on->log.began_ns, .number = number_of_str(trace_on, name)};
+    *label = (trace_label){.trace = trace_count, .number = number_of_str(trace_on, name)};
 }
 
 // ---- threads ----
@@ -125,7 +125,7 @@ note_thread(trace *self, uint32_t thread)
 static __attribute__((noinline)) uint32_t
 introduce_thread(trace *self)
 {
-    here.began_ns = self->log.began_ns;
+    here.trace = trace_count;
     here.thread = (uint32_t)PyThread_get_thread_native_id();
     note_thread(self, here.thread);
     return here.thread;
@@ -134,61 +134,64 @@ introduce_thread(trace *self)
 static inline uint32_t
 this_thread(trace *self)
 {
-    return here.began_ns == self->log.began_ns ? here.thread : introduce_thread(self);
+    return here.trace == trace_count ? here.thread : introduce_thread(self);
 }
 
 // ---- what happens ----
 
-// Whether a call is of the trace that is on.
-static inline bool
-is_traced(int64_t call)
+int64_t
+trace_now_ns(void)
 {
-    return trace_on != NULL && call > 0 && trace_log_has(&trace_on->log, call);
+    return trace_log_now_ns(&trace_on->log);
 }
 
+// The record of a call in the trace that is on; NULL: it is not there.
 static inline trace_record *
-add_of_call(trace_log *log, trace_kind kind, int64_t time_ns, int64_t call, uint32_t thread)
+find_call(int64_t call)
 {
-    trace_record *record = trace_log_add(log, kind, time_ns);
-    record->call = call;
-    record->thread = thread;
-    return record;
+    return trace_on == NULL || call <= 0 ? NULL : trace_log_find(&trace_on->log, call);
 }
 
 int64_t
 trace_submit(const trace_label *queue, PyObject *callable, PyObject *name)
 {
     trace *self = trace_on;
-    int64_t call = trace_log_admit(&self->log);
-    if (call != 0) {
-        uint32_t number = name == NULL ? NAME_TABLE_NONE : number_of_str(self, name);
-        number = number == NAME_TABLE_NONE ? number_of_callable(self, callable) : number;
-        trace_record *record = add_of_call(&self->log, TRACE_SUBMIT, call, call, this_thread(self));
-        record->number = number;
-        record->pool = queue->number;
+    trace_record *record = trace_log_submit(&self->log);
+    if (record == NULL) {
+        return 0;
     }
-    return call;
+    uint32_t number = name == NULL ? NAME_TABLE_NONE : number_of_str(self, name);
+    record->name = number == NAME_TABLE_NONE ? number_of_callable(self, callable) : number;
+    record->thread = this_thread(self);
+    record->pool = queue->number;
+    return record->time_ns;
 }
 
 void
-trace_begin(int64_t call)
+trace_begin(int64_t call, int64_t now_ns)
 {
-    if (is_traced(call)) {
-        trace *self = trace_on;
-        int64_t now_ns = trace_log_now_ns(&self->log);
-        add_of_call(&self->log, TRACE_BEGIN, now_ns, call, this_thread(self))->number = 1;
+    trace_record *record = find_call(call);
+    if (record != NULL) {
+        record->began_ns = now_ns;
+        record->runner = this_thread(trace_on);
+        record->count = 1;
     }
 }
 
-void
+int64_t
 trace_end_traced(int64_t *call, trace_ending how)
 {
-    if (is_traced(*call)) {
-        trace *self = trace_on;
-        int64_t now_ns = trace_log_now_ns(&self->log);
-        add_of_call(&self->log, TRACE_END, now_ns, *call, this_thread(self))->end = (uint8_t)how;
-    }
+    trace_record *record = find_call(*call);
     *call = 0;
+    if (record == NULL) {
+        return 0;
+    }
+    if (record->began_ns == 0) {
+        record->runner = this_thread(trace_on);
+    }
+    record->end = (uint8_t)how;
+    record->ended_ns = trace_now_ns();
+    return record->ended_ns;
 }
 
 static int64_t
@@ -202,18 +205,16 @@ void
 trace_ran(int64_t *call, uint32_t process, int64_t began_ns, int64_t ended_ns, uint32_t calls,
           trace_ending how)
 {
-    if (is_traced(*call)) {
-        trace_log *log = &trace_on->log;
-        int64_t now_ns = ended_ns == TRACE_ENDS_NOW ? trace_log_now_ns(log) : clock_coarse_ns() + COARSE_NS;
+    trace_record *record = find_call(*call);
+    if (record != NULL) {
+        int64_t now_ns = ended_ns == TRACE_ENDS_NOW ? trace_now_ns() : clock_coarse_ns() + COARSE_NS;
         now_ns = now_ns > *call ? now_ns : *call;
-        began_ns = clamp(began_ns, *call, now_ns);
-        ended_ns = clamp(ended_ns, began_ns, now_ns);
-        trace_record *begin = add_of_call(log, TRACE_BEGIN, began_ns, *call, process);
-        begin->number = calls;
-        begin->is_worker = 1;
-        trace_record *end = add_of_call(log, TRACE_END, ended_ns, *call, process);
-        end->end = (uint8_t)how;
-        end->is_worker = 1;
+        record->began_ns = clamp(began_ns, *call, now_ns);
+        record->ended_ns = clamp(ended_ns, record->began_ns, now_ns);
+        record->runner = process;
+        record->is_process = 1;
+        record->count = calls;
+        record->end = (uint8_t)how;
     }
     *call = 0;
 }
@@ -221,15 +222,11 @@ trace_ran(int64_t *call, uint32_t process, int64_t began_ns, int64_t ended_ns, u
 void
 trace_stolen(int64_t call, uint32_t calls)
 {
-    if (is_traced(call)) {
-        trace *self = trace_on;
-        uint32_t thread = this_thread(self);
-        trace_record *record = trace_log_add(&self->log, TRACE_STEAL, trace_log_now_ns(&self->log));
-        if (record != NULL) {
-            record->call = call;
-            record->thread = thread;
-            record->number = calls;
-        }
+    trace_record *record = find_call(call) == NULL ? NULL : trace_log_add(&trace_on->log, TRACE_STEAL);
+    if (record != NULL) {
+        record->call = call;
+        record->thread = this_thread(trace_on);
+        record->count = calls;
     }
 }
 
@@ -237,29 +234,23 @@ void
 trace_delivered(int64_t began_ns, uint32_t results)
 {
     trace *self = trace_on;
-    if (self != NULL && trace_log_has(&self->log, began_ns)) {
-        int64_t now_ns = trace_log_now_ns(&self->log);
-        uint32_t thread = this_thread(self);
-        trace_record *record =
-            trace_log_add(&self->log, TRACE_DELIVERY, now_ns > began_ns ? now_ns : began_ns);
-        if (record != NULL) {
-            record->call = began_ns;
-            record->thread = thread;
-            record->number = results;
-        }
+    trace_record *record =
+        began_ns < self->log.began_ns ? NULL : trace_log_add(&self->log, TRACE_DELIVERY);
+    if (record != NULL) {
+        record->began_ns = began_ns < record->time_ns ? began_ns : record->time_ns;
+        record->thread = this_thread(self);
+        record->count = results;
     }
 }
 
 void
 trace_worker(const trace_label *queue, trace_kind what, uint32_t process, bool lost_calls)
 {
-    trace_log *log = &trace_on->log;
-    trace_record *record = trace_log_add(log, what, trace_log_now_ns(log));
+    trace_record *record = trace_log_add(&trace_on->log, what);
     if (record != NULL) {
         record->thread = process;
-        record->number = queue->number;
+        record->pool = queue->number;
         record->end = lost_calls ? TRACE_DIED : TRACE_RETURNED;
-        record->is_worker = 1;
     }
 }
 
@@ -272,6 +263,9 @@ trace_free(trace *self)
         trace_log_close(&self->log);
     }
     name_table_fini(&self->names);
+    for (size_t i = 0; i < RECENT_NAMES; i++) {
+        Py_XDECREF(self->recent[i].name);
+    }
     PyMem_RawFree(self->threads);
     PyMem_RawFree(self);
 }
@@ -307,10 +301,11 @@ PyDoc_STRVAR(start_doc,
 static PyObject *
 trace_start(PyObject *module, PyObject *arg)
 {
-    unsigned long long room = PyLong_AsUnsignedLongLong(arg);
+    unsigned long long events = PyLong_AsUnsignedLongLong(arg);
     if (PyErr_Occurred()) {
         return NULL;
     }
+    uint64_t records = events / RECORD_EVENTS + (events % RECORD_EVENTS != 0);
     free_inherited();
     if (trace_on != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a trace is being made already, and there can be one at a time");
@@ -321,13 +316,14 @@ trace_start(PyObject *module, PyObject *arg)
     }
     watches_forks = true;
     trace *self = PyMem_RawCalloc(1, sizeof(*self));
-    if (self == NULL || trace_log_open(&self->log, room) < 0) {
+    if (self == NULL || trace_log_open(&self->log, records) < 0) {
         PyMem_RawFree(self);
         return PyErr_NoMemory();
     }
     self->module = PyModule_GetState(module);
     self->forks = forks;
     trace_on = self;
+    trace_count++;
     Py_RETURN_NONE;
 }
 
@@ -349,9 +345,6 @@ trace_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     }
     trace_on = NULL;
     self->ended_ns = trace_log_now_ns(&self->log);
-    Py_BEGIN_ALLOW_THREADS
-    trace_log_sort(&self->log);
-    Py_END_ALLOW_THREADS
     return capsule;
 }
 
@@ -407,8 +400,8 @@ trace_describe(PyObject *Py_UNUSED(module), PyObject *arg)
 
 PyDoc_STRVAR(read_doc,
 "trace_read($module, trace, most, /)\n--\n\n"
-"Return as bytes the next records, so many at most, in the order of their times: trace_record in\n"
-"trace_log.h says what they are. Of what is returned nothing is kept.");
+"Return as bytes the next records, so many at most, in the order in which they were begun: trace_record\n"
+"in trace_log.h says what they are. Of what is returned nothing is kept.");
 
 static PyObject *
 trace_read(PyObject *Py_UNUSED(module), PyObject *args)

@@ -1,7 +1,7 @@
 // call_times: for how long calls wait in a queue and run, where somebody wants to know.
 //
 //     submit    call_times_now_ns(), which stays with the call
-//     begin     call_times_began_ns(), which counts for how long it has waited
+//     begin     call_times_now_ns(), and call_times_began() counts for how long it has waited
 //     end       call_times_now_ns(): how long it ran, which its worker's tally counts
 //
 // Of a call that another process has run one hears at its end when it began: call_times_waited_ns().
@@ -32,12 +32,10 @@ call_times_now_ns(call_times *self)
 }
 
 // It begins now, and was submitted then: maybe by another clock, which is a moment ahead.
-static inline int64_t
-call_times_began_ns(call_times *self, int64_t submitted_ns)
+static inline void
+call_times_began(call_times *self, int64_t submitted_ns, int64_t now_ns)
 {
-    int64_t now_ns = call_times_now_ns(self);
     histogram_add(&self->waits, 1, now_ns > submitted_ns ? (uint64_t)(now_ns - submitted_ns) : 0);
-    return now_ns;
 }
 
 // For how long a call has waited that was submitted then, and has begun since, as its worker says, which may

@@ -66,7 +66,7 @@ typedef struct thread_view_worker {
     uint32_t is_abandoned;  // 1: the future of the one that runs was told that it ended
     // Odd while the name changes, so that a viewer can tell a name from what is half of one.
     _Atomic uint32_t name_version;
-    int64_t began_ns;                                    // by clock_coarse_ns(): the call that runs
+    int64_t began_ns;                                    // of the call that runs, or the last tick before
     _Atomic uint64_t call_name[THREAD_VIEW_CALL_WORDS];  // UTF-8, as there
     tally counts;                                        // of the calls that it has run
     uint64_t unused;

@@ -3,8 +3,6 @@
 
 #include <sys/mman.h>
 
-// What a call that is admitted may need after its SUBMIT: a BEGIN and an END.
-#define LATER_RECORDS 2
 // So many bytes that were read go back to the system at once.
 #define RELEASE_BYTES (UINT64_C(1) << 20)
 
@@ -47,47 +45,43 @@ trace_log_close(trace_log *log)
     }
 }
 
-int64_t
-trace_log_admit(trace_log *log)
+trace_record *
+trace_log_add(trace_log *log, trace_kind kind)
 {
-    int64_t call = quick_clock_later_ns(&log->clock);
-    if (log->room - log->count < log->kept + 1 + LATER_RECORDS) {
-        log->full_since_ns = log->missing++ == 0 ? call : log->full_since_ns;
-        return 0;
+    int64_t now_ns = quick_clock_later_ns(&log->clock);
+    if (log->count == log->room) {
+        return NULL;
     }
-    log->kept += 1 + LATER_RECORDS;
-    return call;
+    trace_record *record = &log->records[log->count++];
+    record->time_ns = now_ns;
+    record->kind = (uint8_t)kind;
+    return record;
 }
 
-static bool
-is_before(const trace_record *a, const trace_record *b)
-{
-    return a->time_ns != b->time_ns ? a->time_ns < b->time_ns : a->kind < b->kind;
-}
-
-// Shell's sort: most records are in their place, or near it.
-void
-trace_log_sort(trace_log *log)
+trace_record *
+trace_log_search(trace_log *log, int64_t call)
 {
     trace_record *records = log->records;
-    uint64_t gap = 1;
-    while (gap < log->count / 3) {
-        gap = gap * 9 / 4 + 1;
+    // Calls begin and end more or less in the order in which they were submitted, so it is near the last one:
+    // from there in longer and longer steps, until it lies between two of them.
+    uint64_t low = log->found, high = log->found;
+    for (uint64_t step = 1; low > 0 && records[low].time_ns > call; step *= 2) {
+        high = low;
+        low = low > step ? low - step : 0;
     }
-    for (;; gap = gap * 4 / 9) {
-        gap = gap == 0 ? 1 : gap;
-        for (uint64_t i = gap; i < log->count; i++) {
-            trace_record record = records[i];
-            uint64_t place = i;
-            for (; place >= gap && is_before(&record, &records[place - gap]); place -= gap) {
-                records[place] = records[place - gap];
-            }
-            records[place] = record;
-        }
-        if (gap == 1) {
-            return;
-        }
+    for (uint64_t step = 1; high < log->count && records[high].time_ns <= call; step *= 2) {
+        low = high;
+        high = log->count - high > step ? high + step : log->count;
     }
+    while (high - low > 1) {
+        uint64_t middle = low + (high - low) / 2;
+        *(records[middle].time_ns <= call ? &low : &high) = middle;
+    }
+    if (low == log->count || records[low].time_ns != call) {
+        return NULL;
+    }
+    log->found = low;
+    return &records[low];
 }
 
 const trace_record *

@@ -1,6 +1,5 @@
 #include "thread_helping.h"
 
-#include "core/clock.h"
 #include "thread_show.h"
 
 // How many tasks of one thread may wait for the one above them: their C frames share its stack.
@@ -54,8 +53,9 @@ run_above(worker *w, task *t)
     w->depth++;
     int64_t below_ns = w->view->began_ns;
     w->view->running++;
-    thread_show_call(w, t, clock_coarse_ns());
-    if (task_run(&above->current, &above->place, &w->view->counts, w->queue->times) < 0) {
+    int64_t began_ns = task_begins_ns(t, w->queue->times);
+    thread_show_call(w, t, began_ns);
+    if (task_run(&above->current, &above->place, &w->view->counts, w->queue->times, began_ns) < 0) {
         module_log_escaped(w->queue->head.module);
     }
     w->depth--;

@@ -1,6 +1,5 @@
 #include "thread_show.h"
 
-#include "base/callable_name.h"
 #include "base/stats.h"
 #include "core/clock.h"
 

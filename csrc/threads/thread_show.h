@@ -18,6 +18,7 @@
 #ifndef PYCONC_THREAD_SHOW_H
 #define PYCONC_THREAD_SHOW_H
 
+#include "base/callable_name.h"
 #include "thread_queue.h"
 
 // The queue has been made, or another is about to be freed.  `times`: owned; NULL: nobody wants to know.
@@ -41,7 +42,7 @@ void thread_show_max_workers(ThreadQueueObject *self, uint32_t max_workers);
 // For thread_show_call(): names it as its options or its function do; NULL: as the callable.
 void thread_show_name(worker *w, PyObject *callable, PyObject *name);
 
-// A call is about to begin, or goes on, that has begun then, by clock_coarse_ns().
+// A call is about to begin, or goes on, that has begun then, as task_begins_ns().
 static inline void
 thread_show_call(worker *w, task *t, int64_t began_ns)
 {
@@ -49,8 +50,7 @@ thread_show_call(worker *w, task *t, int64_t began_ns)
     PyObject *callable = t->callable;
     PyObject *name = t->route == NULL ? NULL : thread_job_look(t, &ignored_ns);
     if (name == NULL) {
-        PyObject *function = PyMethod_Check(callable) ? PyMethod_GET_FUNCTION(callable) : callable;
-        name = PyFunction_Check(function) ? ((PyFunctionObject *)function)->func_qualname : NULL;
+        name = callable_qualname(callable);
     }
     w->view->began_ns = began_ns;
     if (name == NULL || name != w->named) {

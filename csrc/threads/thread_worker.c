@@ -161,8 +161,9 @@ run_tasks(ThreadQueueObject *self, worker *w)
         }
         bool checks_itself = MODULE_CALLS_CHECK && PyFunction_Check(r->current->callable);
         w->view->running = 1;
-        thread_show_call(w, r->current, clock_coarse_ns());
-        if (task_run(&r->current, &r->place, &w->view->counts, self->times) < 0) {
+        int64_t began_ns = task_begins_ns(r->current, self->times);
+        thread_show_call(w, r->current, began_ns);
+        if (task_run(&r->current, &r->place, &w->view->counts, self->times, began_ns) < 0) {
             module_log_escaped(module);
         }
         if (r->inherited) {

@@ -7,15 +7,6 @@
 
 #include "check.h"
 
-static void
-add(trace_log *log, trace_kind kind, int64_t call, int64_t time_ns)
-{
-    trace_record *record = trace_log_add(log, kind, time_ns);
-    if (record != NULL) {
-        record->call = call;
-    }
-}
-
 static uint64_t
 count_records(trace_log *log)
 {
@@ -26,95 +17,96 @@ count_records(trace_log *log)
     return count;
 }
 
-static void
-a_call_is_there_whole_or_not_at_all(void)
+static int64_t
+submit(trace_log *log)
 {
-    trace_log log;
-    CHECK_EQ(trace_log_open(&log, 8), 0);
-    int64_t first = trace_log_admit(&log);
-    CHECK(first != 0 && trace_log_has(&log, first));
-    add(&log, TRACE_SUBMIT, first, first);
-    int64_t second = trace_log_admit(&log);
-    CHECK(second > first);
-    add(&log, TRACE_SUBMIT, second, second);
-    // Six of eight are kept for those two.
-    CHECK_EQ(trace_log_admit(&log), 0);
-    CHECK_EQ(trace_log_admit(&log), 0);
-    CHECK_EQ(log.missing, 2);
-    CHECK(log.full_since_ns >= second);
-    for (int i = 0; i < 10; i++) {
-        add(&log, TRACE_WORKER_END, 0, second + 1);
-    }
-    CHECK_EQ(log.count, 4);
-    add(&log, TRACE_BEGIN, first, second + 1);
-    add(&log, TRACE_END, first, second + 2);
-    add(&log, TRACE_BEGIN, second, second + 1);
-    add(&log, TRACE_END, second, second + 2);
-    CHECK_EQ(log.count, 8);
-    CHECK_EQ(count_records(&log), 8);
-    trace_log_close(&log);
-    trace_log_close(&log);
+    const trace_record *record = trace_log_submit(log);
+    return record == NULL ? 0 : record->time_ns;
 }
 
 static void
-no_two_calls_are_the_same(void)
+a_full_log_counts_the_calls_that_are_missing(void)
 {
     trace_log log;
-    CHECK_EQ(trace_log_open(&log, 30000), 0);
-    int64_t last = 0;
-    for (int i = 0; i < 10000; i++) {
-        int64_t call = trace_log_admit(&log);
-        CHECK(call > last);
-        last = call;
-    }
-    CHECK_EQ(trace_log_admit(&log), 0);
-    trace_log_close(&log);
-    // Those of one log are not another's.
     CHECK_EQ(trace_log_open(&log, 3), 0);
-    CHECK(!trace_log_has(&log, last) || last >= log.began_ns);
-    CHECK(!trace_log_has(&log, 0));
+    int64_t first = submit(&log);
+    CHECK(trace_log_add(&log, TRACE_WORKER_END) != NULL);
+    int64_t second = submit(&log);
+    CHECK(first >= log.began_ns && second > first);
+    CHECK_EQ(log.missing, 0);
+    CHECK(trace_log_submit(&log) == NULL);
+    CHECK(trace_log_submit(&log) == NULL);
+    CHECK(trace_log_add(&log, TRACE_STEAL) == NULL);
+    CHECK_EQ(log.missing, 2);
+    CHECK(log.full_since_ns > second);
+    // Those that are there go on.
+    trace_log_find(&log, second)->ended_ns = second + 1;
+    trace_log_find(&log, first)->began_ns = first + 1;
+    CHECK_EQ(trace_log_next(&log)->began_ns, first + 1);
+    CHECK_EQ(trace_log_next(&log)->kind, TRACE_WORKER_END);
+    CHECK_EQ(trace_log_next(&log)->ended_ns, second + 1);
+    CHECK(trace_log_next(&log) == NULL);
+    CHECK(trace_log_next(&log) == NULL);
+    trace_log_close(&log);
     trace_log_close(&log);
 }
 
 static void
-records_are_read_in_the_order_of_their_times(void)
+every_record_is_later_than_the_one_before(void)
 {
+    trace_log log;
+    CHECK_EQ(trace_log_open(&log, 10000), 0);
+    for (int i = 0; i < 10000; i++) {
+        CHECK((i % 3 == 0 ? trace_log_add(&log, TRACE_DELIVERY) : trace_log_submit(&log)) != NULL);
+    }
+    int64_t last = 0;
+    for (const trace_record *record; (record = trace_log_next(&log)) != NULL; last = record->time_ns) {
+        CHECK(record->time_ns > last);
+    }
+    trace_log_close(&log);
+}
+
+// Finds every call once, wherever the one before it was.
+static void
+calls_are_found_in_any_order(void)
+{
+    enum {
+        COUNT = 700
+    };
+    int64_t calls[COUNT];
     uint64_t state = 1;
-    for (uint64_t count = 0; count < 3000; count = 2 * count + 1) {
+    for (uint64_t count = 1; count <= COUNT; count = 2 * count + 1) {
         trace_log log;
-        uint64_t sum = 0, found = 0;
-        int64_t last = INT64_MIN;
-        CHECK_EQ(trace_log_open(&log, count + 1), 0);
+        CHECK_EQ(trace_log_open(&log, 2 * COUNT), 0);
         for (uint64_t i = 0; i < count; i++) {
-            int64_t time_ns = (int64_t)(check_random(&state) % (count * 2));
-            sum += (uint64_t)time_ns;
-            add(&log, TRACE_WORKER_BEGIN, 0, time_ns);
+            calls[i] = submit(&log);
+            if (check_random(&state) % 2 == 0) {
+                (void)trace_log_add(&log, TRACE_STEAL);
+            }
         }
-        trace_log_sort(&log);
-        for (const trace_record *record; (record = trace_log_next(&log)) != NULL; last = record->time_ns) {
-            CHECK(record->time_ns >= last);
-            found += (uint64_t)record->time_ns;
+        for (uint64_t i = 0; i < 4 * count; i++) {
+            uint64_t which = i < count ? i : check_random(&state) % count;
+            trace_record *record = trace_log_find(&log, calls[which]);
+            CHECK(record != NULL && record->kind == TRACE_CALL);
+            CHECK_EQ(record->time_ns, calls[which]);
         }
-        CHECK_EQ(found, sum);
         trace_log_close(&log);
     }
 }
 
 static void
-at_one_time_a_call_begins_before_it_ends(void)
+a_call_of_another_log_is_not_found(void)
 {
     trace_log log;
-    CHECK_EQ(trace_log_open(&log, 3), 0);
-    int64_t call = trace_log_admit(&log);
-    add(&log, TRACE_END, call, call);
-    add(&log, TRACE_SUBMIT, call, call);
-    add(&log, TRACE_BEGIN, call, call);
-    trace_log_sort(&log);
-    CHECK_EQ(trace_log_next(&log)->kind, TRACE_SUBMIT);
-    CHECK_EQ(trace_log_next(&log)->kind, TRACE_BEGIN);
-    CHECK_EQ(trace_log_next(&log)->kind, TRACE_END);
-    CHECK(trace_log_next(&log) == NULL);
-    CHECK(trace_log_next(&log) == NULL);
+    CHECK_EQ(trace_log_open(&log, 100), 0);
+    CHECK(trace_log_find(&log, log.began_ns) == NULL);
+    for (int i = 0; i < 10; i++) {
+        int64_t call = submit(&log);
+        CHECK(trace_log_find(&log, call + 1) == NULL);
+        CHECK(trace_log_find(&log, INT64_MAX) == NULL);
+        CHECK(trace_log_find(&log, 1) == NULL);
+        CHECK_EQ(trace_log_find(&log, call)->time_ns, call);
+    }
     trace_log_close(&log);
 }
 
@@ -133,8 +125,8 @@ what_was_read_goes_back_to_the_system(void)
     };
     trace_log log;
     CHECK_EQ(trace_log_open(&log, COUNT), 0);
-    for (int64_t i = 0; i < COUNT; i++) {
-        add(&log, TRACE_WORKER_BEGIN, 0, i);
+    for (int i = 0; i < COUNT; i++) {
+        (void)trace_log_add(&log, TRACE_WORKER_BEGIN);
     }
     CHECK(is_in_memory(log.records));
     CHECK_EQ(count_records(&log), COUNT);
@@ -147,7 +139,7 @@ the_child_of_a_fork_has_no_records(void)
 {
     trace_log log;
     CHECK_EQ(trace_log_open(&log, 1000), 0);
-    add(&log, TRACE_WORKER_BEGIN, 0, 1);
+    (void)trace_log_add(&log, TRACE_WORKER_BEGIN);
     pid_t child = fork();
     if (child == 0) {
         unsigned char state;
@@ -176,10 +168,10 @@ int
 main(int argc, char **argv)
 {
     static const check_test tests[] = {
-        CHECK_TEST(a_call_is_there_whole_or_not_at_all),
-        CHECK_TEST(no_two_calls_are_the_same),
-        CHECK_TEST(records_are_read_in_the_order_of_their_times),
-        CHECK_TEST(at_one_time_a_call_begins_before_it_ends),
+        CHECK_TEST(a_full_log_counts_the_calls_that_are_missing),
+        CHECK_TEST(every_record_is_later_than_the_one_before),
+        CHECK_TEST(calls_are_found_in_any_order),
+        CHECK_TEST(a_call_of_another_log_is_not_found),
         CHECK_TEST(what_was_read_goes_back_to_the_system),
         CHECK_TEST(the_child_of_a_fork_has_no_records),
         CHECK_TEST(a_log_needs_room),
