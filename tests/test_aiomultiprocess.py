@@ -295,7 +295,7 @@ def test_initializers_of_pools():
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow), "spawn"])
 def test_start_methods_of_pools(method):
     run_script(
         f"""

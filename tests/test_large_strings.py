@@ -198,7 +198,14 @@ def test_references_and_memory_stay_as_they_were():
 
 
 @pytest.mark.skipif(SANITIZED, reason="the sanitizer keeps what was freed")
-@pytest.mark.parametrize("made", ['b"x" * SIZE', "bytearray(b'x') * SIZE", '"\\u20ac" * (SIZE // 2)'])
+@pytest.mark.parametrize(
+    "made",
+    [
+        'b"x" * SIZE',
+        pytest.param("bytearray(b'x') * SIZE", marks=pytest.mark.slow),
+        '"\\u20ac" * (SIZE // 2)',
+    ],
+)
 def test_a_large_string_is_in_memory_as_often_as_it_must_be(made):
     finished = run_script(
         f"""

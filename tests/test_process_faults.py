@@ -602,7 +602,7 @@ until_interrupted(take)
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("step", [16, pytest.param(1, marks=more_rounds)])
+@pytest.mark.parametrize("step", [12, pytest.param(1, marks=more_rounds)])
 @pytest.mark.parametrize("threads", ["threads", "no threads"])
 def test_a_start_of_workers_that_is_interrupted_leaves_no_half_of_one(threads, step):
     finished = run_script(

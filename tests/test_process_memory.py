@@ -335,7 +335,7 @@ if __name__ == "__main__":
 
 
 @limits_address_space
-@pytest.mark.parametrize("which", ["AS", "DATA"])
+@pytest.mark.parametrize("which", ["AS", pytest.param("DATA", marks=pytest.mark.slow)])
 def test_workers_may_limit_their_memory(which):
     run_script(
         PROLOGUE

@@ -86,7 +86,7 @@ fresh = pytest.mark.skipif(SANITIZED, reason="the sanitizer's memory here says n
 @pytest.mark.parametrize(
     "method",
     # Both of the last start fresh interpreters, which take their time.
-    [None, "fork", pytest.param("spawn", marks=fresh), pytest.param("forkserver", marks=[fresh, pytest.mark.slow])],
+    [None, "fork", *(pytest.param(method, marks=[fresh, pytest.mark.slow]) for method in ("spawn", "forkserver"))],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # a process with threads is forked
 def test_a_worker_that_has_grown_is_replaced(method):

@@ -34,7 +34,7 @@ ROUNDS = [100, pytest.param(1000, marks=more_rounds)]
 # --- Shutdown against everything --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(1000, marks=more_rounds)])
+@pytest.mark.parametrize("rounds", [50, pytest.param(1000, marks=more_rounds)])
 @pytest.mark.parametrize("how", ["wait", "no wait", "cancel", "twice"])
 def test_submit_races_with_shutdown(how, rounds):
     assert run_script(SCRIPTS / "submit_races_shutdown.py", rounds, how).stdout == f"{rounds}\n"

@@ -155,7 +155,7 @@ multiprocessing.spawn.set_executable(sys.executable)
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("world", ["one thread", "threads"])
+@pytest.mark.parametrize("world", ["one thread", pytest.param("threads", marks=pytest.mark.slow)])
 def test_a_task_may_use_a_fork_server_though_the_program_has_one(world):
     finished = run_script(
         PROGRAM

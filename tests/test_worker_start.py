@@ -1,7 +1,7 @@
 """The start of a worker fails at every step: the pool goes on or says so, and no process is left that nobody knows."""
 
 import pytest
-from support import PROC, run_script
+from support import PROC, chessboard, run_script
 
 from pyconc._process import kernel
 
@@ -103,25 +103,27 @@ sys.exit(0 if failed else NOT_REACHED)
 """
 
 
-@pytest.mark.parametrize(
-    ("step", "threads"),
-    [
-        # A program with threads has its zygotes forked by the nursery.
-        *[(step, "no threads") for step in ("fork", "audit")],
-        *[(step, way) for step in ("open_pidfd", "pipe", "dup", "register", "supervise", "thread") for way in WAYS],
-    ],
-)
-def test_a_step_of_a_start_fails(step, threads):
+def fail(step, threads):
     """The step's first call, then the second, until a program makes no further one."""
-    if step == "open_pidfd" and not kernel.has_pidfds():
-        pytest.skip("a call that is refused says nothing else once")
-    if step == "pipe" and kernel.has_pidfds():
-        pytest.skip("pipes are for where pidfds are refused")
     # The fourth and later ones of a program with threads, each in a fresh interpreter, are those of one without.
     finished = run_script(PROGRAM, step, threads, 3 if threads == "threads" else 6)
     assert finished.stderr == ""
     # Where /proc is empty, nobody can tell that a program has no threads.
     assert int(finished.stdout) > 0 or PROC != "/proc"
+
+
+@chessboard("step, threads", ["open_pidfd", "pipe", "dup", "register", "supervise", "thread"], WAYS)
+def test_a_step_of_a_start_fails(step, threads):
+    if step == "open_pidfd" and not kernel.has_pidfds():
+        pytest.skip("a call that is refused says nothing else once")
+    if step == "pipe" and kernel.has_pidfds():
+        pytest.skip("pipes are for where pidfds are refused")
+    fail(step, threads)
+
+
+@pytest.mark.parametrize("step", ["fork", "audit"])
+def test_a_step_fails_that_the_nursery_takes_for_programs_with_threads(step):
+    fail(step, "no threads")
 
 
 def test_a_program_without_threads_says_so_and_ends():

@@ -109,7 +109,7 @@ QUEUE: Any = ("submit many", (GATE, RETURN, RETURN, RETURN))
     ],
     ids=lambda program: program[-2][0],
 )
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 @FORKS
 def test_chosen_programs_in_processes(workers: int, program: list[Step]) -> None:
     with Pools() as pools:
