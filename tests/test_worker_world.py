@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,22 @@ if __name__ == "__main__":
         env={"OPENBLAS_NUM_THREADS": "4"},
     )
     assert finished.stdout == f"{(*SEES_ITS_WORLD, 'changed by the program')} raises\n"
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="nothing can be inherited without a context that forks")
+def test_a_worker_that_a_thread_has_forked_calls_its_own_the_main_thread():
+    # A lock among the initializer's arguments can only be inherited: workers are forked, though beside threads.
+    finished = run_script("""
+import threading
+import pyconc
+def see(*ignored):
+    print(threading.current_thread().name, threading.current_thread() is threading.main_thread())
+if __name__ == "__main__":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    with pyconc.ProcessPoolExecutor(1, initializer=see, initargs=(threading.Lock(),)) as pool:
+        pool.submit(see).result()
+""")
+    assert finished.stdout == "MainThread True\n" * 2
 
 
 @pytest.mark.parametrize("kind", ["_thread", "threading", "ended", "an executor that was shut down", "none"])

@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import sys
+import threading
 from collections import namedtuple
 from concurrent.futures import _base, process
 
@@ -45,6 +46,10 @@ def main(fds, number, setup, limits):
 
     fds: as launcher.worker_fds() returns them. setup: (initializer, initargs, loop_factory). limits: Limits.
     """
+    # Forked by the supervisor's thread, it would have that thread's name in its logs.  From 3.14 on this names it
+    # to the kernel, too; so its own name there comes second.
+    if not isinstance(main_thread := threading.main_thread(), threading._MainThread):
+        main_thread.name = "MainThread"
     _core.name_thread(_names.short_name(limits.name, f"-w{number}"))
     _prepare_signals()
     _make_line_buffered()
