@@ -8,7 +8,8 @@
 
 extern PyType_Spec method_spec;
 
-// Puts such a method in the place of the type's method_descriptor.  0, or -1 with an exception.
+// Puts such a method in the place of a method_descriptor of the type, whose function takes its arguments by
+// METH_FASTCALL and METH_KEYWORDS.  0, or -1 with an exception.
 int method_replace(module_state *state, PyTypeObject *type, const char *name);
 
 #endif
