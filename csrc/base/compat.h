@@ -122,6 +122,14 @@ PyErr_SetRaisedException(PyObject *exception)
 #define PyType_GetModuleByDef _PyType_GetModuleByDef
 #endif
 
+// Whether weak references to an object exist.
+static inline bool
+has_weakrefs(PyObject *op)
+{
+    Py_ssize_t offset = Py_TYPE(op)->tp_weaklistoffset;
+    return offset != 0 && *(PyObject **)(void *)((char *)op + offset) != NULL;
+}
+
 // A number that changes whenever an attribute of the type, or of a base, does; 0 while it has none.
 static inline unsigned int
 type_version(PyTypeObject *type)

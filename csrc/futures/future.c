@@ -148,7 +148,9 @@ future_dealloc(PyObject *op)
     list_link_remove(&as_future(op)->untracked);
     // A future may be the result of a future and so on: do not recurse without end.
     Py_TRASHCAN_BEGIN(op, future_dealloc)
-    PyObject_ClearWeakRefs(op);
+    if (has_weakrefs(op)) {
+        PyObject_ClearWeakRefs(op);
+    }
     future_clear(op);
     type->tp_free(op);
     Py_DECREF(type);
