@@ -59,12 +59,15 @@ __all__ = [
     "ask_for_stack",
     "clean",
     "find_pools",
+    "find_tables",
     "lines",
     "list_regions",
     "list_tables",
     "look",
     "main",
+    "number_inside",
     "read_pool",
+    "read_table",
 ]
 
 _REGION = "/memfd:pyconc (deleted)"
@@ -400,7 +403,7 @@ def _find_thread_pools(pid: int) -> tuple[list[dict[str, Any]], int, int]:
     pools, hidden, damaged = [], 0, 0
     for _, path in _files(pid, _THREADS):
         try:
-            found = read_table(path, _number_inside(pid))
+            found = read_table(path, number_inside(pid))
         except ValueError:
             damaged += 1
         except FileNotFoundError:
@@ -411,7 +414,12 @@ def _find_thread_pools(pid: int) -> tuple[list[dict[str, Any]], int, int]:
     return pools, hidden, damaged
 
 
-def _number_inside(pid: int) -> int:
+def find_tables(pid: int) -> dict[int, str]:
+    """Return the paths of the tables of pools of threads that a program has open, by inode; raises OSError."""
+    return dict(_files(pid, _THREADS))
+
+
+def number_inside(pid: int) -> int:
     """Return what a process in another namespace of numbers has as its own."""
     with open(f"/proc/{pid}/status", errors="replace") as file:
         numbers = next((line.split() for line in file if line.startswith("NSpid:")), [str(pid)])

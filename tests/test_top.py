@@ -188,6 +188,7 @@ def test_a_timeline_of_an_executor_that_ends_or_that_cannot_be_written(tmp_path,
         fd = pool._opened.queue.region.fileno()
         regions = {os.fstat(fd).st_ino: f"/proc/self/fd/{fd}"}
         monkeypatch.setattr(_dump, "find_pools", lambda *_: regions)
+        monkeypatch.setattr(_dump, "find_tables", lambda _: {})
         watch = _top_trace.Watch(os.getpid())
         assert watch.look()
         (tmp_path / "there").touch()
@@ -198,15 +199,16 @@ def test_a_timeline_of_an_executor_that_ends_or_that_cannot_be_written(tmp_path,
     watch.write(str(tmp_path / "trace"))
     assert slices_of(tmp_path / "trace")[0] == []
     regions.clear()
-    with pytest.raises(_dump.NotSeen, match="no executor with worker processes to trace"):
+    with pytest.raises(_dump.NotSeen, match="no executor to trace"):
         _top_trace.Watch(os.getpid())
 
 
 def seen(*members, kind="processes"):
-    """An executor as a look shows it; members: (number, calls ended, seconds, task)."""
-    keys = ("number", "calls", "running_for", "task")
+    """An executor as a look shows it; members: (number, calls ended, seconds, task[, how many run])."""
+    keys = ("number", "calls", "running_for", "task", "running")
     numbers = dict.fromkeys(("queued", "running", "completed", "failed", "cancelled", "timed_out", "died"), 0)
-    return {"kind": kind, "members": [dict(zip(keys, member)) for member in members], **numbers}
+    members = [{"pid": 9, "running": 1} | dict(zip(keys, member)) for member in members]
+    return {"kind": kind, "members": members, **numbers}
 
 
 @pytest.fixture
@@ -243,6 +245,53 @@ def test_of_coroutines_the_one_that_began_first_is_drawn_while_others_end(watch,
     watch._see(1, seen((0, 9, 2.0, "b"), kind="coroutines"), 103.0, 103.0)
     watch._see(1, seen(), 104.0, 104.0)
     assert drawn(watch, tmp_path / "trace") == [("a", 1, 0.5, 2.5, "ended"), ("b", 1, 3.0, 1.0, "ended")]
+
+
+def test_of_calls_of_a_thread_that_wait_for_each_other_the_last_is_drawn(watch, tmp_path):
+    for now, member in enumerate(
+        [(0, 7, 0.5, "outer"), (0, 7, 0.5, "inner", 2), (0, 8, 2.5, "outer"), (0, 8, 3.5, "outer"), (0, 9, None, None)],
+        101,
+    ):
+        watch._see(1, seen(member, kind="threads"), now, now)
+    assert drawn(watch, tmp_path / "trace") == [
+        ("outer", 9, 0.5, 1.0, "waits"),
+        ("inner", 9, 1.5, 1.5, "ended"),
+        ("outer", 9, 3.0, 2.0, "ended"),
+    ]
+
+
+def test_calls_that_a_thread_begins_within_a_tick_of_the_clock_are_not_one(watch, tmp_path):
+    tick = 1 / 256
+    watch._see(1, seen((0, 7, tick, "a"), kind="threads"), 101.0, 101.0)
+    watch._see(1, seen((0, 9, 2 * tick, "a"), kind="threads"), 101.0 + tick, 101.0 + tick)
+    watch._see(1, seen(kind="threads"), 101.0 + 2 * tick, 101.0 + 2 * tick)
+    assert drawn(watch, tmp_path / "trace") == [
+        ("a", 9, 1.0 - tick, 0.0, "ended"),
+        ("a", 9, 1.0 - tick, 3 * tick, "ended"),
+    ]
+
+
+def tasks_of(pid):
+    return [member["task"] for pool in _dump.look(pid)["pools"] for member in pool["members"]]
+
+
+def test_a_timeline_of_threads_until_the_program_ends(tmp_path):
+    with start_script(THREADS, stdin=subprocess.PIPE) as program:
+        await_line(program, program.stdout, "ready")
+        wait_until(lambda: tasks_of(program.pid) == ["read"], "the call to run")
+        watch = _top_trace.Watch(program.pid)
+        assert watch.look()
+        program.stdin.close()
+        wait_until(lambda: not watch.look(), "the program to be gone")
+    watch.write(str(tmp_path / "trace"))
+    slices, events = slices_of(tmp_path / "trace")
+    call = next(event for event in slices if event["name"] == "read")
+    assert call["args"]["outcome"] == "ended"
+    names = {(event["pid"], event["tid"]): event["args"]["name"] for event in events if event["ph"] == "M"}
+    assert names[call["pid"], call["tid"]] == f"thread {call['tid']}"
+    assert names[call["pid"], 0] == f"loader (threads) of {program.pid}"
+    waited = [event["args"]["calls"] for event in events if event["ph"] == "C" and event["name"] == "queued"]
+    assert waited[0] == 1
 
 
 # ---- the terminal, and signals ----
