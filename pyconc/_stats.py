@@ -79,8 +79,8 @@ class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, Fa
     name: what it is called, as multiprocessing.Process and threading.Thread have it.
     calls: how many it has ended.
     task: the name of the call that it runs, by options(name=) or else as its function; None: it has none.
-    running_for: for how many seconds; None also where nobody looked at the clock as it began: calls in threads without
-    options().
+    running_for: for how many seconds; None also for one that a worker has taken and not begun. Of calls in threads
+    without options() it is right to some milliseconds, unless the executor was made with timed=True.
     running: how many calls it runs at once, in a CoroutinePool; then task is the one that has begun first.
     progress: a pyconc.TaskProgress: what that call has told last by Task.progress(), in a CoroutinePool the call that
     has told something last; None: nothing.

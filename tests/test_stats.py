@@ -108,9 +108,31 @@ def test_threads_say_what_they_run():
         assert {worker.name for worker in workers.values()} == {"loader_0", "loader_1", "loader_2"}
         assert {worker.id for worker in workers.values()} == {thread.native_id for thread in pool._threads}
         plain, named, idle = workers[repr(gate)], workers["big file"], workers[None]
-        assert (plain.running, plain.running_for, plain.calls) == (1, None, 0)
+        assert (plain.running, plain.running_for >= 0, plain.calls) == (1, True, 0)
         assert (named.running, named.running_for >= 0, named.is_abandoned) == (1, True, False)
         assert (idle.running, idle.running_for, idle.calls, idle.rss) == (0, None, 1, None)
+
+
+def test_a_thread_that_runs_a_call_on_top_of_another_tells_of_the_upper_one():
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        outer = pool.submit(lambda: pool.submit(gate).result())
+        gate.wait_started()
+        below = pool.workers()[0]
+        assert (below.task, below.running_for >= 0) == (repr(gate), True)
+        gate.open()
+        outer.result()
+        assert pool.workers()[0].running_for is None
+
+
+def test_a_call_that_a_thread_has_not_begun_has_not_run_for_as_long_as_the_one_before():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        seen = set()
+        while not seen:
+            # They keep the GIL, so this thread sees the worker only between two of them.
+            held = [pool.submit(sum, range(500_000)) for _ in range(10)]
+            while not all(future.done() for future in held):
+                seen |= {worker.running_for for worker in pool.workers() if worker.task == "sum"}
+    assert seen == {None}
 
 
 def test_all_executors_of_the_program_are_there_by_name():

@@ -206,6 +206,9 @@ glance_at(const worker *w)
     if (t != NULL && t->callable != NULL) {
         seen.callable = Py_NewRef(t->callable);
         seen.name = Py_XNewRef(thread_job_look(t, &seen.began_ns));
+        if (seen.began_ns == CALL_NOT_BEGUN && w->view->running > 0) {
+            seen.began_ns = w->view->began_ns;
+        }
         seen.progress = r->place.call == NULL ? NULL : Py_XNewRef(r->place.call->progress);
     }
     return seen;
@@ -218,8 +221,11 @@ append_glance(PyObject *list, glance *seen)
 {
     int rc = -1;
     if (list != NULL) {
-        int64_t ran_ns =
-            seen->began_ns == CALL_NOT_BEGUN ? CALL_NOT_BEGUN : clock_now_ns() - seen->began_ns;
+        int64_t ran_ns = CALL_NOT_BEGUN;
+        if (seen->began_ns != CALL_NOT_BEGUN) {
+            int64_t now_ns = clock_now_ns();  // by another clock it may have begun a moment later
+            ran_ns = now_ns > seen->began_ns ? now_ns - seen->began_ns : 0;
+        }
         PyObject *seconds = call_build_seconds(ran_ns, CALL_NOT_BEGUN);
         PyObject *described =
             seconds == NULL

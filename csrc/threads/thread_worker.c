@@ -139,6 +139,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
         if (check_due) {
             // Here and not right after the last task: other threads may run now, and the one that has that
             // task's outcome must find this worker idle if nothing is queued, or it would start another.
+            w->view->running = 0;
             module_checkpoint(module);
             checked_ns = clock_now_ns();
             check_due = false;
@@ -150,6 +151,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
         if (is_unwanted(self, r->current)) {
             task *late = r->current;
             r->current = NULL;
+            w->view->running = 0;
             w->view->counts.cancelled++;
             if (task_fail(late, NULL) < 0) {
                 module_log_escaped(module);
