@@ -4,6 +4,7 @@ import time
 import weakref
 from collections import deque
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, TimeoutError, _base
+from functools import partial
 from itertools import islice
 
 from pyconc import _core
@@ -103,7 +104,9 @@ def submit_in_order(executor, fn, arguments, deadline, buffersize, keep=False):
     deadline: by time.monotonic(), or None. buffersize: how many tasks may be ahead of the results taken, or None. keep:
     whether the iterator keeps the executor, or stops submitting when that is gone, as the standard library does.
     """
-    pending = deque(executor.submit(fn, *args) for args in islice(arguments, buffersize))
+    # Not by starmap(), in which the interpreter would handle no signal and give no worker the GIL.
+    submit = partial(executor.submit, fn)
+    pending = deque([submit(*args) for args in islice(arguments, buffersize)])
     if buffersize is None:
         # An iterator that has ended may go on when it is asked again, and zip() keeps what it gave last.
         arguments = ()
