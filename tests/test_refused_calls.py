@@ -9,12 +9,17 @@ SCRIPT = Path(__file__).parent / "scripts/refused_calls.py"
 
 ERRORS = ["EPERM", "ENOSYS"]
 
-FALLBACKS = ["pidfd_open", "pidfd_send_signal", "fallocate", "lseek"]
+FALLBACKS = ["pidfd_open", "pidfd_send_signal", "fallocate", "lseek", "prlimit64"]
 NEEDED = {
     "memfd_create": "processes share memory by memfd_create()",
     "eventfd2": "worker processes are woken by eventfd()",
     "epoll_create1": "worker processes are waited for by epoll_create1()",
+    "epoll_ctl": "worker processes are waited for by epoll_ctl()",
+    "epoll_wait": "worker processes are waited for by epoll_wait()",
+    "poll": "outcomes are waited for by poll()",
+    "prctl": "worker processes end with the program by prctl(PR_SET_PDEATHSIG)",
 }
+ALIKE = ["epoll_ctl", "poll"]  # like epoll_wait
 REFUSED = "which the system does not have or this sandbox does not allow"
 
 # What the script prints when the calls are made.
@@ -38,7 +43,9 @@ def _filters():
         pytest.skip(f"system calls cannot be refused {finished.stdout}")
 
 
-@pytest.mark.parametrize("call", [*NEEDED, *FALLBACKS])
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=pytest.mark.slow) if call in ALIKE else call for call in (*NEEDED, *FALLBACKS)]
+)
 def test_executors_do_without_or_the_error_names_the_call_and_nothing_is_left(call):
     """From the first, with either error, or later; then a call that is needed is named where it is needed still."""
     cases = [*[(error, "first") for error in ERRORS], *[("EPERM", when) for when in ("made", "threads", "worked")]]
@@ -58,7 +65,7 @@ def test_threads_need_none_of_them(error):
         import errno, sys
         sys.path.insert(0, {str(SCRIPT.parent)!r})
         import refused_calls
-        for call in {[*NEEDED, *FALLBACKS]}:
+        for call in {sorted([*NEEDED, *FALLBACKS], key="prctl".__eq__)}:  # prctl() itself takes the filters
             refused_calls.refuse(refused_calls.CALLS[call], errno.{error})
         import pyconc
         with pyconc.ThreadPoolExecutor(2) as pool:

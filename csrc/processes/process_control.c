@@ -61,6 +61,20 @@ control_die_with_parent(PyObject *Py_UNUSED(module), PyObject *arg)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(keep_death_signal_doc,
+"keep_death_signal()\n--\n\n"
+"Leave as it is what die_with_parent() sets. Raises OSError if the system refuses that.");
+
+static PyObject *
+control_keep_death_signal(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    int number;
+    if (prctl(PR_GET_PDEATHSIG, &number) < 0 || prctl(PR_SET_PDEATHSIG, number) < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(die_with_pipe_doc,
 "die_with_pipe(fd, /)\n--\n\n"
 "Have the kernel kill this process when nobody has the other end of a pipe open any more.");
@@ -292,6 +306,7 @@ control_name_thread(PyObject *Py_UNUSED(module), PyObject *arg)
 PyMethodDef process_control_methods[] = {
     {"fork", control_fork, METH_NOARGS, fork_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
+    {"keep_death_signal", control_keep_death_signal, METH_NOARGS, keep_death_signal_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
     {"name_thread", control_name_thread, METH_O, name_thread_doc},
     {"read_capabilities", control_read_capabilities, METH_NOARGS, read_capabilities_doc},

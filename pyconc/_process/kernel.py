@@ -19,6 +19,7 @@ __all__ = [
     "open_pidfd",
     "read_rss",
     "reap",
+    "require_calls",
     "require_footprint",
     "send_signal",
     "supervise",
@@ -62,7 +63,8 @@ def open_pidfd(pid):
 
 def open_connection():
     """Return the two ends of a connection, as multiprocessing's Pipe() does, with fewer questions to the system."""
-    return [connection.Connection(fd) for fd in _core.open_stream()]
+    with _explained("worker processes are asked for by socketpair()"):
+        return [connection.Connection(fd) for fd in _core.open_stream()]
 
 
 def reap(pid, options=0):
@@ -201,6 +203,26 @@ def require_footprint():
     """Raise OSError if a process cannot see how much memory it has."""
     if not os.access("/proc/self/statm", os.R_OK):
         raise OSError(errno.ENOENT, "memory_limit needs /proc/self/statm, which this system does not have")
+
+
+def require_calls(events, clones):
+    """Raise OSError, which names it, if the system refuses a call that threads or workers would make only later.
+
+    events: an epoll object.  clones: workers are cloned from this process, or from a zygote.
+    """
+    with _explained("worker processes are waited for by epoll_ctl()"):
+        try:
+            events.unregister(events)
+        except OSError as error:
+            if error.errno in _REFUSED:
+                raise  # otherwise it was made, and nothing was there to be unregistered
+    with _explained("worker processes are waited for by epoll_wait()"):
+        events.poll(0)
+    with _explained("outcomes are waited for by poll()"):
+        select.poll().poll(0)
+    if clones:
+        with _explained("worker processes end with the program by prctl(PR_SET_PDEATHSIG)"):
+            _core.keep_death_signal()
 
 
 def supervise(queue):

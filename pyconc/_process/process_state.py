@@ -70,7 +70,7 @@ class ProcessState:
         self.path = list(sys.path)
         self.filters = list(warnings.filters)
         self.umask = int(status["Umask"], 8) if "Umask" in status else None
-        self.limits = {limit: resource.getrlimit(limit) for limit in _LIMITS}
+        self.limits = _or_none(_read_limits)
         self.affinity = _or_none(os.sched_getaffinity, pid)
         self.nice = _or_none(os.getpriority, os.PRIO_PROCESS, pid)
         self.scheduling = _or_none(_read_scheduling, pid)
@@ -120,6 +120,10 @@ def set_warnings_filters(filters):
     warnings.filters[:] = filters
 
 
+def _read_limits():
+    return {limit: resource.getrlimit(limit) for limit in _LIMITS}
+
+
 def _adopt_limits(limits):
     for limit, value in limits.items():
         try:
@@ -163,7 +167,7 @@ _ADOPT = {
     "path": _adopt_path,
     "filters": set_warnings_filters,
     "umask": lambda umask: umask is None or os.umask(umask),
-    "limits": _adopt_limits,
+    "limits": lambda limits: limits is None or _adopt_limits(limits),
     "affinity": lambda cpus: cpus is None or os.sched_setaffinity(0, cpus),
     "nice": lambda nice: nice is None or os.setpriority(os.PRIO_PROCESS, 0, nice),
     "scheduling": lambda scheduling: scheduling is None or _adopt_scheduling(scheduling),

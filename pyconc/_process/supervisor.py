@@ -385,8 +385,10 @@ class Supervisor:
             if self.state is not State.NEW or self._begins:
                 return False
             self._begins = True
+            clones = self._context is None or self._prespawns
             try:
-                if self._context is None or self._prespawns:
+                kernel.require_calls(self._events, clones)
+                if clones:
                     self._start_here()
                 self._start_threads()
                 return True

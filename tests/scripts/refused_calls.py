@@ -18,11 +18,16 @@ import threading
 
 CALLS = {
     "x86_64": {
+        "poll": 7,
         "lseek": 8,
         "setpriority": 141,
+        "prctl": 157,
+        "epoll_wait": 232,
+        "epoll_ctl": 233,
         "fallocate": 285,
         "eventfd2": 290,
         "epoll_create1": 291,
+        "prlimit64": 302,
         "memfd_create": 319,
     },
     "aarch64": {
@@ -31,6 +36,11 @@ CALLS = {
         "fallocate": 47,
         "eventfd2": 19,
         "epoll_create1": 20,
+        "epoll_ctl": 21,
+        "epoll_wait": 22,  # epoll_pwait, as poll is ppoll: there are no others
+        "poll": 73,
+        "prctl": 167,
+        "prlimit64": 261,
         "memfd_create": 279,
     },
 }.get(platform.machine(), {})
