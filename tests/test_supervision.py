@@ -87,6 +87,25 @@ print("done")
     assert (finished.stdout, finished.stderr) == ("done\n", "")
 
 
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_no_pool_waits_for_a_report_of_an_end_that_others_have_waited_for(method):
+    finished = run_script(
+        """
+        import multiprocessing, os, signal, sys, pyconc
+        from pyconc._process import supervisor
+        if __name__ == "__main__":
+            supervisor._REPORT_SECONDS = 3600.0
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            with pyconc.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(sys.argv[1])) as pool:
+                assert isinstance(pool.submit(os._exit, 9).exception(), pyconc.WorkerDied)
+                assert pool.submit(abs, -2).result() == 2
+            print("done")
+        """,
+        method,
+    )
+    assert (finished.stdout, finished.stderr) == ("done\n", "")
+
+
 @every_handler
 def test_workers_have_the_handler_of_the_program(how):
     finished = run_script(

@@ -770,7 +770,9 @@ class Supervisor:
         if worker.process.exitcode is None and worker.may_live:
             worker.process.kill()
             worker.process.join()
-        return worker.process.exitcode is not None or (gives_up and not _forkserver_will_tell(self._context))
+        if worker.process.exitcode is not None or self._context.get_start_method() != "forkserver":
+            return True  # without a code if the program has waited for it, or has the kernel do so
+        return gives_up and not _forkserver_will_tell()
 
     def _reap(self, worker):
         left_task, progress = self._settle(worker)
@@ -995,10 +997,8 @@ def _end(launched):
     launched.join()
 
 
-def _forkserver_will_tell(context):
+def _forkserver_will_tell():
     """Whether a worker's exit code is yet to come from multiprocessing's fork server, however late that gets to run."""
-    if context.get_start_method() != "forkserver":
-        return False
     from multiprocessing import forkserver
 
     return will_tell(forkserver._forkserver._forkserver_pid)
