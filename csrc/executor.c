@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "base/call.h"
-#include "futures/future.h"
+#include "futures/future_destination.h"
 #include "loops/loop_bridge.h"
 #include "processes/process_queue.h"
 #include "threads/thread_queue.h"

@@ -9,6 +9,7 @@
 #include "executor.h"
 #include "futures/chain.h"
 #include "futures/future.h"
+#include "futures/future_type.h"
 #include "futures/waiting.h"
 #include "loops/loop_bridge.h"
 #include "method.h"

@@ -69,9 +69,9 @@ static bool
 look(const _Atomic uint32_t *word, uint32_t expected)
 {
     for (int i = 0; i < LOOKS; i++) {
-        // A1: pairs with R1 in change_signal(), R2 in set_state(), R3 in waiter_add(), R4 in post() and R5 in
-        // add_threads(), the stores that change the words on which threads wait: a thread that sees the word
-        // changed sees what was written before it.
+        // A1: pairs with R1 in change_signal(), R2 in future_set_state(), R3 in waiter_add(), R4 in post()
+        // and R5 in add_threads(), the stores that change the words on which threads wait: a thread that sees
+        // the word changed sees what was written before it.
         if (atomic_load_explicit(word, memory_order_acquire) != expected) {
             return true;
         }

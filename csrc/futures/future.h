@@ -1,4 +1,10 @@
-// future: the C type pyconc.Future, one of the two destinations of a task.
+// future: what a pyconc.Future is, and its changes of state.
+//
+//     future.c              the changes of state, and who is told of them
+//     future_destination.c  a future as one of the two destinations of a task
+//     future_wait.c         how a thread waits for one future
+//     future_attributes.c   the private attributes
+//     future_type.c         the class: life and methods
 //
 // It is a concurrent.futures.Future, and keeps that class's promises to code that reaches inside: the program
 // may read and write `_state`, `_result`, `_exception`, `_waiters` and `_done_callbacks`, and `_condition` is
@@ -23,6 +29,7 @@
 
 #include "base/delivery.h"
 #include "base/state.h"
+#include "core/futex.h"
 
 typedef enum future_state {
     FUTURE_PENDING,
@@ -48,16 +55,11 @@ typedef struct FutureObject {
     list_link untracked;  // among those that the collector does not track; off that list if it does
 } FutureObject;
 
-extern PyType_Spec future_spec;
-
-// A pending future.
-PyObject *future_new(module_state *state);
-
-// Called before a full collection: tracks the futures to which object.__setattr__() has given attributes.
-void future_track_attributes(module_state *state);
-
-// The same, as the destination of a task.  0, or -1 with an exception.
-int future_destination(module_state *state, destination *to);
+static inline FutureObject *
+as_future(PyObject *op)
+{
+    return (FutureObject *)op;
+}
 
 // True for cancelled and finished futures.
 static inline bool
@@ -73,6 +75,31 @@ future_is_reportable(const FutureObject *self)
     return self->state >= FUTURE_CANCELLED_AND_NOTIFIED;
 }
 
+// Has the garbage collector track the future, before it refers to something that may refer back.  Futures
+// that only ever hold numbers and strings do not concern the collector, and hundreds of thousands of them,
+// pending, would keep it busy for tens of milliseconds at a time.
+static inline void
+future_track(FutureObject *self)
+{
+    if (self->untracked.place != NULL) {
+        list_link_remove(&self->untracked);
+        PyObject_GC_Track(self);
+    }
+}
+
+// Changes the state, and wakes the threads that sleep until the future is done.
+static inline void
+future_set_state(FutureObject *self, future_state state)
+{
+    self->state = state;
+    // R2: pairs with A1 in look() and in park_sleep(): a thread that sees `done` sees the outcome, once it
+    // has the GIL.
+    atomic_store_explicit(&self->done, future_is_done(self), memory_order_release);
+    if (future_is_done(self) && self->sleepers > 0) {
+        futex_wake_all(&self->done);
+    }
+}
+
 // A worker takes the task up.  1: run it.  0: it was cancelled, and the waiting threads now know.  -1: an
 // exception is set: the future is not pending, or a waiter failed.
 int future_start(FutureObject *self);
@@ -84,10 +111,6 @@ int future_finish(FutureObject *self, PyObject *result, PyObject *exception);
 // Cancels.  1: it is cancelled.  0: too late.  -1: cancelled, but a callback let an exception escape.
 int future_cancel(FutureObject *self);
 
-// Waits as result() does.  1: it is done, or only result() itself may wait, as the program watches or has
-// replaced locks.  0: the time is over.  -1: an exception is set, such as a signal handler's.
-int future_wait_briefly(FutureObject *self, int64_t deadline_ns);
-
 // In the child of a fork: fails a future that no thread will complete, without a lock that a thread of the
 // parent may have held, and without calling back.
 void future_abandon(FutureObject *self, PyObject *exception);
@@ -96,5 +119,49 @@ void future_abandon(FutureObject *self, PyObject *exception);
 // before, so that the object will not be told; or -1.  Removing: 0 or -1.
 int future_add_waiter(FutureObject *self, PyObject *waiter);
 int future_remove_waiter(FutureObject *self, PyObject *waiter);
+
+// A worker in another process takes a task up without telling: a thread that asks whether it runs looks
+// there.  0, or -1 with an exception.
+int future_look_whether_taken(FutureObject *self);
+
+// ---- for the files of a future: who must be told of a change ----
+
+int future_enter_condition(FutureObject *self, PyObject **entered);
+int future_leave_condition(PyObject *entered, bool notify, int rc);
+
+// Enters the future's condition if it has one, and gives the caller a reference to leave it with.  Other
+// threads may run meanwhile, so the caller looks at the state afterwards.  0, or -1 with an exception.
+static inline int
+future_condition_enter(FutureObject *self, PyObject **entered)
+{
+    *entered = NULL;
+    return self->condition == NULL ? 0 : future_enter_condition(self, entered);
+}
+
+// Leaves the condition, and first wakes the threads that wait on it.  Returns rc, or -1 with an exception
+// that was raised meanwhile, such as Ctrl-C's.  Of several exceptions the first stays, and if rc is -1
+// already that is the one which is set.
+static inline int
+future_condition_leave(PyObject *entered, bool notify, int rc)
+{
+    return entered == NULL ? rc : future_leave_condition(entered, notify, rc);
+}
+
+// Has `*field` refer to a list: an empty one, if there is none yet.  0, or -1 with an exception.
+int future_prepare_list(FutureObject *self, PyObject **field);
+
+// Calls one callback, or all of them.  An Exception is logged; with anything else they return -1.
+int future_call_back(FutureObject *self, PyObject *callback, bool was_registered);
+int future_call_callbacks(FutureObject *self);
+
+// True: the standard class's method of this name is not the original one, and was called.
+static inline bool
+future_call_standard(FutureObject *self, const char *name, PyObject *const *args, Py_ssize_t nargs,
+                     PyObject *kwnames, PyObject **result)
+{
+    standard_class *standard = &self->module->standard_future;
+    return standard_is_replaced(standard)
+           && standard_call(standard, false, name, (PyObject *)self, args, nargs, kwnames, result);
+}
 
 #endif

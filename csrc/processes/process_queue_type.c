@@ -7,7 +7,7 @@
 #include "base/call.h"
 #include "base/stats.h"
 #include "core/clock.h"
-#include "futures/future.h"
+#include "futures/future_destination.h"
 #include "loops/loop_bridge.h"
 #include "process_delivery.h"
 #include "process_submit.h"

@@ -1,7 +1,7 @@
 #include "thread_queue_type.h"
 
 #include "base/stats.h"
-#include "futures/future.h"
+#include "futures/future_destination.h"
 #include "thread_show.h"
 #include "thread_worker.h"
 
