@@ -384,6 +384,17 @@ upstream: install  ## the interpreter's own executor and pool tests, run against
 joblib: install  ## joblib's own tests of Parallel, with pyconc's backend in the place of its own
 	@$(BIN)/python tests/upstream/run_joblib.py $(ARGS)
 
+# It wants the versions of OpenTelemetry's packages that were released together.
+OPENTELEMETRY_VENV = $(VENV)-opentelemetry
+
+$(OPENTELEMETRY_VENV)/installed: $(OPENTELEMETRY_VENV)/bin/python $(BUILT)/built
+	$(call pip_install_built,$(OPENTELEMETRY_VENV),"pytest>=9" opentelemetry-instrumentation-threading opentelemetry-test-utils)
+	@touch $@
+
+.PHONY: opentelemetry
+opentelemetry: $(OPENTELEMETRY_VENV)/installed  ## OpenTelemetry's own tests of threads and their pools, on pyconc's
+	@$(OPENTELEMETRY_VENV)/bin/python tests/upstream/run_opentelemetry.py $(ARGS)
+
 # --- Releases ---------------------------------------------------------------------------------------------------------
 
 DIST_VENV = $(VENV)-dist
