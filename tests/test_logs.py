@@ -252,6 +252,26 @@ def test_a_worker_killed_in_the_middle_loses_no_record_before_that(size, handler
         assert handler.messages()[number:] == ["record 0", "record 1", "record 2"]
 
 
+@pytest.mark.slow
+def test_a_hundred_thousand_records_come_in_order_while_another_worker_is_killed(handler):
+    with pyconc.ProcessPoolExecutor(2, forward_logs=True) as pool, ProcessGate() as gate:
+        counted = pool.submit(hold_and_count, gate, 100_000)
+        (counting,) = gate.wait_started()
+        lost = pool.submit(count_for_ever, "x")
+        wait_until(lambda: handler.records, "the other worker to log")
+        killed = handler.records[0].process
+        gate.open()
+        wait_until(lambda: handler.records[-1].process == counting and handler.records[-1].args[0] > 20_000)
+        os.kill(killed, signal.SIGKILL)
+        with pytest.raises(pyconc.WorkerDied):
+            lost.result()
+        assert not counted.done()  # it is in the middle
+        assert counted.result() == counting
+        found = check_order(handler.records)
+    assert found.keys() == {counting, killed}
+    assert len(found[counting]) == 100_000
+
+
 def stop(record):
     raise LookupError("a handler that raises")
 

@@ -342,6 +342,71 @@ def test_it_comes_and_goes_and_the_program_does_not_wake_up(times):
         program.send_signal(signal.SIGTERM)
 
 
+# Runs top a thousand times; it must have as many files, and after a while as much memory, as in the beginning.
+THOUSANDFOLD = """
+import gc, os, resource, sys
+from pyconc import _top
+
+def attach(times):
+    for _ in range(times):
+        assert _top.main(int(sys.argv[1]), 0.01) == 0
+    gc.collect()
+    return len(os.listdir("/proc/self/fd")), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+files, memory = attach(200)
+files_later, memory_later = attach(800)
+assert files_later == files, (files, files_later)
+assert memory_later - memory < 4096, (memory, memory_later)
+"""
+
+BUSY = """
+    import os, signal
+    import pyconc
+
+    threads, processes = pyconc.ThreadPoolExecutor(2), pyconc.ProcessPoolExecutor(2)
+    ended = []
+    signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+
+    def run(rounds):
+        for _ in range(rounds):
+            for pool in (threads, processes):
+                assert list(pool.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+
+    run(200)
+    print("ready", flush=True)
+    while not ended:
+        run(1)
+    print("right to the end", flush=True)
+"""
+
+
+def memory_of(pid):
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [IDLE, BUSY], ids=["idle", "busy"])
+def test_it_comes_and_goes_a_thousand_times_and_leaves_nothing(script):
+    with start_script(script) as program:
+        await_line(program, program.stdout, "ready")
+        if script is IDLE:
+            wait_until_at_rest(program.pid)
+        wakeups = count_wakeups(program.pid)
+        files, memory = os.listdir(f"/proc/{program.pid}/fd"), memory_of(program.pid)
+        with Terminal("-c", THOUSANDFOLD, program.pid) as terminal:
+            terminal.press(b"q" * 1000)
+            assert terminal.wait() == 0, terminal.process.stderr.read()
+        assert os.listdir(f"/proc/{program.pid}/fd") == files
+        assert memory_of(program.pid) - memory < 4 << 20
+        if script is IDLE:
+            assert count_wakeups(program.pid) == wakeups
+        program.send_signal(signal.SIGTERM)
+        if script is BUSY:
+            await_line(program, program.stdout, "right to the end")
+            assert program.wait(HANG_LIMIT) == 0
+
+
 def test_the_programs_that_may_be_watched_are_found_and_no_workers():
     with pyconc.ProcessPoolExecutor(1) as pool, pyconc.CoroutinePool(1) as loops:
         worker = pool.submit(os.getpid).result()
