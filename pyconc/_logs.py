@@ -24,8 +24,9 @@ import select
 import socket
 import termios
 import threading
+import weakref
 
-__all__ = ["Receiver", "install", "read_levels"]
+__all__ = ["LastLog", "Receiver", "install", "read_levels"]
 
 # How long an outcome waits for a record, in seconds.
 _PATIENCE = 1.0
@@ -41,6 +42,10 @@ _WHOLE, _FIRST, _NEXT, _LAST = b"W", b"F", b"N", b"L"
 _PLAIN = frozenset([str, int, float, bool, bytes, type(None)])
 
 
+def _encode_pid(pid):
+    return pid.to_bytes(_PID_BYTES, "little")
+
+
 def read_levels():
     """Return (levels that loggers have, by name; the level that is disabled for all) of this process, for install()."""
     loggers = logging.root.manager.loggerDict.items()
@@ -52,6 +57,26 @@ def read_levels():
 # ---- the program ----
 
 
+class LastLog:
+    """The record that a worker has logged last; the thread of the logs writes it.  A pickle of it is its text."""
+
+    def __init__(self):
+        self.record = None
+
+    def text(self):
+        """Return it as logging formats it by default, or None."""
+        if self.record is None:
+            return None
+        try:
+            return logging.Formatter(logging.BASIC_FORMAT).format(self.record)
+        except Exception:  # its arguments do not go with its text
+            return str(self.record.msg)
+
+    def __reduce__(self):
+        text = self.text()
+        return (type(None), ()) if text is None else (str, (text,))
+
+
 class Receiver:
     """The socket of one executor, and the thread that handles what arrives there."""
 
@@ -60,6 +85,7 @@ class Receiver:
         self._change = threading.Condition()  # re-entrant; it guards the numbers, of which the thread is the writer
         self._received = self._handled = 0  # bytes
         self._given_up = -1  # self._handled when somebody has waited in vain
+        self._last = weakref.WeakValueDictionary()  # pid: LastLog, as long as somebody may want to know
         self._parts = {}  # pid: the messages so far of its long record; only the thread
         self._thread = None
 
@@ -73,6 +99,11 @@ class Receiver:
             self._thread = threading.Thread(name=name, target=self._run, daemon=not waits_at_exit)
             self._thread.start()
         return self._thread
+
+    def keep_last(self, pid):
+        """Return what will have the record that a worker has logged last.  Any thread."""
+        self._last[_encode_pid(pid)] = last = LastLog()
+        return last
 
     def wait(self):
         """Wait until what workers have sent so far is handled; see above.  Any thread."""
@@ -134,7 +165,7 @@ class Receiver:
         try:
             data = self._join(message)
             if data is not None:
-                _handle(data)
+                _handle(data, self._last.get(message[:_PID_BYTES]))
         finally:
             with self._change:
                 self._handled += len(message)
@@ -155,10 +186,12 @@ class Receiver:
         return None
 
 
-def _handle(data):
+def _handle(data, last):
     record = None
     try:
         record = _decode(data)
+        if last is not None:
+            last.record = record
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
@@ -216,7 +249,7 @@ class _Forwarder(logging.Handler):
             self.handleError(record)
 
     def _send(self, data):
-        pid = os.getpid().to_bytes(_PID_BYTES, "little")
+        pid = _encode_pid(os.getpid())
         size = _MESSAGE_BYTES - _PID_BYTES - 1
         kind = _WHOLE if len(data) <= size else _FIRST
         for start in range(0, len(data), size):

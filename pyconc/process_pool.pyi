@@ -27,6 +27,8 @@ class WorkerDied(BrokenProcessPool):
     ran_for: float | None
     rss: int | None
     oom: bool
+    @property
+    def last_log(self) -> str | None: ...
     def __init__(
         self,
         message: str,
@@ -40,6 +42,7 @@ class WorkerDied(BrokenProcessPool):
         ran_for: float | None = None,
         rss: int | None = None,
         oom: bool = False,
+        last_log: str | None = None,
     ) -> None: ...
 
 class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError): ...

@@ -5,6 +5,7 @@ import functools
 import inspect
 import logging
 import os
+import pickle
 import signal
 import threading
 
@@ -270,6 +271,28 @@ def test_a_hundred_thousand_records_come_in_order_while_another_worker_is_killed
         found = check_order(handler.records)
     assert found.keys() == {counting, killed}
     assert len(found[counting]) == 100_000
+
+
+def log_and_die(*records):
+    for level, text, *args in records:
+        log.log(level, text, *args)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@with_each_pool
+def test_a_death_says_what_was_logged_last(submit, handler):
+    died = submit(log_and_die, (logging.INFO, "one"), (logging.WARNING, "page %d of %s", 7, "x" * 100_000)).exception()
+    assert died.last_log == f"WARNING:{log.name}:page 7 of {'x' * 100_000}"
+    assert pickle.loads(pickle.dumps(died)).last_log == died.last_log
+    assert submit(log_and_die).exception().last_log is None  # another worker's
+    assert pickle.loads(pickle.dumps(submit(log_and_die).exception())).last_log is None
+    odd = submit(log_and_die, (logging.INFO, "%d", "no number")).exception()
+    assert odd.last_log == "%d"
+
+
+def test_a_death_says_nothing_of_logs_that_do_not_come_here():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        assert pool.submit(log_and_die, (logging.INFO, "one")).exception().last_log is None
 
 
 def stop(record):

@@ -127,7 +127,9 @@ def test_python_modules_have_the_parameters_of_their_stubs(module):
             for attribute, inner in members(statement.body).items():
                 if isinstance(inner, ast.AnnAssign):
                     continue  # an instance has it
-                assert runtime_parameters(getattr(built, attribute)) == parameters(inner), f"{name}.{attribute}"
+                found = getattr(built, attribute)
+                function = found.fget if isinstance(found, property) else found
+                assert runtime_parameters(function) == parameters(inner), f"{name}.{attribute}"
         elif not name.startswith("_"):
             assert runtime_parameters(built) == parameters(statement), name
 

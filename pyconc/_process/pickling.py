@@ -59,6 +59,8 @@ class WorkerDied(BrokenProcessPool):
     it, and from Python 3.14 on the C stack too; None if it left none, or the program has enabled faulthandler itself.
     `ran_for` is for how many seconds the task had run, to some milliseconds, and `rss` how many bytes the worker had in
     memory at most; None is unknown, as `rss` is with an mp_context. `oom`: the kernel ended it for want of memory.
+    `last_log`: the record that it has logged last, in an executor with forward_logs=True, as text: "INFO:name:message",
+    with a traceback if it has one; None: it has logged nothing.
 
     It can be pickled with all of that if `task` can.
 
@@ -86,6 +88,7 @@ class WorkerDied(BrokenProcessPool):
         ran_for=None,
         rss=None,
         oom=False,
+        last_log=None,
     ):
         super().__init__(message)
         self.pid = pid
@@ -97,6 +100,13 @@ class WorkerDied(BrokenProcessPool):
         self.ran_for = ran_for
         self.rss = rss
         self.oom = oom
+        self._last_log = last_log
+
+    @property
+    def last_log(self):
+        # What the worker has sent is handled before the future tells of its death, and after this was made.
+        last = self._last_log
+        return last if last is None or isinstance(last, str) else last.text()
 
 
 def describe_end(code):

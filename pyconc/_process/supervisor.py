@@ -144,6 +144,7 @@ class _Worker:
         self.stack = None  # what it has left in its black box
         self.is_stopped = False  # it is killed because of a call
         self.oom = False  # it was ended for want of memory
+        self.last_log = None  # _logs.LastLog
         self.generation = generation
         # A sentinel of multiprocessing a process can close while it lives, and its own children have it too: it is what
         # there is without pidfds.
@@ -734,6 +735,8 @@ class Supervisor:
             if worker is not None:
                 worker.close()
             raise
+        if self._logs is not None:
+            worker.last_log = self._logs.keep_last(launched.pid)
         worker.enter(WorkerState.WATCHED)
         self._workers[worker.end] = worker
         self.processes[launched.pid] = launched
@@ -984,6 +987,7 @@ def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
         oom=worker.oom,
     )
     error.__cause__ = _RemoteTraceback(_quote(worker, facts))
+        last_log=worker.last_log,
     return error
 
 
