@@ -445,6 +445,15 @@ def _check_bytes(name, size):
         raise ValueError(f"{name} must be greater than 0")
 
 
+def _check_idle_timeout(seconds):
+    if seconds is None:
+        return
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"idle_timeout must be a number, not {type(seconds).__name__}")
+    if not seconds > 0:
+        raise ValueError(f"idle_timeout must be greater than 0, not {seconds!r}")
+
+
 def _check_tasks(max_tasks_per_child, context):
     if not isinstance(max_tasks_per_child, int):
         raise TypeError("max_tasks_per_child must be an integer")
@@ -524,6 +533,8 @@ class ProcessPoolExecutor(
     leaves then: no task waits for that, and no more run at a time than max_workers. With a limit below what a worker
     has from the beginning, each is replaced again and again. Where there is no /proc, what counts is the most that it
     has had.
+    idle_timeout: for how many seconds a worker waits for a task before it ends; default: for ever. The next task that
+    finds no worker free has one started, which takes some milliseconds, and calls the initializer again.
     memory_limit: how many bytes a task may have beyond what its worker has as the task begins. One that asks for more
     gets a MemoryError, at once, and its future does if it lets that pass; the worker goes on. The limit is the kernel's
     (RLIMIT_DATA): nobody has to look at workers, no task can outrun it, and it takes some microseconds a task. It
@@ -564,10 +575,11 @@ class ProcessPoolExecutor(
     there, futures that were pending are finished with BrokenProcessPool.
 
     Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
-    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, a number is no integer,
-    the name no str, forward_logs or timed no bool, or context has what is no ContextVar; ValueError for a ContextVar
-    that is no global of a module; ImportError if "opentelemetry" is not installed; and OSError if the system refuses
-    what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit; /proc and pidfd_open for kill_tree).
+    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, idle_timeout is no number,
+    another number no integer, the name no str, forward_logs or timed no bool, or context has what is no ContextVar;
+    ValueError for a ContextVar that is no global of a module; ImportError if "opentelemetry" is not installed; and
+    OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit; /proc
+    and pidfd_open for kill_tree).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -595,6 +607,7 @@ class ProcessPoolExecutor(
         max_tasks_per_child=None,
         max_rss_per_child=None,
         memory_limit=None,
+        idle_timeout=None,
         on_worker_death="replace",
         kill_tree=False,
         task_timeout=None,
@@ -618,6 +631,7 @@ class ProcessPoolExecutor(
         _check_bytes("memory_limit", memory_limit)
         if memory_limit is not None:
             kernel.require_footprint()
+        _check_idle_timeout(idle_timeout)
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         context_of_standard = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._safe_to_dynamically_spawn_children = context_of_standard.get_start_method(allow_none=False) != "fork"
@@ -634,7 +648,13 @@ class ProcessPoolExecutor(
         self._carry, carried = _context.carrier_to_processes(context)
         logs = check_logs(forward_logs)
         limits = Limits(
-            max_tasks_per_child, rss=max_rss_per_child, memory=memory_limit, name=name, logs=logs, context=carried
+            max_tasks_per_child,
+            rss=max_rss_per_child,
+            memory=memory_limit,
+            name=name,
+            logs=logs,
+            context=carried,
+            idle=idle_timeout and min(idle_timeout, threading.TIMEOUT_MAX),
         )
         self._begin("ProcessPoolExecutor", workers, mp_context, setup, limits, on_worker_death, kill_tree, timed)
 

@@ -88,6 +88,15 @@ zygote = pool._supervisor.launcher.zygote
 print(check_idle(os.getpid(), zygote.pid, *pool._processes) - (sys.argv[1] == "threads"), "sleep")
 """
 
+# Whose workers have left, as they had nothing to do.
+LEFT = """
+pool = pyconc.ProcessPoolExecutor(2, idle_timeout=0.05)
+assert list(pool.map(abs, range(100))) == list(range(100))
+while pool._processes:
+    pass
+print(check_idle(os.getpid(), pool._supervisor.launcher.zygote.pid), "sleep")
+"""
+
 LOOPS = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
@@ -121,6 +130,7 @@ PROGRAMS = {
     "threads": (THREADS, [], 4),
     "processes beside a thread": (PROCESSES, ["threads"], 7),
     "processes": (PROCESSES, ["no threads"], 7),
+    "no processes": (LEFT, [], 3),
     **{f"loops that are {state}": (LOOPS, [Path(__file__).parent, state], 1) for state in ("idle", "full", "waiting")},
 }
 

@@ -1022,7 +1022,7 @@ may_sleep(job_ring *ring)
 }
 
 int
-job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
+job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot, int64_t deadline_ns)
 {
     int64_t start = clock_now_ns();
     bool spins = !another_spins(ring, worker);
@@ -1038,7 +1038,7 @@ job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot)
         set_state(ring, worker, WORKER_ASLEEP);
         if (!job_ring_has_ready(ring) && !job_ring_is_closed(ring) && !job_ring_is_relieved(ring, worker)) {
             // A state word that was rung since then is not ASLEEP any more.
-            int rc = futex_wait_shared(&ring->states[worker], WORKER_ASLEEP, FUTEX_NO_DEADLINE);
+            int rc = futex_wait_shared(&ring->states[worker], WORKER_ASLEEP, deadline_ns);
             if (rc == FUTEX_OK) {
                 park_learn(spot, clock_now_ns() - start);
             }

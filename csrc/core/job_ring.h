@@ -292,8 +292,8 @@ void job_ring_enter(job_ring *ring, uint32_t worker);
 job_slot *job_ring_claim(job_ring *ring, uint32_t worker);
 
 // Blocks until there may be work, or never will be, or the ring is damaged.  Returns early, with work or
-// without, when a signal handler has run.
-int job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot);
+// without, when a signal handler has run or the deadline is over, by clock_now_ns() or FUTEX_NO_DEADLINE.
+int job_ring_wait(job_ring *ring, uint32_t worker, park_spot *spot, int64_t deadline_ns);
 
 // Instead of waiting, for a worker with a doorbell: it is to be rung when there is work, or never will be.
 // JOB_RING_WORK: there is some already, or something in the inbox; JOB_RING_LISTENS; JOB_RING_CLOSED;

@@ -843,12 +843,12 @@ await_turn(WorkerObject *self)
 }
 
 static PyObject *
-run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long max_rss)
+run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long max_rss, int64_t max_idle_ns)
 {
     unsigned long long tasks = 0;
     growth limit = {.max_bytes = max_rss, .peak_at_start = max_rss > 0 ? footprint_peak() : 0};
     // now: when the worker last looked, which is when the next slot begins.
-    int64_t now = clock_now_ns(), checked_ns = now;
+    int64_t now = clock_now_ns(), checked_ns = now, idle_since_ns = now;
     int rc = JOB_RING_WORK;
     job_ring_enter(&self->ring, self->number);
     while ((max_tasks == 0 || tasks < max_tasks)
@@ -868,6 +868,7 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
                 return end_with(WORKER_INTERRUPTED_IMPORT);
             }
             tasks++;
+            idle_since_ns = now;
             limit.is_due = max_rss > 0 && !limit.has_asked;
             if (limit.is_due && now - limit.measured_ns > MEASURE_NS && outgrows(self, &limit, now)) {
                 break;
@@ -881,8 +882,15 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
             if (rc == JOB_RING_CLOSED || (limit.is_due && outgrows(self, &limit, now))) {
                 break;
             }
+            // Before it leaves it has looked for work, after it has stopped to count as one that sleeps.
+            if (now - idle_since_ns >= max_idle_ns) {
+                job_ring_exit(&self->ring, self->number);
+                return end_with(WORKER_IDLED);
+            }
+            int64_t end_ns =
+                max_idle_ns < INT64_MAX - idle_since_ns ? idle_since_ns + max_idle_ns : FUTEX_NO_DEADLINE;
             PyThreadState *thread = PyEval_SaveThread();
-            rc = job_ring_wait(&self->ring, self->number, &self->spot);
+            rc = job_ring_wait(&self->ring, self->number, &self->spot, end_ns);
             PyEval_RestoreThread(thread);
             now = clock_now_ns();
         }
@@ -899,20 +907,24 @@ run_tasks(WorkerObject *self, unsigned long long max_tasks, unsigned long long m
 }
 
 PyDoc_STRVAR(run_doc,
-"run($self, max_tasks, max_rss=0, memory_limit=0, /)\n--\n\n"
+"run($self, max_tasks, max_rss=0, memory_limit=0, max_idle=0, /)\n--\n\n"
 "Run tasks until the parent closes the queue, or until max_tasks are done if that is not 0.\n\n"
 "max_rss: how many bytes this process may have in memory between tasks, if that is not 0. With more it asks\n"
 "the parent for another worker, and leaves when that one has begun. memory_limit: how many bytes more a\n"
-"call may have than there are as it begins, if that is not 0.");
+"call may have than there are as it begins, if that is not 0. max_idle: for how many seconds it waits for a\n"
+"task; then it leaves.");
 
 static PyObject *
 worker_run(PyObject *op, PyObject *args)
 {
     WorkerObject *self = (WorkerObject *)op;
     unsigned long long max_tasks, max_rss = 0, memory_limit = 0;
-    if (!PyArg_ParseTuple(args, "K|KK:run", &max_tasks, &max_rss, &memory_limit)) {
+    double max_idle = 0.0;
+    if (!PyArg_ParseTuple(args, "K|KKd:run", &max_tasks, &max_rss, &memory_limit, &max_idle)) {
         return NULL;
     }
+    // A century is for ever.
+    int64_t max_idle_ns = max_idle > 0.0 && max_idle < 3e9 ? (int64_t)(max_idle * 1e9) : INT64_MAX;
     self->memory_limit = memory_limit;
     if (max_rss > 0 && self->relief_fd < 0) {
         PyErr_SetString(PyExc_ValueError, "this worker has no successor");
@@ -923,7 +935,7 @@ worker_run(PyObject *op, PyObject *args)
     }
     call_here = &self->place;
     self->base_frame = (PyObject *)PyEval_GetFrame();
-    PyObject *result = run_tasks(self, max_tasks, max_rss);
+    PyObject *result = run_tasks(self, max_tasks, max_rss, max_idle_ns);
     self->base_frame = NULL;
     call_here = NULL;
     return result;

@@ -25,8 +25,10 @@
 #define WORKER_CUT_OFF 98
 // and of one that has found what all processes share damaged.
 #define WORKER_MEMORY_DAMAGED 99
-// and of one that leaves because it may have half a module.
+// and of one that leaves because it may have half a module,
 #define WORKER_INTERRUPTED_IMPORT 96
+// or because it has had nothing to do for as long as it may.
+#define WORKER_IDLED 95
 
 typedef struct WorkerObject {
     PyObject_HEAD

@@ -791,6 +791,8 @@ class Supervisor:
             self._false_starts = 0
         elif code == worker_main.INITIALIZER_FAILED and not left_task:
             self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
+        elif code == worker_main.IDLED and not left_task:
+            pass  # The next task that finds too few workers has one started.
         elif left_task or not self._may_leave(code):
             if self._on_worker_death == "break":
                 self._break_down(_BROKEN, _ABRUPTLY, _quote(worker))
@@ -985,9 +987,9 @@ def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
         ran_for=ran_for,
         rss=rss,
         oom=worker.oom,
+        last_log=worker.last_log,
     )
     error.__cause__ = _RemoteTraceback(_quote(worker, facts))
-        last_log=worker.last_log,
     return error
 
 

@@ -11,7 +11,7 @@ from concurrent.futures import _base, process
 from pyconc import _context, _core, _current_task, _logs, _names
 from pyconc._process import black_box, main_module, signals
 
-__all__ = ["INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
+__all__ = ["IDLED", "INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
 
 # The exit code of a worker whose initializer has raised; before its first task, no other end has it.
 INITIALIZER_FAILED = 97
@@ -23,8 +23,11 @@ MEMORY_DAMAGED = 99
 # another takes its place.
 INTERRUPTED_IMPORT = 96
 
+# The exit code of a worker that has had nothing to do for as long as it may; see worker.h.
+IDLED = 95
 
-class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context name", defaults=[None] * 7)):
+
+class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context name idle", defaults=[None] * 8)):
     """What a worker may do before it leaves, and while it is there, None: as much as it likes; and its name.
 
     tasks: it is replaced after so many.
@@ -34,6 +37,7 @@ class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context nam
     logs: what it logs goes to the program; what _logs.read_levels() has returned there.
     context: the names of the ContextVars that come with calls, for _context.run_without().
     name: the executor's, if the program has given it one: ps and top show it.
+    idle: it leaves when it has waited for a task for so many seconds.
 
     No typing.NamedTuple: the program, and each worker of a fresh interpreter, would import typing for it.
     """
@@ -71,7 +75,7 @@ def main(fds, number, setup, limits):
     signals.handle_stops(worker.on_stop)
     # No worker reaches more than sys.maxsize of anything.
     most = [min(limit or 0, sys.maxsize) for limit in (limits.tasks, limits.rss, limits.memory)]
-    serve = functools.partial(worker.run, *most)
+    serve = functools.partial(worker.run, *most, float(limits.idle or 0))
     try:
         if limits.concurrency is not None:
             serve = _prepare_loop(worker, doorbells[number], loop_factory, limits.concurrency, limits.tasks)

@@ -138,7 +138,7 @@ work(void *arg)
             run(slot, &seed);
             job_ring_complete(&view, self->number, slot);
         }
-        else if (job_ring_wait(&view, self->number, &self->spot) == JOB_RING_CLOSED) {
+        else if (job_ring_wait(&view, self->number, &self->spot, FUTEX_NO_DEADLINE) == JOB_RING_CLOSED) {
             break;
         }
         // Here it may be the worker on which others rely.

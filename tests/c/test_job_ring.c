@@ -905,7 +905,7 @@ static void
 wait_once(void *arg)
 {
     waiter *self = arg;
-    self->rc = job_ring_wait(&self->all->workers[self->number], self->number, &self->spot);
+    self->rc = job_ring_wait(&self->all->workers[self->number], self->number, &self->spot, FUTEX_NO_DEADLINE);
 }
 
 static _Atomic uint32_t *
@@ -962,6 +962,21 @@ a_worker_that_finds_work_does_not_wait(void)
     push(&all, 1);
     CHECK_EQ(wait_here(&all, 0), JOB_RING_WORK);
     take(&all, 0, 1);
+    end(&all);
+}
+
+static void
+a_worker_waits_until_its_deadline(void)
+{
+    scene all;
+    begin(&all);
+    waiter self = {.all = &all};
+    park_spot_init(&self.spot, 0);
+    int64_t deadline_ns = clock_now_ns() + 1000000;
+    CHECK_EQ(job_ring_wait(&all.workers[0], 0, &self.spot, deadline_ns), JOB_RING_WORK);
+    CHECK(clock_now_ns() >= deadline_ns);
+    CHECK_EQ(atomic_load(state_of(&self)), BUSY);
+    CHECK(job_ring_claim(&all.workers[0], 0) == NULL);
     end(&all);
 }
 
@@ -1386,7 +1401,7 @@ live_until(void *arg)
     if (self->step == DIES_ASLEEP || self->step == DIES_CALLED) {
         park_spot spot;
         park_spot_init(&spot, 0);
-        job_ring_wait(&ring, 0, &spot);
+        job_ring_wait(&ring, 0, &spot, FUTEX_NO_DEADLINE);
     }
     if (self->step >= DIES_AFTER_CLAIM) {
         job_slot *slot = job_ring_claim(&ring, 0);
@@ -1469,7 +1484,7 @@ work_until_closed(void *arg)
             write_number(slot, read_number(slot) + 1);
             job_ring_complete(&all->workers[0], 0, slot);
         }
-    } while (job_ring_wait(&all->workers[0], 0, &spot) != JOB_RING_CLOSED);
+    } while (job_ring_wait(&all->workers[0], 0, &spot, FUTEX_NO_DEADLINE) != JOB_RING_CLOSED);
     job_ring_exit(&all->workers[0], 0);
 }
 
@@ -1931,6 +1946,7 @@ main(int argc, char **argv)
         CHECK_TEST(a_call_is_for_work),
         CHECK_TEST(close_calls_all_sleepers),
         CHECK_TEST(a_worker_that_finds_work_does_not_wait),
+        CHECK_TEST(a_worker_waits_until_its_deadline),
         CHECK_TEST(a_closed_ring_is_worked_off),
         CHECK_TEST(a_push_wakes_one_of_several_sleepers),
         CHECK_TEST(a_worker_wakes_the_next_for_what_it_leaves),

@@ -227,7 +227,7 @@ a_worker_does_not_sleep_on_words_that_make_no_sense(void)
     begin(&all);
     park_spot_init(&spot, 0);
     memset(all.memory, 0xff, 256);  // the words that all processes share
-    CHECK_EQ(job_ring_wait(&all.workers[0], 0, &spot), JOB_RING_DAMAGED);
+    CHECK_EQ(job_ring_wait(&all.workers[0], 0, &spot, FUTEX_NO_DEADLINE), JOB_RING_DAMAGED);
     CHECK_EQ(job_ring_listen(&all.workers[1], 1, true), JOB_RING_DAMAGED);
     end(&all);
 }
@@ -242,7 +242,7 @@ static void
 sleep_once(void *arg)
 {
     sleeper *self = arg;
-    self->rc = job_ring_wait(self->ring, 0, &self->spot);
+    self->rc = job_ring_wait(self->ring, 0, &self->spot, FUTEX_NO_DEADLINE);
 }
 
 // Another worker copies a state word over that of one that sleeps.
