@@ -191,6 +191,30 @@ def test_map_keeps_the_order(executor):
         next(executor.map(gate, [1], timeout=0))
 
 
+def test_functions_of_all_kinds_travel(executor, monkeypatch):
+    def replaced(number):
+        return -number
+
+    monkeypatch.setattr(jobs, "replaced", lambda number: 0, raising=False)
+    replaced.__module__, replaced.__qualname__ = "jobs", "replaced"  # so its name leads to another
+    kinds = (abs, int, jobs.identity, jobs.AtGate.mro, [4].index, {4: 4}.get, partial(pow, 2), lambda x: x, replaced)
+    for function in kinds:
+        arguments = () if function == jobs.AtGate.mro else (4,)
+        assert executor.submit(function, *arguments).result() == function(*arguments)
+
+
+def test_what_is_known_of_functions_does_not_grow(monkeypatch):
+    monkeypatch.setattr(_calls, "_MOST_KNOWN", 2)
+    for known in ("_heads", "_functions"):
+        monkeypatch.setattr(_calls, known, {})
+    for function in (abs, int, jobs.identity, float) * 2:
+        (result,) = _calls.run_call(_calls.pack_call(function, (4,), {}))
+        assert _calls.unpack(result) == 4
+        assert len(_calls._heads) <= 2
+        assert len(_calls._functions) <= 2
+    assert _calls.pack_call(float, (4,), {}).startswith(_calls._heads[float])
+
+
 def test_large_values_arrive_whole(executor):
     data = random.Random(0).randbytes(3 << 20)
     assert executor.submit(jobs.identity, [data] * 12).result() == [data] * 12

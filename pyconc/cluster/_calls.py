@@ -2,11 +2,17 @@
 
 A packed value is its pickle, as bytes; or a pair of the pickle and a list of its buffers, if it was one that only
 cloudpickle or a reducer of multiprocessing can pickle. An exception is packed as one between processes of a machine.
+
+To pickle a function by its name takes several times as long as to pickle a number or two, and so does to find it in a
+worker. So a call of one that goes by its name is a head, which both ends know again, and the pickle of its arguments.
+The head is a zero, with which no pickle begins, the length of the function's pickle in four bytes, and that pickle.
 """
 
 import pickle
+import sys
 from asyncio import CancelledError
 from contextlib import aclosing
+from types import BuiltinFunctionType, FunctionType
 
 from pyconc._current_task import current_task
 from pyconc._process import pickling
@@ -19,6 +25,7 @@ __all__ = [
     "check_size",
     "name_of",
     "pack",
+    "pack_call",
     "pack_error",
     "run_call",
     "run_chunk",
@@ -42,6 +49,13 @@ RAISED, WORKER_DIED, STOPPED = range(3)
 # In a worker, while it unpickles a call: the pyconc.shared.Refs that the call mentions, by number.
 _at_hand = None
 
+# In the program: heads by function; in a worker: functions by head. When so many are known, all are forgotten. Any
+# thread uses them, and holds the GIL for each step.
+_heads, _functions = {}, {}
+_MOST_KNOWN = 1024
+# What may go by its name; no reducer takes the place of a name, and equal ones are the same.
+_NAMED = frozenset([FunctionType, BuiltinFunctionType, type])
+
 
 def pack(value):
     """Return a value as what travels; raises what pickle does, and ValueError if it is too large."""
@@ -53,8 +67,42 @@ def pack(value):
         # By name it would be looked for in a worker's __main__, which is another.
         if b"__main__" in packed:
             packed = _with_buffers(*pickling.dumps_by_value(value))
-    check_size(packed)
+    if len(packed) > MOST_BYTES or type(packed) is not bytes:
+        check_size(packed)
     return packed
+
+
+def pack_call(function, args, kwargs):
+    """Return a call as what travels; raises the same."""
+    if type(function) not in _NAMED:
+        return pack((function, args, kwargs))
+    head = _heads.get(function) or _make_head(function)
+    if head is None:
+        return pack((function, args, kwargs))
+    try:
+        packed = head + pickle.dumps((args, kwargs), pickling.PROTOCOL)
+    except Exception as error:
+        packed = _with_buffers(*pickling.dumps((function, args, kwargs), error))
+    else:
+        if b"__main__" in packed:
+            return pack((function, args, kwargs))
+    if len(packed) > MOST_BYTES or type(packed) is not bytes:
+        check_size(packed)
+    return packed
+
+
+def _make_head(function):
+    """Return the head of calls of a function; None: it does not go by its name."""
+    module = sys.modules.get(function.__module__)
+    if getattr(module, function.__qualname__, None) is not function:
+        return None
+    blob = pickle.dumps(function, pickling.PROTOCOL)
+    if b"__main__" in blob:
+        return None
+    if len(_heads) >= _MOST_KNOWN:
+        _heads.clear()
+    head = _heads[function] = b"\0" + len(blob).to_bytes(4, "big") + blob
+    return head
 
 
 def check_size(packed):
@@ -75,6 +123,20 @@ def unpack(packed):
         return pickle.loads(packed)
     blob, buffers = packed
     return pickle.loads(blob, buffers=[bytearray(buffer) for buffer in buffers])
+
+
+def _unpack_call(packed):
+    """Return (function, args, kwargs)."""
+    if type(packed) is not bytes or packed[0] != 0:
+        return unpack(packed)
+    end = 5 + int.from_bytes(packed[1:5], "big")
+    head = packed[:end]
+    function = _functions.get(head)
+    if function is None:
+        if len(_functions) >= _MOST_KNOWN:
+            _functions.clear()
+        function = _functions[head] = pickle.loads(head[5:])
+    return function, *pickle.loads(memoryview(packed)[end:])
 
 
 def size_of(packed):
@@ -100,7 +162,7 @@ def run_call(packed, refs=None):
     refs: those that the call mentions, see _refs.py; None: it mentions none.
     """
     try:
-        function, args, kwargs = unpack(packed) if refs is None else _unpack_with(packed, refs)
+        function, args, kwargs = _unpack_call(packed) if refs is None else _unpack_with(packed, refs)
     except BaseException as error:
         return _not_unpacked(error)
     try:
@@ -116,7 +178,7 @@ def run_call(packed, refs=None):
 async def run_coroutine(packed, refs=None):
     """Do the same with a coroutine function, in the event loop of a CoroutinePool's worker."""
     try:
-        function, args, kwargs = unpack(packed) if refs is None else _unpack_with(packed, refs)
+        function, args, kwargs = _unpack_call(packed) if refs is None else _unpack_with(packed, refs)
     except BaseException as error:
         return _not_unpacked(error)
     try:
@@ -131,7 +193,7 @@ async def run_coroutine(packed, refs=None):
 async def run_stream(packed, refs=None):
     """Iterate over an async generator there: yield (packed item,); (how it ended, packed exception) if it raises."""
     try:
-        function, args, kwargs = unpack(packed) if refs is None else _unpack_with(packed, refs)
+        function, args, kwargs = _unpack_call(packed) if refs is None else _unpack_with(packed, refs)
     except BaseException as error:
         yield _not_unpacked(error)
         return
@@ -149,7 +211,7 @@ def _unpack_with(packed, refs):
     global _at_hand
     _at_hand = refs
     try:
-        return unpack(packed)
+        return _unpack_call(packed)
     finally:
         _at_hand = None
 

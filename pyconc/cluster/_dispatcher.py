@@ -121,8 +121,9 @@ class _Node:
 
     def take(self, number):
         call = self.running.pop(number)
-        call.place = None
         self.bytes -= call.size
+        if call.options is not None:
+            call.place = None
         return call
 
     def learn(self, mean):
@@ -190,10 +191,10 @@ class Dispatcher:
         error = None
         try:
             if self._has_shared:
-                packed, refs = pack_call(self, (function, args, kwargs))
+                packed, refs = pack_call(self, function, args, kwargs)
             else:
-                packed, refs = calls.pack((function, args, kwargs)), None
-            size = calls.size_of(packed)
+                packed, refs = calls.pack_call(function, args, kwargs), None
+            size = len(packed) if type(packed) is bytes else calls.size_of(packed)
         except Exception as raised:
             error, packed, size, refs = pickling.call_error(raised), None, 0, None
         call = function, packed, size, self._begins, options, self._stop_call
@@ -623,11 +624,11 @@ class Dispatcher:
         numbers, packed, options, refs, unknown, streams, size = [], [], [], [], [], [], 0
         while node.outbox and size < _MESSAGE_BYTES:
             number, call = node.outbox.popleft()
-            if isinstance(call, StreamCall):
-                streams.append((number, call.buffersize))
             numbers.append(number)
             packed.append(call.packed)
             size += call.size
+            if type(call) is StreamCall:
+                streams.append((number, call.buffersize))
             if call.options is not None and call.options is not self._default_options:
                 how, grace, timeout, deadline, name = call.options
                 remaining = None if deadline is None else deadline - self._loop.time()

@@ -222,19 +222,22 @@ class _Session:
         """Give the pool calls. In the loop's thread, or while that waits in another one."""
         options = {number: chosen for number, *chosen in options}
         refs = dict(refs)
+        are_plain = not (options or refs or streams)
+        pool, mentioned, run, futures, note = self._pool, (), self._run, self._futures, self._note
         for number, call in zip(numbers, packed):
             try:
-                pool = self._view(*options[number]) if number in options else self._pool
-                mentioned = (self._take_shared(refs[number]),) if number in refs else ()
-                if number in streams:
-                    pool.submit(asyncio.sleep, 0)  # here, where the first worker may take a while to start
-                    self._opening.append((number, pool, (call, *mentioned), streams[number]))
-                    continue
-                future = self._futures[number] = pool.submit(self._run, call, *mentioned)
+                if not are_plain:
+                    pool = self._view(*options[number]) if number in options else self._pool
+                    mentioned = (self._take_shared(refs[number]),) if number in refs else ()
+                    if number in streams:
+                        pool.submit(asyncio.sleep, 0)  # here, where the first worker may take a while to start
+                        self._opening.append((number, pool, (call, *mentioned), streams[number]))
+                        continue
+                future = futures[number] = pool.submit(run, call, *mentioned)
             except Exception as error:  # descriptors or threads are short, or the pool is broken
-                self._note(number, error)
+                note(number, error)
             else:
-                future.add_done_callback(partial(self._note, number))
+                future.add_done_callback(partial(note, number))
 
     def _view(self, how, grace, timeout, name, remaining):
         deadline = None if remaining is None else time.monotonic() + remaining

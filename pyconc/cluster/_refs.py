@@ -99,12 +99,12 @@ def make(owner, number, obj):
     return ref
 
 
-def pack_call(owner, call):
-    """Return a packed (function, args, kwargs), and the owner's Refs in it by number."""
+def pack_call(owner, function, args, kwargs):
+    """Return a packed call, and the owner's Refs in it by number."""
     mentioned = {}
     _thread.packing = owner, mentioned
     try:
-        return calls.pack(call), mentioned
+        return calls.pack_call(function, args, kwargs), mentioned
     finally:
         _thread.packing = None
 
