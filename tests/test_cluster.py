@@ -64,7 +64,9 @@ def start_cluster(nodes, **options):
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes that are processes of their own; a test may kill one, and another comes."""
-    with start_cluster(2) as cluster:
+    # So many seconds after each death dask looks whether the node is there again, and gives it up for good if not:
+    # because it starts slowly, or because another test has just killed it anew.
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": 3600}), start_cluster(2) as cluster:
         yield cluster
 
 
