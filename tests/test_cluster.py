@@ -704,6 +704,31 @@ def test_workers_behind_a_gateway_end_with_the_program(monkeypatch, how):
         assert type(future.exception()) is NodeDied
 
 
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_node_behind_a_gateway_that_dies_costs_what_it_had(cluster, gateway, tmp_path, retries):
+    with ClusterExecutor(cluster, workers_per_node=1, retries=retries) as executor, ProcessGate() as gate:
+        wait_for_nodes(executor, 2)
+        futures = [executor.submit(note_and_hold, tmp_path, n, gate) for n in range(6)]
+        gate.wait_started(2)
+        assert transports(executor) == ["scheduler"] * 2
+        address = executor.stats().nodes[0].address
+        kill_node(cluster, address)
+        wait_until(lambda: executor.stats().died + executor.stats().again == 1, "the death to be known")
+        for _ in range(4 + retries):  # those that were not sent, and what begins again
+            gate.open()
+            gate.wait_started()
+        gate.open()
+        done, pending = concurrent.futures.wait(futures, HANG_LIMIT)
+        assert not pending
+        errors = [future.exception() for future in done if future.exception() is not None]
+        assert [(type(error), error.node) for error in errors] == [(NodeDied, address)] * (1 - retries)
+        wait_for_nodes(executor, 2)  # dask starts another one
+        assert transports(executor) == ["scheduler"] * 2
+        assert executor.stats()[1:] == (0, 0, 6, 5 + retries, 0, 0, 1 - retries, retries)
+    runs = Counter(path.name.partition(".")[0] for path in tmp_path.iterdir())
+    assert sorted(runs.values()) == [1] * (6 - retries) + [2] * retries
+
+
 # --- What goes wrong --------------------------------------------------------------------------------------------------
 
 
