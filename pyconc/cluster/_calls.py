@@ -5,7 +5,7 @@ cloudpickle or a reducer of multiprocessing can pickle. An exception is packed a
 
 To pickle a function by its name takes several times as long as to pickle a number or two, and so does to find it in a
 worker. So a call of one that goes by its name is a head, which both ends know again, and the pickle of its arguments.
-The head is a zero, with which no pickle begins, the length of the function's pickle in four bytes, and that pickle.
+The head is a zero, with which no pickle begins, a byte that is the head's length, and the function's pickle.
 """
 
 import pickle
@@ -74,9 +74,7 @@ def pack(value):
 
 def pack_call(function, args, kwargs):
     """Return a call as what travels; raises the same."""
-    if type(function) not in _NAMED:
-        return pack((function, args, kwargs))
-    head = _heads.get(function) or _make_head(function)
+    head = (_heads.get(function) or _make_head(function)) if type(function) in _NAMED else None
     if head is None:
         return pack((function, args, kwargs))
     try:
@@ -92,16 +90,17 @@ def pack_call(function, args, kwargs):
 
 
 def _make_head(function):
-    """Return the head of calls of a function; None: it does not go by its name."""
+    """Return the head of calls of a function; None: it does not go by its name, or that is long."""
     module = sys.modules.get(function.__module__)
     if getattr(module, function.__qualname__, None) is not function:
         return None
     blob = pickle.dumps(function, pickling.PROTOCOL)
-    if b"__main__" in blob:
+    length = 2 + len(blob)
+    if length > 255 or b"__main__" in blob:
         return None
     if len(_heads) >= _MOST_KNOWN:
         _heads.clear()
-    head = _heads[function] = b"\0" + len(blob).to_bytes(4, "big") + blob
+    head = _heads[function] = bytes([0, length]) + blob
     return head
 
 
@@ -127,16 +126,17 @@ def unpack(packed):
 
 def _unpack_call(packed):
     """Return (function, args, kwargs)."""
-    if type(packed) is not bytes or packed[0] != 0:
+    if packed[0] != 0:  # the first byte, or the first of a pair
         return unpack(packed)
-    end = 5 + int.from_bytes(packed[1:5], "big")
-    head = packed[:end]
+    length = packed[1]
+    head = packed[:length]
     function = _functions.get(head)
     if function is None:
         if len(_functions) >= _MOST_KNOWN:
             _functions.clear()
-        function = _functions[head] = pickle.loads(head[5:])
-    return function, *pickle.loads(memoryview(packed)[end:])
+        function = _functions[head] = pickle.loads(head[2:])
+    args, kwargs = pickle.loads(memoryview(packed)[length:])
+    return function, args, kwargs
 
 
 def size_of(packed):

@@ -291,24 +291,25 @@ class _Session:
             try:
                 if isinstance(ended, Exception):
                     raise ended
-                *how, outcome = ended.result()
+                outcome = ended.result()
             except (CancelledError, asyncio.CancelledError):
                 if number in self._recalled:
                     self._recalled.remove(number)
                     unbegun.append(number)
                     continue
-                how, outcome = [calls.STOPPED], b""
+                outcome = calls.STOPPED, b""
             except BaseException as error:
                 if self._pool._broken:
                     return {"op": "broken", "error": calls.pack_error(error)}
-                how = [calls.WORKER_DIED if isinstance(error, WorkerDied) else calls.RAISED]
-                outcome = calls.pack_error(error)
-            if how:
-                failures.append((number, *how, outcome))
-            else:
+                how = calls.WORKER_DIED if isinstance(error, WorkerDied) else calls.RAISED
+                outcome = how, calls.pack_error(error)
+            packed = outcome[-1]
+            if len(outcome) == 1:
                 numbers.append(number)
-                results.append(outcome)
-            size += len(outcome) if type(outcome) is bytes else calls.size_of(outcome)
+                results.append(packed)
+            else:
+                failures.append((number, *outcome))
+            size += len(packed) if type(packed) is bytes else calls.size_of(packed)
         count = len(numbers) + len(failures) + len(unbegun)
         self._pending -= count
         if count >= _MANY:
