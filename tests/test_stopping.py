@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from loops import on_every_loop, on_loop
@@ -392,6 +393,65 @@ def test_a_call_that_goes_on_is_told_once(pool, tmp_path):
     assert future.cancel()
     assert pyconc.wait([future], HANG_LIMIT).done == {future}
     assert notes(path)[1:] == ["goes-on"]
+
+
+class SleepsAtItsEnd:
+    def __init__(self, path):
+        self.path = path
+
+    def __del__(self):
+        sleep_in_c(self.path)
+
+
+class Held:
+    pass
+
+
+def lose_in_del(path):
+    SleepsAtItsEnd(path)
+
+
+def lose_in_nested_dels(path):
+    outer = SleepsAtItsEnd(path)
+    outer.__dict__["inner"] = SleepsAtItsEnd(path)
+    del outer
+
+
+def lose_in_a_callback(path):
+    held = Held()
+    reference = weakref.ref(held, lambda _: sleep_in_c(path))
+    del held
+    return reference
+
+
+def lose_in_a_generator(path):
+    def generate():
+        try:
+            yield
+        finally:
+            sleep_in_c(path)
+
+    next(generate())
+
+
+def note_whether_told(path, lose):
+    try:
+        lose(path)
+        time.sleep(FOREVER)
+    except pyconc.TaskCancelled:
+        note(path, "told")
+
+
+@pytest.mark.parametrize("lose", [lose_in_del, lose_in_nested_dels, lose_in_a_callback, lose_in_a_generator])
+@with_pool
+def test_what_is_lost_where_nothing_can_be_raised_is_raised_again(pool, tmp_path, lose):
+    path = tmp_path / "notes"
+    future = begin_here(pool.options(on_cancel="interrupt", grace=FOREVER), path, note_whether_told, lose)
+    [worker] = notes(path)
+    assert future.cancel()
+    assert pyconc.wait([future], HANG_LIMIT).done == {future}
+    assert notes(path)[-1] == "told"
+    assert str(pool.submit(os.getpid).result()) == worker
 
 
 # --- Futures of concurrent.futures ------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import ctypes
 import math
 import os
 import pickle
@@ -133,6 +134,18 @@ def test_also_when_the_worker_gets_no_cpu_until_long_after(pool):
         error = timeout_of(future)
     assert " in hold_in_shield\n" in error.stack
     assert error.stopped == "raised"
+
+
+def sleep_until_a_signal():
+    ctypes.PyDLL(None).sleep(FOREVER)
+
+
+@with_pool
+def test_also_when_the_call_ends_as_its_worker_is_asked(pool, monkeypatch):
+    monkeypatch.setattr(black_box.BlackBox.wait, "__defaults__", (HANG_LIMIT,))  # it may get no CPU for a while
+    for on_cancel in "kill", "interrupt":
+        limited = pool.options(timeout=0.05, on_cancel=on_cancel, grace=FOREVER)
+        assert " in sleep_until_a_signal\n" in timeout_of(limited.submit(sleep_until_a_signal)).stack
 
 
 @with_pool

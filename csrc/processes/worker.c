@@ -334,6 +334,34 @@ worker_on_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(on_unraisable_doc,
+"on_unraisable($self, former, signal, unraisable, /)\n--\n\n"
+"Call the former sys.unraisablehook; then have a TaskCancelled that was lost raised again, by that signal.");
+
+// The interpreter prints what is raised in a destructor or in a weak reference's callback, and goes on, as
+// the call would.  It looks for pending signals where bytecode runs again, which is outside, as it is
+// functools.partial that calls this.
+static PyObject *
+worker_on_unraisable(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    if (nargs != 3) {
+        PyErr_SetString(PyExc_TypeError, "on_unraisable() takes 3 arguments");
+        return NULL;
+    }
+    long number = PyLong_AsLong(args[1]);
+    PyObject *type = PyErr_Occurred() ? NULL : PyObject_GetAttrString(args[2], "exc_type");
+    PyObject *result = type == NULL ? NULL : PyObject_CallOneArg(args[0], args[2]);
+    bool is_ours = result != NULL && type == self->place.module->task_cancelled && self->running != NULL
+                   && call_here == &self->place && !is_inherited(self);
+    if (is_ours) {
+        self->place.is_interrupted = false;
+        PyErr_SetInterruptEx((int)number);
+    }
+    Py_XDECREF(type);
+    return result;
+}
+
 // Makes the calls of a slot.
 static PyObject *
 make_call(WorkerObject *self, slot_call *c)
@@ -1095,6 +1123,7 @@ static PyMethodDef worker_methods[] = {
     {"leave", worker_leave, METH_NOARGS, leave_doc},
     {"after_fork", worker_after_fork, METH_NOARGS, after_fork_doc},
     {"on_stop", (PyCFunction)(void (*)(void))worker_on_stop, METH_FASTCALL, on_stop_doc},
+    {"on_unraisable", FASTCALL(worker_on_unraisable), METH_FASTCALL, on_unraisable_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -122,8 +122,12 @@ class BlackBox:
             return None
         return TaskProgress(done, total, note[1:] if note else None)
 
-    def request(self, number, pid, pidfd):
-        """Ask a worker that lives for its stack, and return an Answer; None if it cannot give one."""
+    def request(self, number, pid, pidfd, note=None):
+        """Ask a worker that lives for its stack, and return an Answer; None if it cannot give one.
+
+        note: a function that is called with the Answer before the worker is asked: the signal may end a system call,
+        and so the worker's.
+        """
         start = self._asked.get(number, 0)
         start += len(self._read(number, start))  # such as an answer that came late
         if self._fd is None or start + _TEXT_BYTES > _NOTE_START or not _can_answer(pid):
@@ -131,6 +135,8 @@ class BlackBox:
         self._asked[number] = start
         answer = Answer(self, number, start)
         self._answers.add(answer)
+        if note is not None:
+            note(answer)
         kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
         return answer
 
@@ -140,13 +146,13 @@ class BlackBox:
         The stack is that of each thread, as text; None if the worker does not write it in time.  The workers go on.
         workers: (number, pid, pidfd) of each.
         """
-        waiting = {}  # worker: its answer, its process, and its pidfd
-        for number, pid, pidfd in workers:
-            answer = self.request(number, pid, pidfd)
-            if answer is not None:
-                waiting[number] = answer, pid, pidfd
+        return self.wait([(*worker, self.request(*worker)) for worker in workers], seconds)
+
+    def wait(self, asked, seconds=0.05):
+        """Do the same with workers that request() has asked: (number, pid, pidfd, what it has returned) of each."""
+        waiting = {number: (answer, pid, pidfd) for number, pid, pidfd, answer in asked if answer is not None}
         deadline = time.monotonic() + seconds
-        yield from ((number, None) for number, _, _ in workers if number not in waiting)
+        yield from ((number, None) for number, _, _, answer in asked if answer is None)
         while waiting:
             is_over = time.monotonic() >= deadline
             for number, (answer, pid, pidfd) in list(waiting.items()):

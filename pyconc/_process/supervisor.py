@@ -35,6 +35,7 @@ job_ring.h tells how they change places.  Of the two, one counts as a worker.
 
 import contextlib
 import enum
+import functools
 import heapq
 import itertools
 import os
@@ -533,24 +534,26 @@ class Supervisor:
 
     def _stop_calls(self):
         """Interrupt the calls that are to end, and kill the workers whose calls have not ended in time."""
-        late = {}  # workers that are to be killed as their calls have used up their time: those calls
+        late = {}  # workers that are to be killed as their calls have used up their time: (Answer, those calls)
         while (order := self.queue.pop_stop()) is not None:
             call, number, grace, is_late = order
             worker = self._worker_with(number)
             if worker is None:
                 continue  # It has ended, and the call with it.
             asks = is_late and self._limits.concurrency is None  # a loop is asked if it is killed
+            answer = None
+            if asks:
+                # It is there before the call ends for the exception, or by itself, and if the worker is slow to answer.
+                note = functools.partial(self.queue.note_stack, call)
+                answer = self._box.request(*_identify(worker), note)
             if asks and grace is None:
-                late.setdefault(worker, []).append(call)
+                late.setdefault(worker, (answer, []))[1].append(call)
                 continue
-            if asks and (answer := self._box.request(*_identify(worker))) is not None:
-                self.queue.note_stack(call, answer)  # it is there before the exception is raised
             self._stop_call(worker, call, grace)
-        # All of them are asked where they stand before the first answer is awaited.
-        for worker, stack in self._stacks_of(late):
-            for call in late[worker]:
-                if stack is not None:
-                    self.queue.note_stack(call, stack)
+        # All of them have been asked where they stand before the first answer is awaited.
+        asked = [(*_identify(worker), answer) for worker, (answer, _) in late.items()]
+        for number, _ in self._box.wait(asked):
+            for call in late[self._worker_with(number)][1]:
                 self._kill_for(call)
         while self._is_overdue():
             self._kill_for(heapq.heappop(self._overdue)[1])

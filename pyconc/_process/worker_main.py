@@ -73,6 +73,9 @@ def main(fds, number, setup, limits):
     _current_task.note_progress = black_box.note_progress
     os.register_at_fork(after_in_child=lambda: (worker.after_fork(), black_box.leave()))
     signals.handle_stops(worker.on_stop)
+    sys.unraisablehook = functools.partial(
+        worker.on_unraisable, sys.unraisablehook or sys.__unraisablehook__, signals.STOP
+    )
     # No worker reaches more than sys.maxsize of anything.
     most = [min(limit or 0, sys.maxsize) for limit in (limits.tasks, limits.rss, limits.memory)]
     serve = functools.partial(worker.run, *most, float(limits.idle or 0))
