@@ -29,6 +29,7 @@ from multiprocessing import get_start_method, process
 from pyconc._process import kernel
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.nursery import CannotFork, CannotPickle, the_nursery, the_reserve
+from pyconc._process.process_state import ProcessState
 from pyconc._process.zygote import (
     ThisProcess,
     WorkerProcess,
@@ -124,13 +125,14 @@ class Launcher:
                             self._use(maker.zygote)
             return worker
         for _ in range(2):
-            if self.zygote is not None and not self.zygote.may_serve():
+            state = None if self.zygote is None else ProcessState()
+            if state is not None and not self.zygote.may_serve(state.rights):
                 # Its workers, which may be at work, end in their time.
                 self._outdated.append(self.zygote)
-                self.zygote = None
+                self.zygote = state = None
             if self.zygote is None:
                 self._make_zygote()
-            worker = WorkerProcess(self.zygote, number, name)
+            worker = WorkerProcess(self.zygote, number, name, state)
             try:
                 start_process(worker)
                 return worker

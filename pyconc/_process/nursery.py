@@ -301,7 +301,9 @@ class Reserve(Nursery):
     may_serve = zygote.Zygote.may_serve
 
     def serves(self, name):
-        return name in self._executors and self._connection is not None and self.may_serve()
+        return (
+            name in self._executors and self._connection is not None and self.may_serve(process_state.current_rights())
+        )
 
     def clone(self, name, fds, setup, limits):
         """Return a zygote for an executor that it serves.  Raises OSError."""

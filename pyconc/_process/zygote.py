@@ -94,16 +94,19 @@ class Zygote:
     def fileno(self):
         return -1 if self._connection.closed else self._connection.fileno()
 
-    def may_serve(self):
-        """Whether its workers can have the rights that the program has now, and no others."""
-        wanted = process_state.current_rights()
+    def may_serve(self, wanted):
+        """Whether its workers can have the rights that the program has now, which are these, and no others."""
         return wanted == self.state.rights or process_state.may_become(self.state.rights, wanted)
 
-    def start_worker(self, number, name):
-        """Fork a worker; return its pid.  Raises ZygoteDied, ZygoteStopped, or OSError with the reason."""
+    def start_worker(self, number, name, state=None):
+        """Fork a worker; return its pid.  Raises ZygoteDied, ZygoteStopped, or OSError with the reason.
+
+        state: the program's, if the caller has just read it.
+        """
         if self._late is not None:
             raise ZygoteStopped
-        self._send(("start", number, name, process_state.pack(ProcessState().changes_since(self.state))))
+        changes = (state or ProcessState()).changes_since(self.state)
+        self._send(("start", number, name, process_state.pack(changes)))
         while True:
             looks = 0
             while not self._has_events(_LOOK_SECONDS):
@@ -394,7 +397,7 @@ class ThisProcess:
         self._job = job
         self._zygote_fork = zygote_fork
 
-    def start_worker(self, number, name):
+    def start_worker(self, number, name, _state=None):
         util._flush_std_streams()
         parent = os.getpid()
         zygote_fork, self._zygote_fork = self._zygote_fork, None
@@ -590,7 +593,8 @@ class _Popen:
         self.rss = None
         self._has_ended = threading.Lock()
         self._has_ended.acquire()
-        self.pid = worker.maker.start_worker(worker.number, (worker.name, worker._identity))
+        self.pid = worker.maker.start_worker(worker.number, (worker.name, worker._identity), worker.state)
+        del worker.state
         try:
             self.sentinel = worker.maker.open_end(self.pid)
         except BaseException:
@@ -654,9 +658,10 @@ class WorkerProcess(process.BaseProcess):
 
     _start_method = None
 
-    def __init__(self, maker, number, name):
+    def __init__(self, maker, number, name, state=None):
         super().__init__(name=name)
         self.maker = maker  # a Zygote or a ThisProcess
+        self.state = state  # until it is started: the program's, for the maker
         self.number = number
 
     def is_cloned_from(self, zygote):
