@@ -18,6 +18,7 @@ typedef struct ExecutorObject {
     PyObject *carry;       // makes of a call's function what is called in its place; NULL: nothing.  The GIL
     PyObject *pool;        // of a view: the ExecutorObject whose workers it uses; else NULL.  Set once
     call_options options;  // of the calls that are submitted here; set once, before the first of them
+    char is_made;          // whether __init__() has ended; the GIL.  0 while the standard one sets attributes
 } ExecutorObject;
 
 // The executor that has the queue.
@@ -363,6 +364,7 @@ executor_view(PyObject *op, PyObject *args)
     ExecutorObject *view = (ExecutorObject *)made;
     if (view != NULL) {
         view->pool = Py_NewRef((PyObject *)pool_of(op));
+        view->is_made = ((ExecutorObject *)op)->is_made;
         if (parse_options(args, &view->options) < 0
             || PyObject_SetAttrString((PyObject *)view, "__dict__", attributes) < 0) {
             Py_CLEAR(view);
@@ -508,6 +510,12 @@ static PyGetSetDef executor_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+static PyMemberDef executor_members[] = {
+    {"_made", T_BOOL, offsetof(ExecutorObject, is_made), 0,
+     PyDoc_STR("Whether __init__() has ended, so that what others set takes effect.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
 PyDoc_STRVAR(executor_doc,
 "Executor()\n--\n\n"
 "The C part of pyconc's executors.");
@@ -521,6 +529,7 @@ static PyType_Slot executor_slots[] = {
     {Py_tp_clear, executor_clear},
     {Py_tp_methods, executor_methods},
     {Py_tp_getset, executor_getset},
+    {Py_tp_members, executor_members},
     {0, NULL},
 };
 

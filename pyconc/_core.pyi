@@ -47,6 +47,7 @@ class Future(futures.Future[_T], metaclass=FutureType):
 class Executor:
     _tasks: ThreadQueue | ProcessQueue
     _carry: Callable[[Callable[..., Any]], Callable[..., Any]] | None
+    _made: bool
     _options: tuple[int, float, float | None, float | None, str | None]
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...
     def _submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...

@@ -23,8 +23,8 @@ __all__ = ["ThreadPoolExecutor"]
 # Since Python 3.14 workers have contexts, which run the work items.
 _CONTEXTS = sys.version_info >= (3, 14)
 
-# Every queue of this process, for the child of a fork.
-_queues: "weakref.WeakSet[_WorkQueue]" = weakref.WeakSet()
+# References to every queue of this process, for the child of a fork. A WeakSet would call functions in Python.
+_queues: "set[weakref.ref[_WorkQueue]]" = set()
 
 
 class _WorkQueue(_core.ThreadQueue):
@@ -33,8 +33,17 @@ class _WorkQueue(_core.ThreadQueue):
     It is the executor's `_work_queue` too: programs look into it, drain it, and put work items there.
     """
 
+    # Slots, as attributes in the dictionary of a class that derives from one in C cost the interpreter far more.
+    __slots__ = (
+        *("executor_reference", "limit", "is_shut_down", "reason", "name", "shown", "waits_at_exit", "exit_bell"),
+        *("threads", "closed", "starting", "wait_owed", "owed_until", "lock"),
+    )
+
     def __init__(self, max_workers, timed, executor, name):
         self.executor_reference = weakref.ref(executor)
+        self.limit = executor._max_workers  # as the program has given it
+        self.is_shut_down = False  # whether shutdown() was called; the program may set it, too
+        self.reason = False  # why the executor is broken
         # What the program has given the executor; may be empty. A prefix of threads' names may be of any type.
         self.name = name if isinstance(name, str) else None
         self.shown = executor._name  # in a trace
@@ -48,7 +57,7 @@ class _WorkQueue(_core.ThreadQueue):
         # Held while a thread is started, so that shutdown() sees every thread.  Re-entrant, because a signal handler
         # may submit or shut down while its own thread starts another.
         self.lock = threading.RLock()
-        _queues.add(self)
+        _queues.add(weakref.ref(self, _queues.discard))
 
     def close(self, error, message):
         self.closed = True
@@ -117,10 +126,11 @@ class _WorkQueue(_core.ThreadQueue):
 
     def register(self, worker):
         """Let shutdown() and the interpreter's exit know of a thread."""
-        self.threads.add(worker)
-        if self.waits_at_exit:
-            # At exit the standard library wakes and joins the threads in this dictionary.
-            thread._threads_queues[worker] = self.exit_bell
+        if worker not in self.threads:
+            if self.waits_at_exit:
+                # At exit the standard library wakes and joins the threads in this dictionary.
+                thread._threads_queues[worker] = self.exit_bell
+            self.threads.add(worker)  # at last: what is in there needs nothing more
         if thread._shutdown:
             self.put(None)
 
@@ -264,7 +274,7 @@ def _break(tasks):
 def _after_fork_in_child():
     lost = BrokenThreadPool("the process was forked while the call was pending; only the parent runs it")
     _core.after_fork()
-    for tasks in list(_queues):
+    for tasks in [tasks for reference in list(_queues) if (tasks := reference()) is not None]:
         for worker in tasks.threads:
             thread._threads_queues.pop(worker, None)
             worker._started.set()  # Nobody else sets it for a thread that was about to start.
@@ -332,7 +342,14 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         return make_standard(cls, args, kwargs) if threads_are_greenlets() else super().__new__(cls)
 
     _waits_at_exit = True  # whether the interpreter's exit waits for what was submitted
-    _made = False  # while the standard class's __init__ runs: the setters below ignore most of what it sets
+
+    # What the standard class's __init__() and ours set. An executor has a dictionary only for what others add, because
+    # since Python 3.13 the interpreter finds submit() in 250 instructions less where there is none. What can change
+    # when the executor is made is the queue's, which views share; they have copies of these.
+    __slots__ = (
+        *("_limit", "_name", "_thread_name_prefix", "_shutdown_lock", "_initializer", "_initargs"),
+        *(("_create_worker_context", "_resolve_work_item_task") if _CONTEXTS else ()),
+    )
 
     def __init__(
         self,
@@ -382,13 +399,15 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     @property
     def _max_workers(self):
         """The most threads to run at once; a larger number counts from the next submit() on."""
-        return self._limit
+        return self._tasks.limit if self._made else self._limit
 
     @_max_workers.setter
     def _max_workers(self, number):
         if self._made:
             self._tasks.set_max_workers(_as_limit(number))
-        self._limit = number
+            self._tasks.limit = number
+        else:
+            self._limit = number
 
     @property
     def _work_queue(self):
@@ -424,34 +443,39 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     @property
     def _shutdown(self):
         """Whether tasks are refused since shutdown(); setting it has them refused."""
-        return self._is_shut_down
+        return self._tasks.is_shut_down
 
     @_shutdown.setter
     def _shutdown(self, shut_down):
-        if self._made and self._is_shut_down and not shut_down:
-            raise RuntimeError("pyconc's executor cannot be opened again once it was shut down")
-        self._is_shut_down = bool(shut_down)
-        if self._made and shut_down:
+        if not self._made:
+            return
+        if shut_down:
             self._refuse_tasks()
+        elif self._tasks.is_shut_down:
+            raise RuntimeError("pyconc's executor cannot be opened again once it was shut down")
 
     def _refuse_tasks(self):
         """Refuse tasks from now on."""
-        self._is_shut_down = True
-        if not self._reason:
-            self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
+        tasks = self._tasks
+        tasks.is_shut_down = True
+        if not tasks.reason:
+            tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
 
     @property
     def _broken(self):
         """False, or why tasks are refused with BrokenThreadPool; setting it has them refused."""
-        return self._reason
+        return self._tasks.reason
 
     @_broken.setter
     def _broken(self, reason):
-        if self._made and self._reason and not reason:
+        if not self._made:
+            return
+        tasks = self._tasks
+        if tasks.reason and not reason:
             raise RuntimeError("pyconc's executor cannot be opened again once it is broken")
-        self._reason = reason
-        if self._made and reason:
-            self._tasks.close(BrokenThreadPool, str(reason))
+        tasks.reason = reason
+        if reason:
+            tasks.close(BrokenThreadPool, str(reason))
 
     def _start_workers(self):
         """Start workers; submit() calls this when tasks outnumber idle workers."""
@@ -537,7 +561,10 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             (True, True, 1)
         """
         changed = {"timeout": timeout, "deadline": deadline, "on_cancel": on_cancel, "grace": grace, "name": name}
-        return _options.make_view(self, self._change_options(**changed))
+        view = _options.make_view(self, self._change_options(**changed))
+        for attribute in ThreadPoolExecutor.__slots__:
+            setattr(view, attribute, getattr(self, attribute))
+        return view
 
     def _change_options(self, **changed):
         return _options.change(self._options, **changed, ways=_options.ON_CANCEL[:2])

@@ -497,3 +497,36 @@ def test_a_thousand_submits_from_del():
 def test_any_allocation_may_fail(operation):
     pytest.importorskip("_testcapi")
     assert int(run_script(SCRIPTS / "no_memory.py", operation).stdout) > 0
+
+
+# ---- attributes ----
+
+
+def test_an_executor_needs_no_dictionary():
+    with pyconc.ThreadPoolExecutor(2, "prefix", list, context=True, timed=True) as pool:
+        pool.submit(int).result()
+        pool._max_workers = 3
+        list(pool.map(abs, [1, 2]))
+    assert vars(pool) == {}
+    pool.note = 1
+    assert vars(pool) == {"note": 1}
+
+
+def test_threads_that_calls_of_options_start_are_as_the_others():
+    began = []
+    with pyconc.ThreadPoolExecutor(1, "prefix", began.append, (7,)) as pool:
+        view = pool.options(name="task")
+        name = view.submit(lambda: threading.current_thread().name).result()
+    assert (began, name, view.stats().name, view._initargs) == ([7], "prefix_0", "prefix", (7,))
+
+
+def test_options_see_what_becomes_of_their_executor():
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        view = pool.options(name="task")
+        view._max_workers = 2
+        assert pool._max_workers == pool.stats().max_workers == 2
+        pool._broken = "by the program"
+        assert view._broken == "by the program"
+        with pytest.raises(BrokenThreadPool, match="by the program"):
+            view.submit(int)
+    assert view._shutdown
