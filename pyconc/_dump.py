@@ -30,7 +30,8 @@ An executor is seen from its first call on, and after its shutdown as long as th
                             the worker's message: a function that travels by value, a call with large arguments
             running_for     for how long, of threads to within some milliseconds; null: none
             rss, cpu        memory, and CPU time so far; null: the process could not be seen; rss of threads is null
-            stack           only with --stacks: where its threads are, or null if it has not answered; null of threads
+            stack           only with --stacks: where its threads are, or null if it has not answered; of a thread
+                            where that is, or null if there is no tool to read it
     threads         of each other thread that has the name of a pool's: id, name, state (as in ps), cpu
     unreadable      how many more executors there are whose memory is damaged
     hidden          how many more pools of threads there are for which there was no room
@@ -574,8 +575,14 @@ def main(pid: int, *, as_json: bool, stacks: bool) -> int:
         print(f"python -m pyconc dump: {error}", file=sys.stderr)
         return 1
     if stacks:
-        for member in (member for pool in program["pools"] for member in pool["members"]):
-            member["stack"] = ask_for_stack(member)
+        from pyconc import _thread_stacks
+
+        has_threads = any(pool["kind"] == "threads" and pool["members"] for pool in program["pools"])
+        of_threads = _thread_stacks.read(pid) if has_threads else {}
+        for pool in program["pools"]:
+            for member in pool["members"]:
+                is_thread = pool["kind"] == "threads"
+                member["stack"] = of_threads.get(member["pid"]) if is_thread else ask_for_stack(member)
     if as_json:
         import json
 

@@ -1,8 +1,9 @@
 """A table of what the executors of another program do, in a terminal: `python -m pyconc top [PID]`.
 
 It shows what `python -m pyconc dump` does, see _dump.py, and looks again each second: the program does not notice that
-either.  CPU time is shown as the share of a CPU since the last look.  Keys: the arrows select a worker, `s` asks by a
-signal where its threads are, `t` makes a timeline of five seconds, see _top_trace.py, and `q` leaves.
+either.  CPU time is shown as the share of a CPU since the last look.  Keys: the arrows select a worker, `s` asks a
+process by a signal where its threads are, and has read where a thread is, see _thread_stacks.py, `t` makes a timeline
+of five seconds, see _top_trace.py, and `q` leaves.
 """
 
 from __future__ import annotations
@@ -107,10 +108,13 @@ class _Top:
     def _show_stack(self, screen: curses.window, member: dict[str, Any]) -> None:
         is_thread = member["rss"] is None
         what = "thread" if is_thread else "process"
-        refusal = "It does not answer, or has a use of its own for the signal."
         if is_thread:
-            refusal = "Threads are not asked where they are."
-        stack = _dump.ask_for_stack(member) or refusal
+            from pyconc import _thread_stacks
+
+            stack = _thread_stacks.read(self._pid).get(member["pid"]) or _thread_stacks.HOW
+        else:
+            refusal = "It does not answer, or has a use of its own for the signal."
+            stack = _dump.ask_for_stack(member) or refusal
         lines = [f"worker {member['number']}, {what} {member['pid']}", "", *stack.splitlines()]
         height, _ = screen.getmaxyx()
         screen.erase()

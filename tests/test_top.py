@@ -22,7 +22,7 @@ from support import ELSEWHERE, HANG_LIMIT, await_line, start_script, wait_until
 from test_dump import IDLE, count_wakeups, wait_until_at_rest
 
 import pyconc
-from pyconc import _dump, _top, _top_trace
+from pyconc import _dump, _thread_stacks, _top, _top_trace
 
 curses = pytest.importorskip("curses")
 
@@ -124,14 +124,68 @@ THREADS = """
 """
 
 
-def test_it_finds_and_shows_pools_of_threads_and_does_not_ask_them_where_they_are():
+PY_SPY = f"""#!{sys.executable}
+import json, os, sys
+assert sys.argv[1:-1] == ["dump", "--nonblocking", "--json", "--pid"]
+frames = [{{"filename": "a.py", "line": 7, "name": "waits"}}]
+print(json.dumps([{{"os_thread_id": int(id), "frames": frames}} for id in os.listdir(f"/proc/{{sys.argv[-1]}}/task")]))
+"""
+
+
+@pytest.fixture
+def py_spy(tmp_path, monkeypatch):
+    """What tells of every thread that it waits in line 7."""
+    tool = tmp_path / "py-spy"
+    tool.write_text(PY_SPY)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    return tool
+
+
+@pytest.mark.usefixtures("py_spy")
+def test_where_a_thread_is_a_tool_reads():
+    with start_script(THREADS, stdin=subprocess.PIPE) as program:
+        await_line(program, program.stdout, "ready")
+        stacks = _thread_stacks.read(program.pid)
+        assert (
+            stacks[program.pid] == f'Thread {program.pid} (most recent call first):\n  File "a.py", line 7 in waits\n'
+        )
+        with top(program.pid) as terminal:
+            terminal.wait_for("loader", "quit")
+            terminal.press(b"s")
+            terminal.wait_for("thread", "a.py", "waits", "back")
+            terminal.press(b"xq")
+            assert terminal.wait() == 0
+        program.stdin.close()
+
+
+def test_a_tool_that_may_not_read_it_or_that_is_none_tells_nothing(py_spy, monkeypatch):
+    py_spy.write_text("#!/bin/sh\nexit 1\n")
+    assert _thread_stacks.read(os.getpid()) == {}
+    py_spy.write_text("no program")
+    assert _thread_stacks.read(os.getpid()) == {}
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(_thread_stacks.sys, "executable", "/nowhere/python")
+    assert _thread_stacks.read(os.getpid()) == {}
+
+
+def test_text_of_the_interpreters_profiler_is_split_by_threads():
+    text = "Stack dump for PID 7, thread 9 (idle; most recent call last):\n  File a\n    x()\n\n"
+    text += "Stack dump, thread 7 (main thread, idle; most recent call last):\n  File b\n"
+    assert _thread_stacks._parse_text(text) == {
+        9: "Thread 9 (idle; most recent call last):\n  File a\n    x()\n",
+        7: "Thread 7 (main thread, idle; most recent call last):\n  File b\n",
+    }
+
+
+def test_it_finds_and_shows_pools_of_threads():
     with start_script(THREADS, stdin=subprocess.PIPE) as program:
         await_line(program, program.stdout, "ready")
         assert program.pid in _top.find_programs()
         with top(program.pid) as terminal:
             terminal.wait_for("loader", "(threads):", "1", "queued,", "running", "read")
             terminal.press(b"s")
-            terminal.wait_for("thread", "not", "asked", "back")
+            terminal.wait_for("thread", "back")
             terminal.press(b"x")
             terminal.wait_for("loader")
             terminal.press(b"q")
