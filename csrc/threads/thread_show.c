@@ -146,7 +146,6 @@ thread_show_name(worker *w, PyObject *callable, PyObject *name)
     Py_XSETREF(w->named, name != NULL && PyUnicode_CheckExact(name) ? Py_NewRef(name) : NULL);
 }
 
-// A call is about to begin, or goes on, that has begun then.
 void
 thread_show_worker_ends(worker *w)
 {

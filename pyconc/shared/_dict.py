@@ -72,8 +72,8 @@ class Dict(Sent, _core.SharedDict, MutableMapping):
 
     It has what dict has, in the same order, and gives values: copy() and `|` make plain dicts, and a value is a copy,
     so that `ages["ann"].append(1)` changes nothing here: assign it anew. None, bool, int, float, str, bytes and tuples
-    of them are quick, as long as they are small. Any other value is a pickle of its own, in which a shared object is a
-    TypeError: a dict cannot be in a dict.
+    of them are quick, as long as they are small. Any other value is a pickle of its own. A shared object, alone or
+    within a value, is the same object for all who read it: `ages["cats"] = pyconc.shared.Dict()` puts a dict in a dict.
 
     A key is None, a str, bytes, number (bool, int, float, complex) or member of an Enum, or a tuple or frozenset of
     them, also of a class of its own that leaves hash and == alone. Keys that are equal are one key, as in a dict: 1,

@@ -23,8 +23,8 @@ class List(Sent, _core.SharedList, MutableSequence):
 
     It has what list has, and gives values: a slice, copy(), `+` and `*` make plain lists, and an item is a copy, so
     that `items[0].append(1)` changes nothing here: assign it anew. None, bool, int, float, str, bytes and tuples of
-    them are quick, as long as they are small. Anything else is a pickle of its own, in which a shared object is a
-    TypeError: a list cannot be in a list.
+    them are quick, as long as they are small. Anything else is a pickle of its own. A shared object, alone or within an
+    item, is the same object for all who read it: after `items.append(pyconc.shared.List())` there is a list in a list.
 
     Each change is one step: append(), extend(), pop(), `+=`, an item or a slice that is set or deleted. A process that
     is killed in the middle leaves the list as it was before or after. remove(), sort() and `*=` work on a copy, and
