@@ -341,6 +341,21 @@ def _mentions(namespace: dict[str, Any], internals: set[str]) -> bool:
     return not names.isdisjoint(internals)
 
 
+_functions: dict[Any, Any] = {}  # standard functions, and pyconc's for them
+
+
+def substitute_functions(functions: dict[Any, Any]) -> None:
+    """Have install() put functions, by the standard ones of the same name, into concurrent.futures."""
+    _functions.update(functions)
+
+
+def _exchange(names: dict[str, Any], functions: dict[Any, Any]) -> None:
+    """Put functions of concurrent.futures in the place of others; a name that another library has replaced stays."""
+    for found, put in functions.items():
+        if names.get(put.__name__) is found:
+            names[put.__name__] = put
+
+
 def _give(name: str) -> Any:
     """Stand for concurrent.futures.__getattr__ while installed: load the class of this name, as the standard does."""
     for substitution in _SUBSTITUTIONS:
@@ -410,6 +425,8 @@ def install(*, multiprocessing: bool = True) -> None:
     - ``concurrent.futures.ThreadPoolExecutor`` is ``pyconc.ThreadPoolExecutor``, and
       ``concurrent.futures.ProcessPoolExecutor`` is ``pyconc.ProcessPoolExecutor``.  As in the standard library, a class
       is loaded when it is first asked for: a program without processes does not import multiprocessing.
+    - ``concurrent.futures.wait`` and ``as_completed`` are pyconc's, which take every future.  Who imported the standard
+      functions before keeps them, and they go on working.
     - Calling a standard class makes one of pyconc's.  That reaches modules that imported the class before, or import it
       from ``concurrent.futures.process`` later, and the default executors that asyncio and uvloop make for their loops.
     - Calling ``multiprocessing.Pool``, the ``Pool`` of a context, or the classes ``Pool`` and ``ThreadPool`` of
@@ -424,7 +441,6 @@ def install(*, multiprocessing: bool = True) -> None:
     - subclasses that were defined before, subclasses whose body names private parts of the standard class
       (``_work_queue``, ``_adjust_thread_count``, ``_call_queue`` and the like), subclasses whose metaclass is not that
       of pyconc's classes, and ``InterpreterPoolExecutor``;
-    - the functions ``concurrent.futures.wait`` and ``as_completed``, which work with every future;
     - the names in ``concurrent.futures.thread`` and ``concurrent.futures.process``, so that the classes can be pickled
       by them; calling these classes makes pyconc's;
     - subclasses of multiprocessing's pools;
@@ -467,6 +483,7 @@ def install(*, multiprocessing: bool = True) -> None:
             redirection.redirect()
         for substitution in _SUBSTITUTIONS:
             substitution.hide()
+        _exchange(names, _functions)
         _finder.rest()
 
 
@@ -496,6 +513,7 @@ def uninstall() -> None:
         for substitution in _SUBSTITUTIONS:
             substitution.show()
         names = vars(concurrent.futures)
+        _exchange(names, {ours: standard for standard, ours in _functions.items()})
         if names.get("__getattr__") is _give:
             if _standard_getattr is None:
                 del names["__getattr__"]

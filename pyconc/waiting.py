@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 
 from pyconc import _core
-from pyconc.patching import threads_are_greenlets
+from pyconc.patching import substitute_functions, threads_are_greenlets
 
 __all__ = ["as_completed", "wait"]
 
@@ -96,6 +96,9 @@ def as_completed(fs, timeout=None):
                 yield finished.pop()
     finally:
         _unwatch(waiter, pending)
+
+
+substitute_functions({_base.wait: wait, _base.as_completed: as_completed})
 
 
 def submit_in_order(executor, fn, arguments, deadline, buffersize, keep=False):

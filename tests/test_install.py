@@ -76,6 +76,40 @@ def works(executor):
         return executor.submit(pow, 2, 3).result() == 8
 
 
+# --- wait() and as_completed() ----------------------------------------------------------------------------------------
+
+
+def test_the_standard_names_of_what_waits_give_pyconcs_functions():
+    standard = concurrent.futures.wait, concurrent.futures.as_completed
+    for _ in range(2):
+        pyconc.install()
+        assert (concurrent.futures.wait, concurrent.futures.as_completed) == (pyconc.wait, pyconc.as_completed)
+        pyconc.uninstall()
+        assert (concurrent.futures.wait, concurrent.futures.as_completed) == standard
+
+
+def test_they_take_futures_of_executors_that_existed_before_and_of_new_ones():
+    with Standard(1) as earlier:
+        pyconc.install()
+        try:
+            with concurrent.futures.ThreadPoolExecutor(1) as new:
+                futures = {earlier.submit(pow, 2, 3), new.submit(pow, 2, 4), *map(new.submit, [int, int])}
+                assert concurrent.futures.wait(futures) == (futures, set())
+                assert sorted(future.result() for future in concurrent.futures.as_completed(futures)) == [0, 0, 8, 16]
+        finally:
+            pyconc.uninstall()
+
+
+def test_a_name_stays_that_another_library_has_replaced(monkeypatch):
+    monkeypatch.setattr(concurrent.futures, "as_completed", concurrent.futures.as_completed)  # for the undoing
+    monkeypatch.setattr(concurrent.futures, "wait", len)
+    pyconc.install()
+    assert concurrent.futures.wait is len
+    monkeypatch.setattr(concurrent.futures, "as_completed", iter)
+    pyconc.uninstall()
+    assert (concurrent.futures.wait, concurrent.futures.as_completed) == (len, iter)
+
+
 # --- multiprocessing's pools ------------------------------------------------------------------------------------------
 
 POOLS = [
