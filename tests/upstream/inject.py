@@ -31,7 +31,8 @@ if not in_subinterpreter():
     concurrent.futures.Future = concurrent.futures._base.Future = pyconc.Future
     pyconc.ProcessPoolExecutor.__init__.__kwdefaults__["on_worker_death"] = "break"
 
-    if "PYCONC_NATIVE_WAIT" in os.environ:
-        for module in (concurrent.futures, concurrent.futures._base):
-            module.wait = pyconc.wait
-            module.as_completed = pyconc.as_completed
+    # The standard functions, which install() has replaced too, are those of programs that imported them before.
+    waiting = pyconc if "PYCONC_NATIVE_WAIT" in os.environ else concurrent.futures._base
+    for module in (concurrent.futures, concurrent.futures._base):
+        module.wait = waiting.wait
+        module.as_completed = waiting.as_completed
