@@ -248,6 +248,32 @@ def test_a_program_that_has_left_the_folder_that_its_modules_are_in():
     assert finished.stdout == "9\n"
 
 
+@pytest.mark.parametrize("guard", ["if __name__ == '__main__':", "if True:"])
+def test_a_program_with_threads_whose_folder_was_removed_has_workers(guard, tmp_path):
+    finished = run_script(
+        f"""
+import os, sys, threading
+import pyconc
+def look():
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "removed"
+{guard}
+    os.mkdir({str(tmp_path / "gone")!r})
+    os.chdir({str(tmp_path / "gone")!r})
+    os.rmdir({str(tmp_path / "gone")!r})
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        print(pool.submit(look).result())
+        os.chdir({str(tmp_path)!r})
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        print(pool.submit(look).result() == os.getcwd())
+"""
+    )
+    assert (finished.stdout, finished.stderr) == ("removed\nTrue\n", "")
+
+
 @pytest.mark.parametrize("world", ["one thread", "threads"])
 def test_a_package_that_is_run_imports_its_modules_in_tasks(world, tmp_path):
     package = tmp_path / "package"

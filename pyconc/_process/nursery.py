@@ -27,6 +27,7 @@ import signal
 import socket
 import sys
 import threading
+import types
 import warnings
 import weakref
 from concurrent.futures import _base
@@ -139,12 +140,14 @@ class Nursery:
             with signals.interrupts_blocked() as mask:
                 start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()}, {mask})"
                 code = f"import sys; sys.path[:] = {_absolute(sys.path)!r}; {start}"
-                command = [spawn.get_executable(), *_interpreter_flags(), "-c", code]
+                # Where the folder was removed, Python 3.13.0 imports nothing if the path has ever had it.
+                safe = ["-P"] if self.state.cwd is None and sys.version_info >= (3, 11) else []
+                command = [spawn.get_executable(), *_interpreter_flags(), *safe, "-c", code]
                 self.pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
         # While that interpreter begins.
         if main is not None:
             vars(main).setdefault("__spec__", None)  # debuggers make one without
-        preparation = spawn.get_preparation_data("pyconc-nursery")
+        preparation = _preparation_data()
         preparation["authkey"] = bytes(
             preparation["authkey"]
         )  # the class refuses to be pickled, as it cannot know for whom
@@ -224,6 +227,21 @@ def _interpreter_flags():
         if name != "dev" and option not in flags:
             flags += ["-X", option]
     return flags
+
+
+def _preparation_data():
+    """Return what multiprocessing prepares a fresh interpreter with; no "dir" if the current folder was removed."""
+    from multiprocessing import spawn
+
+    make = spawn.get_preparation_data
+    try:
+        return make("pyconc-nursery")
+    except FileNotFoundError:
+        # That folder is the only one which the system is asked for, and the interpreter begins there anyway.
+        without_folder = types.SimpleNamespace(**{**vars(os), "getcwd": lambda: None})
+        data = types.FunctionType(make.__code__, {**vars(spawn), "os": without_folder})("pyconc-nursery")
+        del data["dir"]
+        return data
 
 
 def _absolute(paths):
