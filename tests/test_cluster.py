@@ -1112,6 +1112,15 @@ def test_the_child_of_a_fork_finds_it_closed(executor):
     assert executor.submit(abs, -1).result() == 1
 
 
+def negate_on(address, number):
+    with ClusterExecutor(address, workers_per_node=1) as executor:
+        return executor.submit(abs, -number).result()
+
+
+def test_calls_may_use_the_cluster_themselves(cluster, executor):
+    assert list(executor.map(negate_on, [cluster.scheduler_address] * 2, [1, 2])) == [1, 2]
+
+
 def test_it_cannot_be_pickled(executor):
     with pytest.raises(TypeError, match="cannot be pickled"):
         pickle.dumps(executor)
