@@ -45,7 +45,7 @@ def failing(function):
 class Epoll:
     def __init__(self):
         real = select.epoll()
-        self.unregister, self.poll, self.close = real.unregister, real.poll, real.close
+        self.unregister, self.poll, self.close, self.fileno = real.unregister, real.poll, real.close, real.fileno
         self.register = failing(real.register)
 
 def who(number):
@@ -61,7 +61,7 @@ if step in ("fork", "audit"):  # an audit hook may refuse it
 elif step == "open_pidfd":
     _core.open_pidfd = failing(_core.open_pidfd)
 elif step == "register":
-    kernel.select = types.SimpleNamespace(epoll=Epoll, EPOLLIN=select.EPOLLIN, POLLIN=select.POLLIN)
+    kernel.select = types.SimpleNamespace(**{**vars(select), "epoll": Epoll})
 elif step == "thread":
     threading.Thread.start = failing(threading.Thread.start)
 elif step == "supervise":
