@@ -75,6 +75,20 @@ control_keep_death_signal(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignor
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(try_poll_doc,
+"try_poll()\n--\n\n"
+"Raise OSError if the system refuses poll(), by which a result handler waits. Since Python 3.15\n"
+"select.poll() makes another call, ppoll().");
+
+static PyObject *
+control_try_poll(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    if (poll(NULL, 0, 0) < 0 && errno != EINTR) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
 PyDoc_STRVAR(die_with_pipe_doc,
 "die_with_pipe(fd, /)\n--\n\n"
 "Have the kernel kill this process when nobody has the other end of a pipe open any more.");
@@ -307,6 +321,7 @@ PyMethodDef process_control_methods[] = {
     {"fork", control_fork, METH_NOARGS, fork_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"keep_death_signal", control_keep_death_signal, METH_NOARGS, keep_death_signal_doc},
+    {"try_poll", control_try_poll, METH_NOARGS, try_poll_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
     {"name_thread", control_name_thread, METH_O, name_thread_doc},
     {"read_capabilities", control_read_capabilities, METH_NOARGS, read_capabilities_doc},

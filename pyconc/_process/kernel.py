@@ -219,6 +219,7 @@ def require_calls(events, clones):
     with _explained("worker processes are waited for by epoll_wait()"):
         events.poll(0)
     with _explained("outcomes are waited for by poll()"):
+        _core.try_poll()
         select.poll().poll(0)
     if clones:
         with _explained("worker processes end with the program by prctl(PR_SET_PDEATHSIG)"):
