@@ -9,4 +9,11 @@ int64_t clock_now_ns(void);
 // The same as of the kernel's last tick, a few milliseconds ago at most, for a quarter of the time.
 int64_t clock_coarse_ns(void);
 
+// The earlier of two times, or the shorter of two spans.
+static inline int64_t
+clock_earlier(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
 #endif

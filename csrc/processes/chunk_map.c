@@ -4,6 +4,7 @@
 #include "futures/future.h"
 #include "futures/future_destination.h"
 #include "futures/future_wait.h"
+#include "job_table_look.h"
 
 // What a chunk should take: the cost of sending it, some 20 us, is then a small part.
 #define TARGET_NS 1e6

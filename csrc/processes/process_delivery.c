@@ -4,6 +4,8 @@
 
 #include "base/call.h"
 #include "core/clock.h"
+#include "job_table_stops.h"
+#include "job_table_workers.h"
 #include "loops/loop_bridge.h"
 
 // How long the result handler delivers outcomes that are cheap to deliver before it lets other threads in.

@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <unistd.h>
 
+#include "job_table_look.h"
+
 // ---- states ----
 
 // The states that each state may follow.

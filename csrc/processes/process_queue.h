@@ -4,7 +4,7 @@
 //            (process_submit) '--------- no GIL ---------'      (process_delivery)
 //
 // A task's job is *in flight* from the moment when the queue accepts it until its destination has the
-// outcome; where it is meanwhile, job_table.h tells.  Two threads serve the queue: the *result handler*
+// outcome; where it is meanwhile, process_job.h tells.  Two threads serve the queue: the *result handler*
 // collects what workers have finished and delivers it, and the supervisor starts, watches and reaps the
 // workers.  Each is woken by an eventfd: the result handler by workers and by process_queue_raise_wakeup(),
 // the supervisor by process_queue_poke_supervisor().

@@ -9,6 +9,10 @@
 #include "core/clock.h"
 #include "futures/future_destination.h"
 #include "loops/loop_bridge.h"
+#include "job_table_limits.h"
+#include "job_table_look.h"
+#include "job_table_stops.h"
+#include "job_table_workers.h"
 #include "process_delivery.h"
 #include "process_submit.h"
 

@@ -1,0 +1,177 @@
+#include "job_table_limits.h"
+
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "job_table_stops.h"
+
+// The end of a call that has begun at a time.
+static int64_t
+end_of(const call_options *options, int64_t began_ns)
+{
+    int64_t end_ns = options->timeout_ns > CALL_NO_LIMIT - began_ns ? CALL_NO_LIMIT
+                                                                    : began_ns + options->timeout_ns;
+    return clock_earlier(end_ns, options->deadline_ns);
+}
+
+// The deadline of a task in the ring has passed, and no worker has taken it.
+static void
+expire_ready(job_table *table, task *t, int64_t now_ns)
+{
+    process_job *job = process_job_of(t);
+    if (!job_ring_withdraw(&table->ring, job->slot)) {
+        job_table_watch_over(table, job->special, now_ns + JOB_TABLE_LOOK_NS);  // a worker was quicker
+        return;
+    }
+    job_table_leave_slot(table, t);
+    job->special->reason = STOP_BY_TIMEOUT;
+    process_job_enter(job, JOB_WITHDRAWN);
+    node_list_append(&table->withdrawn, &t->delivery.node);
+}
+
+// Has the worker end a task whose time is over, unless its outcome is there.
+static void
+end_late(job_table *table, process_job *job)
+{
+    if (!job_table_stop(table, job, STOP_BY_TIMEOUT) && !job_slot_has_ended(job->slot)) {
+        job_table_note_damage(table);
+    }
+}
+
+// A worker has taken a task: ends it if its time is over.
+static void
+look_at_taken(job_table *table, process_job *job, int64_t now_ns)
+{
+    int64_t began_ns = job_slot_began(job->slot);
+    // The worker may have begun after the caller looked at the clock.
+    bool has_begun = began_ns > 0 && (began_ns <= now_ns || began_ns <= clock_now_ns());
+    if (!has_begun && began_ns != JOB_SLOT_NOT_BEGUN) {
+        job_table_note_damage(table);  // a stray write: nobody knows when its time is over
+        return;
+    }
+    const call_options *options = &job->special->options;
+    int64_t end_ns = has_begun ? end_of(options, began_ns) : options->deadline_ns;
+    if (end_ns <= now_ns) {
+        end_late(table, job);
+    }
+    else if (has_begun) {
+        job_table_watch_over(table, job->special, end_ns);
+    }
+    else {
+        job_table_watch_over_begin(table, options, now_ns);
+    }
+}
+
+// Looks which calls with a timeout have begun since it last looked.
+static void
+look_for_begun(job_table *table, int64_t now_ns)
+{
+    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
+        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        const call_options *options = job == NULL || job->special == NULL ? NULL : &job->special->options;
+        if (options == NULL || options->timeout_ns == CALL_NO_LIMIT || job->state != JOB_IN_SLOT) {
+            continue;
+        }
+        if (job_ring_is_taken(job->slot)) {
+            look_at_taken(table, job, now_ns);
+        }
+        else {
+            job_table_watch_over_begin(table, options, now_ns);
+        }
+    }
+}
+
+// Moves those that wait for a slot and were withdrawn to the withdrawn ones.
+static void
+sweep_waiting(job_table *table)
+{
+    node_list rest;
+    task *t;
+    node_list_init(&rest);
+    while ((t = (task *)node_list_pop(&table->waiting)) != NULL) {
+        if (process_job_of(t)->state == JOB_WITHDRAWN) {
+            table->waiting_count--;
+            node_list_append(&table->withdrawn, &t->delivery.node);
+        }
+        else {
+            node_list_append(&rest, &t->delivery.node);
+        }
+    }
+    node_list_move(&rest, &table->waiting);
+}
+
+// Ends the tasks whose time is over, or has them ended.
+static void
+look_at_limits(job_table *table, int64_t now_ns)
+{
+    bool has_waited = false;
+    if (table->look_ns <= now_ns) {
+        table->look_ns = TIMER_OFF;
+        look_for_begun(table, now_ns);
+    }
+    while (timer_heap_due(&table->limits) <= now_ns) {
+        process_job *job = THING_OF(table->limits.first, special_job, limit)->job;
+        timer_heap_remove(&job->special->limit);
+        if (job->state == JOB_WAITING) {
+            job->special->reason = STOP_BY_TIMEOUT;
+            process_job_enter(job, JOB_WITHDRAWN);
+            job_table_count_out(table, job);
+            has_waited = true;
+        }
+        else if (job_ring_is_taken(job->slot)) {
+            look_at_taken(table, job, now_ns);
+        }
+        else {
+            expire_ready(table, THING_OF(job, task, args), now_ns);
+        }
+    }
+    if (has_waited) {
+        sweep_waiting(table);
+    }
+    job_table_feed(table);
+}
+
+// When the timer is to fire.  With the lock.
+static int64_t
+earliest(const job_table *table)
+{
+    return clock_earlier(clock_earlier(table->stall_ns, table->look_ns),
+                         clock_earlier(table->stop_ns, timer_heap_due(&table->limits)));
+}
+
+void
+job_table_use_timer(job_table *table, int timer_fd)
+{
+    pthread_mutex_lock(&table->lock);
+    table->timer_fd = timer_fd;
+    table->timer_ns = table->stall_ns = TIMER_OFF;
+    job_table_watch_over_ready(table);  // whatever was pushed before
+    job_table_set_timer(table, earliest(table));
+    pthread_mutex_unlock(&table->lock);
+}
+
+bool
+job_table_on_timer(job_table *table)
+{
+    uint64_t times;
+    bool new = false;
+    pthread_mutex_lock(&table->lock);
+    if (read(table->timer_fd, &times, sizeof(times)) == (ssize_t)sizeof(times)) {
+        int64_t now_ns = clock_now_ns();
+        table->timer_ns = TIMER_OFF;
+        if (table->stall_ns <= now_ns) {
+            table->stall_ns = TIMER_OFF;
+            if (job_ring_notify_others(&table->ring)) {
+                job_table_watch_over_ready(table);
+            }
+        }
+        if (table->stop_ns <= now_ns) {
+            table->stop_ns = TIMER_OFF;  // The supervisor, whose thread this is, asks for them.
+        }
+        look_at_limits(table, now_ns);
+        job_table_set_timer(table, earliest(table));
+        new = job_table_must_announce(table);
+    }
+    pthread_mutex_unlock(&table->lock);
+    return new;
+}
