@@ -28,7 +28,7 @@
 
 #include "region.h"
 
-#include "core/job_ring.h"
+#include "core/job_slot.h"
 
 typedef enum wire_kind {
     WIRE_CALL = 1,    // stream: (args...), or (args, kwargs) if WIRE_KWARGS

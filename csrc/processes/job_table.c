@@ -4,6 +4,7 @@
 #include <sys/timerfd.h>
 
 #include "core/clock.h"
+#include "core/job_ring_parent.h"
 
 // How long a slot may be ready before the parent looks whether the workers that it has notified are stopped.
 // Many times what a worker takes to wake up, also beside busy programs; and so long that a pool under load

@@ -19,6 +19,7 @@
 
 #include "process_job.h"
 
+#include "core/job_ring.h"
 #include "core/pool_view.h"
 
 #include <pthread.h>

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include "core/clock.h"
+#include "core/job_ring_check.h"
+#include "core/job_ring_parent.h"
 #include "job_table_stops.h"
 
 // The end of a call that has begun at a time.

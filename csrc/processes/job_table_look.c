@@ -1,5 +1,8 @@
 #include "job_table_look.h"
 
+#include "core/job_ring_look.h"
+#include "core/job_ring_parent.h"
+
 static uint32_t
 read_count(job_table *table, const uint32_t *count)
 {

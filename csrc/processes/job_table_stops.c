@@ -1,6 +1,8 @@
 #include "job_table_stops.h"
 
 #include "core/clock.h"
+#include "core/job_ring_check.h"
+#include "core/job_ring_parent.h"
 #include "core/pidfd.h"
 
 // How long a call that was interrupted has to end before the supervisor is told of it.  Many times what most

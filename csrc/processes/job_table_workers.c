@@ -2,6 +2,9 @@
 
 #include <stdlib.h>
 
+#include "core/job_ring_check.h"
+#include "core/job_ring_parent.h"
+
 bool
 job_table_reserve_worker(job_table *table)
 {

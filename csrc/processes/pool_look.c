@@ -7,6 +7,7 @@
 #include "codec.h"
 
 #include "core/clock.h"
+#include "core/job_ring_look.h"
 #include "core/pool_view.h"
 
 // The shared memory of an executor, copied: nobody changes it, and anything may stand in it.

@@ -4,6 +4,7 @@
 
 #include "base/call.h"
 #include "core/clock.h"
+#include "core/job_ring_parent.h"
 #include "job_table_stops.h"
 #include "job_table_workers.h"
 #include "loops/loop_bridge.h"

@@ -8,6 +8,7 @@
 #include "core/clock.h"
 #include "core/footprint.h"
 #include "core/futex.h"
+#include "core/job_ring_worker.h"
 
 // How long a worker makes calls of a chunk that a map took for short ones: then it returns those that are
 // left.

@@ -20,6 +20,7 @@
 #include "codec.h"
 
 #include "base/call.h"
+#include "core/job_ring.h"
 
 // The exit code of a worker that has no way to wake its parent any more,
 #define WORKER_CUT_OFF 98

@@ -11,7 +11,8 @@
 #include <sys/mman.h>
 
 #include "core/shm_arena.h"
-#include "core/job_ring.h"
+#include "core/job_ring_parent.h"
+#include "core/job_ring_worker.h"
 
 #define MOST_BYTES (UINT64_C(1) << 17)
 

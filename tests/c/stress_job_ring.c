@@ -17,7 +17,8 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
-#include "core/job_ring.h"
+#include "core/job_ring_parent.h"
+#include "core/job_ring_worker.h"
 
 #define MOST_SLOTS 16
 #define MOST_WORKERS 4

@@ -6,7 +6,8 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "core/job_ring.h"
+#include "core/job_ring_parent.h"
+#include "core/job_ring_worker.h"
 
 enum {
     SLOTS = 4,

@@ -10,7 +10,10 @@
 #include <sys/mman.h>
 
 #include "core/clock.h"
-#include "core/job_ring.h"
+#include "core/job_ring_check.h"
+#include "core/job_ring_look.h"
+#include "core/job_ring_parent.h"
+#include "core/job_ring_worker.h"
 
 #define SLOTS 8
 #define POSITIONS (2 * SLOTS)

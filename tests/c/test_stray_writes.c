@@ -9,7 +9,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
-#include "core/job_ring.h"
+#include "core/job_ring_check.h"
+#include "core/job_ring_parent.h"
+#include "core/job_ring_worker.h"
 
 #define SLOTS 16
 #define WORKERS 3
