@@ -2,11 +2,12 @@
 
 `python -m pyconc enable` writes a .pth file into site-packages, which the interpreter reads whenever it starts, before
 anything else of the program.  Its one line looks for PYCONC in the environment, and imports nothing if that is not
-there, empty or 0.  Otherwise it calls start() below.
+there, empty or 0.  Otherwise it executes the text of _startup_hook.py, which calls start() below as soon as the program
+imports a module that install() changes.
 
 The line is all that is left when pyconc is uninstalled, or cannot be loaded by this interpreter.  So it catches that
-itself: a sentence goes to stderr, and the program runs on the standard library.  An interpreter that is started with -S
-or -I -S reads no .pth file.
+itself: a sentence goes to stderr then, and the program runs on the standard library.  An interpreter that is started
+with -S or -I -S reads no .pth file.
 
 From Python 3.15 on such lines are deprecated (PEP 829), which only `python -v` mentions; 3.18 is going to ignore them.
 The .start files that take their place cannot look at the environment without importing a module, and `pkgutil` and
@@ -28,41 +29,28 @@ __all__ = ["VARIABLE", "disable", "enable", "start"]
 VARIABLE = "PYCONC"
 _WITHOUT_POOLS = "no-multiprocessing"
 
-_started = False  # owner thread only: the one that starts the interpreter
+_started = False  # only ever becomes true, once install() has returned; read without a lock, as that has its own
 
 _FILE = "pyconc.pth"
-# The interpreter executes it as one line, among the names of the module site; in a virtual environment, twice.
-_ACTION = f"""\
-try:
- from pyconc import _startup
-except ImportError as error:
- import sys
- if sys.stderr is not None and not hasattr(sys, "_pyconc_is_missing"):
-  print("{VARIABLE} is set, but this interpreter has no pyconc that it can load:", error, file=sys.stderr)
- sys._pyconc_is_missing = True
-else:
- _startup.start()
-"""
-_TEXT = f"""\
+# The interpreter executes it as one line.
+_TEXT = """\
 # Written by `python -m pyconc enable`, removed by `python -m pyconc disable`.
-import os; os.environ.get("{VARIABLE}", "0") in ("", "0") or exec({_ACTION!r})
+import os; os.environ.get("{variable}", "0") in ("", "0") or exec({hook!r}, {{"__name__": "{file}"}})
 """
 
 
-def start() -> None:
-    """Do what the variable asks for, which is neither empty nor 0; once, however often it is called."""
+def start(value: str) -> None:
+    """Do what the variable asked for when the interpreter started; once, however often and by whom it is called."""
     global _started
     if _started:
         return
-    _started = True
-    value = os.environ[VARIABLE]
-    if value not in ("1", _WITHOUT_POOLS):
-        if sys.stderr is not None:
-            print(f"{VARIABLE} can be 1, 0 or {_WITHOUT_POOLS}, and not {value!r}: ignored", file=sys.stderr)
-        return
-    from pyconc import patching
+    if value in ("1", _WITHOUT_POOLS):
+        from pyconc import patching
 
-    patching.install(multiprocessing=value != _WITHOUT_POOLS)
+        patching.install(multiprocessing=value != _WITHOUT_POOLS)
+    elif sys.stderr is not None:
+        print(f"{VARIABLE} can be 1, 0 or {_WITHOUT_POOLS}, and not {value!r}: ignored", file=sys.stderr)
+    _started = True
 
 
 def _site_folders() -> Iterator[str]:
@@ -81,12 +69,20 @@ def enable() -> int:
     environment, *user = _site_folders()
     path = os.path.join(home if home in user else environment, _FILE)
     try:
-        if _read(path) != _TEXT:
-            _write(path)
+        text = _text()
+        if _read(path) != text:
+            _write(path, text)
     except OSError as error:
         return _fail("enable", path, error)
     print(f"{path} is there: with {VARIABLE}=1 in its environment, {sys.executable} runs programs on pyconc.")
     return 0
+
+
+def _text() -> str:
+    from importlib.resources import files
+
+    hook = files("pyconc").joinpath("_startup_hook.py").read_text(encoding="utf-8")
+    return _TEXT.format(variable=VARIABLE, hook=hook, file=_FILE)
 
 
 def _read(path: str) -> str | None:
@@ -97,12 +93,12 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _write(path: str) -> None:
+def _write(path: str, text: str) -> None:
     """Write the whole file in one step, as other interpreters may start meanwhile."""
     scratch = f"{path}.{os.getpid()}"  # not read by them, because of its name
     try:
         with open(scratch, "w") as file:
-            file.write(_TEXT)
+            file.write(text)
         os.replace(scratch, path)
     except BaseException:
         if os.path.exists(scratch):

@@ -346,7 +346,10 @@ _functions: dict[Any, Any] = {}  # standard functions, and pyconc's for them
 
 def substitute_functions(functions: dict[Any, Any]) -> None:
     """Have install() put functions, by the standard ones of the same name, into concurrent.futures."""
-    _functions.update(functions)
+    with _lock:
+        _functions.update(functions)
+        if _installed:  # from the hook of PYCONC=1, while the program's import of pyconc goes on
+            _exchange(vars(concurrent.futures), functions)
 
 
 def _exchange(names: dict[str, Any], functions: dict[Any, Any]) -> None:

@@ -1,5 +1,6 @@
 """`python -m pyconc enable`: PYCONC=1 in the environment is pyconc in whatever an interpreter starts."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -16,9 +17,8 @@ pytestmark = pytest.mark.skipif(SANITIZED, reason="how a program is started is P
 LIMIT = 120  # seconds; only a hang takes so long
 SHOW = """
 import sys
-loaded = "pyconc" in sys.modules
 import concurrent.futures, multiprocessing.pool
-print(loaded, concurrent.futures.ThreadPoolExecutor.__module__, end=" ")
+print("pyconc" in sys.modules, concurrent.futures.ThreadPoolExecutor.__module__, end=" ")
 with multiprocessing.pool.ThreadPool(1) as pool:
     print(type(pool).__module__)
 """
@@ -87,6 +87,74 @@ def test_without_the_variable_nothing_is_imported_for_it(environment):
     assert environment.run("-c", modules).stdout == before
 
 
+def test_with_the_variable_nothing_is_imported_before_it_is_needed(environment):
+    """Each child that multiprocessing starts begins as an interpreter does."""
+    modules = "import multiprocessing.spawn, sys; print(sorted(sys.modules))"
+    environment.pyconc("enable")
+    assert environment.run("-c", modules, PYCONC="1").stdout == environment.run("-c", modules).stdout
+
+
+FIRST_IMPORTS = [
+    "from concurrent.futures.thread import ThreadPoolExecutor",
+    "import multiprocessing.pool",
+    "import pyconc",
+    "import os; os.environ.clear(); import concurrent.futures",
+    "import importlib.util; importlib.util.find_spec('concurrent.futures'); import concurrent.futures",
+]
+
+
+def test_it_has_taken_effect_after_whatever_import(environment):
+    environment.pyconc("enable")
+    for first in FIRST_IMPORTS:
+        program = (
+            f"{first}\n"
+            "import concurrent.futures as futures, concurrent.futures.thread as thread, multiprocessing.pool, sys\n"
+            "with thread.ThreadPoolExecutor(1) as executor, multiprocessing.pool.ThreadPool(1) as pool:\n"
+            "    print(type(executor).__module__, type(pool).__module__)\n"
+            "print(futures.ThreadPoolExecutor.__module__, futures.ProcessPoolExecutor.__module__)\n"
+            "print(futures.wait.__module__, futures.as_completed.__module__)\n"
+            "print(futures.__loader__ is futures.__spec__.loader, type(futures.__loader__).__module__)\n"
+            "print([finder for finder in sys.meta_path if 'pyconc' in type(finder).__module__])\n"
+        )
+        finished = environment.run("-X", "dev", "-W", "error", "-c", program, PYCONC="1")
+        assert finished.stderr == "", first
+        assert finished.stdout == (
+            "pyconc.thread_pool pyconc.multiprocessing.pool\n"
+            "pyconc.thread_pool pyconc.process_pool\n"
+            "pyconc.waiting pyconc.waiting\n"
+            f"True {type(concurrent.futures.__loader__).__module__}\n"
+            "[]\n"
+        ), first
+
+
+def test_threads_that_import_it_at_once_find_it_in_effect(environment):
+    environment.pyconc("enable")
+    program = (
+        "import threading\n"
+        "barrier = threading.Barrier(2)\n"
+        "def find(module):\n"
+        "    barrier.wait()\n"
+        "    exec(f'import {module} as it', names := {})\n"
+        "    cls = names['it'].ThreadPool if module.endswith('pool') else names['it'].ThreadPoolExecutor\n"
+        "    pool = cls(1)\n"
+        "    print(type(pool).__module__)\n"
+        "    pool.terminate() if module.endswith('pool') else pool.shutdown()\n"
+        "modules = ('concurrent.futures', 'multiprocessing.pool')\n"
+        "threads = [threading.Thread(target=find, args=(module,)) for module in modules]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+    )
+    finished = environment.run("-c", program, PYCONC="1")
+    assert finished.stderr == ""
+    assert sorted(finished.stdout.split()) == ["pyconc.multiprocessing.pool", "pyconc.thread_pool"]
+
+
+def test_an_earlier_pth_file_may_import_it(environment):
+    (environment.packages / "another.pth").write_text("import concurrent.futures\n")
+    environment.pyconc("enable")
+    assert environment.run("-c", SHOW, PYCONC="1").stdout == OURS
+
+
 def test_a_value_that_means_nothing_is_told_and_ignored(environment):
     environment.pyconc("enable")
     finished = environment.run(
@@ -123,7 +191,7 @@ def test_run_has_the_last_word(environment):
 def test_an_interpreter_whose_pyconc_has_gone_starts(environment):
     environment.pyconc("enable")
     environment.link.unlink()
-    finished = environment.run("-c", "print('alone')", PYCONC="1")
+    finished = environment.run("-c", "import multiprocessing.pool, asyncio; print('alone')", PYCONC="1")
     assert finished.returncode == 0
     assert finished.stdout == "alone\n"
     reason = "No module named 'pyconc'"
@@ -134,7 +202,10 @@ def test_an_interpreter_whose_pyconc_has_gone_starts(environment):
 def test_it_writes_nothing_where_stderr_is_closed(environment):
     environment.pyconc("enable")
     environment.link.unlink()
-    command = "import os, sys; os.close(2); os.execv(sys.executable, [sys.executable, '-c', 'print(6 * 7)'])"
+    command = (
+        "import os, sys; os.close(2); program = 'import concurrent.futures; print(6 * 7)'; "
+        "os.execv(sys.executable, [sys.executable, '-c', program])"
+    )
     assert environment.run("-c", command, PYCONC="1").stdout == "42\n"
 
 
