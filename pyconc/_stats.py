@@ -1,11 +1,24 @@
 """The objects that stats() and workers() of executors return."""
 
 import itertools
+import time
 import weakref
 from collections import namedtuple
 from operator import itemgetter
 
-__all__ = ["Histogram", "Observed", "PoolStats", "WorkerStats", "build", "check_timed", "executors", "name_of", "stats"]
+__all__ = [
+    "Histogram",
+    "Observed",
+    "PoolStats",
+    "WorkerStats",
+    "build",
+    "check_timed",
+    "cpu_of_process",
+    "cpu_of_thread",
+    "executors",
+    "name_of",
+    "stats",
+]
 
 # Every executor of this process, in the order of their making, by its number; not their views.
 _executors: "dict[int, _Reference]" = {}
@@ -17,7 +30,7 @@ _COUNTS = (
     *("name", "max_workers", "workers", "idle", "running", "queued", "submitted"),
     *("completed", "failed", "cancelled", "timed_out", "died", "abandoned", "recycled", "stolen", "run", "wait"),
 )
-_WORKER = ("id", "name", "calls", "task", "running_for", "running", "is_abandoned", "rss", "progress")
+_WORKER = ("id", "name", "calls", "task", "running_for", "running", "is_abandoned", "rss", "cpu", "progress")
 
 
 class Histogram(namedtuple("Histogram", _HISTOGRAM, defaults=_HISTOGRAM.values())):
@@ -72,7 +85,7 @@ class PoolStats(namedtuple("PoolStats", _COUNTS)):
     __slots__ = ()
 
 
-class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, False, None, None))):
+class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, False, None, None, None))):
     """The present work of an executor's worker; see the executor's workers().
 
     id: the process's or the thread's number, as ps and top have it.
@@ -82,10 +95,11 @@ class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, Fa
     running_for: for how many seconds; None also for one that a worker has taken and not begun. Of calls in threads
     without options() it is right to some milliseconds, unless the executor was made with timed=True.
     running: how many calls it runs at once, in a CoroutinePool; then task is the one that has begun first.
-    progress: a pyconc.TaskProgress: what that call has told last by Task.progress(), in a CoroutinePool the call that
-    has told something last; None: nothing.
     is_abandoned: the call goes on in its thread after its future was told that it ended.
     rss: how many bytes the process has in memory; None for threads, and where there is no /proc.
+    cpu: for how many seconds the process or the thread has computed so far; None: it has ended.
+    progress: a pyconc.TaskProgress: what that call has told last by Task.progress(), in a CoroutinePool the call that
+    has told something last; None: nothing.
 
     Raises nothing.
 
@@ -120,6 +134,24 @@ def name_of(function, name):
         return getattr(function, "__qualname__", None) or repr(function)
     except Exception:  # a program's own __repr__
         return type(function).__name__
+
+
+def cpu_of_process(pid):
+    """Return for how many seconds a process has computed; None: it has ended."""
+    return _read_clock(pid, 2)
+
+
+def cpu_of_thread(number):
+    """Return the same of a thread of this process, by its native_id."""
+    return _read_clock(number, 6)
+
+
+def _read_clock(number, kind):
+    # As clock_getcpuclockid() and pthread_getcpuclockid() make them; the latter must not be asked for an ended thread.
+    try:
+        return time.clock_gettime((~number << 3) | kind)
+    except OSError:
+        return None
 
 
 class _Reference(weakref.ref):

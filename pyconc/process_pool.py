@@ -293,8 +293,9 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
                     task=_stats.name_of(function, name),
                     running_for=seconds,
                     running=running,
-                    progress=self._opened.read_progress(worker.number, began) if running else None,
                     rss=kernel.read_rss(worker.process.pid),
+                    cpu=_stats.cpu_of_process(worker.process.pid),
+                    progress=self._opened.read_progress(worker.number, began) if running else None,
                 )
             )
         return found

@@ -602,6 +602,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
                 running_for=seconds,
                 running=int(function is not None),
                 is_abandoned=is_abandoned,
+                cpu=_stats.cpu_of_thread(number),
                 progress=progress,
             )
             for number, function, name, seconds, calls, is_abandoned, progress in self._tasks.workers()

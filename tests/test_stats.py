@@ -21,6 +21,7 @@ from loops import on_every_loop, on_loop
 from support import SANITIZED, wait_until
 
 import pyconc
+from pyconc import _stats
 
 MESS = [30, 10, 20, 1]  # how often which call
 ENDS = ["completed", "failed", "cancelled", "timed_out", "died"]
@@ -111,6 +112,31 @@ def test_threads_say_what_they_run():
         assert (plain.running, plain.running_for >= 0, plain.calls) == (1, True, 0)
         assert (named.running, named.running_for >= 0, named.is_abandoned) == (1, True, False)
         assert (idle.running, idle.running_for, idle.calls, idle.rss) == (0, None, 1, None)
+
+
+def use_cpu(seconds):
+    """Returns for how long the thread that runs it has computed by then."""
+    while time.thread_time() < seconds:
+        pass
+    return time.thread_time()
+
+
+def test_workers_say_for_how_long_they_have_computed():
+    with pyconc.ThreadPoolExecutor(1) as threads, pyconc.ProcessPoolExecutor(1) as processes:
+        for pool in (threads, processes):
+            least = pool.submit(use_cpu, 0.05).result()
+            (worker,) = pool.workers()
+            assert 0.05 <= least <= worker.cpu < 60
+            assert pool.submit(use_cpu, worker.cpu + 0.05).result() <= pool.workers()[0].cpu
+
+
+def test_of_a_worker_that_has_ended_nothing_is_known():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        process = pool.submit(os.getpid).result()
+    wait_until(lambda: _stats.cpu_of_process(process) is None, "the worker to end")
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        thread = pool.submit(threading.get_native_id).result()
+    wait_until(lambda: _stats.cpu_of_thread(thread) is None, "the thread to end")
 
 
 def test_a_thread_that_runs_a_call_on_top_of_another_tells_of_the_upper_one():
@@ -377,6 +403,7 @@ def test_a_busy_process_pool_says_so():
         assert {worker.name for worker in workers} == {"resize_0", "resize_1"}
         assert all(worker.running == 1 and worker.running_for >= 0 for worker in workers)
         assert all(worker.rss is None or worker.rss > 1 << 20 for worker in workers)
+        assert all(0 < worker.cpu < 3600 for worker in workers)
         gate.open()
         futures.wait(held)
         check_processes(pool, held)
