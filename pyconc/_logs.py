@@ -26,7 +26,7 @@ import termios
 import threading
 import weakref
 
-__all__ = ["LastLog", "Receiver", "install", "read_levels"]
+__all__ = ["LastLog", "Receiver", "install"]
 
 # How long an outcome waits for a record, in seconds.
 _PATIENCE = 1.0
@@ -44,14 +44,6 @@ _PLAIN = frozenset([str, int, float, bool, bytes, type(None)])
 
 def _encode_pid(pid):
     return pid.to_bytes(_PID_BYTES, "little")
-
-
-def read_levels():
-    """Return (levels that loggers have, by name; the level that is disabled for all) of this process, for install()."""
-    loggers = logging.root.manager.loggerDict.items()
-    levels = {name: logger.level for name, logger in list(loggers) if isinstance(logger, logging.Logger)}
-    levels["root"] = logging.root.level
-    return levels, logging.root.manager.disable
 
 
 # ---- the program ----
@@ -82,6 +74,9 @@ class Receiver:
 
     def __init__(self):
         self._socket, self._workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        from pyconc._log_levels import Followed  # it imports what only this needs
+
+        self._levels = Followed()
         self._change = threading.Condition()  # re-entrant; it guards the numbers, of which the thread is the writer
         self._received = self._handled = 0  # bytes
         self._given_up = -1  # self._handled when somebody has waited in vain
@@ -89,9 +84,9 @@ class Receiver:
         self._parts = {}  # pid: the messages so far of its long record; only the thread
         self._thread = None
 
-    def fileno(self):
-        """Return the workers' end."""
-        return self._workers_end.fileno()
+    def worker_fds(self):
+        """Return the workers' end, and the levels that they follow."""
+        return [self._workers_end.fileno(), self._levels.fileno()]
 
     def start(self, name, waits_at_exit):
         """Start the thread, unless there is one, and return it."""
@@ -133,6 +128,7 @@ class Receiver:
         """Close the files, also in the child of a fork, which has no use for them."""
         self._socket.close()
         self._workers_end.close()
+        self._levels.close()
 
     def _count_waiting(self):
         number = array.array("i", [0])
@@ -218,9 +214,10 @@ def _decode(data):
 # ---- a worker ----
 
 
-def install(fd, levels):
-    """Have what this process logs go to the program alone; takes fd.  levels: what read_levels() has returned there."""
-    levels, disabled = levels
+def install(fd, levels_fd):
+    """Have what this process logs go to the program alone, by the levels that are there; takes the descriptors."""
+    from pyconc._log_levels import follow
+
     forwarder = _Forwarder(socket.socket(fileno=fd))
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         if isinstance(logger, logging.Logger):
@@ -229,9 +226,7 @@ def install(fd, levels):
             logger.filters.clear()
             logger.propagate = True
             logger.disabled = False
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    logging.disable(disabled)
+    follow(levels_fd)
     logging.root.addHandler(forwarder)
 
 

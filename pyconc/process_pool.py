@@ -556,10 +556,11 @@ class ProcessPoolExecutor(
     and so on, and pyconc-w0 in ps.
     forward_logs: whether what workers log reaches this process: each record is handled here, by the logger of its name
     and with all handlers and filters, before the outcome of its call is delivered. Workers have no handler then but the
-    one that sends. What they send is decided by the levels that loggers have here at the first submit, and by those
-    they have when a record arrives. Records of one worker come in order, and one that is killed loses at most the
-    record that it is writing. Exceptions come as text, and so does what cannot be pickled. Handlers run in a thread of
-    their own, and workers wait where that is slow; but outcomes wait no longer than a second for one record.
+    one that sends. What they send is decided by the levels that loggers have here: when one changes, workers follow,
+    also in the middle of a call; those that a worker sets for itself stay until then. Records of one worker come in
+    order, and one that is killed loses at most the record that it is writing. Exceptions come as text, and so does what
+    cannot be pickled. Handlers run in a thread of their own, and workers wait where that is slow; but outcomes wait no
+    longer than a second for one record.
 
     context: ContextVars that have the values in each call that they have in submit() or map(). Each must be a global of
     a module, where workers find it, and its values are pickled with the calls. "opentelemetry" among them stands for

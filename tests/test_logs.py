@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
@@ -18,6 +19,8 @@ import pyconc
 from pyconc import _logs
 
 log = logging.getLogger("pyconc_tests.logs")
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 class Kept(logging.Handler):
@@ -169,7 +172,7 @@ def test_levels_and_filters_of_the_program_decide(submit, handler):
         log.setLevel(logging.WARNING)
         submit(log_at_all_levels).result()
         assert handler.messages()[2:] == ["below"]
-        log.setLevel(logging.DEBUG)  # workers know what was so when the pool began
+        log.setLevel(logging.INFO)
         submit(log_at_all_levels).result()
         assert handler.messages()[3:] == ["info", "below"]
         handler.addFilter(lambda record: record.msg != "info")
@@ -177,6 +180,89 @@ def test_levels_and_filters_of_the_program_decide(submit, handler):
         assert handler.messages()[5:] == ["below"]
     finally:
         quiet.setLevel(logging.NOTSET)
+
+
+def test_a_call_that_runs_follows_when_levels_change(handler):
+    with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool, ProcessGate() as gate:
+        future = pool.submit(log_when_wanted, gate)
+        gate.wait_started()
+        log.setLevel(logging.DEBUG)
+        gate.open()
+        future.result()
+    assert handler.messages() == ["wanted"]
+
+
+def log_when_wanted(gate):
+    log.debug("not wanted")
+    gate()
+    log.debug("wanted")
+
+
+def names_of_enabled(*names):
+    return [name for name in names if logging.getLogger(name).isEnabledFor(logging.INFO)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_follow_each_change(method, handler):
+    first, second = "pyconc_tests.logs.first", "pyconc_tests.logs.second"
+    context = multiprocessing.get_context(method)
+    with pyconc.ProcessPoolExecutor(1, context, forward_logs=True) as pool:
+        try:
+            assert pool.submit(names_of_enabled, first, second).result() == [first, second]
+            logging.getLogger(first).setLevel(logging.ERROR)
+            assert pool.submit(names_of_enabled, first, second).result() == [second]
+            logging.disable(logging.WARNING)
+            assert pool.submit(names_of_enabled, first, second).result() == []
+            logging.disable(logging.NOTSET)
+            logging.getLogger(first).setLevel(logging.NOTSET)
+            assert pool.submit(names_of_enabled, first, second).result() == [first, second]
+            # What a worker decides itself holds until the program does.
+            pool.submit(log.setLevel, logging.ERROR).result()
+            logging.getLogger(first).setLevel(logging.INFO)
+            assert pool.submit(names_of_enabled, first, second).result() == [first]
+            log.setLevel(logging.DEBUG)
+            assert pool.submit(names_of_enabled, first, second).result() == [first, second]
+        finally:
+            logging.disable(logging.NOTSET)
+            logging.getLogger(first).setLevel(logging.NOTSET)
+
+
+def test_a_worker_that_comes_later_has_the_levels_of_then(handler):
+    with pyconc.ProcessPoolExecutor(1, forward_logs=True, max_tasks_per_child=1, mp_context=SPAWN) as pool:
+        assert pool.submit(names_of_enabled, log.name).result() == [log.name]
+        log.setLevel(logging.ERROR)
+        assert pool.submit(names_of_enabled, log.name).result() == []
+
+
+def test_levels_are_followed_that_several_threads_change(handler):
+    names = [f"pyconc_tests.logs.of_{i}" for i in range(4)]
+
+    def change(name):
+        for level in [logging.ERROR, logging.NOTSET] * 50:
+            logging.getLogger(name).setLevel(level)
+
+    with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+        threads = [threading.Thread(target=change, args=[name]) for name in names]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            pool.submit(names_of_enabled, *names).result()
+        for thread in threads:
+            thread.join()
+        assert pool.submit(names_of_enabled, *names).result() == names
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_child_of_a_fork_changes_levels_for_itself(handler):
+    with pyconc.ProcessPoolExecutor(1, forward_logs=True) as pool:
+        assert pool.submit(names_of_enabled, log.name).result() == [log.name]
+        child = os.fork()
+        if child == 0:
+            log.setLevel(logging.ERROR)
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert pool.submit(names_of_enabled, log.name).result() == [log.name]
 
 
 def test_a_handler_that_a_worker_has_by_a_fork_handles_nothing_there(tmp_path):

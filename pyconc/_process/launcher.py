@@ -289,14 +289,14 @@ def leave_reserve(key):
 def worker_fds(queue, box, logs):
     """Return the file descriptors that a worker of this queue needs, for worker_main.main().
 
-    The region, the result handler's eventfd, the black box; the socket for logs, if there are any; and the doorbells of
-    workers that run event loops, or the eventfd by which workers ask for relief, if they do.
+    The region, the result handler's eventfd, the black box; the socket for logs and the levels of loggers, if there are
+    any; and the doorbells of workers that run event loops, or the eventfd by which workers ask for relief, if they do.
     """
     box_fd = box.fileno()
     relief_fds = [queue.relief_fd] if queue.relief_fd >= 0 else []
     # An eventfd in its place: no process can open that anew, so there is no black box.
     box_fd = queue.wakeup_fd if box_fd is None else box_fd
-    log_fds = [] if logs is None else [logs.fileno()]
+    log_fds = [] if logs is None else logs.worker_fds()
     return [queue.region.fileno(), queue.wakeup_fd, box_fd, *log_fds, *queue.doorbells, *relief_fds]
 
 

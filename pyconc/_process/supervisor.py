@@ -228,7 +228,6 @@ class Supervisor:
         self._setup = setup
         self._logs = None if limits.logs is None else _logs.Receiver()
         if self._logs is not None:
-            limits = limits._replace(logs=_logs.read_levels())
             self.queue.call_before_delivery(self._logs.wait)
         self._limits = limits
         self._on_worker_death = on_worker_death

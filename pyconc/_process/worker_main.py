@@ -34,7 +34,7 @@ class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context nam
     concurrency: coroutines at a time; None: it runs no event loop.
     rss: bytes in memory; with more it is replaced.
     memory: bytes more than there are as a call begins.
-    logs: what it logs goes to the program; what _logs.read_levels() has returned there.
+    logs: what it logs goes to the program.
     context: the names of the ContextVars that come with calls, for _context.run_without().
     name: the executor's, if the program has given it one: ps and top show it.
     idle: it leaves when it has waited for a task for so many seconds.
@@ -61,8 +61,8 @@ def main(fds, number, setup, limits):
     region_fd, wakeup_fd, box_fd, *more_fds = fds
     initializer, initargs, loop_factory = setup
     if limits.logs is not None:
-        log_fd, *more_fds = more_fds
-        _logs.install(log_fd, limits.logs)
+        log_fd, levels_fd, *more_fds = more_fds
+        _logs.install(log_fd, levels_fd)
     doorbells = () if limits.concurrency is None else tuple(more_fds)
     relief_fd = -1 if limits.rss is None else more_fds[0]
     try:
