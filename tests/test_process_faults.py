@@ -687,8 +687,8 @@ def test_a_pool_whose_creation_is_interrupted_leaves_nothing():
         import gc, os, signal, pyconc
         from pyconc import _core
 
-        def interrupted_fork(fork=_core.fork):
-            pid = fork()
+        def interrupted_fork(*args, fork=_core.fork):
+            pid = fork(*args)
             if pid:
                 signal.raise_signal(signal.SIGINT)
             return pid

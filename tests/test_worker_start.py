@@ -233,3 +233,61 @@ def test_a_zygote_that_cannot_be_described_is_ended_and_the_worker_goes_on():
         """
     )
     assert finished.stdout == "1 None\nno child is left\n"
+
+
+SLEEPER = """
+import os, signal, pyconc
+heard, says = os.pipe()
+os.set_blocking(heard, False)
+def tell(*_):
+    os.write(says, b"%d " % os.getpid())
+def told():
+    try:
+        return [int(pid) for pid in os.read(heard, 4096).split()]
+    except BlockingIOError:
+        return []
+"""
+
+
+@pytest.mark.skipif(not kernel.has_pidfds(), reason="the zygote is the first process, and is asked at once")
+def test_nothing_of_the_program_runs_in_a_zygote_before_it_is_asked_for_a_worker():
+    finished = run_script(
+        SLEEPER
+        + """
+os.register_at_fork(after_in_child=tell)
+signal.signal(signal.SIGUSR1, tell)
+gate, opens = os.pipe()
+with pyconc.ProcessPoolExecutor(2) as pool:
+    worker = pool.submit(os.getpid).result()
+    zygote = pool._supervisor.launcher.zygote
+    print(told() == [worker])
+    os.kill(zygote.pid, signal.SIGUSR1)
+    running = [pool.submit(os.read, gate, 1) for _ in range(2)]
+    while not all(call.running() for call in running):
+        pass
+    [second] = set(pool._processes) - {worker}
+    print(told() == [zygote.pid, second])
+    os.write(opens, b"ab")
+"""
+    )
+    assert finished.stdout == "True\nTrue\n"
+
+
+@pytest.mark.skipif(not kernel.has_pidfds(), reason="the zygote is the first process, and is asked at once")
+def test_sigterm_ends_a_zygote_that_sleeps_though_the_program_handles_it():
+    finished = run_script(
+        SLEEPER
+        + """
+signal.signal(signal.SIGTERM, tell)
+os.set_blocking(says, False)
+signal.set_wakeup_fd(says)
+with pyconc.ProcessPoolExecutor(2) as pool:
+    worker = pool.submit(os.getpid).result()
+    zygote = pool._supervisor.launcher.zygote
+    os.kill(zygote.pid, signal.SIGTERM)
+    while pool._supervisor.launcher.zygote is zygote:
+        pass
+    print(pool.submit(os.getpid).result() == worker, told())
+"""
+    )
+    assert finished.stdout == "True []\n"

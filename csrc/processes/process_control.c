@@ -12,20 +12,79 @@
 
 #include "core/pidfd.h"
 
+// In the child of a fork, with all signals blocked: sleep until something comes by `fd`.  End with the
+// connection, of which `other_end` is the parent's, or with the parent.
+//
+// What would call a handler of the program meanwhile is dropped, as that could write to a file which the two
+// processes share; SIGTERM ends the process, and what else has no handler acts as ever.  `mask` is what the
+// program blocks.
+static void
+sleep_until_asked(int fd, int other_end, pid_t parent, const char *name, const sigset_t *mask)
+{
+    (void)prctl(PR_SET_NAME, name);
+    (void)dup3(fd, other_end, O_CLOEXEC);  // Python closes that number
+    sigset_t handled, blocked = *mask;
+    sigemptyset(&handled);
+    (void)signal(SIGTERM, SIG_DFL);
+    for (int number = 1; number < NSIG; number++) {
+        struct sigaction action;
+        if (sigaction(number, NULL, &action) == 0
+            && ((action.sa_flags & SA_SIGINFO) != 0
+                || (action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN))) {
+            sigaddset(&handled, number);
+            sigaddset(&blocked, number);
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &blocked, NULL);
+    int parent_fd = pidfd_open_process(parent);  // without one the end of the connection tells
+    if (getppid() != parent) {
+        _exit(0);  // it was quicker
+    }
+    struct pollfd files[] = {{.fd = fd, .events = POLLIN}, {.fd = parent_fd, .events = POLLIN}};
+    while (poll(files, 2, -1) < 0 && errno == EINTR) {
+    }
+    if ((files[0].revents & POLLHUP) != 0 || files[1].revents != 0) {
+        _exit(0);
+    }
+    if (parent_fd >= 0) {
+        close(parent_fd);
+    }
+    const struct timespec now = {0};
+    while (sigtimedwait(&handled, NULL, &now) > 0) {
+    }
+}
+
 PyDoc_STRVAR(fork_doc,
-"fork()\n--\n\n"
+"fork(fd=-1, other_end=-1, name='', /)\n--\n\n"
 "Fork as os.fork() does, but without its warning when there are threads: for a caller that knows\n"
-"that those hold no lock. Returns 0 in the child.");
+"that those hold no lock. Returns 0 in the child.\n\n"
+"With a connection, of which `other_end` is the parent's, the child sleeps until something comes by `fd`;\n"
+"it ends when the connection does, or the parent. Until then nothing of Python runs in it, no handlers of\n"
+"forks either, so it has hardly a page of its own. ps and top call it by the name.");
 
 static PyObject *
-control_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+control_fork(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    if (PySys_Audit("os.fork", NULL) < 0) {
+    int fd = -1, other_end = -1;
+    const char *name = "";
+    if (!PyArg_ParseTuple(args, "|iis:fork", &fd, &other_end, &name) || PySys_Audit("os.fork", NULL) < 0) {
         return NULL;
     }
+    pid_t parent = getpid();
+    sigset_t all, mask;
     PyOS_BeforeFork();
+    if (fd >= 0) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &mask);
+    }
     pid_t pid = fork();
     int error = errno;
+    if (fd >= 0) {
+        if (pid == 0) {
+            sleep_until_asked(fd, other_end, parent, name, &mask);
+        }
+        pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    }
     if (pid == 0) {
         PyOS_AfterFork_Child();
     }
@@ -318,7 +377,7 @@ control_name_thread(PyObject *Py_UNUSED(module), PyObject *arg)
 }
 
 PyMethodDef process_control_methods[] = {
-    {"fork", control_fork, METH_NOARGS, fork_doc},
+    {"fork", control_fork, METH_VARARGS, fork_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"keep_death_signal", control_keep_death_signal, METH_NOARGS, keep_death_signal_doc},
     {"try_poll", control_try_poll, METH_NOARGS, try_poll_doc},

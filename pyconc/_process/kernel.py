@@ -5,6 +5,7 @@ import errno
 import os
 import select
 import signal
+import socket
 from multiprocessing import connection
 
 from pyconc import _core
@@ -13,6 +14,7 @@ from pyconc._process.signals import STOP
 
 __all__ = [
     "Children",
+    "hang_up",
     "has_pidfds",
     "open_connection",
     "open_epoll",
@@ -65,6 +67,15 @@ def open_connection():
     """Return the two ends of a connection, as multiprocessing's Pipe() does, with fewer questions to the system."""
     with _explained("worker processes are asked for by socketpair()"):
         return [connection.Connection(fd) for fd in _core.open_stream()]
+
+
+def hang_up(conn):
+    """Have the other end of a connection see its end, also while other processes have this one open, too.
+
+    Zygotes that sleep may have it: they have closed nothing yet that this process had as it forked them.
+    """
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(conn.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)  # or there is no other end any more
 
 
 def reap(pid, options=0):

@@ -13,7 +13,7 @@ long as an interpreter takes and the imports of the program's script; every furt
 
 It ends when its connection does, or its parent.  It ignores Ctrl-C.
 
-The reserve is another one, a fork of the program, see there.
+The reserve is another one, a fork of the program, see there.  It sleeps as such zygotes do, see zygote.py.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ import weakref
 from concurrent.futures import _base
 from multiprocessing import connection, context, process, util
 
-from pyconc import _core, patching
+from pyconc import _core, _names, patching
 from pyconc._process import kernel, main_module, pickling, process_state, signals, zygote
 
 __all__ = ["CannotFork", "CannotPickle", "the_nursery", "the_reserve"]
@@ -99,21 +99,23 @@ class Nursery:
     def forget(self):
         """In the child of a fork: it is the parent's."""
         self._lock = threading.Lock()
-        self.pid = None
+        self._key = self.pid = None
         self._ended.clear()
-        self._stop()
-
-    def _stop(self, kills=True):
-        self._key = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self.pid is not None:
-            pid, self.pid = self.pid, None
-            if kills:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGKILL)  # it has nothing to tidy up
-            self._ended.append(pid)  # it ends without a kill too, as its connection has
+
+    def _stop(self, kills=True):
+        self._key = None
+        pid, self.pid = self.pid, None
+        is_killed = kills and pid is not None and zygote.kill(pid)  # it has nothing to tidy up
+        if pid is not None:
+            self._ended.append(pid)
+        if self._connection is not None:
+            if not is_killed:
+                kernel.hang_up(self._connection)
+            self._connection.close()
+            self._connection = None
 
     def reap(self):
         """Wait for what was ended."""
@@ -258,7 +260,7 @@ class ZygoteOfNursery(zygote.Zygote):
         self._closes = util.Finalize(self, os.close, (end,))
 
     def _kill(self):
-        kernel.send_signal(self._end, self.pid, signal.SIGKILL)  # or it ends as its connection has
+        return kernel.send_signal(self._end, self.pid, signal.SIGKILL)
 
     def join(self):
         if self._closes.still_active():
@@ -303,13 +305,12 @@ class Reserve(Nursery):
         parent = os.getpid()
         # Before the fork, see ZygoteFork.
         self.state, self.by_value = process_state.ProcessState(), main_module.MainOfFork()
-        pid = zygote.fork()
+        pid = zygote.fork(theirs.fileno(), ours.fileno(), "pyconc-reserve")
         if pid == 0:
             try:
                 ours.close()
                 signals.reset_in_child()
                 gc.freeze()  # no collection here ends what the program has
-                _core.name_thread("pyconc-reserve")
                 _serve(theirs, parent)
             finally:
                 os._exit(0)
@@ -598,6 +599,7 @@ def _be_zygote(fd, *fds):
         payload = conn.recv_bytes()
         _passed[:] = fds[count:]
         main_module.begin_worker()
+        _core.name_thread(_names.short_name(limits.name, "-zygote"))
         try:
             stream, buffers = pickle.loads(payload)
             setup = pickle.loads(stream, buffers=buffers)

@@ -18,6 +18,9 @@ The parent sees a worker's end by a pidfd of its own.  Where the system refuses 
 the workers' parent needs none, and learns of the end later if the zygote is stopped.  A zygote cannot tell of its own
 death: then the parent kills its workers.
 
+A zygote that is a fork of the program sleeps, in C, until it is first asked for a worker, which those of short-lived
+pools never are.  Until then neither handlers of forks nor of signals run in it, and it has hardly a page of its own.
+
 The zygote ends when its connection does, or its parent.  Workers end with the zygote, by PR_SET_PDEATHSIG: that
 fires when the thread that forked them ends, and the zygote has one.  The zygote ignores Ctrl-C.
 
@@ -53,6 +56,7 @@ __all__ = [
     "ZygoteStopped",
     "fork",
     "is_stopped",
+    "kill",
     "open_end",
     "reason_of",
     "running_tracker_fd",
@@ -215,17 +219,14 @@ class Zygote:
     def kill(self):
         """End it, and whatever workers it still has."""
         self._dead = True
+        if not self._kill():  # It has rights that we gave up, or somebody else has waited for it.
+            kernel.hang_up(self._connection)
         self._connection.close()
-        self._kill()
         self._end_all()
 
     def _kill(self):
-        if self.pid is not None:
-            try:
-                os.kill(self.pid, signal.SIGKILL)  # it has nothing to tidy up, and may be busy starting
-            except OSError:
-                # Somebody else has waited for it; or it has rights that we gave up, and ends as its connection has.
-                pass
+        """Kill it, which has nothing to tidy up, and may be busy starting; return False if that cannot be done."""
+        return self.pid is None or kill(self.pid)
 
     def join(self):
         """Wait until it has ended."""
@@ -291,6 +292,15 @@ def _nothing():
     pass
 
 
+def kill(pid):
+    """Kill a child; return False if this process may not, or somebody else has waited for it."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except OSError:
+        return False
+    return True
+
+
 def is_stopped(pid, looks=0):
     state = _state_of(pid)
     return looks >= _LOOKS_MAX if state is None else state in ("t", "T")
@@ -312,8 +322,10 @@ def _state_of(pid):
 # ---- making one ----
 
 
-def fork():
+def fork(*asleep):
     """Fork a process that ignores Ctrl-C, and uses our resource tracker, as multiprocessing's own do.
+
+    asleep: (connection, the parent's end, name) of one that is not to begin before it is asked something.
 
     Since 3.14 a child that is not known to be one of those lets go of it, and starts one of its own: that would destroy
     the shared memory that a worker has made as soon as the worker ends.
@@ -323,7 +335,7 @@ def fork():
         intent.preserve_fd = True
     with signals.interrupts_blocked():
         try:
-            pid = _core.fork()
+            pid = _core.fork(*asleep)
         finally:
             if intent is not None:
                 intent.preserve_fd = False
@@ -340,24 +352,26 @@ def reason_of(error):
 class ZygoteFork:
     """A zygote that is going to be forked from this process; `job` as for serve().
 
-    What can be is made before: what is written after a fork, if but a reference count, costs a copy of its page.
+    It sleeps until it is asked for a worker, which short-lived pools never do.  What can be is made before: what is
+    written after a fork, if but a reference count, costs a copy of its page.
     """
 
     def __init__(self, job):
         self._job = job
         self._ours, self._theirs = kernel.open_connection()
         self._parent = os.getpid()
+        self._name = _names.short_name(job[2].name, "-zygote")
         util._flush_std_streams()
 
     def fork(self, sibling=None):
-        """Return the zygote.  sibling: a worker that this thread, the program's only one, has just forked.
+        """Return the zygote.  sibling: (pid, pidfd) of a worker that this thread, the program's only one, has forked.
 
         Raises OSError.
         """
         # With a sibling it is learned after the fork what the program has: that takes longer than 0.1 ms, and the
         # worker is on its way meanwhile.  Nobody else is there to change it.
         known = (ProcessState(), MainOfFork()) if sibling is None else None
-        pid = fork()
+        pid = fork(self._theirs.fileno(), self._ours.fileno(), self._name)
         if pid == 0:
             code = 1
             try:
@@ -396,6 +410,7 @@ class ThisProcess:
         self.zygote = None
         self._job = job
         self._zygote_fork = zygote_fork
+        self._end = None  # of a worker that was started, until somebody wants it
 
     def start_worker(self, number, name, _state=None):
         util._flush_std_streams()
@@ -408,13 +423,15 @@ class ThisProcess:
             _be_worker(parent, parent, number, name, {}, self._job)
         if zygote_fork is not None:
             try:
-                self.zygote = zygote_fork.fork(pid)
+                self._end = kernel.open_pidfd(pid)
+                self.zygote = zygote_fork.fork((pid, self._end))
             except Exception:
                 zygote_fork.close()
         return pid
 
     def open_end(self, pid):
-        return open_end(pid)
+        end, self._end = self._end, None
+        return open_end(pid) if end is None else end
 
     def signal(self, pid, number):
         if self.zygote is not None:
@@ -446,21 +463,17 @@ def serve(conn, parent_pid, rights, job, sibling=None):
     """Fork workers on request until the connection or the parent ends.
 
     rights: the program's, when what this process has was made, or None if its only thread has forked it; job: see
-    worker_main.main().  sibling: a worker that the parent has forked itself.  Nobody else but workers is signalled,
-    whoever asks.
+    worker_main.main().  sibling: (pid, pidfd) of a worker that the parent has forked itself.  Nobody else but workers
+    is signalled, whoever asks.
     """
-    _core.name_thread(_names.short_name(job[2].name, "-zygote"))
     # Capabilities are a thread's own: that which has forked this process may have more than the program's main thread,
     # and a fresh interpreter of root's gets back what root gave up.
     if rights is not None:
         with contextlib.suppress(Exception):
             process_state.adopt_rights(rights)
-    sibling_fd = None
+    sibling, sibling_fd = sibling or (None, None)
     try:
         parent_fd = kernel.open_pidfd(parent_pid)
-        if sibling is not None:
-            with contextlib.suppress(OSError):  # It has ended.
-                sibling_fd = kernel.open_pidfd(sibling)
     except ProcessLookupError:
         return
     gc.freeze()  # what is here is here for good; collectors of the workers need not touch it
