@@ -26,7 +26,7 @@ int process_submit_push(queue_head *op, task *t);
 int process_submit_to_worker(ProcessQueueObject *self, uint32_t worker, uint32_t generation,
                              PyObject *const *args, Py_ssize_t nargs, const destination *to);
 
-// ---- for chunk_map ----
+// ---- for map_feed ----
 
 enum {
     PACKING_INTERRUPTED = -2

@@ -1,4 +1,4 @@
-"""ProcessPoolExecutor.map: its arguments and its rules; chunks are the extension's, see csrc/processes/chunk_map.h."""
+"""ProcessPoolExecutor.map: its arguments and its rules; chunks are the extension's, see csrc/processes/map_feed.h."""
 
 import operator
 import time
