@@ -20,7 +20,7 @@
 #include "processes/process_control.h"
 #include "processes/process_queue_type.h"
 #include "processes/region.h"
-#include "processes/worker.h"
+#include "processes/worker_type.h"
 #include "shared/shared_acquire.h"
 #include "shared/shared_array_type.h"
 #include "shared/shared_cell.h"

@@ -1,19 +1,14 @@
-// worker: the Python type pyconc._core.Worker: the other end of a ProcessQueue, in a worker process.
+// worker: what a pyconc._core.Worker is: the other end of a ProcessQueue, in a worker process.
 //
-// run() takes slots out of the ring, one after the other: unpacks the call, makes it, packs the outcome
-// into the same slot, and says that it has finished it.  An error on the way is that task's outcome.  Owner
-// thread only, with the GIL.
+//     worker.c             between a slot and Python: the call comes out, the outcome goes in
+//     worker_run.c         a worker that makes one call after the other
+//     worker_loop.c        a worker that runs an event loop, and many coroutines at once
+//     worker_interrupt.c   how a call is interrupted that is to end
+//     worker_type.c        the type: life and methods
 //
-// A call that its parent may stop is interrupted by an exception that a signal's handler raises.  The handler
-// finds in `running` which call runs, if one does, and in that call's slot whether it is to end: so a signal
-// that comes late, twice or from elsewhere raises nothing, nor does any while something is unpacked or
-// packed.
-//
-// A worker that has become too large asks its parent for a successor, and goes on until that one has begun;
-// see job_ring.h.
-//
-// A worker with doorbells runs an event loop instead of run(), and many coroutines at once: its Python half
-// (pyconc/_process/loop_worker.py) takes calls, several at a time, and finishes each when its coroutine ends.
+// A worker takes a slot out of the ring, unpacks the call, makes it, packs the outcome into the same slot,
+// and says that it has finished it.  An error on the way is that task's outcome.  Owner thread only, with the
+// GIL.
 #ifndef PYCONC_WORKER_H
 #define PYCONC_WORKER_H
 
@@ -57,6 +52,36 @@ typedef struct WorkerObject {
     const struct slot_call *running;  // the call that runs, on the C stack; NULL: none does
 } WorkerObject;
 
-extern PyType_Spec worker_spec;
+// A call that was unpacked out of a slot.
+typedef struct slot_call {
+    job_slot *slot;
+    PyObject *callable;
+    PyObject *args;    // tuple; of a chunk, list of items
+    PyObject *kwargs;  // dict, or NULL
+    PyObject *name;    // str, or NULL
+    wire_kind kind;
+    unsigned flags;
+} slot_call;
+
+void slot_call_clear(slot_call *c);
+
+// The outcome of a call whose deadline has passed before it began.
+static const packed_message worker_expired = {.head.kind = WIRE_EXPIRED};
+
+// Unpacks the call of a slot.  0, or -1 with what unpickling raised.
+int worker_read_call(WorkerObject *self, job_slot *slot, slot_call *c);
+
+// Packs the exception that is set as an outcome; result: what cannot be pickled, if the exception says so, or
+// NULL.
+void worker_pack_failure(WorkerObject *self, const char *how, PyObject *result, packed_message *outcome);
+
+// Puts the outcome into the slot, and tells the parent.
+void worker_finish_slot(WorkerObject *self, job_slot *slot, packed_message *outcome);
+
+// True in the child of a fork, which is no worker: the slots are its parent's.
+bool worker_is_inherited(WorkerObject *self);
+
+// Ends the worker with an exit code that tells its parent to look.
+PyObject *worker_end_with(long how);
 
 #endif

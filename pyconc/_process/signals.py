@@ -24,7 +24,7 @@ __all__ = [
     "reset_in_child",
 ]
 
-# Interrupts the call that a worker runs, see csrc/processes/worker.h.
+# Interrupts the call that a worker runs, see csrc/processes/worker_interrupt.h.
 STOP = _signal.SIGRTMIN + 3
 
 # Where handlers come from that only wake a loop.  They stay: to set a handler undoes signal.siginterrupt().
