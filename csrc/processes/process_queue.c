@@ -218,3 +218,20 @@ process_queue_run_followups(ProcessQueueObject *self)
         followup->run(followup);
     }
 }
+
+// ---- workers ----
+
+int
+process_queue_parse_worker(ProcessQueueObject *self, PyObject *arg, uint32_t *worker)
+{
+    unsigned long number = PyLong_AsUnsignedLong(arg);
+    if (number == (unsigned long)-1 && PyErr_Occurred()) {
+        return -1;
+    }
+    if (number >= self->table.ring.worker_count) {
+        PyErr_SetString(PyExc_ValueError, "there is no such worker");
+        return -1;
+    }
+    *worker = (uint32_t)number;
+    return 0;
+}

@@ -135,4 +135,9 @@ bool process_queue_take_followup(ProcessQueueObject *self, job_followup *followu
 // Does those that are due.  They may end jobs, and so add to them.
 void process_queue_run_followups(ProcessQueueObject *self);
 
+// ---- workers ----
+
+// The number of a worker.  0, or -1 with an exception.
+int process_queue_parse_worker(ProcessQueueObject *self, PyObject *arg, uint32_t *worker);
+
 #endif

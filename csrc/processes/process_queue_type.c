@@ -1,20 +1,18 @@
 #include "process_queue_type.h"
 
 #include <sys/eventfd.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "base/call.h"
-#include "base/stats.h"
-#include "core/clock.h"
 #include "futures/future_destination.h"
 #include "loops/loop_bridge.h"
-#include "job_table_limits.h"
 #include "job_table_look.h"
 #include "job_table_stops.h"
 #include "job_table_workers.h"
 #include "process_delivery.h"
+#include "process_show.h"
 #include "process_submit.h"
+#include "process_supervision.h"
 
 // ---- what every executor's queue can do ----
 
@@ -210,336 +208,6 @@ process_queue_fail_all(PyObject *op, PyObject *make_error)
     Py_RETURN_NONE;
 }
 
-// ---- the supervisor ----
-
-PyDoc_STRVAR(supervise_doc,
-"supervise($self, stop_signal, /)\n--\n\n"
-"Return two file descriptors for the supervisor to watch, which the queue owns: one is readable after\n"
-"poke(), the other when on_timer() is to be called. stop_signal: the one that has a worker call on_stop().");
-
-static PyObject *
-process_queue_supervise(PyObject *op, PyObject *arg)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    long stop_signal = PyLong_AsLong(arg);
-    if (stop_signal == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    self->table.stop_signal = (int)stop_signal;
-    if (self->supervisor_fd < 0) {
-        self->supervisor_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    }
-    if (self->timer_fd < 0 && self->supervisor_fd >= 0) {
-        self->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-        if (self->timer_fd >= 0) {
-            job_table_use_timer(&self->table, self->timer_fd);
-        }
-    }
-    if (self->timer_fd < 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    return Py_BuildValue("ii", self->supervisor_fd, self->timer_fd);
-}
-
-PyDoc_STRVAR(end_supervision_doc,
-"end_supervision($self, /)\n--\n\n"
-"Close what supervise() returned: the supervisor has ended.");
-
-static PyObject *
-process_queue_end_supervision(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    if (self->timer_fd >= 0) {
-        if (!self->head.inherited) {
-            job_table_use_timer(&self->table, -1);
-        }
-        close(self->timer_fd);
-        self->timer_fd = -1;
-    }
-    if (self->supervisor_fd >= 0) {
-        close(self->supervisor_fd);
-        self->supervisor_fd = -1;
-    }
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(poke_doc,
-"poke($self, /)\n--\n\n"
-"Wake the supervisor. Any thread, also a signal handler, may call it.");
-
-static PyObject *
-process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    process_queue_poke_supervisor((ProcessQueueObject *)op);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(on_timer_doc,
-"on_timer($self, /)\n--\n\n"
-"Look after tasks whose time is over, and after those that have been ready for a while: the worker that was\n"
-"notified may be stopped.");
-
-static PyObject *
-process_queue_on_timer(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    if (!self->head.inherited && job_table_on_timer(&self->table)) {
-        process_queue_raise_wakeup(self);
-    }
-    process_queue_run_followups(self);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(pop_stop_doc,
-"pop_stop($self, /)\n--\n\n"
-"Return what to do about a call that is to end, or None: (task, worker, seconds, is_late). The worker is to\n"
-"be interrupted, once more if cancel() has done so, and condemn_worker(task) called after so many seconds;\n"
-"without seconds, at once. is_late: its time is over, and note_stack() is to be told where it is.");
-
-static PyObject *
-process_queue_pop_stop(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    stop_order order;
-    if (self->head.inherited || !job_table_pop_stop(&self->table, &order)) {
-        Py_RETURN_NONE;
-    }
-    double grace = (double)order.grace_ns / 1e9;
-    PyObject *seconds = order.is_kill ? Py_NewRef(Py_None) : PyFloat_FromDouble(grace);
-    return seconds == NULL ? NULL
-                           : Py_BuildValue("KINO", (unsigned long long)order.number, (unsigned)order.worker,
-                                           seconds, order.reason == STOP_BY_TIMEOUT ? Py_True : Py_False);
-}
-
-PyDoc_STRVAR(note_stack_doc,
-"note_stack($self, task, stack, /)\n--\n\n"
-"Note where a task that pop_stop() returned was, for its exception: a str, or what returns it, or None,\n"
-"when the task has ended.");
-
-static PyObject *
-process_queue_note_stack(PyObject *op, PyObject *args)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    unsigned long long number;
-    PyObject *stack;
-    if (!PyArg_ParseTuple(args, "KO:note_stack", &number, &stack)) {
-        return NULL;
-    }
-    if (!self->head.inherited) {
-        job_table_note_stack(&self->table, number, stack);
-    }
-    Py_RETURN_NONE;
-}
-
-// The number of a worker that `find` finds for a call, or None.
-static PyObject *
-find_worker(PyObject *op, PyObject *arg, bool (*find)(job_table *, uint64_t, uint32_t *))
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    uint64_t number = PyLong_AsUnsignedLongLong(arg);
-    uint32_t worker;
-    if (number == (uint64_t)-1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    if (self->head.inherited || !find(&self->table, number, &worker)) {
-        Py_RETURN_NONE;
-    }
-    return PyLong_FromUnsignedLong(worker);
-}
-
-PyDoc_STRVAR(find_stopping_doc,
-"find_stopping($self, task, /)\n--\n\n"
-"Return the number of the worker that runs a call which is to end. None: the call has ended.");
-
-static PyObject *
-process_queue_find_stopping(PyObject *op, PyObject *arg)
-{
-    return find_worker(op, arg, job_table_find_stopping);
-}
-
-PyDoc_STRVAR(condemn_worker_doc,
-"condemn_worker($self, task, /)\n--\n\n"
-"Return the number of the worker that runs a call which is to end; the caller kills it at once. None: the\n"
-"call has ended.");
-
-static PyObject *
-process_queue_condemn_worker(PyObject *op, PyObject *arg)
-{
-    return find_worker(op, arg, job_table_condemn_worker);
-}
-
-// ---- workers ----
-
-PyDoc_STRVAR(reserve_worker_doc,
-"reserve_worker($self, /)\n--\n\n"
-"Count one more worker and return True if tasks outnumber workers and there may be one more.");
-
-static PyObject *
-process_queue_reserve_worker(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    return PyBool_FromLong(job_table_reserve_worker(&((ProcessQueueObject *)op)->table));
-}
-
-PyDoc_STRVAR(add_worker_doc,
-"add_worker($self, change, /)\n--\n\n"
-"Count workers that were started without being asked for (1), or have gone (-1).");
-
-static PyObject *
-process_queue_add_worker(PyObject *op, PyObject *arg)
-{
-    long change = PyLong_AsLong(arg);
-    if (change == -1 && PyErr_Occurred()) {
-        return NULL;
-    }
-    job_table_add_workers(&((ProcessQueueObject *)op)->table, change);
-    Py_RETURN_NONE;
-}
-
-static int
-parse_worker(ProcessQueueObject *self, PyObject *arg, uint32_t *worker)
-{
-    unsigned long number = PyLong_AsUnsignedLong(arg);
-    if (number == (unsigned long)-1 && PyErr_Occurred()) {
-        return -1;
-    }
-    if (number >= self->table.ring.worker_count) {
-        PyErr_SetString(PyExc_ValueError, "there is no such worker");
-        return -1;
-    }
-    *worker = (uint32_t)number;
-    return 0;
-}
-
-PyDoc_STRVAR(reap_doc,
-"reap($self, worker, make_error, /)\n--\n\n"
-"Settle the affairs of a worker that is dead; return two flags: it leaves a task behind, and some\n"
-"worker has finished one since reap() was last called.\n\n"
-"The result handler delivers what the worker had finished, and fails each task that it had taken with\n"
-"make_error(callable, name or None, for how many seconds it had run or None). Its memory is taken back,\n"
-"and its number is free.");
-
-static PyObject *
-process_queue_reap(PyObject *op, PyObject *args)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    PyObject *number, *make_error;
-    uint32_t worker;
-    if (!PyArg_ParseTuple(args, "OO:reap", &number, &make_error) || parse_worker(self, number, &worker) < 0) {
-        return NULL;
-    }
-    bool progress;
-    uint32_t process = self->table.processes[worker];  // this thread alone writes them
-    list_node *lost = job_table_reap(&self->table, worker, &progress);
-    bool any = lost != NULL;
-    if (trace_on != NULL && process != 0) {
-        queue_trace_worker(&self->head, TRACE_WORKER_END, process, any);
-    }
-    process_delivery_fail_later(self, lost, make_error);
-    return PyTuple_Pack(2, any ? Py_True : Py_False, progress ? Py_True : Py_False);
-}
-
-PyDoc_STRVAR(count_recycled_doc,
-"count_recycled($self, /)\n--\n\n"
-"Count a worker that has left so that another one takes its place.");
-
-static PyObject *
-process_queue_count_recycled(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    self->recycled++;
-    pool_view_show(&self->view->recycled, self->recycled);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(condemn_doc,
-"condemn($self, /)\n--\n\n"
-"Note that a worker has ended because it found the shared memory damaged. Call it before reap().");
-
-static PyObject *
-process_queue_condemn(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    job_table_condemn(&((ProcessQueueObject *)op)->table);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(take_condemned_doc,
-"take_condemned($self, /)\n--\n\n"
-"Return True when a worker has written over what the processes share, the first time: kill every worker.\n\n"
-"When the last one is reaped, the queue goes on with what no worker had taken.");
-
-static PyObject *
-process_queue_take_condemned(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    return PyBool_FromLong(job_table_take_condemned(&((ProcessQueueObject *)op)->table));
-}
-
-PyDoc_STRVAR(wants_relief_doc,
-"wants_relief($self, worker, /)\n--\n\n"
-"Return True if a worker asks to be replaced, and the one that is to replace it has not begun.");
-
-static PyObject *
-process_queue_wants_relief(PyObject *op, PyObject *number)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    uint32_t worker;
-    if (parse_worker(self, number, &worker) < 0) {
-        return NULL;
-    }
-    return PyBool_FromLong(!self->head.inherited && job_table_wants_relief(&self->table, worker));
-}
-
-PyDoc_STRVAR(admit_doc,
-"admit($self, worker, pid, pidfd, /)\n--\n\n"
-"Let a worker that was started take tasks. The supervisor can see its end from here on.\n\n"
-"pidfd: stays open until forget_pidfd(); where the system has none, another file that tells of the end.");
-
-static PyObject *
-process_queue_admit(PyObject *op, PyObject *args)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    PyObject *number;
-    uint32_t worker;
-    unsigned int process;
-    int pidfd;
-    if (!PyArg_ParseTuple(args, "OIi:admit", &number, &process, &pidfd)
-        || parse_worker(self, number, &worker) < 0) {
-        return NULL;
-    }
-    if (trace_on != NULL) {
-        queue_trace_worker(&self->head, TRACE_WORKER_BEGIN, process, false);
-    }
-    job_table_admit(&self->table, worker, process, pidfd);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(forget_pidfd_doc,
-"forget_pidfd($self, worker, /)\n--\n\n"
-"Let the caller close the file that admit() was given: the worker has ended.");
-
-static PyObject *
-process_queue_forget_pidfd(PyObject *op, PyObject *number)
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    uint32_t worker;
-    if (parse_worker(self, number, &worker) < 0) {
-        return NULL;
-    }
-    job_table_forget_pidfd(&self->table, worker);
-    Py_RETURN_NONE;
-}
-
-PyDoc_STRVAR(close_workers_doc,
-"close_workers($self, /)\n--\n\n"
-"Have the workers leave when nothing is left for them to take.");
-
-static PyObject *
-process_queue_close_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    job_table_close(&((ProcessQueueObject *)op)->table);
-    process_queue_run_followups((ProcessQueueObject *)op);
-    Py_RETURN_NONE;
-}
-
 // ---- submitting ----
 
 PyDoc_STRVAR(submit_to_worker_doc,
@@ -559,7 +227,8 @@ process_queue_submit_to_worker(PyObject *op, PyObject *const *args, Py_ssize_t n
         return NULL;
     }
     unsigned long generation = PyLong_AsUnsignedLong(args[1]);
-    if ((generation == (unsigned long)-1 && PyErr_Occurred()) || parse_worker(self, args[0], &worker) < 0) {
+    if ((generation == (unsigned long)-1 && PyErr_Occurred())
+        || process_queue_parse_worker(self, args[0], &worker) < 0) {
         return NULL;
     }
     if (self->doorbells == NULL) {
@@ -603,116 +272,6 @@ process_queue_decide_by_value(PyObject *op, PyObject *function)
 {
     packer_ask(&((ProcessQueueObject *)op)->packs, function == Py_None ? NULL : function);
     Py_RETURN_NONE;
-}
-
-// ---- what monitoring code looks at ----
-
-PyDoc_STRVAR(qsize_doc,
-"qsize($self, /)\n--\n\n"
-"Return the number of tasks that wait for a worker.");
-
-static PyObject *
-process_queue_qsize(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    return PyLong_FromUnsignedLong(job_table_queued(&((ProcessQueueObject *)op)->table));
-}
-
-PyDoc_STRVAR(empty_doc,
-"empty($self, /)\n--\n\n"
-"Return True if no task waits for a worker.");
-
-static PyObject *
-process_queue_empty(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    return PyBool_FromLong(job_table_queued(&((ProcessQueueObject *)op)->table) == 0);
-}
-
-PyDoc_STRVAR(outstanding_doc,
-"outstanding($self, /)\n--\n\n"
-"Return the number of tasks that wait for a worker or are run by one.");
-
-static PyObject *
-process_queue_outstanding(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    return PyLong_FromUnsignedLong(job_table_outstanding(&((ProcessQueueObject *)op)->table));
-}
-
-PyDoc_STRVAR(stats_doc,
-"stats($self, /)\n--\n\n"
-"Return what PoolStats has after the name and the most workers.");
-
-static PyObject *
-process_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    // In the child of a fork what is shared is the parent's.
-    table_load load = self->head.inherited ? (table_load){0} : job_table_look(&self->table);
-    stats_now now = {.workers = load.workers,
-                     .idle = load.idle,
-                     .running = load.running,
-                     .queued = load.queued,
-                     .submitted = self->submitted,
-                     .recycled = self->recycled,
-                     .stolen = self->stolen};
-    return stats_build(&now, &self->counts, &self->counts.runs,
-                       self->times == NULL ? NULL : &self->times->waits);
-}
-
-// (worker, callable or None, name or None, began or None, seconds or None, tasks ended, tasks running)
-static PyObject *
-describe_load(uint32_t worker, const worker_load *load, int64_t now_ns)
-{
-    // A worker may have written anything.
-    bool is_known = load->running > 0 && load->began_ns > 0 && load->began_ns <= now_ns;
-    int64_t ran_ns = is_known ? now_ns - load->began_ns : CALL_NOT_BEGUN;
-    PyObject *seconds = call_build_seconds(ran_ns, CALL_NOT_BEGUN);
-    PyObject *began = call_build_seconds(is_known ? load->began_ns : CALL_NOT_BEGUN, CALL_NOT_BEGUN);
-    if (seconds == NULL || began == NULL) {
-        Py_XDECREF(seconds);
-        Py_XDECREF(began);
-        return NULL;
-    }
-    return Py_BuildValue("IOONNII", (unsigned)worker, load->callable == NULL ? Py_None : load->callable,
-                         load->name == NULL ? Py_None : load->name, began, seconds, (unsigned)load->ended,
-                         (unsigned)load->running);
-}
-
-PyDoc_STRVAR(workers_doc,
-"workers($self, /)\n--\n\n"
-"Return a list with (number, callable or None, name or None, began or None, seconds or None, ended,\n"
-"running) for each number of a worker: the call that it runs, since when by time.monotonic() and for how\n"
-"long; how many tasks it has ended, and runs.");
-
-static PyObject *
-process_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
-{
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    uint32_t count = self->head.inherited ? 0 : self->table.ring.worker_count;
-    worker_load *loads = PyMem_Calloc(count + 1, sizeof(worker_load));
-    if (loads == NULL) {
-        return PyErr_NoMemory();
-    }
-    if (count > 0) {
-        job_table_look_at_workers(&self->table, loads);
-    }
-    // Other threads may run from here on, and end tasks.
-    for (uint32_t i = 0; i < count; i++) {
-        Py_XINCREF(loads[i].callable);
-        Py_XINCREF(loads[i].name);
-    }
-    int64_t now_ns = clock_now_ns();
-    PyObject *workers = PyList_New(0);
-    for (uint32_t i = 0; i < count; i++) {
-        PyObject *described = workers == NULL ? NULL : describe_load(i, &loads[i], now_ns);
-        if (described == NULL || PyList_Append(workers, described) < 0) {
-            Py_CLEAR(workers);
-        }
-        Py_XDECREF(described);
-        Py_XDECREF(loads[i].callable);
-        Py_XDECREF(loads[i].name);
-    }
-    PyMem_Free(loads);
-    return workers;
 }
 
 // ---- fork ----
@@ -1005,34 +564,34 @@ static PyMethodDef process_queue_methods[] = {
     {"cancel_later", process_queue_cancel_later, METH_O, cancel_later_doc},
     {"longest_grace", process_queue_longest_grace, METH_NOARGS, longest_grace_doc},
     {"fail_all", process_queue_fail_all, METH_O, fail_all_doc},
-    {"pop_stop", process_queue_pop_stop, METH_NOARGS, pop_stop_doc},
-    {"note_stack", process_queue_note_stack, METH_VARARGS, note_stack_doc},
-    {"find_stopping", process_queue_find_stopping, METH_O, find_stopping_doc},
-    {"condemn_worker", process_queue_condemn_worker, METH_O, condemn_worker_doc},
-    {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
-    {"add_worker", process_queue_add_worker, METH_O, add_worker_doc},
-    {"reap", process_queue_reap, METH_VARARGS, reap_doc},
+    {"pop_stop", process_queue_pop_stop, METH_NOARGS, process_queue_pop_stop_doc},
+    {"note_stack", process_queue_note_stack, METH_VARARGS, process_queue_note_stack_doc},
+    {"find_stopping", process_queue_find_stopping, METH_O, process_queue_find_stopping_doc},
+    {"condemn_worker", process_queue_condemn_worker, METH_O, process_queue_condemn_worker_doc},
+    {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, process_queue_reserve_worker_doc},
+    {"add_worker", process_queue_add_worker, METH_O, process_queue_add_worker_doc},
+    {"reap", process_queue_reap, METH_VARARGS, process_queue_reap_doc},
     {"fail_queued", process_queue_fail_queued, METH_O, fail_queued_doc},
-    {"supervise", process_queue_supervise, METH_O, supervise_doc},
-    {"end_supervision", process_queue_end_supervision, METH_NOARGS, end_supervision_doc},
-    {"poke", process_queue_poke, METH_NOARGS, poke_doc},
-    {"on_timer", process_queue_on_timer, METH_NOARGS, on_timer_doc},
-    {"wants_relief", process_queue_wants_relief, METH_O, wants_relief_doc},
-    {"admit", process_queue_admit, METH_VARARGS, admit_doc},
-    {"forget_pidfd", process_queue_forget_pidfd, METH_O, forget_pidfd_doc},
-    {"count_recycled", process_queue_count_recycled, METH_NOARGS, count_recycled_doc},
-    {"condemn", process_queue_condemn, METH_NOARGS, condemn_doc},
-    {"take_condemned", process_queue_take_condemned, METH_NOARGS, take_condemned_doc},
+    {"supervise", process_queue_supervise, METH_O, process_queue_supervise_doc},
+    {"end_supervision", process_queue_end_supervision, METH_NOARGS, process_queue_end_supervision_doc},
+    {"poke", process_queue_poke, METH_NOARGS, process_queue_poke_doc},
+    {"on_timer", process_queue_on_timer, METH_NOARGS, process_queue_on_timer_doc},
+    {"wants_relief", process_queue_wants_relief, METH_O, process_queue_wants_relief_doc},
+    {"admit", process_queue_admit, METH_VARARGS, process_queue_admit_doc},
+    {"forget_pidfd", process_queue_forget_pidfd, METH_O, process_queue_forget_pidfd_doc},
+    {"count_recycled", process_queue_count_recycled, METH_NOARGS, process_queue_count_recycled_doc},
+    {"condemn", process_queue_condemn, METH_NOARGS, process_queue_condemn_doc},
+    {"take_condemned", process_queue_take_condemned, METH_NOARGS, process_queue_take_condemned_doc},
     {"call_before_delivery", process_queue_call_before_delivery, METH_O, call_before_delivery_doc},
-    {"close_workers", process_queue_close_workers, METH_NOARGS, close_workers_doc},
+    {"close_workers", process_queue_close_workers, METH_NOARGS, process_queue_close_workers_doc},
     {"submit_to_worker", FASTCALL(process_queue_submit_to_worker), METH_FASTCALL, submit_to_worker_doc},
     {"decide_by_value", process_queue_decide_by_value, METH_O, decide_by_value_doc},
     {"is_inherited", process_queue_is_inherited, METH_NOARGS, is_inherited_doc},
-    {"qsize", process_queue_qsize, METH_NOARGS, qsize_doc},
-    {"empty", process_queue_empty, METH_NOARGS, empty_doc},
-    {"stats", process_queue_stats, METH_NOARGS, stats_doc},
-    {"workers", process_queue_workers, METH_NOARGS, workers_doc},
-    {"outstanding", process_queue_outstanding, METH_NOARGS, outstanding_doc},
+    {"qsize", process_queue_qsize, METH_NOARGS, process_queue_qsize_doc},
+    {"empty", process_queue_empty, METH_NOARGS, process_queue_empty_doc},
+    {"stats", process_queue_stats, METH_NOARGS, process_queue_stats_doc},
+    {"workers", process_queue_workers, METH_NOARGS, process_queue_workers_doc},
+    {"outstanding", process_queue_outstanding, METH_NOARGS, process_queue_outstanding_doc},
     {"after_fork", process_queue_after_fork, METH_O, after_fork_doc},
     {NULL, NULL, 0, NULL},
 };
