@@ -4,6 +4,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "shared_heap_cells.h"
+#include "shared_heap_map.h"
+#include "shared_heap_memory.h"
+
 // ---- the cell's words ----
 //
 // `value` is 0, or bit 63, the order of the run in 5 bits and its first unit in 20; `more` is the number of

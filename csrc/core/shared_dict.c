@@ -1,6 +1,7 @@
 #include "shared_dict.h"
 
 #include "shared_change.h"
+#include "shared_heap_open.h"
 #include "shared_words.h"
 
 #include <string.h>

@@ -29,6 +29,14 @@
 // ends that.  When there is no room, a process looks for cells that only the dead had, and for containers
 // that nobody has but that hold each other: it lets go of everything that no party leads to.
 //
+//     shared_heap_layout.c     what lies in the file; the lock, and the bits
+//     shared_heap_parties.c    processes that come and go, by fork() too
+//     shared_heap_collect.c    what nobody has any more
+//     shared_heap_cells.c      cells, their users, and the cells that containers hold
+//     shared_heap_memory.c     units of cells, and looks, which keep them
+//     shared_heap_map.c        how a process maps them
+//     shared_heap_open.c       the file
+//
 // A death between two steps costs at most a cell until the program ends.  Memory that is short is an error
 // here and never a SIGBUS later: what is used is allocated first.
 //
@@ -70,94 +78,5 @@ _Static_assert(sizeof(shared_cell) == 128, "shared between processes");
 
 // This process's view of a heap.
 typedef struct shared_heap shared_heap;
-
-// Makes a heap, or maps the one that the file is, of which it keeps a duplicate: with fd < 0, a new one.
-// NULL, with errno: EINVAL if the file is no heap, ENOTSUP where locks cannot be robust.
-shared_heap *shared_heap_open(int fd);
-
-// Unmaps it; but not while this process has cells of it, or holds the lock of one: then it stays for good.
-void shared_heap_close(shared_heap *heap);
-
-// What no other heap has.
-uint64_t shared_heap_identity(const shared_heap *heap);
-int shared_heap_fd(const shared_heap *heap);
-
-shared_cell *shared_heap_cell(const shared_heap *heap, uint32_t index);
-
-// Makes a cell of zeros.  0, or SHARED_HEAP_FULL, or a status of robust_lock.
-int shared_heap_make(shared_heap *heap, uint32_t *index);
-
-// One more user of a cell in this process.  Also SHARED_HEAP_GONE.
-int shared_heap_attach(shared_heap *heap, uint32_t index, uint64_t serial);
-
-// One more user, by one that has it already.
-int shared_heap_share(shared_heap *heap, uint32_t index);
-
-// One more user of each of these cells, which somebody else has or holds until this has returned.
-int shared_heap_share_each(shared_heap *heap, const uint32_t *cells, uint32_t count);
-
-// One user less.  It never sleeps: work that it cannot do now is done later.
-void shared_heap_drop(shared_heap *heap, uint32_t index);
-
-// One user less of each; it may sleep.
-void shared_heap_drop_each(shared_heap *heap, const uint32_t *cells, uint32_t count);
-
-// A pickle of a cell that this process has is on its way; and one has arrived.
-int shared_heap_send(shared_heap *heap, uint32_t index);
-int shared_heap_received(shared_heap *heap, uint32_t index);
-
-// A pickle of a cell that this process has stays where no heap's containers are: the cell is in use for as
-// long as there is a heap.
-int shared_heap_pin(shared_heap *heap, uint32_t index);
-
-// ---- cells that a container holds, which this process has, with the container's lock ----
-
-// Holds each of these once more; this process has them.  0, or SHARED_HEAP_FULL, or a status of robust_lock,
-// and then it holds none of them.
-int shared_heap_hold(shared_heap *heap, uint32_t container, const uint32_t *cells, uint32_t count);
-
-// Holds each of these once less.  A status of robust_lock means that it still does.
-int shared_heap_let_go(shared_heap *heap, uint32_t container, const uint32_t *cells, uint32_t count);
-
-// Holds those that it does only as often as `counts` says, by cell: never more often than before.
-int shared_heap_settle(shared_heap *heap, uint32_t container, const uint32_t *counts);
-
-// ---- memory ----
-
-// Makes a run of 1 << order units the cell's, which this process has.  0, or SHARED_HEAP_FULL, or a status of
-// robust_lock.  No memory comes with it yet.
-int shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit);
-
-// Gives back all units of the cell but the run that begins at `kept`; SHARED_NO_UNIT: all.  A status of
-// robust_lock, or SHARED_HEAP_LOOKED_AT, means that they stay until the next call.
-int shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t order);
-
-// Allocates memory for bytes `from` to `to` of a run of the cell's.  False: there is none.
-bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64_t to);
-
-// Maps a run, for as long as the caller likes, to read it only or to write, too; the child of a fork has it
-// as well.  NULL: the system refuses.
-void *shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_read_only);
-
-// Maps it once more, to read it only, where there are addresses enough.
-void *shared_heap_map_again(shared_heap *heap, uint32_t unit, uint32_t order);
-
-// The caller no longer needs what shared_heap_map() has returned, which is read-only.  The process keeps some
-// of these mappings for who maps the same run next, which may be another cell's by then: a mapping has no
-// memory of its own, and what the cell gives back is gone from it, too.
-void shared_heap_unmap(shared_heap *heap, void *at, uint32_t unit, uint32_t order);
-
-// ---- looks at a container that this process has, without its lock, see shared_look.h ----
-
-// From here on the cell gives no units back, until this process announces none.  False: it looks at another.
-bool shared_heap_announce(shared_heap *heap, uint32_t index);
-void shared_heap_announce_none(shared_heap *heap);
-
-// To be called before a fork, and in the child.
-void shared_heap_before_fork(shared_heap *heap);
-void shared_heap_after_fork(shared_heap *heap);
-
-// How many cells are in use, by whomever.  It gives back all others, and their memory.
-uint32_t shared_heap_used(shared_heap *heap);
 
 #endif

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "park.h"
+#include "shared_heap_memory.h"
 #include "shared_words.h"
 
 // How often a look asks whether the lock is free.  Who has it is about to release it, or does not run.

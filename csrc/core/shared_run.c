@@ -5,6 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "shared_heap_cells.h"
+#include "shared_heap_map.h"
+#include "shared_heap_memory.h"
 #include "shared_words.h"
 
 // Guarded by the cell's lock; no look reads it.

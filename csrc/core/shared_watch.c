@@ -10,6 +10,7 @@
 
 #include "clock.h"
 #include "futex.h"
+#include "shared_heap_cells.h"
 
 // Small, but with room for what libraries have in every thread's stack.
 #define STACK_BYTES (256 << 10)

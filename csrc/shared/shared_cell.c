@@ -2,6 +2,9 @@
 
 #include <errno.h>
 
+#include "core/shared_heap_cells.h"
+#include "core/shared_heap_open.h"
+#include "core/shared_heap_parties.h"
 #include "core/shared_sync.h"
 #include "shared_value.h"
 

@@ -1,5 +1,7 @@
 #include "shared_value.h"
 
+#include "core/shared_heap_cells.h"
+
 // ---- values to items ----
 
 // The first byte of a pickle since protocol 2, and of nothing that scalars.h writes.

@@ -4,6 +4,8 @@
 #ifndef PYCONC_CHECK_RUN_H
 #define PYCONC_CHECK_RUN_H
 
+#include "core/shared_heap_cells.h"
+#include "core/shared_heap_open.h"
 #include "core/shared_run.h"
 
 #include <sys/stat.h>

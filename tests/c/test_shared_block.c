@@ -1,6 +1,8 @@
 // Tests of core/shared_block.
 #define _GNU_SOURCE
 #include "core/shared_block.h"
+#include "core/shared_heap_cells.h"
+#include "core/shared_heap_open.h"
 
 #include <sys/resource.h>
 #include <sys/stat.h>

@@ -4,6 +4,10 @@
 
 #include "check_run.h"
 #include "core/shared_dict.h"
+#include "core/shared_heap_cells.h"
+#include "core/shared_heap_memory.h"
+#include "core/shared_heap_open.h"
+#include "core/shared_heap_parties.h"
 #include "core/shared_list.h"
 
 #define STRIDE 173  // with 1 it takes minutes

@@ -9,6 +9,11 @@
 
 #include "check.h"
 #include "core/clock.h"
+#include "core/shared_heap_cells.h"
+#include "core/shared_heap_map.h"
+#include "core/shared_heap_memory.h"
+#include "core/shared_heap_open.h"
+#include "core/shared_heap_parties.h"
 
 static void
 a_cell_lives_as_long_as_somebody_has_it(void)

@@ -1,5 +1,8 @@
 // Tests of core/shared_look, by lists and dicts.
 #define _GNU_SOURCE
+#include "core/shared_heap_cells.h"
+#include "core/shared_heap_memory.h"
+#include "core/shared_heap_open.h"
 #include "core/shared_look.h"
 
 #include <sys/resource.h>

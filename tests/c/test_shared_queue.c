@@ -1,5 +1,7 @@
 // Tests of core/shared_queue.
 #define _GNU_SOURCE
+#include "core/shared_heap_cells.h"
+#include "core/shared_heap_open.h"
 #include "core/shared_queue.h"
 
 #include "check_run.h"

@@ -1,0 +1,25 @@
+// shared_heap_memory: runs of units that a cell takes and gives back, and looks, during which it gives back
+// none.  No Python.
+#ifndef PYCONC_SHARED_HEAP_MEMORY_H
+#define PYCONC_SHARED_HEAP_MEMORY_H
+
+#include "shared_heap.h"
+
+// Makes a run of 1 << order units the cell's, which this process has.  0, or SHARED_HEAP_FULL, or a status of
+// robust_lock.  No memory comes with it yet.
+int shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit);
+
+// Gives back all units of the cell but the run that begins at `kept`; SHARED_NO_UNIT: all.  A status of
+// robust_lock, or SHARED_HEAP_LOOKED_AT, means that they stay until the next call.
+int shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t order);
+
+// Allocates memory for bytes `from` to `to` of a run of the cell's.  False: there is none.
+bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64_t to);
+
+// ---- looks at a container that this process has, without its lock, see shared_look.h ----
+
+// From here on the cell gives no units back, until this process announces none.  False: it looks at another.
+bool shared_heap_announce(shared_heap *heap, uint32_t index);
+void shared_heap_announce_none(shared_heap *heap);
+
+#endif
