@@ -128,6 +128,13 @@ void job_table_watch_over_ready(job_table *table);
 void job_table_watch_over(job_table *table, special_job *special, int64_t when_ns);
 void job_table_watch_over_begin(job_table *table, const call_options *options, int64_t now_ns);
 
+// The job in a slot, or NULL.
+static inline process_job *
+job_table_job_in(const job_table *table, uint32_t slot)
+{
+    return table->by_slot[slot] == NULL ? NULL : process_job_of(table->by_slot[slot]);
+}
+
 // Moves tasks that wait to free slots.
 void job_table_feed(job_table *table);
 

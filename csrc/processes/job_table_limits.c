@@ -16,21 +16,6 @@ end_of(const call_options *options, int64_t began_ns)
     return clock_earlier(end_ns, options->deadline_ns);
 }
 
-// The deadline of a task in the ring has passed, and no worker has taken it.
-static void
-expire_ready(job_table *table, task *t, int64_t now_ns)
-{
-    process_job *job = process_job_of(t);
-    if (!job_ring_withdraw(&table->ring, job->slot)) {
-        job_table_watch_over(table, job->special, now_ns + JOB_TABLE_LOOK_NS);  // a worker was quicker
-        return;
-    }
-    job_table_leave_slot(table, t);
-    job->special->reason = STOP_BY_TIMEOUT;
-    process_job_enter(job, JOB_WITHDRAWN);
-    node_list_append(&table->withdrawn, &t->delivery.node);
-}
-
 // Has the worker end a task whose time is over, unless its outcome is there.
 static void
 end_late(job_table *table, process_job *job)
@@ -69,7 +54,7 @@ static void
 look_for_begun(job_table *table, int64_t now_ns)
 {
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
-        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        process_job *job = job_table_job_in(table, i);
         const call_options *options = job == NULL || job->special == NULL ? NULL : &job->special->options;
         if (options == NULL || options->timeout_ns == CALL_NO_LIMIT || job->state != JOB_IN_SLOT) {
             continue;
@@ -113,18 +98,17 @@ look_at_limits(job_table *table, int64_t now_ns)
     }
     while (timer_heap_due(&table->limits) <= now_ns) {
         process_job *job = THING_OF(table->limits.first, special_job, limit)->job;
+        bool waits = job->slot == NULL;
         timer_heap_remove(&job->special->limit);
-        if (job->state == JOB_WAITING) {
-            job->special->reason = STOP_BY_TIMEOUT;
-            process_job_enter(job, JOB_WITHDRAWN);
-            job_table_count_out(table, job);
-            has_waited = true;
-        }
-        else if (job_ring_is_taken(job->slot)) {
+        if (!waits && job_ring_is_taken(job->slot)) {
             look_at_taken(table, job, now_ns);
         }
+        else if (job_table_withdraw_locked(table, THING_OF(job, task, args))) {
+            job->special->reason = STOP_BY_TIMEOUT;
+            has_waited |= waits;
+        }
         else {
-            expire_ready(table, THING_OF(job, task, args), now_ns);
+            job_table_watch_over(table, job->special, now_ns + JOB_TABLE_LOOK_NS);  // a worker was quicker
         }
     }
     if (has_waited) {

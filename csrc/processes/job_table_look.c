@@ -61,7 +61,7 @@ job_table_look_at_workers(job_table *table, worker_load *loads)
     }
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
         task *t = table->by_slot[i];
-        process_job *job = t == NULL ? NULL : process_job_of(t);
+        process_job *job = job_table_job_in(table, i);
         uint32_t worker = job == NULL ? UINT32_MAX : job_ring_taker(&table->ring, job->slot);
         if (worker == UINT32_MAX) {
             continue;

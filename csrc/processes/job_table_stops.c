@@ -127,7 +127,7 @@ job_table_longest_grace(job_table *table)
     int64_t longest = 0;
     pthread_mutex_lock(&table->lock);
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
-        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        process_job *job = job_table_job_in(table, i);
         if (job != NULL && job->state == JOB_CANCELLING && process_job_how(job) == STOP_INTERRUPT
             && job->special->options.grace_ns > longest) {
             longest = job->special->options.grace_ns;
@@ -152,7 +152,7 @@ job_table_pop_stop(job_table *table, stop_order *order)
     pthread_mutex_lock(&table->lock);
     bool found = false;
     for (uint32_t i = 0; table->has_stops && !found && i < table->ring.slot_count; i++) {
-        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        process_job *job = job_table_job_in(table, i);
         special_job *special = job == NULL ? NULL : job->special;
         if (special != NULL && special->is_stop_due) {
             special->is_stop_due = false;
@@ -171,17 +171,25 @@ job_table_pop_stop(job_table *table, stop_order *order)
     return found;
 }
 
-// The task with this number, if it is to end; NULL: it has ended.  With the lock.
+// The task with this number; NULL: it has ended.  With the lock.
 static process_job *
-find_cancelling(job_table *table, uint64_t number)
+find(job_table *table, uint64_t number)
 {
     for (uint32_t i = 0; i < table->ring.slot_count; i++) {
-        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
+        process_job *job = job_table_job_in(table, i);
         if (job != NULL && job->number == number) {
-            return job->state == JOB_CANCELLING ? job : NULL;
+            return job;
         }
     }
     return NULL;
+}
+
+// The same, but NULL if it is not to end.
+static process_job *
+find_cancelling(job_table *table, uint64_t number)
+{
+    process_job *job = find(table, number);
+    return job != NULL && job->state == JOB_CANCELLING ? job : NULL;
 }
 
 bool
@@ -218,13 +226,10 @@ job_table_note_stack(job_table *table, uint64_t number, PyObject *stack)
 {
     PyObject *former = NULL;
     pthread_mutex_lock(&table->lock);
-    for (uint32_t i = 0; i < table->ring.slot_count; i++) {
-        process_job *job = table->by_slot[i] == NULL ? NULL : process_job_of(table->by_slot[i]);
-        if (job != NULL && job->number == number && job->special != NULL) {
-            former = job->special->stack;
-            job->special->stack = Py_NewRef(stack);
-            break;
-        }
+    process_job *job = find(table, number);
+    if (job != NULL && job->special != NULL) {
+        former = job->special->stack;
+        job->special->stack = Py_NewRef(stack);
     }
     pthread_mutex_unlock(&table->lock);
     Py_XDECREF(former);
