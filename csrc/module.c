@@ -1,5 +1,6 @@
 // module: makes pyconc._core: its types, and the names that it looks up.  No file includes it.
 #include "base/call.h"
+#include "base/lost_exception.h"
 #include "base/scalars.h"
 #include "base/state.h"
 #include "base/trace.h"
@@ -73,6 +74,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     park_spot_after_fork(&state->result_spot);
     park_spot_after_fork(&state->busy_wait_spot);
     limit_watch_after_fork(state);
+    lost_exception_after_fork(state);
     thread_view_after_fork();
     Py_RETURN_NONE;
 }

@@ -283,6 +283,132 @@ def test_a_call_may_cancel_itself():
         assert futures[0].cancelled()
 
 
+# --- Where nothing can be raised --------------------------------------------------------------------------------------
+
+
+def loop(began):
+    began.set()
+    while True:
+        pass
+
+
+class CallsAtItsEnd:
+    def __init__(self, function):
+        self.function = function
+
+    def __del__(self):
+        self.function()
+
+
+def lose_in_del(function):
+    CallsAtItsEnd(function)
+
+
+def lose_in_nested_dels(function):
+    outer = CallsAtItsEnd(function)
+    outer.__dict__["inner"] = CallsAtItsEnd(function)
+    del outer
+
+
+def lose_in_a_callback(function):
+    held = Gate()
+    reference = weakref.ref(held, lambda _: function())
+    del held
+    return reference
+
+
+def lose_in_a_generator(function):
+    def generate():
+        try:
+            yield
+        finally:
+            function()
+
+    next(generate())
+
+
+def losing(lose, function, caught):
+    def work():
+        try:
+            lose(function)
+            while True:
+                pass
+        except BaseException as error:
+            caught.append(type(error))
+            raise
+
+    return work
+
+
+@pytest.mark.parametrize("lose", [lose_in_del, lose_in_nested_dels, lose_in_a_callback, lose_in_a_generator])
+def test_what_is_lost_where_nothing_can_be_raised_is_raised_again(monkeypatch, lose):
+    told, caught, began = [], [], threading.Event()
+
+    def hook(unraisable):
+        told.append(unraisable.exc_type)
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        future = stoppable(pool).submit(losing(lose, lambda: loop(began), caught))
+        began.wait()
+        assert future.cancel()
+        assert pyconc.wait([future], HANG_LIMIT).done == {future}
+        assert caught == [pyconc.TaskCancelled]
+        # The program's own hook hears of each, and is the only one again.
+        assert set(told) == {pyconc.TaskCancelled}
+        assert sys.unraisablehook is hook
+        assert pool.submit(abs, -1).result() == 1
+
+
+def test_a_hook_that_replaces_ours_stays_and_may_call_it(monkeypatch):
+    told, caught, began = [], [], threading.Event()
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append("first"))
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        stuck = Loop(end=gate)  # while it is about to end, ours is there
+        holding = stoppable(pool).submit(stuck)
+        stuck.began.wait()
+        assert holding.cancel()
+        gate.wait_started()
+        ours = sys.unraisablehook
+        assert ours.__self__ is not None
+
+        def hook(unraisable):
+            told.append("second")
+            ours(unraisable)
+
+        sys.unraisablehook = hook
+        gate.open()
+        pyconc.wait([holding])
+        assert sys.unraisablehook is hook
+        future = stoppable(pool).submit(losing(lose_in_del, lambda: loop(began), caught))
+        began.wait()
+        assert future.cancel()
+        assert pyconc.wait([future], HANG_LIMIT).done == {future}
+        assert caught == [pyconc.TaskCancelled]
+        assert told == ["second", "first"]
+        assert sys.unraisablehook is hook
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_child_of_a_fork_has_the_programs_hook(monkeypatch):
+    def hook(unraisable):
+        pass
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
+        task = Loop(end=gate)
+        future = stoppable(pool).submit(task)
+        task.began.wait()
+        assert future.cancel()
+        gate.wait_started()
+        assert sys.unraisablehook is not hook
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0 if sys.unraisablehook is hook else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        gate.open()
+
+
 # --- Grace and limits -------------------------------------------------------------------------------------------------
 
 # Timeouts to be tried in turn: on a busy machine a call may be interrupted before its first line.

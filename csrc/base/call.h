@@ -43,6 +43,9 @@ typedef struct call_place {
     // TaskCancelled that another thread has asked for, and that was not raised yet, is not raised: True if
     // there was one.  NULL: no other thread can ask.
     bool (*take_back)(struct call_place *place);
+    // TaskCancelled that was raised in the call was lost: has it raised again, if the call is to end.  NULL:
+    // somebody else sees to that.
+    void (*raise_again)(struct call_place *place);
     CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
     bool is_interrupted;  // call_interrupt() has raised in the call that runs
     bool is_remote;       // another process wants to know how far its calls are; set once

@@ -40,6 +40,7 @@
     X(get_ident_name)      /* "get_ident" */                                                     \
     X(checkpoint)          /* a function of one bytecode: serves the eval breaker */             \
     X(task_cancelled)      /* pyconc.TaskCancelled; NULL until it is first raised */             \
+    X(unraisable_hook)     /* see lost_exception.h; NULL while it is the program's */            \
     X(pickle_dumps)                                                                              \
     X(pickle_loads)                                                                              \
     X(registered_reducers)   /* a dict of multiprocessing's, NULL until something is pickled */  \
@@ -138,6 +139,7 @@ typedef struct module_state {
     bool uses_reducers;        //   and whether pickling is to honour them
 
     uint32_t thread_queues;   // how many were made
+    uint32_t calls_to_end;    // in threads, see lost_exception.h
     uint32_t shared_watches;  // how many are open
 
     list_link *untracked;  // futures that the garbage collector does not track, see future.h; borrowed

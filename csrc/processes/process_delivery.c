@@ -436,7 +436,6 @@ process_job_drop(task *t)
     if (job->special != NULL) {
         Py_CLEAR(job->special->options.name);
         Py_CLEAR(job->special->stack);
-        free(job->special);
     }
 }
 
@@ -474,13 +473,23 @@ static const task_route process_route = {
 };
 
 task *
-process_delivery_new_task(ProcessQueueObject *self, PyObject *callable, const destination *to)
+process_delivery_new_task(ProcessQueueObject *self, const call_options *options, PyObject *callable,
+                          const destination *to)
 {
-    task *t = task_new_routed(&process_route, sizeof(process_job), callable, to);
+    // In one piece: to allocate and free another would be most of what options cost.
+    bool is_special = options != NULL && options->is_special;
+    size_t size = sizeof(process_job) + (is_special ? sizeof(special_job) : 0);
+    task *t = task_new_routed(&process_route, size, callable, to);
     if (t != NULL) {
         process_job *job = process_job_of(t);
         job->queue = self;
         job->worker = JOB_ANY_WORKER;
+        if (is_special) {
+            job->special = (special_job *)(job + 1);
+            job->special->job = job;
+            job->special->options = *options;
+            Py_XINCREF(options->name);
+        }
     }
     return t;
 }

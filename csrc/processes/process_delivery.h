@@ -25,8 +25,10 @@
 
 #include "process_queue.h"
 
-// A task of this queue for a destination, with no call yet; borrows all.  NULL with an exception.
-task *process_delivery_new_task(ProcessQueueObject *self, PyObject *callable, const destination *to);
+// A task of this queue for a destination, with no call yet; options: or NULL.  Borrows all.  NULL with an
+// exception.
+task *process_delivery_new_task(ProcessQueueObject *self, const call_options *options, PyObject *callable,
+                                const destination *to);
 
 // The exception that a function of pyconc._process.pickling makes of another; if that fails, why.  Never
 // NULL.

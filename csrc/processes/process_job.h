@@ -54,7 +54,7 @@ typedef struct job_followup {
     void (*run)(struct job_followup *self);  // once; must not leave an exception
 } job_followup;
 
-// What only a call with options has: the others are by so much smaller.
+// What only a call with options has, behind its job: the others are by so much smaller.
 typedef struct special_job {
     struct process_job *job;  // whose it is; set once
     call_options options;     // set once

@@ -23,36 +23,17 @@ fail_packing(task *t)
     return t;
 }
 
-static int
-set_options(process_job *job, const call_options *options)
-{
-    special_job *special = calloc(1, sizeof(*special));
-    if (special == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    special->job = job;
-    special->options = *options;
-    Py_XINCREF(special->options.name);
-    job->special = special;
-    return 0;
-}
-
 // A task with the call args[0](args[1:], kwnames), or with why that cannot be packed.  NULL with an
 // exception.
 static task *
 pack_call(ProcessQueueObject *self, const call_options *options, PyObject *const *args, Py_ssize_t nargs,
           PyObject *kwnames, const destination *to)
 {
-    task *t = process_delivery_new_task(self, args[0], to);
+    task *t = process_delivery_new_task(self, options, args[0], to);
     if (t == NULL) {
         return NULL;
     }
     process_job *job = process_job_of(t);
-    if (options->is_special && set_options(job, options) < 0) {
-        task_free(t);
-        return NULL;
-    }
     if (options->deadline_ns != CALL_NO_LIMIT && options->deadline_ns <= clock_now_ns()) {
         job->special->reason = STOP_BY_TIMEOUT;
         job->error = call_timeout_error(args[0], options, CALL_NOT_BEGUN, NULL, NULL);
@@ -176,7 +157,10 @@ process_submit_pack_chunk(ProcessQueueObject *self, const destination *to, PyObj
                           PyObject *items, unsigned flags, task **packed)
 {
     *packed = NULL;
-    task *t = process_queue_check_kept_open(self) < 0 ? NULL : process_delivery_new_task(self, callable, to);
+    task *t = NULL;
+    if (process_queue_check_kept_open(self) == 0) {
+        t = process_delivery_new_task(self, NULL, callable, to);
+    }
     if (t == NULL) {
         return -1;
     }

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <signal.h>
 
+#include "base/lost_exception.h"
 #include "core/clock.h"
 #include "thread_stack.h"
 
@@ -21,6 +22,7 @@ typedef struct thread_job {
     int64_t pause_ns;      // how long after that the next one comes
     thread_job_state state;
     stop_reason reason;  // why the call is to end
+    bool is_stopped;     // that was asked for while it ran
     bool is_cancelled;   // whatever the reason, its future was cancelled while it ran
     runner *runner;      // that runs it, borrowed; NULL: none
     PyObject *stack;     // where it was when its time was over, a str, or NULL
@@ -158,6 +160,8 @@ stop(thread_job *job, stop_reason reason)
 {
     if (job->reason == STOP_NOT) {
         job->reason = reason;
+        job->is_stopped = true;
+        lost_exception_watch(job->jobs->module);
         limit_watch_unset(&job->limit);
         if (job->options.grace_ns != CALL_NO_LIMIT) {
             limit_watch_set(job->jobs->module, &job->limit, clock_now_ns() + job->options.grace_ns);
@@ -373,11 +377,27 @@ get_reason(const call_place *place)
     return job == NULL ? STOP_NOT : job->reason;
 }
 
+// `base` is that of the worker's first runner.
+static void
+raise_again(call_place *base)
+{
+    runner *r = worker_innermost(THING_OF(base, runner, place)->worker);
+    thread_job *job = job_of(r->current);
+    if (!r->inherited && job != NULL && job->state == JOB_RUNS && job->reason != STOP_NOT) {
+        r->place.is_interrupted = false;
+        interrupt(job);
+    }
+}
+
 void
 runner_enter(runner *r, worker *w, module_state *module)
 {
     r->worker = w;
-    r->place = (call_place){.module = module, .get = get_call, .reason = get_reason, .take_back = take_back};
+    r->place = (call_place){.module = module,
+                            .get = get_call,
+                            .reason = get_reason,
+                            .take_back = take_back,
+                            .raise_again = raise_again};
     list_link_push(&w->runners, &r->of_worker);
 }
 
@@ -427,6 +447,9 @@ call(task *t, call_place *place)
     take_back(place);
     if (job->reason == STOP_NOT) {
         return result;
+    }
+    if (job->is_stopped) {
+        lost_exception_unwatch(job->jobs->module);
     }
     // Whatever it has returned or raised.
     bool has_raised = result == NULL;
