@@ -1,5 +1,6 @@
 """Native executors for asyncio and concurrent.futures: change an import line, keep the program."""
 
+import sys as _sys
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -83,7 +84,8 @@ _LAZY = {
 
 def __getattr__(name):
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=_sys.modules[__name__])  # Python suggests what was meant
     module, attribute = _LAZY[name]
     value = _import_module(module)
     return value if attribute is None else getattr(value, attribute)

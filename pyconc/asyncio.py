@@ -21,6 +21,7 @@ import weakref
 from asyncio import *  # noqa: F403
 from concurrent.futures import Executor
 
+from pyconc._standard_names import names_of
 from pyconc.thread_pool import ThreadPoolExecutor
 
 __all__ = asyncio.__all__
@@ -28,12 +29,7 @@ __all__ = asyncio.__all__
 _HIDDEN = object()
 
 
-def __getattr__(name):
-    try:
-        return getattr(asyncio, name)
-    except AttributeError:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message, name=name, obj=sys.modules[__name__]) from None
+__getattr__ = names_of(asyncio, __name__)
 
 
 def __dir__():

@@ -5,6 +5,7 @@ import asyncio
 import concurrent.futures
 import concurrent.futures.process
 import concurrent.futures.thread
+import importlib
 import sys
 
 import pytest
@@ -48,6 +49,18 @@ def test_an_unknown_name_is_an_error_of_this_module():
         futures.nonsense  # noqa: B018
     with pytest.raises(AttributeError, match=r"module 'pyconc\.concurrent' has no attribute 'nonsense'"):
         pyconc_concurrent.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["", ".asyncio", ".cluster", ".concurrent", ".concurrent.futures", ".multiprocessing", ".multiprocessing.pool"],
+)
+def test_an_unknown_name_says_where_it_was_looked_for(module):
+    """So Python suggests the name that was meant."""
+    module = importlib.import_module("pyconc" + module)
+    with pytest.raises(AttributeError) as caught:
+        module.nonsense  # noqa: B018
+    assert (caught.value.name, caught.value.obj) == ("nonsense", module)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="this version has it")

@@ -5,6 +5,7 @@ calls as _pending.py describes them. _node_plugin.py is for tasks of dask's own,
 Workers import _calls.py from here, so that what needs distributed is imported when it is asked for.
 """
 
+import sys
 from importlib import import_module
 
 __all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats", "Ref"]
@@ -21,7 +22,8 @@ _LAZY = {
 
 def __getattr__(name):
     if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message, name=name, obj=sys.modules[__name__])
     try:
         module = import_module(_LAZY[name])
     except ModuleNotFoundError as error:

@@ -24,6 +24,7 @@ from concurrent.futures import (
 from concurrent.futures import InvalidStateError as InvalidStateError
 
 from pyconc._core import Future
+from pyconc._standard_names import names_of
 from pyconc.thread_pool import ThreadPoolExecutor
 from pyconc.waiting import as_completed, wait
 
@@ -59,6 +60,7 @@ if "InterpreterPoolExecutor" in _standard.__all__:
     __all__ += ["InterpreterPoolExecutor"]
 
 if not TYPE_CHECKING:
+    _standard_name = names_of(_standard, __name__)
 
     def __getattr__(name: str) -> object:
         # Loaded when asked for, as in the standard package: the process side brings multiprocessing with it.
@@ -69,12 +71,7 @@ if not TYPE_CHECKING:
                 return importlib.import_module(f"concurrent.futures.{name}")
             except ImportError:
                 pass
-        try:
-            return getattr(_standard, name)
-        except AttributeError:
-            raise AttributeError(
-                f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__]
-            ) from None
+        return _standard_name(name)
 
     def __dir__() -> list[str]:
         return dir(_standard)

@@ -1,8 +1,8 @@
 """multiprocessing.dummy, with pyconc's threads: Pool is a ThreadPool; all else is the standard module's."""
 
-import sys
 from multiprocessing import dummy as _standard
 
+from pyconc._standard_names import names_of
 from pyconc.multiprocessing.pool import ThreadPool
 
 __all__ = _standard.__all__
@@ -19,12 +19,7 @@ def Pool(processes=None, initializer=None, initargs=()):
     return ThreadPool(processes, initializer, initargs)
 
 
-def __getattr__(name):
-    try:
-        return getattr(_standard, name)
-    except AttributeError:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message, name=name, obj=sys.modules[__name__]) from None
+__getattr__ = names_of(_standard, __name__)
 
 
 def __dir__():

@@ -12,22 +12,17 @@ a type that is registered, a Pool, a set, an Array of characters.
 
 import array
 import multiprocessing.managers as _standard
-import sys
 import threading
 import types
 from multiprocessing import ProcessError
 
 from pyconc import shared
+from pyconc._standard_names import names_of
 
 __all__ = _standard.__all__
 
 
-def __getattr__(name):
-    try:
-        return getattr(_standard, name)
-    except AttributeError:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message, name=name, obj=sys.modules[__name__]) from None
+__getattr__ = names_of(_standard, __name__)
 
 
 def __dir__():

@@ -16,7 +16,6 @@ import multiprocessing
 import operator
 import os
 import queue
-import sys
 import threading
 import warnings
 import weakref
@@ -30,6 +29,7 @@ from pyconc import _core
 from pyconc._process import pickling
 from pyconc._process.launcher import is_single_threaded
 from pyconc._process.worker_main import Limits
+from pyconc._standard_names import names_of
 from pyconc.process_pool import ProcessExecutor, _chosen_context, default_workers
 from pyconc.thread_pool import ThreadPoolExecutor
 
@@ -775,9 +775,4 @@ class ThreadPool(Pool, _standard.ThreadPool):
         self._open(executor, count)
 
 
-def __getattr__(name):
-    try:
-        return getattr(_standard, name)
-    except AttributeError:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message, name=name, obj=sys.modules[__name__]) from None
+__getattr__ = names_of(_standard, __name__)
