@@ -13,7 +13,7 @@ typedef struct dict_slot {
     _Atomic uint64_t value;
 } dict_slot;
 
-// Guarded by the cell's lock, but for looks.
+// Guarded by the cell's lock, except for looks.
 typedef struct dict_table {
     _Atomic uint64_t bounds;  // first, and end in the upper half
     _Atomic uint64_t size;    // constant: capacity, and in the upper half the cells, a power of two

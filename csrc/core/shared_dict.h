@@ -20,7 +20,7 @@
 // back for a key, where that is something else.
 //
 // Of shared_run.h a user calls what is without the lock, bytes and version.  Everything here is with the
-// lock, but for looks.  No Python.
+// lock, except for looks.  No Python.
 #ifndef PYCONC_SHARED_DICT_H
 #define PYCONC_SHARED_DICT_H
 

@@ -3,7 +3,7 @@
 #include "shared_change.h"
 #include "shared_words.h"
 
-// Guarded by the cell's lock, but for looks.
+// Guarded by the cell's lock, except for looks.
 typedef struct list_table {
     _Atomic uint64_t bounds;  // first, and end in the upper half
     uint64_t capacity;        // constant; no look reads it

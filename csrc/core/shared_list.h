@@ -8,7 +8,7 @@
 // table.
 //
 // Of shared_run.h a user calls what is without the lock, bytes and version.  Everything here is with the
-// lock, but for looks.  Places are checked by the caller: less than shared_list_count().  No Python.
+// lock, except for looks.  Places are checked by the caller: less than shared_list_count().  No Python.
 #ifndef PYCONC_SHARED_LIST_H
 #define PYCONC_SHARED_LIST_H
 

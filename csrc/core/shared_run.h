@@ -60,7 +60,7 @@ struct shared_run {
     // Guarded by the cell's lock:
     uint32_t unit, order;         // of the run that is mapped
     _Atomic(unsigned char *) at;  // where; NULL: none is.  A child of another thread's fork reads it, too
-    // Of looks, see shared_look.h; this process's announcement guards them, but for `looks`:
+    // Of looks, see shared_look.h; this process's announcement guards them, except `looks`:
     uint32_t look_unit, look_order;    // of the run that is mapped for them
     _Atomic(unsigned char *) look_at;  // as `at`
     _Atomic uint32_t looks;            // that had no mapping; a hint, so relaxed everywhere

@@ -18,7 +18,7 @@
 // table when it needs one.  The head tells whose the table is.
 //
 // A viewer reads a copy of the file, and must expect anything in it.  The caller guards all calls and all
-// fields, with one lock for the process; but for thread_view_copy(), which any thread may call.  No Python.
+// fields, with one lock for the process, except thread_view_copy(), which any thread may call.  No Python.
 #ifndef PYCONC_THREAD_VIEW_H
 #define PYCONC_THREAD_VIEW_H
 

@@ -21,7 +21,7 @@ void job_table_admit(job_table *table, uint32_t worker, uint32_t process, int pi
 bool job_table_wants_relief(job_table *table, uint32_t worker);
 
 // Settles the affairs of a dead worker, whose number is then free; returns the tasks that it had taken and
-// not finished, or NULL.  *progress: some worker has finished a task since the last burial.
+// not finished, or NULL.  *progress: some worker has finished a task since a worker was last reaped.
 list_node *job_table_reap(job_table *table, uint32_t worker, bool *progress);
 
 // It is about to be closed, as the worker has ended.

@@ -18,7 +18,7 @@
 // The queue tells of the end of each chunk's job by its followup, which runs after the delivery and outside
 // of it, in the result handler's thread or in the consumer's, whoever is first; it settles the chunk: learns
 // from its time, sends its rest, and sends more.  So workers are fed while the consumer is elsewhere, and no
-// Python code that a signal handler could interrupt keeps the books.
+// Python code that a signal handler could interrupt counts the chunks.
 //
 // The feed's keeper keeps the queue open while calls are unsent or under way.
 //

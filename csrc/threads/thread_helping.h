@@ -6,8 +6,7 @@
 //
 // A worker that waits for a call of its queue takes it out and runs it in a *runner* of its own, on top of
 // the one below.  What was to be raised in the call below is taken back until the one above is over.  Each
-// call above another has a copy of the context that the thread began with, as the one below may be in the
-// midst of its own.
+// call above another has a copy of the context that the thread began with, as the call below is in that one.
 //
 // Every function here is called with the GIL, in the worker's thread.
 #ifndef PYCONC_THREAD_HELPING_H

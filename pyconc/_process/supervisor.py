@@ -443,7 +443,7 @@ class Supervisor:
         _handlers.add(handler)
         if self._waits_at_exit:
             # At exit the standard library wakes and joins whatever stands here.
-            process._threads_wakeups[handler] = _ExitBell(self)
+            process._threads_wakeups[handler] = _ExitWakeup(self)
 
     def _abandon_workers(self):
         """No thread would look after them."""
@@ -907,8 +907,8 @@ class Supervisor:
         self.processes = {}  # each of them has a file open
 
 
-class _ExitBell:
-    """The bell that the standard exit handler rings."""
+class _ExitWakeup:
+    """What the standard exit handler calls: for it, this is an executor."""
 
     def __init__(self, supervisor):
         self._supervisor = weakref.ref(supervisor)

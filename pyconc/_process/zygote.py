@@ -254,7 +254,7 @@ class Zygote:
             raise ZygoteDied from None
 
     def _has_events(self, timeout):
-        return self._dead or self._connection.poll(timeout)  # the news of the dead is that they are
+        return self._dead or self._connection.poll(timeout)  # that it has ended is an event, too
 
     def _receive(self):
         if self._dead:

@@ -1,4 +1,4 @@
-# To a type checker this module is multiprocessing, but for its pools and managers.
+# To a type checker this module is multiprocessing, except for its pools and managers.
 
 from collections.abc import Callable, Iterable
 from multiprocessing import *  # noqa: F403

@@ -1,4 +1,4 @@
-# To a type checker this module is multiprocessing.managers, but for SyncManager and what it makes.
+# To a type checker this module is multiprocessing.managers, except for SyncManager and what it makes.
 
 import array
 import sys
