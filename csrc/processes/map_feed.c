@@ -4,11 +4,14 @@
 #include "futures/future_destination.h"
 #include "job_table_look.h"
 
-// What a chunk should take: the cost of sending it, some 20 us, is then a small part.
+// What a chunk should take: the cost of sending it, some 20 us, is then a small part.  4,000 calls of 17 us
+// take 68 ms of CPU in all processes; with a tenth of this 81 ms, with ten times as much 68 (on 3.11).
 #define TARGET_NS 1e6
-// What it should take at least, so that little is lost on the way, however few calls are left.
+// What it should take at least, so that little is lost on the way, however few calls are left.  50 maps of 80
+// such calls take 74 ms; with a tenth of this 83 ms.
 #define LEAST_NS 1e5
-// How many chunks for each worker what is left makes at least: sending, running and receiving overlap.
+// How many chunks for each worker what is left makes at least: sending, running and receiving overlap.  With
+// four times as many, the 4,000 calls take 3 % more.
 #define SHARES 4
 // How many calls are too few to outweigh what is known.
 #define FEW_CALLS 4
