@@ -4,6 +4,7 @@
 
 #include "base/call.h"
 #include "futures/future_destination.h"
+#include "futures/outbox.h"
 #include "loops/loop_bridge.h"
 #include "processes/process_queue.h"
 #include "threads/thread_queue.h"
@@ -184,6 +185,69 @@ PyDoc_STRVAR(submit_doc,
 "    ...     future = pool.submit(int, \"ff\", base=16)\n"
 "    >>> future.result()\n"
 "    255");
+
+// Calls of more arguments than these are for submit().
+#define EACH_MOST_ARGS 3
+
+static bool
+is_list(PyObject *value)
+{
+    return PyList_CheckExact(value) || PyTuple_CheckExact(value);
+}
+
+PyDoc_STRVAR(submit_each_doc,
+"_submit_each($self, outbox, numbers, fn, /, *columns)\n--\n\n"
+"Have workers call fn with the first items of these lists or tuples, with the second ones, and so on. The\n"
+"outcomes lie in the outbox, each with its number: also what submit() would raise.");
+
+static PyObject *
+executor_submit_each(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    ExecutorObject *self = pool_of(op);
+    const call_options *options = &((ExecutorObject *)op)->options;
+    Py_ssize_t columns = nargs - 3;
+    bool is_sound = columns >= 0 && columns <= EACH_MOST_ARGS
+                    && Py_IS_TYPE(args[0], self->module->outbox_type) && is_list(args[1]);
+    for (Py_ssize_t i = 3; is_sound && i < nargs; i++) {
+        is_sound = is_list(args[i]) && PySequence_Fast_GET_SIZE(args[i]) == PySequence_Fast_GET_SIZE(args[1]);
+    }
+    if (!is_sound) {
+        PyErr_SetString(PyExc_TypeError, "_submit_each() takes an outbox, numbers, a function, and columns");
+        return NULL;
+    }
+    PyObject *outbox = args[0], *numbers = args[1], *call[1 + EACH_MOST_ARGS] = {args[2]};
+    // What is pickled or started here may run code that changes the lists.
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(numbers); i++) {
+        destination to, again;
+        Py_ssize_t taken = 0;
+        while (taken < columns && i < PySequence_Fast_GET_SIZE(args[3 + taken])) {
+            call[1 + taken] = Py_NewRef(PySequence_Fast_GET_ITEM(args[3 + taken], i));
+            taken++;
+        }
+        int rc = outbox_destination(outbox, PySequence_Fast_GET_ITEM(numbers, i), &to);
+        if (rc == 0) {
+            PyObject *future = NULL;
+            again = to;
+            Py_INCREF(again.future);
+            if (prepare(self, "submit", 1) < 0) {
+                destination_clear(&to);
+            }
+            else {
+                future = submit_call(self, options, call, 1 + taken, NULL, &to);
+            }
+            Py_XDECREF(future);
+            rc = future == NULL ? outbox_fail(&again) : 0;
+            Py_DECREF(again.future);
+        }
+        while (taken > 0) {
+            Py_DECREF(call[taken--]);
+        }
+        if (rc < 0) {
+            return NULL;
+        }
+    }
+    Py_RETURN_NONE;
+}
 
 // The standard class in whose place the executor stands.
 static standard_class *
@@ -491,6 +555,7 @@ executor_dealloc(PyObject *op)
 static PyMethodDef executor_methods[] = {
     {"submit", FASTCALL(executor_submit), METH_FASTCALL | METH_KEYWORDS, submit_doc},
     {"_submit", FASTCALL(executor_submit_here), METH_FASTCALL | METH_KEYWORDS, submit_here_doc},
+    {"_submit_each", FASTCALL(executor_submit_each), METH_FASTCALL, submit_each_doc},
     {"run", FASTCALL(executor_run), METH_FASTCALL | METH_KEYWORDS, run_doc},
     {"_view", executor_view, METH_VARARGS, view_doc},
     {NULL, NULL, 0, NULL},

@@ -11,6 +11,7 @@
 #include "futures/chain.h"
 #include "futures/future.h"
 #include "futures/future_type.h"
+#include "futures/outbox.h"
 #include "futures/waiting.h"
 #include "loops/loop_bridge.h"
 #include "method.h"
@@ -311,7 +312,9 @@ add_types(PyObject *module, module_state *state)
         || add_type(module, &keeper_spec, NULL, &state->keeper_type) < 0
         || add_type(module, &worker_spec, NULL, &state->worker_type) < 0
         || add_type(module, &call_spec, NULL, &state->call_type) < 0
-        || add_type(module, &chain_spec, NULL, &state->chain_type) < 0) {
+        || add_type(module, &chain_spec, NULL, &state->chain_type) < 0
+        || add_type(module, &outbox_spec, NULL, &state->outbox_type) < 0
+        || make_type(module, &ticket_spec, NULL, &state->ticket_type) < 0) {
         return -1;
     }
     return add_shared_types(module, state);

@@ -4,12 +4,14 @@ import ast
 import asyncio
 import concurrent.futures
 import contextlib
+import importlib
 import inspect
 import logging
 import os
 import pickle
 import random
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -33,6 +35,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import dask
     from distributed import Client, LocalCluster, Scheduler, Security, Worker
+    from distributed.comm import CommClosedError
 
 from pyconc.cluster import ClusterExecutor, NodeDied, NodePlugin, _calls, _dispatcher, _node, _refs, _relay
 
@@ -205,13 +208,25 @@ def test_functions_of_all_kinds_travel(executor, monkeypatch):
         assert executor.submit(function, *arguments).result() == function(*arguments)
 
 
+def test_whatever_a_module_has_in_a_functions_place_that_one_runs(executor, monkeypatch):
+    """As with a pool on this machine."""
+    original = jobs.identity
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        for submit in (pool.submit, executor.submit):
+            assert submit(original, 4).result() == 4
+            with monkeypatch.context() as patched:
+                patched.setattr(jobs, "identity", lambda value: -value)
+                assert submit(original, 4).result() == 4
+                assert submit(jobs.identity, 4).result() == -4
+            assert submit(jobs.identity, 4).result() == 4
+
+
 def test_what_is_known_of_functions_does_not_grow(monkeypatch):
     monkeypatch.setattr(_calls, "_MOST_KNOWN", 2)
     for known in ("_heads", "_functions"):
         monkeypatch.setattr(_calls, known, {})
     for function in (abs, int, jobs.identity, float) * 2:
-        (result,) = _calls.run_call(_calls.pack_call(function, (4,), {}))
-        assert _calls.unpack(result) == 4
+        assert _calls.unpack(_calls.run_call(_calls.pack_call(function, (4,), {}))) == 4
         assert len(_calls._heads) <= 2
         assert len(_calls._functions) <= 2
     assert _calls.pack_call(float, (4,), {}).startswith(_calls._heads[float])
@@ -644,6 +659,19 @@ def gateway(cluster, monkeypatch):
     monkeypatch.setattr(_dispatcher, "connect", connect)
 
 
+@pytest.fixture
+def complaints():
+    """What servers of dask's in this process log of what they have not expected."""
+    logger, records = logging.getLogger("distributed.core"), []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR)
+    yield records
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
+
+
 def transports(executor):
     return [node.transport for node in executor.stats().nodes]
 
@@ -675,6 +703,16 @@ def test_a_node_that_cannot_be_reached_is_left_out_if_the_program_says_so(cluste
         wait_until(lambda: caplog.text.count("cannot be reached: no route") >= 2, "both to be left out")
         assert executor.stats().nodes == ()
         assert future.cancel()
+
+
+def test_a_question_to_a_node_that_is_gone_is_no_failure_of_the_schedulers(cluster, complaints):
+    async def main():
+        async with Client(cluster.scheduler_address, asynchronous=True, set_as_default=False) as client:
+            await _relay.Relays(client).open("tcp://127.0.0.1:1").write("anybody there?")
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.2s"}), pytest.raises(CommClosedError):
+        asyncio.run(main())
+    assert not complaints
 
 
 @pytest.mark.parametrize("how", ["asks no more", "says so"])
@@ -742,6 +780,23 @@ def test_what_cannot_be_pickled_costs_one_call(executor):
     assert type(executor.submit(FailsHere, os.getpid()).exception()) is pyconc.TaskUnpicklable
     assert type(executor.submit(raise_awkward).exception()) is pyconc.TaskUnpicklable
     assert executor.submit(abs, -1).result() == 1
+
+
+def test_a_module_that_a_node_lacks_is_named_and_can_be_brought(cluster, executor, tmp_path, monkeypatch):
+    name = f"only_here_{os.getpid()}"
+    (tmp_path / f"{name}.py").write_text("def negate(number):\n    return -number\n")
+    with monkeypatch.context() as patched:  # workers that begin later do not have this
+        patched.syspath_prepend(tmp_path)
+        monkeypatch.setitem(sys.modules, name, importlib.import_module(name))
+    negate = sys.modules[name].negate
+    error = executor.submit(negate, 4).exception()
+    assert type(error) is pyconc.TaskUnpicklable
+    assert type(error.__cause__) is ModuleNotFoundError
+    assert name in str(error)
+    assert "upload_file()" in str(error)
+    with Client(cluster, set_as_default=False) as client:
+        client.upload_file(str(tmp_path / f"{name}.py"), load=False)
+    assert [executor.submit(negate, number).result() for number in range(4)] == [0, -1, -2, -3]
 
 
 def test_too_large_a_call_is_refused(executor, monkeypatch):

@@ -1,8 +1,9 @@
 // delivery: an outcome on its way to its destination; it does not know what a destination is.
 //
-// A destination is a pyconc.Future, or an asyncio future to which a *carrier* (its loop's bridge) brings the
-// outcome; futures/future_destination.c and loops/loop_bridge.c each say what theirs can do.  The thread that
-// has an outcome hands the delivery over without knowing which it is.
+// A destination is a pyconc.Future, an asyncio future to which a *carrier* (its loop's bridge) brings the
+// outcome, or a place in an outbox, a carrier, too.  futures/future_destination.c, loops/loop_bridge.c and
+// futures/outbox.c each say what theirs can do.  The thread that has an outcome hands the delivery over
+// without knowing which it is.
 //
 // Exactly one party owns a delivery at any time.  A task begins with one; its call is gone when the delivery
 // is handed over, so a carrier lists deliveries and never sees a task.

@@ -25,9 +25,10 @@
 // The module's own types.
 #define MODULE_TYPES(X)                                                                         \
     X(block) X(call) X(chain) X(executor) X(future) X(keeper) X(loop_bridge) X(map_feed) X(map_results) \
-    X(method) X(process_queue) X(region) X(shared_array) X(shared_cell) X(shared_condition) X(shared_dict) \
-    X(shared_event) X(shared_heap) X(shared_list) X(shared_lock) X(shared_number) X(shared_outcome) \
-    X(shared_queue) X(shared_semaphore) X(shared_watch) X(thread_queue) X(waiter) X(worker)
+    X(method) X(outbox) X(process_queue) X(region) X(shared_array) X(shared_cell) X(shared_condition) \
+    X(shared_dict) X(shared_event) X(shared_heap) X(shared_list) X(shared_lock) X(shared_number) \
+    X(shared_outcome) X(shared_queue) X(shared_semaphore) X(shared_watch) X(thread_queue) X(ticket) \
+    X(waiter) X(worker)
 
 // The objects of other modules that it uses.
 #define MODULE_OBJECTS(X)                                                                        \

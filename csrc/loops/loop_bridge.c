@@ -360,6 +360,9 @@ loop_bridge_look(module_state *state, int64_t now_ns)
 int
 loop_bridge_busy_wait(const destination *to)
 {
+    if (to->kind != &loop_destination) {
+        return 0;
+    }
     LoopBridgeObject *self = (LoopBridgeObject *)to->carrier;
     module_state *module = self->module;
     PyObject *loop;

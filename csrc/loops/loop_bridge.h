@@ -77,8 +77,9 @@ int loop_bridge_for_loop(module_state *state, PyObject *loop, bool routed, desti
 // The same for the running loop; without one, -1 with RuntimeError.
 int loop_bridge_for_running_loop(module_state *state, bool routed, destination *to);
 
-// Called by the thread that has queued a task: gives a short task the time to end, if this is the thread of
-// the destination's loop and nothing else is on its way.  0, or -1 with an exception from the loop.
+// Called by the thread that has queued a task: gives a short task the time to end, if its destination is one
+// of a loop, this is the loop's thread, and nothing else is on its way.  0, or -1 with an exception from the
+// loop.
 int loop_bridge_busy_wait(const destination *to);
 
 // When a thread that has posted has to look at what rides along, if it has nothing else to do by then; or

@@ -126,6 +126,14 @@ class _Node:
             call.place = None
         return call
 
+    def take_all(self, numbers):
+        taken = [*map(self.running.pop, numbers)]
+        for call in taken:
+            self.bytes -= call.size
+            if call.options is not None:
+                call.place = None
+        return taken
+
     def learn(self, mean):
         """Choose the limit anew, as recent calls have run for so many seconds each."""
         self.seconds = mean if self.seconds is None else 0.7 * self.seconds + 0.3 * mean
@@ -197,11 +205,14 @@ class Dispatcher:
             size = len(packed) if type(packed) is bytes else calls.size_of(packed)
         except Exception as raised:
             error, packed, size, refs = pickling.call_error(raised), None, 0, None
-        call = function, packed, size, self._begins, options, self._stop_call
-        if buffersize is not None:
-            call = StreamCall(loop, buffersize, self._ask, *call)
+        if loop is None:
+            call = Call(function, packed, size, self._begins, options, self._stop_call)
+        elif buffersize is None:
+            call = LoopCall(loop, self._outcomes, function, packed, size, self._begins, options, self._stop_call)
         else:
-            call = Call(*call) if loop is None else LoopCall(loop, self._outcomes, *call)
+            call = StreamCall(
+                loop, buffersize, self._ask, function, packed, size, self._begins, options, self._stop_call
+            )
         if refs:
             call.refs = refs
         with self._lock:
@@ -665,20 +676,23 @@ class Dispatcher:
             return
         for number, packed in message.get("items", ()):
             node.running[number].receive(packed)
-        returned = [node.take(number) for number in message["numbers"]]
+        returned = node.take_all(message["numbers"])
         failed = [(node.take(number), how, error) for number, how, error in message.get("failures", ())]
         self._queue_again([node.take(number) for number in sorted(message.get("unbegun", ()))])
         node.ended += len(returned) + len(failed)
         if message["seconds"] is not None:
             node.learn(message["seconds"])
         self._feed()
+        unpack = calls.unpack
         for call, packed in zip(returned, message["results"]):
-            result, error = calls.unpack_result(packed)
-            if error is None:
-                self._completed += 1
-            else:
+            try:
+                result = unpack(packed)
+            except BaseException as error:
                 self._failed += 1
-            call.finish(result, error)
+                call.finish(None, pickling.outcome_error(error))
+            else:
+                self._completed += 1
+                call.finish(result, None)
         for call, how, packed in failed:
             self._fail_on(node, call, how, packed)
         self._outcomes.send()
@@ -776,11 +790,14 @@ class Dispatcher:
                 self._queue.append(call)
 
     def _give(self, node, count):
-        while count > 0 and self._queue and node.room() > 0:
-            call = self._queue.popleft()
-            if self._may_run(call):
-                node.give(next(self._numbers), call)
-                count -= 1
+        queue, may_run, give, numbers = self._queue, self._may_run, node.give, self._numbers
+        while queue and (room := min(count, node.room())) > 0:
+            while queue and room > 0:
+                call = queue.popleft()
+                if may_run(call):
+                    give(next(numbers), call)
+                    count -= 1
+                    room = room - 1 if node.bytes < _MESSAGE_BYTES else 0
         node.something.set()
 
     def _may_run(self, call):

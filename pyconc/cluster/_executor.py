@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import sys
 from functools import partial
 from itertools import islice
 from operator import index
@@ -12,7 +13,7 @@ from pyconc._async_with import AsyncWith
 from pyconc._core import Chain
 from pyconc.cluster import _calls as calls
 from pyconc.cluster._dispatcher import TRANSPORTS, Dispatcher
-from pyconc.cluster._pending import is_run_in_executor
+from pyconc.cluster._pending import RUN_IN_EXECUTOR
 from pyconc.cluster._streams import Stream
 from pyconc.coroutine_pool import CONCURRENCY, STREAM_BUFFER
 from pyconc.waiting import submit_in_order
@@ -104,6 +105,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             raise TypeError("initializer must be a callable")
         setup = None if initializer is None else calls.pack((initializer, tuple(initargs)))
         self._options = _DEFAULT_OPTIONS[kind]
+        self._call_options = None if kind == "process" else self._options  # None: as those of the node's pool
         self._run_chunk = calls.run_chunk if kind == "process" else calls.run_coroutines
         self._dispatcher = Dispatcher(
             _target_of(cluster), transport, workers_per_node, setup, 1 + retries, concurrency, self._options
@@ -119,12 +121,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             ...     executor.submit(divmod, 7, 2).result()
             (3, 1)
         """
-        loop = asyncio.get_running_loop() if is_run_in_executor(1) else None
-        return self._submit(loop, fn, args, kwargs)
-
-    def _submit(self, loop, fn, args, kwargs):
-        options = None if self._options is _DEFAULT_OPTIONS["process"] else self._options
-        return self._dispatcher.submit(loop, options, fn, args, kwargs)
+        loop = asyncio.get_running_loop() if sys._getframe(1).f_code is RUN_IN_EXECUTOR else None
+        return self._dispatcher.submit(loop, self._call_options, fn, args, kwargs)
 
     def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this executor with other options: an executor of the same class, on the same workers.
@@ -159,6 +157,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         view._options = _options.change(
             self._options, timeout=timeout, deadline=deadline, on_cancel=on_cancel, grace=grace, name=name
         )
+        view._call_options = view._options
         view._pool, view._dispatcher, view._run_chunk = self, self._dispatcher, self._run_chunk
         return view
 
@@ -201,7 +200,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         >>> asyncio.run(main())
         255
         """
-        return self._submit(asyncio.get_running_loop(), fn, args, kwargs)
+        return self._dispatcher.submit(asyncio.get_running_loop(), self._call_options, fn, args, kwargs)
 
     def stream(self, fn, /, *args, buffersize=STREAM_BUFFER, **kwargs):
         """Have a worker of some node iterate over the async generator fn(*args, **kwargs); return an async iterator.

@@ -33,16 +33,18 @@ never unpickled here, nor are arguments; a node's event loop is dask's, which mu
 """
 
 import asyncio
+import contextlib
 import platform
+import sys
 import time
 from collections import deque
-from concurrent.futures import CancelledError
 from functools import partial
 
 from distributed import WorkerPlugin
 from distributed.core import Status
 
 import pyconc
+from pyconc._core import Outbox
 from pyconc._options import ON_CANCEL
 from pyconc._process.pickling import WorkerDied
 from pyconc.cluster import _calls as calls
@@ -65,7 +67,8 @@ _LINGER = 0.002
 
 def identify():
     """Return what must be the same at both ends."""
-    return {"pyconc": pyconc.__version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"pyconc": pyconc.__version__, "Python": python, "byte order": sys.byteorder}
 
 
 class NodePool(ProcessPoolExecutor):
@@ -101,9 +104,7 @@ async def _open(comm, versions, workers, initializer, concurrency):
     """Serve an executor for as long as the comm lasts. concurrency: a worker's coroutines at a time; None: of calls."""
     mine = identify()
     if versions != mine:
-        theirs, ours = (
-            " and ".join(f"{name} {version}" for name, version in each.items()) for each in (versions, mine)
-        )
+        theirs, ours = (", ".join(f"{name} {version}" for name, version in each.items()) for each in (versions, mine))
         await comm.write(
             {"op": "hello", "error": f"the program has {theirs}, and node {comm.local_address} has {ours}"}
         )
@@ -124,7 +125,7 @@ async def _open(comm, versions, workers, initializer, concurrency):
 
 
 class _Session:
-    """A pool and the comm to its program. All runs in dask's event loop, except _begin() and _note()."""
+    """A pool and the comm to its program. All runs in dask's event loop, except _begin() and _tell()."""
 
     def __init__(self, comm, pool):
         self._comm = comm
@@ -132,13 +133,10 @@ class _Session:
         self._runs_coroutines = isinstance(pool, CoroutinePool)
         self._run = calls.run_coroutine if self._runs_coroutines else calls.run_call
         self._loop = asyncio.get_running_loop()
-        self._ended = deque()  # (number, future or exception); any thread appends
+        self._outbox = Outbox(self._tell)  # what has ended; any thread
         self._pending = 0  # how many calls the program waits for; the loop's thread
         self._has_run = (0, 0.0)  # how many calls the pool had run at the last message, and for how long; as above
-        self._many_until = 0.0  # see _look(); by the loop's clock
-        self._is_told = False  # whether the loop will look at them; the thread that sets it tells the loop
         self._something = asyncio.Event()
-        self._futures = {}  # by number, of calls that have not ended; _begin() adds, _note() removes
         self._opening = []  # what _open_stream() is to get; _begin() adds
         self._streams = {}  # by number: _Stream, of those that have not ended; the loop's thread
         self._items = deque()  # (number, packed item) of streams; the loop's thread
@@ -189,7 +187,6 @@ class _Session:
 
     def _open_stream(self, number, pool, arguments, buffersize):
         stream = self._streams[number] = _Stream(pool, arguments, buffersize, partial(self._add_item, number))
-        self._futures[number] = stream.task
         stream.task.add_done_callback(partial(self._note_stream, number))
 
     def _add_item(self, number, packed):
@@ -198,7 +195,12 @@ class _Session:
 
     def _note_stream(self, number, task):
         del self._streams[number]
-        self._note(number, task)
+        if task.cancelled():
+            self._outbox.end(number, None, None)
+        elif task.exception() is not None:
+            self._outbox.end(number, None, task.exception())
+        else:
+            self._outbox.end(number, task.result(), None)
 
     def _share(self, number, packed):
         """Lay an object into memory, while the loop waits in this message's place."""
@@ -220,24 +222,22 @@ class _Session:
 
     def _begin(self, numbers, packed, options, refs, streams):
         """Give the pool calls. In the loop's thread, or while that waits in another one."""
+        if not (options or refs or streams):
+            self._pool._submit_each(self._outbox, numbers, self._run, packed)
+            return
         options = {number: chosen for number, *chosen in options}
         refs = dict(refs)
-        are_plain = not (options or refs or streams)
-        pool, mentioned, run, futures, note = self._pool, (), self._run, self._futures, self._note
         for number, call in zip(numbers, packed):
             try:
-                if not are_plain:
-                    pool = self._view(*options[number]) if number in options else self._pool
-                    mentioned = (self._take_shared(refs[number]),) if number in refs else ()
-                    if number in streams:
-                        pool.submit(asyncio.sleep, 0)  # here, where the first worker may take a while to start
-                        self._opening.append((number, pool, (call, *mentioned), streams[number]))
-                        continue
-                future = futures[number] = pool.submit(run, call, *mentioned)
-            except Exception as error:  # descriptors or threads are short, or the pool is broken
-                note(number, error)
-            else:
-                future.add_done_callback(partial(note, number))
+                pool = self._view(*options[number]) if number in options else self._pool
+                mentioned = (self._take_shared(refs[number]),) if number in refs else ()
+                if number in streams:
+                    pool.submit(asyncio.sleep, 0)  # here, where the first worker may take a while to start
+                    self._opening.append((number, pool, (call, *mentioned), streams[number]))
+                else:
+                    pool._submit_each(self._outbox, [number], self._run, [call], *([refs] for refs in mentioned))
+            except Exception as error:  # memory, descriptors or threads are short, or the pool is broken
+                self._outbox.end(number, None, error)
 
     def _view(self, how, grace, timeout, name, remaining):
         deadline = None if remaining is None else time.monotonic() + remaining
@@ -245,29 +245,27 @@ class _Session:
 
     def _cancel(self, numbers, is_recall):
         for number in numbers:
-            future = self._futures.get(number)
-            if future is not None and future.cancel() and is_recall:
+            stream = self._streams.get(number)
+            if stream is not None:
+                stream.task.cancel()
+            elif self._outbox.cancel(number) and is_recall:
                 self._recalled.add(number)
 
-    def _note(self, number, ended):
-        """Have the loop send how a call has ended: its future, or an exception. The pool's thread, or _begin()'s."""
-        self._futures.pop(number, None)
-        self._ended.append((number, ended))
-        if not self._is_told:
-            self._is_told = True
-            try:
-                self._loop.call_soon_threadsafe(self._look)
-            except RuntimeError:  # dask's loop is closed, and so is the comm
-                pass
+    def _tell(self):
+        """Have the loop send what has ended. The pool's thread, or _begin()'s."""
+        with contextlib.suppress(RuntimeError):  # dask's loop is closed, and so is the comm
+            self._loop.call_soon_threadsafe(self._something.set)
 
-    def _look(self):
-        """Have what has ended sent: at once, or a moment after a message of many, as there will be many again."""
-        self._is_told = False
-        rest = self._many_until - self._loop.time()
-        if rest > 0 and len(self._ended) < self._pending:
-            self._loop.call_later(rest, self._something.set)
-        else:
+    def _listen(self, rest):
+        """Send what there is, or learn of what ends next: all that is pending if that is within so many seconds."""
+        if len(self._outbox) >= (max(1, self._pending) if rest > 0 else 1):
             self._something.set()
+        elif rest > 0:
+            # After a message of many there will be many again.
+            self._outbox.wake_at = max(1, self._pending)
+            self._loop.call_later(rest, self._listen, 0)
+        else:
+            self._outbox.wake_at = 1
 
     async def _send(self):
         """Send what has ended, as much as there is at a time."""
@@ -275,45 +273,40 @@ class _Session:
             while True:
                 await self._something.wait()
                 self._something.clear()
-                if self._ended or self._items:
-                    await self._comm.write(self._next_message())
-                    self._look()
+                if len(self._outbox) or self._items:
+                    message, rest = self._next_message()
+                    await self._comm.write(message)
+                    self._listen(rest)
         except OSError:
             pass  # serve() sees it, too
 
     def _next_message(self):
-        numbers, results, failures, unbegun, items, size = [], [], [], [], [], 0
+        """Return a message of what there is, and for how many seconds what ends next may wait for more."""
+        failures, unbegun, items, size = [], [], [], 0
         while self._items and size < _MESSAGE_BYTES:
             items.append(self._items.popleft())
             size += calls.size_of(items[-1][1])
-        while self._ended and size < _MESSAGE_BYTES and not self._items:
-            number, ended = self._ended.popleft()
-            try:
-                if isinstance(ended, Exception):
-                    raise ended
-                outcome = ended.result()
-            except (CancelledError, asyncio.CancelledError):
-                if number in self._recalled:
-                    self._recalled.remove(number)
-                    unbegun.append(number)
-                    continue
-                outcome = calls.STOPPED, b""
-            except BaseException as error:
+        numbers, results, others = self._outbox.take(0 if self._items else _MESSAGE_BYTES - size)
+        for number, outcome, error in others:
+            if error is not None:
                 if self._pool._broken:
-                    return {"op": "broken", "error": calls.pack_error(error)}
+                    return {"op": "broken", "error": calls.pack_error(error)}, 0
                 how = calls.WORKER_DIED if isinstance(error, WorkerDied) else calls.RAISED
-                outcome = how, calls.pack_error(error)
-            packed = outcome[-1]
-            if len(outcome) == 1:
-                numbers.append(number)
-                results.append(packed)
+                failures.append((number, how, calls.pack_error(error)))
+            elif outcome is not None:
+                how, packed = outcome
+                if how is None:
+                    numbers.append(number)
+                    results.append(packed)
+                else:
+                    failures.append((number, how, packed))
+            elif number in self._recalled:
+                self._recalled.remove(number)
+                unbegun.append(number)
             else:
-                failures.append((number, *outcome))
-            size += len(packed) if type(packed) is bytes else calls.size_of(packed)
+                failures.append((number, calls.STOPPED, b""))
         count = len(numbers) + len(failures) + len(unbegun)
         self._pending -= count
-        if count >= _MANY:
-            self._many_until = self._loop.time() + _LINGER
         answer = {"op": "ended", "numbers": numbers, "results": results, "seconds": self._recent_seconds()}
         if failures:
             answer["failures"] = failures
@@ -321,7 +314,7 @@ class _Session:
             answer["unbegun"] = unbegun
         if items:
             answer["items"] = items
-        return answer
+        return answer, _LINGER if count >= _MANY else 0
 
     def _recent_seconds(self):
         """Return how long each call has kept a worker since the last message; None: none has."""
@@ -357,4 +350,4 @@ class _Stream:
                     await self._is_asked.wait()
         finally:
             await generator.aclose()
-        return (calls.pack(None),)
+        return calls.pack(None)

@@ -9,22 +9,16 @@ for all that a message has brought.
 """
 
 import contextlib
-import sys
 from asyncio import base_events
 from concurrent.futures import InvalidStateError
 
 from pyconc._asyncio_glue import convert_exception
 from pyconc._core import Future
 
-__all__ = ["Call", "LoopCall", "LoopOutcomes", "is_run_in_executor"]
+__all__ = ["RUN_IN_EXECUTOR", "Call", "LoopCall", "LoopOutcomes"]
 
-_RUN_IN_EXECUTOR = base_events.BaseEventLoop.run_in_executor.__code__
-
-
-def is_run_in_executor(depth):
-    """Whether an event loop's run_in_executor() is the caller so many frames above: it takes a future of the loop's."""
-    caller = sys._getframe(depth).f_back
-    return caller is not None and caller.f_code is _RUN_IN_EXECUTOR
+# The code of who takes a future of the event loop's.
+RUN_IN_EXECUTOR = base_events.BaseEventLoop.run_in_executor.__code__
 
 
 class _StoppableFuture(Future):
@@ -68,10 +62,10 @@ class Call:
         self.begins = begins  # how often it may begin
         self.options = options  # None: the default ones
         self.refs = None  # the Refs that it mentions by number, if there are any
-        self.may_be_stopped = options is not None and options[0] != 0  # on_cancel is not "abandon"
         self.has_begun = False
         self.place = None  # of one with options: the node it was sent to, and its number there; the dispatcher's thread
         self.timer = None  # of one with a deadline: until it begins; the dispatcher's thread
+        self.may_be_stopped = options is not None and options[0] != 0  # on_cancel is not "abandon"
         self._make_future(stop)
 
     def _make_future(self, stop):
@@ -155,7 +149,7 @@ class LoopCall(Call):
         self._outcomes.add(self.future, result, error)
 
     def abandon(self, error):
-        _finish(self.future, None, error)
+        _finish_all([(self.future, None, error)])
 
 
 class LoopOutcomes:
@@ -163,28 +157,29 @@ class LoopOutcomes:
 
     def __init__(self):
         self._by_loop = {}
+        self._loop = self._outcomes = None  # of those, the last one
 
     def add(self, future, result, error):
-        self._by_loop.setdefault(future.get_loop(), []).append((future, result, error))
+        loop = future.get_loop()
+        if loop is not self._loop:
+            self._loop, self._outcomes = loop, self._by_loop.setdefault(loop, [])
+        self._outcomes.append((future, result, error))
 
     def send(self):
         """Tell each loop of what there is for it."""
         if self._by_loop:
             by_loop, self._by_loop = self._by_loop, {}
+            self._loop = self._outcomes = None
             for loop, outcomes in by_loop.items():
                 with contextlib.suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(_finish_all, outcomes)
 
 
 def _finish_all(outcomes):
-    for outcome in outcomes:
-        _finish(*outcome)
-
-
-def _finish(future, result, error):
-    if future.done():
-        pass
-    elif error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(convert_exception(error))
+    for future, result, error in outcomes:
+        if future.done():
+            pass
+        elif error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(convert_exception(error))

@@ -105,9 +105,14 @@ class Relay:
         with contextlib.suppress(Exception):  # the node or the scheduler has gone
             await self._send("abort", None)
 
-    def _send(self, what, message):
+    async def _send(self, what, message):
         question = {"op": RELAY, "relay": self._name, "what": what, "message": message}
-        return self._client.scheduler.proxy(msg=question, worker=self._address)
+        # Not proxy(): if the node is gone, that is an error of the scheduler's, and one that nobody retrieves if the
+        # program has gone on meanwhile.
+        answers = await self._client.scheduler.broadcast(msg=question, workers=[self._address], on_error="ignore")
+        if self._address not in answers:
+            raise CommClosedError("the scheduler cannot reach it")
+        return answers[self._address]
 
 
 # --- The node's end ---------------------------------------------------------------------------------------------------
