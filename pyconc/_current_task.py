@@ -28,6 +28,7 @@ class TaskProgress(namedtuple("TaskProgress", ("done", "total", "note"), default
         3
     """
 
+    __module__ = __package__
     __slots__ = ()
 
 
@@ -57,7 +58,7 @@ class Task:
         "<pyconc.Task 'work'>"
     """
 
-    __module__ = "pyconc"
+    __module__ = __package__
     __slots__ = ("_call",)
 
     def __init__(self, call):
@@ -216,3 +217,6 @@ def current_task():
     for find in finders:
         call = call or find()
     return None if call is None else Task(call)
+
+
+current_task.__module__ = __package__

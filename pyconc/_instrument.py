@@ -62,6 +62,9 @@ def instrument(exporter, into=None):
         _begun.add(exporter)
 
 
+instrument.__module__ = __package__
+
+
 def uninstrument(exporter=None):
     """Have a monitoring system see nothing of executors any more, in no registry and by no provider.
 
@@ -78,6 +81,9 @@ def uninstrument(exporter=None):
         for used in _begun & ({*_EXPORTERS} if exporter is None else {exporter}):
             _load(used).end()
             _begun.discard(used)
+
+
+uninstrument.__module__ = __package__
 
 
 def _check(exporter):

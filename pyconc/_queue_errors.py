@@ -18,5 +18,7 @@ except ImportError:  # before Python 3.13
         too late
         """
 
+        __module__ = f"{__package__}.shared"
+
 
 __all__ = ["Empty", "Full", "ShutDown"]

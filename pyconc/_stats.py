@@ -45,6 +45,7 @@ class Histogram(namedtuple("Histogram", _HISTOGRAM, defaults=_HISTOGRAM.values()
         2.0
     """
 
+    __module__ = __package__
     __slots__ = ()
 
 
@@ -82,6 +83,7 @@ class PoolStats(namedtuple("PoolStats", _COUNTS)):
         3 {'name': 'loader', 'max_workers': 2, 'workers': 1, ..., 'completed': 1, ...}
     """
 
+    __module__ = __package__
     __slots__ = ()
 
 
@@ -109,6 +111,7 @@ class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, Fa
         3 WorkerStats(id=None, name='loader_0', calls=1, task=None, running_for=None, running=0, ...)
     """
 
+    __module__ = __package__
     __slots__ = ()
 
 
@@ -219,3 +222,6 @@ def stats():
             number += 1
         found[name] = counts
     return found
+
+
+stats.__module__ = __package__

@@ -45,6 +45,8 @@ class trace:
         255
     """
 
+    __module__ = __package__
+
     def __init__(self, path: "str | os.PathLike[str]" = "trace.json.gz", *, max_events: int = 1_000_000) -> None:
         # Where it is now, whatever becomes of the current folder.
         self._path = os.path.abspath(os.fspath(path))

@@ -400,6 +400,13 @@ def test_the_stub_has_the_signatures():
         assert [arg.arg for arg in listed] == [*inspect.signature(getattr(ClusterExecutor, name)).parameters], name
 
 
+def test_what_is_public_says_so():
+    for name in pyconc.cluster.__all__:
+        thing = getattr(pyconc.cluster, name)
+        assert thing.__module__ == "pyconc.cluster"
+        assert pickle.loads(pickle.dumps(thing)) is thing
+
+
 def test_the_examples_are_true():
     finished = run_script(
         """

@@ -7,6 +7,7 @@ an interpreter session.
 import importlib
 import inspect
 import json
+import pickle
 import pkgutil
 import re
 from collections.abc import Callable, Iterator
@@ -117,6 +118,16 @@ def test_a_public_module_lists_its_names(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_public_says_so(name: str) -> None:
+    """In its __module__, which help() and pickles show: private modules may go."""
+    module = importlib.import_module(name)
+    for thing in (getattr(module, name) for name in module.__all__):
+        if is_ours(thing) and (isinstance(thing, type) or inspect.isfunction(thing)):
+            assert thing.__module__ in MODULES, thing
+            assert pickle.loads(pickle.dumps(thing)) is thing
 
 
 def test_public_modules_are_found() -> None:

@@ -23,19 +23,22 @@ is_free(const shared_run *run)
     return false;
 }
 
+// What it has announced is the run of the root.
 static bool
-begin(shared_look *look, shared_run *run)
+begin(shared_look *look, shared_run *run, shared_root announced)
 {
     const shared_cell *cell = run->cell;
     // A49: pairs with R49 in shared_run_count_change(): who counted it has the lock, or has released it.
     uint64_t version = atomic_load_explicit(&cell->more, memory_order_acquire);
-    // Relaxed: a hint.
-    if (!is_free(run) || atomic_load_explicit(&cell->has_spare, memory_order_relaxed) != 0) {
+    if (!is_free(run)) {
         return false;
     }
     // seq_cst: who makes another the root asks after that who looks, and this look was announced before.
     uint64_t word = atomic_load_explicit(&cell->value, memory_order_seq_cst);
     shared_root root = shared_root_of(word);
+    if (root.has_run && (!announced.has_run || root.unit != announced.unit || root.order != announced.order)) {
+        return false;
+    }
     *look = (shared_look){.run = run, .version = version, .root = word};
     if (root.has_run && root.table != 0) {
         look->at = shared_run_map_for_looks(run, root);
@@ -49,10 +52,12 @@ begin(shared_look *look, shared_run *run)
 bool
 shared_look_begin(shared_look *look, shared_run *run)
 {
-    if (!shared_heap_announce(run->heap, run->index)) {
+    // Relaxed: it is read again.
+    shared_root root = shared_root_of(atomic_load_explicit(&run->cell->value, memory_order_relaxed));
+    if (!shared_heap_announce(run->heap, run->index, root.has_run ? root.unit : SHARED_NO_UNIT, root.order)) {
         return false;
     }
-    bool has_begun = begin(look, run);
+    bool has_begun = begin(look, run, root);
     if (!has_begun) {
         shared_heap_announce_none(run->heap);
     }

@@ -3,7 +3,7 @@
 // A lock that is taken is a store into memory that all who read the container share, so that two processes
 // which do nothing else read no more together than one alone.  A look stores nothing there:
 //
-//     announce in this process's own line that it looks at this cell
+//     root -> announce in this process's own line that it looks at that run of this cell
 //     version of the cell -> the lock is free -> root -> what it leads to, by copies
 //     is the version still the same, and the root?     then all of it was there at one time
 //     take the announcement back
@@ -17,15 +17,16 @@
 // tries again a few times, and then takes the lock.
 //
 // The announcement keeps the run in memory, as a read of memory that was given back would ask for it again,
-// and end the process where there is none.  A process that has made another the root looks who has announced
-// the cell, and gives the old one back if nobody has; else the cell says that it has a run to spare, all
-// looks fail, and the next that takes the lock does it.
+// and end the process where there is none.  A process that has made another the root gives back all runs but
+// those that are announced; if there are some the cell says that it has runs to spare, and one of the next that
+// take the lock does it.
 //
-//     root -> new run; then: does anybody look?            writer, both with seq_cst
-//     I look; then: root                                   reader, the same
+//     root -> new run; then: who looks at the old one?     writer, both with seq_cst
+//     I look at the old one; then: is that the root?       reader, the same
 //
 // Either the writer sees the reader, or the reader sees the new root.  One that died while it looked counts
-// until its party is found dead.
+// until its party is found dead.  One that is stopped in a look keeps one run for as long, and no other, however
+// much changes.
 //
 // A run is mapped a second time for looks, as a thread that has the lock may unmap the first at any time.
 // That pays after some reads only, and until then, as for a handle that is soon dropped, looks fail.  One

@@ -295,8 +295,12 @@ take_run(shared_run *run, uint64_t bytes, uint32_t *unit, uint32_t *order)
     return rc;
 }
 
-// Gives back the runs that the root does not name.  One that cannot be given back now is, another time: when
-// the lock is next taken, if somebody looks at it.
+// Who looks at a run is asked again when the lock was taken so often: that costs more than a change does, and
+// a process that is stopped in a look may be so for hours.
+#define SPARE_PAUSE 64
+
+// Gives back the runs that the root does not name, but for those at which somebody looks: they are, another
+// time.
 static void
 keep_only_root(shared_run *run)
 {
@@ -304,7 +308,7 @@ keep_only_root(shared_run *run)
     uint64_t word = atomic_fetch_or_explicit(&run->cell->value, 0, memory_order_seq_cst);
     shared_root root = shared_root_of(word);
     int rc = shared_heap_keep(run->heap, run->index, root.has_run ? root.unit : SHARED_NO_UNIT, root.order);
-    atomic_store_explicit(&run->cell->has_spare, rc != 0, memory_order_relaxed);
+    run->cell->has_spare = rc != 0 ? SPARE_PAUSE : 0;
 }
 
 int
@@ -460,7 +464,7 @@ shared_run_enter(shared_run *run, int64_t deadline_ns)
     if (get_refers(run) == REFERS_UNCOUNTED) {
         count_again(run);
     }
-    if (atomic_load_explicit(&run->cell->has_spare, memory_order_relaxed) != 0) {
+    if (run->cell->has_spare != 0 && --run->cell->has_spare == 0) {
         keep_only_root(run);
     }
     return 0;

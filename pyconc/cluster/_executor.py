@@ -73,6 +73,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         1267650600228229401496703205376 [1, 2, 3]
     """
 
+    __module__ = __package__
+
     _dispatcher = None
     _pool = None  # of a view: the executor
 

@@ -21,6 +21,8 @@ class NodeStats(NamedTuple):
         8
     """
 
+    __module__ = __package__
+
     address: str
     workers: int
     running: int
@@ -44,6 +46,8 @@ class ClusterStats(NamedTuple):
         >>> ClusterStats((), 0, 0, submitted=3, completed=2, failed=1, cancelled=0, died=0, again=0).failed
         1
     """
+
+    __module__ = __package__
 
     nodes: "tuple[NodeStats, ...]"
     queued: int
