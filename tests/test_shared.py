@@ -181,6 +181,17 @@ def test_what_a_worker_makes_is_a_result(pool, name):
     assert look(thing) == CHANGED.get(name, True)
 
 
+@pytest.mark.parametrize("name", [*MAKERS, "Ref"])
+def test_what_pickle_refuses_it_is_not_asked_for(pool, name, monkeypatch):
+    thing, asked = MAKERS[name]() if name != "Ref" else shared.share([1]), []
+    monkeypatch.setattr(type(thing), "__reduce_ex__", lambda *args: asked.append(args), raising=False)
+    pool.submit(bool, thing).result()
+    pool.submit(dict, a=[(thing,)]).result()
+    pool.submit(thing.__repr__).result()
+    assert list(pool.map(bool, [thing, thing]))
+    assert asked == []
+
+
 def test_an_initializer_has_it():
     counter = shared.Counter(3)
     with pyconc.ProcessPoolExecutor(1, initializer=initialize, initargs=(counter,)) as pool:
@@ -293,6 +304,21 @@ def test_acquire_takes_what_threading_takes(arguments):
     lock, standard = shared.Lock(), threading.Lock()
     lock.acquire(), standard.acquire()
     assert outcome(lock.acquire, *arguments) == outcome(standard.acquire, *arguments)
+
+
+@pytest.mark.parametrize("make", [shared.Lock, shared.RLock, shared.Semaphore])
+def test_acquire_refuses_other_arguments(make):
+    lock = make()
+    for args, keywords, why in [
+        ((True, 1, 2), {}, r"acquire\(\) takes at most 2 arguments \(3 given\)"),
+        ((), {"block": True, "blocking": True}, "unexpected keyword argument 'blocking'"),
+        ((True,), {"block": True}, "multiple values for argument 'block'"),
+        ((), {"wait": 1}, "unexpected keyword argument 'wait'"),
+        ((True, "1"), {}, "must be real number, not str"),
+    ]:
+        with pytest.raises(TypeError, match=why):
+            lock.acquire(*args, **keywords)
+    assert lock.acquire(block=True, timeout=None)
 
 
 def test_releasing_what_is_not_held():

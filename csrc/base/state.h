@@ -45,6 +45,7 @@
     X(pickle_dumps)                                                                              \
     X(pickle_loads)                                                                              \
     X(registered_reducers)   /* a dict of multiprocessing's, NULL until something is pickled */  \
+    X(shared_types)          /* a set of pyconc._process.pickling, NULL until then */            \
     X(pickle_protocol)       /* the int 5 */                                                     \
     X(buffer_callback_names) /* ("buffer_callback",) */                                          \
     X(buffers_names)         /* ("buffers",) */                                                  \

@@ -129,19 +129,29 @@ take_buffer(PyObject *buffers, PyObject *buffer)
 
 static PyMethodDef take_buffer_method = {"take_buffer", take_buffer, METH_O, NULL};
 
+static int
+find_registered(module_state *state)
+{
+    PyObject *module = PyImport_ImportModule("pyconc._process.pickling");
+    PyObject *reducers = module == NULL ? NULL : PyObject_GetAttrString(module, "registered_reducers");
+    PyObject *types = reducers == NULL ? NULL : PyObject_GetAttrString(module, "shared_types");
+    Py_XDECREF(module);
+    if (types == NULL) {
+        Py_XDECREF(reducers);
+        return -1;
+    }
+    Py_XSETREF(state->registered_reducers, reducers);
+    Py_XSETREF(state->shared_types, types);
+    return 0;
+}
+
 // Whether the program has registered types with multiprocessing's pickler, as torch does with tensors.  0, 1,
 // or -1 with an exception.
 static int
 honours_reducers(module_state *state)
 {
-    if (state->registered_reducers == NULL) {
-        PyObject *module = PyImport_ImportModule("pyconc._process.pickling");
-        PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, "registered_reducers");
-        Py_XDECREF(module);
-        if (found == NULL) {
-            return -1;
-        }
-        Py_XSETREF(state->registered_reducers, found);
+    if (state->registered_reducers == NULL && find_registered(state) < 0) {
+        return -1;
     }
     Py_ssize_t size = PyDict_Size(state->registered_reducers);
     if (size != state->reducers_seen) {
@@ -158,6 +168,45 @@ honours_reducers(module_state *state)
         state->uses_reducers = own;
     }
     return state->uses_reducers;
+}
+
+// How deep in tuples, lists and dicts a shared object is looked for, and at how many items of each.
+#define SHARED_DEPTH 4
+#define SHARED_ITEMS 8
+
+static bool holds_shared(PyObject *types, PyObject *object, int depth);
+
+static bool
+items_hold_shared(PyObject *types, PyObject *object, int depth)
+{
+    bool found = false;
+    if (PyDict_CheckExact(object)) {
+        PyObject *key, *value;
+        Py_ssize_t at = 0;
+        for (int i = 0; !found && i < SHARED_ITEMS && PyDict_Next(object, &at, &key, &value); i++) {
+            found = holds_shared(types, value, depth);
+        }
+    }
+    else if (PyTuple_CheckExact(object) || PyList_CheckExact(object)) {
+        for (Py_ssize_t i = 0; !found && i < SHARED_ITEMS && i < PySequence_Fast_GET_SIZE(object); i++) {
+            found = holds_shared(types, PySequence_Fast_GET_ITEM(object, i), depth);
+        }
+    }
+    return found;
+}
+
+// Whether an object is one of pyconc.shared, or a method of one, or has one in it.  It calls no Python.
+static bool
+holds_shared(PyObject *types, PyObject *object, int depth)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (type == &PyCFunction_Type || type == &PyMethod_Type) {
+        PyObject *owner = type == &PyMethod_Type ? PyMethod_GET_SELF(object) : PyCFunction_GET_SELF(object);
+        return owner != NULL && !PyModule_CheckExact(owner) && depth > 0 && holds_shared(types, owner, 0);
+    }
+    bool calls_none = Py_TYPE(type)->tp_hash == PyType_Type.tp_hash;
+    return (calls_none && PySet_Contains(types, (PyObject *)type) == 1)
+           || (depth > 0 && items_hold_shared(types, object, depth - 1));
 }
 
 // A search for large strings, of the types themselves.
@@ -286,12 +335,15 @@ pickle_unregistered(module_state *state, PyObject *object, PyObject *beside, pic
 }
 
 // Of multiprocessing's own types, plain pickle refuses those that it cannot hand over, with one exception: of
-// a connection it writes the number of its descriptor, which is another file elsewhere.
+// a connection it writes the number of its descriptor, which is another file elsewhere.  It refuses those of
+// pyconc.shared as well, which are arguments so often that it is not asked first.
 static int
 pickle_plainly(module_state *state, PyObject *object, PyObject *beside, pickled *result)
 {
     int own = honours_reducers(state);
-    if (own == 0) {
+    bool is_refused = own == 0 && PySet_GET_SIZE(state->shared_types) > 0
+                      && holds_shared(state->shared_types, object, SHARED_DEPTH);
+    if (own == 0 && !is_refused) {
         if (pickle_unregistered(state, object, beside, result) < 0) {
             return -1;
         }

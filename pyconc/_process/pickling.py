@@ -42,6 +42,7 @@ __all__ = [
     "quote",
     "rebuild_exception",
     "registered_reducers",
+    "shared_types",
     "worker_globals",
 ]
 
@@ -173,6 +174,10 @@ def are_own(reducers):
     return any(getattr(reduce, "__module__", None) not in modules_of_known_reducers for reduce in reducers.values())
 
 
+# The types of pyconc.shared, which adds them: what has one of them in it is pickled with these reducers.
+shared_types: set[type] = set()
+
+
 # Their reducers are for what pickle refuses, and then they are tried.  pyconc.shared adds itself.
 modules_of_known_reducers = {
     f"multiprocessing.{name}"
@@ -218,7 +223,7 @@ def dumps_plainly(value, error=None, by_value=None, beside=None):
 
 def _registered_pickler(file, **options):
     pickler = pickle.Pickler(file, **options)
-    pickler.dispatch_table = {**copyreg.dispatch_table, **_multiprocessing_reducers()}
+    pickler.dispatch_table = copyreg.dispatch_table | _multiprocessing_reducers()
     return pickler
 
 

@@ -2,13 +2,12 @@
 
 import threading
 import time
-from multiprocessing import reduction
 
 from pyconc import _core
 from pyconc._process import pickling
 from pyconc.shared import _memory
 from pyconc.shared._locks import AnyLock, Lock, RLock
-from pyconc.shared._sent import Sent
+from pyconc.shared._sent import Sent, register
 
 __all__ = ["Barrier", "Condition", "Event"]
 
@@ -309,7 +308,7 @@ class Barrier(threading.Barrier):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        reduction.register(cls, cls._pack)
+        register(cls, cls._pack)
 
     def _pack(self):
         return _barrier, (type(self), self._cond, self._parties, self._action, self._timeout)
@@ -326,4 +325,4 @@ def _barrier(cls, cond, *state):
     return barrier
 
 
-reduction.register(Barrier, Barrier._pack)
+register(Barrier, Barrier._pack)

@@ -11,12 +11,11 @@ import pickle
 import sys
 import types
 import weakref
-from multiprocessing import reduction
 
 from pyconc import _core
 from pyconc._process import pickling
 from pyconc.shared import _memory
-from pyconc.shared._sent import Sent, send
+from pyconc.shared._sent import Sent, register, send
 
 __all__ = ["Ref", "lay", "share"]
 
@@ -113,7 +112,7 @@ def _ref_at(heap, index, serial):
     return ref
 
 
-reduction.register(Ref, Ref._pack)
+register(Ref, Ref._pack)
 
 
 def share(obj):
@@ -136,6 +135,9 @@ def share(obj):
     buffers = []
     data = pickle.dumps(obj, 5, buffer_callback=buffers.append)
     return lay([memoryview(data), *(buffer.raw() for buffer in buffers)])
+
+
+share.__module__ = __package__
 
 
 def lay(parts):

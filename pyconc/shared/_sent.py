@@ -11,9 +11,15 @@ from pyconc import _core
 from pyconc._process import pickling
 from pyconc.shared import _memory
 
-__all__ = ["Sent", "send"]
+__all__ = ["Sent", "register", "send"]
 
 pickling.modules_of_known_reducers.add(__name__)
+
+
+def register(cls, reduce):
+    """Have objects of this class, whatever else is pickled with them, travel as reduce(object) says."""
+    reduction.register(cls, reduce)
+    pickling.shared_types.add(cls)
 
 
 class Sent:
@@ -23,7 +29,7 @@ class Sent:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        reduction.register(cls, cls._pack)
+        register(cls, cls._pack)
 
     def __reduce_ex__(self, protocol):
         return _pack_in_item(self, *self._own_state())
