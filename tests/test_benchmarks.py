@@ -87,6 +87,7 @@ ROWS = {
     },
     "shared": {
         "a lock, taken and released",
+        "the same without with: acquire(), release()",
         "async with a lock, beside asyncio's",
         "a Value, read",
         "a key of a Manager's dict, set",

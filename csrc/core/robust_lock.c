@@ -266,7 +266,7 @@ robust_lock_acquire(robust_lock *lock, int64_t deadline_ns)
     for (;;) {
         if ((word & FUTEX_TID_MASK) == 0) {
             uint32_t waiters = (word & (FUTEX_WAITERS | FUTEX_OWNER_DIED)) != 0 ? FUTEX_WAITERS : 0;
-            // A30: pairs with R30 in robust_lock_release(): the last holder has done what it did.
+            // A30: pairs with R30 in release(): the last holder has done what it did.
             if (atomic_compare_exchange_weak_explicit(&lock->word, &word, self->tid | waiters,
                                                       memory_order_acquire, memory_order_relaxed)) {
                 break;
@@ -320,14 +320,10 @@ clear_waiters(robust_lock *lock, uint32_t turns)
                                             memory_order_relaxed);
 }
 
-int
-robust_lock_release(robust_lock *lock)
+static void
+release(thread_locks *self, held_lock *held)
 {
-    thread_locks *self = &here;
-    held_lock *held = find_lock(self, lock);
-    if (held == NULL) {
-        return ROBUST_LOCK_NOT_HELD;
-    }
+    robust_lock *lock = held->lock;
     set_pending(self, entry_of(lock));
     leave_list(self, held);
     atomic_store_explicit(&lock->holder, 0, memory_order_relaxed);
@@ -340,7 +336,24 @@ robust_lock_release(robust_lock *lock)
         clear_waiters(lock, turns);
     }
     set_pending(self, 0);
+}
+
+int
+robust_lock_release(robust_lock *lock)
+{
+    thread_locks *self = &here;
+    held_lock *held = find_lock(self, lock);
+    if (held == NULL) {
+        return ROBUST_LOCK_NOT_HELD;
+    }
+    release(self, held);
     return ROBUST_LOCK_OK;
+}
+
+void
+robust_hold_release(robust_hold *hold)
+{
+    release(&here, (held_lock *)((char *)hold - offsetof(held_lock, hold)));
 }
 
 bool
@@ -353,7 +366,7 @@ robust_lock_is_taken(const robust_lock *lock)
 bool
 robust_lock_is_free(const robust_lock *lock)
 {
-    // A50: pairs with R30 in robust_lock_release(): the last holder has done what it did.
+    // A50: pairs with R30 in release(): the last holder has done what it did.
     uint32_t word = atomic_load_explicit(&lock->word, memory_order_acquire);
     return (word & (FUTEX_TID_MASK | FUTEX_OWNER_DIED)) == 0;
 }

@@ -98,8 +98,11 @@ typedef struct robust_hold {
     void *owner;     // which of its tasks has: NULL after that
 } robust_hold;
 
-// NULL: this thread does not hold it.
+// NULL: this thread does not hold it.  It moves when the thread releases another.
 robust_hold *robust_lock_hold(const robust_lock *lock);
+
+// Releases the lock of which this thread has this hold, however deep that is.
+void robust_hold_release(robust_hold *hold);
 
 // Sleeps until nobody holds the lock, and does not take it: ROBUST_LOCK_OK, or as robust_lock_acquire().
 // After ROBUST_LOCK_OK this thread is the one that was woken.  Nobody else is, unless somebody takes the lock

@@ -1,5 +1,7 @@
 #include "shared_acquire.h"
 
+#include "shared_arguments.h"
+
 #include "core/robust_lock.h"
 
 // Nothing in it changes.
@@ -9,16 +11,26 @@ typedef struct SharedOutcomeObject {
 } SharedOutcomeObject;
 
 int
-shared_read_acquire(PyObject *args, PyObject *kwargs, int64_t *deadline_ns)
+shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *deadline_ns)
 {
-    static char *keywords[] = {"blocking", "timeout", NULL};
-    static char *other_keywords[] = {"block", "timeout", NULL};
-    bool is_other = kwargs != NULL && PyDict_GetItemString(kwargs, "block") != NULL;
-    int blocking = 1;
-    PyObject *timeout = NULL;
+    static const char *const names[] = {"blocking", "timeout"};
+    static const char *const other_names[] = {"block", "timeout"};
     *deadline_ns = FUTEX_NO_DEADLINE;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|pO:acquire", is_other ? other_keywords : keywords,
-                                     &blocking, &timeout)) {
+    if (nargs == 0 && kwnames == NULL) {
+        return 0;
+    }
+    bool is_other = false;
+    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
+        is_other |= PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, i), "block") == 0;
+    }
+    PyObject *values[2];
+    const char *const *expected = is_other ? other_names : names;
+    if (shared_read_arguments("acquire", expected, 2, args, nargs, kwnames, values) < 0) {
+        return -1;
+    }
+    PyObject *timeout = values[1];
+    int blocking = values[0] == NULL ? 1 : PyObject_IsTrue(values[0]);
+    if (blocking < 0) {
         return -1;
     }
     bool has_timeout = false;
@@ -48,7 +60,7 @@ shared_read_acquire(PyObject *args, PyObject *kwargs, int64_t *deadline_ns)
 PyObject *
 shared_at_once(PyObject *op, PyObject *(*function)(PyObject *op))
 {
-    PyTypeObject *type = module_state_of(Py_TYPE(op))->shared_outcome_type;
+    PyTypeObject *type = shared_state_of(op)->shared_outcome_type;
     SharedOutcomeObject *self = (SharedOutcomeObject *)type->tp_alloc(type, 0);
     if (self == NULL) {
         return NULL;
@@ -67,7 +79,7 @@ shared_at_once(PyObject *op, PyObject *(*function)(PyObject *op))
 PyObject *
 shared_enter_soon(PyObject *op, PyObject *(*try)(PyObject *op))
 {
-    if (module_state_of(Py_TYPE(op))->shared_watches == 0) {
+    if (shared_state_of(op)->shared_watches == 0) {
         PyObject *outcome = shared_at_once(op, try);
         if (outcome == NULL || ((SharedOutcomeObject *)outcome)->is_true) {
             return outcome;
@@ -78,15 +90,13 @@ shared_enter_soon(PyObject *op, PyObject *(*try)(PyObject *op))
 }
 
 int
-shared_tell_tasks(PyObject *op)
+shared_call_tasks(PyObject *op)
 {
-    if (module_state_of(Py_TYPE(op))->shared_watches == 0) {
-        return 0;
-    }
     PyObject *told = PyObject_CallMethod(op, "_tell_tasks", NULL);
     Py_XDECREF(told);
     return told == NULL ? -1 : 0;
 }
+
 static void
 outcome_dealloc(PyObject *op)
 {

@@ -13,9 +13,10 @@
 #define SHARED_AENTER_DOC "__aenter__($self, /)\n--\n\nasync_acquire()."
 #define SHARED_AEXIT_DOC "__aexit__($self, /, *error)\n--\n\nrelease()."
 
-// Reads acquire(blocking, timeout), with what threading says of their combinations.  None and -1 are for
-// ever.  multiprocessing's locks have `block` for `blocking`.  0, or -1 with an exception.
-int shared_read_acquire(PyObject *args, PyObject *kwargs, int64_t *deadline_ns);
+// Reads acquire(blocking, timeout), a METH_FASTCALL | METH_KEYWORDS method, with what threading says of their
+// combinations.  None and -1 are for ever.  multiprocessing's locks have `block` for `blocking`.  0, or -1
+// with an exception.
+int shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *deadline_ns);
 
 // Returns an awaitable that has its value already: True if the function returns that, else None.
 PyObject *shared_at_once(PyObject *op, PyObject *(*function)(PyObject *op));
@@ -25,7 +26,13 @@ PyObject *shared_enter_soon(PyObject *op, PyObject *(*try)(PyObject *op));
 
 // After a release: the first of this loop's tasks that wait for the object has its turn.  0, or -1 with an
 // exception.
-int shared_tell_tasks(PyObject *op);
+int shared_call_tasks(PyObject *op);
+
+static inline int
+shared_tell_tasks(PyObject *op)
+{
+    return shared_state_of(op)->shared_watches == 0 ? 0 : shared_call_tasks(op);
+}
 
 extern PyType_Spec shared_outcome_spec;
 

@@ -204,6 +204,7 @@ shared_cell_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     int rc;
+    self->state = state;
     self->heap = as_heap(heap);
     self->index = (uint32_t)index;
     self->kind = how[0];
@@ -334,14 +335,12 @@ PyType_Spec shared_cell_spec = {
 // ---- waiting ----
 
 int
-shared_wait(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns, bool is_interruptible)
+shared_wait_longer(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns,
+                   bool is_interruptible)
 {
     SharedCellObject *self = shared_cell_of(op);
-    int rc = wait(self->cell, ROBUST_LOCK_NO_WAIT, arg);
-    if (rc != FUTEX_TIMED_OUT || deadline_ns == ROBUST_LOCK_NO_WAIT) {
-        return rc;
-    }
-    module_state *state = module_state_of(Py_TYPE(op));
+    module_state *state = self->state;
+    int rc;
     do {
         PyThreadState *thread = gil_release(&state->gil);
         rc = wait(self->cell, deadline_ns, arg);

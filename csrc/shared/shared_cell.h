@@ -13,6 +13,7 @@
 // Nothing in it changes.
 typedef struct SharedCellObject {
     PyObject_HEAD
+    module_state *state;  // of the module that its type belongs to
     shared_heap *heap;
     shared_cell *cell;
     uint32_t index;  // of the cell, which is this object's as long as it lives
@@ -25,6 +26,12 @@ static inline SharedCellObject *
 shared_cell_of(PyObject *op)
 {
     return (SharedCellObject *)op;
+}
+
+static inline module_state *
+shared_state_of(PyObject *op)
+{
+    return shared_cell_of(op)->state;
 }
 
 // For types that derive from it and add to it.
@@ -40,10 +47,20 @@ PyObject *shared_none_or_raise(int rc);
 
 typedef int shared_wait_function(shared_cell *cell, int64_t deadline_ns, void *arg);
 
-// Waits without the GIL.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.  A wait that is
-// not interruptible leaves the handlers for later.
-int shared_wait(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns,
-                bool is_interruptible);
+int shared_wait_longer(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns,
+                       bool is_interruptible);
+
+// Waits without the GIL, if it has to.  FUTEX_INTERRUPTED: with the exception that a signal handler raised.
+// A wait that is not interruptible leaves the handlers for later.
+static inline int
+shared_wait(PyObject *op, shared_wait_function *wait, void *arg, int64_t deadline_ns, bool is_interruptible)
+{
+    int rc = wait(shared_cell_of(op)->cell, ROBUST_LOCK_NO_WAIT, arg);
+    if (rc != FUTEX_TIMED_OUT || deadline_ns == ROBUST_LOCK_NO_WAIT) {
+        return rc;
+    }
+    return shared_wait_longer(op, wait, arg, deadline_ns, is_interruptible);
+}
 
 // Takes the lock of a container, for as short as everybody has it.  0, or -1 with an exception.
 int shared_enter(PyObject *op, shared_run *run);

@@ -19,12 +19,6 @@ as_shareddict(PyObject *op)
     return (SharedDictObject *)op;
 }
 
-static module_state *
-state_of(PyObject *op)
-{
-    return module_state_of(Py_TYPE(op));
-}
-
 // ---- keys ----
 
 #define STR_TAG 'S'
@@ -147,7 +141,7 @@ add_key(PyObject *op, shared_encoding *e, PyObject *key, bool is_shown)
         shared_encoding_add_word(e, 0);
         return 0;
     }
-    return shared_encoding_add_key(state_of(op), e, key);
+    return shared_encoding_add_key(shared_state_of(op), e, key);
 }
 
 static int
@@ -167,7 +161,7 @@ encode_key(PyObject *op, shared_encoding *e, PyObject *key)
 static int
 add_pair(PyObject *op, shared_encoding *e, PyObject *key, PyObject *value)
 {
-    return add_key(op, e, key, true) < 0 ? -1 : shared_encoding_add(state_of(op), e, value);
+    return add_key(op, e, key, true) < 0 ? -1 : shared_encoding_add(shared_state_of(op), e, value);
 }
 
 static int
@@ -259,7 +253,7 @@ look_up(PyObject *op, PyObject *key, PyObject **value)
     int is_there = shared_dict_look(dict, e.items, &seen);
     if (is_there >= 0) {
         shared_encoding_fini(&e);
-        *value = is_there ? shared_decode(state_of(op), &seen.item) : NULL;
+        *value = is_there ? shared_decode(shared_state_of(op), &seen.item) : NULL;
         return is_there && *value == NULL ? -1 : is_there;
     }
     if (enter(op) < 0) {
@@ -275,7 +269,7 @@ look_up(PyObject *op, PyObject *key, PyObject **value)
     if (place == SHARED_DICT_NOWHERE) {
         return 0;
     }
-    *value = is_copied ? shared_decode_one(state_of(op), &copied) : PyErr_NoMemory();
+    *value = is_copied ? shared_decode_one(shared_state_of(op), &copied) : PyErr_NoMemory();
     return *value == NULL ? -1 : 1;
 }
 
@@ -441,7 +435,7 @@ dict_pop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     }
     int rc = take_out(op, args[0], &copied);
     if (rc > 0) {
-        return shared_decode_one(state_of(op), &copied);
+        return shared_decode_one(shared_state_of(op), &copied);
     }
     if (rc == 0 && nargs == 2) {
         return Py_NewRef(args[1]);
@@ -486,8 +480,8 @@ dict_popitem(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_KeyError, "popitem(): dictionary is empty");
         return NULL;
     }
-    PyObject *key = key_of(state_of(op), &copied.items[0]);
-    PyObject *value = key == NULL ? NULL : shared_decode(state_of(op), &copied.items[1]);
+    PyObject *key = key_of(shared_state_of(op), &copied.items[0]);
+    PyObject *value = key == NULL ? NULL : shared_decode(shared_state_of(op), &copied.items[1]);
     shared_copies_fini(&copied);
     PyObject *pair = value == NULL ? NULL : PyTuple_Pack(2, key, value);
     Py_XDECREF(key);
@@ -538,7 +532,7 @@ dict_setdefault(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (rc < 0) {
         return shared_raise(rc);
     }
-    return place == SHARED_DICT_NOWHERE ? Py_NewRef(value) : shared_decode_one(state_of(op), &copied);
+    return place == SHARED_DICT_NOWHERE ? Py_NewRef(value) : shared_decode_one(shared_state_of(op), &copied);
 }
 
 // Adds as one step if the key is missing, or both are small ints.  0: neither, and *old is the value,
@@ -581,7 +575,8 @@ add_small(PyObject *op, PyObject *key, PyObject *n, PyObject **old, uint64_t *ve
         shared_raise(rc);
         return -1;
     }
-    *old = place == SHARED_DICT_NOWHERE ? PyLong_FromLong(0) : shared_decode_one(state_of(op), &copied);
+    *old = place == SHARED_DICT_NOWHERE ? PyLong_FromLong(0)
+                                        : shared_decode_one(shared_state_of(op), &copied);
     return *old == NULL ? -1 : is_done;
 }
 
@@ -771,7 +766,7 @@ list_of(PyObject *op, const view *v)
     Py_ssize_t count = copied.count / v->width;
     PyObject *list = PyList_New(count);
     for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
-        PyObject *row = decode_row(state_of(op), copied.items + i * v->width, v);
+        PyObject *row = decode_row(shared_state_of(op), copied.items + i * v->width, v);
         if (row == NULL) {
             Py_CLEAR(list);
             break;

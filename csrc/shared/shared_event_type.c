@@ -1,5 +1,6 @@
 #include "shared_event_type.h"
 
+#include "shared_arguments.h"
 #include "shared_cell.h"
 
 #include "core/shared_sync.h"
@@ -61,13 +62,13 @@ PyDoc_STRVAR(event_wait_doc,
 "    False\n");
 
 static PyObject *
-event_wait(PyObject *op, PyObject *args, PyObject *kwargs)
+event_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static char *keywords[] = {"timeout", NULL};
-    PyObject *timeout = Py_None;
+    static const char *const names[] = {"timeout"};
+    PyObject *timeout;
     int64_t deadline_ns;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", keywords, &timeout)
-        || module_deadline(timeout, &deadline_ns) < 0) {
+    if (shared_read_arguments("wait", names, 1, args, nargs, kwnames, &timeout) < 0
+        || module_deadline(timeout == NULL ? Py_None : timeout, &deadline_ns) < 0) {
         return NULL;
     }
     int rc = shared_wait(op, wait_for_event, NULL, deadline_ns, true);
@@ -104,7 +105,7 @@ static PyMethodDef event_methods[] = {
     {"is_set", event_is_set, METH_NOARGS, event_is_set_doc},
     {"set", event_set, METH_NOARGS, event_set_doc},
     {"clear", event_clear, METH_NOARGS, event_clear_doc},
-    {"wait", (PyCFunction)(void (*)(void))event_wait, METH_VARARGS | METH_KEYWORDS, event_wait_doc},
+    {"wait", FASTCALL(event_wait), METH_FASTCALL | METH_KEYWORDS, event_wait_doc},
     {"_times", event_times, METH_NOARGS, event_times_doc},
     {"_was_set", event_was_set, METH_O, event_was_set_doc},
     {NULL, NULL, 0, NULL},

@@ -33,13 +33,13 @@ copy_items(shared_copies *c, const shared_run *list, Py_ssize_t start, Py_ssize_
 static int
 encode_one(PyObject *op, shared_encoding *e, PyObject *value)
 {
-    return shared_encode_one(module_state_of(Py_TYPE(op)), e, shared_cell_of(op)->heap, value);
+    return shared_encode_one(shared_state_of(op), e, shared_cell_of(op)->heap, value);
 }
 
 static int
 encode_all(PyObject *op, shared_encoding *e, PyObject *iterable)
 {
-    return shared_encode_all(module_state_of(Py_TYPE(op)), e, shared_cell_of(op)->heap, iterable);
+    return shared_encode_all(shared_state_of(op), e, shared_cell_of(op)->heap, iterable);
 }
 
 // ---- the lock ----
@@ -103,7 +103,7 @@ static PyObject *
 item_at(PyObject *op, Py_ssize_t index)
 {
     shared_run *list = &as_sharedlist(op)->list;
-    module_state *state = module_state_of(Py_TYPE(op));
+    module_state *state = shared_state_of(op);
     shared_seen seen;
     shared_copies copied;
     bool is_copied = false;
@@ -143,7 +143,7 @@ slice_of(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step)
     Py_ssize_t count = PySlice_AdjustIndices(shared_list_count(list), &start, &stop, step);
     bool is_copied = copy_items(&copied, list, start, step, count);
     shared_run_leave(list);
-    return is_copied ? shared_decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+    return is_copied ? shared_decode_all(shared_state_of(op), &copied) : PyErr_NoMemory();
 }
 
 static PyObject *
@@ -403,7 +403,7 @@ list_pop(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_IndexError, is_empty ? "pop from empty list" : "pop index out of range");
         return NULL;
     }
-    return rc < 0 ? shared_raise(rc) : shared_decode_one(module_state_of(Py_TYPE(op)), &copied);
+    return rc < 0 ? shared_raise(rc) : shared_decode_one(shared_state_of(op), &copied);
 }
 
 PyDoc_STRVAR(list_clear_doc,
@@ -472,7 +472,7 @@ list_items(PyObject *op, PyObject *Py_UNUSED(ignored))
     unsigned long long version = shared_run_version(list);
     bool is_copied = copy_items(&copied, list, 0, 1, shared_list_count(list));
     shared_run_leave(list);
-    PyObject *items = is_copied ? shared_decode_all(module_state_of(Py_TYPE(op)), &copied) : PyErr_NoMemory();
+    PyObject *items = is_copied ? shared_decode_all(shared_state_of(op), &copied) : PyErr_NoMemory();
     return items == NULL ? NULL : Py_BuildValue("KN", version, items);
 }
 

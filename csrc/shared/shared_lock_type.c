@@ -48,7 +48,7 @@ raise_abandoned(uint32_t by)
 static PyObject *
 running_task(PyObject *op)
 {
-    module_state *state = module_state_of(Py_TYPE(op));
+    module_state *state = shared_state_of(op);
     if (state->running_task == NULL) {
         PyObject *module = PyImport_ImportModule("pyconc._asyncio_glue");
         PyObject *found = module == NULL ? NULL : PyObject_GetAttrString(module, "running_task");
@@ -71,23 +71,24 @@ hold_of(PyObject *op)
     return robust_lock_hold(&shared_cell_of(op)->cell->lock);
 }
 
-// Whether the task that runs in this thread is the one that entered the lock; anything is if no task has.
-// -1 with an exception.
+// This thread's hold, if the task that runs in it is the one that entered the lock; anything is if no task
+// has.  NULL: it is not.  0, or -1 with an exception.
 static int
-is_entered_here(PyObject *op)
+find_hold(PyObject *op, robust_hold **found)
 {
     robust_hold *hold = hold_of(op);
+    *found = hold;
     if (hold == NULL || hold->owner == NULL) {
-        return hold != NULL;
+        return 0;
     }
     PyObject *task = running_task(op);
     if (task == NULL && PyErr_Occurred()) {
         return -1;
     }
     hold = hold_of(op);  // Python has run: the thread's holds may have moved
-    int is_owner = hold != NULL && task != NULL && hold->owner == task;
+    *found = hold != NULL && task != NULL && hold->owner == task ? hold : NULL;
     Py_XDECREF(task);
-    return is_owner;
+    return 0;
 }
 
 // True or False, as acquire() returns it.
@@ -95,12 +96,12 @@ static PyObject *
 lock_take(PyObject *op, int64_t deadline_ns)
 {
     SharedCellObject *self = shared_cell_of(op);
-    int is_here = self->is_reentrant ? is_entered_here(op) : 0;
-    if (is_here != 0) {
-        if (is_here < 0) {
-            return NULL;
-        }
-        hold_of(op)->depth += 1;
+    robust_hold *hold = NULL;
+    if (self->is_reentrant && find_hold(op, &hold) < 0) {
+        return NULL;
+    }
+    if (hold != NULL) {
+        hold->depth += 1;
         Py_RETURN_TRUE;
     }
     int rc = shared_wait(op, wait_for_lock, NULL, deadline_ns, true);
@@ -115,12 +116,12 @@ lock_take(PyObject *op, int64_t deadline_ns)
     return rc < 0 ? shared_raise(rc) : Py_NewRef(Py_True);
 }
 
-// Releases the lock that this thread holds, however often it was entered.
+// Releases the lock that this thread holds so, however often it was entered.
 static int
-release_all(PyObject *op)
+release_all(PyObject *op, robust_hold *hold)
 {
-    PyObject *owner = hold_of(op)->owner;
-    robust_lock_release(&shared_cell_of(op)->cell->lock);
+    PyObject *owner = hold->owner;
+    robust_hold_release(hold);
     Py_XDECREF(owner);
     return shared_tell_tasks(op);
 }
@@ -129,11 +130,11 @@ static PyObject *
 lock_let_go(PyObject *op)
 {
     SharedCellObject *self = shared_cell_of(op);
-    int is_here = is_entered_here(op);
-    if (is_here < 0) {
+    robust_hold *hold;
+    if (find_hold(op, &hold) < 0) {
         return NULL;
     }
-    if (is_here == 0) {
+    if (hold == NULL) {
         bool is_taken = robust_lock_is_taken(&self->cell->lock);
         PyErr_SetString(PyExc_RuntimeError,
                         self->is_reentrant ? "cannot release un-acquired lock"
@@ -141,7 +142,7 @@ lock_let_go(PyObject *op)
                                            : "release unlocked lock");
         return NULL;
     }
-    if (--hold_of(op)->depth == 0 && release_all(op) < 0) {
+    if (--hold->depth == 0 && release_all(op, hold) < 0) {
         return NULL;
     }
     Py_RETURN_NONE;
@@ -160,10 +161,10 @@ PyDoc_STRVAR(lock_acquire_doc,
 "    (True, False, False)\n");
 
 static PyObject *
-lock_acquire(PyObject *op, PyObject *args, PyObject *kwargs)
+lock_acquire(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t deadline_ns;
-    return shared_read_acquire(args, kwargs, &deadline_ns) < 0 ? NULL : lock_take(op, deadline_ns);
+    return shared_read_acquire(args, nargs, kwnames, &deadline_ns) < 0 ? NULL : lock_take(op, deadline_ns);
 }
 
 PyDoc_STRVAR(lock_release_doc,
@@ -212,8 +213,8 @@ PyDoc_STRVAR(lock_is_owned_doc,
 static PyObject *
 lock_is_owned(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    int is_here = is_entered_here(op);
-    return is_here < 0 ? NULL : PyBool_FromLong(is_here);
+    robust_hold *hold;
+    return find_hold(op, &hold) < 0 ? NULL : PyBool_FromLong(hold != NULL);
 }
 
 PyDoc_STRVAR(lock_release_save_doc,
@@ -228,7 +229,7 @@ lock_release_save(PyObject *op, PyObject *Py_UNUSED(ignored))
         return lock_let_go(op);  // which says why that cannot be
     }
     PyObject *saved = PyLong_FromUnsignedLong(hold->depth);
-    if (saved != NULL && release_all(op) < 0) {
+    if (saved != NULL && release_all(op, hold) < 0) {
         Py_CLEAR(saved);
     }
     return saved;
@@ -287,7 +288,7 @@ task_take(PyObject *op, uint32_t saved)
     }
     else if (rc == ROBUST_LOCK_ABANDONED && self->raises) {
         uint32_t by = abandoned_by(self->cell);
-        return release_all(op) < 0 ? NULL : raise_abandoned(by);
+        return release_all(op, hold) < 0 ? NULL : raise_abandoned(by);
     }
     Py_RETURN_TRUE;
 }
@@ -329,7 +330,7 @@ lock_abandoned(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyMethodDef lock_methods[] = {
-    {"acquire", (PyCFunction)(void (*)(void))lock_acquire, METH_VARARGS | METH_KEYWORDS, lock_acquire_doc},
+    {"acquire", FASTCALL(lock_acquire), METH_FASTCALL | METH_KEYWORDS, lock_acquire_doc},
     {"release", lock_release, METH_NOARGS, lock_release_doc},
     {"locked", lock_locked, METH_NOARGS, lock_locked_doc},
     {"__enter__", lock_enter, METH_NOARGS, SHARED_ENTER_DOC},

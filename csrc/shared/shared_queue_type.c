@@ -1,5 +1,6 @@
 #include "shared_queue_type.h"
 
+#include "shared_arguments.h"
 #include "shared_cell.h"
 #include "shared_value.h"
 
@@ -97,7 +98,7 @@ do_until(PyObject *op, shared_queue_attempt *attempt, shared_queue_door door, vo
 
 // ---- arguments ----
 
-// Reads (item, block, timeout), as queue.Queue has them, of which `first` says whether there is an item.
+// Reads (item, block, timeout), as queue.Queue has them; get() has no item.
 static int
 read_call(const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool has_item,
           PyObject **item, int64_t *deadline_ns)
@@ -105,25 +106,8 @@ read_call(const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     static const char *const names[] = {"item", "block", "timeout"};
     PyObject *values[3] = {NULL, NULL, NULL};
     int first = has_item ? 0 : 1;
-    Py_ssize_t count = 3 - first;
-    if (nargs > count) {
-        PyErr_Format(PyExc_TypeError, "%s() takes at most %zd arguments (%zd given)", name, count, nargs);
+    if (shared_read_arguments(name, names + first, 3 - first, args, nargs, kwnames, values + first) < 0) {
         return -1;
-    }
-    for (Py_ssize_t i = 0; i < nargs; i++) {
-        values[first + i] = args[i];
-    }
-    for (Py_ssize_t i = 0; kwnames != NULL && i < PyTuple_GET_SIZE(kwnames); i++) {
-        PyObject *keyword = PyTuple_GET_ITEM(kwnames, i);
-        int place = first;
-        while (place < 3 && PyUnicode_CompareWithASCIIString(keyword, names[place]) != 0) {
-            place++;
-        }
-        if (place == 3 || values[place] != NULL) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected or second argument '%U'", name, keyword);
-            return -1;
-        }
-        values[place] = args[nargs + i];
     }
     if (has_item && values[0] == NULL) {
         PyErr_Format(PyExc_TypeError, "%s() missing required argument 'item'", name);
@@ -239,7 +223,7 @@ static int
 put_value(PyObject *op, PyObject *value, int64_t deadline_ns)
 {
     shared_encoding e;
-    if (shared_encode_one(module_state_of(Py_TYPE(op)), &e, shared_cell_of(op)->heap, value) < 0) {
+    if (shared_encode_one(shared_state_of(op), &e, shared_cell_of(op)->heap, value) < 0) {
         return FUTEX_INTERRUPTED;  // with the exception
     }
     int rc = do_until(op, shared_queue_put, SHARED_QUEUE_SPACE, e.items, deadline_ns);
@@ -328,7 +312,7 @@ get_value(PyObject *op, int64_t deadline_ns, PyObject **value)
     shared_take take = {.keep = keep_copy, .arg = &t};
     int rc = do_until(op, shared_queue_get, SHARED_QUEUE_ITEMS, &take, deadline_ns);
     if (rc == 0) {
-        *value = shared_decode_one(module_state_of(Py_TYPE(op)), &t.copied);
+        *value = shared_decode_one(shared_state_of(op), &t.copied);
     }
     return rc;
 }

@@ -1,6 +1,7 @@
 #include "shared_semaphore_type.h"
 
 #include "shared_acquire.h"
+#include "shared_arguments.h"
 
 #include "core/shared_sync.h"
 
@@ -43,10 +44,11 @@ PyDoc_STRVAR(semaphore_acquire_doc,
 "    (True, False, False)\n");
 
 static PyObject *
-semaphore_acquire(PyObject *op, PyObject *args, PyObject *kwargs)
+semaphore_acquire(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t deadline_ns;
-    return shared_read_acquire(args, kwargs, &deadline_ns) < 0 ? NULL : semaphore_take(op, deadline_ns);
+    return shared_read_acquire(args, nargs, kwnames, &deadline_ns) < 0 ? NULL
+                                                                       : semaphore_take(op, deadline_ns);
 }
 
 static PyObject *
@@ -68,11 +70,15 @@ PyDoc_STRVAR(semaphore_release_doc,
 "    2\n");
 
 static PyObject *
-semaphore_release(PyObject *op, PyObject *args, PyObject *kwargs)
+semaphore_release(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static char *keywords[] = {"n", NULL};
-    long long count = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|L:release", keywords, &count)) {
+    static const char *const names[] = {"n"};
+    PyObject *value;
+    if (shared_read_arguments("release", names, 1, args, nargs, kwnames, &value) < 0) {
+        return NULL;
+    }
+    long long count = value == NULL ? 1 : PyLong_AsLongLong(value);
+    if (count == -1 && PyErr_Occurred()) {
         return NULL;
     }
     if (count < 1) {
@@ -143,9 +149,9 @@ semaphore_aexit(PyObject *op, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UN
 
 static PyMethodDef semaphore_methods[] = {
     {"_init", semaphore_init, METH_VARARGS, semaphore_init_doc},
-    {"acquire", (PyCFunction)(void (*)(void))semaphore_acquire, METH_VARARGS | METH_KEYWORDS,
+    {"acquire", FASTCALL(semaphore_acquire), METH_FASTCALL | METH_KEYWORDS,
      semaphore_acquire_doc},
-    {"release", (PyCFunction)(void (*)(void))semaphore_release, METH_VARARGS | METH_KEYWORDS,
+    {"release", FASTCALL(semaphore_release), METH_FASTCALL | METH_KEYWORDS,
      semaphore_release_doc},
     {"get_value", semaphore_get_value, METH_NOARGS, semaphore_get_value_doc},
     {"__enter__", semaphore_enter, METH_NOARGS, SHARED_ENTER_DOC},

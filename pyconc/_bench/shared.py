@@ -46,6 +46,14 @@ def pairs(lock, size):
     return (perf_counter() - started) / size * 1e6
 
 
+def pairs_of_calls(lock, size):
+    started = perf_counter()
+    for _ in range(size):
+        lock.acquire()
+        lock.release()
+    return (perf_counter() - started) / size * 1e6
+
+
 def pairs_of_a_task(lock, size):
     async def main():
         started = perf_counter()
@@ -212,6 +220,7 @@ def make_rows(options):
     shared = options.candidate.shared
     ours, number, counter = shared.Lock(), shared.Value("q"), shared.Counter()
     ours_pairs = functools.partial(pairs, ours, size)
+    calls, our_calls = functools.partial(pairs_of_calls, lock, size), functools.partial(pairs_of_calls, ours, size)
     permits, our_permits = functools.partial(pairs, semaphore, size), functools.partial(pairs, shared.Semaphore(), size)
     add, our_increment = functools.partial(additions, counter, size), functools.partial(increments, number, size)
     read, our_read = functools.partial(reads, value, size), functools.partial(reads, number, size)
@@ -241,6 +250,7 @@ def make_rows(options):
     death = functools.partial(until_next, shared)
     return [
         Row("a lock, taken and released", US, functools.partial(pairs, lock, size), ours_pairs, under(0.12)),
+        Row("the same without with: acquire(), release()", US, calls, our_calls, under(0.12)),
         Row("the same beside the Manager's", US, functools.partial(pairs, served, few), ours_pairs, times_less(100)),
         Row("a semaphore, taken and released", US, permits, our_permits, times_less(1)),
         Row("async with a lock, beside asyncio's", US, task, our_task, times_less(1)),

@@ -75,6 +75,26 @@ a_lock_is_taken_and_released(void)
 }
 
 static void
+a_hold_is_released_however_deep(void)
+{
+    scene *s = scene_new();
+    for (size_t i = 0; i < 3; i++) {
+        CHECK_EQ(acquire(&s->locks[i]), ROBUST_LOCK_OK);
+    }
+    robust_hold *hold = robust_lock_hold(&s->locks[1]);
+    hold->depth = 5;
+    robust_hold_release(hold);
+    CHECK(robust_lock_hold(&s->locks[1]) == NULL);
+    check_usable(&s->locks[1]);
+    for (size_t i = 0; i < 3; i += 2) {
+        CHECK_EQ(robust_lock_hold(&s->locks[i])->depth, 1);
+        robust_hold_release(robust_lock_hold(&s->locks[i]));
+        check_usable(&s->locks[i]);
+    }
+    scene_free(s);
+}
+
+static void
 release_from_elsewhere(void *arg)
 {
     scene *s = arg;
@@ -485,6 +505,7 @@ who_dies_in_waiting_keeps_nobody(void)
 
 static const check_test tests[] = {
     CHECK_TEST(a_lock_is_taken_and_released),
+    CHECK_TEST(a_hold_is_released_however_deep),
     CHECK_TEST(only_its_thread_releases_a_lock),
     CHECK_TEST(a_release_wakes_all_that_wait_in_turn),
     CHECK_TEST(threads_hold_it_one_at_a_time),
