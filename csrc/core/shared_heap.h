@@ -67,10 +67,10 @@ typedef struct shared_cell {
     uint32_t has_memory;                     // it may own units; guarded by the heap's lock
     _Alignas(64) _Atomic uint32_t words[8];  // see shared_sync.h
     _Atomic uint64_t value;
-    _Atomic uint64_t more;       // of a container
-    _Atomic uint32_t refers;     // of a container, see shared_run.h; by the lock, so relaxed everywhere
-    _Atomic uint32_t has_spare;  // units that it would give back, see shared_look.h; by the lock, and a hint
-                                 // without it, so relaxed everywhere
+    _Atomic uint64_t more;    // of a container
+    _Atomic uint32_t refers;  // of a container, see shared_run.h; by the lock, so relaxed everywhere
+    uint32_t has_spare;       // runs at which others look: they are asked again when its lock, which
+                              // guards this, was taken so often
     uint32_t unused[2];
 } shared_cell;
 

@@ -28,27 +28,42 @@ release_units(shared_heap *heap, uint32_t unit, uint32_t count)
     shared_extents_release(&heap->at->extents, unit, count);
 }
 
-void
-shared_heap_release_all_but(shared_heap *heap, uint64_t owner, uint32_t kept, uint32_t kept_count)
+// Up to where the units from this one on have one fate, at most `end`; and which run they are in, NULL: none.
+static uint64_t
+find_kept(const kept_runs *kept, uint64_t unit, uint64_t end, const struct kept_units **found)
 {
-    uint32_t count, unit;
-    uint64_t whose;
-    for (uint32_t from = 0; (count = shared_extents_next(&heap->at->extents, from, &unit, &whose)) > 0;
-         from = unit + count) {
-        if (whose != owner) {
-            continue;
+    *found = NULL;
+    for (uint32_t i = 0; i < kept->count; i++) {
+        const struct kept_units *run = &kept->runs[i];
+        if (run->first <= unit && unit < run->end) {
+            *found = run;
+            return run->end < end ? run->end : end;
         }
-        if (kept < unit || kept >= unit + count) {
-            release_units(heap, unit, count);
-            continue;
-        }
-        if (kept > unit) {
-            release_units(heap, unit, kept - unit);
-        }
-        if (unit + count > kept + kept_count) {
-            release_units(heap, kept + kept_count, unit + count - kept - kept_count);
+        if (run->first > unit && run->first < end) {
+            end = run->first;
         }
     }
+    return end;
+}
+
+bool
+shared_heap_release_all_but(shared_heap *heap, uint64_t owner, const kept_runs *kept)
+{
+    bool has_spare = false;
+    uint32_t count, unit;
+    uint64_t whose, at, next;
+    for (uint32_t from = 0; (count = shared_extents_next(&heap->at->extents, from, &unit, &whose)) > 0;
+         from = unit + count) {
+        for (at = unit; whose == owner && at < unit + count; at = next) {
+            const struct kept_units *run;
+            next = find_kept(kept, at, unit + count, &run);
+            has_spare = has_spare || (run != NULL && run != &kept->runs[0]);
+            if (run == NULL) {
+                release_units(heap, (uint32_t)at, (uint32_t)(next - at));
+            }
+        }
+    }
+    return has_spare;
 }
 
 uint32_t
@@ -90,7 +105,8 @@ shared_heap_forget_found(shared_heap *heap)
         uint32_t held, index = heap->found[--heap->found_count];
         if (heap->at->cells_at[index].has_memory != 0) {
             heap->at->cells_at[index].has_memory = 0;
-            shared_heap_release_all_but(heap, shared_heap_owner_of(heap, index), SHARED_NO_UNIT, 0);
+            static const kept_runs none;
+            (void)shared_heap_release_all_but(heap, shared_heap_owner_of(heap, index), &none);
         }
         while ((held = shared_holds_take(&heap->at->holds, index)) != SHARED_NO_CELL) {
             shared_heap_let_go_of(heap, held);

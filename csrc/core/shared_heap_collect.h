@@ -8,8 +8,16 @@
 // The owner of a cell's units and holds.
 uint64_t shared_heap_owner_of(const shared_heap *heap, uint32_t index);
 
-// Releases the owner's units, except those of a run that is kept.
-void shared_heap_release_all_but(shared_heap *heap, uint64_t owner, uint32_t kept, uint32_t kept_count);
+// Runs that stay; the first of them is the one that is used.
+typedef struct kept_runs {
+    struct kept_units {
+        uint64_t first, end;
+    } runs[1 + SHARED_HEAP_PARTIES];
+    uint32_t count;
+} kept_runs;
+
+// Releases the owner's units, except those of runs that are kept.  Returns whether any of these is not used.
+bool shared_heap_release_all_but(shared_heap *heap, uint64_t owner, const kept_runs *kept);
 
 // The container that held this cell does not any more: notes it as found if nobody has it.  The second is the
 // same, for who is given the heap as an argument.

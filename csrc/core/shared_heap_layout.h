@@ -36,7 +36,7 @@ typedef struct shared_party {
 
 // What a process looks at: only that stores here, and has the line to itself.
 typedef struct announcement {
-    _Alignas(64) _Atomic uint32_t cell;  // its place + 1; 0: none
+    _Alignas(64) _Atomic uint64_t run;  // its unit, its order, and its cell's place + 1; 0: none
 } announcement;
 
 // A party that is reserved for a child.

@@ -51,19 +51,40 @@ shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *un
     return rc;
 }
 
-// Whether some process has announced that it looks at the cell.
-static bool
-is_looked_at(const shared_heap *heap, uint32_t index)
+// As an announcement: a run of 1 << order units, at which users of this cell look.
+static uint64_t
+word_of(uint32_t index, uint32_t unit, uint32_t order)
 {
-    bool is = false;
+    return (uint64_t)unit << 32 | (uint64_t)(order & 31) << 24 | (index + 1);
+}
+
+_Static_assert(SHARED_HEAP_CELLS < 1 << 24, "a cell's place has 24 bits of an announcement");
+
+static void
+keep_run(kept_runs *kept, uint32_t unit, uint32_t order)
+{
+    kept->runs[kept->count++] = (struct kept_units){.first = unit, .end = unit + (UINT64_C(1) << order)};
+}
+
+// Releases the cell's units but those of a run, and of others at which processes look.  Returns whether there
+// are such.
+static bool
+release_unused(shared_heap *heap, uint32_t index, uint32_t unit, uint32_t order)
+{
+    kept_runs kept;
+    kept.count = 0;
+    keep_run(&kept, unit, order);
     for (uint32_t i = FIRST_PROCESS; i < shared_heap_row_count(heap); i++) {
         if (shared_heap_state_of(heap, i) != PARTY_FREE) {
             // A51: pairs with R51 in shared_heap_announce_none(): who looked has seen what it saw.
             // seq_cst: see shared_heap_announce().
-            is |= atomic_load_explicit(&heap->at->announcements[i].cell, memory_order_seq_cst) == index + 1;
+            uint64_t run = atomic_load_explicit(&heap->at->announcements[i].run, memory_order_seq_cst);
+            if ((run & 0xffffff) == index + 1) {
+                keep_run(&kept, (uint32_t)(run >> 32), run >> 24 & 31);
+            }
         }
     }
-    return is;
+    return shared_heap_release_all_but(heap, shared_heap_owner_of(heap, index), &kept);
 }
 
 int
@@ -73,12 +94,9 @@ shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t orde
     if (rc < 0) {
         return rc;
     }
-    if (is_looked_at(heap, index)) {
+    if (release_unused(heap, index, kept, order)) {
         shared_heap_reap_parties(heap);  // one of them may have looked until its end
-        rc = is_looked_at(heap, index) ? SHARED_HEAP_LOOKED_AT : 0;
-    }
-    if (rc == 0) {
-        shared_heap_release_all_but(heap, shared_heap_owner_of(heap, index), kept, UINT32_C(1) << order);
+        rc = release_unused(heap, index, kept, order) ? SHARED_HEAP_LOOKED_AT : 0;
     }
     shared_heap_leave(heap);
     return rc;
@@ -110,17 +128,18 @@ own_announcement(const shared_heap *heap)
 }
 
 bool
-shared_heap_announce(shared_heap *heap, uint32_t index)
+shared_heap_announce(shared_heap *heap, uint32_t index, uint32_t unit, uint32_t order)
 {
-    uint32_t none = 0;
-    // seq_cst: what is read from now on is ordered after it, for who asks in is_looked_at() as well.
-    return atomic_compare_exchange_strong_explicit(&own_announcement(heap)->cell, &none, index + 1,
-                                                   memory_order_seq_cst, memory_order_relaxed);
+    uint64_t none = 0;
+    // seq_cst: what is read from now on is ordered after it, for who asks in release_unused() as well.
+    return atomic_compare_exchange_strong_explicit(&own_announcement(heap)->run, &none,
+                                                   word_of(index, unit, order), memory_order_seq_cst,
+                                                   memory_order_relaxed);
 }
 
 void
 shared_heap_announce_none(shared_heap *heap)
 {
-    // R51: pairs with A51 in is_looked_at(), and the next announcement: what was to be read has been.
-    atomic_store_explicit(&own_announcement(heap)->cell, 0, memory_order_release);
+    // R51: pairs with A51 in release_unused(), and the next announcement: what was to be read has been.
+    atomic_store_explicit(&own_announcement(heap)->run, 0, memory_order_release);
 }

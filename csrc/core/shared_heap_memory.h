@@ -1,5 +1,5 @@
-// shared_heap_memory: runs of units that a cell takes and gives back, and looks, during which it gives back
-// none.  No Python.
+// shared_heap_memory: runs of units that a cell takes and gives back, and looks at a run, during which it
+// stays.  No Python.
 #ifndef PYCONC_SHARED_HEAP_MEMORY_H
 #define PYCONC_SHARED_HEAP_MEMORY_H
 
@@ -10,7 +10,8 @@
 int shared_heap_take(shared_heap *heap, uint32_t index, uint32_t order, uint32_t *unit);
 
 // Gives back all units of the cell but the run that begins at `kept`; SHARED_NO_UNIT: all.  A status of
-// robust_lock, or SHARED_HEAP_LOOKED_AT, means that they stay until the next call.
+// robust_lock means that they stay until the next call; SHARED_HEAP_LOOKED_AT, that runs do at which
+// processes look.
 int shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t order);
 
 // Allocates memory for bytes `from` to `to` of a run of the cell's.  False: there is none.
@@ -18,8 +19,9 @@ bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, u
 
 // ---- looks at a container that this process has, without its lock, see shared_look.h ----
 
-// From here on the cell gives no units back, until this process announces none.  False: it looks at another.
-bool shared_heap_announce(shared_heap *heap, uint32_t index);
+// From here on this run, if it is the cell's, is not given back until this process announces none.  False: it
+// has announced another.
+bool shared_heap_announce(shared_heap *heap, uint32_t index, uint32_t unit, uint32_t order);
 void shared_heap_announce_none(shared_heap *heap);
 
 #endif

@@ -70,7 +70,7 @@ shared_heap_add_party(shared_heap *heap, uint32_t state)
                 memset(heap->at->rows[i], 0, sizeof(heap->at->rows[i]));
                 shared_heap_party_at(heap, i)->space = own_space();
                 // Relaxed: as below.
-                atomic_store_explicit(&heap->at->announcements[i].cell, 0, memory_order_relaxed);
+                atomic_store_explicit(&heap->at->announcements[i].run, 0, memory_order_relaxed);
                 heap->at->rows_used = i < shared_heap_row_count(heap) ? shared_heap_row_count(heap) : i + 1;
                 // Relaxed: ordered by the lock, or by the fork.
                 uint64_t who = shared_heap_who_is((uint32_t)getpid(), ++heap->at->tickets, state);

@@ -36,7 +36,8 @@ begin(shared_look *look, shared_run *run, shared_root announced)
     // seq_cst: who makes another the root asks after that who looks, and this look was announced before.
     uint64_t word = atomic_load_explicit(&cell->value, memory_order_seq_cst);
     shared_root root = shared_root_of(word);
-    if (root.has_run && (!announced.has_run || root.unit != announced.unit || root.order != announced.order)) {
+    bool is_announced = announced.has_run && root.unit == announced.unit && root.order == announced.order;
+    if (root.has_run && !is_announced) {
         return false;
     }
     *look = (shared_look){.run = run, .version = version, .root = word};

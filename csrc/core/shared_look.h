@@ -18,15 +18,15 @@
 //
 // The announcement keeps the run in memory, as a read of memory that was given back would ask for it again,
 // and end the process where there is none.  A process that has made another the root gives back all runs but
-// those that are announced; if there are some the cell says that it has runs to spare, and one of the next that
-// take the lock does it.
+// those that are announced; if there are some the cell says so, and one of the next that take the lock asks
+// again.
 //
 //     root -> new run; then: who looks at the old one?     writer, both with seq_cst
 //     I look at the old one; then: is that the root?       reader, the same
 //
 // Either the writer sees the reader, or the reader sees the new root.  One that died while it looked counts
-// until its party is found dead.  One that is stopped in a look keeps one run for as long, and no other, however
-// much changes.
+// until its party is found dead.  One that is stopped in a look keeps one run for as long, and no other,
+// however much changes.
 //
 // A run is mapped a second time for looks, as a thread that has the lock may unmap the first at any time.
 // That pays after some reads only, and until then, as for a handle that is soon dropped, looks fail.  One

@@ -304,7 +304,8 @@ take_run(shared_run *run, uint64_t bytes, uint32_t *unit, uint32_t *order)
 static void
 keep_only_root(shared_run *run)
 {
-    // seq_cst: whoever looks and does not see this root has announced it before we ask, see shared_look.h.
+    // seq_cst: ordered before we ask who looks.  Whoever looks and does not see this root has announced that
+    // before, see shared_look.h.
     uint64_t word = atomic_fetch_or_explicit(&run->cell->value, 0, memory_order_seq_cst);
     shared_root root = shared_root_of(word);
     int rc = shared_heap_keep(run->heap, run->index, root.has_run ? root.unit : SHARED_NO_UNIT, root.order);

@@ -612,7 +612,7 @@ main(int argc, char **argv)
         CHECK_TEST(a_look_that_a_change_has_met_shows_nothing),
         CHECK_TEST(memory_that_is_looked_at_stays_until_it_is_not),
         CHECK_TEST(who_is_stopped_in_a_look_keeps_one_run),
-    CHECK_TEST(a_look_maps_another_run_when_that_pays_again),
+        CHECK_TEST(a_look_maps_another_run_when_that_pays_again),
         CHECK_TEST(threads_that_look_see_no_half_of_a_change),
         CHECK_TEST(looks_outlive_the_runs),
         CHECK_TEST(stray_writes_lead_nowhere),
