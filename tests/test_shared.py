@@ -353,14 +353,16 @@ def test_values_are_those_of_ctypes(code):
     standard = ctypes.c_bool() if code == "?" else sharedctypes.typecode_to_type[code]()
     value = shared.Value(code)
     assert value.value == standard.value
-    tried = [b"x"] if code == "c" else [0, 1, -1, 200, 70_000, 2**40, -(2**63)]
+    tried = [b"x", bytearray(b"y"), 65, True] if code == "c" else [0, 1, -1, 200, 70_000, 2**40, -(2**63)]
     for number in tried:
         value.value = standard.value = number
         assert value.value == standard.value
         assert type(value.value) is type(standard.value)
         assert value.compare_exchange(standard.value, standard.value) or standard.value != standard.value
-    for wrong in ["x", None]:
+    for wrong in ["x", None, *([b"xy", bytearray(2), 256, -1, 2**70] if code == "c" else [])]:
         if code != "?":
+            with pytest.raises(TypeError):
+                standard.value = wrong
             with pytest.raises(TypeError):
                 value.value = wrong
 

@@ -31,6 +31,32 @@ typecode_size(char code)
     }
 }
 
+// A byte, as ctypes takes one.
+static bool
+byte_bits(PyObject *value, uint64_t *bits)
+{
+    if (PyBytes_Check(value) && PyBytes_GET_SIZE(value) == 1) {
+        *bits = (unsigned char)PyBytes_AS_STRING(value)[0];
+        return true;
+    }
+    if (PyByteArray_Check(value) && PyByteArray_GET_SIZE(value) == 1) {
+        *bits = (unsigned char)PyByteArray_AS_STRING(value)[0];
+        return true;
+    }
+    if (!PyLong_Check(value)) {
+        PyErr_SetString(PyExc_TypeError, "one character bytes, bytearray or integer expected");
+        return false;
+    }
+    int overflow;
+    long number = PyLong_AsLongAndOverflow(value, &overflow);
+    if (overflow != 0 || number < 0 || number > 255) {
+        PyErr_SetString(PyExc_TypeError, "integer not in range(256)");
+        return false;
+    }
+    *bits = (uint64_t)number;
+    return true;
+}
+
 bool
 typecode_bits(char code, PyObject *value, uint64_t *bits)
 {
@@ -40,12 +66,7 @@ typecode_bits(char code, PyObject *value, uint64_t *bits)
         return !(number == -1.0 && PyErr_Occurred());
     }
     if (code == 'c') {
-        if (!PyBytes_Check(value) || PyBytes_GET_SIZE(value) != 1) {
-            PyErr_SetString(PyExc_TypeError, "one character bytes expected");
-            return false;
-        }
-        *bits = (unsigned char)PyBytes_AS_STRING(value)[0];
-        return true;
+        return byte_bits(value, bits);
     }
     if (code == '?') {
         int truth = PyObject_IsTrue(value);
