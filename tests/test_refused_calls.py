@@ -1,5 +1,6 @@
 """Old kernels and sandboxes that refuse a system call: process executors do without, or say which it is."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ SCRIPT = Path(__file__).parent / "scripts/refused_calls.py"
 
 ERRORS = ["EPERM", "ENOSYS"]
 
-FALLBACKS = ["pidfd_open", "pidfd_send_signal", "fallocate", "lseek", "prlimit64"]
+FALLBACKS = ["pidfd_open", "pidfd_send_signal", "fallocate", "lseek", "prlimit64", "getppid"]
 NEEDED = {
     "memfd_create": "processes share memory by memfd_create()",
     "eventfd2": "worker processes are woken by eventfd()",
@@ -19,7 +20,14 @@ NEEDED = {
     "poll": "outcomes are waited for by poll()",
     "prctl": "worker processes end with the program by prctl(PR_SET_PDEATHSIG)",
 }
-ALIKE = ["epoll_ctl", "poll"]  # like epoll_wait
+ALIKE = ["epoll_ctl", "poll", "getppid"]  # like epoll_wait, and like pidfd_open
+PASSING = "workers of a program with threads get its open files by sendmsg(), recvmsg() and dup2()"
+NEEDED_WITH_THREADS = {
+    "sendmsg": PASSING,
+    "recvmsg": PASSING,
+    "dup2": PASSING,
+    "pipe2": "the interpreter that makes the workers is started by pipe2() and vfork()",
+}
 REFUSED = "which the system does not have or this sandbox does not allow"
 
 # What the script prints when the calls are made.
@@ -58,6 +66,51 @@ def test_executors_do_without_or_the_error_names_the_call_and_nothing_is_left(ca
         told = f"{error}: {NEEDED[call]}, {REFUSED}" if names_it else CALLED
         awaited += [f"{error} {when}: {told}", "nothing left"]
     assert run_script(SCRIPT, call, *[word for case in cases for word in case]).stdout.splitlines() == awaited
+
+
+@pytest.mark.parametrize("call", NEEDED_WITH_THREADS)
+def test_what_a_program_with_threads_needs_besides(call):
+    """Some of it in another process, which could not tell."""
+    awaited = [
+        f"EPERM first: {CALLED}",
+        "nothing left",
+        f"EPERM threads: EPERM: {NEEDED_WITH_THREADS[call]}, {REFUSED}",
+        "nothing left",
+    ]
+    assert run_script(SCRIPT, call, "EPERM", "first", "EPERM", "threads").stdout.splitlines() == awaited
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="Python's poll() is the system's")
+def test_ppoll_refused():
+    need = "worker processes are waited for by poll(), or ppoll() from Python 3.15 on"
+    awaited = [f"EPERM first: EPERM: {need}, {REFUSED}", "nothing left"]
+    assert run_script(SCRIPT, "ppoll", "EPERM", "first").stdout.splitlines() == awaited
+
+
+def test_wait4_refused():
+    """At the first call it is named; a pool that has worked goes on, though nobody can tell how its workers end."""
+    finished = run_script(
+        f"""
+        import errno, signal, sys
+        sys.path.insert(0, {str(SCRIPT.parent)!r})
+        import refused_calls
+        from pyconc import ProcessPoolExecutor
+        pool = ProcessPoolExecutor(1)
+        pool.submit(abs, -1).result()
+        refused_calls.refuse(refused_calls.CALLS["wait4"], errno.EPERM)
+        try:
+            ProcessPoolExecutor(1).submit(abs, -1)
+        except OSError as error:
+            print(error.strerror)
+        future = pool.submit(signal.pause)
+        while not future.running():
+            pass
+        pool.kill_workers()
+        print(type(future.exception()).__name__)
+        """
+    )
+    assert finished.stdout.splitlines() == [f"worker processes are waited for by wait4(), {REFUSED}", "WorkerDied"]
+    assert finished.stderr == ""
 
 
 @pytest.mark.parametrize("error", ERRORS)

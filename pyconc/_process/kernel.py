@@ -14,8 +14,10 @@ from pyconc._process.signals import STOP
 
 __all__ = [
     "Children",
+    "explained",
     "hang_up",
     "has_pidfds",
+    "is_refusal",
     "open_connection",
     "open_epoll",
     "open_pidfd",
@@ -31,14 +33,19 @@ _REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 
 @contextlib.contextmanager
-def _explained(need):
+def explained(need):
+    """Have an OSError by which the system refuses a call say what that is needed for, in so many words."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSED:
+        if not is_refusal(error):
             raise
         message = f"{need}, which the system does not have or this sandbox does not allow"
         raise OSError(error.errno, message) from None
+
+
+def is_refusal(error):
+    return error.errno in _REFUSED
 
 
 def has_pidfds():
@@ -65,7 +72,7 @@ def open_pidfd(pid):
 
 def open_connection():
     """Return the two ends of a connection, as multiprocessing's Pipe() does, with fewer questions to the system."""
-    with _explained("worker processes are asked for by socketpair()"):
+    with explained("worker processes are asked for by socketpair()"):
         return [connection.Connection(fd) for fd in _core.open_stream()]
 
 
@@ -79,8 +86,16 @@ def hang_up(conn):
 
 
 def reap(pid, options=0):
-    """Wait for a child; return (pid, (wait status, how many bytes it has had in memory at most)); 0 if it lives."""
-    pid, status, usage = os.wait4(pid, options)
+    """Wait for a child; return (pid, (wait status, how many bytes it has had in memory at most)); 0 if it lives.
+
+    Raises ChildProcessError: nobody can tell, as it was waited for, or a sandbox has come to refuse that.
+    """
+    try:
+        pid, status, usage = os.wait4(pid, options)
+    except OSError as error:
+        if not is_refusal(error):
+            raise
+        raise ChildProcessError(errno.ECHILD, "wait4() is refused") from None
     return pid, (status, usage.ru_maxrss * 1024)
 
 
@@ -221,28 +236,31 @@ def require_calls(events, clones):
 
     events: an epoll object.  clones: workers are cloned from this process, or from a zygote.
     """
-    with _explained("worker processes are waited for by epoll_ctl()"):
+    with explained("worker processes are waited for by epoll_ctl()"):
         try:
             events.unregister(events)
         except OSError as error:
             if error.errno in _REFUSED:
                 raise  # otherwise it was made, and nothing was there to be unregistered
-    with _explained("worker processes are waited for by epoll_wait()"):
+    with explained("worker processes are waited for by epoll_wait()"):
         events.poll(0)
-    with _explained("outcomes are waited for by poll()"):
+    with explained("outcomes are waited for by poll()"):
         _core.try_poll()
+    with explained("worker processes are waited for by poll(), or ppoll() from Python 3.15 on"):
         select.poll().poll(0)
+    with explained("worker processes are waited for by wait4()"), contextlib.suppress(ChildProcessError):
+        os.wait4(os.getpid(), os.WNOHANG)  # nobody is its own child
     if clones:
-        with _explained("worker processes end with the program by prctl(PR_SET_PDEATHSIG)"):
+        with explained("worker processes end with the program by prctl(PR_SET_PDEATHSIG)"):
             _core.keep_death_signal()
 
 
 def supervise(queue):
     """Return what queue.supervise() does."""
-    with _explained("worker processes are looked after by eventfd() and timerfd_create()"):
+    with explained("worker processes are looked after by eventfd() and timerfd_create()"):
         return queue.supervise(STOP)
 
 
 def open_epoll():
-    with _explained("worker processes are waited for by epoll_create1()"):
+    with explained("worker processes are waited for by epoll_create1()"):
         return select.epoll()

@@ -133,6 +133,7 @@ class Nursery:
         self._stop()
         self.reap()
         self._connection, theirs = kernel.open_connection()
+        _require_passing(self._connection, theirs)
         self.state = process_state.ProcessState()
         tracker = zygote.running_tracker_fd()
         with theirs:
@@ -145,7 +146,10 @@ class Nursery:
                 # Where the folder was removed, Python 3.13.0 imports nothing if the path has ever had it.
                 safe = ["-P"] if self.state.cwd is None and sys.version_info >= (3, 11) else []
                 command = [spawn.get_executable(), *_interpreter_flags(), *safe, "-c", code]
-                self.pid = util.spawnv_passfds(os.fsencode(command[0]), [os.fsencode(word) for word in command], fds)
+                with kernel.explained("the interpreter that makes the workers is started by pipe2() and vfork()"):
+                    self.pid = util.spawnv_passfds(
+                        os.fsencode(command[0]), [os.fsencode(word) for word in command], fds
+                    )
         # While that interpreter begins.
         if main is not None:
             vars(main).setdefault("__spec__", None)  # debuggers make one without
@@ -184,7 +188,9 @@ class Nursery:
             self._send((len(sent), standard))
             try:
                 _send_fds(self._connection, sent)
-            except OSError:
+            except OSError as error:
+                if kernel.is_refusal(error):
+                    raise
                 raise EOFError from None
             pid, error = self._receive()
         if pid is None:
@@ -349,7 +355,7 @@ class Reserve(Nursery):
         super().reap()
         for pid in list(self._retired):
             try:
-                ended = os.waitpid(pid, os.WNOHANG)[0]
+                ended = kernel.reap(pid, os.WNOHANG)[0]
             except ChildProcessError:
                 ended = pid  # The program has waited for it.
             if ended:
@@ -439,15 +445,30 @@ def _pack(setup, by_value):
 # ---- file descriptors, in chunks beside a byte each ----
 
 
+_PASSING = "workers of a program with threads get its open files by sendmsg(), recvmsg() and dup2()"
+
+
+def _require_passing(sender, receiver):
+    """Raise OSError, which names them, if the system refuses calls of which some are made in another process only.
+
+    sender, receiver: the two ends of a connection on which nothing was sent.
+    """
+    _send_fds(sender, [sender.fileno()])
+    (fd,) = _receive_fds(receiver, 1)
+    with kernel.explained(_PASSING):
+        os.dup2(fd, fd)
+    os.close(fd)
+
+
 def _send_fds(conn, fds):
-    with _socket_of(conn) as sock:
+    with kernel.explained(_PASSING), _socket_of(conn) as sock:
         for start in range(0, len(fds), _FDS_MAX):
             socket.send_fds(sock, [b"f"], fds[start : start + _FDS_MAX])
 
 
 def _receive_fds(conn, count):
     fds = []
-    with _socket_of(conn) as sock:
+    with kernel.explained(_PASSING), _socket_of(conn) as sock:
         while len(fds) < count:
             data, received, _, _ = socket.recv_fds(sock, 1, _FDS_MAX)
             if not data:

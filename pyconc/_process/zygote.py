@@ -233,7 +233,7 @@ class Zygote:
         if self.pid is not None:
             pid, self.pid = self.pid, None
             try:
-                os.waitpid(pid, 0)
+                kernel.reap(pid)
             except ChildProcessError:
                 pass  # as above
         self._answer_late()
