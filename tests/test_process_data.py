@@ -1,5 +1,6 @@
 """Large data between processes: copied once, private to its receiver, and given back with its last reference."""
 
+import functools
 import gc
 import os
 import pickle
@@ -127,6 +128,18 @@ def test_arrays_of_every_kind_arrive_as_pickle_has_them(pool, what):
     assert (result == array).all()
     for order in ("C_CONTIGUOUS", "F_CONTIGUOUS"):
         assert result.flags[order] == expected.flags[order]
+
+
+def test_an_open_file_is_refused_as_by_pickle(pool, tmp_path):
+    """cloudpickle makes a copy of what is in a text file: what a task writes to that would be lost."""
+    refused = functools.partial(pytest.raises, TypeError, match=r"^cannot pickle '(_io\.)?TextIOWrapper'")
+    with open(tmp_path / "text", "w+") as file:
+        with refused():
+            pool.submit(abs, file).result()
+        with pytest.raises((AttributeError, pickle.PicklingError), match="local object"):
+            pool.submit(lambda: file.write("lost")).result()
+    with refused():
+        pool.submit(open, os.devnull).result()
 
 
 def test_several_buffers_of_one_call(pool):

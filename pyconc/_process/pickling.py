@@ -325,7 +325,12 @@ def _make_pickler_by_value():
                 return _with_slots(value, reduced)
             return reduced
 
-    PicklerByValue.dispatch_table = ChainMap(PicklerByValue.dispatch_table, _multiprocessing_reducers())
+    PicklerByValue.dispatch_table = ChainMap(
+        # cloudpickle would make a StringIO of a text file, and what a task writes to that would be lost.
+        {io.TextIOWrapper: lambda file: file.__reduce_ex__(PROTOCOL)},
+        PicklerByValue.dispatch_table,
+        _multiprocessing_reducers(),
+    )
     return PicklerByValue
 
 
