@@ -283,14 +283,18 @@ class ExecutorType(ABCMeta):
     """
 
     def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], /, **kwargs: Any) -> Any:
+        # A program that works with the standard class must not fail because of install().
         greenlets = threads_are_greenlets()
-        for substitution in _SUBSTITUTIONS if mcls is ExecutorType and (_installed or greenlets) else ():
+        replaces = mcls is ExecutorType and (_installed or greenlets)
+        for substitution in _SUBSTITUTIONS if replaces else ():
             if substitution.ours in bases and (greenlets or _mentions(namespace, substitution.internals)):
-                # A program that works with the standard class must not fail because of install().
-                standard = substitution.load_standard()
-                bases = tuple(standard if base is substitution.ours else base for base in bases)
-                return type(name, bases, namespace, **kwargs)
-        return super().__new__(mcls, name, bases, namespace, **kwargs)
+                return type(name, _standard_bases(bases), namespace, **kwargs)
+        try:
+            return super().__new__(mcls, name, bases, namespace, **kwargs)
+        except TypeError as error:
+            if not replaces or "lay-out conflict" not in str(error):  # with dict or the like, as objects in C have
+                raise
+        return type(name, _standard_bases(bases), namespace, **kwargs)
 
     def __instancecheck__(cls, instance: Any) -> bool:
         standard = _standard_of(cls)
@@ -315,6 +319,10 @@ def _choose_bases(bases: tuple[Any, ...], metaclass: Any) -> tuple[Any, ...]:
     metaclasses = [type(base) for base in bases] if metaclass is None else [metaclass, *map(type, bases)]
     if any(all(issubclass(winner, other) for other in metaclasses) for winner in metaclasses):
         return bases
+    return _standard_bases(bases)
+
+
+def _standard_bases(bases: tuple[Any, ...]) -> tuple[Any, ...]:
     standard = {s.ours: s.load_standard() for s in _SUBSTITUTIONS if s.ours in bases}
     return tuple(standard.get(base, base) for base in bases)
 

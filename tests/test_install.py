@@ -675,6 +675,23 @@ def test_subclasses_whose_metaclass_forbids_pyconcs_get_the_standard_class(insta
     assert Named.__module__ == Inherited.__module__ == __name__
 
 
+@both
+def test_subclasses_whose_layout_forbids_pyconcs_get_the_standard_class(installed, standard):
+    """Pyconc's has a layout in C, as dict has, and an object can have one of them."""
+
+    class Registry(named(standard), dict):
+        pass
+
+    assert Registry.__bases__ == (standard, dict)
+    executor = Registry(1)
+    executor["key"] = "value"
+    assert works(executor)
+    with pytest.raises(TypeError, match="lay-out conflict"):
+
+        class Both(named(standard), dict, list):
+            pass
+
+
 def test_subclasses_whose_metaclass_agrees_are_pyconcs(installed):
     class Derived(type(pyconc.ThreadPoolExecutor)):
         pass
