@@ -10,6 +10,10 @@ anybody sees the module.
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _VALUE = os.environ["PYCONC"]  # now, as for all that an interpreter takes from its environment
 _MODULES = ("concurrent.futures", "multiprocessing.pool")
 
@@ -17,9 +21,9 @@ _MODULES = ("concurrent.futures", "multiprocessing.pool")
 class _Finder:
     """The first finder of sys.meta_path until one of the modules is loaded."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         for finder in list(sys.meta_path) if name in _MODULES else ():
-            spec = None if finder is self else finder.find_spec(name, path, target)
+            spec: Any = None if finder is self else finder.find_spec(name, path, target)
             if spec is not None:
                 spec.loader = _Loader(spec.loader)
                 return spec
@@ -29,13 +33,13 @@ class _Finder:
 class _Loader:
     """A module's loader, which goes on to install() from the module's last line."""
 
-    def __init__(self, loader):
+    def __init__(self, loader: "Any") -> None:
         self._loader = loader
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> "Any":
         return getattr(self._loader, name)
 
-    def exec_module(self, module):
+    def exec_module(self, module: "Any") -> None:
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
         # As the import does next, and too late for pyconc, which goes by way of the package.
@@ -44,12 +48,13 @@ class _Loader:
         _start()
 
 
-def _start():
+def _start() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder) is not _Finder]
     try:
         from pyconc import _startup
     except ImportError as error:
-        if sys.stderr is not None:
+        # A sub-interpreter with a GIL of its own, as of an InterpreterPoolExecutor, never has it.
+        if sys.stderr is not None and "subinterpreters" not in str(error):
             print("PYCONC is set, but this interpreter has no pyconc that it can load:", error, file=sys.stderr)
     else:
         _startup.start(_VALUE)

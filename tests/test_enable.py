@@ -155,6 +155,21 @@ def test_an_earlier_pth_file_may_import_it(environment):
     assert environment.run("-c", SHOW, PYCONC="1").stdout == OURS
 
 
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="no executor of interpreters")
+def test_sub_interpreters_have_the_standard_library_without_a_word(environment):
+    environment.pyconc("enable")
+    program = environment.packages / "program.py"
+    program.write_text(
+        "from concurrent.futures import InterpreterPoolExecutor, ThreadPoolExecutor\n"
+        "def kind():\n    return ThreadPoolExecutor.__module__\n"
+        "if __name__ == '__main__':\n"
+        "    with InterpreterPoolExecutor(1) as pool:\n"
+        "        print(kind(), pool.submit(kind).result())\n"
+    )
+    finished = environment.run("program.py", PYCONC="1")
+    assert (finished.stdout, finished.stderr) == ("pyconc.thread_pool concurrent.futures.thread\n", "")
+
+
 def test_a_value_that_means_nothing_is_told_and_ignored(environment):
     environment.pyconc("enable")
     finished = environment.run(
