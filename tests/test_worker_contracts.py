@@ -129,6 +129,38 @@ def test_a_worker_that_watches_its_parent_by_getppid_lives_with_a_context_that_f
     assert finished.stdout == "True\n"
 
 
+def test_a_context_with_processes_of_its_own_starts_the_workers():
+    finished = run_script(
+        """
+        import multiprocessing, os
+        from multiprocessing import context
+        import pyconc
+
+        class Process(context.ForkProcess):
+            def run(self):
+                os.environ["RUN_BY"] = "the program's class"
+                super().run()
+
+        class Context(context.ForkContext):
+            Process = Process
+
+        def look():
+            return os.environ["RUN_BY"], multiprocessing.get_start_method(), os.getppid() == program
+
+        program = os.getpid()
+        if __name__ == "__main__":
+            pool = pyconc.ProcessPoolExecutor(2, Context())
+            print(*pool.submit(look).result())
+            print([type(process) is Process for process in pool._processes.values()])
+            print(type(pool.submit(os._exit, 3).exception()).__name__, *pool.submit(look).result())
+            pool.shutdown()
+            print(multiprocessing.active_children())
+        """
+    )
+    seen = "the program's class fork True"
+    assert finished.stdout == f"{seen}\n[True, True]\nWorkerDied {seen}\n[]\n"
+
+
 def test_a_frozen_program_is_not_run_again(tmp_path):
     executable = tmp_path / "application"
     executable.write_text(f"#!/bin/sh\necho run >> {tmp_path / 'runs'}\n")

@@ -110,7 +110,7 @@ class Launcher:
             if first:
                 self.drop()  # what the program has defined or imported since is to be there
                 the_reserve.leave(self._key)  # now: each page that it shares is copied when it is written
-            with self._job() as job:
+            with self.job() as job:
                 zygote_fork = None
                 if first:
                     with contextlib.suppress(OSError):  # If there is no room for it now, another will be made.
@@ -217,7 +217,7 @@ class Launcher:
         self._dropped.clear()
 
     @contextlib.contextmanager
-    def _job(self):
+    def job(self):
         """What whoever runs a worker has to know; the file descriptors in it are for a child that is made meanwhile."""
         fds = []
         try:
@@ -229,7 +229,7 @@ class Launcher:
                 os.close(fd)
 
     def _make_zygote(self):
-        with self._job() as job:
+        with self.job() as job:
             if is_single_threaded():
                 self._fork_zygote(job)
                 return

@@ -48,6 +48,7 @@ import weakref
 from collections import deque
 from concurrent.futures import _base, process
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
+from multiprocessing import context as contexts
 from multiprocessing import reduction, util
 
 from pyconc import _core, _logs
@@ -224,15 +225,19 @@ class Supervisor:
         self.broken = None  # why no task is accepted any more
         self.forced = False  # the executor's user has told it to end its workers; any
         self.processes = {}  # pid: multiprocessing.Process
-        self._context = context  # None: workers come from a zygote
+        self._context = context
         self._setup = setup
+        self._prespawns = context is not None and context.get_start_method() == "fork"
+        # Whether workers are clones, of this process or of a zygote, and not the context's own processes.
+        self._clones = context is None or (self._prespawns and context.Process in _FORKED)
+        if self._prespawns:
+            limits = limits._replace(method="fork")
         self._logs = None if limits.logs is None else _logs.Receiver()
         if self._logs is not None:
             self.queue.call_before_delivery(self._logs.wait)
         self._limits = limits
         self._on_worker_death = on_worker_death
         self._kills_trees = kills_trees  # with a worker it ends what that worker's tasks have started
-        self._prespawns = context is not None and context.get_start_method() == "fork"
         self._events = kernel.open_epoll()
         self._workers = {}  # file descriptor that tells of its end: _Worker
         self._watched = []  # workers that are not admitted yet
@@ -386,10 +391,9 @@ class Supervisor:
             if self.state is not State.NEW or self._begins:
                 return False
             self._begins = True
-            clones = self._context is None or self._prespawns
             try:
-                kernel.require_calls(self._events, clones)
-                if clones:
+                kernel.require_calls(self._events, self._clones)
+                if self._clones or self._prespawns:
                     self._start_here()
                 self._start_threads()
                 return True
@@ -718,8 +722,14 @@ class Supervisor:
     def _launch(self, number):
         """Return the multiprocessing.Process of a new worker.  If this raises, there is none."""
         name = f"{self.name}_{next(self._count)}"
-        if self._context is None or self._prespawns:
+        if self._clones:
             return self.launcher.start(number, name, list(self.processes.values()))
+        if self._prespawns:
+            with self.launcher.job() as (fds, *rest):
+                args = (fds, number, *rest)
+                launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
+                start_process(launched)
+            return launched
         fds = [_LateFd(fd) for fd in worker_fds(self.queue, self._box, self._logs)]
         args = (fds, number, self._setup, self._limits)
         launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
@@ -926,6 +936,10 @@ class _ExitWakeup:
 def _slots_for(tasks):
     """Return how many slots a job ring needs that so many tasks occupy: as many again, so that none waits for one."""
     return 1 << (2 * tasks - 1).bit_length()
+
+
+# The processes of multiprocessing's own contexts that fork.
+_FORKED = (contexts.Process, contexts.ForkProcess)
 
 
 class _LateFd:

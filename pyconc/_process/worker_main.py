@@ -27,7 +27,7 @@ INTERRUPTED_IMPORT = 96
 IDLED = 95
 
 
-class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context name idle", defaults=[None] * 8)):
+class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context name idle method", defaults=[None] * 9)):
     """What a worker may do before it leaves, and while it is there, None: as much as it likes; and its name.
 
     tasks: it is replaced after so many.
@@ -38,6 +38,7 @@ class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context nam
     context: the names of the ContextVars that come with calls, for _context.run_without().
     name: the executor's, if the program has given it one: ps and top show it.
     idle: it leaves when it has waited for a task for so many seconds.
+    method: by which processes that its tasks start begin, as in all that a context of multiprocessing forks.
 
     No typing.NamedTuple: the program, and each worker of a fresh interpreter, would import typing for it.
     """
@@ -137,14 +138,17 @@ def _prepare_loop(*args):
 
 
 def spawned_main(fds, *rest):
-    """Do the same in a process that multiprocessing has started, which gets duplicates of the file descriptors."""
+    """Do the same in a process that multiprocessing has started.
+
+    fds: those that it has inherited, or else what duplicates of them come from.
+    """
     from multiprocessing import process
 
     parent = process.parent_process()
     if parent is not None:
         # The kernel ends this process with its parent, so no thread has to wait for the parent's end.
         _core.die_with_pipe(parent.sentinel)
-    main([fd.detach() for fd in fds], *rest)
+    main([fd if isinstance(fd, int) else fd.detach() for fd in fds], *rest)
 
 
 def _make_line_buffered():

@@ -530,10 +530,6 @@ def serve(conn, parent_pid, rights, job, sibling=None):
             conn.send(("started", pid))
 
 
-class _Process(process.BaseProcess):
-    _start_method = None  # of what the worker may start itself: whatever is usual
-
-
 def _be_worker(parent_pid, forked_by, number, name, changes, job):
     code = 1
     # As multiprocessing does in the children that it forks: since 3.13 it is atexit that calls its own clean-up, which
@@ -551,7 +547,10 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         _forget_fork_server()
         fds, setup, limits = job
         name, identity = name
-        worker = _Process(target=worker_main.main, args=(fds, number, setup, limits), name=name, daemon=False)
+        worker = process.BaseProcess(
+            target=worker_main.main, args=(fds, number, setup, limits), name=name, daemon=False
+        )
+        worker._start_method = limits.method  # of what the worker may start itself; None: whatever is usual
         worker._identity = identity
         worker._parent_pid = parent_pid
         code = worker._bootstrap(_open_parent(parent_pid))
