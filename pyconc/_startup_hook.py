@@ -49,7 +49,6 @@ class _Loader:
 
 
 def _start() -> None:
-    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder) is not _Finder]
     try:
         from pyconc import _startup
     except ImportError as error:
@@ -58,6 +57,8 @@ def _start() -> None:
             print("PYCONC is set, but this interpreter has no pyconc that it can load:", error, file=sys.stderr)
     else:
         _startup.start(_VALUE)
+    # Not before: until now another thread may come to the other module, and calls install() in its turn.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder) is not _Finder]
 
 
 if any(name in sys.modules for name in _MODULES):  # by another .pth file

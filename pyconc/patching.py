@@ -478,8 +478,10 @@ def install(*, multiprocessing: bool = True) -> None:
         if redirection.standard_module in sys.modules:
             try:
                 import_module(redirection.standard_module)
-            except ImportError:
-                pass  # The other thread's import has failed, and raises there.
+            except (ImportError, RuntimeError):
+                # The other thread's import has failed, and raises there; or it waits for an import of this thread, as
+                # only install() itself does there, from the hook of PYCONC=1, when the module has been executed.
+                pass
     with _lock:
         if _installed:
             return

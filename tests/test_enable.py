@@ -127,7 +127,8 @@ def test_it_has_taken_effect_after_whatever_import(environment):
         ), first
 
 
-def test_threads_that_import_it_at_once_find_it_in_effect(environment):
+@pytest.mark.parametrize("other", ["concurrent.futures", "pyconc"])
+def test_threads_that_import_it_at_once_find_it_in_effect(environment, other):
     environment.pyconc("enable")
     program = (
         "import threading\n"
@@ -139,7 +140,7 @@ def test_threads_that_import_it_at_once_find_it_in_effect(environment):
         "    pool = cls(1)\n"
         "    print(type(pool).__module__)\n"
         "    pool.terminate() if module.endswith('pool') else pool.shutdown()\n"
-        "modules = ('concurrent.futures', 'multiprocessing.pool')\n"
+        f"modules = ({other!r}, 'multiprocessing.pool')\n"
         "threads = [threading.Thread(target=find, args=(module,)) for module in modules]\n"
         "for thread in threads: thread.start()\n"
         "for thread in threads: thread.join()\n"
