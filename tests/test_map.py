@@ -6,6 +6,7 @@ import itertools
 import signal
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import ClassVar
@@ -404,6 +405,12 @@ def test_calls_behind_one_that_takes_long_are_made_by_workers_that_idle(pool):
     fn = functools.partial(wait_for_the_last, pyconc.shared.Event())
     assert sum(pool.map(fn, range(1, 1000))) == 499500
     assert list(pool.map(fn, [0, 1000])) == [0, 1000]
+
+
+def test_a_clock_that_stands_still_does_not_end_a_map(pool, monkeypatch):
+    """As tests put one into Python's time module."""
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    assert list(pool.map(jobs.identity, range(3), timeout=HANG_LIMIT)) == [0, 1, 2]
 
 
 def test_a_timeout_that_is_no_number_is_refused_while_a_chunk_is_under_way():

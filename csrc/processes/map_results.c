@@ -379,19 +379,19 @@ static PyObject *
 map_results_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     static char *keywords[] = {"queue", "start_workers", "times", "fn", "source", "lazy", "star",
-                               "chunksize", "ahead", "call_ns", "deadline", NULL};
+                               "chunksize", "ahead", "call_ns", "timeout", NULL};
     module_state *module = module_state_of(type);
-    PyObject *queue, *start, *times, *callable, *source, *deadline;
+    PyObject *queue, *start, *times, *callable, *source, *timeout;
     int star, lazy;
     Py_ssize_t chunk_size;
     long long ahead;
-    double call_ns, deadline_s = 0;
+    double call_ns, timeout_s = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!OOOOppnLdO:MapResults", keywords,
                                      module->process_queue_type, &queue, &start, &times, &callable, &source,
-                                     &lazy, &star, &chunk_size, &ahead, &call_ns, &deadline)) {
+                                     &lazy, &star, &chunk_size, &ahead, &call_ns, &timeout)) {
         return NULL;
     }
-    if (deadline != Py_None && (deadline_s = PyFloat_AsDouble(deadline)) == -1 && PyErr_Occurred()) {
+    if (timeout != Py_None && (timeout_s = PyFloat_AsDouble(timeout)) == -1 && PyErr_Occurred()) {
         return NULL;
     }
     if (!PyIter_Check(source)) {
@@ -409,8 +409,9 @@ map_results_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->source = Py_NewRef(source);
     self->is_lazy = lazy;
     self->ahead = ahead;
-    self->has_deadline = deadline != Py_None;
-    self->deadline = deadline_s;
+    self->has_deadline = timeout != Py_None;
+    // By the clock that it is compared with: tests put another one into Python's time module.
+    self->deadline = timeout_s + (double)clock_now_ns() / 1e9;
     feed->queue = (ProcessQueueObject *)Py_NewRef(queue);
     feed->start_workers = Py_NewRef(start);
     feed->times = Py_NewRef(times);
@@ -490,12 +491,12 @@ static PyMemberDef map_results_members[] = {
 };
 
 PyDoc_STRVAR(map_results_doc,
-"MapResults(queue, start_workers, times, fn, source, lazy, star, chunksize, ahead, call_ns, deadline)\n--\n\n"
+"MapResults(queue, start_workers, times, fn, source, lazy, star, chunksize, ahead, call_ns, timeout)\n--\n\n"
 "The results of calls of fn with the items of an iterator, in their order.\n\n"
 "start_workers() is called when there may be too few. lazy: to read the source may run code. star: items\n"
 "are tuples of arguments. chunksize: so many calls at a time; 0: as many as call_ns, what a call takes,\n"
 "warrants, which is negative if nobody knows; times.learn(fn, call_ns) is told. ahead: so many items may be\n"
-"read ahead of the results taken. deadline: of the last result, in seconds of the monotonic clock.");
+"read ahead of the results taken. timeout: the most seconds until the last result, or None.");
 
 static PyType_Slot map_results_slots[] = {
     {Py_tp_doc, (void *)map_results_doc},

@@ -59,7 +59,7 @@ def map_chunks(executor, fn, iterables, timeout, chunksize, buffersize, show):
         size,
         ahead,
         supervisor.call_ns.get(fn),
-        deadline,
+        timeout,
     )
 
 
