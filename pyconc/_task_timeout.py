@@ -13,10 +13,10 @@ class TaskTimeout(*dict.fromkeys([concurrent.futures.TimeoutError, builtins.Time
     when it had to end, by time.monotonic(), or None; `ran_for` is for how many seconds it ran, None if it never began.
 
     `stopped` says how it ended: "raised" (TaskCancelled, or what came of that), "returned" (a result all the same,
-    which is dropped), "killed" (its worker process was); None if it never began, or if nothing can stop it. `stack` is
-    text: the Python stack of each thread of the worker when the time was over, also where C code was running; of a call
-    in a thread, that thread's; of a coroutine, what it awaited then; None if there is none. The traceback shows it,
-    too.
+    which is dropped), "killed" (its worker process was); None if it never began, or if nothing can stop it, such as a
+    call in a thread that goes on after its grace, or a process that the kernel does not let end. `stack` is text: the
+    Python stack of each thread of the worker when the time was over, also where C code was running; of a call in a
+    thread, that thread's; of a coroutine, what it awaited then; None if there is none. The traceback shows it, too.
 
     It can be pickled, and has all of that afterwards.
 
@@ -44,10 +44,11 @@ class _WhereItWas(Exception):
 
 
 _ENDS = {
-    "raised": "it was interrupted",
-    "returned": "it was interrupted, and its result is dropped",
+    # By itself, too: with on_cancel="kill" nobody interrupts it, and it may end while its worker is asked where it is.
+    "raised": "it has ended with an exception",
+    "returned": "its result came too late and is dropped",
     "killed": "its worker process was killed",
-    None: "it goes on, as nothing can stop it",
+    None: "it has not ended, as nothing can stop it",
 }
 
 

@@ -86,7 +86,7 @@ def test_a_call_is_interrupted_when_its_time_is_over(pool, fn):
     assert (error.timeout, error.deadline, error.stopped, error.task_name) == (0.05, None, "raised", fn.__name__)
     assert error.ran_for >= 0.05
     assert str(error).startswith(f"{fn.__name__} has reached its timeout of 0.05 s: it ran for ")
-    assert str(error).endswith(" s, and it was interrupted")
+    assert str(error).endswith(" s, and it has ended with an exception")
     assert pool.submit(os.getpid).result() == worker
 
 
@@ -106,6 +106,18 @@ def test_a_call_that_does_not_end_is_killed_after_the_grace(pool, fn):
 def test_a_call_is_killed_at_once(pool, fn):
     error = timeout_of(pool.options(timeout=0.05, on_cancel="kill", grace=FOREVER).submit(fn))
     assert error.stopped == "killed"
+
+
+@with_pool
+def test_another_worker_is_there_before_the_next_call(pool):
+    worker = pool.submit(os.getpid).result()
+    for _ in range(3):
+        assert timeout_of(pool.options(timeout=0.05, on_cancel="kill").submit(wait_for_ever)).stopped == "killed"
+        # Nobody submits anything meanwhile.
+        wait_until(lambda worker=worker: [*pool._processes] not in ([], [worker]), "another worker to begin")
+        [another] = pool._processes
+        assert pool.submit(os.getpid).result() == another
+        worker = another
 
 
 @pytest.mark.parametrize("fn", [loop_for_ever, sleep_for_ever, search_for_ever, hold_the_gil])
@@ -194,6 +206,8 @@ def test_what_comes_late_is_dropped(pool, tmp_path, result, stopped):
     path = tmp_path / "reason"
     error = timeout_of(pool.options(timeout=0.05, grace=FOREVER).submit(clean_up, path, result))
     assert error.stopped == stopped
+    how = "its result came too late and is dropped" if stopped == "returned" else "it has ended with an exception"
+    assert str(error).endswith(f" s, and {how}")
     assert path.read_text() == "timeout"
 
 

@@ -300,7 +300,8 @@ job_table_is_short(const job_table *table)
     // The supervisor is ending the workers of a damaged ring; if none was left to be reaped, another begins
     // all the same.
     bool is_useful = table->condition == RING_SOUND || table->workers == 0;
-    return table->outstanding > table->workers && table->workers < table->max_workers && is_useful;
+    bool may_grow = table->workers < table->max_workers;
+    return table->outstanding + table->given_up > table->workers && may_grow && is_useful;
 }
 
 push_result

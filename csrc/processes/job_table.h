@@ -51,7 +51,8 @@ typedef struct job_table {
     uint32_t waiting_count;
     uint64_t accepted;     // tasks, in all
     uint32_t outstanding;  // tasks that workers still have to do: in the ring or waiting
-    uint64_t calls;        // for which these stand
+    uint32_t given_up;     // tasks that are nobody's any more, and keep a worker: see job_table_give_up()
+    uint64_t calls;        // for which the outstanding ones stand
     uint32_t workers;      // started, or about to be
     bool progress;         // something was collected since a worker was last reaped
     timer_heap limits;     // of tasks, by when their time is over
@@ -141,6 +142,9 @@ void job_table_feed(job_table *table);
 // A task joins those that wait for a slot, as the last; the first leaves them, or NULL.
 void job_table_wait_for_slot(job_table *table, task *t);
 task *job_table_stop_waiting(job_table *table);
+
+// Reads what a worker that runs no code of its own any more has left in the slot of a job that it had taken.
+void job_table_read_taken(const job_table *table, uint32_t worker, process_job *job);
 
 // A task leaves its slot, which is free then, and counts no longer among those that workers have to do; it
 // only counts no longer.

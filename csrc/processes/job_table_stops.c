@@ -221,6 +221,28 @@ job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker)
     return condemned;
 }
 
+bool
+job_table_give_up(job_table *table, uint64_t number)
+{
+    pthread_mutex_lock(&table->lock);
+    process_job *job = find_cancelling(table, number);
+    uint32_t worker = job == NULL ? UINT32_MAX : job_ring_taker(&table->ring, job->slot);
+    if (worker != UINT32_MAX) {
+        task *t = THING_OF(job, task, args);
+        job_table_read_taken(table, worker, job);
+        table->by_slot[job->slot - table->ring.slots] = NULL;
+        job->slot = NULL;
+        job->special->ending = ENDED_UNSEEN;
+        job_table_count_out(table, job);
+        table->given_up++;
+        process_job_enter(job, JOB_WITHDRAWN);
+        node_list_append(&table->withdrawn, &t->delivery.node);
+    }
+    bool new = job_table_must_announce(table);
+    pthread_mutex_unlock(&table->lock);
+    return new;
+}
+
 void
 job_table_note_stack(job_table *table, uint64_t number, PyObject *stack)
 {

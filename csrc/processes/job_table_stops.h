@@ -48,6 +48,11 @@ bool job_table_find_stopping(job_table *table, uint64_t number, uint32_t *worker
 // ended, or the ring is damaged, which ends all workers.
 bool job_table_condemn_worker(job_table *table, uint64_t number, uint32_t *worker);
 
+// The worker of such a task was killed, and does not end, as the kernel does not let it: withdraws the task,
+// unless it has ended.  The slot is the worker's until that is reaped.  True: the result handler is to be
+// told.
+bool job_table_give_up(job_table *table, uint64_t number);
+
 // Notes where a task was that is to end, unless it has ended; borrows what says so.
 void job_table_note_stack(job_table *table, uint64_t number, PyObject *stack);
 

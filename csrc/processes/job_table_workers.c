@@ -53,24 +53,29 @@ lose(job_table *table, task *t, node_list *lost)
     }
 }
 
+void
+job_table_read_taken(const job_table *table, uint32_t worker, process_job *job)
+{
+    // The worker may have died between taking the block over and saying so.  Relaxed: the parent has waited
+    // for its end, or that can be long in coming, after SIGKILL.
+    shm_block *block = job->call.block;
+    job->is_sent = atomic_load_explicit(&job->slot->accepted, memory_order_relaxed) != 0
+                   || (block != NULL && shm_block_holder(block) == SHM_WORKER(worker));
+    job->began_ns = job_slot_began(job->slot);
+    job->process = table->processes[worker];
+}
+
 // Frees a slot that a dead worker had taken, and adds its task to the lost ones; with the lock.
 static void
 reap_slot(job_table *table, uint32_t worker, job_slot *slot, node_list *lost)
 {
     task *lost_job = table->by_slot[slot - table->ring.slots];
     if (lost_job == NULL) {
+        table->given_up -= table->given_up > 0;
         job_ring_free(&table->ring, slot);
         return;
     }
-    // The worker may have died between taking the block over and saying so.  Relaxed: the parent has waited
-    // for its end.
-    shm_block *block = process_job_of(lost_job)->call.block;
-    process_job_of(lost_job)->is_sent =
-        atomic_load_explicit(&slot->accepted, memory_order_relaxed) != 0
-        || (block != NULL
-            && shm_block_holder(block) == SHM_WORKER(worker));
-    process_job_of(lost_job)->began_ns = job_slot_began(slot);
-    process_job_of(lost_job)->process = table->processes[worker];
+    job_table_read_taken(table, worker, process_job_of(lost_job));
     job_table_leave_slot(table, lost_job);
     lose(table, lost_job, lost);
 }

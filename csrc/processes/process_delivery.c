@@ -205,6 +205,7 @@ make_timeout(ProcessQueueObject *self, const task *t)
         [ENDED_BY_RESULT] = "returned",
         [ENDED_BY_EXCEPTION] = "raised",
         [ENDED_BY_DEATH] = "killed",
+        [ENDED_UNSEEN] = NULL,
     };
     process_job *job = process_job_of(t);
     special_job *special = job->special;

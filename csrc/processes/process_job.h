@@ -42,6 +42,7 @@ typedef enum job_ending {
     ENDED_BY_RESULT,     // it returned all the same
     ENDED_BY_EXCEPTION,  // TaskCancelled, or what came of that
     ENDED_BY_DEATH,      // its worker died
+    ENDED_UNSEEN,        // its worker was killed, and has not ended yet
 } job_ending;
 
 // The number of a worker that is any worker.

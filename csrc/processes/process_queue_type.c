@@ -568,6 +568,7 @@ static PyMethodDef process_queue_methods[] = {
     {"note_stack", process_queue_note_stack, METH_VARARGS, process_queue_note_stack_doc},
     {"find_stopping", process_queue_find_stopping, METH_O, process_queue_find_stopping_doc},
     {"condemn_worker", process_queue_condemn_worker, METH_O, process_queue_condemn_worker_doc},
+    {"give_up", process_queue_give_up, METH_O, process_queue_give_up_doc},
     {"reserve_worker", process_queue_reserve_worker, METH_NOARGS, process_queue_reserve_worker_doc},
     {"add_worker", process_queue_add_worker, METH_O, process_queue_add_worker_doc},
     {"reap", process_queue_reap, METH_VARARGS, process_queue_reap_doc},

@@ -128,6 +128,20 @@ process_queue_condemn_worker(PyObject *op, PyObject *arg)
 }
 
 PyObject *
+process_queue_give_up(PyObject *op, PyObject *arg)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    uint64_t number = PyLong_AsUnsignedLongLong(arg);
+    if (number == (uint64_t)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (!self->head.inherited && job_table_give_up(&self->table, number)) {
+        process_queue_raise_wakeup(self);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
 process_queue_reserve_worker(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     return PyBool_FromLong(job_table_reserve_worker(&((ProcessQueueObject *)op)->table));

@@ -55,6 +55,12 @@ PyDoc_STRVAR(process_queue_condemn_worker_doc,
 "call has ended.");
 PyObject *process_queue_condemn_worker(PyObject *op, PyObject *arg);
 
+PyDoc_STRVAR(process_queue_give_up_doc,
+"give_up($self, task, /)\n--\n\n"
+"Tell the future of a call whose worker condemn_worker() has named, and which does not end although it was\n"
+"killed. Does nothing if the call has ended.");
+PyObject *process_queue_give_up(PyObject *op, PyObject *arg);
+
 // ---- workers ----
 
 PyDoc_STRVAR(process_queue_reserve_worker_doc,

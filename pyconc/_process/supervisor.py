@@ -80,6 +80,11 @@ _LAST_REPEAT = 1.0
 # The most seconds to wait at a time for a call's grace to be over: epoll refuses what is no int of milliseconds.
 _LONGEST_WAIT = 86400.0
 
+# How long, in seconds, a worker that was killed may take to end until its call's future is told all the same: in an
+# uninterruptible system call, as on a file server that is gone, it does not end.  Many times what others need to give
+# back their memory.
+_END_SECONDS = 2.0
+
 # How long, in seconds, to ask workers for their stacks that are killed as shutdown() wants.
 _STACK_SECONDS = 0.02
 
@@ -253,6 +258,7 @@ class Supervisor:
         self._starters = {}  # any: of each thread that waits for a start, by its number
         self._refusal = None  # why no worker could be started when the last task failed for that
         self._overdue = []  # heap of (when a call must have ended, its number)
+        self._killed = []  # heap of (when to give up the call whose worker was killed, its number)
         self._repeats = []  # heap of (when to interrupt a call again, its number, seconds since it was last done)
         self._orders = deque()  # "kill" or "terminate", the latest last; any
         self._passed_on = 0  # how many of them were, to workers that the program may not signal
@@ -262,6 +268,9 @@ class Supervisor:
         self.kill_at = None  # when what is left then is killed, once it was stopped
         self._has_killed = False
         self._starts_all = False  # as many workers as there may be are wanted; any
+        self._replaces = (
+            0  # so many workers were killed because of their calls, and others are to begin in their places
+        )
         self._waits_at_exit = waits_at_exit
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
@@ -470,7 +479,7 @@ class Supervisor:
                 return  # in the child of a fork that this thread made
             fd = ready[0][0] if ready else None
             if fd is None:
-                if not (self._is_overdue() or _is_due(self._repeats) or self._is_late()):
+                if not (any(map(_is_due, self._heaps())) or self._is_late()):
                     self._reap_gone(gives_up=True)
             elif fd in (poke_fd, self.queue.relief_fd):
                 os.eventfd_read(fd)
@@ -525,15 +534,15 @@ class Supervisor:
 
     def _seconds_to_wait(self):
         waits = [_REPORT_SECONDS] if self._gone or self._owes_successor else []
-        dues = [heap[0][0] for heap in (self._overdue, self._repeats) if heap]
+        dues = [heap[0][0] for heap in self._heaps() if heap]
         if (due := self._late_at()) is not None:
             dues.append(due)
         if dues:
             waits.append(min(max(0.0, min(dues) - time.monotonic()), _LONGEST_WAIT))
         return min(waits, default=None)
 
-    def _is_overdue(self):
-        return _is_due(self._overdue)
+    def _heaps(self):
+        return self._overdue, self._killed, self._repeats
 
     def _stop_calls(self):
         """Interrupt the calls that are to end, and kill the workers whose calls have not ended in time."""
@@ -558,8 +567,10 @@ class Supervisor:
         for number, _ in self._box.wait(asked):
             for call in late[self._worker_with(number)][1]:
                 self._kill_for(call)
-        while self._is_overdue():
+        while _is_due(self._overdue):
             self._kill_for(heapq.heappop(self._overdue)[1])
+        while _is_due(self._killed):
+            self.queue.give_up(heapq.heappop(self._killed)[1])
         while _is_due(self._repeats):
             _, call, seconds = heapq.heappop(self._repeats)
             worker = self._worker_with(self.queue.find_stopping(call))
@@ -590,6 +601,7 @@ class Supervisor:
             if self._limits.concurrency is not None:
                 worker.stack = self._note_stack(call, worker)  # for the other coroutines that it runs, too
             self._end_workers([worker])
+            heapq.heappush(self._killed, (time.monotonic() + _END_SECONDS, call))
 
     def _note_stack(self, call, worker):
         stack = self.stack_of(worker)
@@ -639,10 +651,16 @@ class Supervisor:
                 self.queue.add_worker(1)
                 self._start_worker()
             self._starts_all = False
+            while self._replaces and self._free_numbers and self._may_start() and not self.queue.is_done():
+                self._replaces -= 1
+                self.queue.add_worker(1)
+                self._start_worker()
+            self._replaces = 0
             while self._free_numbers and self._may_start() and self.queue.reserve_worker():
                 self._start_worker()
         except Exception as caught:
             self._starts_all = False
+            self._replaces = 0
             if not self._workers and not self._gone:
                 error = self._refusal = caught
                 # They would wait for ever; the next submit() has another try made.
@@ -801,6 +819,7 @@ class Supervisor:
             self._condemned.discard(worker.number)
         elif worker.is_stopped:
             self._false_starts = 0
+            self._replaces += 1  # the next call is not to wait for its start
         elif code == worker_main.INITIALIZER_FAILED and not left_task:
             self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
         elif code == worker_main.IDLED and not left_task:
