@@ -14,6 +14,7 @@ import threading
 import time
 
 import pytest
+from gates import ProcessGate
 from jobs import hold, identity
 from loops import on_every_loop, on_loop
 from stopping import FOREVER, stoppable
@@ -233,6 +234,39 @@ def wait_for_a_call_of_its_own(gate):
             inner.cancel()
 
 
+# --- Who is told ------------------------------------------------------------------------------------------------------
+
+
+@either_way
+def test_callbacks_get_the_end_of_its_time_once(on_cancel):
+    with stoppable(on_cancel="kill" if on_cancel == "kill" else "interrupt") as work:
+        told = []
+        future = work.view.options(timeout=0.05).submit(time.sleep, FOREVER)
+        future.add_done_callback(lambda done: told.append(type(done.exception())))
+        assert isinstance(future.exception(), pyconc.TaskTimeout)
+        assert not future.cancel()
+        wait_until(lambda: told)
+        assert told == [pyconc.TaskTimeout]
+
+
+@either_way
+@on_every_loop
+def test_the_loop_is_closed_before_it_has_ended(new_loop, on_cancel, caplog):
+    with stoppable(on_cancel=on_cancel) as work:
+
+        async def begin_and_cancel():
+            future = asyncio.get_running_loop().run_in_executor(work.view, hold, work.gate)
+            work.gate.wait_started()
+            future.cancel()
+
+        loop = new_loop()
+        loop.run_until_complete(begin_and_cancel())
+        loop.close()
+        wait_until(work.gate.is_left)
+        assert work.pool.submit(abs, -1).result() == 1
+    assert not caplog.records
+
+
 # --- Calls that wait for others ---------------------------------------------------------------------------------------
 
 
@@ -282,6 +316,34 @@ async def test_all_that_wait_for_it_are_cancelled_with_it(new_loop, on_cancel):
         await asyncio.wait([head, *others])
         assert all(task.cancelled() for task in (head, *others))
         assert work.gate.is_left()
+
+
+@either_way
+@on_every_loop
+@on_loop
+async def test_a_call_that_needs_two_others_is_cancelled_with_one_of_them(new_loop, on_cancel):
+    loop = asyncio.get_running_loop()
+    with stoppable(2, on_cancel=on_cancel) as work, ProcessGate() as gate:
+
+        async def both(one, other):
+            return await asyncio.gather(asyncio.shield(one), asyncio.shield(other))
+
+        one = loop.create_task(link(work, None, "a"))
+        await asyncio.sleep(0)
+        work.gate.wait_started()
+        other = loop.run_in_executor(work.view, hold, gate, "b")
+        gate.wait_started()
+        combined = loop.create_task(both(one, other))
+        await asyncio.sleep(0)
+        one.cancel()
+        await asyncio.wait([one, combined])
+        assert one.cancelled()
+        assert combined.cancelled()
+        assert work.gate.is_left()
+        assert not other.done()
+        assert not gate.is_left()
+        gate.open()
+        assert await other == "b"
 
 
 # --- Many calls -------------------------------------------------------------------------------------------------------
