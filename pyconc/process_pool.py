@@ -16,7 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from pyconc import _context, _core, _names, _options, _progress, _stats
 from pyconc._async_with import AsyncWith
-from pyconc._process import chunks, kernel, launcher, process_tree, rights
+from pyconc._process import chunks, kernel, launcher, rights
 from pyconc._process.pickling import TaskUnpicklable, WorkerDied
 from pyconc._process.standard_settings import Setting
 from pyconc._process.standard_submit import StandardSubmit
@@ -139,6 +139,8 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
         if on_worker_death not in ("replace", "break"):
             raise ValueError(f"on_worker_death must be 'replace' or 'break', not {on_worker_death!r}")
         if kill_tree:
+            from pyconc._process import process_tree
+
             process_tree.require()
         if context is None and limits.tasks is None and self._follows_start_method:
             context = _chosen_context()

@@ -6,8 +6,10 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/pidfd.h"
@@ -188,6 +190,31 @@ control_open_pidfd(PyObject *Py_UNUSED(module), PyObject *arg)
     return fd < 0 ? PyErr_SetFromErrno(PyExc_OSError) : PyLong_FromLong(fd);
 }
 
+PyDoc_STRVAR(reap_doc,
+"reap(pid, options, /)\n--\n\n"
+"Wait for a child as os.wait4() does, which would import `resource`; return its pid, or 0 if it lives, its\n"
+"wait status, and how many bytes it has had in memory at most.");
+
+static PyObject *
+control_reap(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int pid, options, status = 0;
+    if (!PyArg_ParseTuple(args, "ii:reap", &pid, &options)) {
+        return NULL;
+    }
+    struct rusage usage = {{0}};
+    pid_t ended;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        ended = wait4(pid, &status, options, &usage);
+        Py_END_ALLOW_THREADS
+        if (ended >= 0) {
+            return Py_BuildValue("iiL", (int)ended, status, 1024LL * usage.ru_maxrss);
+        }
+    } while (errno == EINTR && PyErr_CheckSignals() == 0);
+    return PyErr_Occurred() ? NULL : PyErr_SetFromErrno(PyExc_OSError);
+}
+
 PyDoc_STRVAR(open_stream_doc,
 "open_stream()\n--\n\n"
 "Return the file descriptors of both ends of a new stream, which programs that are executed do not get.\n\n"
@@ -319,6 +346,47 @@ control_limit_capabilities(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+// ---- limits of resources ----
+
+PyDoc_STRVAR(read_limits_doc,
+"read_limits()\n--\n\n"
+"Return what getrlimit() says of each resource, for set_limits(): something to compare. Raises OSError if\n"
+"the system refuses that.");
+
+static PyObject *
+control_read_limits(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    struct rlimit limits[RLIM_NLIMITS] = {{0}};
+    for (int i = 0; i < RLIM_NLIMITS; i++) {
+        if (getrlimit(i, &limits[i]) < 0 && errno != EINVAL) {
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+    }
+    return PyBytes_FromStringAndSize((const char *)limits, sizeof(limits));
+}
+
+PyDoc_STRVAR(set_limits_doc,
+"set_limits(limits, /)\n--\n\n"
+"Limit this process as read_limits() has told of another one, as far as the kernel allows it.");
+
+static PyObject *
+control_set_limits(PyObject *Py_UNUSED(module), PyObject *arg)
+{
+    struct rlimit limits[RLIM_NLIMITS], own;
+    if (!PyBytes_Check(arg) || PyBytes_GET_SIZE(arg) != sizeof(limits)) {
+        PyErr_SetString(PyExc_TypeError, "limits must be what read_limits() returns");
+        return NULL;
+    }
+    memcpy(limits, PyBytes_AS_STRING(arg), sizeof(limits));
+    for (int i = 0; i < RLIM_NLIMITS; i++) {
+        if (getrlimit(i, &own) == 0
+            && (own.rlim_cur != limits[i].rlim_cur || own.rlim_max != limits[i].rlim_max)) {
+            (void)setrlimit(i, &limits[i]);  // only a privileged process may raise it
+        }
+    }
+    Py_RETURN_NONE;
+}
+
 // ---- Ctrl-C in a worker ----
 
 // Python's own handler of SIGINT.  A process has one disposition of a signal, so this is no module's: set
@@ -386,7 +454,10 @@ PyMethodDef process_control_methods[] = {
     {"name_thread", control_name_thread, METH_O, name_thread_doc},
     {"read_capabilities", control_read_capabilities, METH_NOARGS, read_capabilities_doc},
     {"limit_capabilities", control_limit_capabilities, METH_VARARGS, limit_capabilities_doc},
+    {"read_limits", control_read_limits, METH_NOARGS, read_limits_doc},
+    {"set_limits", control_set_limits, METH_O, set_limits_doc},
     {"open_pidfd", control_open_pidfd, METH_O, open_pidfd_doc},
+    {"reap", control_reap, METH_VARARGS, reap_doc},
     {"open_stream", control_open_stream, METH_NOARGS, open_stream_doc},
     {"wait_readable", control_wait_readable, METH_VARARGS, wait_readable_doc},
     {"signal_pidfd", control_signal_pidfd, METH_VARARGS, signal_pidfd_doc},

@@ -23,7 +23,7 @@ was written.  If anything is missing, such as a free file descriptor, or /proc, 
 is different.
 """
 
-import binascii
+import _signal
 import contextlib
 import faulthandler
 import fcntl
@@ -112,7 +112,7 @@ class BlackBox:
             data = os.pread(self._fd, _NOTE_BYTES, number * _PART_BYTES + _NOTE_START)
             checksum, size = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
             data = data[8 : 8 + size]
-            if not size or binascii.crc32(data) != checksum:
+            if not size or _checksum(data) != checksum:
                 return None
             numbers, note = data[1 : 1 + data[0]], data[1 + data[0] :].decode("utf-8", "replace")
             since, done, total = _core.scalars_loads(numbers)
@@ -276,9 +276,9 @@ def _use(opened):
         own = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
         if not faulthandler.is_enabled():
             faulthandler.enable(own)
-        if signal.getsignal(DUMP_SIGNAL) is signal.SIG_DFL:
+        if _signal.getsignal(DUMP_SIGNAL) == _signal.SIG_DFL:
             faulthandler.register(DUMP_SIGNAL, own, all_threads=True, chain=False)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # whatever the program blocks
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # whatever the program blocks
     elif _identify(_own[0]) is None:
         # The worker of a pool within a task has inherited handlers that write to this number.
         own = _own[0]
@@ -294,8 +294,13 @@ def note_progress(began, told):
     if numbers is not None:
         note = b"" if told.note is None else b":" + told.note.encode("utf-8", "replace")
         data = bytes([len(numbers)]) + numbers + note
-        checksum = binascii.crc32(data)
-        _write_note(checksum.to_bytes(4, "little") + len(data).to_bytes(4, "little") + data)
+        _write_note(_checksum(data).to_bytes(4, "little") + len(data).to_bytes(4, "little") + data)
+
+
+def _checksum(data):
+    import binascii  # not for the many who tell of no progress, whose forks it would make longer
+
+    return binascii.crc32(data)
 
 
 def forget_progress():

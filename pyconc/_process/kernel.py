@@ -91,12 +91,12 @@ def reap(pid, options=0):
     Raises ChildProcessError: nobody can tell, as it was waited for, or a sandbox has come to refuse that.
     """
     try:
-        pid, status, usage = os.wait4(pid, options)
+        pid, *end = _core.reap(pid, options)
     except OSError as error:
         if not is_refusal(error):
             raise
         raise ChildProcessError(errno.ECHILD, "wait4() is refused") from None
-    return pid, (status, usage.ru_maxrss * 1024)
+    return pid, tuple(end)
 
 
 class Children:

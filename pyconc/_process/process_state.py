@@ -14,7 +14,6 @@ import contextlib
 import os
 import pickle
 import posix
-import resource
 import signal
 import sys
 import time
@@ -24,8 +23,6 @@ from pyconc import _core
 from pyconc._process import signals
 
 __all__ = ["ProcessState", "adopt", "adopt_rights", "current_rights", "is_privileged", "may_become", "pack"]
-
-_LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 _OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
 
@@ -70,7 +67,7 @@ class ProcessState:
         self.path = list(sys.path)
         self.filters = list(warnings.filters)
         self.umask = int(status["Umask"], 8) if "Umask" in status else None
-        self.limits = _or_none(_read_limits)
+        self.limits = _or_none(_core.read_limits)
         self.affinity = _or_none(os.sched_getaffinity, pid)
         self.nice = _or_none(os.getpriority, os.PRIO_PROCESS, pid)
         self.scheduling = _or_none(_read_scheduling, pid)
@@ -120,19 +117,6 @@ def set_warnings_filters(filters):
     warnings.filters[:] = filters
 
 
-def _read_limits():
-    return {limit: resource.getrlimit(limit) for limit in _LIMITS}
-
-
-def _adopt_limits(limits):
-    for limit, value in limits.items():
-        try:
-            if resource.getrlimit(limit) != value:
-                resource.setrlimit(limit, value)
-        except (OSError, ValueError):
-            pass  # Only a privileged process may raise it.
-
-
 def _read_scheduling(pid):
     """Return the policy and its priority; None if the program's children are not to inherit them."""
     policy = os.sched_getscheduler(pid)
@@ -167,7 +151,7 @@ _ADOPT = {
     "path": _adopt_path,
     "filters": set_warnings_filters,
     "umask": lambda umask: umask is None or os.umask(umask),
-    "limits": lambda limits: limits is None or _adopt_limits(limits),
+    "limits": lambda limits: limits is None or _core.set_limits(limits),
     "affinity": lambda cpus: cpus is None or os.sched_setaffinity(0, cpus),
     "nice": lambda nice: nice is None or os.setpriority(os.PRIO_PROCESS, 0, nice),
     "scheduling": lambda scheduling: scheduling is None or _adopt_scheduling(scheduling),

@@ -51,8 +51,8 @@ from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 from multiprocessing import context as contexts
 from multiprocessing import reduction, util
 
-from pyconc import _core, _logs
-from pyconc._process import black_box, chunks, kernel, process_tree, worker_main
+from pyconc import _core
+from pyconc._process import black_box, chunks, kernel, worker_main
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.pickling import WorkerDied, describe_end
@@ -237,8 +237,11 @@ class Supervisor:
         self._clones = context is None or (self._prespawns and context.Process in _FORKED)
         if self._prespawns:
             limits = limits._replace(method="fork")
-        self._logs = None if limits.logs is None else _logs.Receiver()
-        if self._logs is not None:
+        self._logs = None
+        if limits.logs is not None:
+            from pyconc import _logs  # more than others need, in each fork of the program too
+
+            self._logs = _logs.Receiver()
             self.queue.call_before_delivery(self._logs.wait)
         self._limits = limits
         self._on_worker_death = on_worker_death
@@ -904,6 +907,8 @@ class Supervisor:
         workers = list(workers)
         with contextlib.ExitStack() as stack:
             if self._kills_trees and workers:
+                from pyconc._process import process_tree
+
                 tree = process_tree.StoppedTree((worker.process.pid, worker.end) for worker in workers)
                 stack.enter_context(tree).signal_started(_SIGNALS[operation])
             for worker in workers:

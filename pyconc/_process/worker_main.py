@@ -1,14 +1,14 @@
 """The main function of a worker process."""
 
+import _signal
 import functools
 import os
-import signal
 import sys
 import threading
 from collections import namedtuple
 from concurrent.futures import _base, process
 
-from pyconc import _context, _core, _current_task, _logs, _names
+from pyconc import _context, _core, _current_task, _names
 from pyconc._process import black_box, main_module, signals
 
 __all__ = ["IDLED", "INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
@@ -62,6 +62,8 @@ def main(fds, number, setup, limits):
     region_fd, wakeup_fd, box_fd, *more_fds = fds
     initializer, initargs, loop_factory = setup
     if limits.logs is not None:
+        from pyconc import _logs
+
         log_fd, levels_fd, *more_fds = more_fds
         _logs.install(log_fd, levels_fd)
     doorbells = () if limits.concurrency is None else tuple(more_fds)
@@ -108,10 +110,10 @@ def _prepare_signals():
     """
     signals.reset_in_child()
     if signals.program_ignores_interrupts():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         return
     with signals.interrupts_blocked():
-        signal.signal(signal.SIGINT, _interrupt)
+        _signal.signal(_signal.SIGINT, _interrupt)
         _core.ignore_outer_interrupts()
     os.register_at_fork(after_in_child=_restore_interrupt)
 
@@ -122,8 +124,8 @@ def _interrupt(number, frame):
 
 def _restore_interrupt():
     """Have SIGINT interrupt a process that a task has forked, as it interrupts commands that tasks run."""
-    if signal.getsignal(signal.SIGINT) is _interrupt:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if _signal.getsignal(_signal.SIGINT) is _interrupt:
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
 
 
 def _prepare_loop(*args):
