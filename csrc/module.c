@@ -20,6 +20,7 @@
 #include "processes/map_results.h"
 #include "processes/pool_look.h"
 #include "processes/process_control.h"
+#include "processes/process_state.h"
 #include "processes/process_queue_type.h"
 #include "processes/region.h"
 #include "processes/worker_type.h"
@@ -341,6 +342,7 @@ core_exec(PyObject *module)
     module_state *state = state_of(module);
     if (intern_strings(state) < 0 || import_names(state) < 0 || add_types(module, state) < 0
         || PyModule_AddFunctions(module, process_control_methods) < 0
+        || PyModule_AddFunctions(module, process_state_methods) < 0
         || PyModule_AddFunctions(module, pool_look_methods) < 0
         || PyModule_AddFunctions(module, thread_look_methods) < 0
         || PyModule_AddFunctions(module, call_functions) < 0

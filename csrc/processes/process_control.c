@@ -202,7 +202,7 @@ control_reap(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "ii:reap", &pid, &options)) {
         return NULL;
     }
-    struct rusage usage = {{0}};
+    struct rusage usage = {.ru_maxrss = 0};
     pid_t ended;
     do {
         Py_BEGIN_ALLOW_THREADS
@@ -266,123 +266,6 @@ control_signal_pidfd(PyObject *Py_UNUSED(module), PyObject *args)
     }
     if (pidfd_signal(fd, number) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    Py_RETURN_NONE;
-}
-
-// ---- capabilities ----
-
-// Capabilities are a thread's.  0, or -1 with errno.
-static int
-get_capabilities(pid_t thread, struct __user_cap_data_struct low_high[2])
-{
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3, .pid = thread};
-    return (int)syscall(SYS_capget, &header, low_high);
-}
-
-PyDoc_STRVAR(read_capabilities_doc,
-"read_capabilities()\n--\n\n"
-"Return what /proc/self/status calls CapInh, CapPrm, CapEff, CapBnd, CapAmb, NoNewPrivs and Seccomp, as\n"
-"numbers, from the kernel itself: the first three of the main thread, the others of this one.");
-
-static PyObject *
-control_read_capabilities(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    struct __user_cap_data_struct low_high[2] = {{0}};
-    if (get_capabilities(getpid(), low_high) < 0) {
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    unsigned long long bounding = 0, ambient = 0;
-    for (unsigned long capability = 0; capability < 64; capability++) {
-        int is_set = prctl(PR_CAPBSET_READ, capability, 0, 0, 0);
-        if (is_set < 0) {
-            break;  // this kernel knows none above
-        }
-        bounding |= (unsigned long long)is_set << capability;
-        is_set = prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, capability, 0, 0);
-        ambient |= (unsigned long long)(is_set > 0) << capability;
-    }
-#define BOTH(part) (low_high[0].part | (unsigned long long)low_high[1].part << 32)
-    return Py_BuildValue("KKKKKii", BOTH(inheritable), BOTH(permitted), BOTH(effective), bounding, ambient,
-                         prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0), prctl(PR_GET_SECCOMP, 0, 0, 0, 0));
-#undef BOTH
-}
-
-PyDoc_STRVAR(limit_capabilities_doc,
-"limit_capabilities(inheritable, permitted, effective, bounding, ambient, no_new_privs, /)\n--\n\n"
-"Give up what this thread has and these do not, as far as the kernel allows it.");
-
-static PyObject *
-control_limit_capabilities(PyObject *Py_UNUSED(module), PyObject *args)
-{
-    unsigned long long inheritable, permitted, effective, bounding, ambient;
-    int no_new_privs;
-    if (!PyArg_ParseTuple(args, "KKKKKi:limit_capabilities", &inheritable, &permitted, &effective, &bounding,
-                          &ambient, &no_new_privs)) {
-        return NULL;
-    }
-    // The bounding set first: to limit it takes a capability.
-    for (unsigned long capability = 0; capability < 64; capability++) {
-        if ((bounding >> capability & 1) == 0 && prctl(PR_CAPBSET_READ, capability, 0, 0, 0) > 0) {
-            prctl(PR_CAPBSET_DROP, capability, 0, 0, 0);
-        }
-        if ((ambient >> capability & 1) == 0) {
-            prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_LOWER, capability, 0, 0);
-        }
-    }
-    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
-    struct __user_cap_data_struct low_high[2] = {{0}};
-    if (get_capabilities(0, low_high) == 0) {
-        for (int i = 0; i < 2; i++) {
-            low_high[i].inheritable &= (unsigned)(inheritable >> 32 * i);
-            low_high[i].permitted &= (unsigned)(permitted >> 32 * i);
-            low_high[i].effective &= (unsigned)(effective >> 32 * i);
-        }
-        syscall(SYS_capset, &header, low_high);
-    }
-    if (no_new_privs > 0) {
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    }
-    Py_RETURN_NONE;
-}
-
-// ---- limits of resources ----
-
-PyDoc_STRVAR(read_limits_doc,
-"read_limits()\n--\n\n"
-"Return what getrlimit() says of each resource, for set_limits(): something to compare. Raises OSError if\n"
-"the system refuses that.");
-
-static PyObject *
-control_read_limits(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
-{
-    struct rlimit limits[RLIM_NLIMITS] = {{0}};
-    for (int i = 0; i < RLIM_NLIMITS; i++) {
-        if (getrlimit(i, &limits[i]) < 0 && errno != EINVAL) {
-            return PyErr_SetFromErrno(PyExc_OSError);
-        }
-    }
-    return PyBytes_FromStringAndSize((const char *)limits, sizeof(limits));
-}
-
-PyDoc_STRVAR(set_limits_doc,
-"set_limits(limits, /)\n--\n\n"
-"Limit this process as read_limits() has told of another one, as far as the kernel allows it.");
-
-static PyObject *
-control_set_limits(PyObject *Py_UNUSED(module), PyObject *arg)
-{
-    struct rlimit limits[RLIM_NLIMITS], own;
-    if (!PyBytes_Check(arg) || PyBytes_GET_SIZE(arg) != sizeof(limits)) {
-        PyErr_SetString(PyExc_TypeError, "limits must be what read_limits() returns");
-        return NULL;
-    }
-    memcpy(limits, PyBytes_AS_STRING(arg), sizeof(limits));
-    for (int i = 0; i < RLIM_NLIMITS; i++) {
-        if (getrlimit(i, &own) == 0
-            && (own.rlim_cur != limits[i].rlim_cur || own.rlim_max != limits[i].rlim_max)) {
-            (void)setrlimit(i, &limits[i]);  // only a privileged process may raise it
-        }
     }
     Py_RETURN_NONE;
 }
@@ -452,10 +335,6 @@ PyMethodDef process_control_methods[] = {
     {"try_poll", control_try_poll, METH_NOARGS, try_poll_doc},
     {"die_with_pipe", control_die_with_pipe, METH_O, die_with_pipe_doc},
     {"name_thread", control_name_thread, METH_O, name_thread_doc},
-    {"read_capabilities", control_read_capabilities, METH_NOARGS, read_capabilities_doc},
-    {"limit_capabilities", control_limit_capabilities, METH_VARARGS, limit_capabilities_doc},
-    {"read_limits", control_read_limits, METH_NOARGS, read_limits_doc},
-    {"set_limits", control_set_limits, METH_O, set_limits_doc},
     {"open_pidfd", control_open_pidfd, METH_O, open_pidfd_doc},
     {"reap", control_reap, METH_VARARGS, reap_doc},
     {"open_stream", control_open_stream, METH_NOARGS, open_stream_doc},

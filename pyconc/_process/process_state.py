@@ -48,10 +48,7 @@ _RIGHTS = (
 # Of these, what _core tells and limits, in its order.
 _CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp")
 
-_STATUS_LINES = frozenset((*_RIGHTS, "Umask", "SigBlk"))
-
-# So many bytes of such a file are read at a time: less is its end, for which the kernel need not be asked again.
-_PART = 8192
+_STATUS_LINES = (*_RIGHTS, "Umask", "SigBlk")
 
 
 class ProcessState:
@@ -132,7 +129,11 @@ def _adopt_scheduling(scheduling):
 
 
 def _read_oom_score_adj():
-    return _read_file(_OOM_SCORE_ADJ)
+    file = os.open(_OOM_SCORE_ADJ, os.O_RDONLY)  # open() would ask for its size and kind, too
+    try:
+        return os.read(file, 100)
+    finally:
+        os.close(file)
 
 
 def _adopt_oom_score_adj(score):
@@ -188,28 +189,9 @@ def current_rights():
 def _read_status():
     """Return what those lines of /proc/self/status say, by their names; where there is no /proc, most of the rights."""
     try:
-        text = _read_file("/proc/self/status")
+        return _core.read_status(_STATUS_LINES)
     except OSError:
         return _ask_kernel()
-    status = {}
-    for line in text.decode("ascii", "replace").split("\n"):  # quicker than a regular expression
-        name, _, value = line.partition(":\t")
-        if name in _STATUS_LINES:
-            status[name] = value.rstrip(" ")
-    return status
-
-
-def _read_file(path):
-    """Return what a small file of /proc says; open() would ask for its size and kind, too."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        text = part = os.read(file, _PART)
-        while len(part) == _PART:
-            part = os.read(file, _PART)
-            text += part
-        return text
-    finally:
-        os.close(file)
 
 
 def _ask_kernel():
