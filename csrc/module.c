@@ -1,5 +1,6 @@
 // module: makes pyconc._core: its types, and the names that it looks up.  No file includes it.
 #include "base/call.h"
+#include "base/callable_name.h"
 #include "base/lost_exception.h"
 #include "base/scalars.h"
 #include "base/state.h"
@@ -346,6 +347,7 @@ core_exec(PyObject *module)
         || PyModule_AddFunctions(module, pool_look_methods) < 0
         || PyModule_AddFunctions(module, thread_look_methods) < 0
         || PyModule_AddFunctions(module, call_functions) < 0
+        || PyModule_AddFunctions(module, callable_name_functions) < 0
         || PyModule_AddFunctions(module, limit_watch_functions) < 0
         || PyModule_AddFunctions(module, trace_functions) < 0) {
         return -1;

@@ -11,6 +11,8 @@ import importlib
 import sys
 from functools import partial
 
+from pyconc import _core
+
 __all__ = ["carrier_to_coroutines", "carrier_to_processes", "carrier_to_threads", "run_without"]
 
 _UNSET = object()
@@ -140,7 +142,7 @@ class _CoroutineWithValues(_WithValues):
 
     def __call__(self, /, *args, **kwargs):
         coroutine = self._await(args, kwargs)
-        coroutine.__qualname__ = getattr(self._function, "__qualname__", None) or repr(self._function)
+        coroutine.__qualname__ = _core.name_of(self._function)
         return coroutine
 
     async def _await(self, args, kwargs):

@@ -70,10 +70,7 @@ class Task:
     @property
     def name(self):
         """What options(name=) says, else the name of the function that is called."""
-        if self._call.name is not None:
-            return self._call.name
-        function = self._call.callable
-        return getattr(function, "__qualname__", None) or repr(function)
+        return _core.name_of(self._call.callable) if self._call.name is None else self._call.name
 
     @property
     def deadline(self):

@@ -6,6 +6,8 @@ import weakref
 from collections import namedtuple
 from operator import itemgetter
 
+from pyconc import _core
+
 __all__ = [
     "Histogram",
     "Observed",
@@ -131,12 +133,7 @@ def build(name, max_workers, numbers):
 
 def name_of(function, name):
     """Return what a call is named: by its options, or else as its function; None: there is none."""
-    if name is not None or function is None:
-        return name
-    try:
-        return getattr(function, "__qualname__", None) or repr(function)
-    except Exception:  # a program's own __repr__
-        return type(function).__name__
+    return name if name is not None or function is None else _core.name_of(function)
 
 
 def cpu_of_process(pid):

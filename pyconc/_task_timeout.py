@@ -60,7 +60,9 @@ def make(function, name, timeout, deadline, ran_for, stack, stopped):
     if callable(stack):
         stack = stack()
     if name is None:
-        name = getattr(function, "__qualname__", None) or repr(function)
+        from pyconc._core import name_of
+
+        name = name_of(function)
     if ran_for is None:
         message = f"{name} has not begun before its deadline"
     else:

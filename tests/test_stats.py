@@ -1,6 +1,7 @@
 """stats(), workers() and repr(): what an executor says of itself is what became of its futures."""
 
 import asyncio
+import functools
 import gc
 import json
 import os
@@ -108,7 +109,7 @@ def test_threads_say_what_they_run():
         workers = {worker.task: worker for worker in pool.workers()}
         assert {worker.name for worker in workers.values()} == {"loader_0", "loader_1", "loader_2"}
         assert {worker.id for worker in workers.values()} == {thread.native_id for thread in pool._threads}
-        plain, named, idle = workers[repr(gate)], workers["big file"], workers[None]
+        plain, named, idle = workers["Gate"], workers["big file"], workers[None]
         assert (plain.running, plain.running_for >= 0, plain.calls) == (1, True, 0)
         assert (named.running, named.running_for >= 0, named.is_abandoned) == (1, True, False)
         assert (idle.running, idle.running_for, idle.calls, idle.rss) == (0, None, 1, None)
@@ -139,12 +140,60 @@ def test_of_a_worker_that_has_ended_nothing_is_known():
     wait_until(lambda: _stats.cpu_of_thread(thread) is None, "the thread to end")
 
 
+class Secretive:
+    """Names no function, and would tell what it has."""
+
+    def __call__(self, *args):
+        return self.args_and(*args)
+
+    def args_and(self, gate):
+        gate()
+        return pyconc.current_task().name
+
+    def __repr__(self):
+        return "a secret"
+
+
+def call(function, *args, **kwargs):
+    return function(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (Secretive(), "Secretive"),
+        (Secretive().args_and, "Secretive.args_and"),
+        (functools.partial(call, Secretive()), "call"),
+        (functools.partial(Secretive()), "Secretive"),
+    ],
+    ids=["object", "method", "partial", "partial of an object"],
+)
+def test_a_call_is_named_as_its_function_and_tells_no_argument(function, name):
+    for Executor, make_gate in ((pyconc.ThreadPoolExecutor, Gate), (pyconc.ProcessPoolExecutor, ProcessGate)):
+        with Executor(1) as pool, make_gate() as gate:
+            held = pool.submit(function, gate)
+            gate.wait_started()
+            assert pool.workers()[0].task == name
+            gate.open()
+            assert held.result() == name
+
+
+def test_what_ends_a_call_names_it_so():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        with pytest.raises(pyconc.WorkerDied, match="while it ran call") as died:
+            pool.submit(functools.partial(call, jobs.die), "exit").result()
+        assert died.value.task_name == "call"
+        with pytest.raises(pyconc.TaskTimeout, match="^call has reached") as late:
+            pool.options(timeout=0.01).submit(functools.partial(call, time.sleep), 3600).result()
+        assert late.value.task_name == "call"
+
+
 def test_a_thread_that_runs_a_call_on_top_of_another_tells_of_the_upper_one():
     with pyconc.ThreadPoolExecutor(1) as pool, Gate() as gate:
         outer = pool.submit(lambda: pool.submit(gate).result())
         gate.wait_started()
         below = pool.workers()[0]
-        assert (below.task, below.running_for >= 0) == (repr(gate), True)
+        assert (below.task, below.running_for >= 0) == ("Gate", True)
         gate.open()
         outer.result()
         assert pool.workers()[0].running_for is None
@@ -398,7 +447,7 @@ def test_a_busy_process_pool_says_so():
         assert (counts.workers, counts.idle, counts.running, counts.queued, counts.submitted) == (2, 0, 2, 3, 5)
         assert repr(pool) == "<ProcessPoolExecutor 'resize': 2 running, 3 queued, 2 of 2 workers>"
         workers = pool.workers()
-        assert {worker.task for worker in workers} == {repr(gate), "big"}
+        assert {worker.task for worker in workers} == {"ProcessGate", "big"}
         assert {worker.id for worker in workers} == set(pool._processes)
         assert {worker.name for worker in workers} == {"resize_0", "resize_1"}
         assert all(worker.running == 1 and worker.running_for >= 0 for worker in workers)

@@ -66,3 +66,32 @@ callable_name(const module_state *module, PyObject *callable, size_t *bytes)
     }
     return text;
 }
+
+PyDoc_STRVAR(name_of_doc,
+"name_of($module, callable, /)\n--\n\n"
+"Return what a callable is named where its own code may run: by its __qualname__, or else as the function\n"
+"that it makes a call of, as a functools.partial does, or as its type. Never by its repr(), in which may be\n"
+"arguments. An Exception of its own is ignored.");
+
+static PyObject *
+name_of(PyObject *module, PyObject *callable)
+{
+    PyObject *name = PyObject_GetAttrString(callable, "__qualname__");
+    if (name != NULL && PyUnicode_Check(name) && PyUnicode_GetLength(name) > 0) {
+        return name;
+    }
+    Py_XDECREF(name);
+    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        return NULL;
+    }
+    PyErr_Clear();
+    size_t bytes;
+    const char *text = callable_name(PyModule_GetState(module), callable, &bytes);
+    return text == NULL ? PyUnicode_FromString(Py_TYPE(callable)->tp_name)
+                        : PyUnicode_DecodeUTF8(text, (Py_ssize_t)bytes, "replace");
+}
+
+PyMethodDef callable_name_functions[] = {
+    {"name_of", name_of, METH_O, name_of_doc},
+    {NULL, NULL, 0, NULL},
+};

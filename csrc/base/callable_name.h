@@ -22,4 +22,7 @@ callable_qualname(PyObject *callable)
 // The text of a str in the same way; NULL: it is no str, or has a lone surrogate.
 const char *callable_name_of_str(PyObject *name, size_t *bytes);
 
+// name_of().
+extern PyMethodDef callable_name_functions[];
+
 #endif

@@ -20,7 +20,7 @@ import time
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
-from pyconc import _current_task
+from pyconc import _core, _current_task
 from pyconc._process import black_box
 
 __all__ = ["LoopWorker", "close_loop", "close_stream", "next_items", "open_stream"]
@@ -132,7 +132,7 @@ class LoopWorker:
             self._starting, self._starting_handle = awaitable, handle
             if type(awaitable) is not CoroutineType:
                 if options is None:
-                    self._calls[handle] = _Call(self._worker, handle, _name_of(function))
+                    self._calls[handle] = _Call(self._worker, handle, _core.name_of(function))
                 task = self._make_future(awaitable, function)
             elif self._has_factory:
                 task = self._loop.create_task(awaitable)
@@ -152,7 +152,7 @@ class LoopWorker:
 
     def _begin(self, handle, function, name, timeout, deadline):
         """Begin with a call that has options; return False if it is over already."""
-        call = _Call(self._worker, handle, _name_of(function) if name is None else name)
+        call = _Call(self._worker, handle, _core.name_of(function) if name is None else name)
         if not (timeout is deadline is None):
             call.timeout, call.deadline, call.began = timeout, deadline, self._worker.begin(handle)
             if call.began is None:
@@ -202,7 +202,7 @@ class LoopWorker:
     def _call_at(self, handle, task):
         call = self._calls.get(handle)
         if call is None:
-            call = self._calls[handle] = _Call(self._worker, handle, _name_of(task.get_coro()))
+            call = self._calls[handle] = _Call(self._worker, handle, _core.name_of(task.get_coro()))
         if call.task is None:
             call.task = task
             self._calls[task] = call
@@ -312,10 +312,6 @@ def _describe(awaited):
 def _message(reason):
     """Return the arguments of a CancelledError: none if that is what it says."""
     return ("the task has reached its time limit",) if reason == "timeout" else ()
-
-
-def _name_of(function):
-    return getattr(function, "__qualname__", None) or repr(function)
 
 
 def _find_call():

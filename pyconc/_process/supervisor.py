@@ -1071,10 +1071,8 @@ def _quote(worker, facts=()):
 
 
 def _describe(task):
-    name = getattr(task, "__qualname__", None)
-    if name is None:
-        return repr(task)
-    module = getattr(task, "__module__", None)
+    name = _core.name_of(task)
+    module = getattr(task, "__module__", None) if hasattr(task, "__qualname__") else None
     return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
 
 
