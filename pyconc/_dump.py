@@ -23,12 +23,15 @@ An executor is seen from its first call on, and after its shutdown as long as th
         members         of each worker:
             number          from 0, or null
             pid             of threads the number of the thread, as ps -L has it; null: the process could not be seen
-            state           "running", "idle", or "starting"
+            state           "running", "idle", or "starting"; in processes also "unpickling" and "pickling", as in
+                            pyconc.WorkerStats
             calls           how many it has ended
             running         how many it runs
-            task            the name of the one that began first, as in pyconc.WorkerStats; null: none, or it is not in
-                            the worker's message: a function that travels by value, a call with large arguments
+            task            the name of the one that began first, as in pyconc.WorkerStats; null: none, or, of a
+                            coroutine and of a call that is unpickled, it is not in the worker's message: a function
+                            that travels by value, a method, a call with large arguments
             running_for     for how long, of threads to within some milliseconds; null: none
+            progress        what that call has told of it, {"done", "total", "note"}, in processes; null: nothing
             rss, cpu        memory, and CPU time so far; null: the process could not be seen; rss of threads is null
             stack           only with --stacks: where its threads are, or null if it has not answered; of a thread
                             where that is, or null if there is no tool to read it
@@ -47,6 +50,7 @@ import sys
 from importlib import import_module
 
 from pyconc import _core
+from pyconc._stats import PHASES
 
 TYPE_CHECKING = False  # typing takes longer to import than this package
 if TYPE_CHECKING:
@@ -303,10 +307,16 @@ def read_pool(path: str) -> dict[str, Any]:
         runs_coroutines, name, max_workers, numbers, workers = _core.look_at_pool(fd)
     finally:
         os.close(fd)
-    members = [
-        _describe_worker(number, None, calls, running, seconds, None if call is None else _name_of_call(*call))
-        for number, calls, running, seconds, call in workers
-    ]
+    members = []
+    for number, calls, running, began, seconds, phase, shown, call in workers:
+        if shown is not None:
+            task: str | None = shown.decode(errors="replace")
+        else:
+            task = None if call is None else _name_of_call(*call)
+        member = _describe_worker(number, None, calls, running, seconds, task)
+        if running and not runs_coroutines:
+            member["state"] = PHASES[phase]
+        members.append(member | {"began": began})
     return _describe_pool("coroutines" if runs_coroutines else "processes", name, max_workers, numbers, members)
 
 
@@ -332,6 +342,7 @@ def _describe_worker(
         "running": running,
         "task": task if running else None,
         "running_for": seconds if running else None,
+        "progress": None,
         "rss": None,
         "cpu": None,
     }
@@ -384,16 +395,40 @@ def add_processes(pid: int, pools: dict[int, dict[str, Any]], processes: Process
         for member in members:
             _add_process(member, found.pop(member["number"], None), processes)
         for number_, child in found.items():
-            members.append(
-                {"number": number_, "pid": None, "state": "starting", "calls": 0, "running": 0, "task": None}
-                | {"running_for": None, "rss": None, "cpu": None}
-            )
+            members.append(_describe_worker(number_, None, 0, 0, None, None) | {"state": "starting", "began": None})
             _add_process(members[-1], child, processes)
 
 
 def _add_process(member: dict[str, Any], child: int | None, processes: Processes) -> None:
+    began = member.pop("began")
     if child is not None:
         member.update(pid=child, rss=processes.rss(child), cpu=processes.cpu(child))
+        if member["running"]:
+            member["progress"] = _read_progress(child, member["number"], began)
+
+
+def _find_black_box(pid: int) -> str | None:
+    """Return the path of a worker's own black box; others that it has open are its parent's, from a fork."""
+    return next((path for _, path in _files(pid, _BLACK_BOX) if _is_written(path)), None)
+
+
+def _read_progress(pid: int, number: int, began: float | None) -> dict[str, Any] | None:
+    """Return what the call of a worker that began then has told of how far it is."""
+    try:
+        path = _find_black_box(pid)
+        if path is None:
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if os.fstat(fd).st_size == 0:
+            return None  # none there has ever told anything
+        black_box: Any = import_module("pyconc._process.black_box")
+        progress = black_box.read_progress(fd, number, began)
+        return None if progress is None else dict(progress._asdict())
+    finally:
+        os.close(fd)
 
 
 # ---- pools of threads ----
@@ -470,8 +505,7 @@ def ask_for_stack(member: dict[str, Any], seconds: float = 1.0) -> str | None:
     try:
         pidfd = kernel.open_pidfd(member["pid"])
         try:
-            files = [path for _, path in _files(member["pid"], _BLACK_BOX)]
-            path = next(filter(_is_written, files), None)  # the others are its parent's, from a fork
+            path = _find_black_box(member["pid"])
             if path is None or pidfd is None:
                 return None
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -503,6 +537,15 @@ def _show_seconds(seconds: float | None) -> str:
     return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
 
 
+def _show_progress(progress: dict[str, Any] | None) -> str:
+    """Return what a task has told of how far it is, to follow its name."""
+    if progress is None:
+        return ""
+    total = "" if progress["total"] is None else f" of {progress['total']:g}"
+    note = "" if progress["note"] is None else f" {clean(progress['note'])}"
+    return f": {progress['done']:g}{total}{note}"
+
+
 def _show_size(size: int | None) -> str:
     return "-" if size is None else f"{size / 1e6:.0f} MB"
 
@@ -522,7 +565,7 @@ def lines(
 
     def show_cpu(id: int, time: float | None) -> str:
         if cpu is None:
-            return _show_seconds(time)
+            return "-" if time is None else f"{time:.2f} s"  # the kernel tells it to a hundredth
         return f"{cpu[id]:.0%}" if id in cpu else "-"
 
     yield f"{program['pid']}  {clean(program['command'])}", None
@@ -537,12 +580,12 @@ def lines(
             if times is not None and times["calls"]:
                 yield f"  they {what} for {_format_times(times)}", None
         pid = "thread" if pool["kind"] == "threads" else "pid"
-        yield f"  worker  {pid:>7}  state         calls       rss       cpu       for  task", None
+        yield f"  worker  {pid:>7}  state           calls       rss       cpu       for  task", None
         for member in pool["members"]:
             number, pid = ("-" if member[key] is None else member[key] for key in ("number", "pid"))
-            task = "-" if not member["running"] else clean(member["task"] or "?")
+            task = "-" if not member["running"] else clean(member["task"] or "?") + _show_progress(member["progress"])
             more = f" and {member['running'] - 1} more" if member["running"] > 1 else ""
-            row = f"  {number:>6}  {pid:>7}  {member['state']:8}  {member['calls']:>9}  {_show_size(member['rss']):>8}"
+            row = f"  {number:>6}  {pid:>7}  {member['state']:10}  {member['calls']:>9}  {_show_size(member['rss']):>8}"
             row += f"  {show_cpu(member['pid'], member['cpu']):>8}  {_show_seconds(member['running_for']):>8}"
             yield f"{row}  {task}{more}", member
     if program["threads"]:

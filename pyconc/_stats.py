@@ -9,6 +9,7 @@ from operator import itemgetter
 from pyconc import _core
 
 __all__ = [
+    "PHASES",
     "Histogram",
     "Observed",
     "PoolStats",
@@ -32,7 +33,10 @@ _COUNTS = (
     *("name", "max_workers", "workers", "idle", "running", "queued", "submitted"),
     *("completed", "failed", "cancelled", "timed_out", "died", "abandoned", "recycled", "stolen", "run", "wait"),
 )
-_WORKER = ("id", "name", "calls", "task", "running_for", "running", "is_abandoned", "rss", "cpu", "progress")
+_WORKER = ("id", "name", "state", "calls", "task", "running_for", "running", "is_abandoned", "rss", "cpu", "progress")
+
+# What a worker process does with a call, as its queue numbers that.
+PHASES = ("unpickling", "running", "pickling")
 
 
 class Histogram(namedtuple("Histogram", _HISTOGRAM, defaults=_HISTOGRAM.values())):
@@ -94,6 +98,8 @@ class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, Fa
 
     id: the process's or the thread's number, as ps and top have it.
     name: what it is called, as multiprocessing.Process and threading.Thread have it.
+    state: "idle" or "running"; of a process that makes one call at a time also "unpickling", while it reads the call,
+    for which it may import modules, and "pickling", when the call has returned.
     calls: how many it has ended.
     task: the name of the call that it runs, by options(name=) or else as its function; None: it has none.
     running_for: for how many seconds; None also for one that a worker has taken and not begun. Of calls in threads
@@ -110,7 +116,7 @@ class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, Fa
         >>> with pyconc.ThreadPoolExecutor(max_workers=1, name="loader") as pool:
         ...     future = pool.submit(len, "abc")
         ...     print(future.result(), pool.workers()[0]._replace(id=None))
-        3 WorkerStats(id=None, name='loader_0', calls=1, task=None, running_for=None, running=0, ...)
+        3 WorkerStats(id=None, name='loader_0', state='idle', calls=1, task=None, running_for=None, running=0, ...)
     """
 
     __module__ = __package__

@@ -2,6 +2,8 @@ from typing import Any, NamedTuple
 
 from pyconc._current_task import TaskProgress
 
+PHASES: tuple[str, str, str]
+
 class Histogram(NamedTuple):
     calls: int = 0
     total: float = 0.0
@@ -32,6 +34,7 @@ class PoolStats(NamedTuple):
 class WorkerStats(NamedTuple):
     id: int | None
     name: str | None
+    state: str
     calls: int
     task: str | None = None
     running_for: float | None = None

@@ -285,12 +285,13 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
         loads = {number: load for number, *load in self._tasks.workers()}
         found = []
         for worker in self._opened.list_workers() if self._opened is not None else ():
-            load = loads.get(worker.number, (None, None, None, None, 0, 0))
-            function, name, began, seconds, calls, running = load
+            load = loads.get(worker.number, (None, None, None, None, 0, 0, 0))
+            function, name, began, seconds, calls, running, phase = load
             found.append(
                 _stats.WorkerStats(
                     id=worker.process.pid,
                     name=worker.process.name,
+                    state=_stats.PHASES[phase] if running else "idle",
                     calls=calls,
                     task=_stats.name_of(function, name),
                     running_for=seconds,

@@ -597,6 +597,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             _stats.WorkerStats(
                 id=number,
                 name=names.get(number),
+                state="idle" if function is None else "running",
                 calls=calls,
                 task=_stats.name_of(function, name),
                 running_for=seconds,

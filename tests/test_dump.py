@@ -123,8 +123,10 @@ CALLS = [
     (lambda pool, gate: pool.submit(hold, gate), "hold"),
     (lambda pool, gate: pool.submit(Local.method, None, gate), "Local.method"),
     (lambda pool, gate: pool.options(name="a name").submit(hold, gate), "a name"),
-    (lambda pool, gate: pool.submit(hold, gate, bytes(1000)), None),  # its message is elsewhere
-    (lambda pool, gate: pool.submit(lambda: hold(gate)), None),  # travels by value
+    (lambda pool, gate: pool.submit(hold, gate, bytes(1000)), "hold"),  # its message is elsewhere
+    (lambda pool, gate: pool.submit(lambda: hold(gate)), "<lambda>.<locals>.<lambda>"),  # travels by value
+    (lambda pool, gate: pool.submit(Local().method, gate), "Local.method"),
+    (lambda pool, gate: pool.submit(functools.partial(hold, gate)), "hold"),
 ]
 
 
@@ -138,6 +140,65 @@ def test_a_call_is_seen_by_its_name():
                 gate.open()
                 future.result()
             wait_until(lambda: [member["task"] for member in look("names")["members"]] == [None], "the call's end")
+
+
+class Slow:
+    """Waits at a gate while it is unpickled, or while it is pickled by then."""
+
+    def __init__(self, gate, comes_back=False):
+        self._gate = gate
+        self._comes_back = comes_back
+
+    def __reduce__(self):
+        if self._comes_back:
+            self._gate()
+        return open_slowly, (self._gate,)
+
+
+def open_slowly(gate):
+    gate()
+
+
+def come_back(gate):
+    return Slow(gate, comes_back=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "make_argument", "state"),
+    [(hold, lambda gate: gate, "running"), (abs, Slow, "unpickling"), (come_back, lambda gate: gate, "pickling")],
+    ids=["running", "unpickling", "pickling"],
+)
+def test_what_a_worker_does_with_a_call_is_seen(function, make_argument, state):
+    with pyconc.ProcessPoolExecutor(1, name="phases") as pool, ProcessGate() as gate:
+        pool.submit(abs, 1).result()
+        future = pool.submit(function, make_argument(gate))
+        gate.wait_started()
+        (member,), (worker,) = look("phases")["members"], pool.workers()
+        assert (member["state"], member["task"]) == (worker.state, worker.task) == (state, function.__name__)
+        gate.open()
+        pyconc.wait([future])
+        wait_until(lambda: look("phases")["members"][0]["state"] == pool.workers()[0].state == "idle", "its end")
+
+
+def tell_and_hold(gate, *told):
+    pyconc.current_task().progress(*told)
+    gate()
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"), [((3,), "3"), ((3, 10), "3 of 10"), ((0.5, 1, "half\x1b"), "0.5 of 1 half?")], ids=str
+)
+def test_how_far_a_call_is_is_seen(told, shown):
+    with pyconc.ProcessPoolExecutor(1, name="far") as pool, ProcessGate() as gate:
+        future = pool.submit(tell_and_hold, gate, *told)
+        gate.wait_started()
+        program = _dump.look(os.getpid())
+        (member,) = next(pool for pool in program["pools"] if pool["name"] == "far")["members"]
+        assert member["progress"] == dict(pool.workers()[0].progress._asdict())
+        assert any(line.endswith(f"tell_and_hold: {shown}") for line, _ in _dump.lines(program))
+        gate.open()
+        future.result()
+        assert look("far")["members"][0]["progress"] is None
 
 
 def test_a_name_in_a_call_of_small_values_is_seen():

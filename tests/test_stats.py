@@ -180,10 +180,10 @@ def test_a_call_is_named_as_its_function_and_tells_no_argument(function, name):
 
 def test_what_ends_a_call_names_it_so():
     with pyconc.ProcessPoolExecutor(1) as pool:
-        with pytest.raises(pyconc.WorkerDied, match="while it ran call") as died:
+        with pytest.raises(pyconc.WorkerDied, match=r"while it ran call") as died:
             pool.submit(functools.partial(call, jobs.die), "exit").result()
         assert died.value.task_name == "call"
-        with pytest.raises(pyconc.TaskTimeout, match="^call has reached") as late:
+        with pytest.raises(pyconc.TaskTimeout, match=r"^call has reached") as late:
             pool.options(timeout=0.01).submit(functools.partial(call, time.sleep), 3600).result()
         assert late.value.task_name == "call"
 

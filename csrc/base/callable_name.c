@@ -67,6 +67,20 @@ callable_name(const module_state *module, PyObject *callable, size_t *bytes)
     return text;
 }
 
+void
+callable_show_another(const module_state *module, call_name *shown, PyObject **named, PyObject *callable,
+                      PyObject *name)
+{
+    size_t bytes = 0;
+    const char *text = callable_name_of_str(name, &bytes);
+    if (text == NULL) {
+        text = callable_name(module, callable, &bytes);
+    }
+    call_name_write(shown, text == NULL ? "" : text, text == NULL ? 0 : bytes);
+    // To drop it later runs no code.
+    Py_XSETREF(*named, name != NULL && PyUnicode_CheckExact(name) ? Py_NewRef(name) : NULL);
+}
+
 PyDoc_STRVAR(name_of_doc,
 "name_of($module, callable, /)\n--\n\n"
 "Return what a callable is named where its own code may run: by its __qualname__, or else as the function\n"

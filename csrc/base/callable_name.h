@@ -1,10 +1,12 @@
-// callable_name: what a function is called where no code may run to find out.
+// callable_name: what a function is called where no code may run to find out, and to show it to others.
 //
 // The GIL is held.
 #ifndef PYCONC_CALLABLE_NAME_H
 #define PYCONC_CALLABLE_NAME_H
 
 #include "state.h"
+
+#include "core/call_name.h"
 
 // The name of a function, of the one in a method or in an object that only makes it a call, or else of a
 // type, in UTF-8; NULL: it is in too many others.  It stays there as long as the callable does, and no other
@@ -21,6 +23,24 @@ callable_qualname(PyObject *callable)
 
 // The text of a str in the same way; NULL: it is no str, or has a lone surrogate.
 const char *callable_name_of_str(PyObject *name, size_t *bytes);
+
+// For callable_show().
+void callable_show_another(const module_state *module, call_name *shown, PyObject **named,
+                           PyObject *callable, PyObject *name);
+
+// Shows others what a call is named that is about to run: as its options say, or else, if name is NULL, as
+// its callable.  Writes nothing if that stands there already: *named is the str that does, owned, or NULL.
+static inline void
+callable_show(const module_state *module, call_name *shown, PyObject **named, PyObject *callable,
+              PyObject *name)
+{
+    if (name == NULL) {
+        name = callable_qualname(callable);
+    }
+    if (name == NULL || name != *named) {
+        callable_show_another(module, shown, named, callable, name);
+    }
+}
 
 // name_of().
 extern PyMethodDef callable_name_functions[];

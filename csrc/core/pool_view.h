@@ -1,8 +1,9 @@
 // pool_view: what an executor lets other programs see of it, without being asked.
 //
-// It stands in the executor's shared memory, behind the job ring.  The parent writes each number here when it
-// has changed its own, and reads nothing back, so a worker's stray write makes wrong what others see, and no
-// more.  A viewer reads a copy of the file, and must expect anything in it.  No Python.
+// It stands at the end of the executor's shared memory, behind the job ring and the workers' views.  The
+// parent writes each number here when it has changed its own, and reads nothing back, so a worker's stray
+// write makes wrong what others see, and no more.  A viewer reads a copy of the file, and must expect
+// anything in it.  No Python.
 #ifndef PYCONC_POOL_VIEW_H
 #define PYCONC_POOL_VIEW_H
 
@@ -11,6 +12,7 @@
 #include <stddef.h>
 
 #include "tally.h"
+#include "worker_view.h"
 
 #define POOL_VIEW_NAME_BYTES 244
 #define POOL_VIEW_COUNTS (sizeof(tally) / sizeof(uint64_t))
@@ -34,6 +36,30 @@ _Static_assert(sizeof(histogram) == (2 + HISTOGRAM_BUCKETS) * sizeof(uint64_t),
                "a histogram is made of such numbers");
 _Static_assert(sizeof(tally) == (7 + HISTOGRAM_BUCKETS) * sizeof(uint64_t),
                "a tally is made of such numbers");
+
+// How many bytes of shared memory an executor needs whose job ring takes so many.
+static inline uint64_t
+pool_view_head_bytes(uint64_t ring_bytes, uint32_t workers)
+{
+    return ((ring_bytes + 63) & ~UINT64_C(63)) + workers * sizeof(worker_view) + sizeof(pool_view);
+}
+
+// Where it stands in that memory.  NULL: that has no room for it.
+static inline pool_view *
+pool_view_in(void *head, uint64_t bytes)
+{
+    bool fits = bytes >= sizeof(pool_view) && bytes % _Alignof(pool_view) == 0;
+    return fits ? (pool_view *)(void *)((unsigned char *)head + bytes - sizeof(pool_view)) : NULL;
+}
+
+// Where so many workers' views stand there.  The same.
+static inline worker_view *
+pool_view_workers(void *head, uint64_t bytes, uint32_t workers)
+{
+    uint64_t most = bytes < sizeof(pool_view) ? 0 : (bytes - sizeof(pool_view)) / sizeof(worker_view);
+    pool_view *view = pool_view_in(head, bytes);
+    return view == NULL || workers > most ? NULL : (worker_view *)(void *)view - workers;
+}
 
 static inline void
 pool_view_show(_Atomic uint64_t *shown, uint64_t number)

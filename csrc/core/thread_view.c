@@ -179,25 +179,6 @@ thread_view_after_fork(void)
     is_refused = false;
 }
 
-void
-thread_view_name_call(thread_view_worker *worker, const char *name, size_t bytes)
-{
-    uint64_t words[THREAD_VIEW_CALL_WORDS];
-    bytes = bytes < sizeof(words) ? bytes : sizeof(words);
-    size_t count = (bytes + 7) / 8 + (bytes < sizeof(words) && bytes % 8 == 0);
-    words[count - 1] = 0;
-    memcpy(words, name, bytes);
-    // Both relaxed: only this thread writes it, and the words below order the second.
-    uint32_t version = atomic_load_explicit(&worker->name_version, memory_order_relaxed);
-    atomic_store_explicit(&worker->name_version, version + 1, memory_order_relaxed);
-    for (size_t i = 0; i < count; i++) {
-        // Release: whoever sees part of the name sees that it changes.
-        atomic_store_explicit(&worker->call_name[i], words[i], memory_order_release);
-    }
-    // Release: whoever sees this version sees the whole name.
-    atomic_store_explicit(&worker->name_version, version + 2, memory_order_release);
-}
-
 // ---- what others see ----
 
 static bool
@@ -253,15 +234,10 @@ thread_view_cell(const thread_view_table *table, uint32_t place, thread_view_kin
 }
 
 bool
-thread_view_read_call(const thread_view_table *table, uint32_t place, char name[THREAD_VIEW_CALL_NAME + 1])
+thread_view_read_call(const thread_view_table *table, uint32_t place, char name[CALL_NAME_BYTES + 1])
 {
     size_t offset = (size_t)place * THREAD_VIEW_CELL;
     const thread_view_worker *worker = (const void *)(table->cells + offset);
     const thread_view_worker *later = (const void *)(table->again + offset);
-    // Relaxed, both: they are copies.
-    uint32_t version = atomic_load_explicit(&worker->name_version, memory_order_relaxed);
-    memcpy(name, worker->call_name, THREAD_VIEW_CALL_NAME);
-    name[THREAD_VIEW_CALL_NAME] = '\0';
-    return version != 0 && version % 2 == 0
-           && version == atomic_load_explicit(&later->name_version, memory_order_relaxed);
+    return call_name_read(&worker->name, &later->name, name);
 }

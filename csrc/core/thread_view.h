@@ -27,12 +27,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "call_name.h"
 #include "call_times.h"
 #include "tally.h"
 
 #define THREAD_VIEW_CELL 768
 #define THREAD_VIEW_POOL_NAME 176
-#define THREAD_VIEW_CALL_WORDS 20
 
 typedef enum thread_view_kind {
     THREAD_VIEW_FREE,
@@ -64,12 +64,9 @@ typedef struct thread_view_worker {
     uint32_t thread;        // as the kernel numbers it
     uint32_t running;       // calls, those included that wait for the one above them
     uint32_t is_abandoned;  // 1: the future of the one that runs was told that it ended
-    // Odd while the name changes, so that a viewer can tell a name from what is half of one.
-    _Atomic uint32_t name_version;
-    int64_t began_ns;                                    // of the call that runs, or the last tick before
-    _Atomic uint64_t call_name[THREAD_VIEW_CALL_WORDS];  // UTF-8, as there
-    tally counts;                                        // of the calls that it has run
-    uint64_t unused;
+    int64_t began_ns;       // of the call that runs, or the last tick before
+    call_name name;         // its own
+    tally counts;           // of the calls that it has run
 } thread_view_worker;
 
 // Of a pool that wants to know for how long calls wait.
@@ -101,9 +98,6 @@ void thread_view_unhide(void);
 // In the child of a fork: closes the file, which is the parent's.
 void thread_view_after_fork(void);
 
-// Tells what the call that a worker runs is named.
-void thread_view_name_call(thread_view_worker *worker, const char *name, size_t bytes);
-
 // The table of whatever process, copied twice.
 typedef struct thread_view_table {
     unsigned char *cells, *again;  // what stood there, and a moment later
@@ -123,9 +117,7 @@ thread_view_head_of(const thread_view_table *table)
 // A cell of a copy, 1 or above, which is of that kind; NULL: it is not.
 const void *thread_view_cell(const thread_view_table *table, uint32_t place, thread_view_kind kind);
 
-// Writes what the call of a worker in a cell is named, and a zero, into `name`; false: that is not known.
-#define THREAD_VIEW_CALL_NAME (THREAD_VIEW_CALL_WORDS * sizeof(uint64_t))
-bool thread_view_read_call(const thread_view_table *table, uint32_t place,
-                           char name[THREAD_VIEW_CALL_NAME + 1]);
+// What the call of a worker in a cell is named, as call_name_read().
+bool thread_view_read_call(const thread_view_table *table, uint32_t place, char name[CALL_NAME_BYTES + 1]);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/call.h"
 #include "base/stats.h"
 #include "codec.h"
 
@@ -14,6 +15,9 @@
 typedef struct pool_copy {
     void *head;
     pool_view *view;
+    worker_view *views;  // of all workers
+    void *later_head;    // copied after that one
+    worker_view *later_views;
     job_ring ring;
     job_ring_sight *sights;  // of all workers
 } pool_copy;
@@ -22,6 +26,7 @@ static void
 pool_copy_free(pool_copy *copy)
 {
     free(copy->head);
+    free(copy->later_head);
     free(copy->sights);
 }
 
@@ -34,14 +39,23 @@ pool_copy_read(pool_copy *copy, int fd)
     if (rc != SHM_OK) {
         return rc;
     }
-    if (bytes < sizeof(pool_view) || bytes % _Alignof(pool_view) != 0) {
+    uint64_t later_bytes;
+    rc = shm_region_copy_head(fd, &copy->later_head, &later_bytes);
+    if (rc != SHM_OK) {
+        return rc;
+    }
+    copy->view = pool_view_in(copy->head, bytes);
+    if (copy->view == NULL) {
         return SHM_NOT_OURS;
     }
-    bytes -= sizeof(pool_view);
-    copy->view = (pool_view *)(void *)((unsigned char *)copy->head + bytes);
     rc = job_ring_attach(&copy->ring, copy->head, bytes, -1);
     if (rc != SHM_OK) {
         return rc;
+    }
+    copy->views = pool_view_workers(copy->head, bytes, copy->ring.worker_count);
+    copy->later_views = pool_view_workers(copy->later_head, later_bytes, copy->ring.worker_count);
+    if (copy->views == NULL || copy->later_views == NULL) {
+        return SHM_NOT_OURS;
     }
     copy->sights = calloc((size_t)copy->ring.worker_count + 1, sizeof(job_ring_sight));
     if (copy->sights == NULL) {
@@ -111,21 +125,39 @@ build_call(const job_slot *slot)
                          PyBytes_FromStringAndSize(stream, (Py_ssize_t)head.stream_bytes));
 }
 
-// (number, tasks ended, tasks running, seconds or None, call or None)
+// What a worker that makes one call at a time has shown of its name, as bytes; None: it has not.
 static PyObject *
-build_worker(uint32_t number, const job_ring_sight *sight, int64_t now_ns)
+build_name(const pool_copy *copy, uint32_t number, worker_phase phase)
 {
+    char name[CALL_NAME_BYTES + 1];
+    if (copy->view->runs_coroutines != 0 || phase == WORKER_UNPICKLES
+        || !call_name_read(&copy->views[number].name, &copy->later_views[number].name, name)) {
+        Py_RETURN_NONE;
+    }
+    return PyBytes_FromString(name);
+}
+
+// (number, tasks ended, tasks running, began or None, seconds or None, phase, name or None, call or None)
+static PyObject *
+build_worker(const pool_copy *copy, uint32_t number, int64_t now_ns)
+{
+    const job_ring_sight *sight = &copy->sights[number];
     int64_t began_ns = sight->slot == NULL ? 0 : job_slot_began(sight->slot);
-    PyObject *seconds = began_ns > 0 && began_ns <= now_ns
-                            ? PyFloat_FromDouble((double)(now_ns - began_ns) * 1e-9)
-                            : Py_NewRef(Py_None);
-    PyObject *call = seconds == NULL ? NULL : build_call(sight->slot);
-    if (call == NULL) {
+    bool has_begun = began_ns > 0 && began_ns <= now_ns;
+    worker_phase phase = worker_view_phase(&copy->views[number]);
+    PyObject *began = call_build_seconds(has_begun ? began_ns : CALL_NOT_BEGUN, CALL_NOT_BEGUN);
+    PyObject *seconds = call_build_seconds(has_begun ? now_ns - began_ns : CALL_NOT_BEGUN, CALL_NOT_BEGUN);
+    PyObject *name = build_name(copy, number, phase);
+    PyObject *call = build_call(sight->slot);
+    if (began == NULL || seconds == NULL || name == NULL || call == NULL) {
+        Py_XDECREF(began);
         Py_XDECREF(seconds);
+        Py_XDECREF(name);
+        Py_XDECREF(call);
         return NULL;
     }
-    return Py_BuildValue("IIINN", (unsigned)number, (unsigned)sight->ended, (unsigned)sight->running, seconds,
-                         call);
+    return Py_BuildValue("IIINNINN", (unsigned)number, (unsigned)sight->ended, (unsigned)sight->running,
+                         began, seconds, (unsigned)phase, name, call);
 }
 
 static PyObject *
@@ -137,7 +169,7 @@ build_workers(const pool_copy *copy)
         if (!copy->sights[i].is_there) {
             continue;
         }
-        PyObject *worker = build_worker(i, &copy->sights[i], now_ns);
+        PyObject *worker = build_worker(copy, i, now_ns);
         if (worker == NULL || PyList_Append(workers, worker) < 0) {
             Py_CLEAR(workers);
         }
@@ -166,9 +198,11 @@ PyDoc_STRVAR(look_at_pool_doc,
 "look_at_pool(fd, /)\n--\n\n"
 "Return what the shared memory of an executor, of whatever program, tells of it, from its file.\n\n"
 "(runs coroutines, name, most workers, what stats() of a ProcessQueue returns, workers), of each worker\n"
-"(number, tasks ended, tasks running, seconds or None, call or None): of the call that it has begun first\n"
-"for how long it runs, and what it is: (flags, bytes of the callable, stream). Anything may stand there.\n"
-"Raises ValueError if the file is no such memory of this version, or damaged.");
+"(number, tasks ended, tasks running, began or None, seconds or None, phase, name or None, call or None):\n"
+"of the call that it has begun first when that was and for how long it runs, what the worker does with it,\n"
+"as workers() of the queue tells, and what the worker says that it is named; and what its message says,\n"
+"(flags, bytes of the callable, stream). Anything may stand there. Raises ValueError if the file is no such\n"
+"memory of this version, or damaged.");
 
 static PyObject *
 look_at_pool(PyObject *Py_UNUSED(module), PyObject *arg)

@@ -443,13 +443,12 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (successors && (self->relief_fd = open_eventfd()) < 0) {
         goto fail;
     }
-    uint64_t ring_bytes = shm_round_up(job_table_size(numbers, slots), _Alignof(pool_view));
-    self->region = region_new(module, ring_bytes + sizeof(pool_view), numbers);
+    self->region = region_new(module, pool_view_head_bytes(job_table_size(numbers, slots), numbers), numbers);
     if (self->region == NULL) {
         goto fail;
     }
     self->packs.region = self->region;
-    self->view = (pool_view *)(void *)(self->region->head + ring_bytes);
+    self->view = pool_view_in(self->region->head, self->region->head_bytes);
     self->view->max_workers = max_workers;
     self->view->runs_coroutines = (uint32_t)doorbells;
     self->view->has_waits = (uint32_t)timed;

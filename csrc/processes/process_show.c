@@ -40,9 +40,9 @@ process_queue_stats(PyObject *op, PyObject *Py_UNUSED(ignored))
                        self->times == NULL ? NULL : &self->times->waits);
 }
 
-// (worker, callable or None, name or None, began or None, seconds or None, tasks ended, tasks running)
+// (worker, callable or None, name or None, began or None, seconds or None, tasks ended, tasks running, phase)
 static PyObject *
-describe_load(uint32_t worker, const worker_load *load, int64_t now_ns)
+describe_load(uint32_t worker, const worker_load *load, worker_phase phase, int64_t now_ns)
 {
     // A worker may have written anything.
     bool is_known = load->running > 0 && load->began_ns > 0 && load->began_ns <= now_ns;
@@ -54,9 +54,9 @@ describe_load(uint32_t worker, const worker_load *load, int64_t now_ns)
         Py_XDECREF(began);
         return NULL;
     }
-    return Py_BuildValue("IOONNII", (unsigned)worker, load->callable == NULL ? Py_None : load->callable,
+    return Py_BuildValue("IOONNIII", (unsigned)worker, load->callable == NULL ? Py_None : load->callable,
                          load->name == NULL ? Py_None : load->name, began, seconds, (unsigned)load->ended,
-                         (unsigned)load->running);
+                         (unsigned)load->running, (unsigned)phase);
 }
 
 PyObject *
@@ -77,9 +77,12 @@ process_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_XINCREF(loads[i].name);
     }
     int64_t now_ns = clock_now_ns();
+    const worker_view *views =
+        count == 0 ? NULL : pool_view_workers(self->region->head, self->region->head_bytes, count);
     PyObject *workers = PyList_New(0);
     for (uint32_t i = 0; i < count; i++) {
-        PyObject *described = workers == NULL ? NULL : describe_load(i, &loads[i], now_ns);
+        worker_phase phase = self->view->runs_coroutines ? WORKER_RUNS : worker_view_phase(&views[i]);
+        PyObject *described = workers == NULL ? NULL : describe_load(i, &loads[i], phase, now_ns);
         if (described == NULL || PyList_Append(workers, described) < 0) {
             Py_CLEAR(workers);
         }

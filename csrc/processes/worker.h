@@ -16,6 +16,7 @@
 
 #include "base/call.h"
 #include "core/job_ring.h"
+#include "core/worker_view.h"
 
 // The exit code of a worker that has no way to wake its parent any more,
 #define WORKER_CUT_OFF 98
@@ -45,6 +46,8 @@ typedef struct WorkerObject {
     int relief_fd;          // owned; or -1: no worker here has a successor
     shm_file relief;        // the same, as it was at the start
     uint64_t memory_limit;  // how many bytes more a call may have than there are as it begins; 0: any number
+    worker_view *view;      // in the region; what it shows of the call that runs
+    PyObject *named;        // the str that stands there as the call's name, owned, or NULL
     bool is_cut_off;        // it could not wake its parent
     call_place place;
     PyObject *base_frame;             // that called run(), borrowed; NULL while run() does not run

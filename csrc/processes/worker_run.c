@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/callable_name.h"
 #include "core/clock.h"
 #include "core/footprint.h"
 #include "core/futex.h"
@@ -179,6 +180,7 @@ run_slot(WorkerObject *self, job_slot *slot)
     packed_message outcome;
     slot_call c;
     int64_t start = 0, ended_ns = 0;
+    worker_view_enter(self->view, WORKER_UNPICKLES);
     if (worker_read_call(self, slot, &c) < 0) {
         worker_pack_failure(self, "pack_unpickling_error", NULL, &outcome);
     }
@@ -189,6 +191,8 @@ run_slot(WorkerObject *self, job_slot *slot)
     else {
         bool is_chunk = c.kind == WIRE_CHUNK;
         start = is_chunk ? clock_now_ns() : 0;
+        callable_show(self->module, &self->view->name, &self->named, c.callable, c.name);
+        worker_view_enter(self->view, WORKER_RUNS);
         PyObject *result = make_call(self, &c);
         ended_ns = clock_now_ns();
         PyObject *error = result == NULL ? PyErr_GetRaisedException() : NULL;
@@ -199,6 +203,7 @@ run_slot(WorkerObject *self, job_slot *slot)
             Py_XDECREF(error);
             return ended_ns;
         }
+        worker_view_enter(self->view, WORKER_PICKLES);
         if (error != NULL) {
             PyErr_SetRaisedException(error);
         }

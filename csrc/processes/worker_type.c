@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "core/job_ring_worker.h"
+#include "core/pool_view.h"
 #include "worker_interrupt.h"
 #include "worker_loop.h"
 #include "worker_run.h"
@@ -104,10 +105,16 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
             || (doorbell_count > 0 && doorbell_count != (Py_ssize_t)self->ring.worker_count))) {
         rc = SHM_NOT_OURS;
     }
+    worker_view *views = NULL;
+    if (rc == SHM_OK) {
+        views = pool_view_workers(self->region->head, self->region->head_bytes, self->ring.worker_count);
+        rc = views == NULL ? SHM_NOT_OURS : SHM_OK;
+    }
     if (rc != SHM_OK) {
         region_raise(rc);
         goto fail;
     }
+    self->view = &views[number];
     if (doorbell_count > 0 && take_doorbells(self, doorbells) < 0) {
         goto fail;
     }
@@ -128,6 +135,7 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     WorkerObject *self = (WorkerObject *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->region);
+    Py_VISIT(self->named);
     for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
         Py_VISIT(self->callables[slot].callable);
     }
@@ -139,6 +147,7 @@ worker_clear(PyObject *op)
 {
     WorkerObject *self = (WorkerObject *)op;
     packer_clear(&self->packs);
+    Py_CLEAR(self->named);
     for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
         self->callables[slot].id = 0;
         Py_CLEAR(self->callables[slot].callable);

@@ -52,7 +52,7 @@ static PyObject *
 build_worker(const thread_view_table *table, uint32_t place, int64_t now_ns)
 {
     const thread_view_worker *worker = thread_view_cell(table, place, THREAD_VIEW_WORKER);
-    char name[THREAD_VIEW_CALL_NAME + 1];
+    char name[CALL_NAME_BYTES + 1];
     bool runs = worker->running > 0;
     bool has_name = runs && thread_view_read_call(table, place, name);
     bool has_time = runs && worker->began_ns > 0 && worker->began_ns <= now_ns;

@@ -134,19 +134,6 @@ thread_show_worker(worker *w)
 }
 
 void
-thread_show_name(worker *w, PyObject *callable, PyObject *name)
-{
-    size_t bytes = 0;
-    const char *text = callable_name_of_str(name, &bytes);
-    if (text == NULL) {
-        text = callable_name(w->queue->head.module, callable, &bytes);
-    }
-    thread_view_name_call(w->view, text == NULL ? "" : text, text == NULL ? 0 : bytes);
-    // To drop it later runs no code.
-    Py_XSETREF(w->named, name != NULL && PyUnicode_CheckExact(name) ? Py_NewRef(name) : NULL);
-}
-
-void
 thread_show_worker_ends(worker *w)
 {
     Py_XDECREF(w->named);

@@ -39,9 +39,6 @@ void thread_show_after_fork(ThreadQueueObject *self);
 // Has new workers start until there are so many.
 void thread_show_max_workers(ThreadQueueObject *self, uint32_t max_workers);
 
-// For thread_show_call(): names it as its options or its function do; NULL: as the callable.
-void thread_show_name(worker *w, PyObject *callable, PyObject *name);
-
 // A call is about to begin, or goes on, that has begun then, as task_begins_ns().
 static inline void
 thread_show_call(worker *w, task *t, int64_t began_ns)
@@ -49,13 +46,8 @@ thread_show_call(worker *w, task *t, int64_t began_ns)
     int64_t ignored_ns;
     PyObject *callable = t->callable;
     PyObject *name = t->route == NULL ? NULL : thread_job_look(t, &ignored_ns);
-    if (name == NULL) {
-        name = callable_qualname(callable);
-    }
     w->view->began_ns = began_ns;
-    if (name == NULL || name != w->named) {
-        thread_show_name(w, callable, name);
-    }
+    callable_show(w->queue->head.module, &w->view->name, &w->named, callable, name);
 }
 
 // What stats() and workers() of the type return; NULL with an exception.

@@ -45,6 +45,7 @@ __all__ = [
     "install",
     "leave",
     "note_progress",
+    "read_progress",
 ]
 
 # By which the parent asks a worker for its stack.
@@ -106,21 +107,7 @@ class BlackBox:
 
     def read_progress(self, number, began):
         """Return the TaskProgress that a worker's call has told, if the call began then; else None.  Any thread."""
-        if self._fd is None:
-            return None
-        try:
-            data = os.pread(self._fd, _NOTE_BYTES, number * _PART_BYTES + _NOTE_START)
-            checksum, size = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
-            data = data[8 : 8 + size]
-            if not size or _checksum(data) != checksum:
-                return None
-            numbers, note = data[1 : 1 + data[0]], data[1 + data[0] :].decode("utf-8", "replace")
-            since, done, total = _core.scalars_loads(numbers)
-        except (OSError, ValueError, TypeError):  # closed meanwhile, or damaged
-            return None
-        if since is not None and since != began:
-            return None
-        return TaskProgress(done, total, note[1:] if note else None)
+        return None if self._fd is None else read_progress(self._fd, number, began)
 
     def request(self, number, pid, pidfd, note=None):
         """Ask a worker that lives for its stack, and return an Answer; None if it cannot give one.
@@ -205,6 +192,23 @@ class Answer:
         """The worker's part is about to be cleared."""
         self._kept = self.read()
         self._box = None
+
+
+def read_progress(fd, number, began):
+    """Do as BlackBox.read_progress() for whoever has the file, also of another program."""
+    try:
+        data = os.pread(fd, _NOTE_BYTES, number * _PART_BYTES + _NOTE_START)
+        checksum, size = int.from_bytes(data[:4], "little"), int.from_bytes(data[4:8], "little")
+        data = data[8 : 8 + size]
+        if not size or _checksum(data) != checksum:
+            return None
+        numbers, note = data[1 : 1 + data[0]], data[1 + data[0] :].decode("utf-8", "replace")
+        since, done, total = _core.scalars_loads(numbers)
+    except (OSError, ValueError, TypeError):  # closed meanwhile, or damaged
+        return None
+    if since is not None and since != began:
+        return None
+    return TaskProgress(done, total, note[1:] if note else None)
 
 
 def ask_from_outside(fd, number, pid, pidfd, seconds):

@@ -81,17 +81,17 @@ a_cell_is_seen_while_it_is_shown_and_is_the_next_one_to_be_taken(void)
 static void
 a_name_is_seen_unless_it_changes_just_then(void)
 {
-    char text[THREAD_VIEW_CALL_NAME + 50], seen[THREAD_VIEW_CALL_NAME + 1];
+    char text[CALL_NAME_BYTES + 50], seen[CALL_NAME_BYTES + 1];
     memset(text, 'x', sizeof(text));
     thread_view_worker *worker = thread_view_take();
     thread_view_show(worker, THREAD_VIEW_WORKER);
     thread_view_table table = copy();
     CHECK(!thread_view_read_call(&table, 1, seen));  // it has none yet
     thread_view_free(&table);
-    const size_t lengths[] = {sizeof(text), THREAD_VIEW_CALL_NAME, THREAD_VIEW_CALL_NAME - 1, 9, 8, 7, 1, 0};
+    const size_t lengths[] = {sizeof(text), CALL_NAME_BYTES, CALL_NAME_BYTES - 1, 9, 8, 7, 1, 0};
     for (size_t i = 0; i < sizeof(lengths) / sizeof(lengths[0]); i++) {
-        size_t fits = lengths[i] < THREAD_VIEW_CALL_NAME ? lengths[i] : THREAD_VIEW_CALL_NAME;
-        thread_view_name_call(worker, text, lengths[i]);
+        size_t fits = lengths[i] < CALL_NAME_BYTES ? lengths[i] : CALL_NAME_BYTES;
+        call_name_write(&worker->name, text, lengths[i]);
         table = copy();
         CHECK(thread_view_read_call(&table, 1, seen));
         CHECK_EQ(strlen(seen), fits);
@@ -101,7 +101,7 @@ a_name_is_seen_unless_it_changes_just_then(void)
     for (uint32_t version = 1; version <= 2; version++) {
         table = copy();
         thread_view_worker *later = (thread_view_worker *)(void *)(table.again + THREAD_VIEW_CELL);
-        atomic_fetch_add(&later->name_version, version);
+        atomic_fetch_add(&later->name.version, version);
         CHECK(!thread_view_read_call(&table, 1, seen));
         thread_view_free(&table);
     }
