@@ -110,10 +110,14 @@ def main() -> None:
         run.error("a script, -, -m module or -c command is required")
     pyconc.uninstall()  # PYCONC in the environment may have asked for something else
     if options.trace is not None:
+        from pyconc._trace import end_by_signals
+
+        trace = pyconc.trace(options.trace)
         try:
-            pyconc.trace(options.trace).start()  # its end is the program's
+            trace.start()  # its end is the program's
         except OSError as error:
             run.error(f"can't write {options.trace!r}: {error.strerror}")
+        end_by_signals(trace)
     from pyconc import _run
 
     kind = "module" if options.module else "command" if options.program else "script"

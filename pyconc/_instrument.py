@@ -36,10 +36,11 @@ def instrument(exporter, into=None):
     workers there are, and may be), executor.active (calls that run), executor.queued, executor.completed (calls that
     have ended, with their outcome: completed, failed, cancelled, timed_out or died), and two timers: executor, for how
     long calls ran, of processes, and of threads with timed=True; and executor.idle, for how long they waited, of all
-    with timed=True. Also executor.submitted and executor.abandoned. Each has the executor's name as its label `name`,
-    so give executors that stay a name=; of several with one name each but the first has a number. They are PoolStats'
-    numbers, read when the system asks: until then it costs nothing. An executor that is gone is not seen any more; one
-    that a program shuts down, but keeps, is.
+    with timed=True. Also executor.submitted and executor.abandoned. There is no executor.pool.core and no
+    executor.queue.remaining: no executor keeps some workers more than others, and queues have no end. Each has the
+    executor's name as its label `name`, so give executors that stay a name=; of several with one name each but the
+    first has a number. They are PoolStats' numbers, read when the system asks: until then it costs nothing. An executor
+    that is gone is not seen any more; one that a program shuts down, but keeps, is.
 
     To Prometheus they are executor_pool_size_threads, executor_pool_max_threads, executor_active_threads,
     executor_queued_tasks, executor_abandoned_threads, executor_submitted_tasks_total, executor_completed_tasks_total,

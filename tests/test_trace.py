@@ -19,7 +19,7 @@ import jobs
 import pools
 import pytest
 from gates import AsyncGate, Gate, ProcessGate, block_workers
-from support import SANITIZED, check_no_leak, run_script, wait_until
+from support import HANG_LIMIT, SANITIZED, await_line, check_no_leak, run_script, start_script, wait_until
 
 import pyconc
 from pyconc import _core
@@ -597,6 +597,43 @@ def test_the_run_command_traces_a_program(tmp_path):
     assert refused.returncode == 2
     assert "can't write" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+ENDED_BY_A_SIGNAL = """
+    import os
+    import signal
+    import sys
+    import threading
+
+    import pyconc
+
+    def wait(pipe):
+        return os.read(pipe, 1)
+
+    if __name__ == "__main__":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        pipe, _ = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        with pyconc.ThreadPoolExecutor(1) as threads, pyconc.ProcessPoolExecutor(1) as processes:
+            threads.submit(abs, 1).result(), processes.submit(abs, 1).result()
+            future = threads.submit(wait, pipe)
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(child, signal.SIGTERM)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            future.result()
+"""
+
+
+def test_the_run_command_writes_the_trace_of_a_program_that_is_told_to_end(tmp_path):
+    path = tmp_path / "trace.json.gz"
+    with start_script(ENDED_BY_A_SIGNAL, flags=("-m", "pyconc", "run", "--trace", str(path))) as program:
+        await_line(program, program.stdout, str(-signal.SIGTERM))  # the child of a fork has no trace
+        assert path.read_bytes() == b""
+        program.send_signal(signal.SIGTERM)
+        assert program.wait(HANG_LIMIT) == -signal.SIGTERM
+    assert Timeline(path).outcomes() == {"returned": 2, "not ended": 1}
 
 
 def test_without_a_trace_nothing_of_it_is_imported():
