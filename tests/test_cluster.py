@@ -51,14 +51,14 @@ logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
 # --- Clusters ---------------------------------------------------------------------------------------------------------
 
 
-def start_cluster(nodes, **options):
+def start_cluster(nodes, memory_limit=0, **options):
     anywhere = "127.0.0.1:0"
     return LocalCluster(
         n_workers=nodes,
         threads_per_worker=1,
         dashboard_address=anywhere,
         worker_dashboard_address=anywhere,
-        memory_limit=0,
+        memory_limit=memory_limit,
         silence_logs=False,
         **options,
     )
@@ -774,6 +774,82 @@ def test_a_node_behind_a_gateway_that_dies_costs_what_it_had(cluster, gateway, t
     assert sorted(runs.values()) == [1] * (6 - retries) + [2] * retries
 
 
+# --- A way that is slow -----------------------------------------------------------------------------------------------
+
+
+class SlowWay:
+    """Passes on what comes to its port, each part so many seconds later, and each twentieth ten times as late.
+
+    That is what packets look like which are lost now and then and sent again.
+    """
+
+    def __init__(self, seconds):
+        self._seconds = seconds
+        self._servers = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+
+    def lead_to(self, address):
+        return asyncio.run_coroutine_threadsafe(self._listen(address), self._loop).result()
+
+    async def _listen(self, address):
+        host, port = address.removeprefix("tcp://").split(":")
+
+        async def serve(reader, writer):
+            there = await asyncio.open_connection(host, port)
+            await asyncio.gather(self._pass_on(reader, there[1]), self._pass_on(there[0], writer))
+
+        server = await asyncio.start_server(serve, "127.0.0.1")
+        self._servers.append(server)
+        return "tcp://{}:{}".format(*server.sockets[0].getsockname())
+
+    async def _pass_on(self, reader, writer):
+        parts = 0
+        with contextlib.suppress(OSError):
+            while part := await reader.read(1 << 16):
+                parts += 1
+                await asyncio.sleep(self._seconds * (10 if parts % 20 == 0 else 1))
+                writer.write(part)
+        writer.close()
+
+    def close(self):
+        async def cancel_all():
+            for server in self._servers:
+                server.close()
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(cancel_all(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+def test_a_slow_way_to_the_nodes_costs_time_only(cluster, monkeypatch, tmp_path):
+    connect_directly = _dispatcher.connect
+
+    async def connect(address, **options):
+        if address != cluster.scheduler_address:
+            address = way.lead_to(address)
+        return await connect_directly(address, **options)
+
+    with contextlib.closing(SlowWay(0.02)) as way:
+        monkeypatch.setattr(_dispatcher, "connect", connect)
+        with ClusterExecutor(cluster, workers_per_node=1) as executor:
+            wait_for_nodes(executor, 2)
+            assert list(executor.map(abs, range(-500, 0))) == [*range(500, 0, -1)]
+            data = random.Random(0).randbytes(1 << 17)
+            assert executor.submit(jobs.identity, data).result() == data
+            futures = [executor.submit(note, tmp_path, number) for number in range(20)]
+            assert not concurrent.futures.wait(futures, HANG_LIMIT).not_done
+            assert executor.stats()[1:] == (0, 0, 521, 521, 0, 0, 0, 0)
+        monkeypatch.undo()
+    assert Counter(path.name.partition(".")[0] for path in tmp_path.iterdir()) == Counter(map(str, range(20)))
+
+
 # --- What goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -1131,6 +1207,83 @@ def test_workers_end_when_the_program_is_killed(cluster, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         wait_until(lambda: not os.path.exists(f"/proc/{written.read_text()}"), "the worker to end")
+
+
+def test_an_outcome_for_which_there_is_no_memory_costs_what_that_node_had(cluster):
+    finished = run_script(
+        PROGRAM
+        + """
+    import resource
+    with ClusterExecutor(sys.argv[1], workers_per_node=1) as executor:
+        assert executor.submit(abs, -1).result() == 1
+        with open("/proc/self/statm") as file:
+            room = int(file.read().split()[0]) * resource.getpagesize() + (50 << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (room, room))
+        print(type(executor.submit(bytes, 200 << 20).exception()).__name__)
+        print(executor.submit(abs, -2).result(), executor.stats().failed, executor.stats().died)
+""",
+        cluster.scheduler_address,
+    )
+    assert (finished.stdout, finished.stderr) == ("MemoryError\n2 1 0\n", "")
+
+
+SCHEDULER = """
+import asyncio, logging, sys
+from distributed import Scheduler, Worker
+logging.getLogger("distributed").setLevel(logging.CRITICAL + 1)
+
+async def main():
+    anywhere = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    server = Worker(sys.argv[1], **anywhere) if sys.argv[1:] else Scheduler(port=0, **anywhere)
+    async with server:
+        print("at", server.address, flush=True)
+        await server.finished()
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_a_scheduler_that_is_killed_leaves_no_future_pending():
+    """Its nodes end by themselves then, which is dask's rule."""
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with start_script(SCHEDULER, env=env) as scheduler:
+        address = await_line(scheduler, scheduler.stdout, "at").split()[1]
+        with start_script(SCHEDULER, address, env=env) as node:
+            await_line(node, node.stdout, "at")
+            with ClusterExecutor(address, workers_per_node=1) as executor, ProcessGate() as gate:
+                running = executor.submit(gate)
+                queued = [executor.submit(abs, -number) for number in range(3)]
+                (pid,) = gate.wait_started()
+                os.kill(scheduler.pid, signal.SIGKILL)
+                assert not concurrent.futures.wait([running, *queued], HANG_LIMIT).not_done
+                assert type(running.exception()) is NodeDied
+                assert {type(future.exception()) for future in queued} == {BrokenExecutor}
+                with pytest.raises(BrokenExecutor):
+                    executor.submit(abs, -1)
+                wait_until(lambda: not os.path.exists(f"/proc/{pid}"), "the worker to end")
+
+
+def test_a_node_that_its_nanny_kills_for_its_memory_is_one_that_dies():
+    """The nanny looks at dask's own process."""
+    with dask.config.set({"distributed.worker.memory.terminate": 0.9}):
+        made = start_cluster(1, memory_limit=f"{400 << 20}")
+    with made as cluster, ClusterExecutor(cluster, workers_per_node=1) as executor:
+        with ProcessGate() as gate, Client(cluster, set_as_default=False) as client:
+            future = executor.submit(gate)
+            gate.wait_started()
+            client.submit(lambda: bytearray(b"x") * (450 << 20), pure=False, retries=0)
+            assert type(future.exception(HANG_LIMIT)) is NodeDied
+
+
+def test_executors_have_workers_of_their_own_on_each_node(cluster, executor):
+    with ClusterExecutor(cluster, workers_per_node=1) as other, ProcessGate() as gate:
+        held = [executor.submit(gate) for _ in range(4)]
+        gate.wait_started(2)
+        assert list(other.map(abs, range(-50, 0))) == [*range(50, 0, -1)]
+        executor.shutdown(wait=False, cancel_futures=True)
+        gate.open()
+        assert not concurrent.futures.wait(held, HANG_LIMIT).not_done
 
 
 def test_ctrl_c_ends_it(tmp_path):

@@ -531,6 +531,7 @@ class Dispatcher:
     async def _serve(self, client, address):
         """Be connected to a node, from the beginning to the end."""
         comm = node = None
+        is_short = False  # whether there was no memory for a message
         try:
             comm, failure = await self._connect(client, address)
             await comm.write(
@@ -562,13 +563,15 @@ class Dispatcher:
         except OSError as error:
             if node is None:
                 log.warning("node %s cannot be reached: %s", address, error)
+        except MemoryError:
+            is_short = True
         finally:
             if self._joining.get(address) is asyncio.current_task():
                 del self._joining[address]
             if comm is not None:
                 comm.abort()
             if node is not None:
-                self._bury(node)
+                self._bury(node, is_short)
                 if node.ended and not self._is_lost and not self._failure and not node.is_closing:
                     self._joining[address] = asyncio.ensure_future(self._rejoin(client, address))
             if self._over is not None and not self._over.is_set():
@@ -714,12 +717,18 @@ class Dispatcher:
             error.deadline = call.options[3]  # by our clock
         call.finish(None, error)
 
-    def _bury(self, node):
-        """Forget a node whose comm has ended: its calls have begun, as far as anybody knows."""
+    def _bury(self, node, is_short):
+        """Forget a node whose comm has ended: its calls have begun, as far as anybody knows.
+
+        is_short: there was no memory here for a message from it, and nobody can tell whose outcome that had.
+        """
         del self._nodes[node.address]
         for number in list(node.running):
             call = node.take(number)
-            if not self._begin_again(call):
+            if is_short:
+                self._failed += 1
+                call.finish(None, MemoryError(f"no room for a message from node {node.address}, which had the call"))
+            elif not self._begin_again(call):
                 self._died += 1
                 message = f"node {node.address} is gone, to which the call was sent"
                 error = NodeDied(message, node.address, call.task, task_name=calls.name_of(call.task))
