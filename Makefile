@@ -174,6 +174,12 @@ test-cluster: $(CLUSTER_VENV)/installed  ## run what concerns dask.distributed, 
 		$(addprefix tests/compare/test_compare_,process.py process_map.py process_shutdown.py)
 	@$(CLUSTER_VENV)/bin/python tests/upstream/run_cluster.py
 
+# What the newest Python could have changed of it: no chaos, and nobody else's tests.
+.PHONY: test-cluster-calls
+test-cluster-calls: $(CLUSTER_VENV)/installed
+	@$(CLUSTER_VENV)/bin/pytest tests/test_cluster.py \
+		-k "not whoever_is_killed and not gateway and not slow_way and not nanny and not no_memory" $(ARGS)
+
 # As in a hardened container: in namespaces of its own, where /proc is empty and the kernel refuses calls.
 SANDBOX = unshare --mount --pid --fork --kill-child
 SANDBOX_TESTS = $(addprefix tests/,$(addsuffix .py,$(addprefix test_,thread_pool process_pool map coroutine_pool loop_bridge \
