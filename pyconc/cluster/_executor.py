@@ -51,8 +51,9 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     a time, and more only if they are short: 20 ms of work. If a worker dies, what it ran gets WorkerDied. If a node
     does, or is not to be reached any more, the calls it had get NodeDied, and all others go to other nodes. Calls
     that wait on a node, behind one that takes longer than those before it, go to a node that has had nothing to do for
-    40 ms; those that may be stopped stay. While there is no node, calls wait. When the scheduler is gone as well, the
-    executor is broken: BrokenExecutor.
+    40 ms; those that may be stopped stay. When the program has no memory for a node's message, the calls that the node
+    had get MemoryError. While there is no node, calls wait. When the scheduler is gone as well, the executor is broken:
+    BrokenExecutor.
 
     The constructor does not wait for the cluster: what is submitted does, and gets BrokenExecutor if there is no way
     to it. Entering `with` or `async with` waits, and raises that. Use `async with` where dask runs in the event loop.
