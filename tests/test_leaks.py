@@ -70,6 +70,15 @@ def use_map_results():
     return results
 
 
+def make_outbox():
+    told = []
+    outbox = _core.Outbox(lambda: told.append(outbox))  # a cycle
+    outbox.end(1, None, outbox)
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool._submit_each(outbox, [2], abs, [-2])
+    return outbox
+
+
 def make_call():
     with pyconc.ThreadPoolExecutor(1) as pool:
         return pool.submit(_core.current_call).result()
@@ -82,6 +91,7 @@ MAKERS = {
     "Future": use_future,
     "Keeper": lambda: _core.Keeper(_core.ProcessQueue(1)),
     "MapResults": use_map_results,
+    "Outbox": make_outbox,
     "LoopBridge": make_loop_bridge,
     "ThreadQueue": lambda: _core.ThreadQueue(1),
     "Executor": lambda: _core.Executor(),
