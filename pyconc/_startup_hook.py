@@ -3,8 +3,8 @@
 `python -m pyconc enable` writes the text of this file into a .pth file (pyconc._startup says why there), so it stands
 alone: who imported it from pyconc would import the whole package, and modules of the standard library with it, into
 each interpreter and each child that multiprocessing starts, which takes longer than many of them live.  All that
-install() changes is in the two modules below; when the first of them has been executed, install() is called, before
-anybody sees the module.
+install() changes is in the two modules below; when the first of them has been executed, install() is called, before its
+import ends; who imports the other one at the same instant, in another thread, may see the standard one for that long.
 """
 
 import os
@@ -42,10 +42,24 @@ class _Loader:
     def exec_module(self, module: "Any") -> None:
         module.__loader__ = module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        # As the import does next, and too late for pyconc, which goes by way of the package.
+        # As the import does next, and too late for pyconc, which goes by way of the package; nor need another thread
+        # that imports pyconc wait for this one: the two would wait for each other.
         package, _, name = module.__name__.rpartition(".")
         setattr(sys.modules[package], name, module)
-        _start()
+        module.__spec__._initializing = False
+        try:
+            if package == "concurrent":
+                _start()
+            else:
+                import concurrent.futures  # noqa: F401 - starts it; one road, so that no two threads import pyconc
+        except RuntimeError as error:
+            # Another thread began to wait for this module before it was executed.  Who comes second is told so.
+            if type(error).__name__ != "_DeadlockError":
+                raise
+            if package == "concurrent":  # the other one imports pyconc: afterwards it can be started
+                import _thread
+
+                _thread.start_new_thread(_start, ())
 
 
 def _start() -> None:
@@ -57,7 +71,7 @@ def _start() -> None:
             print("PYCONC is set, but this interpreter has no pyconc that it can load:", error, file=sys.stderr)
     else:
         _startup.start(_VALUE)
-    # Not before: until now another thread may come to the other module, and calls install() in its turn.
+    # Not before: until now another thread may come to the other module, and waits there for this one.
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder) is not _Finder]
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import HANG_LIMIT, SANITIZED, run_script
+from support import HANG_LIMIT, PROC, SANITIZED, run_script
 
 SCRIPT = Path(__file__).parent / "scripts/refused_calls.py"
 
@@ -68,6 +68,7 @@ def test_executors_do_without_or_the_error_names_the_call_and_nothing_is_left(ca
     assert run_script(SCRIPT, call, *[word for case in cases for word in case]).stdout.splitlines() == awaited
 
 
+@pytest.mark.skipif(PROC != "/proc", reason="where pidfds are refused, all programs have workers another way")
 @pytest.mark.parametrize("call", NEEDED_WITH_THREADS)
 def test_what_a_program_with_threads_needs_besides(call):
     """Some of it in another process, which could not tell."""

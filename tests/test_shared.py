@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 import time
+import types
 import warnings
 from multiprocessing import sharedctypes
 
@@ -187,7 +188,8 @@ def test_what_pickle_refuses_it_is_not_asked_for(pool, name, monkeypatch):
     monkeypatch.setattr(type(thing), "__reduce_ex__", lambda *args: asked.append(args), raising=False)
     pool.submit(bool, thing).result()
     pool.submit(dict, a=[(thing,)]).result()
-    pool.submit(thing.__repr__).result()
+    if not isinstance(thing.__repr__, types.MethodWrapperType):  # as that of Python 3.10's Barrier, which is object's
+        pool.submit(thing.__repr__).result()
     assert list(pool.map(bool, [thing, thing]))
     assert asked == []
 

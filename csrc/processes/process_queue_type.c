@@ -1,5 +1,6 @@
 #include "process_queue_type.h"
 
+#include <assert.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -449,6 +450,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     }
     self->packs.region = self->region;
     self->view = pool_view_in(self->region->head, self->region->head_bytes);
+    assert(self->view != NULL);  // it was counted in
     self->view->max_workers = max_workers;
     self->view->runs_coroutines = (uint32_t)doorbells;
     self->view->has_waits = (uint32_t)timed;

@@ -189,7 +189,7 @@ static PyObject *
 control_read_limits(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     struct rlimit limits[RLIM_NLIMITS] = {{0}};
-    for (int i = 0; i < RLIM_NLIMITS; i++) {
+    for (unsigned i = 0; i < RLIM_NLIMITS; i++) {
         if (getrlimit(i, &limits[i]) < 0 && errno != EINVAL) {
             return PyErr_SetFromErrno(PyExc_OSError);
         }
@@ -210,7 +210,7 @@ control_set_limits(PyObject *Py_UNUSED(module), PyObject *arg)
         return NULL;
     }
     memcpy(limits, PyBytes_AS_STRING(arg), sizeof(limits));
-    for (int i = 0; i < RLIM_NLIMITS; i++) {
+    for (unsigned i = 0; i < RLIM_NLIMITS; i++) {
         if (getrlimit(i, &own) == 0
             && (own.rlim_cur != limits[i].rlim_cur || own.rlim_max != limits[i].rlim_max)) {
             (void)setrlimit(i, &limits[i]);  // only a privileged process may raise it
