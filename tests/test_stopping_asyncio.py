@@ -7,6 +7,7 @@ when the calls in it have ended, and their workers are the same afterwards: stop
 import asyncio
 import os
 import sys
+import time
 
 import pytest
 from jobs import hold
@@ -69,7 +70,10 @@ async def test_of_timeouts_that_expire_together_only_the_outermost_raises(new_lo
             async with asyncio.timeout_at(at) as outer:
                 with pytest.raises(asyncio.CancelledError):
                     async with asyncio.timeout_at(at) as inner:
-                        await begin(work)
+                        future = begin(work)
+                        # uvloop counts in milliseconds, from when it is asked: the loop is to find both over at once.
+                        wait_until(lambda: time.monotonic() > at + 0.005, "both to be over")
+                        await future
                 assert work.gate.is_left()
                 raise asyncio.CancelledError
         assert outer.expired()
