@@ -5,6 +5,7 @@ import gc
 import os
 import pickle
 import signal
+import sys
 
 import jobs
 import pytest
@@ -140,6 +141,14 @@ def test_an_open_file_is_refused_as_by_pickle(pool, tmp_path):
             pool.submit(lambda: file.write("lost")).result()
     with refused():
         pool.submit(open, os.devnull).result()
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_standard_stream_is_the_workers_own(pool, name, monkeypatch, tmp_path):
+    """As with cloudpickle: functions that travel by value have it among their globals."""
+    with open(tmp_path / name, "w+") as stream:  # pytest's own is a stream of another kind
+        monkeypatch.setattr(sys, name, stream)
+        assert pool.submit(lambda: stream is getattr(sys, name)).result()
 
 
 def test_several_buffers_of_one_call(pool):

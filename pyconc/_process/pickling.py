@@ -326,12 +326,22 @@ def _make_pickler_by_value():
             return reduced
 
     PicklerByValue.dispatch_table = ChainMap(
-        # cloudpickle would make a StringIO of a text file, and what a task writes to that would be lost.
-        {io.TextIOWrapper: lambda file: file.__reduce_ex__(PROTOCOL)},
+        {io.TextIOWrapper: _reduce_text_file},
         PicklerByValue.dispatch_table,
         _multiprocessing_reducers(),
     )
     return PicklerByValue
+
+
+def _reduce_text_file(file):
+    """Have the program's streams be the worker's, and refuse other text files, as pickle does.
+
+    cloudpickle would make a StringIO of them, and what a task writes to that would be lost.
+    """
+    for name in ("stdout", "stderr"):
+        if file is getattr(sys, name):
+            return getattr, (sys, name)
+    return file.__reduce_ex__(PROTOCOL)
 
 
 class _MainGlobals:

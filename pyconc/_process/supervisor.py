@@ -271,9 +271,7 @@ class Supervisor:
         self.kill_at = None  # when what is left then is killed, once it was stopped
         self._has_killed = False
         self._starts_all = False  # as many workers as there may be are wanted; any
-        self._replaces = (
-            0  # so many workers were killed because of their calls, and others are to begin in their places
-        )
+        self._replaces = 0  # so many workers were killed because of their calls: as many others are to begin
         self._waits_at_exit = waits_at_exit
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
