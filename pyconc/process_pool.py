@@ -182,6 +182,9 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
         self._processes = self._opened.processes
         if self._shutdown_thread:
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
+        elif self._opened.forks:
+            # Now, and not when the call is pickled: to pickle a socket, multiprocessing starts a thread.
+            self._start_workers()
 
     @property
     def _supervisor(self):

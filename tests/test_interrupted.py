@@ -295,7 +295,7 @@ def test_an_os_error_of_a_handler_that_had_to_wait_is_no_failure_to_start(road, 
     monkeypatch.setattr(launcher.the_nursery, "must_go_by_value", interrupted)
     monkeypatch.setattr(launcher, "has_interpreter", lambda: True)
     one = SimpleNamespace(_key="key", _forks=False, _use=None, job=lambda: contextlib.nullcontext(()))
-    pool = SimpleNamespace(_prespawns=True, max_workers=2, _workers={0: None}, _start_worker=interrupted)
+    pool = SimpleNamespace(forks=True, max_workers=2, _workers={0: None}, _start_worker=interrupted)
     pool.queue = SimpleNamespace(add_worker=lambda count: None)
     start = {
         "a reserve": lambda: launcher.prepare("key", None),

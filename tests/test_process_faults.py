@@ -64,11 +64,15 @@ RESULTS = {
 }
 
 EXCEPTIONS = {
-    "cannot be pickled": ((jobs.UnpicklableError,), TaskUnpicklable, f"jobs.UnpicklableError.*{REFUSES}"),
+    "cannot be pickled": (
+        (jobs.UnpicklableError,),
+        TaskUnpicklable,
+        rf"raised jobs.UnpicklableError.*which could not be pickled in the worker \(.*{REFUSES}",
+    ),
     "cannot be unpickled": (
         (jobs.RebuiltError, jobs.fail, REFUSED),
         TaskUnpicklable,
-        r"jobs.RebuiltError: calls fail\(\).*refuses to be rebuilt",
+        r"jobs.RebuiltError: calls fail\(\).*which could not be unpickled here \(.*refuses to be rebuilt",
     ),
     "has an __init__ that refuses": ((jobs.FussyError, 1, 2), TaskUnpicklable, "jobs.FussyError: 1 and 2.*'two'"),
     "calls sys.exit()": ((jobs.RebuiltError, sys.exit, 7), TaskUnpicklable, r"calls exit\(\).*SystemExit: 7"),
@@ -99,6 +103,20 @@ def test_an_argument_harms_only_its_own_call(what):
         assert type(one) is kind
         assert text in str(one)
         assert cause is None or type(one.__cause__) is cause
+        if kind is TaskUnpicklable:
+            assert str(one).startswith("the task's function or arguments could not be unpickled in the worker: ")
+
+
+def test_a_function_that_the_worker_does_not_find_is_named():
+    with pyconc.ProcessPoolExecutor(2) as pool:
+        assert pool.submit(jobs.identity, 1).result(HANG_LIMIT) == 1
+        exec("def defined_later(): pass", vars(jobs))
+        try:
+            error = failure_beside_others(pool, jobs.defined_later)
+        finally:
+            del jobs.defined_later
+    assert type(error) is TaskUnpicklable
+    assert re.search("function or arguments could not be unpickled in the worker: .*'defined_later'", str(error))
 
 
 @pytest.mark.parametrize("what", RESULTS)
@@ -109,6 +127,8 @@ def test_a_result_harms_only_its_own_call(what):
     assert type(error) is kind
     assert text in str(error)
     assert cause is None or type(error.__cause__) is cause
+    if kind is TaskUnpicklable:
+        assert str(error).startswith("the task's result could not be unpickled here: ")
 
 
 @pytest.mark.parametrize("what", EXCEPTIONS)

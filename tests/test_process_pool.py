@@ -918,6 +918,21 @@ def test_a_context_that_forks_warns_of_threads_as_it_does_elsewhere():
     assert WARNING in finished.stderr
 
 
+def test_a_context_that_forks_does_so_before_a_socket_is_pickled():
+    # Which starts a thread of multiprocessing's.
+    finished = run_script(
+        """
+        import multiprocessing, socket, pyconc
+        ours, theirs = socket.socketpair()
+        with pyconc.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+            pool.submit(socket.socket.sendall, theirs, b"text").result()
+        assert ours.recv(9) == b"text"
+        """,
+        flags=("-W", "always"),
+    )
+    assert "DeprecationWarning" not in finished.stderr
+
+
 def test_what_only_a_fork_can_hand_on_is_handed_on():
     # With threads, too, where that is what the standard library's executor does.
     finished = run_script(

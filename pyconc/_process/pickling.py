@@ -124,9 +124,10 @@ def describe_end(code):
 
 
 class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.UnpicklingError):
-    """A task's arguments or result could not be rebuilt, or what it raised; `__cause__` says why.
+    """A task's function, arguments or result could not be rebuilt, or what it raised could not travel.
 
-    Raised by the task's future; an error in pickling arguments or a result is raised there as it is. This is a
+    Raised by the task's future; an error in pickling arguments or a result is raised there as it is. It says what was
+    lost, and where, and `__cause__` is the reason, or the exception in the worker. This is a
     BrokenProcessPool because the standard library raises that then, but the executor goes on.
 
         >>> class Refused(Exception):
@@ -138,7 +139,7 @@ class TaskUnpicklable(BrokenProcessPool, pickle.PicklingError, pickle.Unpickling
         ...     error = pool.submit(fail).exception()
         ...     print(type(error).__name__, "-", error)
         ...     pool.submit(abs, -1).result()
-        TaskUnpicklable - the task raised Refused: 403 (no key), which could not be rebuilt here (TypeError: ...)
+        TaskUnpicklable - the task raised Refused: 403 (no key), which could not be unpickled here (TypeError: ...)
         1
     """
 
@@ -468,7 +469,7 @@ def _describe(error):
 def rebuild_exception(packed):
     """Return the exception that a task's future gets."""
     what, description, text, blob, reason = packed
-    error = None
+    error, lost = None, "pickled in the worker"
     if blob is not None:
         try:
             error = pickle.loads(blob)
@@ -478,15 +479,15 @@ def rebuild_exception(packed):
         except BaseException as failure:
             if is_from_handler(failure):
                 raise
-            error, reason = None, _describe(failure)
+            error, reason, lost = None, _describe(failure), "unpickled here"
     if what == "task":
         if error is not None:
             return error
-        error = TaskUnpicklable(f"the task raised {description}, which could not be rebuilt here ({reason})")
+        error = TaskUnpicklable(f"the task raised {description}, which could not be {lost} ({reason})")
         error.__cause__ = _RemoteTraceback(text)
         return error
     cause = error if error is not None else _RemoteTraceback(text)
-    error = TaskUnpicklable(f"the task's arguments could not be unpickled in the worker: {description}")
+    error = TaskUnpicklable(f"the task's function or arguments could not be unpickled in the worker: {description}")
     error.__cause__ = cause
     return error
 
@@ -508,7 +509,7 @@ def outcome_error(error):
     """Return the exception for an outcome that could not be unpickled."""
     if isinstance(error, MemoryError):
         return error
-    failure = TaskUnpicklable(f"the task's result could not be unpickled: {_describe(error)}")
+    failure = TaskUnpicklable(f"the task's result could not be unpickled here: {_describe(error)}")
     # As text: before Python 3.11 its frames lead to the result handler's, and that would live as long as the error.
     failure.__cause__ = call_error(error)
     return failure

@@ -232,10 +232,10 @@ class Supervisor:
         self.processes = {}  # pid: multiprocessing.Process
         self._context = context
         self._setup = setup
-        self._prespawns = context is not None and context.get_start_method() == "fork"
+        self.forks = context is not None and context.get_start_method() == "fork"
         # Whether workers are clones, of this process or of a zygote, and not the context's own processes.
-        self._clones = context is None or (self._prespawns and context.Process in _FORKED)
-        if self._prespawns:
+        self._clones = context is None or (self.forks and context.Process in _FORKED)
+        if self.forks:
             limits = limits._replace(method="fork")
         self._logs = None
         if limits.logs is not None:
@@ -277,7 +277,7 @@ class Supervisor:
         self._begins = False
         self._box = black_box.BlackBox()
         self._oom_kills = None
-        self.launcher = Launcher(self.queue, setup, limits, self._events, self._prespawns, key, self._box, self._logs)
+        self.launcher = Launcher(self.queue, setup, limits, self._events, self.forks, key, self._box, self._logs)
         if context is None:
             self.queue.decide_by_value(self.launcher.predict)
         self.state = State.NEW
@@ -403,7 +403,7 @@ class Supervisor:
             self._begins = True
             try:
                 kernel.require_calls(self._events, self._clones)
-                if self._clones or self._prespawns:
+                if self._clones or self.forks:
                     self._start_here()
                 self._start_threads()
                 return True
@@ -415,9 +415,9 @@ class Supervisor:
 
     def _start_here(self):
         """Start what this thread has to fork: while the program has no other, or because it wants that all the same."""
-        if not (self._prespawns or is_single_threaded()):
+        if not (self.forks or is_single_threaded()):
             return
-        while len(self._workers) < (self.max_workers if self._prespawns else 1):
+        while len(self._workers) < (self.max_workers if self.forks else 1):
             self.queue.add_worker(1)
             try:
                 self._start_worker()
@@ -743,7 +743,7 @@ class Supervisor:
         name = f"{self.name}_{next(self._count)}"
         if self._clones:
             return self.launcher.start(number, name, list(self.processes.values()))
-        if self._prespawns:
+        if self.forks:
             with self.launcher.job() as (fds, *rest):
                 args = (fds, number, *rest)
                 launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
