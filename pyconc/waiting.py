@@ -112,26 +112,22 @@ def submit_in_order(executor, fn, arguments, deadline, buffersize, keep=False):
     pending = deque([submit(*args) for args in islice(arguments, buffersize)])
     if buffersize is None:
         # An iterator that has ended may go on when it is asked again, and zip() keeps what it gave last.
-        arguments = ()
+        arguments = None
     return _results((lambda: executor) if keep else weakref.ref(executor), fn, arguments, pending, deadline)
 
 
 def _results(executor_reference, fn, arguments, pending, deadline):
     try:
         while pending:
-            executor = executor_reference()
-            if executor is not None:
-                pending.extend(executor.submit(fn, *args) for args in islice(arguments, 1))
-            del executor
-            yield _take_result(pending, deadline)
+            if arguments is not None:
+                executor = executor_reference()
+                if executor is not None:
+                    pending.extend(executor.submit(fn, *args) for args in islice(arguments, 1))
+                del executor
+            timeout = None if deadline is None else deadline - time.monotonic()
+            # A future that raises stays pending; no variable keeps a result while its reader has it.
+            yield (pending[0].result(timeout), pending.popleft())[0]
     finally:
         # The last one first: where a call that runs is stopped, its worker would take one that is yet to be cancelled.
         while pending:
             pending.pop().cancel()
-
-
-def _take_result(pending, deadline):
-    """Return the first future's result. One that raises stays, and no traceback has a variable that keeps it."""
-    result = pending[0].result(None if deadline is None else deadline - time.monotonic())
-    pending.popleft()
-    return result
