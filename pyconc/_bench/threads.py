@@ -189,9 +189,9 @@ def make_rows(options):
     rows = [
         row("submit a burst, take all results", US, 20_000, burst, times_less(25)),
         row("submit().result() one at a time", US, 5_000, round_trips, times_less(15 if ON_3_15 else 25)),
-        row("map", US, 20_000, map_all, times_less(8)),
-        row("wait for many", US, 20_000, wait_for_all, times_less(4)),
-        row("as_completed over many", US, 20_000, as_completed, times_less(4)),
+        row("map", US, 20_000, map_all, times_less(20)),
+        row("wait for many", US, 20_000, wait_for_all, times_less(8)),
+        row("as_completed over many", US, 20_000, as_completed, times_less(8)),
     ]
     for threads in (1, 4):
         work = functools.partial(start_and_shut_down, threads)
