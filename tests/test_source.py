@@ -16,7 +16,7 @@ C_FILES = sorted((ROOT / "csrc").rglob("*.[ch]"))
 CORE_FILES = [path for path in C_FILES if path.parent.name == "core"]
 C_TEST_FILES = sorted((ROOT / "tests/c").glob("*.[ch]"))
 PYTHON_FILES = sorted(
-    path for folder in ("pyconc", "tests", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("pyconc", "tests", "benchmarks", "examples", "docs") for path in (ROOT / folder).rglob("*.py")
 )
 OTHER_FILES = [ROOT / name for name in ("setup.py", "pyproject.toml", "Makefile", ".ci/run", "README.md", "CHANGES.md")]
 ALL_FILES = [*C_FILES, *C_TEST_FILES, *PYTHON_FILES, *OTHER_FILES, ROOT / "CONTRIBUTING.md", ROOT / ".clang-format"]
