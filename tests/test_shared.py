@@ -507,6 +507,22 @@ def test_who_sleeps_for_the_lock_gets_it(kind):
         assert waiting.result() == death.exception().pid
 
 
+@pytest.mark.parametrize("kind", LOCKS)
+def test_a_lock_tells_who_holds_it(kind):
+    lock, held, go = kind(), shared.Event(), shared.Event()
+    assert lock.owner is None
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        death = pool.submit(hold_until, lock, held, go)
+        assert held.wait(60)
+        owner = lock.owner
+        go.set()
+        assert death.exception().pid == owner
+    assert lock.owner is None
+    with lock:
+        assert lock.owner == os.getpid()
+    assert lock.owner is None
+
+
 def test_a_lock_can_raise_instead():
     lock = shared.Lock(on_abandoned="raise")
     with pyconc.ProcessPoolExecutor(1) as pool:

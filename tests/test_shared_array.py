@@ -199,6 +199,18 @@ def test_numpy_sees_it_without_a_copy():
     assert seen.sum() == 2 * sum(range(0, 1000, 2)) + 3
 
 
+@needs_numpy
+def test_dlpack_shows_it_without_a_copy_and_keeps_it():
+    items = shared.Array("i", 4)
+    assert items.__dlpack_device__() == (1, 0)  # of the CPU
+    seen = numpy.from_dlpack(items)
+    items[2] = 7
+    assert seen.dtype == numpy.int32
+    del items
+    gc.collect()
+    assert seen.tolist() == [0, 0, 7, 0]
+
+
 def double(items):
     view = items.numpy()
     view *= 2

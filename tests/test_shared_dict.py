@@ -337,15 +337,53 @@ class Bomb:
         return refuse, ()
 
 
+def set_bomb(table, key):
+    table[key] = Bomb()
+    return os.getpid()
+
+
 def test_what_cannot_be_unpickled_harms_nothing_else():
-    table = shared.Dict(a=1, b=Bomb(), c=3)
-    for look in (lambda: table["b"], lambda: table.copy(), lambda: list(table.values()), lambda: table.setdefault("b")):
-        with pytest.raises(ZeroDivisionError):
+    table = shared.Dict(a=1, b=0, c=3)
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        writer = pool.submit(set_bomb, table, "b").result()
+    of_key = f"^the value of 'b' in a shared Dict, which process {writer} wrote, cannot be unpickled: ZeroDivisionError"
+    for look, message in (
+        (lambda: table["b"], of_key),
+        (lambda: table.get("b"), of_key),
+        (lambda: table.setdefault("b"), of_key),
+        (lambda: table.add("b"), of_key),
+        (lambda: table.copy(), of_key),
+        (lambda: list(table.values()), f"^value number 1 of a shared Dict, which process {writer} wrote"),
+    ):
+        with pytest.raises(pickle.UnpicklingError, match=message) as caught:
             look()
+        assert type(caught.value.__cause__) is ZeroDivisionError
     assert (table["a"], table["c"], list(table), "b" in table) == (1, 3, ["a", "b", "c"], True)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(pickle.UnpicklingError, match=of_key):
         table.pop("b")
     assert table == {"a": 1, "c": 3}
+
+
+class Interruption(BaseException):
+    pass
+
+
+def interrupt(kind):
+    raise kind
+
+
+class Interrupting:
+    def __init__(self, kind):
+        self.kind = kind
+
+    def __reduce__(self):
+        return interrupt, (self.kind,)
+
+
+@pytest.mark.parametrize("kind", [Interruption, KeyboardInterrupt, MemoryError])
+def test_what_is_no_fault_of_a_value_is_raised_as_it_is(kind):
+    with pytest.raises(kind):
+        _ = shared.Dict(a=Interrupting(kind))["a"]
 
 
 if settings is not None:

@@ -172,10 +172,24 @@ class Bomb:
 
 def test_what_cannot_be_unpickled_harms_nothing_else():
     items = shared.List([1, Bomb(), 3])
-    for look in (lambda: items[1], lambda: items[:], lambda: list(items), lambda: items.index(3)):
-        with pytest.raises(ZeroDivisionError):
+    message = f"^item 1 of a shared List, which process {os.getpid()} wrote, cannot be unpickled: ZeroDivisionError"
+    for look in (
+        lambda: items[1],
+        lambda: items[-2],
+        lambda: items[:],
+        lambda: items[::-1],
+        lambda: items[1:2],
+        lambda: list(items),
+        lambda: items.index(3),
+        lambda: items.sort(),
+    ):
+        with pytest.raises(pickle.UnpicklingError, match=message) as caught:
             look()
+        assert type(caught.value.__cause__) is ZeroDivisionError
     assert (items[0], items[2], len(items)) == (1, 3, 3)
+    items.append(Bomb())
+    with pytest.raises(pickle.UnpicklingError, match=r"^item 3 of"):
+        items.pop()
     del items[1]
     assert items == [1, 3]
 

@@ -356,6 +356,21 @@ robust_hold_release(robust_hold *hold)
     release(&here, (held_lock *)((char *)hold - offsetof(held_lock, hold)));
 }
 
+uint32_t
+robust_lock_process(void)
+{
+    thread_locks *self = this_thread();
+    return self == NULL ? (uint32_t)getpid() : self->pid;
+}
+
+uint32_t
+robust_lock_owner(const robust_lock *lock)
+{
+    // Relaxed: it may change at once.
+    uint32_t holder = atomic_load_explicit(&lock->holder, memory_order_relaxed);
+    return robust_lock_is_taken(lock) ? holder : 0;
+}
+
 bool
 robust_lock_is_taken(const robust_lock *lock)
 {

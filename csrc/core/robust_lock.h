@@ -86,6 +86,12 @@ int robust_lock_acquire(robust_lock *lock, int64_t deadline_ns);
 // ROBUST_LOCK_OK, or ROBUST_LOCK_NOT_HELD.
 int robust_lock_release(robust_lock *lock);
 
+// This process's number.
+uint32_t robust_lock_process(void);
+
+// The process that holds it now; 0: nobody does, or it has not said so yet.
+uint32_t robust_lock_owner(const robust_lock *lock);
+
 // Whether some thread holds it now.
 bool robust_lock_is_taken(const robust_lock *lock);
 

@@ -178,8 +178,9 @@ encode_pair(PyObject *op, shared_encoding *e, PyObject *key, PyObject *value)
     return 0;
 }
 
+// Of the pair at a place, in the order of the keys.
 static PyObject *
-key_of(module_state *state, const shared_item *item)
+key_of(module_state *state, const shared_item *item, Py_ssize_t place)
 {
     if (item->bytes != NULL && item->size > 0) {
         const char *bytes = (const char *)item->bytes + 1;
@@ -191,7 +192,19 @@ key_of(module_state *state, const shared_item *item)
             return PyBytes_FromStringAndSize(bytes, size);
         }
     }
-    return shared_decode(state, item);
+    shared_origin origin = {.what = "key number {} of a shared Dict", .index = place};
+    return shared_decode(state, item, origin);
+}
+
+// A value; without its key, of the pair at a place.
+static shared_origin
+from_key(PyObject *key, Py_ssize_t place)
+{
+    return (shared_origin){
+        .what = key == NULL ? "value number {} of a shared Dict" : "the value of {} in a shared Dict",
+        .key = key,
+        .index = place,
+    };
 }
 
 static void
@@ -253,7 +266,7 @@ look_up(PyObject *op, PyObject *key, PyObject **value)
     int is_there = shared_dict_look(dict, e.items, &seen);
     if (is_there >= 0) {
         shared_encoding_fini(&e);
-        *value = is_there ? shared_decode(shared_state_of(op), &seen.item) : NULL;
+        *value = is_there ? shared_decode(shared_state_of(op), &seen.item, from_key(key, 0)) : NULL;
         return is_there && *value == NULL ? -1 : is_there;
     }
     if (enter(op) < 0) {
@@ -269,7 +282,7 @@ look_up(PyObject *op, PyObject *key, PyObject **value)
     if (place == SHARED_DICT_NOWHERE) {
         return 0;
     }
-    *value = is_copied ? shared_decode_one(shared_state_of(op), &copied) : PyErr_NoMemory();
+    *value = is_copied ? shared_decode_one(shared_state_of(op), &copied, from_key(key, 0)) : PyErr_NoMemory();
     return *value == NULL ? -1 : 1;
 }
 
@@ -421,7 +434,7 @@ dict_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 PyDoc_STRVAR(dict_pop_doc,
 "pop($self, key, default=..., /)\n--\n\n"
 "Remove a key and return its value, as one step; `default` if it is not there. Raises KeyError, without.\n\n"
-"A value that cannot be unpickled is removed all the same.\n\n"
+"A value that cannot be unpickled, an UnpicklingError, is removed all the same.\n\n"
 "    >>> ages = pyconc.shared.Dict(ann=30)\n"
 "    >>> ages.pop(\"ann\"), ages.pop(\"ann\", 0)\n"
 "    (30, 0)\n");
@@ -435,7 +448,7 @@ dict_pop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     }
     int rc = take_out(op, args[0], &copied);
     if (rc > 0) {
-        return shared_decode_one(shared_state_of(op), &copied);
+        return shared_decode_one(shared_state_of(op), &copied, from_key(args[0], 0));
     }
     if (rc == 0 && nargs == 2) {
         return Py_NewRef(args[1]);
@@ -480,8 +493,11 @@ dict_popitem(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyErr_SetString(PyExc_KeyError, "popitem(): dictionary is empty");
         return NULL;
     }
-    PyObject *key = key_of(shared_state_of(op), &copied.items[0]);
-    PyObject *value = key == NULL ? NULL : shared_decode(shared_state_of(op), &copied.items[1]);
+    PyObject *key = key_of(shared_state_of(op), &copied.items[0], -1);
+    PyObject *value = NULL;
+    if (key != NULL) {
+        value = shared_decode(shared_state_of(op), &copied.items[1], from_key(key, 0));
+    }
     shared_copies_fini(&copied);
     PyObject *pair = value == NULL ? NULL : PyTuple_Pack(2, key, value);
     Py_XDECREF(key);
@@ -532,7 +548,10 @@ dict_setdefault(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (rc < 0) {
         return shared_raise(rc);
     }
-    return place == SHARED_DICT_NOWHERE ? Py_NewRef(value) : shared_decode_one(shared_state_of(op), &copied);
+    if (place == SHARED_DICT_NOWHERE) {
+        return Py_NewRef(value);
+    }
+    return shared_decode_one(shared_state_of(op), &copied, from_key(args[0], 0));
 }
 
 // Adds as one step if the key is missing, or both are small ints.  0: neither, and *old is the value,
@@ -576,7 +595,7 @@ add_small(PyObject *op, PyObject *key, PyObject *n, PyObject **old, uint64_t *ve
         return -1;
     }
     *old = place == SHARED_DICT_NOWHERE ? PyLong_FromLong(0)
-                                        : shared_decode_one(shared_state_of(op), &copied);
+                                        : shared_decode_one(shared_state_of(op), &copied, from_key(key, 0));
     return *old == NULL ? -1 : is_done;
 }
 
@@ -731,19 +750,14 @@ copy_view(shared_copies *c, const shared_run *dict, const view *v)
 }
 
 static PyObject *
-decode_part(module_state *state, const shared_item *item, int part)
+decode_row(module_state *state, const shared_item *items, const view *v, Py_ssize_t place)
 {
-    return part == SHARED_DICT_SHOWN ? key_of(state, item) : shared_decode(state, item);
-}
-
-static PyObject *
-decode_row(module_state *state, const shared_item *items, const view *v)
-{
-    PyObject *first = decode_part(state, items, v->parts[0]);
+    PyObject *first = v->parts[0] == SHARED_DICT_SHOWN ? key_of(state, items, place)
+                                                       : shared_decode(state, items, from_key(NULL, place));
     if (first == NULL || v->width == 1) {
         return first;
     }
-    PyObject *second = decode_part(state, items + 1, v->parts[1]);
+    PyObject *second = shared_decode(state, items + 1, from_key(first, place));
     PyObject *pair = second == NULL ? NULL : PyTuple_Pack(2, first, second);
     Py_DECREF(first);
     Py_XDECREF(second);
@@ -766,7 +780,7 @@ list_of(PyObject *op, const view *v)
     Py_ssize_t count = copied.count / v->width;
     PyObject *list = PyList_New(count);
     for (Py_ssize_t i = 0; list != NULL && i < count; i++) {
-        PyObject *row = decode_row(shared_state_of(op), copied.items + i * v->width, v);
+        PyObject *row = decode_row(shared_state_of(op), copied.items + i * v->width, v, i);
         if (row == NULL) {
             Py_CLEAR(list);
             break;

@@ -42,6 +42,12 @@ encode_all(PyObject *op, shared_encoding *e, PyObject *iterable)
     return shared_encode_all(shared_state_of(op), e, shared_cell_of(op)->heap, iterable);
 }
 
+static shared_origin
+from_index(Py_ssize_t index)
+{
+    return (shared_origin){.what = "item {} of a shared List", .index = index};
+}
+
 // ---- the lock ----
 
 // 0, or -1 with an exception.
@@ -109,7 +115,7 @@ item_at(PyObject *op, Py_ssize_t index)
     bool is_copied = false;
     int is_there = shared_list_look(list, index, &seen);
     if (is_there >= 0) {
-        return is_there ? shared_decode(state, &seen.item) : no_such_item();
+        return is_there ? shared_decode(state, &seen.item, from_index(index)) : no_such_item();
     }
     if (enter(op) < 0) {
         return NULL;
@@ -122,7 +128,7 @@ item_at(PyObject *op, Py_ssize_t index)
     if (place < 0) {
         return no_such_item();
     }
-    return is_copied ? shared_decode_one(state, &copied) : PyErr_NoMemory();
+    return is_copied ? shared_decode_one(state, &copied, from_index(place)) : PyErr_NoMemory();
 }
 
 // For iterators.  The interpreter has added the length to a negative index, which it may not be any more.
@@ -143,7 +149,8 @@ slice_of(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step)
     Py_ssize_t count = PySlice_AdjustIndices(shared_list_count(list), &start, &stop, step);
     bool is_copied = copy_items(&copied, list, start, step, count);
     shared_run_leave(list);
-    return is_copied ? shared_decode_all(shared_state_of(op), &copied) : PyErr_NoMemory();
+    return is_copied ? shared_decode_all(shared_state_of(op), &copied, from_index(start), step)
+                     : PyErr_NoMemory();
 }
 
 static PyObject *
@@ -372,7 +379,8 @@ list_insert(PyObject *op, PyObject *args)
 PyDoc_STRVAR(list_pop_doc,
 "pop($self, index=-1, /)\n--\n\n"
 "Remove and return the item at `index`, as one step. Raises IndexError if there is none.\n\n"
-"An item that cannot be unpickled is removed all the same. At both ends it takes as long with many.\n\n"
+"An item that cannot be unpickled, an UnpicklingError, is removed all the same. At both ends it takes as\n"
+"long with many.\n\n"
 "    >>> numbers = pyconc.shared.List([1, 2, 3])\n"
 "    >>> numbers.pop(), numbers.pop(0)\n"
 "    (3, 1)\n");
@@ -403,7 +411,7 @@ list_pop(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_IndexError, is_empty ? "pop from empty list" : "pop index out of range");
         return NULL;
     }
-    return rc < 0 ? shared_raise(rc) : shared_decode_one(shared_state_of(op), &copied);
+    return rc < 0 ? shared_raise(rc) : shared_decode_one(shared_state_of(op), &copied, from_index(place));
 }
 
 PyDoc_STRVAR(list_clear_doc,
@@ -472,7 +480,8 @@ list_items(PyObject *op, PyObject *Py_UNUSED(ignored))
     unsigned long long version = shared_run_version(list);
     bool is_copied = copy_items(&copied, list, 0, 1, shared_list_count(list));
     shared_run_leave(list);
-    PyObject *items = is_copied ? shared_decode_all(shared_state_of(op), &copied) : PyErr_NoMemory();
+    PyObject *items = is_copied ? shared_decode_all(shared_state_of(op), &copied, from_index(0), 1)
+                                : PyErr_NoMemory();
     return items == NULL ? NULL : Py_BuildValue("KN", version, items);
 }
 

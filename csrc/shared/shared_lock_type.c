@@ -329,6 +329,13 @@ lock_abandoned(PyObject *op, void *Py_UNUSED(closure))
     return pid_object(by);
 }
 
+static PyObject *
+lock_owner(PyObject *op, void *Py_UNUSED(closure))
+{
+    uint32_t owner = robust_lock_owner(&shared_cell_of(op)->cell->lock);
+    return owner == 0 ? Py_NewRef(Py_None) : pid_object(owner);
+}
+
 static PyMethodDef lock_methods[] = {
     {"acquire", FASTCALL(lock_acquire), METH_FASTCALL | METH_KEYWORDS, lock_acquire_doc},
     {"release", lock_release, METH_NOARGS, lock_release_doc},
@@ -348,6 +355,8 @@ static PyGetSetDef lock_getset[] = {
     {"abandoned", lock_abandoned, NULL,
      "For the thread that holds the lock: the process whose death released it, 0 if not known; else None.",
      NULL},
+    {"owner", lock_owner, NULL,
+     "The process of the thread that holds the lock; None if none does, or has only just taken it.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -287,6 +287,8 @@ queue_try_put(PyObject *op, PyObject *value)
 
 // ---- getting ----
 
+static const shared_origin from_queue = {.what = "an item of a shared Queue"};
+
 typedef struct taking {
     const shared_run *run;
     shared_copies copied;
@@ -312,7 +314,7 @@ get_value(PyObject *op, int64_t deadline_ns, PyObject **value)
     shared_take take = {.keep = keep_copy, .arg = &t};
     int rc = do_until(op, shared_queue_get, SHARED_QUEUE_ITEMS, &take, deadline_ns);
     if (rc == 0) {
-        *value = shared_decode_one(shared_state_of(op), &t.copied);
+        *value = shared_decode_one(shared_state_of(op), &t.copied, from_queue);
     }
     return rc;
 }
@@ -330,7 +332,8 @@ PyDoc_STRVAR(queue_get_doc,
 "Take the first item and return it, once there is one; with a timeout, within so many seconds.\n\n"
 "Raises queue.Empty if there is none in time, or at once with block=False, ShutDown if there is none and\n"
 "the queue is shut down, ValueError for a negative timeout, MemoryError, and what the handler of a signal\n"
-"raises meanwhile; then no item is lost. An item that cannot be unpickled is taken all the same.\n\n"
+"raises meanwhile; then no item is lost. An item that cannot be unpickled, an UnpicklingError that says who\n"
+"has put it, is taken all the same.\n\n"
 "    >>> q = pyconc.shared.Queue()\n"
 "    >>> q.put([1, 2])\n"
 "    >>> q.get(timeout=5)\n"

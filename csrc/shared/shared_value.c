@@ -238,18 +238,21 @@ add_pickle(module_state *state, shared_encoding *e, PyObject *value)
     }
     PyObject *pickle =
         PyObject_CallFunctionObjArgs(state->pickle_dumps, value, state->pickle_protocol, NULL);
+    uint32_t writer = robust_lock_process();
     uint32_t refs = p->refs.count;
     size_t head = refs == 0 ? 0 : SHARED_ITEM_HEAD_BYTES + refs * sizeof(uint32_t);
     if (pickle != NULL && !PyBytes_Check(pickle)) {
         PyErr_SetString(PyExc_TypeError, "pickle.dumps() did not return bytes");
     }
-    else if (pickle != NULL && make_room(e, head + (size_t)PyBytes_GET_SIZE(pickle)) == 0) {
+    else if (pickle != NULL && make_room(e, head + (size_t)PyBytes_GET_SIZE(pickle) + sizeof(writer)) == 0) {
+        size_t size = (size_t)PyBytes_GET_SIZE(pickle);
         unsigned char *at = e->bytes + e->used;
         if (refs != 0) {
             shared_item_write_head(at, p->refs.cells, refs);
         }
-        memcpy(at + head, PyBytes_AS_STRING(pickle), (size_t)PyBytes_GET_SIZE(pickle));
-        shared_item written = {.bytes = at, .size = head + (size_t)PyBytes_GET_SIZE(pickle)};
+        memcpy(at + head, PyBytes_AS_STRING(pickle), size);
+        memcpy(at + head + size, &writer, sizeof(writer));
+        shared_item written = {.bytes = at, .size = head + size + sizeof(writer)};
         if (shared_refs_add_item(&e->refs, &written)) {
             p->refs.count = 0;  // they are the encoding's
             add_written(e, written.size);
@@ -384,9 +387,29 @@ shared_copies_take(shared_copies *c)
     return true;
 }
 
-PyObject *
-shared_decode(module_state *state, const shared_item *item)
+// Raises UnpicklingError for an exception, with which process wrote the pickle and where it was.
+static PyObject *
+raise_from(shared_origin origin, uint32_t writer)
 {
+    PyObject *error = PyErr_GetRaisedException();
+    PyObject *module = PyImport_ImportModule("pyconc._unpicklable");
+    PyObject *raised = NULL;
+    if (module != NULL && origin.key != NULL) {
+        raised = PyObject_CallMethod(module, "raise_from", "OsOI", error, origin.what, origin.key, writer);
+    }
+    else if (module != NULL) {
+        raised = PyObject_CallMethod(module, "raise_from", "OsnI", error, origin.what, origin.index, writer);
+    }
+    Py_XDECREF(raised);
+    Py_XDECREF(module);
+    Py_DECREF(error);
+    return NULL;
+}
+
+PyObject *
+shared_decode(module_state *state, const shared_item *item, shared_origin origin)
+{
+    uint32_t writer;
     if (item->bytes == NULL) {
         switch (item->word) {
         case WORD_NONE:
@@ -401,34 +424,43 @@ shared_decode(module_state *state, const shared_item *item)
     }
     size_t head = shared_item_head_bytes(item);
     const char *bytes = (const char *)item->bytes + head;
-    if (head == 0 && (item->size == 0 || item->bytes[0] != PICKLE_MARK)) {
+    if (item->size < head + sizeof(writer) || (head == 0 && item->bytes[0] != PICKLE_MARK)) {
         return scalars_read(item->bytes, item->size);
     }
-    PyObject *pickle = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)(item->size - head));
-    PyObject *value = pickle == NULL ? NULL : PyObject_CallOneArg(state->pickle_loads, pickle);
-    Py_XDECREF(pickle);
+    size_t size = item->size - head - sizeof(writer);
+    PyObject *pickle = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
+    if (pickle == NULL) {
+        return NULL;
+    }
+    PyObject *value = PyObject_CallOneArg(state->pickle_loads, pickle);
+    Py_DECREF(pickle);
+    if (value == NULL) {
+        memcpy(&writer, bytes + size, sizeof(writer));
+        return raise_from(origin, writer);
+    }
     return value;
 }
 
 PyObject *
-shared_decode_one(module_state *state, shared_copies *c)
+shared_decode_one(module_state *state, shared_copies *c, shared_origin origin)
 {
-    PyObject *value = shared_decode(state, &c->items[0]);
+    PyObject *value = shared_decode(state, &c->items[0], origin);
     shared_copies_fini(c);
     return value;
 }
 
 PyObject *
-shared_decode_all(module_state *state, shared_copies *c)
+shared_decode_all(module_state *state, shared_copies *c, shared_origin origin, Py_ssize_t step)
 {
     PyObject *list = PyList_New(c->count);
     for (Py_ssize_t i = 0; list != NULL && i < c->count; i++) {
-        PyObject *value = shared_decode(state, &c->items[i]);
+        PyObject *value = shared_decode(state, &c->items[i], origin);
         if (value == NULL) {
             Py_CLEAR(list);
             break;
         }
         PyList_SET_ITEM(list, i, value);
+        origin.index += step;
     }
     shared_copies_fini(c);
     return list;

@@ -2,7 +2,8 @@
 //
 // An item is None, a bool or an int of 62 bits, and then a word; or what scalars.h says; or a pickle of its
 // own.  Values are pickled before the container's lock is taken, and made of copied bytes after it is
-// released: with the lock no Python is called.
+// released: with the lock no Python is called.  After a pickle comes the process that made it, in 4 bytes,
+// for whoever cannot unpickle it.
 //
 // A shared object may be in a value.  While that is pickled, the object adds itself to what the item refers
 // to, by shared_packing_refer(), and the encoding has it until the container does; while it is unpickled,
@@ -86,11 +87,19 @@ bool shared_copies_take(shared_copies *c);
 
 void shared_copies_fini(shared_copies *c);
 
-// Without the lock: makes the value of an item.
-PyObject *shared_decode(module_state *state, const shared_item *item);
+// Where an item was, for the exception if it cannot be unpickled.
+typedef struct shared_origin {
+    const char *what;  // with {} for the key, or the index if that is NULL
+    PyObject *key;     // borrowed
+    Py_ssize_t index;
+} shared_origin;
 
-// Without the lock: makes the value of the first copy, or a list of all, and frees the copies.
-PyObject *shared_decode_one(module_state *state, shared_copies *c);
-PyObject *shared_decode_all(module_state *state, shared_copies *c);
+// Without the lock: makes the value of an item.
+PyObject *shared_decode(module_state *state, const shared_item *item, shared_origin origin);
+
+// Without the lock: makes the value of the first copy, or a list of all, of which each is so many after the
+// last, and frees the copies.
+PyObject *shared_decode_one(module_state *state, shared_copies *c, shared_origin origin);
+PyObject *shared_decode_all(module_state *state, shared_copies *c, shared_origin origin, Py_ssize_t step);
 
 #endif

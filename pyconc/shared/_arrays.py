@@ -25,8 +25,9 @@ class Array(WithLock, Sent, _core.SharedArray):
     numpy's and others. With typecode "c", `raw` is all of it as bytes, `value` those before the first zero.
 
     It is a buffer, which memoryview() and numpy() show without a copy, and anybody may write to: each process sees what
-    the others do. The memory stays as long as any process has the array or something that shows it, and is given back
-    then, also when that process is killed.
+    the others do; torch.from_dlpack() and its like take it, too. It has one dimension, and numpy().reshape() more. The
+    memory stays as long as any process has the array or something that shows it, and is given back then, also when that
+    process is killed.
 
         >>> squares = pyconc.shared.Array("d", 4)
         >>> def compute(array, i):
@@ -96,6 +97,12 @@ class Array(WithLock, Sent, _core.SharedArray):
         import numpy
 
         return numpy.asarray(self)
+
+    def __dlpack__(self, **how):
+        return self.numpy().__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self.numpy().__dlpack_device__()
 
     @property
     def raw(self):

@@ -84,6 +84,8 @@ class Dict(Sent, _core.SharedDict, MutableMapping):
     there is add(). An iterator goes over what was there when it began, and is never an error, whatever others do; so do
     those of keys(), values() and items(), which are live otherwise.
 
+    A value that cannot be unpickled where it is read raises pickle.UnpicklingError, with the key and who wrote it.
+
     update() copies 36 bytes or so for each key that is there, all others none. What was replaced or removed keeps its
     memory until the dict has grown by as much, or is short or empty; `nbytes` says how much that is in all.
 

@@ -31,6 +31,8 @@ class List(Sent, _core.SharedList, MutableSequence):
     begin anew if the list has changed meanwhile; `items[0] += 1` is two steps. An iterator goes on by index, as list's
     does, and is never an error: where others insert or remove meanwhile it may see an item twice, or miss one.
 
+    An item that cannot be unpickled where it is read raises pickle.UnpicklingError, with its index and who wrote it.
+
     A change in the middle copies 8 bytes an item, one at either end none. What was replaced or removed keeps its memory
     until the list has grown by as much, or is short or empty; `nbytes` says how much that is in all.
 

@@ -72,7 +72,7 @@ class Lock(AnyLock):
     ValueError if it is neither, MemoryError if there is no room, OSError where the kernel has no robust locks.
 
     The thread that took the lock has to release it. In the child of a fork nobody holds it: a `with` around a fork
-    raises RuntimeError at its end in the child.
+    raises RuntimeError at its end in the child. `owner` is the process that holds it at the moment, or None.
 
         >>> import signal
         >>> def die(lock):

@@ -2,17 +2,19 @@
 
 A Ref's memory, which is sealed:
 
-    how many parts there are | the size of each, all in 8 bytes | the pickle | the buffers beside it, in their order
+    who made it | how many parts there are | the size of each, all in 8 bytes | the pickle | the buffers beside it, in
+    their order
 
 Each part begins at a multiple of _ALIGNED, which suits every type and every instruction.
 """
 
+import os
 import pickle
 import sys
 import types
 import weakref
 
-from pyconc import _core
+from pyconc import _core, _unpicklable
 from pyconc._process import pickling
 from pyconc.shared import _memory
 from pyconc.shared._sent import Sent, register, send
@@ -28,7 +30,7 @@ _refs = weakref.WeakValueDictionary()  # by heap and cell: one Ref of each in a 
 
 def _places(sizes):
     """Return where parts of these sizes begin and end."""
-    places, end = [], 8 * (1 + len(sizes))
+    places, end = [], 8 * (2 + len(sizes))
     for size in sizes:
         start = -(-end // _ALIGNED) * _ALIGNED
         end = start + size
@@ -77,7 +79,7 @@ class Ref:
         return self._memory.nbytes
 
     def get(self):
-        """Return the object, the same in each call by this process. Raises what unpickling it does.
+        """Return the object, the same in each call by this process. Raises UnpicklingError if it cannot be.
 
         What is large in it is not copied: arrays of numpy, and what was bytes, look at the memory and cannot be
         written, by anybody. The rest, as dicts and lists, is this process's own, and not to be changed: others that
@@ -89,9 +91,12 @@ class Ref:
         """
         if not hasattr(self, "_object"):
             view = memoryview(self._memory)
-            count = int.from_bytes(view[:8], sys.byteorder)
-            data, *buffers = (view[start:end] for start, end in _places(view[8 : 8 + 8 * count].cast("Q").tolist()))
-            self._object = pickle.loads(data, buffers=buffers)
+            process, count = view[:16].cast("Q")
+            data, *buffers = (view[start:end] for start, end in _places(view[16 : 16 + 8 * count].cast("Q").tolist()))
+            try:
+                self._object = pickle.loads(data, buffers=buffers)
+            except Exception as error:
+                _unpicklable.raise_from(error, "what a shared Ref is of", None, process)
         return self._object
 
 
@@ -146,7 +151,7 @@ def lay(parts):
     places = _places(sizes)
     memory = _Ref._at(_memory.heap(), -1, 0)
     memory._allocate(places[-1][1])
-    head = b"".join(number.to_bytes(8, sys.byteorder) for number in (len(sizes), *sizes))
+    head = b"".join(number.to_bytes(8, sys.byteorder) for number in (os.getpid(), len(sizes), *sizes))
     memory[: len(head)] = head
     for (start, end), part in zip(places, parts, strict=True):
         memory[start:end] = part
