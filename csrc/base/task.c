@@ -31,17 +31,17 @@ task *
 task_new(const task_route *route, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
          const destination *to)
 {
-    Py_ssize_t total = nargs - 1 + (kwnames == NULL ? 0 : PyTuple_GET_SIZE(kwnames));
+    size_t total = (size_t)nargs - 1 + (kwnames == NULL ? 0 : (size_t)PyTuple_GET_SIZE(kwnames));
     size_t room = route == NULL ? 0 : route->room;
-    task *t = task_alloc(room + (size_t)total + 1, to);
+    task *t = task_alloc(room + total, to);
     if (t == NULL) {
         return NULL;
     }
     t->callable = Py_NewRef(args[0]);
     t->kwnames = Py_XNewRef(kwnames);
     t->nargs = nargs - 1;
-    for (Py_ssize_t i = 1; i <= total; i++) {
-        t->args[room + (size_t)i] = Py_NewRef(args[i]);
+    for (size_t i = 0; i < total; i++) {
+        t->args[room + i] = Py_NewRef(args[1 + i]);
     }
     if (route != NULL) {
         memset(t->args, 0, room * sizeof(PyObject *));
@@ -83,7 +83,7 @@ task_traverse(task *t, visitproc visit, void *arg)
                 return rc;
             }
         }
-        for (Py_ssize_t i = 1; i <= count_args(t); i++) {
+        for (Py_ssize_t i = 0; i < count_args(t); i++) {
             Py_VISIT(task_args(t)[i]);
         }
     }
@@ -104,7 +104,7 @@ drop_call(task *t)
         t->route->drop(t);
     }
     Py_ssize_t total = count_args(t);
-    for (Py_ssize_t i = 1; i <= total; i++) {
+    for (Py_ssize_t i = 0; i < total; i++) {
         Py_DECREF(task_args(t)[i]);
     }
     Py_CLEAR(t->kwnames);

@@ -31,8 +31,9 @@ typedef enum withdrawal {
 
 // What can be done about a task that is on its way to another process, or that its queue can stop.
 typedef struct task_route {
-    // The call is in the task, and what the queue keeps takes the room of so many arguments before them; 0:
-    // the call is elsewhere, and all of the task's args are whatever its queue keeps there.
+    // The call is in the task, and what the queue keeps takes the room of so many arguments before them, the
+    // last of which is the callee's; 0: the call is elsewhere, and all of the task's args are whatever its
+    // queue keeps there.
     size_t room;
     // Makes the call, if it is in the task, in the worker whose place that is.  What it returned; NULL with
     // an exception, or without one: it was cancelled, or task_detach() was called.
@@ -59,14 +60,18 @@ typedef struct task_route {
 typedef struct task {
     delivery delivery;        // first: a node is its task
     const task_route *route;  // NULL: it stays in this process, and nobody stops it
-    int64_t traced;           // 0; which call it is in a trace, see trace.h; or minus when it was submitted
     PyObject *callable;       // NULL once it has run
     PyObject *kwnames;        // NULL or a tuple: names of the last arguments
     Py_ssize_t nargs;         // positional ones; 0 if the call is elsewhere
-    PyObject *args[];         // see task_args() and task_route
+    union {
+        int64_t traced;     // 0; which call it is in a trace, see trace.h; or minus when it was submitted
+        PyObject *scratch;  // while the call of a task without a route runs, for the callee
+    };
+    PyObject *args[];  // see task_args() and task_route
 } task;
 
-// The call's arguments, if it is in the task: [0] is scratch room for the callee (vectorcall's offset).
+// The call's arguments, if it is in the task.  The word before them is the callee's while it runs, who leaves
+// it as it was (PY_VECTORCALL_ARGUMENTS_OFFSET).
 static inline PyObject **
 task_args(task *t)
 {
@@ -78,7 +83,7 @@ static inline PyObject *
 task_call(task *t)
 {
     size_t nargs = (size_t)t->nargs | PY_VECTORCALL_ARGUMENTS_OFFSET;
-    return PyObject_Vectorcall(t->callable, task_args(t) + 1, nargs, t->kwnames);
+    return PyObject_Vectorcall(t->callable, task_args(t), nargs, t->kwnames);
 }
 
 // The call args[0](args[1:], kwnames), and before its arguments, if it has a route, that much room, of zeros.

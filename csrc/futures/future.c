@@ -49,6 +49,7 @@ future_leave_condition(PyObject *entered, bool notify, int rc)
 int
 future_prepare_list(FutureObject *self, PyObject **field)
 {
+    future_track(self);  // which makes the field one, if it is that of the waiters
     PyObject *list = *field == NULL ? PyList_New(0) : NULL;
     if (list != NULL && *field != NULL) {
         Py_CLEAR(list);  // made meanwhile by another thread
@@ -56,7 +57,6 @@ future_prepare_list(FutureObject *self, PyObject **field)
     else if (list != NULL) {
         *field = list;
     }
-    future_track(self);
     return *field == NULL ? -1 : 0;
 }
 
@@ -69,14 +69,13 @@ future_add_waiter(FutureObject *self, PyObject *waiter)
     if (future_is_reportable(self)) {
         return 0;
     }
-    future_track(self);
     return PyList_Append(self->waiters, waiter) < 0 ? -1 : 1;
 }
 
 int
 future_remove_waiter(FutureObject *self, PyObject *waiter)
 {
-    PyObject *waiters = Py_XNewRef(self->waiters);
+    PyObject *waiters = Py_XNewRef(future_waiters(self));
     int rc = 0;
     for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++) {
         if (PyList_GET_ITEM(waiters, i) == waiter) {
@@ -112,7 +111,7 @@ copy_waiters(FutureObject *self)
 static int
 tell_waiters(FutureObject *self, const char *method)
 {
-    if (self->waiters == NULL) {
+    if (future_waiters(self) == NULL) {
         return 0;
     }
     PyObject *waiters = copy_waiters(self);
@@ -361,10 +360,10 @@ future_abandon(FutureObject *self, PyObject *exception)
     if (future_is_done(self)) {
         return;
     }
+    future_track(self);
     Py_CLEAR(self->condition);
     Py_CLEAR(self->waiters);
     Py_CLEAR(self->callbacks);
-    future_track(self);
     Py_XSETREF(self->exception, Py_NewRef(exception));
     self->sleepers = 0;
     future_set_state(self, FUTURE_FINISHED);

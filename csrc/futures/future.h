@@ -18,7 +18,8 @@
 //     CANCELLED ---- future_start ----> CANCELLED_AND_NOTIFIED
 //
 // The garbage collector does not track what future_new() makes until the future refers to something that the
-// collector must see.
+// collector must see; until then it is *untracked*, and its place on the list of those stands where a tracked
+// one has its waiters and its condition, which it has not: it takes 16 bytes less.
 //
 // The GIL guards every field.  Where a condition exists, a thread holds it while it changes the state, so
 // code that holds `_condition` sees a state that stands still; where none exists, a thread changes the state
@@ -42,7 +43,8 @@ typedef enum future_state {
 typedef struct FutureObject {
     PYTHON_CLASS_HEAD
     module_state *module;  // borrowed from the type
-    future_state state;
+    future_state state : 8;
+    bool is_untracked;
     uint32_t sleepers;  // threads that wait for `done`
     _Atomic uint32_t done;
     uint32_t home;        // the number of the thread queue whose task completes it, see helping.h; or 0
@@ -50,9 +52,13 @@ typedef struct FutureObject {
     PyObject *result;     // NULL is None
     PyObject *exception;  // NULL is None
     PyObject *callbacks;  // list, or NULL while there is none
-    PyObject *waiters;    // list, or NULL while there is none
-    PyObject *condition;  // threading.Condition, or NULL until it is asked for
-    list_link untracked;  // among those that the collector does not track; off that list if it does
+    union {
+        list_link untracked;      // among those that the collector does not track
+        struct {                  // of the others; future_waiters() and future_condition() look which it is
+            PyObject *waiters;    // list, or NULL while there is none
+            PyObject *condition;  // threading.Condition, or NULL until it is asked for
+        };
+    };
 } FutureObject;
 
 static inline FutureObject *
@@ -75,16 +81,38 @@ future_is_reportable(const FutureObject *self)
     return self->state >= FUTURE_CANCELLED_AND_NOTIFIED;
 }
 
+// Takes an untracked future off the list.
+static inline void
+future_leave_untracked(FutureObject *self)
+{
+    list_link_remove(&self->untracked);
+    self->is_untracked = false;
+    self->waiters = self->condition = NULL;
+}
+
 // Has the garbage collector track the future, before it refers to something that may refer back.  Futures
 // that only ever hold numbers and strings do not concern the collector, and hundreds of thousands of them,
 // pending, would keep it busy for tens of milliseconds at a time.
 static inline void
 future_track(FutureObject *self)
 {
-    if (self->untracked.place != NULL) {
-        list_link_remove(&self->untracked);
+    if (self->is_untracked) {
+        future_leave_untracked(self);
         PyObject_GC_Track(self);
     }
+}
+
+// Borrowed; NULL: it has none, and only one that is tracked can get any.
+static inline PyObject *
+future_waiters(const FutureObject *self)
+{
+    return self->is_untracked ? NULL : self->waiters;
+}
+
+static inline PyObject *
+future_condition(const FutureObject *self)
+{
+    return self->is_untracked ? NULL : self->condition;
 }
 
 // Changes the state, and wakes the threads that sleep until the future is done.
@@ -135,7 +163,7 @@ static inline int
 future_condition_enter(FutureObject *self, PyObject **entered)
 {
     *entered = NULL;
-    return self->condition == NULL ? 0 : future_enter_condition(self, entered);
+    return future_condition(self) == NULL ? 0 : future_enter_condition(self, entered);
 }
 
 // Leaves the condition, and first wakes the threads that wait on it.  Returns rc, or -1 with an exception
@@ -147,7 +175,8 @@ future_condition_leave(PyObject *entered, bool notify, int rc)
     return entered == NULL ? rc : future_leave_condition(entered, notify, rc);
 }
 
-// Has `*field` refer to a list: an empty one, if there is none yet.  0, or -1 with an exception.
+// Tracks the future, and has `*field` refer to a list: an empty one, if there is none yet.  0, or -1 with an
+// exception.
 int future_prepare_list(FutureObject *self, PyObject **field);
 
 // Calls one callback, or all of them.  An Exception is logged; with anything else they return -1.

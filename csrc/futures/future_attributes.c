@@ -65,12 +65,12 @@ static PyObject *
 get_condition(PyObject *op, void *Py_UNUSED(closure))
 {
     FutureObject *self = as_future(op);
+    future_track(self);
     if (self->condition == NULL) {
         PyObject *condition = PyObject_CallNoArgs(self->module->condition_type);
         if (condition == NULL) {
             return NULL;
         }
-        future_track(self);
         if (self->condition == NULL) {
             self->condition = condition;
         }

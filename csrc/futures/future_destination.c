@@ -88,8 +88,9 @@ static bool
 destination_is_watched(const destination *to)
 {
     FutureObject *self = as_future(to->future);
-    return self->condition != NULL || (self->callbacks != NULL && PyList_GET_SIZE(self->callbacks) > 0)
-           || (self->waiters != NULL && PyList_GET_SIZE(self->waiters) > 0);
+    PyObject *waiters = future_waiters(self);
+    return future_condition(self) != NULL || (self->callbacks != NULL && PyList_GET_SIZE(self->callbacks) > 0)
+           || (waiters != NULL && PyList_GET_SIZE(waiters) > 0);
 }
 
 static struct task **

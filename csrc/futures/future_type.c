@@ -26,6 +26,7 @@ future_new(module_state *state)
         assert((size_t)Py_TYPE(self)->tp_basicsize == sizeof(FutureObject));
         memset((char *)self + sizeof(PyObject), 0, sizeof(FutureObject) - sizeof(PyObject));
         self->module = state;
+        self->is_untracked = true;
         list_link_push(&state->untracked, &self->untracked);
     }
     return (PyObject *)self;
@@ -73,8 +74,8 @@ future_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->result);
     Py_VISIT(self->exception);
     Py_VISIT(self->callbacks);
-    Py_VISIT(self->waiters);
-    Py_VISIT(self->condition);
+    Py_VISIT(future_waiters(self));
+    Py_VISIT(future_condition(self));
     return PyObject_VisitManagedDict(op, visit, arg);
 }
 
@@ -84,8 +85,10 @@ clear_fields(FutureObject *self)
     Py_CLEAR(self->result);
     Py_CLEAR(self->exception);
     Py_CLEAR(self->callbacks);
-    Py_CLEAR(self->waiters);
-    Py_CLEAR(self->condition);
+    if (!self->is_untracked) {
+        Py_CLEAR(self->waiters);
+        Py_CLEAR(self->condition);
+    }
 }
 
 static int
@@ -115,7 +118,9 @@ future_dealloc(PyObject *op)
 {
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
-    list_link_remove(&as_future(op)->untracked);
+    if (as_future(op)->is_untracked) {
+        future_leave_untracked(as_future(op));
+    }
     // A future may be the result of a future and so on: do not recurse without end.
     Py_TRASHCAN_BEGIN(op, future_dealloc)
     if (has_weakrefs(op)) {

@@ -77,7 +77,7 @@ waiter_unwatch(PyObject *op, PyObject *futures)
 static bool
 is_watched(PyObject *future, const void *waiter)
 {
-    PyObject *waiters = ((FutureObject *)future)->waiters;
+    PyObject *waiters = future_waiters((FutureObject *)future);
     for (Py_ssize_t i = 0; waiters != NULL && i < PyList_GET_SIZE(waiters); i++) {
         if (PyList_GET_ITEM(waiters, i) == waiter) {
             return true;

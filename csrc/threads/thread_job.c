@@ -512,7 +512,7 @@ forget(task *t)
 }
 
 static const task_route thread_route = {
-    .room = (sizeof(thread_job) + sizeof(PyObject *) - 1) / sizeof(PyObject *),
+    .room = (sizeof(thread_job) + sizeof(PyObject *) - 1) / sizeof(PyObject *) + 1,
     .call = call,
     .withdraw = withdraw,
     .is_taken = is_taken,

@@ -258,10 +258,10 @@ describe_task(task *t)
         goto done;
     }
     for (Py_ssize_t i = 0; i < t->nargs; i++) {
-        PyTuple_SET_ITEM(args, i, Py_NewRef(task_args(t)[1 + i]));
+        PyTuple_SET_ITEM(args, i, Py_NewRef(task_args(t)[i]));
     }
     for (Py_ssize_t i = 0; i < names; i++) {
-        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(t->kwnames, i), task_args(t)[1 + t->nargs + i]) < 0) {
+        if (PyDict_SetItem(kwargs, PyTuple_GET_ITEM(t->kwnames, i), task_args(t)[t->nargs + i]) < 0) {
             goto done;
         }
     }
