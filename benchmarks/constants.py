@@ -89,7 +89,7 @@ TABLE = [
     Constant("csrc/core/park.c", "LOOKS", ("1", "512"), "waits"),
     Constant("csrc/base/gil.h", "GIL_PATIENCE_NS", ("0", "100000"), "waits"),
     Constant("csrc/base/state.h", "MODULE_CHECKPOINT_NS", ("10000", "5000000"), "calls_in_c"),
-    Constant("csrc/threads/thread_worker.c", "END_SPIN_NS", ("0", "2000000"), "short_pools"),
+    Constant("csrc/threads/thread_worker.c", "END_SPINS", ("1", "40"), "short_pools"),
     Constant("csrc/threads/thread_job.c", "PAUSE_NS", ("100000", "20000000"), "time_outs_of_threads"),
     Constant("csrc/loops/loop_bridge.c", "DRAIN_MAX_NS", ("200000", "INT64_MAX"), "loops"),
     Constant("csrc/loops/loop_bridge.c", "DRAIN_LOOK", ("1", "4096"), "loops"),

@@ -76,6 +76,7 @@ core_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     module_state *state = state_of(module);
     park_spot_after_fork(&state->result_spot);
     park_spot_after_fork(&state->busy_wait_spot);
+    park_spot_after_fork(&state->end_spot);
     limit_watch_after_fork(state);
     lost_exception_after_fork(state);
     thread_view_after_fork();
@@ -355,6 +356,7 @@ core_exec(PyObject *module)
     state->callbacks = &loop_bridge_callbacks;
     park_spot_init(&state->result_spot, UINT32_MAX);
     park_spot_init(&state->busy_wait_spot, UINT32_MAX);
+    park_spot_init(&state->end_spot, UINT32_MAX);
     atomic_init(&state->gil.held, 0);
     return watch_collector(module);
 }

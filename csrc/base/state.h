@@ -149,6 +149,7 @@ typedef struct module_state {
 
     park_spot result_spot;     // where threads wait for one future or a set of them
     park_spot busy_wait_spot;  // where a loop's thread gives a short task the time to end
+    park_spot end_spot;        // where a thread waits for the threads of a pool that end
     limit_watcher limits;      // of calls in threads
     gil_hint gil;
 } module_state;

@@ -120,8 +120,9 @@ park_spin(park_spot *spot, const _Atomic uint32_t *word, uint32_t expected, int6
         if (changed && atomic_load_explicit(&spot->doubt, memory_order_relaxed) != 1) {
             atomic_store_explicit(&spot->doubt, 1, memory_order_relaxed);
         }
-        if (!changed && limit_ns >= PARK_SPIN_MAX_NS) {
-            atomic_store_explicit(&spot->was_vain, 1, memory_order_relaxed);
+        bool was_vain = !changed && limit_ns >= PARK_SPIN_MAX_NS;
+        if (was_vain != atomic_load_explicit(&spot->was_vain, memory_order_relaxed)) {
+            atomic_store_explicit(&spot->was_vain, was_vain, memory_order_relaxed);
         }
     }
     // Relaxed: only a limit, as above.

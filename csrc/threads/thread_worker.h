@@ -33,7 +33,8 @@ int thread_worker_release(ThreadQueueObject *self, PyObject *reservation);
 // was used.  0, or -1 with an exception.
 int thread_worker_run(ThreadQueueObject *self, PyObject *reservation);
 
-// Spins for a moment, without the GIL, while the threads of a closed queue end.
+// Spins for a moment, without the GIL, while the threads of a closed queue end, unless that was in vain for
+// other queues before: where all CPUs are busy, a thread may end only once this one sleeps.
 void thread_worker_await_ends(ThreadQueueObject *self);
 
 #endif

@@ -338,6 +338,21 @@ a_spin_in_vain_before_a_long_wait_raises_no_doubt(void)
 }
 
 static void
+a_spin_in_vain_is_made_up_for_by_the_next_that_catches(void)
+{
+    park_spot spot;
+    _Atomic uint32_t word = 7;
+    if (!has_cpus()) {
+        return;
+    }
+    init_spot(&spot, PARK_SPIN_MAX_NS);
+    CHECK(!park_spin(&spot, &word, 7, FUTEX_NO_DEADLINE));
+    CHECK(park_spin(&spot, &word, 8, FUTEX_NO_DEADLINE));
+    park_learn(&spot, 1000);
+    CHECK(park_may_spin(&spot));
+}
+
+static void
 no_thread_sleeps_on_a_word_that_has_changed(void)
 {
     park_spot spot;
@@ -505,6 +520,7 @@ main(int argc, char **argv)
         CHECK_TEST(long_waits_halve_the_spin_until_there_is_none),
         CHECK_TEST(spins_in_vain_before_short_waits_become_rare),
         CHECK_TEST(a_spin_in_vain_before_a_long_wait_raises_no_doubt),
+        CHECK_TEST(a_spin_in_vain_is_made_up_for_by_the_next_that_catches),
         CHECK_TEST(no_thread_sleeps_on_a_word_that_has_changed),
         CHECK_TEST(a_spinning_waiter_needs_no_wake),
         CHECK_TEST(a_sleeping_waiter_wakes_when_told_of_a_change),
