@@ -176,6 +176,7 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
         if self._opened is None:
             if self._shutdown_thread:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            launcher.begin(self._key)
             # Of several threads, or a signal handler and whom it interrupts, the first one makes it.
             vars(self).setdefault("_opened", Supervisor(*self._plan, self._waits_at_exit))
         self._tasks = self._opened.queue

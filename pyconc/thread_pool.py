@@ -272,8 +272,10 @@ def _break(tasks):
 
 
 def _after_fork_in_child():
-    lost = BrokenThreadPool("the process was forked while the call was pending; only the parent runs it")
     _core.after_fork()
+    if not _queues:
+        return
+    lost = BrokenThreadPool("the process was forked while the call was pending; only the parent runs it")
     for tasks in [tasks for reference in list(_queues) if (tasks := reference()) is not None]:
         for worker in tasks.threads:
             thread._threads_queues.pop(worker, None)

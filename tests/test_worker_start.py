@@ -32,8 +32,8 @@ else:
 
 error = RuntimeError("injected") if step in ("thread", "audit") else OSError(errno.EMFILE, "injected")
 
-def failing(function):
-    calls = []
+def failing(function, calls=None):
+    calls = [] if calls is None else calls
     def fails_once(*args, **kwargs):
         calls.append(None)
         if armed and len(calls) == when:
@@ -57,7 +57,8 @@ if threads:
     with pyconc.ProcessPoolExecutor(1) as pool:  # what the program has but once is there
         pool.submit(who, 0).result()
 if step in ("fork", "audit"):  # an audit hook may refuse it
-    _core.fork = failing(_core.fork)
+    forks = []
+    _core.fork, _core.fork_pair = failing(_core.fork, forks), failing(_core.fork_pair, forks)
 elif step == "open_pidfd":
     _core.open_pidfd = failing(_core.open_pidfd)
 elif step == "register":
@@ -224,7 +225,7 @@ def test_a_zygote_that_cannot_be_described_is_ended_and_the_worker_goes_on():
             raise OSError("refused")
         if __name__ == "__main__":
             with pyconc.ProcessPoolExecutor(1) as pool:
-                zygote.MainOfFork = refuse
+                zygote.ProcessState = refuse
                 print(pool.submit(abs, -1).result(), pool._supervisor.launcher.zygote)
             try:
                 os.wait()
@@ -233,6 +234,38 @@ def test_a_zygote_that_cannot_be_described_is_ended_and_the_worker_goes_on():
         """
     )
     assert finished.stdout == "1 None\nno child is left\n"
+
+
+@pytest.mark.skipif(not kernel.has_pidfds(), reason="the zygote is the first process, and submit() says what is wrong")
+@pytest.mark.parametrize("has_pidfd", [True, False])
+def test_where_there_is_no_room_for_a_zygote_beside_the_first_worker_another_is_made(has_pidfd):
+    finished = run_script(
+        """
+        import os, sys, pyconc
+        from pyconc import _core
+        from pyconc._process.nursery import the_nursery
+        def fork_one(*args):  # what fork_pair() returns where pidfd_open(), or the second fork, fails
+            pid = _core.fork()
+            return pid, _core.open_pidfd(pid) if pid and sys.argv[1] == "True" else -1, -1
+        if __name__ == "__main__":
+            _core.fork_pair = fork_one
+            with pyconc.ProcessPoolExecutor(2) as pool:
+                first = pool.submit(os.getpid).result()
+                print(pool._supervisor.launcher.zygote)
+                others = set()
+                while not others - {first}:
+                    others = {call.result() for call in [pool.submit(os.getpid) for _ in range(2)]}
+                print(len(pool._processes), first in pool._processes)
+            the_nursery.stop()
+            try:
+                os.wait()
+            except ChildProcessError:
+                print("no child is left")
+        """,
+        has_pidfd,
+    )
+    assert finished.stdout == "None\n2 True\nno child is left\n"
+    assert finished.stderr == ""
 
 
 SLEEPER = """

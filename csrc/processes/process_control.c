@@ -100,6 +100,49 @@ control_fork(PyObject *Py_UNUSED(module), PyObject *args)
     return PyLong_FromLong(pid);
 }
 
+PyDoc_STRVAR(fork_pair_doc,
+"fork_pair(fd, other_end, name, /)\n--\n\n"
+"Fork as fork() does, and at once a second child, as fork(fd, other_end, name) does: they have the same,\n"
+"and handlers of forks, which have this process copy many of its pages, run here once. Return the first\n"
+"child's pid and pidfd, and the second one's pid; that is 0 in the second child, when it was asked, and the\n"
+"first pid in the first. Without a pidfd, or room for a second child, there is none: those are -1.");
+
+static PyObject *
+control_fork_pair(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int fd, other_end;
+    const char *name;
+    if (!PyArg_ParseTuple(args, "iis:fork_pair", &fd, &other_end, &name) || PySys_Audit("os.fork", NULL) < 0
+        || PySys_Audit("os.fork", NULL) < 0) {
+        return NULL;
+    }
+    pid_t parent = getpid();
+    sigset_t all, mask;
+    PyOS_BeforeFork();
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &mask);
+    pid_t pid = fork(), second = -1;
+    int error = errno, pidfd = -1;
+    if (pid > 0 && (pidfd = pidfd_open_process(pid)) >= 0) {
+        second = fork();
+        if (second == 0) {
+            sleep_until_asked(fd, other_end, parent, name, &mask);
+        }
+    }
+    pthread_sigmask(SIG_SETMASK, &mask, NULL);
+    if (pid == 0 || second == 0) {
+        PyOS_AfterFork_Child();
+    }
+    else {
+        PyOS_AfterFork_Parent();
+    }
+    if (pid < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return Py_BuildValue("iii", (int)pid, pidfd, (int)second);
+}
+
 PyDoc_STRVAR(die_with_parent_doc,
 "die_with_parent(parent, /)\n--\n\n"
 "Have the kernel kill this process when the thread ends that has forked it, of the process `parent`: at\n"
@@ -330,6 +373,7 @@ control_name_thread(PyObject *Py_UNUSED(module), PyObject *arg)
 
 PyMethodDef process_control_methods[] = {
     {"fork", control_fork, METH_VARARGS, fork_doc},
+    {"fork_pair", control_fork_pair, METH_VARARGS, fork_pair_doc},
     {"die_with_parent", control_die_with_parent, METH_O, die_with_parent_doc},
     {"keep_death_signal", control_keep_death_signal, METH_NOARGS, keep_death_signal_doc},
     {"try_poll", control_try_poll, METH_NOARGS, try_poll_doc},

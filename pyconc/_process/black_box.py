@@ -266,12 +266,18 @@ def install(fd, number):
     """Have this process's faults, and its answers to DUMP_SIGNAL, written to the executor's file; takes fd."""
     global _number
     _number = number
-    with contextlib.suppress(OSError), _closing(fd):
+    try:
         # Opened anew, the file has a position of its own.
         opened = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_CLOEXEC)
-        with _closing(opened):
+        try:
             os.lseek(opened, number * _PART_BYTES, os.SEEK_SET)
             _use(opened)
+        finally:
+            os.close(opened)
+    except OSError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def _use(opened):
@@ -335,14 +341,6 @@ def _identify(fd):
     return status.st_dev, status.st_ino
 
 
-@contextlib.contextmanager
-def _closing(fd):
-    try:
-        yield
-    finally:
-        os.close(fd)
-
-
 # ---- out of memory ----
 
 
@@ -372,8 +370,10 @@ class OomKills:
     def _count(self):
         try:
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            with _closing(fd):
+            try:
                 text = b"\n" + os.read(fd, _TEXT_BYTES)
+            finally:
+                os.close(fd)
             return int(text.partition(b"\noom_kill ")[2].split(None, 1)[0])
         except (OSError, ValueError, IndexError):
             return 0

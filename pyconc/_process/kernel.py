@@ -14,7 +14,7 @@ from pyconc._process.signals import STOP
 
 __all__ = [
     "Children",
-    "explained",
+    "Explained",
     "hang_up",
     "has_pidfds",
     "is_refusal",
@@ -32,16 +32,19 @@ __all__ = [
 _REFUSED = (errno.ENOSYS, errno.EPERM, errno.EACCES)
 
 
-@contextlib.contextmanager
-def explained(need):
+class Explained:
     """Have an OSError by which the system refuses a call say what that is needed for, in so many words."""
-    try:
-        yield
-    except OSError as error:
-        if not is_refusal(error):
-            raise
-        message = f"{need}, which the system does not have or this sandbox does not allow"
-        raise OSError(error.errno, message) from None
+
+    def __init__(self, need):
+        self._need = need
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, traceback):
+        if isinstance(error, OSError) and is_refusal(error):
+            message = f"{self._need}, which the system does not have or this sandbox does not allow"
+            raise OSError(error.errno, message) from None
 
 
 def is_refusal(error):
@@ -72,7 +75,7 @@ def open_pidfd(pid):
 
 def open_connection():
     """Return the two ends of a connection, as multiprocessing's Pipe() does, with fewer questions to the system."""
-    with explained("worker processes are asked for by socketpair()"):
+    with Explained("worker processes are asked for by socketpair()"):
         return [connection.Connection(fd) for fd in _core.open_stream()]
 
 
@@ -236,31 +239,31 @@ def require_calls(events, clones):
 
     events: an epoll object.  clones: workers are cloned from this process, or from a zygote.
     """
-    with explained("worker processes are waited for by epoll_ctl()"):
+    with Explained("worker processes are waited for by epoll_ctl()"):
         try:
             events.unregister(events)
         except OSError as error:
             if error.errno in _REFUSED:
                 raise  # otherwise it was made, and nothing was there to be unregistered
-    with explained("worker processes are waited for by epoll_wait()"):
+    with Explained("worker processes are waited for by epoll_wait()"):
         events.poll(0)
-    with explained("outcomes are waited for by poll()"):
+    with Explained("outcomes are waited for by poll()"):
         _core.try_poll()
-    with explained("worker processes are waited for by poll(), or ppoll() from Python 3.15 on"):
+    with Explained("worker processes are waited for by poll(), or ppoll() from Python 3.15 on"):
         select.poll().poll(0)
-    with explained("worker processes are waited for by wait4()"), contextlib.suppress(ChildProcessError):
+    with Explained("worker processes are waited for by wait4()"), contextlib.suppress(ChildProcessError):
         os.wait4(os.getpid(), os.WNOHANG)  # nobody is its own child
     if clones:
-        with explained("worker processes end with the program by prctl(PR_SET_PDEATHSIG)"):
+        with Explained("worker processes end with the program by prctl(PR_SET_PDEATHSIG)"):
             _core.keep_death_signal()
 
 
 def supervise(queue):
     """Return what queue.supervise() does."""
-    with explained("worker processes are looked after by eventfd() and timerfd_create()"):
+    with Explained("worker processes are looked after by eventfd() and timerfd_create()"):
         return queue.supervise(STOP)
 
 
 def open_epoll():
-    with explained("worker processes are waited for by epoll_create1()"):
+    with Explained("worker processes are waited for by epoll_create1()"):
         return select.epoll()

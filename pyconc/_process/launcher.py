@@ -30,6 +30,7 @@ from pyconc._process import kernel
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.nursery import CannotFork, CannotPickle, the_nursery, the_reserve
 from pyconc._process.process_state import ProcessState
+from pyconc._process.signals import DeferSignals
 from pyconc._process.zygote import (
     ThisProcess,
     WorkerProcess,
@@ -39,7 +40,7 @@ from pyconc._process.zygote import (
     start_process,
 )
 
-__all__ = ["Launcher", "is_single_threaded", "leave_reserve", "prepare", "quiet_threads", "worker_fds"]
+__all__ = ["Launcher", "begin", "is_single_threaded", "leave_reserve", "prepare", "quiet_threads", "worker_fds"]
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
@@ -109,7 +110,7 @@ class Launcher:
         if (first or self._forks) and is_single_threaded() and kernel.has_pidfds():
             if first:
                 self.drop()  # what the program has defined or imported since is to be there
-                the_reserve.leave(self._key)  # now: each page that it shares is copied when it is written
+                the_reserve.leave(self._key)  # if begin() has seen threads that have ended since
             with self.job() as job:
                 zygote_fork = None
                 if first:
@@ -280,6 +281,16 @@ def prepare(key, executor):
             # An audit hook, for instance, that refuses: submit() will say so.
 
 
+def begin(key):
+    """Something is submitted to that executor: end the reserve if it is not needed.
+
+    Now, not as the first worker starts: each page that the program shares with it is copied when it is written.
+    """
+    if the_reserve.has(key) and is_single_threaded():
+        with DeferSignals():
+            the_reserve.leave(key)
+
+
 def leave_reserve(key):
     """Nothing will be submitted to that executor."""
     the_reserve.leave(key)
@@ -316,6 +327,8 @@ def has_interpreter():
 
 def is_single_threaded():
     """Whether a fork is safe: Python knows no thread that runs but this one, and quiet ones."""
+    if _thread._count() == 0:
+        return threading.active_count() == 1
     if threading.current_thread() in quiet_threads:
         return False  # there is a thread that has submitted
     for _ in range(_ENDING_LOOKS):

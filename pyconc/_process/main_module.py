@@ -75,14 +75,19 @@ def _mentions(stream, name):
     return len(raw) > 255 or any(form in stream for form in forms)
 
 
-def begin_worker():
-    """Have this process, which is going to run tasks for another, unpickle what comes by value as its own."""
-    main = vars(sys.modules["__main__"])
-    functions = [value for value in definitions().values() if type(value) is FunctionType]
-    # Where a script was run up to its guard, the module has a copy of its functions' globals.
-    copied = [function.__globals__ for function in functions if function.__globals__.get("__name__") == "__mp_main__"]
-    pickling.worker_globals = copied[0] if copied else main
-    pickling.main_of_worker = MainOfFork()
+def begin_worker(main=None):
+    """Have this process, which is going to run tasks for another, unpickle what comes by value as its own.
+
+    main: a MainOfFork made just before this process was forked, or None.
+    """
+    pickling.worker_globals = vars(sys.modules["__main__"])
+    if "__mp_main__" in sys.modules:
+        functions = [value for value in definitions().values() if type(value) is FunctionType]
+        # Where a script was run up to its guard, the module has a copy of its functions' globals.
+        every = (function.__globals__ for function in functions)
+        copied = (each for each in every if each.get("__name__") == "__mp_main__")
+        pickling.worker_globals = next(copied, pickling.worker_globals)
+    pickling.main_of_worker = main or MainOfFork()
     pickling.on_refusal = None  # that of a worker which this one was forked from
 
 

@@ -140,13 +140,13 @@ class Nursery:
             # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
             fds = [theirs.fileno(), *([] if tracker is None else [tracker])]
             # Whoever presses Ctrl-C means the program, also while that interpreter is too young to ignore it.
-            with signals.interrupts_blocked() as mask:
+            with signals.BlockInterrupts() as mask:
                 start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()}, {mask})"
                 code = f"import sys; sys.path[:] = {_absolute(sys.path)!r}; {start}"
                 # Where the folder was removed, Python 3.13.0 imports nothing if the path has ever had it.
                 safe = ["-P"] if self.state.cwd is None and sys.version_info >= (3, 11) else []
                 command = [spawn.get_executable(), *_interpreter_flags(), *safe, "-c", code]
-                with kernel.explained("the interpreter that makes the workers is started by pipe2() and vfork()"):
+                with kernel.Explained("the interpreter that makes the workers is started by pipe2() and vfork()"):
                     self.pid = util.spawnv_passfds(
                         os.fsencode(command[0]), [os.fsencode(word) for word in command], fds
                     )
@@ -325,10 +325,12 @@ class Reserve(Nursery):
 
     may_serve = zygote.Zygote.may_serve
 
+    def has(self, name):
+        """Whether it was made for that executor."""
+        return name in self._executors
+
     def serves(self, name):
-        return (
-            name in self._executors and self._connection is not None and self.may_serve(process_state.current_rights())
-        )
+        return self.has(name) and self._connection is not None and self.may_serve(process_state.current_rights())
 
     def clone(self, name, fds, setup, limits):
         """Return a zygote for an executor that it serves.  Raises OSError."""
@@ -455,20 +457,20 @@ def _require_passing(sender, receiver):
     """
     _send_fds(sender, [sender.fileno()])
     (fd,) = _receive_fds(receiver, 1)
-    with kernel.explained(_PASSING):
+    with kernel.Explained(_PASSING):
         os.dup2(fd, fd)
     os.close(fd)
 
 
 def _send_fds(conn, fds):
-    with kernel.explained(_PASSING), _socket_of(conn) as sock:
+    with kernel.Explained(_PASSING), _socket_of(conn) as sock:
         for start in range(0, len(fds), _FDS_MAX):
             socket.send_fds(sock, [b"f"], fds[start : start + _FDS_MAX])
 
 
 def _receive_fds(conn, count):
     fds = []
-    with kernel.explained(_PASSING), _socket_of(conn) as sock:
+    with kernel.Explained(_PASSING), _socket_of(conn) as sock:
         while len(fds) < count:
             data, received, _, _ = socket.recv_fds(sock, 1, _FDS_MAX)
             if not data:

@@ -5,21 +5,21 @@ the program's one thread can make, and the start of the supervisor, in a constru
 """
 
 import _signal
-import contextlib
 import os
 import threading
+from itertools import compress
 
 from pyconc._process.interruption import call_late
 
 __all__ = [
     "STOP",
+    "BlockInterrupts",
     "DeferSignals",
     "adopt_interrupts",
     "call_interruptibly",
     "end_in_child",
     "handle_stops",
     "ignores_interrupts",
-    "interrupts_blocked",
     "program_ignores_interrupts",
     "reset_in_child",
 ]
@@ -69,8 +69,7 @@ class DeferSignals:
     # passes by the `except` and the `finally` around that loop.
 
     def _install(self):
-        # Ctrl-C first, so that it is the last one to be restored.
-        for number in (_signal.SIGINT, *range(1, _signal.NSIG)):
+        for number in list(_handled()):
             handler = _signal.getsignal(number)
             if callable(handler) and number not in self._handlers and not _is_harmless(handler):
                 self._handlers[number] = handler
@@ -116,6 +115,15 @@ class DeferSignals:
         while self._noted:
             number, frame = self._noted.pop(0)
             call_late(self._handlers[number], number, frame)
+
+
+# Ctrl-C first, so that it is the last one to be restored.
+_NUMBERS = (_signal.SIGINT, *range(1, _signal.NSIG))
+
+
+def _handled():
+    """Return the signals that Python has a handler for; in C, as each executor asks thrice."""
+    return compress(_NUMBERS, map(callable, map(_signal.getsignal, _NUMBERS)))
 
 
 def _is_harmless(handler):
@@ -174,14 +182,18 @@ def handle_stops(handler):
     os.register_at_fork(after_in_child=reset)
 
 
-@contextlib.contextmanager
-def interrupts_blocked():
-    """Block SIGINT in this thread, as what it starts meanwhile will find it; return what the thread had blocked."""
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
-    try:
-        yield [int(number) for number in mask]
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+class BlockInterrupts:
+    """Within `with BlockInterrupts() as mask:` this thread blocks SIGINT, as what it starts meanwhile will find it.
+
+    mask: the signals that the thread had blocked.
+    """
+
+    def __enter__(self):
+        self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGINT])
+        return self._mask
+
+    def __exit__(self, *exc):
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
 
 
 def call_interruptibly(function, *args):

@@ -429,7 +429,6 @@ class Supervisor:
     def _start_threads(self):
         fds = kernel.supervise(self.queue)
         relief_fds = [self.queue.relief_fd] if self._has_successors else []
-        self._oom_kills = black_box.OomKills()
         if self._logs is not None:
             quiet_threads.add(self._logs.start(f"{self.name}_logs", self._waits_at_exit))
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
@@ -472,6 +471,7 @@ class Supervisor:
     def _supervise(self, poke_fd, timer_fd):
         """Live the life of the thread; the arguments are what ProcessQueue.supervise() returns."""
         _core.name_thread("pyconc-watch")
+        self._oom_kills = black_box.OomKills()  # before a worker may run anything
         self._admit_watched()
         while True:
             # One at a time: what is done about one event may close a file whose number the next one has.

@@ -46,10 +46,11 @@ class Limits(namedtuple("Limits", "tasks concurrency rss memory logs context nam
     __slots__ = ()
 
 
-def main(fds, number, setup, limits):
+def main(fds, number, setup, limits, main_of_fork=None):
     """Run tasks until none are left, or until this worker has run as many as it may.
 
     fds: as launcher.worker_fds() returns them. setup: (initializer, initargs, loop_factory). limits: Limits.
+    main_of_fork: as for main_module.begin_worker().
     """
     # Forked by the supervisor's thread, it would have that thread's name in its logs.  From 3.14 on this names it
     # to the kernel, too; so its own name there comes second.
@@ -58,7 +59,7 @@ def main(fds, number, setup, limits):
     _core.name_thread(_names.short_name(limits.name, f"-w{number}"))
     _prepare_signals()
     _make_line_buffered()
-    main_module.begin_worker()
+    main_module.begin_worker(main_of_fork)
     region_fd, wakeup_fd, box_fd, *more_fds = fds
     initializer, initargs, loop_factory = setup
     if limits.logs is not None:
@@ -112,7 +113,7 @@ def _prepare_signals():
     if signals.program_ignores_interrupts():
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         return
-    with signals.interrupts_blocked():
+    with signals.BlockInterrupts():
         _signal.signal(_signal.SIGINT, _interrupt)
         _core.ignore_outer_interrupts()
     os.register_at_fork(after_in_child=_restore_interrupt)

@@ -322,23 +322,32 @@ def _state_of(pid):
 # ---- making one ----
 
 
-def fork(*asleep):
-    """Fork a process that ignores Ctrl-C, and uses our resource tracker, as multiprocessing's own do.
-
-    asleep: (connection, the parent's end, name) of one that is not to begin before it is asked something.
+class _Forking(signals.BlockInterrupts):
+    """Within `with _Forking():` a process that is forked uses our resource tracker, as multiprocessing's own do.
 
     Since 3.14 a child that is not known to be one of those lets go of it, and starts one of its own: that would destroy
     the shared memory that a worker has made as soon as the worker ends.
     """
-    intent = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_fork_intent", None)
-    if intent is not None:
-        intent.preserve_fd = True
-    with signals.interrupts_blocked():
-        try:
-            pid = _core.fork(*asleep)
-        finally:
-            if intent is not None:
-                intent.preserve_fd = False
+
+    def __enter__(self):
+        super().__enter__()
+        self._intent = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_fork_intent", None)
+        if self._intent is not None:
+            self._intent.preserve_fd = True
+
+    def __exit__(self, *exc):
+        if self._intent is not None:
+            self._intent.preserve_fd = False
+        super().__exit__(*exc)
+
+
+def fork(*asleep):
+    """Fork a process that ignores Ctrl-C.
+
+    asleep: (connection, the parent's end, name) of one that is not to begin before it is asked something.
+    """
+    with _Forking():
+        pid = _core.fork(*asleep)
         if pid == 0:
             signals.end_in_child()
     return pid
@@ -363,29 +372,60 @@ class ZygoteFork:
         self._name = _names.short_name(job[2].name, "-zygote")
         util._flush_std_streams()
 
-    def fork(self, sibling=None):
-        """Return the zygote.  sibling: (pid, pidfd) of a worker that this thread, the program's only one, has forked.
-
-        Raises OSError.
-        """
-        # With a sibling it is learned after the fork what the program has: that takes longer than 0.1 ms, and the
-        # worker is on its way meanwhile.  Nobody else is there to change it.
-        known = (ProcessState(), MainOfFork()) if sibling is None else None
-        pid = fork(self._theirs.fileno(), self._ours.fileno(), self._name)
+    def fork(self):
+        """Return the zygote.  Raises OSError."""
+        state, main = ProcessState(), MainOfFork()
+        pid = fork(*self._asleep())
         if pid == 0:
-            code = 1
-            try:
-                self._ours.close()
-                signals.reset_in_child()
-                serve(self._theirs, self._parent, known and known[0].rights, self._job, sibling)
-                code = 0
-            except BaseException:
-                pass  # its parent finds it gone; nothing that the program did, and nothing for its output
-            finally:
-                os._exit(code)
+            self._serve(main, state.rights)
+        return self._make(pid, main, state)
+
+    def fork_with_worker(self, main):
+        """Fork a worker, and at once the zygote, from this thread, the program's only one.
+
+        Return the worker's pid and pidfd, and the zygote; the latter two may be None.  In the worker the pid is 0.
+        main: a MainOfFork made just before.  Raises OSError: there is no worker.
+        """
+        try:
+            with _Forking():
+                pid, end, second = _core.fork_pair(*self._asleep())
+                if 0 in (pid, second):
+                    signals.end_in_child()
+        except BaseException:
+            self.close()
+            raise
+        if second == 0:
+            self._serve(main, None, (pid, end))
+        made = None
+        if second > 0:
+            # What the program has is learned only now: that takes longer than 0.1 ms, and the worker is on its way
+            # meanwhile.  Nobody else is there to change it.
+            with contextlib.suppress(Exception):
+                made = self._make(second, main)
+        if made is None:
+            self.close()
+        return pid, None if end < 0 else end, made
+
+    def _asleep(self):
+        return self._theirs.fileno(), self._ours.fileno(), self._name
+
+    def _serve(self, main, rights, sibling=None):
+        """Be the zygote.  sibling: (pid, pidfd) of a worker that the parent has forked itself."""
+        code = 1
+        try:
+            self._ours.close()
+            signals.reset_in_child()
+            serve(self._theirs, self._parent, rights, self._job, main, sibling)
+            code = 0
+        except BaseException:
+            pass  # its parent finds it gone; nothing that the program did, and nothing for its output
+        finally:
+            os._exit(code)
+
+    def _make(self, pid, main, state=None):
         self._theirs.close()
         try:
-            return Zygote(pid, self._ours, *(known or (ProcessState(), MainOfFork())))
+            return Zygote(pid, self._ours, state or ProcessState(), main)
         except BaseException:
             os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):  # the program ignores SIGCHLD
@@ -401,8 +441,8 @@ class ZygoteFork:
 class ThisProcess:
     """In place of a zygote, a program with one thread: it may fork a worker itself, which then starts earlier.
 
-    By this thread, which is the main one and ends with the process.  With `zygote_fork`, it forks that right after the
-    first worker, so that both have the same: see `zygote`, which is None if there was no room for one.
+    By this thread, which is the main one and ends with the process.  With `zygote_fork`, it forks that with the first
+    worker, so that both have the same: see `zygote`, which is None if there was no room for one.
     It sees the worker's end by a pidfd.
     """
 
@@ -416,17 +456,13 @@ class ThisProcess:
         util._flush_std_streams()
         parent = os.getpid()
         zygote_fork, self._zygote_fork = self._zygote_fork, None
-        pid = fork()
+        main = MainOfFork()  # here, and not in each of the children
+        if zygote_fork is None:
+            pid = fork()
+        else:
+            pid, self._end, self.zygote = zygote_fork.fork_with_worker(main)
         if pid == 0:
-            if zygote_fork is not None:
-                zygote_fork.close()
-            _be_worker(parent, parent, number, name, {}, self._job)
-        if zygote_fork is not None:
-            try:
-                self._end = kernel.open_pidfd(pid)
-                self.zygote = zygote_fork.fork((pid, self._end))
-            except Exception:
-                zygote_fork.close()
+            _be_worker(parent, parent, number, name, {}, self._job, main)
         return pid
 
     def open_end(self, pid):
@@ -459,12 +495,12 @@ def running_tracker_fd():
 # ---- the zygote's own life ----
 
 
-def serve(conn, parent_pid, rights, job, sibling=None):
+def serve(conn, parent_pid, rights, job, main=None, sibling=None):
     """Fork workers on request until the connection or the parent ends.
 
     rights: the program's, when what this process has was made, or None if its only thread has forked it; job: see
-    worker_main.main().  sibling: (pid, pidfd) of a worker that the parent has forked itself.  Nobody else but workers
-    is signalled, whoever asks.
+    worker_main.main(); main: as for main_module.begin_worker().  sibling: (pid, pidfd) of a worker that the parent has
+    forked itself.  Nobody else but workers is signalled, whoever asks.
     """
     # Capabilities are a thread's own: that which has forked this process may have more than the program's main thread,
     # and a fresh interpreter of root's gets back what root gave up.
@@ -524,13 +560,13 @@ def serve(conn, parent_pid, rights, job, sibling=None):
                 for fd in (parent_fd, sibling_fd):
                     if fd is not None:
                         os.close(fd)
-                _be_worker(parent_pid, own_pid, number, name, changes, job)
+                _be_worker(parent_pid, own_pid, number, name, changes, job, main)
             if "rights" not in changes:
                 privileged.add(pid)
             conn.send(("started", pid))
 
 
-def _be_worker(parent_pid, forked_by, number, name, changes, job):
+def _be_worker(parent_pid, forked_by, number, name, changes, job, main):
     code = 1
     # As multiprocessing does in the children that it forks: since 3.13 it is atexit that calls its own clean-up, which
     # waits for what queues have yet to send, and what the program registers in a worker is called too.
@@ -548,7 +584,7 @@ def _be_worker(parent_pid, forked_by, number, name, changes, job):
         fds, setup, limits = job
         name, identity = name
         worker = process.BaseProcess(
-            target=worker_main.main, args=(fds, number, setup, limits), name=name, daemon=False
+            target=worker_main.main, args=(fds, number, setup, limits, main), name=name, daemon=False
         )
         worker._start_method = limits.method  # of what the worker may start itself; None: whatever is usual
         worker._identity = identity
