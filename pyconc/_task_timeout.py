@@ -15,8 +15,9 @@ class TaskTimeout(*dict.fromkeys([concurrent.futures.TimeoutError, builtins.Time
     `stopped` says how it ended: "raised" (TaskCancelled, or what came of that), "returned" (a result all the same,
     which is dropped), "killed" (its worker process was); None if it never began, or if nothing can stop it, such as a
     call in a thread that goes on after its grace, or a process that the kernel does not let end. `stack` is text: the
-    Python stack of each thread of the worker when the time was over, also where C code was running; of a call in a
-    thread, that thread's; of a coroutine, what it awaited then; None if there is none. The traceback shows it, too.
+    Python stack of the call's thread when the time was over; if a process did not end the call soon, or was killed at
+    once, that of each of its threads, also where C code was running; of a coroutine, what it awaited then; None if
+    there is none. The traceback shows it, too.
 
     It can be pickled, and has all of that afterwards.
 

@@ -21,6 +21,7 @@ from support import HANG_LIMIT, THOUSAND, more_rounds, run_script, wait_until
 
 import pyconc
 from pyconc._process import black_box, signals
+from pyconc._process.supervisor import Supervisor
 
 # Longer than any test takes: what would be killed after that was not killed at all.
 FOREVER = 3600
@@ -120,13 +121,70 @@ def test_another_worker_is_there_before_the_next_call(pool):
         worker = another
 
 
-@pytest.mark.parametrize("fn", [loop_for_ever, sleep_for_ever, search_for_ever, hold_the_gil])
+def check_for_ever():
+    while True:
+        pyconc.current_task().check()
+
+
+@pytest.mark.parametrize("fn", [loop_for_ever, sleep_for_ever, search_for_ever, check_for_ever, hold_the_gil])
 @with_pool
 def test_the_error_shows_where_the_call_was(pool, fn):
     # Its worker needs a moment of the CPU to say so, before it is killed if it has to be.
     error = timeout_of(pool.options(timeout=0.05, grace=1 if fn is hold_the_gil else FOREVER).submit(fn))
     assert f" in {fn.__name__}" in error.stack
     assert error.stack.rstrip() in str(error.__cause__)
+
+
+@with_pool
+def test_also_without_any_grace(pool, monkeypatch):
+    monkeypatch.setattr(black_box.BlackBox.wait, "__defaults__", (HANG_LIMIT,))  # it may get no CPU for a while
+    error = timeout_of(pool.options(timeout=0.05, grace=0).submit(hold_the_gil))
+    assert error.stopped == "killed"
+    assert " in hold_the_gil\n" in error.stack
+
+
+def clean_up_at(gate):
+    try:
+        sleep_for_ever()
+    finally:
+        gate()
+
+
+@with_pool
+def test_it_shows_where_the_call_was_then_and_not_where_it_cleans_up(pool):
+    with ProcessGate() as gate:
+        future = pool.options(timeout=0.05, grace=FOREVER).submit(clean_up_at, gate)
+        gate.wait_started()
+        wait_until(lambda: pool._opened._repeats, "the supervisor to be told, and to ask")
+        gate.open()
+        assert " in sleep_for_ever\n" in timeout_of(future).stack
+
+
+@with_pool
+def test_one_call_s_stack_is_no_other_s(pool):
+    limited = pool.options(timeout=0.05, grace=FOREVER)
+    assert " in sleep_for_ever\n" in timeout_of(limited.submit(sleep_for_ever)).stack
+    stack = timeout_of(limited.submit(loop_for_ever)).stack
+    assert " in loop_for_ever\n" in stack
+    assert " in sleep_for_ever\n" not in stack
+
+
+@with_pool
+def test_a_call_is_interrupted_before_the_supervisor_gets_to_it(pool, monkeypatch):
+    """It would be one more thread to wait for, and the GIL, on a busy machine."""
+    ended = threading.Event()
+
+    def hold_up(self, stop_calls=Supervisor._stop_calls):
+        if any(self.queue.find_stopping(call) is not None for call in range(100)):
+            ended.wait(HANG_LIMIT)
+        stop_calls(self)
+
+    monkeypatch.setattr(Supervisor, "_stop_calls", hold_up)
+    try:
+        future = pool.options(timeout=0.05, grace=FOREVER).submit(loop_for_ever)
+        assert " in loop_for_ever\n" in timeout_of(future).stack
+    finally:
+        ended.set()
 
 
 def hold_in_shield(gate):
@@ -145,6 +203,7 @@ def test_also_when_the_worker_gets_no_cpu_until_long_after(pool):
         gate.open()
         error = timeout_of(future)
     assert " in hold_in_shield\n" in error.stack
+    assert " in __exit__\n" not in error.stack  # which is where it was interrupted
     assert error.stopped == "raised"
 
 
@@ -163,10 +222,10 @@ def test_also_when_the_call_ends_as_its_worker_is_asked(pool, monkeypatch):
 @with_pool
 def test_a_worker_that_has_filled_its_part_of_the_black_box_is_asked_no_more(pool):
     pool.submit(abs, -1).result()
-    limited = pool.options(timeout=0.05, grace=FOREVER)
-    assert " in sleep_for_ever\n" in timeout_of(limited.submit(sleep_for_ever)).stack
     pool._opened._box._asked[0] = black_box._PART_BYTES
-    assert timeout_of(limited.submit(sleep_for_ever)).stack is None
+    killed = pool.options(timeout=0.05, on_cancel="kill")
+    assert timeout_of(killed.submit(sleep_for_ever)).stack is None
+    assert " in sleep_for_ever\n" in timeout_of(killed.submit(sleep_for_ever)).stack
 
 
 @with_pool

@@ -54,6 +54,9 @@ static int
 raise_cancelled(call_place *place)
 {
     place->is_interrupted = true;
+    if (place->note != NULL) {
+        place->note(place);
+    }
     if (place->take_back != NULL) {
         place->take_back(place);
     }

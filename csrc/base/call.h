@@ -43,6 +43,8 @@ typedef struct call_place {
     // TaskCancelled that another thread has asked for, and that was not raised yet, is not raised: True if
     // there was one.  NULL: no other thread can ask.
     bool (*take_back)(struct call_place *place);
+    // TaskCancelled is about to be raised in the call.  NULL: nobody wants to know.
+    void (*note)(struct call_place *place);
     // TaskCancelled that was raised in the call was lost: has it raised again, if the call is to end.  NULL:
     // somebody else sees to that.
     void (*raise_again)(struct call_place *place);

@@ -20,7 +20,10 @@ end_of(const call_options *options, int64_t began_ns)
 static void
 end_late(job_table *table, process_job *job)
 {
-    if (!job_table_stop(table, job, STOP_BY_TIMEOUT) && !job_slot_has_ended(job->slot)) {
+    if (job_table_stop(table, job, STOP_BY_TIMEOUT)) {
+        (void)job_table_interrupt(table, job);  // else the supervisor does, whose thread this is
+    }
+    else if (!job_slot_has_ended(job->slot)) {
         job_table_note_damage(table);
     }
 }

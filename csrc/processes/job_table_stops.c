@@ -9,6 +9,21 @@
 // calls need, also beside busy programs.
 #define TELL_NS 20000000
 
+// When the supervisor is to be told of a call that was interrupted.
+static int64_t
+tell_time(const special_job *special)
+{
+    return special->interrupted_ns + clock_earlier(special->options.grace_ns, TELL_NS);
+}
+
+// Has the timer fire then.  With the lock.
+static void
+tell_later(job_table *table, int64_t tell_ns)
+{
+    table->stop_ns = clock_earlier(table->stop_ns, tell_ns);
+    job_table_set_timer(table, table->stop_ns);
+}
+
 bool
 job_table_stop(job_table *table, process_job *job, stop_reason reason)
 {
@@ -44,25 +59,26 @@ request_cancel(job_table *table, task *t, stop_reason reason)
     return false;
 }
 
-// Interrupts a call that is to end, and has the timer tell the supervisor of it, in case it does not end
-// soon.  False: the supervisor is to be told at once.  With the lock, so that the pidfd stays open.
-static bool
-interrupt(job_table *table, process_job *job)
+// With the lock, so that the pidfd stays open.
+bool
+job_table_interrupt(job_table *table, process_job *job)
 {
     special_job *special = job->special;
+    if (special->interrupted_ns != 0) {
+        return true;
+    }
     uint32_t worker = job_ring_taker(&table->ring, job->slot);
-    if (table->ring.doorbells != NULL || special->options.how != STOP_INTERRUPT || worker == UINT32_MAX
+    if (table->ring.doorbells != NULL || special->options.how == STOP_KILL || worker == UINT32_MAX
         || table->pidfds[worker] < 0) {
         return false;
     }
-    int64_t now_ns = clock_now_ns();
-    int64_t tell_ns = now_ns + clock_earlier(special->options.grace_ns, TELL_NS);
-    table->stop_ns = clock_earlier(table->stop_ns, tell_ns);
-    job_table_set_timer(table, table->stop_ns);
+    special->interrupted_ns = clock_now_ns();
+    int64_t tell_ns = tell_time(special);
+    tell_later(table, tell_ns);
     if (table->timer_ns > tell_ns || pidfd_signal(table->pidfds[worker], table->stop_signal) < 0) {
+        special->interrupted_ns = 0;
         return false;
     }
-    special->interrupted_ns = now_ns;
     return true;
 }
 
@@ -77,7 +93,7 @@ job_table_request_cancel(job_table *table, task *t, bool insists)
     if (outcome == CANCEL_ASKED && is_again && insists && table->ring.doorbells == NULL) {
         special->has_no_grace = special->is_stop_due = table->has_stops = true;
     }
-    if (outcome == CANCEL_ASKED && special->is_stop_due && (is_again || !interrupt(table, job))) {
+    if (outcome == CANCEL_ASKED && special->is_stop_due && (is_again || !job_table_interrupt(table, job))) {
         outcome = CANCEL_FOR_SUPERVISOR;
     }
     pthread_mutex_unlock(&table->lock);
@@ -150,11 +166,18 @@ bool
 job_table_pop_stop(job_table *table, stop_order *order)
 {
     pthread_mutex_lock(&table->lock);
-    bool found = false;
+    bool found = false, are_others = false;
     for (uint32_t i = 0; table->has_stops && !found && i < table->ring.slot_count; i++) {
         process_job *job = job_table_job_in(table, i);
         special_job *special = job == NULL ? NULL : job->special;
-        if (special != NULL && special->is_stop_due) {
+        if (special == NULL || !special->is_stop_due) {
+            continue;
+        }
+        if (special->interrupted_ns != 0 && !special->has_no_grace && tell_time(special) > clock_now_ns()) {
+            are_others = true;
+            tell_later(table, tell_time(special));  // the timer may have fired for another call
+        }
+        else {
             special->is_stop_due = false;
             order->number = job->number;
             order->worker = job_ring_taker(&table->ring, job->slot);
@@ -166,7 +189,7 @@ job_table_pop_stop(job_table *table, stop_order *order)
             found = order->worker != UINT32_MAX;
         }
     }
-    table->has_stops = found;
+    table->has_stops = found || are_others;
     pthread_mutex_unlock(&table->lock);
     return found;
 }

@@ -1,9 +1,10 @@
 // job_table_stops: tasks that workers have taken, and that are to end.
 //
 // A call that is cancelled is interrupted by the thread that cancels it: for the supervisor to do that would
-// be one more thread to wait for on a busy machine.  Most calls end at once, and the supervisor never hears
-// of them.  It is told by the timer of those that have not ended soon, whose grace it watches over; and at
-// once of those that nobody else can interrupt.
+// be one more thread to wait for on a busy machine.  One that has reached its timeout is interrupted when the
+// timer has fired, before any Python runs, and its worker says where it was.  Most calls end at once, and the
+// supervisor never hears of them.  It is told by the timer of those that have not ended soon, whose stack it
+// asks for, and whose grace it watches over; and at once of those that nobody else can interrupt.
 #ifndef PYCONC_JOB_TABLE_STOPS_H
 #define PYCONC_JOB_TABLE_STOPS_H
 
@@ -38,7 +39,7 @@ typedef struct stop_order {
     int64_t grace_ns;  // what is left of it
 } stop_order;
 
-// The next order, which is given once.  False: there is none.
+// The next order, which is given once.  False: there is none, or none yet.
 bool job_table_pop_stop(job_table *table, stop_order *order);
 
 // The worker that runs a task which is to end.  False: it has ended.
@@ -58,5 +59,8 @@ void job_table_note_stack(job_table *table, uint64_t number, PyObject *stack);
 
 // Has the worker end a task that it has taken, with the lock.  False: that is too late.
 bool job_table_stop(job_table *table, process_job *job, stop_reason reason);
+
+// Interrupts a task that was stopped so, with the lock.  False: the supervisor is to be told of it at once.
+bool job_table_interrupt(job_table *table, process_job *job);
 
 #endif

@@ -179,7 +179,8 @@ deliver_one(ProcessQueueObject *self, task *t, bool interruptible)
     return task_deliver(t, result, exception);
 }
 
-// Where the coroutine of a task was when its time was over, a str; NULL, without an exception: nobody says.
+// Where a task was when its time was over, if its worker says so, a str; NULL, without an exception: it does
+// not.
 static PyObject *
 read_where(ProcessQueueObject *self, process_job *job)
 {
@@ -217,8 +218,9 @@ make_timeout(ProcessQueueObject *self, const task *t)
     int64_t ran_ns = special->ending == ENDED_UNBEGUN     ? CALL_NOT_BEGUN
                      : began_ns <= 0 || began_ns > now_ns ? 0
                                                           : now_ns - began_ns;
-    if (special->stack == NULL) {
-        special->stack = read_where(self, job);
+    PyObject *where = read_where(self, job);
+    if (where != NULL) {
+        Py_XSETREF(special->stack, where);  // the other is of later
     }
     const char *how = endings[special->ending];
     return call_timeout_error(t->callable, &special->options, ran_ns, special->stack, how);

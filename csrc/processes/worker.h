@@ -51,6 +51,7 @@ typedef struct WorkerObject {
     bool is_cut_off;        // it could not wake its parent
     call_place place;
     PyObject *base_frame;             // that called run(), borrowed; NULL while run() does not run
+    PyObject *where;                  // the call that runs was when its time was over, a str; or NULL
     bool interrupted_import;          // a call was interrupted while it imported something
     const struct slot_call *running;  // the call that runs, on the C stack; NULL: none does
 } WorkerObject;

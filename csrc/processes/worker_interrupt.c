@@ -3,6 +3,8 @@
 #include <frameobject.h>
 #include <signal.h>
 
+#include "base/thread_stack.h"
+
 CallObject *
 worker_interrupt_get_call(call_place *place)
 {
@@ -24,6 +26,16 @@ worker_interrupt_reason(const call_place *place)
     WorkerObject *self = THING_OF(place, WorkerObject, place);
     return self->running == NULL || worker_is_inherited(self) ? STOP_NOT
                                                               : job_slot_asked(self->running->slot);
+}
+
+void
+worker_interrupt_note(call_place *place)
+{
+    WorkerObject *self = THING_OF(place, WorkerObject, place);
+    if (self->where == NULL && worker_interrupt_reason(place) == STOP_BY_TIMEOUT) {
+        PyObject *where = thread_stack(PyThreadState_Get(), PyThread_get_thread_ident());
+        Py_XSETREF(self->where, where);  // before Python 3.12 another signal may have come meanwhile
+    }
 }
 
 // Whether code that the call runs is importing something, by the interpreter's frames from `frame` on.
@@ -50,6 +62,7 @@ PyObject *
 worker_on_stop(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
     WorkerObject *self = (WorkerObject *)op;
+    worker_interrupt_note(&self->place);  // also in a shield: this is where it was
     bool imports = nargs == 2 && PyFrame_Check(args[1]) && is_importing(self, args[1]);
     if (call_interrupt(&self->place) < 0) {
         self->interrupted_import |= imports;

@@ -4,6 +4,9 @@
 // The handler finds in `running` which call runs, if one does, and in that call's slot whether it is to end:
 // so a signal that comes late, twice or from elsewhere raises nothing, nor does any while something is
 // unpacked or packed.
+//
+// A call that has reached its timeout is asked for nothing before: in the handler the worker looks where its
+// Python code is, and sends that with the outcome.  The parent asks, by another signal, what does not end.
 #ifndef PYCONC_WORKER_INTERRUPT_H
 #define PYCONC_WORKER_INTERRUPT_H
 
@@ -12,6 +15,9 @@
 // As a call_place's get() and reason().
 CallObject *worker_interrupt_get_call(call_place *place);
 stop_reason worker_interrupt_reason(const call_place *place);
+
+// As its note(): remembers where the call is that has reached its timeout, unless that is known.
+void worker_interrupt_note(call_place *place);
 
 // ---- methods of the type ----
 

@@ -142,6 +142,7 @@ make_call(WorkerObject *self, slot_call *c)
 {
     PyObject *result;
     self->place.is_interrupted = false;
+    Py_CLEAR(self->where);
     self->running = c;
     if (c->kind == WIRE_CHUNK) {
         result = call_chunk(self, c->slot, c);
@@ -161,6 +162,22 @@ make_call(WorkerObject *self, slot_call *c)
 // What a call leaves whose end was asked for: the parent wants to know only how it ended.
 static const packed_message dropped_result = {.head.kind = WIRE_RESULT};
 static const packed_message dropped_exception = {.head.kind = WIRE_EXCEPTION};
+
+// The same, and where the call was when its time was over, if that is known.
+static packed_message
+drop_outcome(WorkerObject *self, bool has_returned)
+{
+    packed_message outcome;
+    if (self->where != NULL) {
+        wire_kind kind = has_returned ? WIRE_RESULT : WIRE_EXCEPTION;
+        if (codec_pack_outcome(&self->packs, kind, self->where, &outcome) == 0) {
+            outcome.head.flags |= WIRE_WHERE;
+            return outcome;
+        }
+        PyErr_Clear();
+    }
+    return has_returned ? dropped_result : dropped_exception;
+}
 
 // The time of a call with a limit begins to count now, after it was unpacked, which may import modules.
 // False: its deadline has passed.
@@ -209,7 +226,7 @@ run_slot(WorkerObject *self, job_slot *slot)
         }
         if (!is_chunk && job_slot_is_stoppable(slot) && job_slot_asked(slot) != STOP_NOT) {
             PyErr_Clear();
-            outcome = result == NULL ? dropped_exception : dropped_result;
+            outcome = drop_outcome(self, result != NULL);
         }
         else if ((result == NULL || codec_pack_outcome(&self->packs, WIRE_RESULT, result, &outcome) < 0)
                  && (!is_chunk || result == NULL || pack_prefix(self, result, &outcome) < 0)) {

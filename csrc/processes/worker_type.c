@@ -88,6 +88,7 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->place = (call_place){.module = self->module,
                                .get = worker_interrupt_get_call,
                                .reason = worker_interrupt_reason,
+                               .note = worker_interrupt_note,
                                .is_remote = true};
     self->region = region_join(self->module, region_fd, SHM_WORKER(number));
     if (self->region == NULL) {
@@ -136,6 +137,7 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->region);
     Py_VISIT(self->named);
+    Py_VISIT(self->where);
     for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
         Py_VISIT(self->callables[slot].callable);
     }
@@ -148,6 +150,7 @@ worker_clear(PyObject *op)
     WorkerObject *self = (WorkerObject *)op;
     packer_clear(&self->packs);
     Py_CLEAR(self->named);
+    Py_CLEAR(self->where);
     for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
         self->callables[slot].id = 0;
         Py_CLEAR(self->callables[slot].callable);

@@ -4,8 +4,8 @@
 #include <signal.h>
 
 #include "base/lost_exception.h"
+#include "base/thread_stack.h"
 #include "core/clock.h"
-#include "thread_stack.h"
 
 typedef enum thread_job_state {
     JOB_QUEUED,  // or taken, and not begun

@@ -2,13 +2,14 @@
 
 An executor has one file in memory, in which each worker has a part of its own.  There faulthandler writes the worker's
 Python stack, from 3.14 on also its C stack, when a fault ends it; and when the parent asks for it by a signal, which
-works too while C code holds the GIL.  All of that happens in a signal handler that runs no Python.
+works too while C code holds the GIL.  All of that happens in a signal handler that runs no Python.  A call that ends
+soon after it was interrupted is not asked: its worker has sent where it was, see csrc/processes/worker_interrupt.h.
 
     parent                              worker
       |--- file -------------------------->| install(): opens it anew, so that its part is where it writes
       |                                    |
       |--- request(): DUMP_SIGNAL -------->| writes the stack of every thread
-      |--- STOP -------------------------->| raises in the call, and announces its outcome
+      |--- STOP, again ------------------->| raises in the call, and announces its outcome
       |<-- Answer(): reads ----------------|
       |                                    |
       |--- request(): DUMP_SIGNAL -------->| writes the stack of every thread

@@ -546,7 +546,7 @@ class Supervisor:
         return self._overdue, self._killed, self._repeats
 
     def _stop_calls(self):
-        """Interrupt the calls that are to end, and kill the workers whose calls have not ended in time."""
+        """Interrupt the calls that are to end and do not, and kill the workers whose calls have not ended in time."""
         late = {}  # workers that are to be killed as their calls have used up their time: (Answer, those calls)
         while (order := self.queue.pop_stop()) is not None:
             call, number, grace, is_late = order
@@ -559,7 +559,7 @@ class Supervisor:
                 # It is there before the call ends for the exception, or by itself, and if the worker is slow to answer.
                 note = functools.partial(self.queue.note_stack, call)
                 answer = self._box.request(*_identify(worker), note)
-            if asks and grace is None:
+            if asks and not grace:  # None: at once; 0: it was interrupted, and its grace is over
                 late.setdefault(worker, (answer, []))[1].append(call)
                 continue
             self._stop_call(worker, call, grace)

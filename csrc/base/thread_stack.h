@@ -1,8 +1,8 @@
-// thread_stack: where the Python code of another thread is.
+// thread_stack: where the Python code of a thread is.
 #ifndef PYCONC_THREAD_STACK_H
 #define PYCONC_THREAD_STACK_H
 
-#include "base/compat.h"
+#include "compat.h"
 
 // As faulthandler would write it, a str; NULL, without an exception, if there is no memory for it.  The
 // caller knows that the thread lives, and has the GIL.  Before Python 3.12 the garbage collector may run
