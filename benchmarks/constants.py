@@ -170,9 +170,9 @@ FIXED = {
     """,
     "how long to wait for somebody who mostly answers long before, or is gone": """
         futex.FUTEX_STOP_NS shared_watch.SHARED_WATCH_GRACE_NS worker.KILL_NS gil.GIL_PATIENCE_END_NS
-        thread_job.PAUSE_MAX_NS process_tree._STOP_SECONDS process_tree._MOST_SECONDS supervisor._FIRST_REPEAT
-        supervisor._LAST_REPEAT supervisor._END_SECONDS supervisor._STACK_SECONDS supervisor._REPORT_SECONDS
-        supervisor._FORKSERVER_SECONDS zygote._LOOK_SECONDS zygote._LOOKS_MAX _logs._PATIENCE _shutdown.SPARE
+        thread_job.PAUSE_MAX_NS process_tree._STOP_SECONDS process_tree._MOST_SECONDS call_stopper._FIRST_REPEAT
+        call_stopper._LAST_REPEAT call_stopper._END_SECONDS supervisor._STACK_SECONDS watched_worker.REPORT_SECONDS
+        watched_worker._FORKSERVER_SECONDS zygote._LOOK_SECONDS zygote._LOOKS_MAX _logs._PATIENCE _shutdown.SPARE
         _thread_stacks._SECONDS _dispatcher._PATIENCE _dispatcher._LEAST_SECONDS _relay._LONGEST_READ _relay._LEASE
         _relay._PATIENCE
     """,

@@ -15,7 +15,7 @@ from stopping import FOREVER
 from support import HANG_LIMIT, PROC, SANITIZED, run_script, wait_until
 
 import pyconc
-from pyconc._process import supervisor
+from pyconc._process import call_stopper
 
 ROOT = Path("/sys/fs/cgroup")
 
@@ -107,7 +107,7 @@ SOON = (0.5, 5.0, 50.0)
 
 
 def test_a_call_whose_worker_cannot_even_be_killed_is_told_all_the_same(monkeypatch):
-    monkeypatch.setattr(supervisor, "_END_SECONDS", 0.05)
+    monkeypatch.setattr(call_stopper, "_END_SECONDS", 0.05)
     with pyconc.ProcessPoolExecutor(2) as pool:
         for seconds in SOON:
             pid = pool.submit(os.getpid).result()
@@ -132,7 +132,7 @@ def test_a_call_whose_worker_cannot_even_be_killed_is_told_all_the_same(monkeypa
 
 
 def test_so_it_is_with_a_call_that_is_cancelled(monkeypatch):
-    monkeypatch.setattr(supervisor, "_END_SECONDS", 0.05)
+    monkeypatch.setattr(call_stopper, "_END_SECONDS", 0.05)
     with pyconc.ProcessPoolExecutor(1) as pool:
         pid = pool.submit(os.getpid).result()
         future = pool.options(on_cancel="kill").submit(time.sleep, FOREVER)

@@ -311,7 +311,7 @@ def test_a_signal_that_comes_to_nothing_is_sent_again(pool, tmp_path, monkeypatc
     assert pyconc.wait([future], HANG_LIMIT).done == {future}
     assert notes(tmp_path / "notes")[1:] == ["TaskCancelled"]
     # It is sent no more.
-    wait_until(lambda: not pool._supervisor._repeats, "the supervisor to see that the call has ended")
+    wait_until(lambda: not pool._supervisor._call_stopper._repeats, "the supervisor to see that the call has ended")
     assert set(sent) == {pid}
 
 

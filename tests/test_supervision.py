@@ -12,7 +12,7 @@ from support import HANG_LIMIT, PROC, chessboard, run_script, wait_until, wait_u
 
 import pyconc
 from pyconc import WorkerDied
-from pyconc._process import kernel, supervisor
+from pyconc._process import kernel, watched_worker
 
 
 def state_of(pid):
@@ -92,9 +92,9 @@ def test_no_pool_waits_for_a_report_of_an_end_that_others_have_waited_for(method
     finished = run_script(
         """
         import multiprocessing, os, signal, sys, pyconc
-        from pyconc._process import supervisor
+        from pyconc._process import watched_worker
         if __name__ == "__main__":
-            supervisor._REPORT_SECONDS = 3600.0
+            watched_worker.REPORT_SECONDS = 3600.0
             signal.signal(signal.SIGCHLD, signal.SIG_IGN)
             with pyconc.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(sys.argv[1])) as pool:
                 assert isinstance(pool.submit(os._exit, 9).exception(), pyconc.WorkerDied)
@@ -212,7 +212,7 @@ def test_a_stopped_zygote_holds_up_no_worker_that_lives():
 
 @pytest.mark.skipif(not kernel.has_pidfds(), reason="only its parent hears of the worker's end: the stopped zygote")
 def test_a_stopped_zygote_without_workers_is_replaced(monkeypatch):
-    monkeypatch.setattr(supervisor, "_REPORT_SECONDS", 0.1)  # a stopped zygote reports nothing, however long one waits
+    monkeypatch.setattr(watched_worker, "REPORT_SECONDS", 0.1)  # a stopped zygote reports nothing at all
     with pyconc.ProcessPoolExecutor(1) as pool:
         for _ in range(2):
             pool.submit(jobs.identity, 1).result(HANG_LIMIT)
@@ -226,7 +226,7 @@ def test_a_stopped_zygote_without_workers_is_replaced(monkeypatch):
 
 
 def test_a_pool_with_a_stopped_zygote_can_be_killed(monkeypatch):
-    monkeypatch.setattr(supervisor, "_REPORT_SECONDS", 0.1)
+    monkeypatch.setattr(watched_worker, "REPORT_SECONDS", 0.1)
     with ProcessGate() as gate:
         pool = pyconc.ProcessPoolExecutor(2)
         futures = block_workers(pool, gate, 2)

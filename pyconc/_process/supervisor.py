@@ -21,13 +21,8 @@ interrupted.  The supervisor holds no lock.
     CLOSING  every task has been delivered: the workers leave, none is started
     ENDED    nothing is left
 
-A worker's life.  It takes nothing before it is admitted, and it is admitted when the supervisor watches it, so no
-failure at any step of its start leaves a process that runs tasks and that nobody knows; what fails is killed, and its
-number is free when its end is certain:
-
-    reserved number --> launched --> WATCHED, admitted --> GONE: its end is seen, not how --> REAPED: number free again
-                           | fails        |                                                      ^
-                           '--> killed    '------------------------------------------------------'
+watched_worker.py draws a worker's life, call_stopper.py ends calls, worker_death.py says what a death is called, and
+at_exit.py has the interpreter's exit end what is left.
 
 With max_rss_per_child each worker has two numbers, for itself and for the one that is to replace it, in turn:
 job_ring.h tells how they change places.  Of the two, one counts as a worker.
@@ -35,74 +30,44 @@ job_ring.h tells how they change places.  Of the two, one counts as a worker.
 
 import contextlib
 import enum
-import functools
-import heapq
 import itertools
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from concurrent.futures import _base, process
-from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import context as contexts
-from multiprocessing import reduction, util
+from multiprocessing import reduction
 
 from pyconc import _core
-from pyconc._process import black_box, chunks, kernel, worker_main
+from pyconc._process import black_box, chunks, kernel, watched_worker, worker_death, worker_main
+from pyconc._process.at_exit import end_at_exit
+from pyconc._process.call_stopper import CallStopper
 from pyconc._process.interruption import is_from_handler
 from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
-from pyconc._process.pickling import WorkerDied, describe_end
 from pyconc._process.result_handler import ResultHandler
-from pyconc._process.signals import STOP, DeferSignals
-from pyconc._process.zygote import WorkerProcess, ZygoteStopped, open_end, start_process, will_tell
+from pyconc._process.signals import DeferSignals
+from pyconc._process.watched_worker import SIGNALS, WatchedWorker, WorkerState, end_process
+from pyconc._process.worker_death import ABRUPTLY, BROKEN, DAMAGED, FORCED, INITIALIZER_FAILED
+from pyconc._process.zygote import ZygoteStopped, start_process
 from pyconc._shutdown import SPARE
 from pyconc._started import Started
 
 __all__ = ["State", "Supervisor"]
 
-# The result handlers of all executors.
-_handlers: "weakref.WeakSet[ResultHandler]" = weakref.WeakSet()
-
 # So many workers may die while nothing gets done, each begun after the one before had died: what one dies of may have
 # to do with the system, and be over.  With the next the executor is broken.
 _FALSE_STARTS = 3
 
-# A signal to interrupt a call comes to nothing if its worker is just about to enter a system call: the interpreter has
-# noted it, and sleeps all the same. So it is sent again as long as the call goes on, first after so many seconds, then
-# less and less often, at last once in so many.
-_FIRST_REPEAT = 0.02
-_LAST_REPEAT = 1.0
-
 # The most seconds to wait at a time for a call's grace to be over: epoll refuses what is no int of milliseconds.
 _LONGEST_WAIT = 86400.0
 
-# How long, in seconds, a worker that was killed may take to end until its call's future is told all the same: in an
-# uninterruptible system call, as on a file server that is gone, it does not end.  Many times what others need to give
-# back their memory.
-_END_SECONDS = 2.0
-
 # How long, in seconds, to ask workers for their stacks that are killed as shutdown() wants.
 _STACK_SECONDS = 0.02
-
-# How long, in seconds, the end of a worker may be seen before somebody tells how it ended.  Then the supervisor looks
-# whether the zygote is stopped.
-_REPORT_SECONDS = 1.0
-
-# The same for multiprocessing's fork server, which writes it down after the end.
-_FORKSERVER_SECONDS = 0.2
-
-_BROKEN = "A child process terminated abruptly, the process pool is not usable anymore"
-_ABRUPTLY = "A process in the process pool was terminated abruptly while the future was running or pending."
-_FORCED = "A worker process exited while the pool was being forcefully shut down; what was queued is not run."
-_DAMAGED = "A process in the process pool has written over the memory that its processes share."
-_INITIALIZER_FAILED = "A process initializer failed, the process pool is not usable anymore"
-
-
-_SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}
 
 
 class State(enum.Enum):
@@ -122,61 +87,6 @@ _NEXT = {
     State.CLOSING: {State.ENDED},
     State.ENDED: set(),
 }
-
-
-class WorkerState(enum.Enum):
-    """Of a worker; see the drawing above."""
-
-    LAUNCHED = enum.auto()
-    WATCHED = enum.auto()
-    GONE = enum.auto()
-    REAPED = enum.auto()
-
-
-_NEXT_OF_WORKER = {
-    WorkerState.LAUNCHED: {WorkerState.WATCHED, WorkerState.REAPED},
-    WorkerState.WATCHED: {WorkerState.GONE},
-    WorkerState.GONE: {WorkerState.REAPED},
-    WorkerState.REAPED: set(),
-}
-
-
-class _Worker:
-    """A worker, as its supervisor knows it."""
-
-    def __init__(self, number, launched, generation):
-        self.number = number
-        self.process = launched  # a multiprocessing.Process
-        self.state = WorkerState.LAUNCHED
-        self.stack = None  # what it has left in its black box
-        self.is_stopped = False  # it is killed because of a call
-        self.oom = False  # it was ended for want of memory
-        self.last_log = None  # _logs.LastLog
-        self.generation = generation
-        # A sentinel of multiprocessing a process can close while it lives, and its own children have it too: it is what
-        # there is without pidfds.
-        end = None if isinstance(launched, WorkerProcess) else open_end(launched.pid)
-        self.may_live = end is None and not isinstance(launched, WorkerProcess)  # although `end` is readable
-        self.end = os.dup(launched.sentinel) if end is None else end
-        self.is_late = False  # it is killed because the time of shutdown(timeout=) is over
-
-    def enter(self, state):
-        assert state in _NEXT_OF_WORKER[self.state], (self.state, state)
-        self.state = state
-
-    def force(self, operation):
-        """Send the signal of an operation: "kill" or "terminate"."""
-        with contextlib.suppress(PermissionError):
-            getattr(self.process, operation)()
-        self.pass_on(_SIGNALS[operation])
-
-    def pass_on(self, number):
-        """Have a process signal it that has the right to, if the program has given that up."""
-        if isinstance(self.process, WorkerProcess) and not kernel.send_signal(self.end, self.process.pid, 0):
-            self.process.maker.signal(self.process.pid, number)
-
-    def close(self):
-        os.close(self.end)
 
 
 class _Starter:
@@ -247,7 +157,7 @@ class Supervisor:
         self._on_worker_death = on_worker_death
         self._kills_trees = kills_trees  # with a worker it ends what that worker's tasks have started
         self._events = kernel.open_epoll()
-        self._workers = {}  # file descriptor that tells of its end: _Worker
+        self._workers = {}  # file descriptor that tells of its end: WatchedWorker
         self._watched = []  # workers that are not admitted yet
         self._condemned = set()  # numbers of workers that are ended because the memory that all share is damaged
         self._gone = []  # workers of which nobody has told how they ended
@@ -260,9 +170,6 @@ class Supervisor:
         self._generation = 0  # counts what was done, and false starts
         self._starters = {}  # any: of each thread that waits for a start, by its number
         self._refusal = None  # why no worker could be started when the last task failed for that
-        self._overdue = []  # heap of (when a call must have ended, its number)
-        self._killed = []  # heap of (when to give up the call whose worker was killed, its number)
-        self._repeats = []  # heap of (when to interrupt a call again, its number, seconds since it was last done)
         self._orders = deque()  # "kill" or "terminate", the latest last; any
         self._passed_on = 0  # how many of them were, to workers that the program may not signal
         self._shutdowns = deque()  # (when what is left is to be stopped, its grace), of shutdown(timeout=); any
@@ -276,6 +183,7 @@ class Supervisor:
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
         self._box = black_box.BlackBox()
+        self._call_stopper = CallStopper(self.queue, self._box, concurrency is not None)
         self._oom_kills = None
         self.launcher = Launcher(self.queue, setup, limits, self._events, self.forks, key, self._box, self._logs)
         if context is None:
@@ -453,16 +361,13 @@ class Supervisor:
                     self._events.unregister(fd)
             handler.close(self.queue)
             raise
-        _handlers.add(handler)
-        if self._waits_at_exit:
-            # At exit the standard library wakes and joins whatever stands here.
-            process._threads_wakeups[handler] = _ExitWakeup(self)
+        end_at_exit(handler, self, self._waits_at_exit)
 
     def _abandon_workers(self):
         """No thread would look after them."""
         self._watched.clear()
         for worker in list(self._workers.values()):
-            _end(worker.process)
+            end_process(worker.process)
             self._forget(worker)
             self._settle(worker)
 
@@ -480,7 +385,7 @@ class Supervisor:
                 return  # in the child of a fork that this thread made
             fd = ready[0][0] if ready else None
             if fd is None:
-                if not (any(map(_is_due, self._heaps())) or self._is_late()):
+                if not (self._call_stopper.is_due() or self._is_late()):
                     self._reap_gone(gives_up=True)
             elif fd in (poke_fd, self.queue.relief_fd):
                 os.eventfd_read(fd)
@@ -502,11 +407,11 @@ class Supervisor:
         if len(self._orders) > self._passed_on:
             self._passed_on = len(self._orders)
             if self._kills_trees:
-                self._end_workers(self._workers.values(), self._orders[-1])
+                self.end_workers(self._workers.values(), self._orders[-1])
             for worker in self._workers.values():
-                worker.pass_on(_SIGNALS[self._orders[-1]])
+                worker.pass_on(SIGNALS[self._orders[-1]])
         self._end_late()
-        self._stop_calls()
+        self._call_stopper.stop_calls(self)
         if self.queue.take_condemned():  # last: to stop a call may show that the ring is damaged
             self._condemn_workers()
         if self.state is State.SERVING:
@@ -515,7 +420,7 @@ class Supervisor:
         if self.state is State.ENDING and self._workers:
             self.launcher.drop_silent("kill" in self._orders)
         if self.state is State.ENDING and not self._workers and not self._gone:
-            self.queue.fail_all(lambda *_: BrokenProcessPool(self.broken or (_FORCED if self.forced else _ABRUPTLY)))
+            self.queue.fail_all(lambda *_: BrokenProcessPool(self.broken or (FORCED if self.forced else ABRUPTLY)))
         if self.state in (State.SERVING, State.ENDING) and self.handler.is_over:
             self._enter(State.CLOSING)
             self.queue.close_workers()
@@ -534,81 +439,15 @@ class Supervisor:
     # ---- calls that are to end ----
 
     def _seconds_to_wait(self):
-        waits = [_REPORT_SECONDS] if self._gone or self._owes_successor else []
-        dues = [heap[0][0] for heap in self._heaps() if heap]
-        if (due := self._late_at()) is not None:
-            dues.append(due)
+        waits = [watched_worker.REPORT_SECONDS] if self._gone or self._owes_successor else []
+        dues = [due for due in (self._call_stopper.due(), self._late_at()) if due is not None]
         if dues:
             waits.append(min(max(0.0, min(dues) - time.monotonic()), _LONGEST_WAIT))
         return min(waits, default=None)
 
-    def _heaps(self):
-        return self._overdue, self._killed, self._repeats
-
-    def _stop_calls(self):
-        """Interrupt the calls that are to end and do not, and kill the workers whose calls have not ended in time."""
-        late = {}  # workers that are to be killed as their calls have used up their time: (Answer, those calls)
-        while (order := self.queue.pop_stop()) is not None:
-            call, number, grace, is_late = order
-            worker = self._worker_with(number)
-            if worker is None:
-                continue  # It has ended, and the call with it.
-            asks = is_late and self._limits.concurrency is None  # a loop is asked if it is killed
-            answer = None
-            if asks:
-                # It is there before the call ends for the exception, or by itself, and if the worker is slow to answer.
-                note = functools.partial(self.queue.note_stack, call)
-                answer = self._box.request(*_identify(worker), note)
-            if asks and not grace:  # None: at once; 0: it was interrupted, and its grace is over
-                late.setdefault(worker, (answer, []))[1].append(call)
-                continue
-            self._stop_call(worker, call, grace)
-        # All of them have been asked where they stand before the first answer is awaited.
-        asked = [(*_identify(worker), answer) for worker, (answer, _) in late.items()]
-        for number, _ in self._box.wait(asked):
-            for call in late[self._worker_with(number)][1]:
-                self._kill_for(call)
-        while _is_due(self._overdue):
-            self._kill_for(heapq.heappop(self._overdue)[1])
-        while _is_due(self._killed):
-            self.queue.give_up(heapq.heappop(self._killed)[1])
-        while _is_due(self._repeats):
-            _, call, seconds = heapq.heappop(self._repeats)
-            worker = self._worker_with(self.queue.find_stopping(call))
-            if worker is not None:
-                self._interrupt(worker, call, min(4 * seconds, _LAST_REPEAT))
-
-    def _worker_with(self, number):
+    def worker_with(self, number):
+        """Return the worker with a number if it is watched, or None."""
         return next((worker for worker in self._workers.values() if worker.number == number), None)
-
-    def _stop_call(self, worker, call, grace):
-        if grace is None:
-            self._kill_for(call)
-            return
-        if self._limits.concurrency is None:  # a loop has its inbox
-            self._interrupt(worker, call, _FIRST_REPEAT)
-        heapq.heappush(self._overdue, (time.monotonic() + grace, call))
-
-    def _interrupt(self, worker, call, seconds):
-        kernel.send_signal(worker.end, worker.process.pid, STOP)
-        worker.pass_on(STOP)
-        heapq.heappush(self._repeats, (time.monotonic() + seconds, call, seconds))
-
-    def _kill_for(self, call):
-        """Kill the worker that runs this call, if it still does."""
-        worker = self._worker_with(self.queue.condemn_worker(call))
-        if worker is not None:
-            worker.is_stopped = True
-            if self._limits.concurrency is not None:
-                worker.stack = self._note_stack(call, worker)  # for the other coroutines that it runs, too
-            self._end_workers([worker])
-            heapq.heappush(self._killed, (time.monotonic() + _END_SECONDS, call))
-
-    def _note_stack(self, call, worker):
-        stack = self.stack_of(worker)
-        if stack is not None:
-            self.queue.note_stack(call, stack)
-        return stack
 
     # ---- shutdown(timeout=) ----
 
@@ -665,7 +504,7 @@ class Supervisor:
             if not self._workers and not self._gone:
                 error = self._refusal = caught
                 # They would wait for ever; the next submit() has another try made.
-                self.queue.fail_queued(lambda *_: _no_worker(error))
+                self.queue.fail_queued(lambda *_: worker_death.no_worker(error))
             # Otherwise those there are will do, and the next submit has another try made.
         if self._workers:
             self._refusal = None
@@ -759,10 +598,10 @@ class Supervisor:
         """Watch a process; if that cannot be done, end it."""
         worker = None
         try:
-            worker = _Worker(number, launched, self._generation)
+            worker = WatchedWorker(number, launched, self._generation)
             self._events.register(worker.end, select.EPOLLIN)
         except BaseException:
-            _end(launched)
+            end_process(launched)
             if worker is not None:
                 worker.close()
             raise
@@ -790,23 +629,9 @@ class Supervisor:
     def _reap_gone(self, gives_up):
         """Reap the workers of which it is known how they ended; with gives_up, the others too."""
         for worker in list(self._gone):
-            if self._reap_process(worker, gives_up):
+            if worker.learn_end(self._context, gives_up):
                 self._gone.remove(worker)
                 self._reap(worker)
-
-    def _reap_process(self, worker, gives_up):
-        """Find out how a worker ended whose end was seen; return False if nobody tells, unless it gives up."""
-        if isinstance(worker.process, WorkerProcess):
-            if worker.process.learn_end(0):
-                return True
-            return gives_up and not worker.process.maker.will_tell() and worker.process.give_up()
-        worker.process.join(_FORKSERVER_SECONDS)
-        if worker.process.exitcode is None and worker.may_live:
-            worker.process.kill()
-            worker.process.join()
-        if worker.process.exitcode is not None or self._context.get_start_method() != "forkserver":
-            return True  # without a code if the program has waited for it, or has the kernel do so
-        return gives_up and not _forkserver_will_tell()
 
     def _reap(self, worker):
         left_task, progress = self._settle(worker)
@@ -815,19 +640,19 @@ class Supervisor:
             self._generation += 1
         if not self._goes_on():
             return
-        code = _exit_code(worker.process)
+        code = worker.exit_code()
         if worker.number in self._condemned:
             self._condemned.discard(worker.number)
         elif worker.is_stopped:
             self._false_starts = 0
             self._replaces += 1  # the next call is not to wait for its start
         elif code == worker_main.INITIALIZER_FAILED and not left_task:
-            self._break_down(_INITIALIZER_FAILED, _ABRUPTLY)
+            self._break_down(INITIALIZER_FAILED, ABRUPTLY)
         elif code == worker_main.IDLED and not left_task:
             pass  # The next task that finds too few workers has one started.
         elif left_task or not self._may_leave(code):
             if self._on_worker_death == "break":
-                self._break_down(_BROKEN, _ABRUPTLY, _quote(worker))
+                self._break_down(BROKEN, ABRUPTLY, worker_death.quote(worker))
                 return
             if (
                 worker.generation == self._generation
@@ -835,7 +660,7 @@ class Supervisor:
                 self._false_starts += 1
                 self._generation += 1
             if self._false_starts > _FALSE_STARTS:
-                self._break_down(_BROKEN, "workers die before they run anything", _quote(worker))
+                self._break_down(BROKEN, "workers die before they run anything", worker_death.quote(worker))
         else:
             self.queue.count_recycled()
 
@@ -848,7 +673,7 @@ class Supervisor:
         worker.enter(WorkerState.REAPED)
         worker.process.join(0)  # multiprocessing forgets it
         is_condemned = worker.number in self._condemned
-        code = _exit_code(worker.process)
+        code = worker.exit_code()
         if code == worker_main.MEMORY_DAMAGED:
             self.queue.condemn()
         words = self._box.take(worker.number)
@@ -865,8 +690,8 @@ class Supervisor:
 
         def make_error(*task):
             if breaks:  # by a task that is lost: before its future tells that, submit() refuses others
-                self._refuse(_BROKEN)
-            return _death_of(worker, *task, is_condemned, self._limits.memory)
+                self._refuse(BROKEN)
+            return worker_death.death_of(worker, *task, is_condemned, self._limits.memory)
 
         settled = self.queue.reap(worker.number, make_error)
         self.processes.pop(worker.process.pid, None)
@@ -886,8 +711,8 @@ class Supervisor:
         """Refuse tasks from now on, fail all there are, and end the workers."""
         self._refuse(reason)
         self._enter(State.ENDING)
-        self.queue.fail_all(lambda *_: _broken(message, quoted))
-        self._end_workers(self._workers.values(), "terminate")
+        self.queue.fail_all(lambda *_: worker_death.broken(message, quoted))
+        self.end_workers(self._workers.values(), "terminate")
 
     def _refuse(self, reason):
         self.broken = reason
@@ -896,11 +721,11 @@ class Supervisor:
     def _condemn_workers(self):
         """End all workers, of which one has written over what all share: with the last the queue begins anew."""
         if self.state is State.SERVING and self._on_worker_death == "break":
-            self._break_down(_BROKEN, _DAMAGED)
+            self._break_down(BROKEN, DAMAGED)
         self._condemned.update(worker.number for worker in self._workers.values())
-        self._end_workers(self._workers.values())
+        self.end_workers(self._workers.values())
 
-    def _end_workers(self, workers, operation="kill"):
+    def end_workers(self, workers, operation="kill"):
         """Signal workers that are watched, and on request what their tasks have started; this thread alone does so."""
         workers = list(workers)
         with contextlib.ExitStack() as stack:
@@ -908,7 +733,7 @@ class Supervisor:
                 from pyconc._process import process_tree
 
                 tree = process_tree.StoppedTree((worker.process.pid, worker.end) for worker in workers)
-                stack.enter_context(tree).signal_started(_SIGNALS[operation])
+                stack.enter_context(tree).signal_started(SIGNALS[operation])
             for worker in workers:
                 worker.force(operation)
 
@@ -923,7 +748,7 @@ class Supervisor:
     def _stacks_of(self, workers, seconds=0.05):
         """Ask workers for their stacks, all at once; yield each with its stack as it answers, see BlackBox.ask()."""
         asked = {worker.number: worker for worker in workers}
-        answers = self._box.ask([_identify(worker) for worker in workers], seconds)
+        answers = self._box.ask([worker.identify() for worker in workers], seconds)
         return ((asked[number], stack) for number, stack in answers)
 
     def _let_go(self, leaves_reserve=True):
@@ -937,22 +762,6 @@ class Supervisor:
         if self._logs is not None:
             self._logs.end()
         self.processes = {}  # each of them has a file open
-
-
-class _ExitWakeup:
-    """What the standard exit handler calls: for it, this is an executor."""
-
-    def __init__(self, supervisor):
-        self._supervisor = weakref.ref(supervisor)
-
-    def wakeup(self):
-        supervisor = self._supervisor()
-        if supervisor is not None:
-            supervisor.queue.close(RuntimeError, "cannot schedule new futures after interpreter shutdown")
-            for stream in list(supervisor.streams):
-                stream.end("the interpreter is shutting down")  # its consumer may never come back
-            if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt):
-                supervisor.kill()  # one Ctrl-C is enough
 
 
 def _slots_for(tasks):
@@ -976,110 +785,3 @@ class _LateFd:
 
 def _identity(value):
     return value
-
-
-def _identify(worker):
-    """Return what the black box has to know of a worker."""
-    return worker.number, worker.process.pid, worker.end
-
-
-def _no_worker(caught):
-    error = BrokenProcessPool(f"no worker could be started: {caught}")
-    error.__cause__ = caught
-    return error
-
-
-def _is_due(heap):
-    return bool(heap) and heap[0][0] <= time.monotonic()
-
-
-def _death_of(worker, task, name, ran_for, is_condemned, memory_limit):
-    pid, code = worker.process.pid, _exit_code(worker.process)
-    how, signal_name = describe_end(code)
-    task_name = _describe(task) if name is None else name
-    message = f"worker process {pid} {how} while it ran {task_name}"
-    if is_condemned:
-        message = f"{task_name} is lost: a worker wrote over shared memory, and worker {pid} {how}"
-    elif worker.is_late:
-        message += "; it was killed, as the timeout of shutdown() and the task's grace were over"
-    elif worker.is_stopped:
-        message += "; it was killed because another call that it ran was to end, and had not ended in time"
-    elif worker.oom:
-        message += "; the kernel ended it for want of memory"
-    elif memory_limit is not None and signal_name in ("SIGSEGV", "SIGABRT", "SIGBUS"):
-        message += f"; code in C may die so when memory_limit, here {memory_limit} bytes, refuses it memory"
-    elif signal_name == "SIGXCPU":
-        message += "; it had used up the CPU time that it may use (RLIMIT_CPU)"
-    rss = getattr(worker.process, "rss", None)
-    facts = [] if ran_for is None else [f"It ran {task_name} for {ran_for:.3f} s."]
-    if rss is not None:
-        facts.append(f"It has had {rss / 2**20:.1f} MiB in memory at most.")
-    error = WorkerDied(
-        message,
-        pid,
-        code,
-        signal_name,
-        task,
-        task_name=task_name,
-        stack=worker.stack,
-        ran_for=ran_for,
-        rss=rss,
-        oom=worker.oom,
-        last_log=worker.last_log,
-    )
-    error.__cause__ = _RemoteTraceback(_quote(worker, facts))
-    return error
-
-
-def _end(launched):
-    """Kill a process that was started, and wait until it has ended."""
-    launched.kill()
-    if isinstance(launched, WorkerProcess):
-        launched.await_end()
-        if not launched.learn_end(_REPORT_SECONDS):
-            launched.give_up()
-    launched.join()
-
-
-def _forkserver_will_tell():
-    """Whether a worker's exit code is yet to come from multiprocessing's fork server, however late that gets to run."""
-    from multiprocessing import forkserver
-
-    return will_tell(forkserver._forkserver._forkserver_pid)
-
-
-def _exit_code(worker):
-    """Return a process's exit code, as multiprocessing has it; None if nobody could tell."""
-    return None if getattr(worker, "has_unknown_end", False) else worker.exitcode
-
-
-def _broken(message, quoted):
-    error = BrokenProcessPool(message)
-    if quoted is not None:
-        error.__cause__ = _RemoteTraceback(quoted)
-    return error
-
-
-def _quote(worker, facts=()):
-    lines = [f"Process {worker.process.pid} terminated abruptly with exit code {_exit_code(worker.process)}", *facts]
-    if worker.stack is not None:
-        lines.append(worker.stack.rstrip())
-    text = "\n".join(lines)
-    return f"\n'''\n{text}'''"
-
-
-def _describe(task):
-    name = _core.name_of(task)
-    module = getattr(task, "__module__", None) if hasattr(task, "__qualname__") else None
-    return name if module in (None, "builtins", "__main__") else f"{module}.{name}"
-
-
-def _kill_the_rest():
-    """At exit, after the standard exit handler: if Ctrl-C has kept that from waiting, nobody is to wait now."""
-    for handler in list(_handlers):
-        if handler.is_alive():
-            handler.kill_workers()
-
-
-# Before multiprocessing waits for the processes that are left.
-util.Finalize(None, _kill_the_rest, exitpriority=100)
