@@ -1,9 +1,9 @@
-"""Checks the arguments of the executors' options(), and makes the view."""
+"""Checks the arguments of executors and of their options(), and makes the view."""
 
 import math
 import sys
 
-__all__ = ["ON_CANCEL", "are_default", "change", "make_view"]
+__all__ = ["ON_CANCEL", "are_default", "as_bytes", "change", "check_idle_timeout", "make_view"]
 
 # As _core.Executor's _options count them.
 ON_CANCEL = ("abandon", "interrupt", "kill")
@@ -59,6 +59,41 @@ def are_default(executor):
     """Whether the calls of an executor are as those of the standard library's: what stops them is their own end."""
     how, _, timeout, deadline, name = executor._options
     return how == 0 and timeout is deadline is name is None
+
+
+def check_idle_timeout(seconds):
+    """Raise TypeError or ValueError for an `idle_timeout` that is neither None nor a number above 0."""
+    if seconds is None:
+        return
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"idle_timeout must be a number, not {type(seconds).__name__}")
+    if not seconds > 0:
+        raise ValueError(f"idle_timeout must be greater than 0, not {seconds!r}")
+
+
+def as_bytes(name, size):
+    """Return a number of bytes above 0 that may be given as a string, such as "2GiB" or "500 MB"; None as it is."""
+    if size is None:
+        return None
+    if isinstance(size, str):
+        size = _parse_bytes(name, size)
+    if not isinstance(size, int) or isinstance(size, bool):
+        raise TypeError(f"{name} must be an integer or a string, not {type(size).__name__}")
+    if size <= 0:
+        raise ValueError(f"{name} must be greater than 0")
+    return size
+
+
+def _parse_bytes(name, text):
+    number = text.rstrip(" bikmgtBIKMGT")
+    unit = text[len(number) :].strip().lower()
+    sizes = {"": 1, "b": 1}
+    for power, letter in enumerate("kmgt", 1):
+        sizes |= {f"{letter}b": 1000**power, f"{letter}ib": 1024**power}
+    try:
+        return int(float(number) * sizes[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f"{name} must be a number of bytes, such as '2GiB' or '2GB', not {text!r}") from None
 
 
 def make_view(executor, options):

@@ -444,24 +444,6 @@ def check_logs(forward_logs):
     return forward_logs or None
 
 
-def _check_bytes(name, size):
-    if size is None:
-        return
-    if not isinstance(size, int) or isinstance(size, bool):
-        raise TypeError(f"{name} must be an integer, not {type(size).__name__}")
-    if size <= 0:
-        raise ValueError(f"{name} must be greater than 0")
-
-
-def _check_idle_timeout(seconds):
-    if seconds is None:
-        return
-    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
-        raise TypeError(f"idle_timeout must be a number, not {type(seconds).__name__}")
-    if not seconds > 0:
-        raise ValueError(f"idle_timeout must be greater than 0, not {seconds!r}")
-
-
 def _check_tasks(max_tasks_per_child, context):
     if not isinstance(max_tasks_per_child, int):
         raise TypeError("max_tasks_per_child must be an integer")
@@ -537,18 +519,19 @@ class ProcessPoolExecutor(
     threads, submit() raises the pickling error, unless fork is multiprocessing's start method.
     max_tasks_per_child: the number of tasks after which a worker is replaced; not with a context that forks.
     max_rss_per_child: how many bytes a worker may have in memory between two tasks, with what it shares with the
-    program that it was forked from. One that has more goes on until another worker is ready to take its place, and
-    leaves then: no task waits for that, and no more run at a time than max_workers. With a limit below what a worker
-    has from the beginning, each is replaced again and again. Where there is no /proc, what counts is the most that it
-    has had.
+    program that it was forked from: a number, or a string such as "2GiB" (2**31) or "2GB" (2 * 10**9). One that has
+    more goes on until another worker is ready to take its place, and leaves then: no task waits for that, and no more
+    run at a time than max_workers. With a limit below what a worker has from the beginning, each is replaced again and
+    again. Where there is no /proc, what counts is the most that it has had.
     idle_timeout: for how many seconds a worker waits for a task before it ends; default: for ever. The next task that
     finds no worker free has one started, which takes some milliseconds, and calls the initializer again.
-    memory_limit: how many bytes a task may have beyond what its worker has as the task begins. One that asks for more
-    gets a MemoryError, at once, and its future does if it lets that pass; the worker goes on. The limit is the kernel's
-    (RLIMIT_DATA): nobody has to look at workers, no task can outrun it, and it takes some microseconds a task. It
-    counts private memory that can be written, from the moment when it is asked for (numpy.empty(), the stacks of
-    threads), and not what is shared, such as mmap.mmap(-1, size); each process that a task starts has it for itself.
-    Code in C that cannot bear to be refused memory dies of that, and the future gets WorkerDied.
+    memory_limit: how many bytes, written in the same way, a task may have beyond what its worker has as the task
+    begins. One that asks for more gets a MemoryError, at once, and its future does if it lets that pass; the worker
+    goes on. The limit is the kernel's (RLIMIT_DATA): nobody has to look at workers, no task can outrun it, and it takes
+    some microseconds a task. It counts private memory that can be written, from the moment when it is asked for
+    (numpy.empty(), the stacks of threads), and not what is shared, such as mmap.mmap(-1, size); each process that a
+    task starts has it for itself. Code in C that cannot bear to be refused memory dies of that, and the future gets
+    WorkerDied.
     on_worker_death: "replace" fails the task that a dead worker ran, with WorkerDied, and starts another worker;
     "break" does as the standard library: the executor is broken, and every task fails with BrokenProcessPool.
     kill_tree: when this executor kills or terminates a worker, for whatever reason, have the processes that its tasks
@@ -583,12 +566,12 @@ class ProcessPoolExecutor(
     first, unless a KeyboardInterrupt ends the program. After os.fork() the child finds the executor empty and usable;
     there, futures that were pending are finished with BrokenProcessPool.
 
-    Raises ValueError for a number that is not above 0, for another on_worker_death, for what options() refuses, and for
-    max_tasks_per_child with a context that forks; TypeError if initializer cannot be called, idle_timeout is no number,
-    another number no integer, the name no str, forward_logs or timed no bool, or context has what is no ContextVar;
-    ValueError for a ContextVar that is no global of a module; ImportError if "opentelemetry" is not installed; and
-    OSError if the system refuses what the executor needs (memfd_create, eventfd, epoll; /proc for memory_limit; /proc
-    and pidfd_open for kill_tree).
+    Raises ValueError for a number or a size that is not above 0, for another on_worker_death, for what options()
+    refuses, and for max_tasks_per_child with a context that forks; TypeError if initializer cannot be called,
+    idle_timeout is no number, another number no integer, a size neither that nor a str, the name no str, forward_logs
+    or timed no bool, or context has what is no ContextVar; ValueError for a ContextVar that is no global of a module;
+    ImportError if "opentelemetry" is not installed; and OSError if the system refuses what the executor needs
+    (memfd_create, eventfd, epoll; /proc for memory_limit; /proc and pidfd_open for kill_tree).
 
         >>> with pyconc.ProcessPoolExecutor(max_workers=2) as pool:
         ...     future = pool.submit(pow, 2, 100)
@@ -636,11 +619,11 @@ class ProcessPoolExecutor(
             raise TypeError("initializer must be a callable")
         if max_tasks_per_child is not None:
             _check_tasks(max_tasks_per_child, mp_context)
-        _check_bytes("max_rss_per_child", max_rss_per_child)
-        _check_bytes("memory_limit", memory_limit)
+        max_rss_per_child = _options.as_bytes("max_rss_per_child", max_rss_per_child)
+        memory_limit = _options.as_bytes("memory_limit", memory_limit)
         if memory_limit is not None:
             kernel.require_footprint()
-        _check_idle_timeout(idle_timeout)
+        _options.check_idle_timeout(idle_timeout)
         self._options = _options.change(self._options, timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         context_of_standard = mp_context or multiprocessing.get_context("spawn" if max_tasks_per_child else None)
         self._safe_to_dynamically_spawn_children = context_of_standard.get_start_method(allow_none=False) != "fork"

@@ -36,10 +36,10 @@ class _WorkQueue(_core.ThreadQueue):
     # Slots, as attributes in the dictionary of a class that derives from one in C cost the interpreter far more.
     __slots__ = (
         *("executor_reference", "limit", "is_shut_down", "reason", "name", "shown", "waits_at_exit", "exit_bell"),
-        *("threads", "closed", "starting", "wait_owed", "owed_until", "lock"),
+        *("threads", "closed", "starting", "wait_owed", "owed_until", "lock", "idle_timeout", "retired", "leaving"),
     )
 
-    def __init__(self, max_workers, timed, executor, name):
+    def __init__(self, max_workers, timed, executor, name, idle_timeout):
         self.executor_reference = weakref.ref(executor)
         self.limit = executor._max_workers  # as the program has given it
         self.is_shut_down = False  # whether shutdown() was called; the program may set it, too
@@ -50,6 +50,9 @@ class _WorkQueue(_core.ThreadQueue):
         self.waits_at_exit = executor._waits_at_exit
         self.exit_bell = _ExitBell(self)
         self.threads = set()
+        self.idle_timeout = idle_timeout  # in seconds; 0: threads wait for tasks for ever
+        self.retired = 0  # how many threads have had nothing to do for so long; guarded by lock
+        self.leaving = set()  # those of them that may not have ended; guarded by lock
         self.closed = False
         self.starting = False  # a thread is being started; guarded by lock
         self.wait_owed = False  # a signal handler shut down during a start, and could not wait; guarded by lock
@@ -133,6 +136,17 @@ class _WorkQueue(_core.ThreadQueue):
             self.threads.add(worker)  # at last: what is in there needs nothing more
         if thread._shutdown:
             self.put(None)
+
+    def retire(self, worker):
+        """Have a thread that is about to end, as it had nothing to do, be no worker any more."""
+        with self.lock:
+            self.leaving = {other for other in self.leaving if other.is_alive()} | {worker}
+            self.threads.discard(worker)
+            self.retired += 1
+
+    def all_threads(self):
+        """Return every thread that shutdown() waits for."""
+        return [*self.threads, *self.leaving]
 
     def await_starts(self):
         """Wait until each thread that was started runs, and has its idents.
@@ -255,7 +269,8 @@ class _Seat:
 
     def get(self, block=True):
         reservation, self.reservation = self.reservation, None
-        self.tasks.work(reservation)
+        if self.tasks.work(reservation, self.tasks.idle_timeout):
+            self.tasks.retire(threading.current_thread())
 
     get_nowait = get  # Newer versions try it first.
 
@@ -281,6 +296,7 @@ def _after_fork_in_child():
             thread._threads_queues.pop(worker, None)
             worker._started.set()  # Nobody else sets it for a thread that was about to start.
         tasks.threads.clear()
+        tasks.leaving.clear()
         tasks.lock = threading.RLock()
         tasks.after_fork(lost)
 
@@ -298,9 +314,9 @@ _standard_shutdown = find_originals(thread.ThreadPoolExecutor, ["shutdown"])["sh
 
 def _join_all(threads, deadline):
     """Wait for threads until an instant of time.monotonic(); return how many have not ended."""
-    for worker in list(threads):
+    for worker in threads:
         worker.join(max(0.0, deadline - time.monotonic()))
-    return sum(worker.is_alive() for worker in list(threads))
+    return sum(worker.is_alive() for worker in threads)
 
 
 def _as_limit(max_workers):
@@ -322,6 +338,8 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     variables have the values there that they had in submit(); what the call sets is its own.
     timed: whether stats() tells for how long calls wait and run. A call costs some 25 nanoseconds more then, an empty
     one an eighth.
+    idle_timeout: for how many seconds a thread waits for a task before it ends; default: for ever. The next task that
+    finds no thread idle has one started, which calls the initializer again.
 
     Use it with `with`, with `async with` (leaving waits without blocking the loop), as asyncio's default executor, or
     in loop.run_in_executor, whose completions reach the loop in batches. All methods may be called from any thread, and
@@ -331,8 +349,8 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     At interpreter exit, queued tasks are finished first. After os.fork() the child finds the executor empty and usable;
     there, futures that were pending are finished with BrokenThreadPool, and their callbacks are not called.
 
-    Raises ValueError if max_workers is not above 0, and for what options() refuses; TypeError if initializer cannot be
-    called, the name is no str, or context or timed no bool.
+    Raises ValueError if max_workers or idle_timeout is not above 0, and for what options() refuses; TypeError if
+    initializer cannot be called, the name is no str, idle_timeout no number, or context or timed no bool.
 
         >>> with pyconc.ThreadPoolExecutor(max_workers=4, thread_name_prefix="loader") as pool:
         ...     future = pool.submit(pow, 2, 5)
@@ -366,13 +384,15 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         name=None,
         context=False,
         timed=False,
+        idle_timeout=None,
     ):
         carry = options = None
         # To find that all is as by default would take a twentieth of the life of an executor that makes one call.
-        if not (task_timeout is on_cancel is grace is name is None and context is timed is False):
+        if not (task_timeout is on_cancel is grace is name is idle_timeout is None and context is timed is False):
             _names.check_name(name)
             carry = _context.carrier_to_threads(context)
             _stats.check_timed(timed)
+            _options.check_idle_timeout(idle_timeout)
             options = self._change_options(timeout=task_timeout, on_cancel=on_cancel, grace=grace)
         made, self._made = self._made, False
         try:
@@ -386,7 +406,8 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         if made:  # A singleton is initialised again: the threads finish the queued tasks, and end.
             self._tasks.close(RuntimeError, "cannot schedule new futures after shutdown")
         self._name = name or self._thread_name_prefix
-        self._tasks = _WorkQueue(_as_limit(self._max_workers), timed, self, name or thread_name_prefix)
+        idle = min(idle_timeout or 0, threading.TIMEOUT_MAX)
+        self._tasks = _WorkQueue(_as_limit(self._max_workers), timed, self, name or thread_name_prefix, idle)
         if options is not None:
             self._options = options
         self._carry = carry
@@ -489,10 +510,11 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
         with tasks.lock:
             nested = tasks.starting  # A signal handler that has interrupted this function calls it.
             while (reservation := tasks.reserve_worker()) is not None:
-                name = f"{self._thread_name_prefix or self}_{len(tasks.threads)}"
+                number = tasks.retired + len(tasks.threads)
+                name = f"{self._thread_name_prefix or self}_{number}"
                 tasks.starting = True
                 try:
-                    tasks.start_worker(name, _Seat(tasks, reservation, self, len(tasks.threads)))
+                    tasks.start_worker(name, _Seat(tasks, reservation, self, number))
                 except RuntimeError as error:
                     # The system has no more threads: the running ones go on, and the next submit tries again.
                     if "can't start new thread" in str(error) and any(t.is_alive() for t in tasks.threads):
@@ -695,7 +717,7 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             tasks.stop_running()
         if wait and may_wait and deadline is None:
             tasks.await_threads()
-            for worker in list(tasks.threads):
+            for worker in tasks.all_threads():
                 worker.join()
         elif wait and may_wait:
             self._await_threads(tasks, deadline)
@@ -703,11 +725,11 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     def _await_threads(self, tasks, deadline):
         """Wait for the threads, but no longer; what is queued then is cancelled, and what a thread runs goes on."""
         tasks.await_threads()
-        if _join_all(tasks.threads, deadline):
+        if _join_all(tasks.all_threads(), deadline):
             tasks.cancel_queued()
             # Those that have nothing to do any more end now.
             grace = self._options[1] if tasks.stop_running() else 0.0
-            if left := _join_all(tasks.threads, max(deadline, time.monotonic()) + grace + SPARE):
+            if left := _join_all(tasks.all_threads(), max(deadline, time.monotonic()) + grace + SPARE):
                 name = self._thread_name_prefix or type(self).__name__
                 message = "%s: shutdown() returns because its time is over; threads that still run calls: %d"
                 _base.LOGGER.warning(message, name, left)
@@ -726,5 +748,5 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
 
     async def _wait_closed(self):
         # A system that has started no thread for the tasks may refuse the thread that would wait, too.
-        if any(worker.is_alive() for worker in list(self._tasks.threads)):
+        if any(worker.is_alive() for worker in self._tasks.all_threads()):
             await super()._wait_closed()

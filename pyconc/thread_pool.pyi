@@ -28,6 +28,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         name: str | None = None,
         context: bool = False,
         timed: bool = False,
+        idle_timeout: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -43,6 +44,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         name: str | None = None,
         context: bool = False,
         timed: bool = False,
+        idle_timeout: float | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -58,6 +60,7 @@ class ThreadPoolExecutor(_core.Executor, concurrent.futures.ThreadPoolExecutor, 
         name: str | None = None,
         context: bool = False,
         timed: bool = False,
+        idle_timeout: float | None = None,
     ) -> None: ...
     def options(
         self,

@@ -233,6 +233,19 @@ def test_a_limit_that_cannot_be_is_refused(size, error):
         pyconc.ProcessPoolExecutor(1, memory_limit=size)
 
 
+@pytest.mark.parametrize("size", [f"{LIMIT // MIB}MiB", f"{LIMIT // 1024} kib", str(LIMIT), f"{LIMIT / 1e9!r} GB"])
+def test_a_limit_may_be_a_string(size):
+    with pool_of(limit=size) as pool:
+        with pytest.raises(MemoryError, match=f" {LIMIT} bytes more "):
+            pool.submit(bytes_at_once, 2 * LIMIT).result()
+
+
+@pytest.mark.parametrize("size", ["", "GiB", "2G", "2EiB", "1 2MB", "infB", "nan", "1e999", "0", "-1GB", "1_0x"])
+def test_a_string_that_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match="memory_limit must be "):
+        pyconc.ProcessPoolExecutor(1, memory_limit=size)
+
+
 def test_a_limit_may_have_any_size():
     with pool_of(limit=1 << 100) as pool:
         assert pool.submit(bytes_at_once, MIB).result() == MIB

@@ -217,7 +217,9 @@ def test_a_pool_ends_while_a_successor_waits(end, tmp_path):
         assert running.done()
 
 
-@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("1", TypeError)])
+@pytest.mark.parametrize(
+    ("size", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError), ([], TypeError), ("0.5 B", ValueError)]
+)
 def test_a_limit_that_cannot_be_is_refused(size, error):
     with pytest.raises(error, match="max_rss_per_child must be "):
         pyconc.ProcessPoolExecutor(1, max_rss_per_child=size)

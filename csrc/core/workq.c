@@ -246,10 +246,10 @@ workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns)
     return rc;
 }
 
-void
-workq_leave(workq *q, workq_worker *worker)
+// With the lock held.
+static void
+forget_worker(workq *q, const workq_worker *worker)
 {
-    pthread_mutex_lock(&q->lock);
     if (worker->searching) {
         q->searching--;
     }
@@ -257,12 +257,31 @@ workq_leave(workq *q, workq_worker *worker)
         q->idle--;
     }
     add(&q->workers, -1);
+}
+
+void
+workq_leave(workq *q, workq_worker *worker)
+{
+    pthread_mutex_lock(&q->lock);
+    forget_worker(q, worker);
     // A searcher that leaves may have been the only one on its way to what is queued.
     bool wake = !node_list_is_empty(&q->nodes) && choose_sleeper(q);
     pthread_mutex_unlock(&q->lock);
     if (wake) {
         futex_wake(&q->signal, 1);
     }
+}
+
+bool
+workq_retire(workq *q, workq_worker *worker)
+{
+    pthread_mutex_lock(&q->lock);
+    bool leaves = node_list_is_empty(&q->nodes);
+    if (leaves) {
+        forget_worker(q, worker);
+    }
+    pthread_mutex_unlock(&q->lock);
+    return leaves;
 }
 
 void

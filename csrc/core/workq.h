@@ -9,6 +9,7 @@
 //      ^                              |  ^                          |
 //      '------------------------------'  '--------------------------'
 //          workq_leave: closed, empty         workq_pop: nothing
+//          workq_retire: empty
 //
 // An idle worker is starting, spinning, asleep, or *searching*: on its way to workq_pop() because it saw
 // work.  A push wakes a sleeper only if no worker spins and none searches.  A worker that pops a node and
@@ -94,6 +95,9 @@ int workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns);
 
 // The worker ends, or the reserved one never began.
 void workq_leave(workq *q, workq_worker *worker);
+
+// An idle worker leaves, unless there is work: false.  What is pushed afterwards does not count on it.
+bool workq_retire(workq *q, workq_worker *worker);
 
 // Refuses all pushes from now on, and wakes every worker.
 void workq_close(workq *q);

@@ -8,17 +8,21 @@
 // ---- workers ----
 
 PyDoc_STRVAR(work_doc,
-"work($self, reservation, /)\n--\n\n"
-"Run tasks until the queue is closed and empty. The life of a worker thread.\n\n"
-"Uses up what reserve_worker() returned.");
+"work($self, reservation, max_idle=0, /)\n--\n\n"
+"Run tasks until the queue is closed and empty, or for so many seconds, above 0, there was none: True.\n\n"
+"The life of a worker thread. Uses up what reserve_worker() returned.");
 
 static PyObject *
-thread_queue_work(PyObject *op, PyObject *reservation)
+thread_queue_work(PyObject *op, PyObject *args)
 {
-    if (thread_worker_run((ThreadQueueObject *)op, reservation) < 0) {
+    PyObject *reservation;
+    double max_idle = 0.0;
+    if (!PyArg_ParseTuple(args, "O|d:work", &reservation, &max_idle)) {
         return NULL;
     }
-    Py_RETURN_NONE;
+    int64_t max_idle_ns = max_idle > 0.0 && max_idle < 3e9 ? (int64_t)(max_idle * 1e9) : INT64_MAX;
+    int rc = thread_worker_run((ThreadQueueObject *)op, reservation, max_idle_ns);
+    return rc < 0 ? NULL : PyBool_FromLong(rc);
 }
 
 PyDoc_STRVAR(release_worker_doc,
@@ -372,8 +376,9 @@ thread_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwar
 {
     unsigned int max_workers;
     int timed = false;
-    PyObject *others[2];
-    if (!PyArg_ParseTuple(args, "I|pOO:ThreadQueue", &max_workers, &timed, &others[0], &others[1])) {
+    PyObject *others[3];
+    if (!PyArg_ParseTuple(args, "I|pOOO:ThreadQueue", &max_workers, &timed, &others[0], &others[1],
+                          &others[2])) {
         return NULL;
     }
     call_times *times = timed ? PyMem_Malloc(sizeof(*times)) : NULL;
@@ -470,7 +475,7 @@ thread_queue_dealloc(PyObject *op)
 }
 
 static PyMethodDef thread_queue_methods[] = {
-    {"work", thread_queue_work, METH_O, work_doc},
+    {"work", thread_queue_work, METH_VARARGS, work_doc},
     {"reserve_worker", thread_queue_reserve_worker, METH_NOARGS, reserve_worker_doc},
     {"await_threads", thread_queue_await_threads, METH_NOARGS, await_threads_doc},
     {"release_worker", thread_queue_release_worker, METH_O, release_worker_doc},

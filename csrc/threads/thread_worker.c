@@ -108,14 +108,15 @@ is_unwanted(const ThreadQueueObject *self, task *t)
 }
 
 // Runs tasks until the queue is closed and empty; or returns in the child of a fork, where this thread is no
-// worker.
-static void
-run_tasks(ThreadQueueObject *self, worker *w)
+// worker.  True: it has waited for a task for so long, and has left the queue.
+static bool
+run_tasks(ThreadQueueObject *self, worker *w, int64_t max_idle_ns)
 {
     module_state *module = self->head.module;
     runner *r = &w->runner;
     int64_t checked_ns = clock_now_ns();
     bool check_due = false;
+    int64_t patient_until_ns = 0;  // while it has nothing to do: when that has been so for too long; else 0
 
     gil_hold(&module->gil);
     for (;;) {
@@ -123,18 +124,26 @@ run_tasks(ThreadQueueObject *self, worker *w)
         if (node == NULL) {
             w->view->running = 0;
             int64_t look_ns = loop_bridge_next_look(module);
+            if (patient_until_ns == 0) {
+                bool is_patient = max_idle_ns == INT64_MAX;
+                patient_until_ns = is_patient ? FUTEX_NO_DEADLINE : clock_now_ns() + max_idle_ns;
+            }
             PyThreadState *thread = gil_release(&module->gil);
-            int rc = workq_wait(&self->queue, &w->parking, look_ns);
+            int rc = workq_wait(&self->queue, &w->parking, clock_earlier(look_ns, patient_until_ns));
             // The thread that pushed the task for which a sleeper woke has had time to release the GIL.
             gil_acquire(&module->gil, thread, w->parking.slept ? 0 : GIL_PATIENCE_NS);
-            if (rc != WORKQ_OK && loop_bridge_look(module, rc == WORKQ_CLOSED ? INT64_MAX : look_ns) < 0) {
+            bool retires = rc == WORKQ_TIMED_OUT && clock_now_ns() >= patient_until_ns
+                           && workq_retire(&self->queue, &w->parking);
+            bool ends = retires || rc == WORKQ_CLOSED;
+            if (rc != WORKQ_OK && loop_bridge_look(module, ends ? INT64_MAX : look_ns) < 0) {
                 module_log_escaped(module);
             }
-            if (rc == WORKQ_CLOSED) {
-                return;
+            if (ends) {
+                return retires;
             }
             continue;
         }
+        patient_until_ns = 0;
         r->current = (task *)node;
         if (check_due) {
             // Here and not right after the last task: other threads may run now, and the one that has that
@@ -145,7 +154,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
             check_due = false;
             if (r->inherited) {
                 task_free(r->current);
-                return;
+                return false;
             }
         }
         if (is_unwanted(self, r->current)) {
@@ -157,7 +166,7 @@ run_tasks(ThreadQueueObject *self, worker *w)
                 module_log_escaped(module);
             }
             if (r->inherited) {
-                return;
+                return false;
             }
             continue;
         }
@@ -169,14 +178,14 @@ run_tasks(ThreadQueueObject *self, worker *w)
             module_log_escaped(module);
         }
         if (r->inherited) {
-            return;
+            return false;
         }
         check_due = !checks_itself && clock_now_ns() - checked_ns > MODULE_CHECKPOINT_NS;
     }
 }
 
 int
-thread_worker_run(ThreadQueueObject *self, PyObject *reservation)
+thread_worker_run(ThreadQueueObject *self, PyObject *reservation, int64_t max_idle_ns)
 {
     worker w = {
         .helper = {.home = self->number,
@@ -208,12 +217,14 @@ thread_worker_run(ThreadQueueObject *self, PyObject *reservation)
     thread_queue_watch_stop_limit(self);
     helping_self = &w.helper;
     call_here = &w.runner.place;
-    run_tasks(self, &w);
+    bool has_left = run_tasks(self, &w, max_idle_ns);
     call_here = NULL;
     helping_self = NULL;
     Py_DECREF(w.context);
     if (!w.runner.inherited) {
-        workq_leave(&self->queue, &w.parking);
+        if (!has_left) {
+            workq_leave(&self->queue, &w.parking);
+        }
         list_link_remove(&w.runner.link);
         thread_queue_watch_stop_limit(self);
     }
@@ -221,7 +232,7 @@ thread_worker_run(ThreadQueueObject *self, PyObject *reservation)
     if (!w.runner.inherited) {
         limit_watch_rest(self->head.module);
     }
-    return 0;
+    return has_left;
 }
 
 // ---- the end ----

@@ -2,6 +2,7 @@
 //
 //     reserve --> a reservation --> thread_worker_run(): registers, runs tasks until the queue is closed and
 //        |              |           empty, leaves --> the thread's state is cleared: it counts no longer
+//        |              |           (or until it has had nothing to do for too long)
 //        |              '--> released, or dropped: nothing has begun
 //        '--> None: no worker is wanted
 //
@@ -29,9 +30,10 @@ PyObject *thread_worker_reserve(ThreadQueueObject *self);
 // Gives a reservation back, unless it was used.  0; or -1 with an exception, if it is none of this queue's.
 int thread_worker_release(ThreadQueueObject *self, PyObject *reservation);
 
-// This thread is a worker until the queue is closed and empty.  Uses the reservation up; does nothing if that
-// was used.  0, or -1 with an exception.
-int thread_worker_run(ThreadQueueObject *self, PyObject *reservation);
+// This thread is a worker until the queue is closed and empty: 0; or until it has waited for a task for so
+// long: 1.  INT64_MAX: it waits for ever.  Uses the reservation up; does nothing if that was used.  -1 with
+// an exception.
+int thread_worker_run(ThreadQueueObject *self, PyObject *reservation, int64_t max_idle_ns);
 
 // Spins for a moment, without the GIL, while the threads of a closed queue end, unless that was in vain for
 // other queues before: where all CPUs are busy, a thread may end only once this one sleeps.

@@ -400,6 +400,29 @@ a_reserved_worker_that_never_began_leaves(void)
 }
 
 static void
+a_worker_retires_unless_there_is_work(void)
+{
+    workq q;
+    list_node nodes[2];
+    init_queue(&q, 2);
+    workq_worker idle = hire(&q);
+    CHECK_EQ(workq_wait(&q, &idle, clock_now_ns()), WORKQ_TIMED_OUT);
+    // It was counted on for this one.
+    CHECK_EQ(workq_push(&q, &nodes[0]), WORKQ_OK);
+    CHECK(!workq_retire(&q, &idle));
+    CHECK(workq_pop(&q, &idle) == &nodes[0]);
+    CHECK(workq_pop(&q, &idle) == NULL);
+    CHECK_EQ(workq_wait(&q, &idle, clock_now_ns()), WORKQ_TIMED_OUT);
+    CHECK(workq_retire(&q, &idle));
+    CHECK_EQ(workq_workers(&q), 0);
+    CHECK_EQ(look(&q).idle, 0);
+    CHECK_IDLE(&q, 0, 0, 0, 0);
+    CHECK_EQ(workq_push(&q, &nodes[1]), WORKQ_SHORT);
+    CHECK(workq_reserve_worker(&q));
+    workq_fini(&q);
+}
+
+static void
 a_worker_may_leave_in_every_state(void)
 {
     workq q;
@@ -1122,6 +1145,7 @@ main(int argc, char **argv)
         CHECK_TEST(an_idle_worker_is_used_before_another_starts),
         CHECK_TEST(a_worker_is_busy_from_one_pop_to_the_next_empty_one),
         CHECK_TEST(a_reserved_worker_that_never_began_leaves),
+        CHECK_TEST(a_worker_retires_unless_there_is_work),
         CHECK_TEST(a_worker_may_leave_in_every_state),
         CHECK_TEST(a_wait_with_work_queued_searches_until_it_pops),
         CHECK_TEST(a_push_chooses_one_sleeper),
