@@ -173,6 +173,43 @@ async def test_submit_in_a_coroutine_returns_no_awaitable(new_loop, Executor):
         assert future.result() == 1
 
 
+def doubling(standard):
+    """Returns a method by which asyncio asks a future, and one to take its place, which doubles results."""
+    if sys.version_info >= (3, 14):
+        snapshot = standard._get_snapshot
+
+        def double_snapshot(self):
+            is_done, cancelled, result, exception = snapshot(self)
+            return is_done, cancelled, result and result * 2, exception
+
+        return "_get_snapshot", double_snapshot
+    original = standard.result
+    return "result", lambda self, timeout=None: original(self, timeout) * 2
+
+
+@pytest.mark.parametrize("base", [concurrent.futures.Future, pyconc.Future])
+@on_loop
+async def test_wrap_future_asks_a_subclass_that_answers_otherwise(new_loop, base):
+    future = type("Doubling", (base,), dict([doubling(base)]))()
+    pending = asyncio.wrap_future(future)
+    await asyncio.to_thread(future.set_result, 4)
+    assert (await pending, await asyncio.wrap_future(future)) == (8, 8)
+
+
+@against_the_standard
+@on_loop
+async def test_a_replaced_method_of_the_standard_future_is_asked(new_loop, Executor, monkeypatch):
+    loop = asyncio.get_running_loop()
+    with Executor(1) as pool:
+        future = pool.submit(identity, 4)
+        name, double = doubling(concurrent.futures.Future)
+        original = getattr(concurrent.futures.Future, name)
+        monkeypatch.setattr(concurrent.futures.Future, name, double)
+        assert (await loop.run_in_executor(pool, identity, 4), await asyncio.wrap_future(future)) == (8, 8)
+        monkeypatch.setattr(concurrent.futures.Future, name, original)
+        assert await loop.run_in_executor(pool, identity, 4) == 4
+
+
 @against_the_standard
 @on_loop
 async def test_wrap_future(new_loop, Executor):

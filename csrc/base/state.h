@@ -72,12 +72,14 @@
     X(_call_set_state)                                                                   \
     X(_cancel_message)                                                                   \
     X(_function)                                                                         \
+    X(_get_snapshot)                                                                     \
     X(_pyconc_bridge)                                                                    \
     X(_renew)                                                                            \
     X(_start_workers)                                                                    \
     X(call_soon)                                                                         \
-        X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) X(func) \
-            X(is_closed) X(result) X(run_in_executor) X(self) X(set_exception) X(set_result) X(submit)
+        X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) \
+            X(exception) X(func) X(is_closed) X(result) X(run_in_executor) X(self)       \
+            X(set_exception) X(set_result) X(submit)
 
 // Names of future_state's values, interned and in its order.
 #define MODULE_STATE_NAMES(X) \
@@ -93,12 +95,12 @@ struct module_state;
 // What loops know of callbacks on a pyconc.Future; for futures, which know no loops.
 typedef struct callback_hooks {
     // The program added it to a pending future.  0, or -1 with an exception.
-    int (*added)(struct module_state *state, PyObject *callback);
+    int (*added)(struct module_state *state, PyObject *future, PyObject *callback);
     // Its future is done.  1: the outcome (borrowed; neither: cancelled) is on its way to what the callback
     // would complete.  0: the caller calls the callback.  -1: as 1, with an exception that was raised
     // meanwhile.
-    int (*forward)(struct module_state *state, PyObject *callback, bool was_added, PyObject *result,
-                   PyObject *exception);
+    int (*forward)(struct module_state *state, PyObject *future, PyObject *callback, bool was_added,
+                   PyObject *result, PyObject *exception);
     // See loop_bridge_look().
     int (*look)(struct module_state *state, int64_t now_ns);
 } callback_hooks;

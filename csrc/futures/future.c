@@ -140,8 +140,8 @@ future_call_back(FutureObject *self, PyObject *callback, bool was_registered)
     if (finished && exception == NULL) {
         outcome = Py_NewRef(self->result == NULL ? Py_None : self->result);
     }
-    int forwarded =
-        self->module->callbacks->forward(self->module, callback, was_registered, outcome, exception);
+    int forwarded = self->module->callbacks->forward(self->module, (PyObject *)self, callback, was_registered,
+                                                     outcome, exception);
     Py_XDECREF(exception);
     Py_XDECREF(outcome);
     if (forwarded != 0) {

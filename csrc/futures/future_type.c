@@ -347,7 +347,7 @@ future_add_done_callback(PyObject *op, PyObject *const *args, Py_ssize_t nargs, 
         rc = future_call_back(self, callback, false);
     }
     else if (rc == 0) {
-        rc = self->module->callbacks->added(self->module, callback);
+        rc = self->module->callbacks->added(self->module, op, callback);
     }
     if (rc < 0) {
         return NULL;
@@ -442,6 +442,10 @@ PyDoc_STRVAR(snapshot_doc,
 static PyObject *
 future_get_snapshot(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    PyObject *standard_result;
+    if (future_call_standard(as_future(op), "_get_snapshot", NULL, 0, NULL, &standard_result)) {
+        return standard_result;
+    }
     FutureObject *self = as_future(op);
     bool done = future_is_done(self);
     bool finished = self->state == FUTURE_FINISHED;

@@ -143,7 +143,7 @@ int
 loop_bridge_for_caller(module_state *state, bool routed, destination *to)
 {
     PyFrameObject *frame = PyEval_GetFrame();  // borrowed
-    if (frame == NULL) {
+    if (frame == NULL || standard_is_replaced(&state->standard_future)) {
         return 0;
     }
     PyCodeObject *code = PyFrame_GetCode(frame);
@@ -164,10 +164,36 @@ loop_bridge_for_caller(module_state *state, bool routed, destination *to)
     return rc;
 }
 
+// Whether asyncio, which asks a future by these methods how the call ended, would get what is in it: a
+// subclass may have its own, and the program may have replaced the standard class's.
+static bool
+tells_what_it_has(module_state *state, PyObject *future)
+{
+    if (standard_is_replaced(&state->standard_future)) {
+        return false;
+    }
+    if (Py_TYPE(future) == state->future_type) {
+        return true;
+    }
+    PyObject *names[] = {state->str_cancelled, state->str_exception, state->str_result,
+                         state->str__get_snapshot};
+    bool tells = true;
+    for (size_t i = 0; i < Py_ARRAY_LENGTH(names) && tells; i++) {
+        PyObject *own = PyObject_GetAttr((PyObject *)Py_TYPE(future), names[i]);
+        PyObject *original = PyObject_GetAttr((PyObject *)state->future_type, names[i]);
+        tells = own != NULL && own == original;
+        Py_XDECREF(own);
+        Py_XDECREF(original);
+    }
+    PyErr_Clear();
+    return tells;
+}
+
 // If the callback is the closure of asyncio's wrap_future(): the asyncio future that the closure will
-// complete, and the bridge of its loop, both new references.  1 found, 0 not, -1 exception.
+// complete, and the bridge of its loop, both new references.  1 found, 0 not, or asyncio is to ask the future
+// itself, -1 exception.
 static int
-recognise_callback(module_state *state, PyObject *callback, destination *to)
+recognise_callback(module_state *state, PyObject *future, PyObject *callback, destination *to)
 {
     LoopBridgeObject *bridge;
     if (!PyFunction_Check(callback)) {
@@ -178,19 +204,22 @@ recognise_callback(module_state *state, PyObject *callback, destination *to)
     if (rc <= 0) {
         return rc;
     }
+    if (!tells_what_it_has(state, future)) {
+        return 0;
+    }
     PyObject *cells = PyFunction_GET_CLOSURE(callback);
     PyObject *loop = PyCell_GET(PyTuple_GET_ITEM(cells, state->dest_loop_cell));
-    PyObject *future = PyCell_GET(PyTuple_GET_ITEM(cells, state->destination_cell));
-    if (loop == NULL || loop == Py_None || future == NULL) {
+    PyObject *wrapped = PyCell_GET(PyTuple_GET_ITEM(cells, state->destination_cell));
+    if (loop == NULL || loop == Py_None || wrapped == NULL) {
         return 0;  // from asyncio to concurrent.futures, or half torn down
     }
-    Py_INCREF(future);
+    Py_INCREF(wrapped);
     rc = bridge_of(state, loop, &bridge);
     if (rc > 0) {
-        set_destination(to, future, bridge);
+        set_destination(to, wrapped, bridge);
     }
     else {
-        Py_DECREF(future);
+        Py_DECREF(wrapped);
     }
     return rc;
 }
@@ -425,10 +454,10 @@ loop_bridge_busy_wait(const destination *to)
 // ---- asyncio's callbacks on pyconc's futures ----
 
 static int
-callback_added(module_state *state, PyObject *callback)
+callback_added(module_state *state, PyObject *future, PyObject *callback)
 {
     destination to;
-    int rc = recognise_callback(state, callback, &to);
+    int rc = recognise_callback(state, future, callback, &to);
     if (rc <= 0) {
         return rc;
     }
@@ -439,11 +468,12 @@ callback_added(module_state *state, PyObject *callback)
 }
 
 static int
-forward(module_state *state, PyObject *callback, bool was_added, PyObject *result, PyObject *exception)
+forward(module_state *state, PyObject *future, PyObject *callback, bool was_added, PyObject *result,
+        PyObject *exception)
 {
     destination to;
     delivery *d = NULL;
-    int rc = recognise_callback(state, callback, &to);
+    int rc = recognise_callback(state, future, callback, &to);
     int posted = 0;
     if (rc > 0) {
         d = delivery_new(&to, result, exception);

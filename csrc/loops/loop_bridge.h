@@ -68,7 +68,8 @@ extern PyType_Spec loop_bridge_spec;
 extern const callback_hooks loop_bridge_callbacks;
 
 // If the calling Python function is asyncio's run_in_executor: a new future of its loop and the loop's
-// bridge, both new references; a loop_future if the task will have a route.  1 found, 0 not, -1 exception.
+// bridge, both new references; a loop_future if the task will have a route.  1 found, 0 not, or the program
+// has replaced methods of the standard Future, which are called then, -1 exception.
 int loop_bridge_for_caller(module_state *state, bool routed, destination *to);
 
 // The same for a loop that is known.
