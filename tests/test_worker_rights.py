@@ -183,6 +183,55 @@ if __name__ == "__main__":
     assert finished.stdout == "{12345} {1} 12345\n('done\\n', 0)\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change its root")
+@worlds
+@pytest.mark.parametrize("when", ["before the first", "before the second"])
+def test_a_program_whose_root_has_no_interpreter_has_workers(world, when):
+    # It is forked then, threads or not, with the warning of the standard library's executor that forks.
+    run_script(
+        PROGRAM
+        + """
+if __name__ == "__main__":
+    start_thread()
+    pool = pyconc.ProcessPoolExecutor(1)
+    if sys.argv[2] == "before the second":
+        assert "jail" not in pool.submit(os.listdir).result()
+    os.mkdir("jail")
+    os.chroot("jail")
+    os.chdir("/")
+    os.mkdir("inside")
+    assert pool.submit(os.listdir, "/").result() == ["inside"]
+    os.rmdir("inside")
+    pool.shutdown()
+""",
+        world,
+        when,
+        flags=("-W", "ignore:This process:DeprecationWarning"),
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has rights to give up")
+def test_a_program_that_gives_up_rights_needs_no_new_interpreter():
+    # It might not be allowed to read that.
+    run_script(
+        PROGRAM
+        + """
+import multiprocessing.spawn
+if __name__ == "__main__":
+    start_thread()
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        assert pool.submit(os.getuid).result() == 0
+        multiprocessing.set_executable("/nowhere/python")
+        os.setgroups([])
+        os.setgid(12345)
+        os.setuid(12345)
+        assert pool.submit(os.getuid).result() == 12345
+""",
+        "threads",
+        flags=("-W", "error"),
+    )
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to drop")
 @pytest.mark.parametrize("when", ["before the first", "before the second"])
 @chessboard("world, proc, what", ["one thread", "threads"], ["/proc", "no /proc"], ["NoNewPrivs", "CapBnd"])

@@ -11,7 +11,8 @@ a fork or makes them anew after it.
     it has others, and had none        the zygote is a clone of the reserve, a fork of the program that all executors
       as the executor was made           share which were made so
     it has others                      the zygote is a clone of the nursery, a fresh interpreter
-    it is frozen, or embeds Python     this thread forks all the same, with the standard warning
+    it is frozen, embeds Python, or    this thread forks all the same, with the standard warning
+      sees no interpreter, in a chroot
 
 A launcher is used by one thread at a time: its supervisor, or before there is one, a thread that submits.
 """
@@ -316,13 +317,20 @@ def _is_preparing():
 
 
 def has_interpreter():
-    """Whether a fresh interpreter can be started: to run a frozen or embedding program again would be no such thing."""
+    """Whether there is a fresh interpreter, or one can be started: a frozen or embedding program is no such thing."""
+    return the_nursery.is_ready() or _can_start_interpreter()
+
+
+def _can_start_interpreter():
     if getattr(sys, "frozen", False):
         return False
-    from multiprocessing import spawn
-
+    try:
+        from multiprocessing import spawn
+    except ImportError:
+        return False  # nor would that interpreter find the library, in the program's new root, say
     executable = spawn.get_executable()
-    return bool(executable) and "python" in os.path.basename(os.fsdecode(executable)).lower()
+    is_python = executable and "python" in os.path.basename(os.fsdecode(executable)).lower()
+    return bool(is_python) and os.access(executable, os.X_OK)
 
 
 def is_single_threaded():

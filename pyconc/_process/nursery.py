@@ -62,6 +62,12 @@ class Nursery:
         self.by_value = main_module.always
         self._ended = []  # pids that nobody has waited for yet
 
+    may_serve = zygote.Zygote.may_serve
+
+    def is_ready(self):
+        """Whether it runs, and its clones may have the program's rights."""
+        return self._connection is not None and self.may_serve(process_state.current_rights())
+
     def clone(self, fds, setup, limits):
         """Return a zygote.  Raises OSError or CannotPickle; the arguments are those of worker_main.main()."""
         with signals.DeferSignals(), self._lock:
@@ -127,9 +133,10 @@ class Nursery:
         from multiprocessing import spawn
 
         main = sys.modules.get("__main__")
-        key = (_weakly(main), getattr(main, "__file__", None), process_state.current_rights())
-        if self._key == key and not self._connection.poll(0):  # it says nothing of its own: that would be its end
-            return
+        key = (_weakly(main), getattr(main, "__file__", None))
+        # With fewer rights than it had, the program may not find the interpreter any more.
+        if self._key == key and self.may_serve(process_state.current_rights()) and not self._connection.poll(0):
+            return  # it says nothing of its own: that would be its end
         self._stop()
         self.reap()
         self._connection, theirs = kernel.open_connection()
@@ -323,14 +330,12 @@ class Reserve(Nursery):
         theirs.close()
         self._connection, self.pid, self._has_zygotes = ours, pid, False
 
-    may_serve = zygote.Zygote.may_serve
-
     def has(self, name):
         """Whether it was made for that executor."""
         return name in self._executors
 
     def serves(self, name):
-        return self.has(name) and self._connection is not None and self.may_serve(process_state.current_rights())
+        return self.has(name) and self.is_ready()
 
     def clone(self, name, fds, setup, limits):
         """Return a zygote for an executor that it serves.  Raises OSError."""
