@@ -88,6 +88,22 @@ def test_ppoll_refused():
     assert run_script(SCRIPT, "ppoll", "EPERM", "first").stdout.splitlines() == awaited
 
 
+def test_without_pidfds_no_pipe_is_needed_either():
+    finished = run_script(
+        f"""
+        import errno, sys
+        sys.path.insert(0, {str(SCRIPT.parent)!r})
+        import refused_calls
+        from pyconc import ProcessPoolExecutor
+        for call in "pidfd_open", "pipe2":
+            refused_calls.refuse(refused_calls.CALLS[call], errno.EPERM)
+        with ProcessPoolExecutor(2) as pool:
+            refused_calls.run(pool)
+        """
+    )
+    assert finished.stdout == f"{CALLED}\n"
+
+
 def test_wait4_refused():
     """At the first call it is named; a pool that has worked goes on, though nobody can tell how its workers end."""
     finished = run_script(

@@ -111,12 +111,15 @@ class Children:
     def __init__(self, poll, with_pidfds):
         self._poll = poll
         self._pids = {}  # pid: pidfd, or None
-        self._told = {}  # without pidfds: pid: the write end of the pipe of open_end()
+        self._told = {}  # without pidfds: pid: the other end of what open_end() returned
         # Nobody else may wait for them.  They get the program's handler back.
         self._handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._bell = None
         if not with_pidfds:
-            self._bell, self._ringer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            # No pipe: a sandbox that refuses pidfd_open() may refuse pipe2(), which nothing else here needs.
+            self._bell, self._ringer = _core.open_stream()
+            os.set_blocking(self._bell, False)
+            os.set_blocking(self._ringer, False)
             self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             signal.set_wakeup_fd(self._ringer, warn_on_full_buffer=False)
             signal.signal(signal.SIGCHLD, _nothing)
@@ -143,7 +146,7 @@ class Children:
         if self._bell is None:
             return os.dup(self._pids[pid])
         # Until the child is reaped, this process alone has the other end.
-        end, self._told[pid] = os.pipe()
+        end, self._told[pid] = _core.open_stream()
         return end
 
     def reap(self, fd):
