@@ -66,6 +66,45 @@ def test_as_much_is_taken_as_is_asked_for():
     assert len(outbox) == 1
 
 
+def test_none_is_lost_where_memory_is_short():
+    fail = pytest.importorskip("_testcapi")
+    outbox = Outbox(lambda: None)
+    for number in range(1000, 1008):
+        outbox.end(number, bytes([number % 256]) if number % 2 else (None, [number]), None)
+    for allocation in range(100):
+        fail.set_nomemory(allocation, allocation + 1)
+        try:
+            numbers, results, others = outbox.take(ALL)
+        except MemoryError:
+            numbers = None
+        finally:
+            fail.remove_mem_hooks()
+        if numbers is not None:
+            break
+        assert len(outbox) == 8
+    assert allocation > 8
+    assert numbers == [1001, 1003, 1005, 1007]
+    assert results == [bytes([number % 256]) for number in numbers]
+    assert others == [(number, (None, [number]), None) for number in (1000, 1002, 1004, 1006)]
+    assert len(outbox) == 0
+
+
+def test_a_reader_that_could_not_be_woken_hears_of_the_next_one():
+    woken = []
+
+    def wake():
+        woken.append(len(outbox))
+        if len(woken) == 1:
+            raise MemoryError
+
+    outbox = Outbox(wake)
+    with pytest.raises(MemoryError):
+        outbox.end(1, b"one", None)
+    outbox.end(2, b"two", None)
+    assert woken == [1, 2]
+    assert outbox.take(ALL)[0] == [1, 2]
+
+
 def test_calls_are_cancelled_by_their_numbers():
     with pyconc.ProcessPoolExecutor(1) as pool:
         outbox = Outbox(lambda: None)

@@ -53,8 +53,12 @@ outbox_post(delivery *d)
         return 0;
     }
     PyObject *result = PyObject_CallNoArgs(self->wake);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
+    if (result == NULL) {
+        self->wake_at = self->count + 1;  // the reader is to hear of the next one
+        return -1;
+    }
+    Py_DECREF(result);
+    return 0;
 }
 
 // In the child of a fork nobody reads.
@@ -244,7 +248,7 @@ PyDoc_STRVAR(take_doc,
 "take($self, most_bytes, /)\n--\n\n"
 "Return (numbers, results, others) of calls that have ended, and have them here no longer: first come those\n"
 "whose result is bytes; others is a list of (number, result, exception), and of what was cancelled both are\n"
-"None. The results have so many bytes at most, or one more than that.");
+"None. The results have so many bytes at most, or one more than that. After MemoryError all are here still.");
 
 static PyObject *
 outbox_take(PyObject *op, PyObject *most_bytes)
@@ -256,15 +260,21 @@ outbox_take(PyObject *op, PyObject *most_bytes)
     }
     PyObject *lists[] = {PyList_New(0), PyList_New(0), PyList_New(0)};
     int rc = lists[0] == NULL || lists[1] == NULL || lists[2] == NULL ? -1 : 0;
-    delivery *d;
-    while (rc == 0 && left > 0 && (d = (delivery *)node_list_pop(&self->ended)) != NULL) {
-        self->count--;
-        ticket_of(&d->to)->ended = NULL;
+    // They leave when all are listed: if memory is short, not one of them is lost.
+    Py_ssize_t listed = 0;
+    for (list_node *node = self->ended.first; rc == 0 && left > 0 && node != NULL; node = node->next) {
+        delivery *d = (delivery *)node;
         left -= d->result == NULL ? 0 : weigh(d->result);
         rc = list_outcome(d, lists[0], lists[1], lists[2]);
-        delivery_free(d);
+        listed++;
     }
     PyObject *all = rc < 0 ? NULL : PyTuple_Pack(3, lists[0], lists[1], lists[2]);
+    for (; all != NULL && listed > 0; listed--) {
+        delivery *d = (delivery *)node_list_pop(&self->ended);
+        self->count--;
+        ticket_of(&d->to)->ended = NULL;
+        delivery_free(d);
+    }
     for (size_t i = 0; i < 3; i++) {
         Py_XDECREF(lists[i]);
     }

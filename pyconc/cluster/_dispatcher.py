@@ -88,7 +88,7 @@ class _Node:
         self.running = {}  # its calls by number
         self.bytes = 0  # of these
         self.ended = 0
-        self.outbox = deque()  # (number, call) of those that were not written to the comm yet
+        self.outbox = deque()  # numbers of those that were not written to the comm yet
         self.to_stop = []  # numbers of calls
         self.to_recall = []  # the same
         self.shared = set()  # numbers of the Refs whose objects it has
@@ -115,7 +115,7 @@ class _Node:
     def give(self, number, call):
         self.running[number] = call
         self.bytes += call.size
-        self.outbox.append((number, call))
+        self.outbox.append(number)
         if call.options is not None:
             call.place = self, number
 
@@ -191,10 +191,10 @@ class Dispatcher:
     # --- Any thread ---------------------------------------------------------------------------------------------------
 
     def submit(self, loop, options, function, args, kwargs, buffersize=None):
-        """Queue a call; return its future. What cannot be pickled fails that future only.
+        """Queue a call, and return it; what cannot be pickled has failed.
 
-        loop: a running event loop whose future is wanted; None: a pyconc.Future is. options: as those of an executor,
-        None for the default ones. buffersize: of a stream, whose StreamCall is returned.
+        loop: a running event loop whose future the call is to have; None: a pyconc.Future. options: as those of an
+        executor, None for the default ones. buffersize: of a stream, whose call is a StreamCall.
         """
         error = None
         try:
@@ -206,13 +206,12 @@ class Dispatcher:
         except Exception as raised:
             error, packed, size, refs = pickling.call_error(raised), None, 0, None
         if loop is None:
-            call = Call(function, packed, size, self._begins, options, self._stop_call)
+            call = Call(Future(), function, packed, size, self._begins, options, self._stop_call)
         elif buffersize is None:
-            call = LoopCall(loop, self._outcomes, function, packed, size, self._begins, options, self._stop_call)
+            call = LoopCall(loop.create_future(), function, packed, size, self._begins, options, self._stop_call)
+            call.outcomes, call.is_withdrawn = self._outcomes, False
         else:
-            call = StreamCall(
-                loop, buffersize, self._ask, function, packed, size, self._begins, options, self._stop_call
-            )
+            call = StreamCall(loop, buffersize, self._ask, function, packed, size, options, self._stop_call)
         if refs:
             call.refs = refs
         with self._lock:
@@ -226,11 +225,11 @@ class Dispatcher:
                 if not self._is_woken:
                     self._is_woken = True
                     self._loop.call_soon_threadsafe(self._feed)
-                return call.future
+                return call
             self._failed += 1
         call.begin()
         call.abandon(error)
-        return call.future
+        return call
 
     def end_streams(self):
         """End all streams, whose consumers get a RuntimeError. Any thread."""
@@ -510,6 +509,7 @@ class Dispatcher:
                 self._refusal = make_error
         self._fail_queued()
         for node in list(self._nodes.values()):
+            node.outbox.clear()
             for number in list(node.running):
                 self._fail(node.take(number), make_error())
             node.comm.abort()
@@ -637,7 +637,8 @@ class Dispatcher:
         """Return a message with calls of the outbox, and a list of the Refs in it that are new to the node."""
         numbers, packed, options, refs, unknown, streams, size = [], [], [], [], [], [], 0
         while node.outbox and size < _MESSAGE_BYTES:
-            number, call = node.outbox.popleft()
+            number = node.outbox.popleft()
+            call = node.running[number]
             numbers.append(number)
             packed.append(call.packed)
             size += call.size

@@ -125,7 +125,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             (3, 1)
         """
         loop = asyncio.get_running_loop() if sys._getframe(1).f_code is RUN_IN_EXECUTOR else None
-        return self._dispatcher.submit(loop, self._call_options, fn, args, kwargs)
+        return self._dispatcher.submit(loop, self._call_options, fn, args, kwargs).future
 
     def options(self, *, timeout=None, deadline=None, on_cancel=None, grace=None, name=None):
         """Return this executor with other options: an executor of the same class, on the same workers.
@@ -203,7 +203,7 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         >>> asyncio.run(main())
         255
         """
-        return self._dispatcher.submit(asyncio.get_running_loop(), self._call_options, fn, args, kwargs)
+        return self._dispatcher.submit(asyncio.get_running_loop(), self._call_options, fn, args, kwargs).future
 
     def stream(self, fn, /, *args, buffersize=STREAM_BUFFER, **kwargs):
         """Have a worker of some node iterate over the async generator fn(*args, **kwargs); return an async iterator.

@@ -279,6 +279,8 @@ class _Session:
                     self._listen(rest)
         except OSError:
             pass  # serve() sees it, too
+        except MemoryError:
+            self._comm.abort()  # serve() sees it, and the program: nobody waits for what cannot be sent
 
     def _next_message(self):
         """Return a message of what there is, and for how many seconds what ends next may wait for more."""

@@ -10,12 +10,17 @@ for all that a message has brought.
 
 import contextlib
 from asyncio import base_events
+from collections import deque
 from concurrent.futures import InvalidStateError
 
 from pyconc._asyncio_glue import convert_exception
 from pyconc._core import Future
 
 __all__ = ["RUN_IN_EXECUTOR", "Call", "LoopCall", "LoopOutcomes"]
+
+# So many outcomes for a loop come in one turn of it. What a turn makes, callbacks and their arguments, is gone then: of
+# thousands the garbage collector would look at each, several times.
+_AT_A_TIME = 256
 
 # The code of who takes a future of the event loop's.
 RUN_IN_EXECUTOR = base_events.BaseEventLoop.run_in_executor.__code__
@@ -54,8 +59,9 @@ class Call:
         "timer",
     )
 
-    def __init__(self, task, packed, size, begins, options, stop):
+    def __init__(self, future, task, packed, size, begins, options, stop):
         """stop: a function that stops this call, which any thread may call; options: as those of an executor."""
+        self.future = future  # a new one
         self.task = task  # the callable
         self.packed = packed
         self.size = size
@@ -65,15 +71,15 @@ class Call:
         self.has_begun = False
         self.place = None  # of one with options: the node it was sent to, and its number there; the dispatcher's thread
         self.timer = None  # of one with a deadline: until it begins; the dispatcher's thread
-        self.may_be_stopped = options is not None and options[0] != 0  # on_cancel is not "abandon"
-        self._make_future(stop)
+        self.may_be_stopped = False
+        if options is not None and options[0] != 0:  # on_cancel is not "abandon"
+            self.may_be_stopped = True
+            self._heed(stop)
 
-    def _make_future(self, stop):
-        if self.may_be_stopped:
-            self.future = _StoppableFuture()
-            self.future.call, self.future.stop = self, stop
-        else:
-            self.future = Future()
+    def _heed(self, stop):
+        """Have it stopped when its future is cancelled."""
+        self.future = _StoppableFuture()
+        self.future.call, self.future.stop = self, stop
 
     def begin(self):
         """Return whether it is to be sent, as nobody has cancelled it."""
@@ -117,69 +123,74 @@ class Call:
 
 
 class LoopCall(Call):
-    """A call with a future of an event loop, whose thread makes it."""
+    """A call with a future of an event loop, whose thread makes both."""
 
-    __slots__ = ("_is_withdrawn", "_outcomes")
+    # Whoever makes it sets both. outcomes: a LoopOutcomes. is_withdrawn: whether another thread than the loop's has
+    # cancelled it; set once, by that thread, and read by the dispatcher's.
+    __slots__ = ("is_withdrawn", "outcomes")
 
-    def __init__(self, loop, outcomes, *call):
-        self.future = loop.create_future()
-        self._outcomes = outcomes
-        self._is_withdrawn = False  # cancelled by another thread than the loop's; set once, read by the dispatcher's
-        super().__init__(*call)
-
-    def _make_future(self, stop):
-        if self.may_be_stopped:
-            self.future.add_done_callback(lambda future: stop(self) if future.cancelled() else None)
+    def _heed(self, stop):
+        self.future.add_done_callback(lambda future: stop(self) if future.cancelled() else None)
 
     def begin(self):
         # One that has begun before begins again, unless it may be stopped: nobody else could tell that it ran.
         if self.may_be_stopped or not self.has_begun:
-            self.has_begun = not (self._is_withdrawn or self.future.done())
+            self.has_begun = not (self.is_withdrawn or self.future.done())
         return self.has_begun
 
     def cancel(self):
-        self._is_withdrawn = True
+        self.is_withdrawn = True
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self.future.get_loop().call_soon_threadsafe(self.future.cancel)
 
     def is_cancelled(self):
-        return self._is_withdrawn or self.future.cancelled()
+        return self.is_withdrawn or self.future.cancelled()
 
     def finish(self, result, error):
-        self._outcomes.add(self.future, result, error)
+        self.outcomes.add(self.future, result, error)
 
     def abandon(self, error):
-        _finish_all([(self.future, None, error)])
+        _finish(self.future, None, error)
 
 
 class LoopOutcomes:
     """Outcomes that futures of event loops are to get; the dispatcher's thread."""
 
     def __init__(self):
-        self._by_loop = {}
-        self._loop = self._outcomes = None  # of those, the last one
+        self._by_loop = {}  # of each: futures, results, exceptions
+        self._loop = self._last = None  # of those, the last one
 
     def add(self, future, result, error):
         loop = future.get_loop()
         if loop is not self._loop:
-            self._loop, self._outcomes = loop, self._by_loop.setdefault(loop, [])
-        self._outcomes.append((future, result, error))
+            self._loop, self._last = loop, self._by_loop.setdefault(loop, (deque(), deque(), deque()))
+        futures, results, errors = self._last
+        futures.append(future)
+        results.append(result)
+        errors.append(error)
 
     def send(self):
         """Tell each loop of what there is for it."""
         if self._by_loop:
             by_loop, self._by_loop = self._by_loop, {}
-            self._loop = self._outcomes = None
+            self._loop = self._last = None
             for loop, outcomes in by_loop.items():
                 with contextlib.suppress(RuntimeError):  # the loop is closed
-                    loop.call_soon_threadsafe(_finish_all, outcomes)
+                    loop.call_soon_threadsafe(_finish_all, loop, *outcomes)
 
 
-def _finish_all(outcomes):
-    for future, result, error in outcomes:
-        if future.done():
-            pass
-        elif error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(convert_exception(error))
+def _finish_all(loop, futures, results, errors):
+    """Give futures their outcomes, the first ones in this turn of the loop; its thread."""
+    for _ in range(min(len(futures), _AT_A_TIME)):
+        _finish(futures.popleft(), results.popleft(), errors.popleft())
+    if futures:
+        loop.call_soon(_finish_all, loop, futures, results, errors)
+
+
+def _finish(future, result, error):
+    if future.done():
+        pass
+    elif error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(convert_exception(error))

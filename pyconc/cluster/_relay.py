@@ -200,6 +200,9 @@ class Mailbox:
     async def close(self):
         self.end()
 
+    def abort(self):
+        self.end()
+
     # For the program:
 
     def put(self, message):

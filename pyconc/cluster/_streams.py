@@ -20,7 +20,7 @@ class StreamCall(Call):
 
     __slots__ = ("_ask", "_is_cancelled", "_loop", "_stop", "buffersize", "error", "is_over", "items", "waiters", "why")
 
-    def __init__(self, loop, buffersize, ask, *call):
+    def __init__(self, loop, buffersize, ask, function, packed, size, options, stop):
         """ask: a function that asks for so many more items of this call; any thread may call it."""
         self._loop = loop
         self.buffersize = buffersize
@@ -31,16 +31,12 @@ class StreamCall(Call):
         self.error = None  # how it has ended, if not by itself; set before is_over
         self.waiters = []  # futures; the loop's thread
         self.why = None  # what consumers are told if somebody else has ended it; set once, by any thread
-        super().__init__(*call)
-        self.begins = 1  # some of its items may have been taken
+        super().__init__(None, function, packed, size, 1, options, stop)  # once: some of its items may have been taken
         self.may_be_stopped = True
+        self._heed(stop)
 
-    def _make_future(self, stop):
+    def _heed(self, stop):
         self._stop = stop
-
-    @property
-    def future(self):
-        return self
 
     def begin(self):
         self.has_begun = not self._is_cancelled
