@@ -128,6 +128,7 @@ TABLE = [
     Constant("pyconc/_process/launcher.py", "_ENDING_LOOKS", ("0", "1000"), "short_process_pools"),
     Constant("pyconc/cluster/_dispatcher.py", "_AHEAD_SECONDS", ("0.001", "0.2"), "clusters"),
     Constant("pyconc/cluster/_dispatcher.py", "_MOST_AHEAD", ("64", "100_000"), "clusters"),
+    Constant("pyconc/cluster/_pending.py", "_AT_A_TIME", ("16", "100_000"), "clusters"),
     Constant("pyconc/cluster/_node.py", "_MANY", ("1", "1024"), "clusters"),
     Constant("pyconc/cluster/_node.py", "_LINGER", ("0.0001", "0.02"), "clusters"),
 ]

@@ -517,6 +517,7 @@ def short_process_pools() -> Figures:
 def clusters() -> Figures:
     return {
         "burst µs": cluster.on_executor(harness.burst, True, 20_000),
+        "gather µs": cluster.on_executor(cluster.gather_all, True, 20_000),
         "one at a time µs": cluster.on_executor(harness.round_trips, True, 200),
         "of 1 ms ms": cluster.on_executor(spin_burst, True, 400) / 1000,
     }

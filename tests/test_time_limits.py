@@ -21,7 +21,7 @@ from support import HANG_LIMIT, THOUSAND, more_rounds, run_script, wait_until
 
 import pyconc
 from pyconc._process import black_box, signals
-from pyconc._process.supervisor import Supervisor
+from pyconc._process.call_stopper import CallStopper
 
 # Longer than any test takes: what would be killed after that was not killed at all.
 FOREVER = 3600
@@ -155,7 +155,7 @@ def test_it_shows_where_the_call_was_then_and_not_where_it_cleans_up(pool):
     with ProcessGate() as gate:
         future = pool.options(timeout=0.05, grace=FOREVER).submit(clean_up_at, gate)
         gate.wait_started()
-        wait_until(lambda: pool._opened._repeats, "the supervisor to be told, and to ask")
+        wait_until(lambda: pool._opened._call_stopper._repeats, "the supervisor to be told, and to ask")
         gate.open()
         assert " in sleep_for_ever\n" in timeout_of(future).stack
 
@@ -174,12 +174,12 @@ def test_a_call_is_interrupted_before_the_supervisor_gets_to_it(pool, monkeypatc
     """It would be one more thread to wait for, and the GIL, on a busy machine."""
     ended = threading.Event()
 
-    def hold_up(self, stop_calls=Supervisor._stop_calls):
-        if any(self.queue.find_stopping(call) is not None for call in range(100)):
+    def hold_up(self, supervisor, stop_calls=CallStopper.stop_calls):
+        if any(supervisor.queue.find_stopping(call) is not None for call in range(100)):
             ended.wait(HANG_LIMIT)
-        stop_calls(self)
+        stop_calls(self, supervisor)
 
-    monkeypatch.setattr(Supervisor, "_stop_calls", hold_up)
+    monkeypatch.setattr(CallStopper, "stop_calls", hold_up)
     try:
         future = pool.options(timeout=0.05, grace=FOREVER).submit(loop_for_ever)
         assert " in loop_for_ever\n" in timeout_of(future).stack
@@ -198,7 +198,7 @@ def test_also_when_the_worker_gets_no_cpu_until_long_after(pool):
         future = pool.options(timeout=0.05, grace=FOREVER).submit(hold_in_shield, gate)
         [worker] = gate.wait_started()
         os.kill(worker, signal.SIGSTOP)
-        wait_until(lambda: pool._opened._overdue, "the worker to be asked, and to be told")
+        wait_until(lambda: pool._opened._call_stopper._overdue, "the worker to be asked, and to be told")
         os.kill(worker, signal.SIGCONT)
         gate.open()
         error = timeout_of(future)
