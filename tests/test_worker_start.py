@@ -307,6 +307,54 @@ with pyconc.ProcessPoolExecutor(2) as pool:
 
 
 @pytest.mark.skipif(not kernel.has_pidfds(), reason="the zygote is the first process, and is asked at once")
+def test_a_zygote_is_woken_as_a_kill_is_ordered_and_begins_while_the_worker_ends():
+    finished = run_script(
+        SLEEPER
+        + """
+from pyconc._process.zygote import Zygote
+def send(self, message, real=Zygote._send):
+    sent.append(message[0])
+    real(self, message)
+Zygote._send, sent = send, []
+gate, opens = os.pipe()
+with pyconc.ProcessPoolExecutor(1) as pool:
+    for _ in range(2):
+        pool.submit(os.getpid).result()
+        running = pool.options(on_cancel="kill").submit(os.read, gate, 1)
+        while not running.running():
+            pass
+        running.cancel()
+        pool.submit(os.getpid).result()
+print(sent)
+"""
+    )
+    assert finished.stdout == "['wake', 'start', 'start']\n"
+
+
+@pytest.mark.skipif(not kernel.has_pidfds(), reason="the zygote is the first process, and is asked at once")
+def test_a_zygote_that_is_woken_begins_and_starts_nothing():
+    finished = run_script(
+        SLEEPER
+        + """
+os.register_at_fork(after_in_child=tell)
+with pyconc.ProcessPoolExecutor(1) as pool:
+    worker = pool.submit(os.getpid).result()
+    zygote = pool._supervisor.launcher.zygote
+    zygote.wake()
+    began = told()
+    while zygote.pid not in began:
+        began += told()
+    os.kill(worker, signal.SIGKILL)
+    while worker in pool._processes:
+        pass
+    second = pool.submit(os.getpid).result()
+    print(began + told() == [worker, zygote.pid, second])
+"""
+    )
+    assert finished.stdout == "True\n"
+
+
+@pytest.mark.skipif(not kernel.has_pidfds(), reason="the zygote is the first process, and is asked at once")
 def test_sigterm_ends_a_zygote_that_sleeps_though_the_program_handles_it():
     finished = run_script(
         SLEEPER

@@ -101,6 +101,7 @@ class CallStopper:
                 if worker.stack is not None:
                     self._queue.note_stack(call, worker.stack)
             supervisor.end_workers([worker])
+            supervisor.launcher.wake()
             heapq.heappush(self._killed, (time.monotonic() + _END_SECONDS, call))
 
 

@@ -165,6 +165,11 @@ class Launcher:
     def _is_used(self, workers):
         return any(isinstance(worker, WorkerProcess) and worker.is_cloned_from(self.zygote) for worker in workers)
 
+    def wake(self):
+        """A worker is being killed, and another is going to take its place: the zygote can begin meanwhile."""
+        if self.zygote is not None:
+            self.zygote.wake()
+
     def when_answered(self, function):
         """After ZygoteStopped: call a function when it is certain that there is no such worker, and will be none."""
         self.zygote.when_answered(function)

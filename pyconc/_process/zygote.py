@@ -6,6 +6,7 @@ millisecond each, now or hours later, also to replace one that died.  (A program
 submits forks its first worker itself, and the zygote right after it.)
 
     parent                                    zygote                              worker
+      |--- ("wake",) -------------------------->| begins, as a worker is being killed
       |--- ("start", number, name, changes) --->|--- fork ------------------------->|
       |<-- ("started", pid) --------------------|                                   | is admitted, runs tasks
       |--- ("signal", pid, number) ------------>|--- number ----------------------->|   or cannot be watched
@@ -18,7 +19,7 @@ The parent sees a worker's end by a pidfd of its own.  Where the system refuses 
 the workers' parent needs none, and learns of the end later if the zygote is stopped.  A zygote cannot tell of its own
 death: then the parent kills its workers.
 
-A zygote that is a fork of the program sleeps, in C, until it is first asked for a worker, which those of short-lived
+A zygote that is a fork of the program sleeps, in C, until it is woken or asked for a worker, which those of short-lived
 pools never are.  Until then neither handlers of forks nor of signals run in it, and it has hardly a page of its own.
 
 The zygote ends when its connection does, or its parent.  Workers end with the zygote, by PR_SET_PDEATHSIG: that
@@ -92,6 +93,7 @@ class Zygote:
         self._statuses = {}  # pid: (wait status, peak RSS), of workers that have ended
         self._ends = {}  # pid: eventfd to raise at its end, of workers that have no pidfd
         self._dead = False
+        self._was_asked = False
         self._late = None  # called when the worker that a stopped zygote was asked for has gone, or never will exist
         self._discarded = None  # that worker's pid, once it was started all the same, and is being killed
 
@@ -189,6 +191,12 @@ class Zygote:
                 self.kill()
         del self._statuses[pid]
 
+    def wake(self):
+        """Have it begin now, if it was never asked anything: it is going to be asked for a worker."""
+        if not self._was_asked:
+            with contextlib.suppress(ZygoteDied):
+                self._send(("wake",))
+
     def signal(self, pid, number):
         """Send a signal to a worker, for a program that has given up the right to; the zygote has it still."""
         with contextlib.suppress(ZygoteDied):
@@ -248,6 +256,7 @@ class Zygote:
             os.close(self._ends.popitem()[1])
 
     def _send(self, message):
+        self._was_asked = True
         try:
             self._connection.send_bytes(pickle.dumps(message))  # frames of send() cannot be collected
         except OSError:
@@ -540,6 +549,7 @@ def serve(conn, parent_pid, rights, job, main=None, sibling=None):
                         os.kill(*args)
                 elif args[0] == sibling and sibling_fd is not None:
                     kernel.send_signal(sibling_fd, *args)
+            if what != "start":
                 continue
             number, name, changes = args
             has_sibling = sibling_fd is not None and not connection.wait([sibling_fd], 0)
