@@ -120,6 +120,23 @@ class FussyError(Exception):
         super().__init__(f"{one} and {two}")
 
 
+class FrozenError(Exception):
+    """None of its attributes can be set, as if it were a frozen dataclass."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(f"{name} cannot be set")
+
+
+class FrozenWhenPickled:
+    def __reduce__(self):
+        raise FrozenError
+
+
+class FrozenWhenUnpickled:
+    def __reduce__(self):
+        return raise_new, (FrozenError,)
+
+
 def make(kind, *args):
     return kind(*args)
 

@@ -13,6 +13,7 @@ import threading
 import types
 
 import pytest
+from jobs import FrozenError
 from loops import on_every_loop, watched
 from support import HANG_LIMIT, run_script, wait_until
 
@@ -548,6 +549,7 @@ def test_an_exception_is_the_result():
         assert error.code == 3
         assert error.args == (3, "a reason")
         assert "raise error" in str(error.__cause__)
+        assert type(await Worker(target=fail, args=(FrozenError(),))) is FrozenError
         assert type(await Worker(target=fail, args=(SystemExit(5),))) is SystemExit
         assert type(await Worker(target=fail, args=(KeyboardInterrupt(),))) is KeyboardInterrupt
         assert type(await Worker(target=pid, initializer=refuse)) is LookupError

@@ -144,6 +144,28 @@ def test_an_exception_harms_only_its_own_call(what):
         assert isinstance(error, BrokenProcessPool)
 
 
+@pytest.mark.parametrize("call", [(jobs.raise_new, jobs.FrozenError), (jobs.identity, jobs.FrozenWhenPickled())])
+def test_an_exception_whose_attributes_cannot_be_set_is_raised_as_it_is(call):
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        error = failure_beside_others(pool, *call)
+    assert type(error) is jobs.FrozenError
+    assert "jobs.FrozenError" in str(error.__cause__)
+
+
+def test_such_an_exception_comes_out_of_map():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        results = pool.map(jobs.raise_new, [jobs.FrozenError] * 2, chunksize=2)
+        with pytest.raises(jobs.FrozenError):
+            next(results)
+
+
+def test_such_an_exception_while_a_result_is_unpickled_is_the_reason():
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        error = failure_beside_others(pool, jobs.make, jobs.FrozenWhenUnpickled)
+    assert type(error) is TaskUnpicklable
+    assert type(error.__cause__) is jobs.FrozenError
+
+
 def test_a_traceback_that_cannot_be_formatted_is_told_without_its_source_lines():
     with pyconc.ProcessPoolExecutor(2) as pool:
         error = failure_beside_others(pool, jobs.raise_where_source_cannot_be_read, ValueError("the error"))

@@ -42,6 +42,7 @@ __all__ = [
     "quote",
     "rebuild_exception",
     "registered_reducers",
+    "set_traceback",
     "shared_types",
     "worker_globals",
 ]
@@ -402,10 +403,15 @@ def quote(error):
     return f'\n"""\n{format_error(error)}"""'
 
 
+# An exception of the program may refuse to have attributes set, as one does that is a frozen dataclass.
+set_traceback = vars(BaseException)["__traceback__"].__set__
+_set_cause = vars(BaseException)["__cause__"].__set__
+
+
 def pack_exception(error, what="task"):
     """Return a value that can be pickled, from which rebuild_exception() makes an exception like this one."""
     text = quote(error)
-    error.__traceback__ = None  # Its frames refer to everything in their scope.
+    set_traceback(error, None)  # Its frames refer to everything in their scope.
     try:
         blob = pickle.dumps(error, PROTOCOL)
     except BaseException as first:
@@ -475,7 +481,7 @@ def rebuild_exception(packed):
             error = pickle.loads(blob)
             if not isinstance(error, BaseException):
                 raise TypeError(f"its pickle gives a {type(error).__name__}")
-            error.__cause__ = _RemoteTraceback(text)
+            _set_cause(error, _RemoteTraceback(text))
         except BaseException as failure:
             if is_from_handler(failure):
                 raise
@@ -495,8 +501,8 @@ def rebuild_exception(packed):
 def call_error(error):
     """Return the exception for a call that could not be pickled: the pickling error, as in the standard library."""
     cause = _RemoteTraceback(quote(error))
-    error.__traceback__ = None
-    error.__cause__ = cause
+    set_traceback(error, None)
+    _set_cause(error, cause)
     return error
 
 

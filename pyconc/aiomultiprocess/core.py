@@ -260,7 +260,7 @@ class Worker(Process):
             packed = pickling.pack_exception(error)  # type: ignore[no-untyped-call]
             connection.send_bytes(_ERROR)
             connection.send_bytes(pickle.dumps(packed, pickling.PROTOCOL))
-            error.__traceback__ = trace  # pack_exception() has removed it.
+            pickling.set_traceback(error, trace)  # pack_exception() has removed it.
             raise
         connection.send_bytes(kind)
         connection.send_bytes(blob)
