@@ -573,6 +573,15 @@ def test_what_is_shared_travels_with_calls_of_its_executor_only(executor, corout
             refused()
 
 
+def test_nodes_of_this_machine_have_what_processes_share(executor):
+    items, lock = pyconc.shared.List(["here"]), pyconc.shared.Lock()
+    with lock:
+        assert executor.submit(lock.acquire, False).result() is False
+    executor.submit(items.append, "there").result()
+    assert items == ["here", "there"]
+    assert executor.submit(list, items).result() == ["here", "there"]
+
+
 def test_a_node_gets_what_is_shared_once_and_gives_it_back(monkeypatch):
     """The node is in this process."""
     laid = []

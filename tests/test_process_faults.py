@@ -884,24 +884,45 @@ def test_a_program_that_may_write_no_files_of_a_useful_size_is_told_why_it_gets_
     assert larger == "8"
 
 
-@pytest.mark.parametrize("size", ["missing", "tiny"])
-def test_dev_shm_is_not_needed(size, tmp_path):
-    mount = "size=1m" if size == "tiny" else "size=4k,mode=000"
+DEV_SHM = {
+    "tiny": "mount -t tmpfs -o size=1m tmpfs /dev/shm",
+    "forbidden": "mount -t tmpfs -o size=4k,mode=000 tmpfs /dev/shm",
+    "missing": """
+        mkdir old && mount --rbind /dev old && mount -t tmpfs tmpfs /dev
+        for name in null zero random urandom; do touch /dev/$name; mount --bind old/$name /dev/$name; done
+        test ! -e /dev/shm""",
+}
+
+
+@pytest.mark.parametrize("mount", DEV_SHM.values(), ids=DEV_SHM)
+def test_dev_shm_is_not_needed(mount, tmp_path):
     unshare = ["unshare", "--mount", "--map-root-user", "--propagation", "private"]
-    check = subprocess.run([*unshare, "mount", "-t", "tmpfs", "-o", mount, "tmpfs", "/dev/shm"], capture_output=True)
+    tried = tmp_path / "tried"
+    tried.mkdir()
+    check = subprocess.run([*unshare, "sh", "-ec", mount], cwd=tried, capture_output=True)
     if check.returncode != 0:
         pytest.skip(f"no mount namespaces here: {check.stderr.decode().strip()}")
     script = """
     import pyconc
+    from pyconc import multiprocessing, shared
     with pyconc.ProcessPoolExecutor(2) as pool:
         assert len(pool.submit(bytes, 8 << 20).result()) == 8 << 20
         assert pool.submit(len, bytearray(8 << 20)).result() == 8 << 20
         assert list(pool.map(abs, range(-3, 0))) == [3, 2, 1]
+        items, numbers, ref = shared.List([bytes(8 << 20)]), shared.Array("d", 1 << 20), shared.share(bytes(8 << 20))
+        pool.submit(items.append, ref).result()
+        pool.submit(numbers.__setitem__, -1, 5).result()
+        assert (len(items[0]), len(items[1].get()), numbers[-1]) == (8 << 20, 8 << 20, 5)
+    with pyconc.Manager() as manager, multiprocessing.Pool(2) as pool:
+        table = manager.dict()
+        with manager.Lock():
+            pool.starmap(table.__setitem__, [(n, n * n) for n in range(3)])
+        assert table.copy() == {0: 0, 1: 1, 2: 4}
     print("works")
     """
-    command = f'mount -t tmpfs -o {mount} tmpfs /dev/shm && exec {shlex.quote(sys.executable)} -c "$0"'
+    command = f'{mount}\nexec {shlex.quote(sys.executable)} -c "$0"'
     finished = subprocess.run(
-        [*unshare, "sh", "-c", command, textwrap.dedent(script)],
+        [*unshare, "sh", "-ec", command, textwrap.dedent(script)],
         cwd=tmp_path,
         capture_output=True,
         text=True,

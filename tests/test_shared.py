@@ -17,6 +17,7 @@ import pytest
 from support import (
     HANG_LIMIT,
     PROC,
+    SANITIZED,
     THOUSAND,
     await_line,
     finish,
@@ -287,6 +288,57 @@ def test_objects_give_their_memory_back(pool):
         del thing
         pool.submit(int).result()  # the worker has dropped the arguments of the task before
         wait_until(lambda: used() == before, "the memory to be given back")
+
+
+def touch(things):
+    return sum(thing.value for thing in things)
+
+
+@pytest.mark.parametrize(("objects", "pools"), [(20, 3), pytest.param(200, 50, marks=pytest.mark.slow)])
+def test_many_objects_and_many_pools_leave_nothing(objects, pools):
+    used = shared._memory.heap().used
+    gc.collect()  # what other tests have left
+    things = [shared.Counter(1) for _ in range(objects // 2)]
+    lists = [shared.List([thing]) for thing in things]
+    before = used()
+    for _ in range(pools):
+        with pyconc.ProcessPoolExecutor(2) as executor:
+            assert list(executor.map(touch, [things, *lists])) == [len(things), *[1] * len(lists)]
+    wait_until(lambda: used() <= before, "what the workers had to be given back")
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizer needs all addresses")
+def test_a_limit_of_addresses_is_no_hindrance_until_they_are_used_up():
+    run_script("""
+        import resource
+        import pyconc
+        import pytest
+        from pyconc import shared
+
+        def fill(items, table, q, count, n):
+            items.append(n)
+            table[n] = n
+            q.put(n)
+            return count.add(n)
+
+        if __name__ == "__main__":
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + (128 << 20),) * 2)
+            things = items, table, q, count = shared.List(), shared.Dict(), shared.Queue(), shared.Counter()
+            with pyconc.ProcessPoolExecutor(2) as pool:
+                for done in [pool.submit(fill, *things, n) for n in range(100)]:
+                    done.result()
+            held = []
+            with pytest.raises(MemoryError):
+                while True:
+                    held.append(shared.Array("B", 4 << 20))
+            with pytest.raises(MemoryError):
+                while True:
+                    items.append(bytes(1 << 20))
+            del held, items[100:]
+            assert sum(items) == sum(table.values()) == sum(q.get() for _ in range(100)) == count.value == 4950
+            items.append(bytes(1 << 20))
+    """)
 
 
 # ---- as threading has it ----

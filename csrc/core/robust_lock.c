@@ -94,22 +94,35 @@ find_list(void)
     return head != NULL && size == sizeof(*head) && head->futex_offset == WORD_OFFSET ? head : NULL;
 }
 
-// NULL: as find_list().
-static thread_locks *
-this_thread(void)
+static bool
+begin(thread_locks *self)
+{
+    pthread_once(&at_fork_once, watch_forks);
+    struct robust_list_head *head = find_list();
+    if (head == NULL) {
+        return false;
+    }
+    self->tid = (uint32_t)syscall(SYS_gettid);
+    self->pid = (uint32_t)getpid();
+    self->head = head;
+    return true;
+}
+
+// Where it is costs a call, which the compiler would make again for each field.
+static inline thread_locks *
+find_here(void)
 {
     thread_locks *self = &here;
-    if (self->head == NULL) {
-        pthread_once(&at_fork_once, watch_forks);
-        struct robust_list_head *head = find_list();
-        if (head == NULL) {
-            return NULL;
-        }
-        self->tid = (uint32_t)syscall(SYS_gettid);
-        self->pid = (uint32_t)getpid();
-        self->head = head;
-    }
+    __asm__("" : "+r"(self));
     return self;
+}
+
+// NULL: as find_list().
+static inline thread_locks *
+this_thread(void)
+{
+    thread_locks *self = find_here();
+    return self->head != NULL || begin(self) ? self : NULL;
 }
 
 // ---- the list ----
@@ -341,7 +354,7 @@ release(thread_locks *self, held_lock *held)
 int
 robust_lock_release(robust_lock *lock)
 {
-    thread_locks *self = &here;
+    thread_locks *self = find_here();
     held_lock *held = find_lock(self, lock);
     if (held == NULL) {
         return ROBUST_LOCK_NOT_HELD;
@@ -353,7 +366,7 @@ robust_lock_release(robust_lock *lock)
 void
 robust_hold_release(robust_hold *hold)
 {
-    release(&here, (held_lock *)((char *)hold - offsetof(held_lock, hold)));
+    release(find_here(), (held_lock *)((char *)hold - offsetof(held_lock, hold)));
 }
 
 uint32_t
@@ -389,7 +402,7 @@ robust_lock_is_free(const robust_lock *lock)
 robust_hold *
 robust_lock_hold(const robust_lock *lock)
 {
-    held_lock *held = find_lock(&here, lock);
+    held_lock *held = find_lock(find_here(), lock);
     return held == NULL ? NULL : &held->hold;
 }
 
