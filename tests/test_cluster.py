@@ -28,6 +28,7 @@ from gates import ProcessGate
 from support import HANG_LIMIT, await_line, finish, run_script, start_script, wait_until
 
 import pyconc
+from pyconc import _dump
 
 pytest.importorskip("distributed")
 
@@ -178,6 +179,23 @@ def test_each_call_runs_in_a_worker_of_a_node(executor):
         gate.wait_started()
         gate.open()
         assert [future.result() for future in futures] == [()] * 3
+
+
+def wait_seen(gate):
+    gate()
+    return pyconc.current_task().name
+
+
+def test_what_a_worker_runs_is_seen_by_its_own_name(cluster, executor):
+    """By whoever looks at the node from outside, and by the code of the call."""
+    with ProcessGate() as gate:
+        futures = [executor.submit(wait_seen, gate), executor.options(name="mine").submit(wait_seen, gate)]
+        gate.wait_started(2)
+        nodes = [nanny.pid for nanny in cluster.workers.values()]
+        pools = [pool for node in nodes for pool in _dump.look(node)["pools"]]
+        assert {member["task"] for pool in pools for member in pool["members"]} >= {"wait_seen", "mine"}
+        gate.open()
+    assert {future.result() for future in futures} == {"wait_seen", "mine"}
 
 
 def test_map_keeps_the_order(executor):

@@ -13,7 +13,7 @@ call_place_get(call_place *place, PyObject *callable, const call_options *option
             return NULL;
         }
         made->place = place;
-        made->callable = Py_NewRef(callable);
+        made->callable = Py_NewRef(place->inner == NULL ? callable : place->inner);
         made->name = Py_XNewRef(options->name);
         made->progress = NULL;
         made->began_ns = began_ns;
@@ -286,7 +286,26 @@ current_call(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return (PyObject *)call;
 }
 
+PyDoc_STRVAR(show_call_doc,
+"show_call($module, callable, /)\n--\n\n"
+"Have the call that this thread runs, in a worker process, be seen and named as one of another callable: of\n"
+"one that came packed in its arguments.");
+
+static PyObject *
+show_call(PyObject *Py_UNUSED(module), PyObject *callable)
+{
+    call_place *place = call_here;
+    if (place != NULL && place->show != NULL && place->show(place, callable)) {
+        Py_XSETREF(place->inner, Py_NewRef(callable));
+        if (place->call != NULL) {
+            Py_SETREF(place->call->callable, Py_NewRef(callable));
+        }
+    }
+    Py_RETURN_NONE;
+}
+
 PyMethodDef call_functions[] = {
     {"current_call", current_call, METH_NOARGS, current_call_doc},
+    {"show_call", show_call, METH_O, show_call_doc},
     {NULL, NULL, 0, NULL},
 };

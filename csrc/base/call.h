@@ -48,7 +48,10 @@ typedef struct call_place {
     // TaskCancelled that was raised in the call was lost: has it raised again, if the call is to end.  NULL:
     // somebody else sees to that.
     void (*raise_again)(struct call_place *place);
+    // Shows others what the call that runs is a call of.  False: none runs.  NULL: nobody is shown that.
+    bool (*show)(struct call_place *place, PyObject *callable);
     CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
+    PyObject *inner;      // what its code says that it is a call of, owned, or NULL; show()'s unit drops it
     bool is_interrupted;  // call_interrupt() has raised in the call that runs
     bool is_remote;       // another process wants to know how far its calls are; set once
     bool has_timed_out;   // the time of the call that has just ended was over; its counter clears this

@@ -156,7 +156,19 @@ make_call(WorkerObject *self, slot_call *c)
     }
     call_end(&self->place);
     self->running = NULL;
+    Py_CLEAR(self->place.inner);
     return result;
+}
+
+bool
+worker_run_show(call_place *place, PyObject *callable)
+{
+    WorkerObject *self = THING_OF(place, WorkerObject, place);
+    if (self->running == NULL || worker_is_inherited(self)) {
+        return false;
+    }
+    callable_show(self->module, &self->view->name, &self->named, callable, self->running->name);
+    return true;
 }
 
 // What a call leaves whose end was asked for: the parent wants to know only how it ended.

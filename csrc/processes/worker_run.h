@@ -16,4 +16,7 @@ PyDoc_STRVAR(worker_run_doc,
 "task; then it leaves.");
 PyObject *worker_run(PyObject *op, PyObject *args);
 
+// As a call_place's show().
+bool worker_run_show(call_place *place, PyObject *callable);
+
 #endif

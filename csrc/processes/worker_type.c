@@ -89,6 +89,7 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
                                .get = worker_interrupt_get_call,
                                .reason = worker_interrupt_reason,
                                .note = worker_interrupt_note,
+                               .show = worker_run_show,
                                .is_remote = true};
     self->region = region_join(self->module, region_fd, SHM_WORKER(number));
     if (self->region == NULL) {

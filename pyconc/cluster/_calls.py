@@ -17,7 +17,7 @@ from asyncio import CancelledError
 from contextlib import aclosing
 from types import BuiltinFunctionType, FunctionType
 
-from pyconc._core import scalars_dumps, scalars_loads
+from pyconc._core import scalars_dumps, scalars_loads, show_call
 from pyconc._current_task import current_task
 from pyconc._process import pickling
 from pyconc._process.pickling import PROTOCOL
@@ -185,6 +185,7 @@ def run_call(packed, refs=None):
         function, args, kwargs = _unpack_call(packed) if refs is None else _unpack_with(packed, refs)
     except BaseException as error:
         return _not_unpacked(error)
+    show_call(function)
     try:
         result = function(*args, **kwargs)
     except BaseException as error:
