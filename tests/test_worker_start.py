@@ -317,12 +317,15 @@ def send(self, message, real=Zygote._send):
     real(self, message)
 Zygote._send, sent = send, []
 gate, opens = os.pipe()
+begun, begins = os.pipe()
+def stay():
+    os.write(begins, b"!")
+    os.read(gate, 1)
 with pyconc.ProcessPoolExecutor(1) as pool:
     for _ in range(2):
         pool.submit(os.getpid).result()
-        running = pool.options(on_cancel="kill").submit(os.read, gate, 1)
-        while not running.running():
-            pass
+        running = pool.options(on_cancel="kill").submit(stay)
+        os.read(begun, 1)
         running.cancel()
         pool.submit(os.getpid).result()
 print(sent)
