@@ -1,9 +1,12 @@
 """The parts of asyncio that the loop bridge needs; imported when the first event loop meets an executor."""
 
 import contextlib
+import gc
 import weakref
 from asyncio import base_events, current_task, futures
 from asyncio.events import _get_running_loop
+from concurrent.futures import Executor
+from functools import partial
 from inspect import CO_COROUTINE, CO_ITERABLE_COROUTINE
 from types import BuiltinFunctionType, CodeType, FunctionType
 
@@ -46,11 +49,14 @@ def _nested_code(function, name):
 def adopt_loop(loop):
     """Give a loop whose run_in_executor is compiled, as uvloop's is, one that submit() can recognise as its caller.
 
-    It is an attribute of this loop only. What a loop class written in Python says is left alone.
+    It is an attribute of this loop only, as is a set_default_executor that tells it of another default executor. What a
+    loop class written in Python says is left alone.
     """
     compiled = getattr(type(loop), "run_in_executor", None)
     if compiled is not None and not isinstance(compiled, FunctionType) and "run_in_executor" not in vars(loop):
-        loop.run_in_executor = _run_in_executor_of(weakref.ref(loop))
+        loop.run_in_executor, set_default_executor = _run_in_executor_of(weakref.ref(loop))
+        if "set_default_executor" not in vars(loop):
+            loop.set_default_executor = set_default_executor
 
 
 def adopt_running_loop():
@@ -68,18 +74,46 @@ def running_task():
 
 
 def _run_in_executor_of(reference):
+    default = None  # a reference to the loop's default executor, once one was looked for; it may be dead
+
     def run_in_executor(executor, func, *args):
         """Do what the loop's own does, for executors and functions that need none of its checks."""
+        nonlocal default
         self = reference()
         if self is None:
             raise RuntimeError("Event loop is closed")
+        if type(func) is partial and type(func.func) is BuiltinFunctionType and not func.keywords:
+            func, args = func.func, (*func.args, *args)  # as asyncio.to_thread() makes them
+        is_default = executor is None
+        if is_default and default is not None:
+            executor = default()
         if executor is None or self.is_closed() or not _is_plain(func):
-            return type(self).run_in_executor(self, executor, func, *args)
+            future = type(self).run_in_executor(self, None if is_default else executor, func, *args)
+            if is_default and default is None and vars(self).get("set_default_executor") is set_default_executor:
+                default = _default_executor_of(self)
+            return future
         future = executor.submit(func, *args)
         # What submit() made for us is the loop's own already.
         return future if isinstance(future, futures.Future) else futures.wrap_future(future, loop=self)
 
-    return run_in_executor
+    def set_default_executor(executor):
+        """Set the executor that run_in_executor() uses when it is given None."""
+        nonlocal default
+        self = reference()
+        type(self).set_default_executor(self, executor)
+        default = None
+
+    return run_in_executor, set_default_executor
+
+
+def _default_executor_of(loop):
+    """Return a weak reference to the only executor in the fields of a loop that has some in C; or to none."""
+    found = [field for field in gc.get_referents(loop) if isinstance(field, Executor)]
+    return weakref.ref(found[0]) if len(found) == 1 else _no_executor
+
+
+def _no_executor():
+    return None
 
 
 def _is_plain(func):

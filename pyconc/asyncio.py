@@ -20,6 +20,8 @@ import threading
 import weakref
 from asyncio import *  # noqa: F403
 from concurrent.futures import Executor
+from contextvars import copy_context
+from functools import partial
 
 from pyconc._standard_names import names_of
 from pyconc.thread_pool import ThreadPoolExecutor
@@ -225,8 +227,11 @@ async def to_thread(func, /, *args, **kwargs):
         >>> asyncio.run(asyncio.to_thread(int, "ff", base=16))
         255
     """
-    _equip(asyncio.get_running_loop())
-    return await asyncio.to_thread(func, *args, **kwargs)
+    loop = _equip(asyncio.get_running_loop())
+    if asyncio.to_thread is not asyncio.threads.to_thread:  # which other libraries replace, to see what runs
+        return await asyncio.to_thread(func, *args, **kwargs)
+    # What that does, without a coroutine of its own.
+    return await loop.run_in_executor(None, partial(copy_context().run, func, *args, **kwargs))
 
 
 async def wait(fs, *, timeout=None, return_when=asyncio.ALL_COMPLETED):

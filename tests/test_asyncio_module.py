@@ -257,6 +257,18 @@ def test_to_thread_passes_arguments_and_context():
     assert pyconc_asyncio.run(main()) == ((1,), {"func": 2}, "of the caller")
 
 
+def test_to_thread_goes_through_a_standard_one_that_was_replaced(monkeypatch):
+    seen = []
+
+    async def traced(func, /, *args, **kwargs):
+        seen.append(func)
+        return await asyncio.threads.to_thread(func, *args, **kwargs)
+
+    monkeypatch.setattr(asyncio, "to_thread", traced)
+    assert pyconc_asyncio.run(pyconc_asyncio.to_thread(abs, -1)) == 1
+    assert seen == [abs]
+
+
 @pytest.mark.parametrize("way", ["to_thread", "get_event_loop"])
 def test_a_loop_from_elsewhere_gets_pyconcs_executor_if_it_has_none(loop, way):
     async def main():

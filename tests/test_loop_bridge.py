@@ -925,6 +925,23 @@ async def test_default_executor(new_loop, Executor):
         await loop.run_in_executor(None, identity, 1)
 
 
+def start_of_name(**_):
+    return threading.current_thread().name.partition("_")[0]
+
+
+@against_the_standard
+@on_loop
+async def test_another_default_executor_is_used_from_then_on(new_loop, Executor):
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as pools:
+        for name in ("first", "second", "third"):
+            loop.set_default_executor(pools.enter_context(Executor(1, thread_name_prefix=name)))
+            for _ in range(3):
+                assert await loop.run_in_executor(None, start_of_name) == name
+                assert await asyncio.to_thread(start_of_name) == name
+                assert await asyncio.to_thread(start_of_name, keyword=1) == name
+
+
 @against_the_standard
 @on_loop
 async def test_shutdown_of_the_default_executor_waits_for_tasks(new_loop, Executor):
