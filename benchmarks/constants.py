@@ -269,7 +269,7 @@ def measure(work: str, copy: Path) -> dict[str, float]:
     """The figures of a piece of work, which a process of its own does with a copy."""
     environment = os.environ | {"PYTHONPATH": str(copy)}
     command = [sys.executable, str(WORK), work, str(copy)]
-    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, cwd="/", check=True)
+    finished = subprocess.run(command, env=environment, stdout=subprocess.PIPE, cwd="/", check=True, timeout=100)
     return json.loads(finished.stdout)
 
 
@@ -316,7 +316,8 @@ def main(arguments: list[str] | None = None) -> None:
         for constant in chosen:
             try:
                 show(constant, tree, options.rounds)
-            except subprocess.CalledProcessError:  # it has said why; the others are worth their minutes all the same
+            except subprocess.SubprocessError as error:  # the others are worth their minutes all the same
+                print(error, file=sys.stderr)
                 failed.append(constant.name)
     if failed:
         sys.exit(f"\nleft out: {', '.join(failed)}")

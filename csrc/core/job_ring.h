@@ -71,7 +71,7 @@
 //     job_ring_parent.c    the parent: pushes, withdraws, collects, reaps
 //     job_ring_worker.c    a worker: takes, waits, completes, is relieved
 //     job_ring_check.c     the parent: looks after stopped workers and stray writes
-//     job_ring_look.c      counts, for who asks
+//     job_ring_look.c      counts, for whoever asks
 //
 // The parent calls its functions with one lock held, except for job_ring_disarm_wakeup() and
 // job_ring_arm_wakeup().  One thread calls each worker's functions.  Each side checks what the other wrote.

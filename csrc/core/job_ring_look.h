@@ -1,5 +1,5 @@
-// job_ring_look: what workers say that they do, for who asks; a stray write makes only these numbers wrong.
-// No Python.
+// job_ring_look: what workers say that they do, for whoever asks.  A stray write makes only these numbers
+// wrong.  No Python.
 #ifndef PYCONC_JOB_RING_LOOK_H
 #define PYCONC_JOB_RING_LOOK_H
 

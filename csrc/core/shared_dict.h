@@ -52,7 +52,7 @@ uint32_t shared_dict_last(const shared_run *dict);
 shared_item shared_dict_get(const shared_run *dict, uint32_t place, int part);
 
 // Without the lock: whether the key is there, and copies its value unless `value` is NULL; and how many there
-// are.  -1: who wants to know takes the lock.
+// are.  -1: whoever wants to know takes the lock.
 int shared_dict_look(shared_run *dict, const shared_item *key, shared_seen *value);
 int64_t shared_dict_look_count(shared_run *dict);
 

@@ -20,7 +20,7 @@ typedef struct kept_runs {
 bool shared_heap_release_all_but(shared_heap *heap, uint64_t owner, const kept_runs *kept);
 
 // The container that held this cell does not any more: notes it as found if nobody has it.  The second is the
-// same, for who is given the heap as an argument.
+// same, for whoever is given the heap as an argument.
 void shared_heap_let_go_of(shared_heap *heap, uint32_t index);
 void shared_heap_let_go_of_found(void *heap, uint32_t index);
 

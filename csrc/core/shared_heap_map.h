@@ -17,7 +17,7 @@ void *shared_heap_map(shared_heap *heap, uint32_t unit, uint32_t order, bool is_
 void *shared_heap_map_again(shared_heap *heap, uint32_t unit, uint32_t order);
 
 // The caller no longer needs what shared_heap_map() has returned, which is read-only.  The process keeps some
-// of these mappings for who maps the same run next, which may be another cell's by then: a mapping has no
+// of these mappings for whoever maps the same run next, which may be another cell's by then: a mapping has no
 // memory of its own, and what the cell gives back is gone from it, too.
 void shared_heap_unmap(shared_heap *heap, void *at, uint32_t unit, uint32_t order);
 

@@ -131,7 +131,7 @@ bool
 shared_heap_announce(shared_heap *heap, uint32_t index, uint32_t unit, uint32_t order)
 {
     uint64_t none = 0;
-    // seq_cst: what is read from now on is ordered after it, for who asks in release_unused() as well.
+    // seq_cst: what is read from now on is ordered after it, for whoever asks in release_unused() as well.
     return atomic_compare_exchange_strong_explicit(&own_announcement(heap)->run, &none,
                                                    word_of(index, unit, order), memory_order_seq_cst,
                                                    memory_order_relaxed);

@@ -22,7 +22,7 @@ uint32_t shared_list_count(const shared_run *list);
 shared_item shared_list_get(const shared_run *list, uint32_t place);
 
 // Without the lock: 1, with a copy of the item at an index, which counts from the end if it is negative; 0:
-// there is no such; and how many there are.  -1: who wants to know takes the lock.
+// there is no such; and how many there are.  -1: whoever wants to know takes the lock.
 int shared_list_look(shared_run *list, int64_t index, shared_seen *item);
 int64_t shared_list_look_count(shared_run *list);
 

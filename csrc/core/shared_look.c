@@ -6,7 +6,7 @@
 #include "shared_heap_memory.h"
 #include "shared_words.h"
 
-// How often a look asks whether the lock is free.  Who has it is about to release it, or does not run.
+// How often a look asks whether the lock is free.  Its holder is about to release it, or does not run.
 #define SPINS 32
 
 // ---- looks ----
@@ -33,7 +33,7 @@ begin(shared_look *look, shared_run *run, shared_root announced)
     if (!is_free(run)) {
         return false;
     }
-    // seq_cst: who makes another the root asks after that who looks, and this look was announced before.
+    // seq_cst: whoever makes another the root asks after that who looks, and this look was announced before.
     uint64_t word = atomic_load_explicit(&cell->value, memory_order_seq_cst);
     shared_root root = shared_root_of(word);
     bool is_announced = announced.has_run && root.unit == announced.unit && root.order == announced.order;

@@ -10,11 +10,11 @@
 //
 // Each change counts the version before it stores anything that can be seen, with the lock; see
 // shared_run_count_change().  So whoever sees a store of a change sees the version of that change, or a later
-// one, or that somebody has the lock.  A lock whose holder died is not free: the look fails, and who takes
-// the lock repairs what it guards.  Nothing that a look reads is believed until it has ended well, and it
-// reads nowhere but in the run that is mapped: what a writer makes at the same time, or a stray write, leads
-// to no other place.  It takes a bounded number of steps.  A look that fails has shown nothing: its caller
-// tries again a few times, and then takes the lock.
+// one, or that somebody has the lock.  A lock whose holder died is not free: the look fails, and whoever
+// takes the lock repairs what it guards.  Nothing that a look reads is believed until it has ended well, and
+// it reads nowhere but in the run that is mapped: what a writer makes at the same time, or a stray write,
+// leads to no other place.  It takes a bounded number of steps.  A look that fails has shown nothing: its
+// caller tries again a few times, and then takes the lock.
 //
 // The announcement keeps the run in memory, as a read of memory that was given back would ask for it again,
 // and end the process where there is none.  A process that has made another the root gives back all runs but
@@ -32,7 +32,7 @@
 // That pays after some reads only, and until then, as for a handle that is soon dropped, looks fail.  One
 // thread of a process looks at a time: another takes the lock.
 //
-// Only items that refer to no cell are read so, since who reads one that does must become a user of those
+// Only items that refer to no cell are read so, since whoever reads one that does must become a user of those
 // cells before it can go.  No Python; the GIL may be held.
 #ifndef PYCONC_SHARED_LOOK_H
 #define PYCONC_SHARED_LOOK_H

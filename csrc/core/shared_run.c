@@ -295,8 +295,8 @@ take_run(shared_run *run, uint64_t bytes, uint32_t *unit, uint32_t *order)
     return rc;
 }
 
-// Who looks at a run is asked again when the lock was taken so often: that costs more than a change does, and
-// a process that is stopped in a look may be so for hours.
+// How often the lock is taken before it is asked again who looks at a run: to ask costs more than a change
+// does, and a process that is stopped in a look may be so for hours.
 #define SPARE_PAUSE 64
 
 // Gives back the runs that the root does not name, but for those at which somebody looks: they are, another

@@ -1,8 +1,8 @@
 // shared_words: memory that a process writes while others look at it without a lock, see shared_look.h.
 //
 // All of it is in whole words, at multiples of 8, so that nobody reads what is half written.  Each store
-// releases, so who sees it sees all that its thread has stored before.  On x86-64 they are plain stores.  No
-// Python.
+// releases, so whoever sees it sees all that its thread has stored before.  On x86-64 they are plain stores.
+// No Python.
 #ifndef PYCONC_SHARED_WORDS_H
 #define PYCONC_SHARED_WORDS_H
 
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-// Who has the lock writes, and may read them as what they are.
+// The holder of the lock writes, and may read them as what they are.
 static inline void
 shared_word_write(void *to, uint64_t word)
 {

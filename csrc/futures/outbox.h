@@ -1,7 +1,7 @@
 // outbox: where the outcomes of calls lie, each with its call's number, until somebody takes many at a time.
 //
-// It is a destination for who passes outcomes on, as a node of a cluster does: one of hundreds of calls costs
-// neither a future nor a callback, and its reader is woken once for as many as it wants to have.
+// It is a destination for whoever passes outcomes on, as a node of a cluster does: one of hundreds of calls
+// costs neither a future nor a callback, and its reader is woken once for as many as it wants to have.
 //
 // An outbox is the carrier; what stands in the place of a future is a *ticket*, which knows the call's number
 // and, until the call has ended, its task.  The GIL guards all fields.

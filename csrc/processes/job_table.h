@@ -4,7 +4,7 @@
 //     job_table_stops.c    tasks that workers have taken and that are to end
 //     job_table_limits.c   the timer: tasks whose time is over
 //     job_table_workers.c  workers that come and go, and what becomes of the tasks of those that died
-//     job_table_look.c     counts, for who asks
+//     job_table_look.c     counts, for whoever asks
 //
 // The states of a task are drawn in process_job.h.  It is in a slot of the job ring, or waits until a slot is
 // free.  When a worker has completed a slot, the table *collects* it: it copies the outcome out of the slot,

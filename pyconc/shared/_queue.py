@@ -17,7 +17,7 @@ class Queue(Sent, _core.SharedQueue):
     maxsize: the most items that it may have; 0 or less: any number. Raises TypeError if it is no integer, MemoryError
     if there is no room. Items are values as in a List: None, bool, int, float, str, bytes and tuples of them are quick,
     as long as they are small, and anything else is a pickle of its own, of any size. A shared object, alone or within
-    an item, is the same object for who gets it.
+    an item, is the same object for whoever gets it.
 
     It has what queue.Queue and multiprocessing.Queue have, and aget() and aput() for tasks of any loop. There is no
     thread that feeds it: what put() has returned from is there, for all, in the order of the puts, and stays when the
