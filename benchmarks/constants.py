@@ -48,6 +48,8 @@ class Constant(NamedTuple):
 TABLE = [
     # Calls in processes.
     Constant("csrc/processes/job_table.c", "STALL_NS", ("5000000", "500000000"), "stopped_worker"),
+    Constant("pyconc/_process/supervisor.py", "_TASKS_A_WORKER", ("4", "128"), "calls"),
+    Constant("pyconc/_process/supervisor.py", "_TASKS", ("64", "4096"), "calls"),
     Constant("csrc/processes/job_table.h", "JOB_TABLE_LOOK_NS", ("100000", "10000000"), "time_outs"),
     Constant("csrc/processes/job_table_stops.c", "TELL_NS", ("1000000", "200000000"), "time_outs"),
     Constant("csrc/processes/process_delivery.c", "DELIVER_NS", ("200000", "20000000"), "delivery"),
@@ -175,7 +177,7 @@ FIXED = {
         call_stopper._LAST_REPEAT call_stopper._END_SECONDS supervisor._STACK_SECONDS watched_worker.REPORT_SECONDS
         watched_worker._FORKSERVER_SECONDS zygote._LOOK_SECONDS zygote._LOOKS_MAX _logs._PATIENCE _shutdown.SPARE
         _thread_stacks._SECONDS _dispatcher._PATIENCE _dispatcher._LEAST_SECONDS _relay._LONGEST_READ _relay._LEASE
-        _relay._PATIENCE
+        _relay._PATIENCE black_box.ANSWER_SECONDS
     """,
     "what people see, or choose": """
         executor.GRACE_NS _progress._REST _top_trace.SECONDS _top_trace.STEP _executor._DEFAULT_OPTIONS

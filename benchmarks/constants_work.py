@@ -78,6 +78,17 @@ def ticker() -> Iterator[list[float]]:
 # --- Calls in processes -----------------------------------------------------------------------------------------------
 
 
+def calls() -> Figures:
+    async def run_many(count: int) -> None:
+        async with pyconc.CoroutinePool(WORKERS) as pool:
+            await asyncio.gather(*[pool.run(itself, i) for i in range(count)])
+
+    with start(pyconc) as pool:
+        burst = harness.timed(harness.burst, pool, 30_000)
+    figures = short_process_pools()
+    return {"burst µs": burst, "coroutines ms": milliseconds(lambda: asyncio.run(run_many(20_000))), **figures}
+
+
 def stopped_worker() -> Figures:
     with start(pyconc) as pool:
         burst = harness.timed(harness.burst, pool, 20_000)

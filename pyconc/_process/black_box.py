@@ -39,6 +39,7 @@ from pyconc._current_task import TaskProgress
 from pyconc._process import kernel
 
 __all__ = [
+    "ANSWER_SECONDS",
     "BlackBox",
     "OomKills",
     "ask_from_outside",
@@ -62,6 +63,9 @@ _NOTE_START = _PART_BYTES - _NOTE_BYTES
 
 # The most that the parent reads at a time.
 _TEXT_BYTES = 1 << 16
+
+# How long, in seconds, to wait for a worker's stack.
+ANSWER_SECONDS = 0.05
 
 # How often, in seconds, to look whether a worker has written its stack: mostly that takes it less than a millisecond.
 _LOOK_SECONDS = 0.0002
@@ -128,7 +132,7 @@ class BlackBox:
         kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
         return answer
 
-    def ask(self, workers, seconds=0.05):
+    def ask(self, workers, seconds=ANSWER_SECONDS):
         """Ask workers that live for their stacks, all at once; yield (number, stack) of each, as they answer.
 
         The stack is that of each thread, as text; None if the worker does not write it in time.  The workers go on.
@@ -136,7 +140,7 @@ class BlackBox:
         """
         return self.wait([(*worker, self.request(*worker)) for worker in workers], seconds)
 
-    def wait(self, asked, seconds=0.05):
+    def wait(self, asked, seconds=ANSWER_SECONDS):
         """Do the same with workers that request() has asked: (number, pid, pidfd, what it has returned) of each."""
         waiting = {number: (answer, pid, pidfd) for number, pid, pidfd, answer in asked if answer is not None}
         deadline = time.monotonic() + seconds

@@ -59,6 +59,11 @@ from pyconc._started import Started
 
 __all__ = ["State", "Supervisor"]
 
+# There are slots for so many tasks of each worker, and of all, at most; where workers run coroutines, of all at least.
+# More of them serve long bursts better, but a short-lived pool waits for their memory.
+_TASKS_A_WORKER = 32
+_TASKS = 512
+
 # So many workers may die while nothing gets done, each begun after the one before had died: what one dies of may have
 # to do with the system, and be over.  With the next the executor is broken.
 _FALSE_STARTS = 3
@@ -125,11 +130,10 @@ class Supervisor:
         concurrency, has_successors = limits.concurrency, limits.rss is not None
         shown = name.encode(errors="replace")
         if concurrency is None:
-            # More of them serve long bursts better, but a short-lived pool waits for their memory.
-            slots = _slots_for(min(32 * max_workers, 512))
+            slots = _slots_for(min(_TASKS_A_WORKER * max_workers, _TASKS))
             self.queue = _core.ProcessQueue(max_workers, slots, False, has_successors, shown, timed)
         else:
-            slots = _slots_for(max(max_workers * concurrency, 512))
+            slots = _slots_for(max(max_workers * concurrency, _TASKS))
             self.queue = _core.ProcessQueue(max_workers, slots, True, False, shown, timed)
         self.max_workers = max_workers
         self.call_ns = chunks.CallTimes()
@@ -745,7 +749,7 @@ class Supervisor:
         [(_, stack)] = self._stacks_of([worker])
         return stack
 
-    def _stacks_of(self, workers, seconds=0.05):
+    def _stacks_of(self, workers, seconds=black_box.ANSWER_SECONDS):
         """Ask workers for their stacks, all at once; yield each with its stack as it answers, see BlackBox.ask()."""
         asked = {worker.number: worker for worker in workers}
         answers = self._box.ask([worker.identify() for worker in workers], seconds)
