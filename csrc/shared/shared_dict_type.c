@@ -3,21 +3,10 @@
 #include <marshal.h>
 #include <math.h>
 
-#include "shared_cell.h"
+#include "shared_container.h"
 #include "shared_value.h"
 
 #include "core/shared_dict.h"
-
-typedef struct SharedDictObject {
-    SharedCellObject base;
-    shared_run dict;  // see there
-} SharedDictObject;
-
-static SharedDictObject *
-as_shareddict(PyObject *op)
-{
-    return (SharedDictObject *)op;
-}
 
 // ---- keys ----
 
@@ -218,14 +207,7 @@ raise_key_error(PyObject *key)
     }
 }
 
-// ---- the lock ----
-
-// 0, or -1 with an exception.
-static int
-enter(PyObject *op)
-{
-    return shared_enter(op, &as_shareddict(op)->dict);
-}
+// ---- values ----
 
 // With the lock: copies a value.  false: there is no memory, and nothing to free.
 static bool
@@ -254,7 +236,7 @@ takes_one_or_two(const char *name, Py_ssize_t nargs)
 static int
 look_up(PyObject *op, PyObject *key, PyObject **value)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_encoding e;
     shared_seen seen;
     shared_copies copied;
@@ -269,7 +251,7 @@ look_up(PyObject *op, PyObject *key, PyObject **value)
         *value = is_there ? shared_decode(shared_state_of(op), &seen.item, from_key(key, 0)) : NULL;
         return is_there && *value == NULL ? -1 : is_there;
     }
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         shared_encoding_fini(&e);
         return -1;
     }
@@ -289,27 +271,15 @@ look_up(PyObject *op, PyObject *key, PyObject **value)
 static PyObject *
 dict_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *op = shared_cell_new(type, args, kwargs);
-    if (op != NULL) {
-        SharedCellObject *cell = shared_cell_of(op);
-        shared_run_init(&as_shareddict(op)->dict, &shared_dict_kind, cell->heap, cell->index);
-    }
-    return op;
-}
-
-static void
-dict_dealloc(PyObject *op)
-{
-    shared_run_fini(&as_shareddict(op)->dict);
-    shared_cell_dealloc(op);
+    return shared_container_new(type, args, kwargs, &shared_dict_kind);
 }
 
 static Py_ssize_t
 dict_length(PyObject *op)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     Py_ssize_t count = (Py_ssize_t)shared_dict_look_count(dict);
-    if (count < 0 && enter(op) == 0) {
+    if (count < 0 && shared_container_enter(op) == 0) {
         count = shared_dict_count(dict);
         shared_run_leave(dict);
     }
@@ -333,13 +303,13 @@ dict_subscript(PyObject *op, PyObject *key)
 static int
 dict_contains(PyObject *op, PyObject *key)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_encoding e;
     if (encode_key(op, &e, key) < 0) {
         return -1;
     }
     int is_there = shared_dict_look(dict, e.items, NULL);
-    if (is_there < 0 && enter(op) == 0) {
+    if (is_there < 0 && shared_container_enter(op) == 0) {
         is_there = shared_dict_find(dict, e.items) != SHARED_DICT_NOWHERE;
         shared_run_leave(dict);
     }
@@ -372,12 +342,12 @@ dict_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 static int
 set_pair(PyObject *op, PyObject *key, PyObject *value)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_encoding e;
     if (encode_pair(op, &e, key, value) < 0) {
         return -1;
     }
-    int rc = enter(op);
+    int rc = shared_container_enter(op);
     if (rc == 0) {
         rc = shared_dict_set(dict, e.items);
         shared_run_leave(dict);
@@ -394,13 +364,13 @@ set_pair(PyObject *op, PyObject *key, PyObject *value)
 static int
 take_out(PyObject *op, PyObject *key, shared_copies *copied)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_encoding e;
     int rc = 0;
     if (encode_key(op, &e, key) < 0) {
         return -1;
     }
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         shared_encoding_fini(&e);
         return -1;
     }
@@ -469,10 +439,10 @@ PyDoc_STRVAR(dict_popitem_doc,
 static PyObject *
 dict_popitem(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_copies copied;
     int rc = 0;
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     uint32_t place = shared_dict_last(dict);
@@ -516,7 +486,7 @@ PyDoc_STRVAR(dict_setdefault_doc,
 static PyObject *
 dict_setdefault(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     PyObject *value;
     shared_encoding e;
     shared_copies copied;
@@ -532,7 +502,7 @@ dict_setdefault(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     if (encode_pair(op, &e, args[0], value) < 0) {
         return NULL;
     }
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         shared_encoding_fini(&e);
         return NULL;
     }
@@ -559,14 +529,14 @@ dict_setdefault(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 static int
 add_small(PyObject *op, PyObject *key, PyObject *n, PyObject **old, uint64_t *version)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_encoding e;
     shared_copies copied;
     int rc = 0;
     if (encode_pair(op, &e, key, n) < 0) {
         return -1;
     }
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         shared_encoding_fini(&e);
         return -1;
     }
@@ -603,12 +573,12 @@ add_small(PyObject *op, PyObject *key, PyObject *n, PyObject **old, uint64_t *ve
 static int
 set_if_same(PyObject *op, PyObject *key, PyObject *value, uint64_t version)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_encoding e;
     if (encode_pair(op, &e, key, value) < 0) {
         return -1;
     }
-    int rc = enter(op);
+    int rc = shared_container_enter(op);
     bool is_same = false;
     if (rc == 0) {
         is_same = version == shared_run_version(dict);
@@ -668,8 +638,8 @@ PyDoc_STRVAR(dict_clear_doc,
 static PyObject *
 dict_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_run *dict = &as_shareddict(op)->dict;
-    if (enter(op) < 0) {
+    shared_run *dict = shared_run_of(op);
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     int rc = shared_dict_clear(dict);
@@ -684,7 +654,7 @@ PyDoc_STRVAR(dict_set_many_doc,
 static PyObject *
 dict_set_many(PyObject *op, PyObject *pairs)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_encoding e;
     if (!PyList_CheckExact(pairs)) {
         PyErr_SetString(PyExc_TypeError, "pairs must be a list");
@@ -706,7 +676,7 @@ dict_set_many(PyObject *op, PyObject *pairs)
     }
     shared_encoding_finish(&e);
     if (rc == 0) {
-        rc = enter(op);
+        rc = shared_container_enter(op);
     }
     if (rc == 0) {
         rc = shared_dict_update(dict, e.items, (uint32_t)count);
@@ -767,9 +737,9 @@ decode_row(module_state *state, const shared_item *items, const view *v, Py_ssiz
 static PyObject *
 list_of(PyObject *op, const view *v)
 {
-    shared_run *dict = &as_shareddict(op)->dict;
+    shared_run *dict = shared_run_of(op);
     shared_copies copied;
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     bool is_copied = copy_view(&copied, dict, v);
@@ -830,18 +800,6 @@ dict_iter(PyObject *op)
     return iterator;
 }
 
-static PyObject *
-dict_nbytes(PyObject *op, void *Py_UNUSED(closure))
-{
-    shared_run *dict = &as_shareddict(op)->dict;
-    if (enter(op) < 0) {
-        return NULL;
-    }
-    unsigned long long bytes = shared_run_bytes(dict);
-    shared_run_leave(dict);
-    return PyLong_FromUnsignedLongLong(bytes);
-}
-
 static PyMethodDef dict_methods[] = {
     {"get", FASTCALL(dict_get), METH_FASTCALL, dict_get_doc},
     {"pop", FASTCALL(dict_pop), METH_FASTCALL, dict_pop_doc},
@@ -857,7 +815,7 @@ static PyMethodDef dict_methods[] = {
 };
 
 static PyGetSetDef dict_getset[] = {
-    {"nbytes", dict_nbytes, NULL, "How many bytes of shared memory it has.", NULL},
+    {"nbytes", shared_container_nbytes, NULL, SHARED_NBYTES_DOC, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -867,7 +825,7 @@ PyDoc_STRVAR(dict_doc,
 
 static PyType_Slot dict_slots[] = {
     {Py_tp_new, dict_new},
-    {Py_tp_dealloc, dict_dealloc},
+    {Py_tp_dealloc, shared_container_dealloc},
     {Py_tp_methods, dict_methods},
     {Py_tp_getset, dict_getset},
     {Py_tp_iter, dict_iter},
@@ -881,7 +839,7 @@ static PyType_Slot dict_slots[] = {
 
 PyType_Spec shared_dict_spec = {
     .name = "pyconc._core.SharedDict",
-    .basicsize = sizeof(SharedDictObject),
+    .basicsize = sizeof(SharedContainerObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .slots = dict_slots,
 };

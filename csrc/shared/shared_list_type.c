@@ -1,21 +1,10 @@
 #include "shared_list_type.h"
 
-#include "shared_cell.h"
+#include "shared_container.h"
 #include "shared_value.h"
 
 #include "core/futex.h"
 #include "core/shared_list.h"
-
-typedef struct SharedListObject {
-    SharedCellObject base;
-    shared_run list;  // see there
-} SharedListObject;
-
-static SharedListObject *
-as_sharedlist(PyObject *op)
-{
-    return (SharedListObject *)op;
-}
 
 // With the lock.  false: there is no memory, and nothing to free.
 static bool
@@ -48,41 +37,20 @@ from_index(Py_ssize_t index)
     return (shared_origin){.what = "item {} of a shared List", .index = index};
 }
 
-// ---- the lock ----
-
-// 0, or -1 with an exception.
-static int
-enter(PyObject *op)
-{
-    return shared_enter(op, &as_sharedlist(op)->list);
-}
-
 // ---- as a sequence ----
 
 static PyObject *
 list_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *op = shared_cell_new(type, args, kwargs);
-    if (op != NULL) {
-        SharedCellObject *cell = shared_cell_of(op);
-        shared_run_init(&as_sharedlist(op)->list, &shared_list_kind, cell->heap, cell->index);
-    }
-    return op;
-}
-
-static void
-list_dealloc(PyObject *op)
-{
-    shared_run_fini(&as_sharedlist(op)->list);
-    shared_cell_dealloc(op);
+    return shared_container_new(type, args, kwargs, &shared_list_kind);
 }
 
 static Py_ssize_t
 list_length(PyObject *op)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     Py_ssize_t count = (Py_ssize_t)shared_list_look_count(list);
-    if (count < 0 && enter(op) == 0) {
+    if (count < 0 && shared_container_enter(op) == 0) {
         count = shared_list_count(list);
         shared_run_leave(list);
     }
@@ -108,7 +76,7 @@ no_such_item(void)
 static PyObject *
 item_at(PyObject *op, Py_ssize_t index)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     module_state *state = shared_state_of(op);
     shared_seen seen;
     shared_copies copied;
@@ -117,7 +85,7 @@ item_at(PyObject *op, Py_ssize_t index)
     if (is_there >= 0) {
         return is_there ? shared_decode(state, &seen.item, from_index(index)) : no_such_item();
     }
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     Py_ssize_t place = place_of(list, index);
@@ -141,9 +109,9 @@ list_item(PyObject *op, Py_ssize_t index)
 static PyObject *
 slice_of(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     shared_copies copied;
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     Py_ssize_t count = PySlice_AdjustIndices(shared_list_count(list), &start, &stop, step);
@@ -178,13 +146,13 @@ list_subscript(PyObject *op, PyObject *key)
 static int
 set_item(PyObject *op, Py_ssize_t index, PyObject *value)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     shared_encoding e;
     int rc = 0;
     if (value != NULL && encode_one(op, &e, value) < 0) {
         return -1;
     }
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         rc = -1;
         goto done;
     }
@@ -238,7 +206,7 @@ change_steps(shared_run *list, Py_ssize_t start, Py_ssize_t step, Py_ssize_t cou
 static int
 set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyObject *values)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     shared_encoding e = {.count = 0};
     Py_ssize_t count = 0;
     int rc = 0;
@@ -251,7 +219,7 @@ set_slice(PyObject *op, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t step, PyOb
     if (values != NULL && encode_all(op, &e, values) < 0) {
         return -1;
     }
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         rc = -1;
         goto done;
     }
@@ -301,8 +269,8 @@ list_ass_subscript(PyObject *op, PyObject *key, PyObject *value)
 static PyObject *
 insert_encoded(PyObject *op, Py_ssize_t index, shared_encoding *e)
 {
-    shared_run *list = &as_sharedlist(op)->list;
-    int rc = enter(op);
+    shared_run *list = shared_run_of(op);
+    int rc = shared_container_enter(op);
     if (rc == 0) {
         Py_ssize_t count = shared_list_count(list);
         index += index < 0 ? count : 0;
@@ -388,11 +356,11 @@ PyDoc_STRVAR(list_pop_doc,
 static PyObject *
 list_pop(PyObject *op, PyObject *args)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     Py_ssize_t index = -1;
     shared_copies copied;
     int rc = 0;
-    if (!PyArg_ParseTuple(args, "|n:pop", &index) || enter(op) < 0) {
+    if (!PyArg_ParseTuple(args, "|n:pop", &index) || shared_container_enter(op) < 0) {
         return NULL;
     }
     bool is_empty = shared_list_count(list) == 0;
@@ -425,8 +393,8 @@ PyDoc_STRVAR(list_clear_doc,
 static PyObject *
 list_clear(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_run *list = &as_sharedlist(op)->list;
-    if (enter(op) < 0) {
+    shared_run *list = shared_run_of(op);
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     int rc = shared_list_splice(list, 0, shared_list_count(list), NULL, 0);
@@ -445,8 +413,8 @@ PyDoc_STRVAR(list_reverse_doc,
 static PyObject *
 list_reverse(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_run *list = &as_sharedlist(op)->list;
-    if (enter(op) < 0) {
+    shared_run *list = shared_run_of(op);
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     uint32_t count = shared_list_count(list);
@@ -472,9 +440,9 @@ PyDoc_STRVAR(list_items_doc,
 static PyObject *
 list_items(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     shared_copies copied;
-    if (enter(op) < 0) {
+    if (shared_container_enter(op) < 0) {
         return NULL;
     }
     unsigned long long version = shared_run_version(list);
@@ -492,7 +460,7 @@ PyDoc_STRVAR(list_reorder_doc,
 static PyObject *
 list_reorder(PyObject *op, PyObject *args)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     unsigned long long version;
     PyObject *places;
     if (!PyArg_ParseTuple(args, "KO!:_reorder", &version, &PyList_Type, &places)) {
@@ -513,7 +481,7 @@ list_reorder(PyObject *op, PyObject *args)
         most = order[i] > most ? order[i] : most;
     }
     bool is_same = false;
-    int rc = PyErr_Occurred() != NULL ? -1 : enter(op);
+    int rc = PyErr_Occurred() != NULL ? -1 : shared_container_enter(op);
     if (rc < 0) {
         PyMem_RawFree(order);
         return NULL;
@@ -534,28 +502,16 @@ PyDoc_STRVAR(list_delete_doc,
 static PyObject *
 list_delete(PyObject *op, PyObject *args)
 {
-    shared_run *list = &as_sharedlist(op)->list;
+    shared_run *list = shared_run_of(op);
     unsigned long long version;
     unsigned int place;
-    if (!PyArg_ParseTuple(args, "KI:_delete", &version, &place) || enter(op) < 0) {
+    if (!PyArg_ParseTuple(args, "KI:_delete", &version, &place) || shared_container_enter(op) < 0) {
         return NULL;
     }
     bool is_same = version == shared_run_version(list) && place < shared_list_count(list);
     int rc = is_same ? shared_list_splice(list, place, place + 1, NULL, 0) : 0;
     shared_run_leave(list);
     return rc < 0 ? shared_raise(rc) : PyBool_FromLong(is_same);
-}
-
-static PyObject *
-list_nbytes(PyObject *op, void *Py_UNUSED(closure))
-{
-    shared_run *list = &as_sharedlist(op)->list;
-    if (enter(op) < 0) {
-        return NULL;
-    }
-    unsigned long long bytes = shared_run_bytes(list);
-    shared_run_leave(list);
-    return PyLong_FromUnsignedLongLong(bytes);
 }
 
 static PyMethodDef list_methods[] = {
@@ -572,7 +528,7 @@ static PyMethodDef list_methods[] = {
 };
 
 static PyGetSetDef list_getset[] = {
-    {"nbytes", list_nbytes, NULL, "How many bytes of shared memory it has.", NULL},
+    {"nbytes", shared_container_nbytes, NULL, SHARED_NBYTES_DOC, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -582,7 +538,7 @@ PyDoc_STRVAR(list_doc,
 
 static PyType_Slot list_slots[] = {
     {Py_tp_new, list_new},
-    {Py_tp_dealloc, list_dealloc},
+    {Py_tp_dealloc, shared_container_dealloc},
     {Py_tp_methods, list_methods},
     {Py_tp_getset, list_getset},
     {Py_tp_iter, PySeqIter_New},
@@ -597,7 +553,7 @@ static PyType_Slot list_slots[] = {
 
 PyType_Spec shared_list_spec = {
     .name = "pyconc._core.SharedList",
-    .basicsize = sizeof(SharedListObject),
+    .basicsize = sizeof(SharedContainerObject),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
     .slots = list_slots,
 };
