@@ -164,11 +164,19 @@ def test_a_manager_begins_once_and_ends():
             manager.start()
     assert manager.address is None
     manager.join()
-    for call in (manager.start, manager.dict, manager.Lock, manager.Pool):
+    for call in (manager.start, manager.dict, manager.Lock, manager.Pool, manager.__enter__):
         with pytest.raises(ProcessError, match="shut down"):
             call()
     manager.shutdown()
     assert items[:] == ["a", "b"]  # what was made stays
+
+
+def test_a_namespace_names_what_it_does_not_have(manager):
+    names = manager.Namespace(x=1)
+    del names.x
+    for call in (lambda: names.x, lambda: delattr(names, "x")):
+        with pytest.raises(AttributeError, match="'NamespaceProxy' object has no attribute 'x'"):
+            call()
 
 
 def test_nobody_can_connect_to_it():

@@ -154,7 +154,10 @@ class NamespaceProxy(_Held):
                 return self._held[name]
             except KeyError:
                 pass
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        raise self._no_attribute(name)
+
+    def _no_attribute(self, name):
+        return AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __setattr__(self, name, value):
         if name[0] == "_":
@@ -169,7 +172,7 @@ class NamespaceProxy(_Held):
         try:
             del self._held[name]
         except KeyError:
-            raise AttributeError(name) from None
+            raise self._no_attribute(name) from None
 
     def _getvalue(self):
         return _standard.Namespace(**self._held.copy())
@@ -236,7 +239,7 @@ class SyncManager:
             self._server.join(timeout)
 
     def __enter__(self):
-        if self._state == "initial":
+        if self._state != "started":
             self.start()
         return self
 
