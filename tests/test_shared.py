@@ -360,6 +360,21 @@ def test_acquire_takes_what_threading_takes(arguments):
     assert outcome(lock.acquire, *arguments) == outcome(standard.acquire, *arguments)
 
 
+@pytest.mark.parametrize("permits", [0, 1])
+@pytest.mark.parametrize("arguments", [(False,), (True, 0), (True, 0.001), (False, -1), (True, -1), (True, -2.5)])
+def test_a_semaphore_takes_what_threading_takes(arguments, permits):
+    ours, standard = shared.Semaphore(permits), threading.Semaphore(permits)
+    assert outcome(ours.acquire, *arguments) == outcome(standard.acquire, *arguments)
+    assert ours.get_value() == standard._value
+
+
+def test_as_many_are_notified_as_there_are():
+    for condition in (shared.Condition(), threading.Condition()):
+        with condition:
+            for count in (-1, 0, 1, 2**31):
+                assert condition.notify(count) is None
+
+
 @pytest.mark.parametrize("make", [shared.Lock, shared.RLock, shared.Semaphore])
 def test_acquire_refuses_other_arguments(make):
     lock = make()

@@ -11,7 +11,8 @@ typedef struct SharedOutcomeObject {
 } SharedOutcomeObject;
 
 int
-shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *deadline_ns)
+shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool is_lock,
+                    int64_t *deadline_ns)
 {
     static const char *const names[] = {"blocking", "timeout"};
     static const char *const other_names[] = {"block", "timeout"};
@@ -39,14 +40,17 @@ shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, 
         if (seconds == -1.0 && PyErr_Occurred()) {
             return -1;
         }
-        has_timeout = seconds != -1.0;
+        has_timeout = !is_lock || seconds != -1.0;
         if (has_timeout && !blocking) {
             PyErr_SetString(PyExc_ValueError, "can't specify a timeout for a non-blocking call");
             return -1;
         }
-        if (has_timeout && seconds < 0) {
+        if (has_timeout && seconds < 0 && is_lock) {
             PyErr_SetString(PyExc_ValueError, "timeout value must be a non-negative number");
             return -1;
+        }
+        if (has_timeout && seconds < 0) {
+            blocking = has_timeout = false;
         }
     }
     if (!blocking) {

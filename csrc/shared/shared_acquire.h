@@ -14,9 +14,10 @@
 #define SHARED_AEXIT_DOC "__aexit__($self, /, *error)\n--\n\nrelease()."
 
 // Reads acquire(blocking, timeout), a METH_FASTCALL | METH_KEYWORDS method, with what threading says of their
-// combinations.  None and -1 are for ever.  multiprocessing's locks have `block` for `blocking`.  0, or -1
-// with an exception.
-int shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, int64_t *deadline_ns);
+// combinations.  None is for ever.  Of a lock -1 is, too, and what else is negative an error; of a semaphore
+// what is negative is over.  multiprocessing's locks have `block` for `blocking`.  0, or -1 with an exception.
+int shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool is_lock,
+                        int64_t *deadline_ns);
 
 // Returns an awaitable that has its value already: True if the function returns that, else None.
 PyObject *shared_at_once(PyObject *op, PyObject *(*function)(PyObject *op));

@@ -236,7 +236,7 @@ class Condition(Sent, _core.SharedCondition):
         """
         if not self._lock._is_owned():
             raise RuntimeError("cannot notify on un-acquired lock")
-        self._notify(n)
+        self._notify(max(n, 0))
 
     def notify_all(self):
         """Let all that wait go on. Raises RuntimeError if this thread does not hold the lock.
