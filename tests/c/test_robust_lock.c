@@ -66,10 +66,12 @@ a_lock_is_taken_and_released(void)
     CHECK_EQ(robust_lock_release(lock), ROBUST_LOCK_NOT_HELD);
     CHECK_EQ(acquire(lock), ROBUST_LOCK_OK);
     CHECK(robust_lock_is_taken(lock));
+    CHECK_EQ(robust_lock_owner(lock), (uint32_t)getpid());
     CHECK_EQ(robust_lock_hold(lock)->depth, 1);
     CHECK_EQ(robust_lock_acquire(lock, ROBUST_LOCK_NO_WAIT), FUTEX_TIMED_OUT);
     CHECK_EQ(robust_lock_acquire(lock, clock_now_ns() + 1000), FUTEX_TIMED_OUT);
     CHECK_EQ(robust_lock_release(lock), ROBUST_LOCK_OK);
+    CHECK_EQ(robust_lock_owner(lock), 0);
     check_usable(lock);
     scene_free(s);
 }
