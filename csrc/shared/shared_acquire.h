@@ -15,7 +15,8 @@
 
 // Reads acquire(blocking, timeout), a METH_FASTCALL | METH_KEYWORDS method, with what threading says of their
 // combinations.  None is for ever.  Of a lock -1 is, too, and what else is negative an error; of a semaphore
-// what is negative is over.  multiprocessing's locks have `block` for `blocking`.  0, or -1 with an exception.
+// what is negative is over.  multiprocessing's locks have `block` for `blocking`.  0, or -1 with an
+// exception.
 int shared_read_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool is_lock,
                         int64_t *deadline_ns);
 

@@ -15,7 +15,8 @@ shared_run_of(PyObject *op)
     return &((SharedContainerObject *)op)->run;
 }
 
-PyObject *shared_container_new(PyTypeObject *type, PyObject *args, PyObject *kwargs, const shared_run_kind *kind);
+PyObject *shared_container_new(PyTypeObject *type, PyObject *args, PyObject *kwargs,
+                               const shared_run_kind *kind);
 void shared_container_dealloc(PyObject *op);
 
 // Takes its lock, until shared_run_leave().  0, or -1 with an exception.

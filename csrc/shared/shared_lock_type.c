@@ -164,7 +164,8 @@ static PyObject *
 lock_acquire(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t deadline_ns;
-    return shared_read_acquire(args, nargs, kwnames, true, &deadline_ns) < 0 ? NULL : lock_take(op, deadline_ns);
+    int rc = shared_read_acquire(args, nargs, kwnames, true, &deadline_ns);
+    return rc < 0 ? NULL : lock_take(op, deadline_ns);
 }
 
 PyDoc_STRVAR(lock_release_doc,

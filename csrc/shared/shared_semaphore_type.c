@@ -47,8 +47,8 @@ static PyObject *
 semaphore_acquire(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     int64_t deadline_ns;
-    return shared_read_acquire(args, nargs, kwnames, false, &deadline_ns) < 0 ? NULL
-                                                                              : semaphore_take(op, deadline_ns);
+    int rc = shared_read_acquire(args, nargs, kwnames, false, &deadline_ns);
+    return rc < 0 ? NULL : semaphore_take(op, deadline_ns);
 }
 
 static PyObject *
