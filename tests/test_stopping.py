@@ -52,6 +52,19 @@ def wait_for_a_lock(path):
     lock.acquire()
 
 
+def wait_for_a_thread(path):
+    thread = threading.Thread(target=threading.Event().wait, daemon=True)
+    thread.start()
+    note(path, os.getpid())
+    thread.join()
+
+
+def catch_exceptions(path):
+    while True:
+        with contextlib.suppress(Exception):
+            sleep_in_c(path)
+
+
 def compute_in_c(path):
     with pyconc.current_task().shield():  # until it computes
         note(path, os.getpid())
@@ -86,7 +99,7 @@ def nothing():
     pass
 
 
-INTERRUPTIBLE = [loop_in_python, sleep_in_c, wait_for_a_lock]
+INTERRUPTIBLE = [loop_in_python, sleep_in_c, wait_for_a_lock, wait_for_a_thread, catch_exceptions]
 
 
 async def begin(loop, executor, path, fn, *args):

@@ -85,6 +85,23 @@ def test_a_cancelled_call_is_interrupted_and_its_thread_goes_on():
         assert pool.submit(threading.get_ident).result() == ident
 
 
+def test_a_call_that_catches_exceptions_is_interrupted():
+    began = threading.Event()
+
+    def catch_exceptions():
+        while True:
+            with contextlib.suppress(Exception):
+                began.set()
+                while True:
+                    pass
+
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        future = stoppable(pool).submit(catch_exceptions)
+        began.wait()
+        assert future.cancel()
+        assert pool.submit(abs, -1).result() == 1
+
+
 @on_every_loop
 @on_loop
 async def test_who_cancels_on_a_loop_waits_until_the_call_has_ended(new_loop):
