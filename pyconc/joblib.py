@@ -3,8 +3,11 @@
 scikit-learn and all else that is built on joblib then run on pyconc's worker processes.
 """
 
+import copy
 import importlib.util
+import itertools
 import os
+from math import ceil
 
 try:
     from joblib import ParallelBackendBase, register_parallel_backend
@@ -43,6 +46,37 @@ class _SetUp:
             initializer(*initargs)
 
 
+class _Batch:
+    """A batch whose pieces run apart, and that has ended when they have, or one has failed.
+
+    joblib makes a batch of what took little time before. If some of its calls take long after all, they are not all one
+    worker's.
+    """
+
+    def __init__(self, futures, callback):
+        self._futures = futures
+        self._callback = callback
+        self._failed = None
+        self._ended = itertools.count(1)
+        for future in futures:
+            future.add_done_callback(self._note)
+
+    def _note(self, future):
+        # In the thread that brings outcomes, or in one that cancels; each step of it holds the GIL.
+        number = next(self._ended)
+        if self._failed is not None:
+            return
+        if future.cancelled() or future.exception() is not None:
+            self._failed = future
+        if self._callback is not None and (self._failed is not None or number == len(self._futures)):
+            self._callback(self)
+
+    def result(self):
+        """Return the list of what all calls have returned, or raise what one has raised."""
+        futures = self._futures if self._failed is None else [self._failed]
+        return [result for future in futures for result in future.result()]
+
+
 class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
     """What joblib calls to run batches of calls in worker processes of pyconc.
 
@@ -62,6 +96,9 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
     # Batches cost little here, and short ones leave no worker behind.
     MIN_IDEAL_BATCH_DURATION = 0.05
     MAX_IDEAL_BATCH_DURATION = 0.5
+
+    # So many pieces of a batch, at most, may go to different workers.
+    PIECES = 8
 
     _workers = None
 
@@ -92,13 +129,29 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
         return n_jobs
 
     def submit(self, func, callback=None):
-        """Have a worker call func(); call callback(future) at its end."""
-        future = self._workers.submit(func)
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
+        """Have workers call what func, a batch of joblib's, consists of; call callback(what is returned) at its end."""
+        futures = [self._workers.submit(piece) for piece in self._cut(func)]
+        self._futures.update(futures)
+        for future in futures:
+            future.add_done_callback(self._futures.discard)
+        if len(futures) > 1:
+            return _Batch(futures, callback)
+        (future,) = futures
         if callback is not None:
             future.add_done_callback(callback)
         return future
+
+    def _cut(self, batch):
+        items = batch.items
+        size = ceil(len(items) / self.PIECES)
+        if len(items) <= size:
+            return [batch]
+        pieces = []
+        for start in range(0, len(items), size):
+            piece = copy.copy(batch)
+            piece.items = items[start : start + size]
+            pieces.append(piece)
+        return pieces
 
     def retrieve_result_callback(self, out):
         """Return what the call returned, or raise what it raised."""

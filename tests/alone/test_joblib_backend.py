@@ -170,3 +170,21 @@ def test_the_module_lists_its_names():
 def test_a_list_of_numbers_of_native_threads_is_understood(with_joblib, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
     assert Parallel()(delayed(variable)("OMP_NUM_THREADS") for _ in range(4)) == ["4,2"] * 4
+
+
+@pytest.mark.usefixtures("with_joblib")
+def test_calls_of_a_batch_that_take_long_are_not_all_one_workers():
+    with ProcessGate() as gate:
+        calls = [delayed(wait_at)(gate) if number in (0, 15) else delayed(square)(number) for number in range(16)]
+        results = Parallel(batch_size=16, return_as="generator")(calls)
+        assert len({*gate.wait_started(2)}) == 2
+        gate.open()
+        assert [*results] == [None, *(number * number for number in range(1, 15)), None]
+
+
+@pytest.mark.usefixtures("with_joblib")
+def test_a_batch_raises_what_one_of_its_calls_does_while_others_run():
+    with ProcessGate() as gate:
+        calls = [delayed(wait_at)(gate), *[delayed(square)(2)] * 14, delayed(fail)(KeyError("mine"))]
+        with pytest.raises(KeyError, match="mine"):
+            Parallel(batch_size=16)(calls)
