@@ -55,6 +55,70 @@ if __name__ == "__main__":
     assert finished.stdout == f"{(*SEES_ITS_WORLD, 'changed by the program')} raises\n"
 
 
+SERVER = """
+import multiprocessing, os, socket, stat, sys, threading
+import pyconc
+def listen(family):
+    listener = socket.socket(family)
+    listener.bind({socket.AF_INET: ("127.0.0.1", 0), socket.AF_UNIX: "socket"}[family])
+    listener.listen()
+    client = socket.socket(family)
+    client.connect(listener.getsockname())
+    return listener, client, listener.accept()[0]
+def has(*fds):
+    return [stat.S_ISSOCK(os.fstat(fd).st_mode) for fd in fds]
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="workers of the standard library have them, too")
+@pytest.mark.parametrize("family", ["AF_INET", "AF_UNIX"])
+@pytest.mark.parametrize("origin", ["program", "zygote", "reserve"])
+def test_a_client_meets_the_end_of_a_connection_that_was_accepted_before_workers_were_forked(origin, family):
+    run_script(
+        SERVER
+        + """
+listener, client, accepted = listen(getattr(socket, sys.argv[2]))
+pool = pyconc.ProcessPoolExecutor(2)
+if sys.argv[1] == "reserve":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+os.mkfifo("gate")
+def write():
+    with open("gate", "w"):
+        return has(listener.fileno(), accepted.fileno(), client.fileno())
+waits = pool.submit(write) if sys.argv[1] == "zygote" else None  # until another worker reads
+assert pool.submit(has, listener.fileno(), accepted.fileno(), client.fileno()).result() == [False, False, True]
+if waits is not None:
+    with open("gate"):
+        assert waits.result() == [False, False, True]
+where = listener.getsockname()
+listener.close()
+accepted.close()
+assert client.recv(1) == b""
+assert socket.socket(listener.family).connect_ex(where) != 0
+pool.shutdown()
+""",
+        origin,
+        family,
+    )
+
+
+@pytest.mark.parametrize("how", ["a context that forks", "arguments of the initializer"])
+def test_what_a_server_listens_on_can_be_handed_to_workers(how):
+    run_script(
+        SERVER
+        + """
+listener, client, accepted = listen(socket.AF_INET)
+if "context" in sys.argv[1]:
+    pool = pyconc.ProcessPoolExecutor(1, multiprocessing.get_context("fork"))
+else:
+    pool = pyconc.ProcessPoolExecutor(1, initializer=id, initargs=(listener,))
+assert pool.submit(has, listener.fileno(), accepted.fileno()).result() == [True, True]
+pool.shutdown()
+""",
+        how,
+    )
+
+
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="nothing can be inherited without a context that forks")
 def test_a_worker_that_a_thread_has_forked_calls_its_own_the_main_thread():
     # A lock among the initializer's arguments can only be inherited: workers are forked, though beside threads.

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "core/pidfd.h"
+#include "core/server_sockets.h"
 
 // In the child of a fork, with all signals blocked: sleep until something comes by `fd`.  End with the
 // connection, of which `other_end` is the parent's, or with the parent.
@@ -57,9 +58,10 @@ sleep_until_asked(int fd, int other_end, pid_t parent, const char *name, const s
 }
 
 PyDoc_STRVAR(fork_doc,
-"fork(fd=-1, other_end=-1, name='', /)\n--\n\n"
+"fork(leaves_servers, fd=-1, other_end=-1, name='', /)\n--\n\n"
 "Fork as os.fork() does, but without its warning when there are threads: for a caller that knows\n"
 "that those hold no lock. Returns 0 in the child.\n\n"
+"leaves_servers: the child lets go of sockets that listen, and of connections that were accepted.\n\n"
 "With a connection, of which `other_end` is the parent's, the child sleeps until something comes by `fd`;\n"
 "it ends when the connection does, or the parent. Until then nothing of Python runs in it, no handlers of\n"
 "forks either, so it has hardly a page of its own. ps and top call it by the name.");
@@ -67,9 +69,10 @@ PyDoc_STRVAR(fork_doc,
 static PyObject *
 control_fork(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    int fd = -1, other_end = -1;
+    int leaves_servers, fd = -1, other_end = -1;
     const char *name = "";
-    if (!PyArg_ParseTuple(args, "|iis:fork", &fd, &other_end, &name) || PySys_Audit("os.fork", NULL) < 0) {
+    if (!PyArg_ParseTuple(args, "p|iis:fork", &leaves_servers, &fd, &other_end, &name)
+        || PySys_Audit("os.fork", NULL) < 0) {
         return NULL;
     }
     pid_t parent = getpid();
@@ -81,6 +84,9 @@ control_fork(PyObject *Py_UNUSED(module), PyObject *args)
     }
     pid_t pid = fork();
     int error = errno;
+    if (pid == 0 && leaves_servers) {
+        server_sockets_leave();
+    }
     if (fd >= 0) {
         if (pid == 0) {
             sleep_until_asked(fd, other_end, parent, name, &mask);
@@ -101,7 +107,7 @@ control_fork(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyDoc_STRVAR(fork_pair_doc,
-"fork_pair(fd, other_end, name, /)\n--\n\n"
+"fork_pair(leaves_servers, fd, other_end, name, /)\n--\n\n"
 "Fork as fork() does, and at once a second child, as fork(fd, other_end, name) does: they have the same,\n"
 "and handlers of forks, which have this process copy many of its pages, run here once. Return the first\n"
 "child's pid and pidfd, and the second one's pid; that is 0 in the second child, when it was asked, and the\n"
@@ -110,10 +116,10 @@ PyDoc_STRVAR(fork_pair_doc,
 static PyObject *
 control_fork_pair(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    int fd, other_end;
+    int leaves_servers, fd, other_end;
     const char *name;
-    if (!PyArg_ParseTuple(args, "iis:fork_pair", &fd, &other_end, &name) || PySys_Audit("os.fork", NULL) < 0
-        || PySys_Audit("os.fork", NULL) < 0) {
+    if (!PyArg_ParseTuple(args, "piis:fork_pair", &leaves_servers, &fd, &other_end, &name)
+        || PySys_Audit("os.fork", NULL) < 0 || PySys_Audit("os.fork", NULL) < 0) {
         return NULL;
     }
     pid_t parent = getpid();
@@ -125,9 +131,12 @@ control_fork_pair(PyObject *Py_UNUSED(module), PyObject *args)
     int error = errno, pidfd = -1;
     if (pid > 0 && (pidfd = pidfd_open_process(pid)) >= 0) {
         second = fork();
-        if (second == 0) {
-            sleep_until_asked(fd, other_end, parent, name, &mask);
-        }
+    }
+    if ((pid == 0 || second == 0) && leaves_servers) {
+        server_sockets_leave();
+    }
+    if (second == 0) {
+        sleep_until_asked(fd, other_end, parent, name, &mask);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     if (pid == 0 || second == 0) {

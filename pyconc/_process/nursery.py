@@ -318,7 +318,9 @@ class Reserve(Nursery):
         parent = os.getpid()
         # Before the fork, see ZygoteFork.
         self.state, self.by_value = process_state.ProcessState(), main_module.MainOfFork()
-        pid = zygote.fork(theirs.fileno(), ours.fileno(), "pyconc-reserve")
+        executors = [each() for each in list(self._executors.values()) if each is not None]
+        leaves = zygote.leaves_servers(any(each is not None and each._plan.setup[1] for each in executors))
+        pid = zygote.fork(theirs.fileno(), ours.fileno(), "pyconc-reserve", leaves_servers=leaves)
         if pid == 0:
             try:
                 ours.close()

@@ -41,7 +41,7 @@ import signal
 import sys
 import threading
 import traceback
-from multiprocessing import connection, process, util
+from multiprocessing import connection, get_start_method, process, util
 
 from pyconc import _core, _names
 from pyconc._process import kernel, process_state, signals, worker_main
@@ -58,6 +58,7 @@ __all__ = [
     "fork",
     "is_stopped",
     "kill",
+    "leaves_servers",
     "open_end",
     "reason_of",
     "running_tracker_fd",
@@ -350,13 +351,27 @@ class _Forking(signals.BlockInterrupts):
         super().__exit__(*exc)
 
 
-def fork(*asleep):
+def leaves_servers(initargs):
+    """Whether a fork of the program lets go of its server's sockets: where the standard library's workers have none.
+
+    From Python 3.14 on, those are no forks of the program, unless it says so.  What initializers get they have.
+    """
+    return sys.version_info >= (3, 14) and not initargs and get_start_method(allow_none=True) in (None, "forkserver")
+
+
+def _leaves_servers(job):
+    _, (_, initargs, _), limits = job
+    return limits.method != "fork" and leaves_servers(initargs)
+
+
+def fork(*asleep, leaves_servers=False):
     """Fork a process that ignores Ctrl-C.
 
+    leaves_servers: it has nothing that a server has open for others, see server_sockets.h.
     asleep: (connection, the parent's end, name) of one that is not to begin before it is asked something.
     """
     with _Forking():
-        pid = _core.fork(*asleep)
+        pid = _core.fork(leaves_servers, *asleep)
         if pid == 0:
             signals.end_in_child()
     return pid
@@ -384,7 +399,7 @@ class ZygoteFork:
     def fork(self):
         """Return the zygote.  Raises OSError."""
         state, main = ProcessState(), MainOfFork()
-        pid = fork(*self._asleep())
+        pid = fork(*self._asleep(), leaves_servers=_leaves_servers(self._job))
         if pid == 0:
             self._serve(main, state.rights)
         return self._make(pid, main, state)
@@ -397,7 +412,7 @@ class ZygoteFork:
         """
         try:
             with _Forking():
-                pid, end, second = _core.fork_pair(*self._asleep())
+                pid, end, second = _core.fork_pair(_leaves_servers(self._job), *self._asleep())
                 if 0 in (pid, second):
                     signals.end_in_child()
         except BaseException:
@@ -467,7 +482,7 @@ class ThisProcess:
         zygote_fork, self._zygote_fork = self._zygote_fork, None
         main = MainOfFork()  # here, and not in each of the children
         if zygote_fork is None:
-            pid = fork()
+            pid = fork(leaves_servers=_leaves_servers(self._job))
         else:
             pid, self._end, self.zygote = zygote_fork.fork_with_worker(main)
         if pid == 0:
