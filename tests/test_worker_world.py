@@ -28,6 +28,31 @@ def look():
 SEES_ITS_WORLD = (52, 20000, 20, 1)
 
 
+@pytest.mark.parametrize("when", ["before the first", "before the second"])
+def test_workers_of_a_program_with_threads_have_its_locale(when):
+    finished = run_script(
+        """
+import locale, sys, threading
+import pyconc
+def change():
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+def look(*_):
+    return locale.setlocale(locale.LC_ALL)
+if __name__ == "__main__":
+    locale.setlocale(locale.LC_ALL, "C")
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+    if sys.argv[1] == "before the first":
+        change()
+    with pyconc.ProcessPoolExecutor(1, max_tasks_per_child=1) as pool:
+        first = pool.submit(look).result()
+        change()
+        print(first, pool.submit(look).result())
+""",
+        when,
+    )
+    assert finished.stdout == ("C.UTF-8" if when == "before the first" else "C") + " C.UTF-8\n"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="numpy is not installed")
 def test_native_threads_of_a_library_are_no_reason_not_to_fork():
     # Threads that Python does not know, as numpy's BLAS keeps them.

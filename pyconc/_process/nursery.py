@@ -28,7 +28,6 @@ import socket
 import sys
 import threading
 import types
-import warnings
 import weakref
 from concurrent.futures import _base
 from multiprocessing import connection, context, process, util
@@ -170,8 +169,9 @@ class Nursery:
         else:
             for name in ("init_main_from_name", "init_main_from_path"):
                 preparation.pop(name, None)
-        filters, ignores = list(warnings.filters), self.state.ignores_interrupts
-        state = process_state.pack({"filters": filters, "ignores_interrupts": ignores})
+        # What another program does not inherit.
+        names = "filters", "ignores_interrupts", "locale"
+        state = process_state.pack({name: getattr(self.state, name) for name in names})
         self._send((os.getpid(), preparation, tracker, patching._installed, state))
         _, prints, error = self._receive()
         if error is not None:
