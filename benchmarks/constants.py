@@ -169,7 +169,7 @@ FIXED = {
         codec.CLOSURE_DEPTH_MAX process_queue_type.SLOTS_MAX thread_helping.NESTED_MAX thread_stack.FRAMES_MAX
         _log_levels._BYTES black_box._PART_BYTES black_box._NOTE_BYTES black_box._TEXT_BYTES black_box._LOWEST_FD
         _current_task._NOTE_LENGTH _calls._MOST_KNOWN _dispatcher._MESSAGE_BYTES _node._MESSAGE_BYTES
-        supervisor._FALSE_STARTS
+        supervisor._FALSE_STARTS server_sockets.LISTENERS_MAX
     """,
     "how long to wait for somebody who mostly answers long before, or is gone": """
         futex.FUTEX_STOP_NS shared_watch.SHARED_WATCH_GRACE_NS worker.KILL_NS gil.GIL_PATIENCE_END_NS
