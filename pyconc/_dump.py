@@ -87,6 +87,10 @@ _STATS = (
     *("workers", "idle", "running", "queued", "submitted", "completed", "failed", "cancelled", "timed_out", "died"),
     *("abandoned", "recycled", "stolen", "run", "wait"),
 )
+# The columns of a table, how wide they are, and those that give way, in this order, to so much of the tasks' names.
+_COLUMNS = {"worker": 6, "pid": 7, "state": 10, "calls": 9, "rss": 8, "cpu": 8, "for": 8}
+_GIVE_WAY = ("calls", "rss", "cpu", "pid")
+_TASK_WIDTH = 18
 # Those that a table has, if they are not 0, and what it calls them.
 _TOLD = {
     **{how: how.replace("_", " ") for how in ("completed", "failed", "cancelled", "timed_out", "died", "stolen")},
@@ -554,14 +558,32 @@ def _format_times(times: dict[str, float]) -> str:
     return ", ".join(f"{key} {_show_seconds(times[key])}" for key in ("p50", "p90", "p99", "max"))
 
 
+def _choose_columns(width: int | None) -> list[str]:
+    """Return those for which there is room in lines of that width; None: as many as there are."""
+    chosen = list(_COLUMNS)
+    for column in _GIVE_WAY:
+        if width is None or sum(_COLUMNS[shown] + 2 for shown in chosen) + 2 + _TASK_WIDTH <= width:
+            break
+        chosen.remove(column)
+    return chosen
+
+
 def lines(
-    program: dict[str, Any], cpu: dict[int, float] | None = None, rates: dict[int, float] | None = None
+    program: dict[str, Any],
+    cpu: dict[int, float] | None = None,
+    rates: dict[int, float] | None = None,
+    width: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Yield the lines of the table, each with the worker that it is about, or None.
 
     cpu: which share of a CPU each worker and thread takes, in place of the time. rates: how many calls of each executor
-    end a second, by its place.
+    end a second, by its place. width: of the lines, in which columns give way to what tasks are named; None: any.
     """
+    columns = _choose_columns(width)
+
+    def make_row(cells: dict[str, Any], task: str) -> str:
+        shown = (f"{cells[name]:{'<' if name == 'state' else '>'}{_COLUMNS[name]}}" for name in columns)
+        return "  " + "  ".join([*shown, task])
 
     def show_cpu(id: int, time: float | None) -> str:
         if cpu is None:
@@ -579,15 +601,16 @@ def lines(
         for what, times in (("waited", pool["wait"]), ("ran", pool["run"])):
             if times is not None and times["calls"]:
                 yield f"  they {what} for {_format_times(times)}", None
-        pid = "thread" if pool["kind"] == "threads" else "pid"
-        yield f"  worker  {pid:>7}  state           calls       rss       cpu       for  task", None
+        titles = {name: name for name in _COLUMNS} | {"pid": "thread" if pool["kind"] == "threads" else "pid"}
+        yield make_row(titles, "task"), None
         for member in pool["members"]:
             number, pid = ("-" if member[key] is None else member[key] for key in ("number", "pid"))
             task = "-" if not member["running"] else clean(member["task"] or "?") + _show_progress(member["progress"])
             more = f" and {member['running'] - 1} more" if member["running"] > 1 else ""
-            row = f"  {number:>6}  {pid:>7}  {member['state']:10}  {member['calls']:>9}  {_show_size(member['rss']):>8}"
-            row += f"  {show_cpu(member['pid'], member['cpu']):>8}  {_show_seconds(member['running_for']):>8}"
-            yield f"{row}  {task}{more}", member
+            times = {"cpu": show_cpu(member["pid"], member["cpu"]), "for": _show_seconds(member["running_for"])}
+            sizes = {"calls": member["calls"], "rss": _show_size(member["rss"])}
+            row = {"worker": number, "pid": pid, "state": member["state"]} | sizes | times
+            yield make_row(row, f"{task}{more}"), member
     if program["threads"]:
         yield "", None
         yield "other threads of pools, as the kernel knows them", None
@@ -635,5 +658,14 @@ def main(pid: int, *, as_json: bool, stacks: bool) -> int:
     try:
         print(text, flush=True)
     except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+    except OSError as error:
+        print(f"python -m pyconc dump: {error.strerror}", file=sys.stderr)
+        _drop_output()
+        return 1
     return 0
+
+
+def _drop_output() -> None:
+    """Have the interpreter not try again at its end to write what nobody takes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -146,10 +146,10 @@ class _Top:
         return f"{path} is a timeline for https://ui.perfetto.dev"
 
     def _draw(self, screen: curses.window) -> None:
-        lines = list(_dump.lines(self._program, self._cpu, self._rates))
+        height, width = screen.getmaxyx()
+        lines = list(_dump.lines(self._program, self._cpu, self._rates, width))
         selected = self._members[self._selected] if self._members else None
         at = next((row for row, (_, member) in enumerate(lines) if member is not None and member is selected), 0)
-        height, _ = screen.getmaxyx()
         room = max(1, height - 1)  # below them are the keys
         if at < room:
             self._first = 0

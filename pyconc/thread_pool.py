@@ -35,13 +35,15 @@ class _WorkQueue(_core.ThreadQueue):
 
     # Slots, as attributes in the dictionary of a class that derives from one in C cost the interpreter far more.
     __slots__ = (
-        *("executor_reference", "limit", "is_shut_down", "reason", "name", "shown", "waits_at_exit", "exit_bell"),
-        *("threads", "closed", "starting", "wait_owed", "owed_until", "lock", "idle_timeout", "retired", "leaving"),
+        *("executor_reference", "limit", "most", "is_shut_down", "reason", "name", "shown", "waits_at_exit"),
+        *("exit_bell", "threads", "closed", "starting", "wait_owed", "owed_until", "lock"),
+        *("idle_timeout", "retired", "leaving"),
     )
 
     def __init__(self, max_workers, timed, executor, name, idle_timeout):
         self.executor_reference = weakref.ref(executor)
         self.limit = executor._max_workers  # as the program has given it
+        self.most = max_workers  # the same as a number of threads
         self.is_shut_down = False  # whether shutdown() was called; the program may set it, too
         self.reason = False  # why the executor is broken
         # What the program has given the executor; may be empty. A prefix of threads' names may be of any type.
@@ -427,8 +429,9 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
     @_max_workers.setter
     def _max_workers(self, number):
         if self._made:
-            self._tasks.set_max_workers(_as_limit(number))
-            self._tasks.limit = number
+            most = _as_limit(number)
+            self._tasks.set_max_workers(most)
+            self._tasks.limit, self._tasks.most = number, most
         else:
             self._limit = number
 
@@ -604,7 +607,8 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
             ...     print(future.result(), pool.stats().completed, pool.stats().failed)
             255 1 0
         """
-        return _stats.build(self._name, _as_limit(self._max_workers), self._tasks.stats())
+        tasks = self._tasks
+        return _stats.build(self._name, tasks.most, tasks.stats())
 
     def workers(self):
         """Return a list with a pyconc.WorkerStats for each thread that has begun: what it runs, and what it has done.

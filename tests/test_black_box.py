@@ -400,6 +400,45 @@ def test_a_worker_that_would_not_survive_the_question_is_not_asked():
         assert pool.submit(os.getpid).result(HANG_LIMIT) == pid
 
 
+OTHER_SIGNAL = """
+    import os, signal, sys, time
+    import pyconc
+    from pyconc import _dump
+    from pyconc._process import black_box
+
+    def wait():
+        signal.pause()
+
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        future = pool.submit(wait)
+        while pool.workers()[0].state != "running":
+            pass
+        pid = pool.workers()[0].id
+        with open(f"/proc/{pid}/status") as file:
+            caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt"))
+        print([int(number) for number in (signal.SIGRTMIN + 5, signal.SIGUSR2) if caught >> number - 1 & 1])
+        member = _dump.look(os.getpid())["pools"][0]["members"][0]
+        stack = _dump.ask_for_stack(member)
+        print(stack is not None and " in wait\\n" in stack)
+        pool.kill_workers()
+"""
+
+
+@pytest.mark.parametrize(
+    ("setting", "caught", "answers"),
+    [("", [signal.SIGRTMIN + 5], True), ("SIGUSR2", [signal.SIGUSR2], True), ("12", [12], True), ("off", [], False)],
+)
+def test_workers_are_asked_by_the_signal_that_the_environment_says(setting, caught, answers):
+    told = run_script(OTHER_SIGNAL, env={"PYCONC_DUMP_SIGNAL": setting}).stdout.splitlines()
+    assert told == [str([int(number) for number in caught]), str(answers)]
+
+
+@pytest.mark.parametrize("setting", ["SIGKILL", "9", "0", "65", "SIGSEGV", "SIG_DFL", "x", "-1", "\u0663"])
+def test_what_is_no_signal_for_that_is_refused(setting):
+    with pytest.raises(ValueError, match="PYCONC_DUMP_SIGNAL must be a signal's name or number, or off, not "):
+        black_box._choose_signal(setting)
+
+
 # ---- what is in the file is no trusted text ----
 
 

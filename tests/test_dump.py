@@ -82,6 +82,38 @@ def test_the_numbers_are_those_of_stats():
         assert [line[:18] for line in table[at + 2 : at + 4]] == ["  they waited for ", "  they ran for p50"]
 
 
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (None, "worker pid state calls rss cpu for task"),
+        (90, "worker pid state calls rss cpu for task"),
+        (80, "worker pid state rss cpu for task"),
+        (60, "worker pid state for task"),
+        (40, "worker state for task"),
+        (1, "worker state for task"),
+    ],
+)
+def test_in_a_narrow_table_columns_give_way_to_the_tasks_names(width, columns):
+    with ProcessGate() as gate, pyconc.ProcessPoolExecutor(1, name="narrow") as pool:
+        pool.submit(hold, gate)
+        gate.wait_started()
+        program = _dump.look(os.getpid())
+        table = [line for line, _ in _dump.lines(program, width=width)]
+        (at,) = (place for place, line in enumerate(table) if line.startswith("narrow "))
+        title, row = table[at + 2 : at + 4]
+        assert title.split() == columns.split()
+        assert row.index("hold") == title.index("task")
+        assert row.split()[-1] == "hold"
+
+
+def test_output_that_nobody_takes_is_no_traceback():
+    with pyconc.ProcessPoolExecutor(1, name="full") as pool, open("/dev/full", "w") as full:
+        pool.submit(identity, 1).result()
+        command = [sys.executable, "-m", "pyconc", "dump", str(os.getpid())]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (1, "python -m pyconc dump: No space left on device\n")
+
+
 def test_what_waits_and_what_runs_is_seen_and_what_is_cancelled():
     with ProcessGate() as gate, pyconc.ProcessPoolExecutor(2, name="busy") as pool:
         running = [pool.submit(hold, gate) for _ in range(2)]

@@ -7,11 +7,19 @@ build_histogram(const histogram *h)
         Py_RETURN_NONE;
     }
     static const double shares[] = {0.5, 0.9, 0.99};
-    double found_ns[3];
-    histogram_quantiles(h, 3, shares, found_ns);
-    return Py_BuildValue("Kddddd", (unsigned long long)histogram_count(h), (double)h->total_ns * 1e-9,
-                         found_ns[0] * 1e-9, found_ns[1] * 1e-9, found_ns[2] * 1e-9,
-                         (double)h->max_ns * 1e-9);
+    double ns[] = {(double)h->total_ns, 0, 0, 0, (double)h->max_ns};
+    uint64_t count = histogram_quantiles(h, 3, shares, ns + 1);
+    PyObject *built = PyTuple_New(6);  // Py_BuildValue() takes a tenth of the time of stats() longer
+    PyObject *number = built == NULL ? NULL : PyLong_FromUnsignedLongLong(count);
+    for (Py_ssize_t i = 0; number != NULL; i++) {
+        PyTuple_SET_ITEM(built, i, number);
+        if (i == 5) {
+            return built;
+        }
+        number = PyFloat_FromDouble(ns[i] * 1e-9);
+    }
+    Py_XDECREF(built);
+    return NULL;
 }
 
 PyObject *

@@ -20,10 +20,11 @@ histogram_count(const histogram *h)
     return count;
 }
 
-void
+uint64_t
 histogram_quantiles(const histogram *h, int count, const double *shares, double *found_ns)
 {
-    double all = (double)histogram_count(h);
+    uint64_t calls = histogram_count(h);
+    double all = (double)calls;
     uint64_t below = 0;
     int next = 0;
     for (int i = 0; i < HISTOGRAM_BUCKETS && next < count; i++) {
@@ -40,4 +41,5 @@ histogram_quantiles(const histogram *h, int count, const double *shares, double 
     for (; next < count; next++) {
         found_ns[next] = 0;
     }
+    return calls;
 }

@@ -41,7 +41,8 @@ void histogram_merge(histogram *sum, const histogram *part);
 uint64_t histogram_count(const histogram *h);
 
 // How long those are at most that make up a share of all, the shortest first: 0.5 is the median.  For shares
-// in ascending order; in nanoseconds, estimated within a bucket, 0 if there are none.
-void histogram_quantiles(const histogram *h, int count, const double *shares, double *found_ns);
+// in ascending order; in nanoseconds, estimated within a bucket, 0 if there are none.  Returns
+// histogram_count().
+uint64_t histogram_quantiles(const histogram *h, int count, const double *shares, double *found_ns);
 
 #endif

@@ -50,8 +50,22 @@ __all__ = [
     "read_progress",
 ]
 
-# By which the parent asks a worker for its stack.
-DUMP_SIGNAL = signal.SIGRTMIN + 5
+# Those that faulthandler or the kernel has for itself.
+_TAKEN = {"SIGKILL", "SIGSTOP", "SIGSEGV", "SIGFPE", "SIGABRT", "SIGBUS", "SIGILL"}
+
+
+def _choose_signal(wanted):
+    """Return the number of the signal that PYCONC_DUMP_SIGNAL says, or None: "off"; by default SIGRTMIN+5."""
+    if wanted in ("", "off"):
+        return None if wanted else signal.SIGRTMIN + 5
+    found = getattr(signal, wanted, None) if wanted.startswith("SIG") else int(wanted) if wanted.isdecimal() else None
+    if found not in signal.valid_signals() - {getattr(signal, name) for name in _TAKEN}:
+        raise ValueError(f"PYCONC_DUMP_SIGNAL must be a signal's name or number, or off, not {wanted!r}")
+    return int(found)
+
+
+# By which the parent asks a worker for its stack; None: not at all.
+DUMP_SIGNAL = _choose_signal(os.environ.get("PYCONC_DUMP_SIGNAL", ""))
 
 # How far the parts are apart: faulthandler stops after 100 threads of 100 frames.
 _PART_BYTES = 1 << 24
@@ -80,7 +94,8 @@ _LOWEST_FD = 200
 class BlackBox:
     """The file of one executor, made when it is first needed.  One thread at a time uses it, see launcher.py."""
 
-    def __init__(self):
+    def __init__(self, dump_signal=DUMP_SIGNAL):
+        self._signal = dump_signal
         self._fd = None
         self._asked = {}  # worker: how many bytes of its part are older than its next answer
         self._answers = weakref.WeakSet()
@@ -122,14 +137,14 @@ class BlackBox:
         """
         start = self._asked.get(number, 0)
         start += len(self._read(number, start))  # such as an answer that came late
-        if self._fd is None or start + _TEXT_BYTES > _NOTE_START or not _can_answer(pid):
+        if self._fd is None or start + _TEXT_BYTES > _NOTE_START or not _can_answer(pid, self._signal):
             return None
         self._asked[number] = start
         answer = Answer(self, number, start)
         self._answers.add(answer)
         if note is not None:
             note(answer)
-        kernel.send_signal(pidfd, pid, DUMP_SIGNAL)
+        kernel.send_signal(pidfd, pid, self._signal)
         return answer
 
     def ask(self, workers, seconds=ANSWER_SECONDS):
@@ -149,7 +164,7 @@ class BlackBox:
             is_over = time.monotonic() >= deadline
             for number, (answer, pid, pidfd) in list(waiting.items()):
                 has_ended = _core.wait_readable(pidfd, 0)
-                if is_over or has_ended or (answer.read() and not _is_answering(pid)):
+                if is_over or has_ended or (answer.read() and not _is_answering(pid, self._signal)):
                     del waiting[number]
                     data = answer.read()
                     self._asked[number] += len(data)
@@ -221,7 +236,7 @@ def ask_from_outside(fd, number, pid, pidfd, seconds):
 
     Its parent knows nothing of that, and must not take the answer for the worker's last words: they are blanked.
     """
-    box = BlackBox()
+    box = BlackBox(_signal_of(pid))
     box._fd = fd
     with contextlib.closing(box):
         start = 0
@@ -233,32 +248,43 @@ def ask_from_outside(fd, number, pid, pidfd, seconds):
     return stack
 
 
+def _signal_of(pid):
+    """Return the DUMP_SIGNAL of another program, by the environment that it was started with."""
+    try:
+        with open(f"/proc/{pid}/environ", errors="replace") as file:
+            settings = file.read().split("\0")
+        return _choose_signal(next((s.partition("=")[2] for s in settings if s.startswith("PYCONC_DUMP_SIGNAL=")), ""))
+    except (OSError, ValueError):
+        return None
+
+
 def _decode(data):
     return data.decode("utf-8", "replace").lstrip("\n") or None
 
 
-def _can_answer(pid):
+def _can_answer(pid, number):
     """Whether a process handles the signal, which would else end it, and the program has no use of its own for that."""
-    return signal.getsignal(DUMP_SIGNAL) is signal.SIG_DFL and _has_signal_in(pid, b"SigCgt:")
+    is_free = number is not None and signal.getsignal(number) is signal.SIG_DFL
+    return is_free and _has_signal_in(pid, number, b"SigCgt:")
 
 
-def _is_answering(pid):
+def _is_answering(pid, number):
     """Whether a process that has begun to answer has not ended that.
 
     The kernel blocks a signal while its handler runs, in the thread that it interrupts: the main thread, unless that
     has blocked it itself or has another signal to handle.  Which thread else answers nobody can tell.
     """
-    return _has_signal_in(pid, b"SigPnd:", b"ShdPnd:", b"SigBlk:")
+    return _has_signal_in(pid, number, b"SigPnd:", b"ShdPnd:", b"SigBlk:")
 
 
-def _has_signal_in(pid, *sets):
-    """Whether one of these sets of signals of a process's main thread has DUMP_SIGNAL; as /proc names them."""
+def _has_signal_in(pid, number, *sets):
+    """Whether one of these sets of signals of a process's main thread has that one; as /proc names them."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             lines = file.read().splitlines()
     except OSError:
         return False
-    return any(int(line.split()[1], 16) >> DUMP_SIGNAL - 1 & 1 for line in lines if line.startswith(sets))
+    return any(int(line.split()[1], 16) >> number - 1 & 1 for line in lines if line.startswith(sets))
 
 
 # ---- a worker ----
@@ -291,7 +317,7 @@ def _use(opened):
         own = fcntl.fcntl(opened, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
         if not faulthandler.is_enabled():
             faulthandler.enable(own)
-        if _signal.getsignal(DUMP_SIGNAL) == _signal.SIG_DFL:
+        if DUMP_SIGNAL is not None and _signal.getsignal(DUMP_SIGNAL) == _signal.SIG_DFL:
             faulthandler.register(DUMP_SIGNAL, own, all_threads=True, chain=False)
             _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [DUMP_SIGNAL])  # whatever the program blocks
     elif _identify(_own[0]) is None:
