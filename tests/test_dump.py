@@ -94,12 +94,12 @@ def test_the_numbers_are_those_of_stats():
     ],
 )
 def test_in_a_narrow_table_columns_give_way_to_the_tasks_names(width, columns):
-    with ProcessGate() as gate, pyconc.ProcessPoolExecutor(1, name="narrow") as pool:
+    with pyconc.ProcessPoolExecutor(1, name=f"narrow-{width}") as pool, ProcessGate() as gate:
         pool.submit(hold, gate)
         gate.wait_started()
         program = _dump.look(os.getpid())
         table = [line for line, _ in _dump.lines(program, width=width)]
-        (at,) = (place for place, line in enumerate(table) if line.startswith("narrow "))
+        (at,) = (place for place, line in enumerate(table) if line.startswith(f"narrow-{width} "))
         title, row = table[at + 2 : at + 4]
         assert title.split() == columns.split()
         assert row.index("hold") == title.index("task")
