@@ -58,7 +58,8 @@ def _choose_signal(wanted):
     """Return the number of the signal that PYCONC_DUMP_SIGNAL says, or None: "off"; by default SIGRTMIN+5."""
     if wanted in ("", "off"):
         return None if wanted else signal.SIGRTMIN + 5
-    found = getattr(signal, wanted, None) if wanted.startswith("SIG") else int(wanted) if wanted.isdecimal() else None
+    is_number = wanted.isascii() and wanted.isdigit()
+    found = int(wanted) if is_number else getattr(signal, wanted, None) if wanted.startswith("SIG") else None
     if found not in signal.valid_signals() - {getattr(signal, name) for name in _TAKEN}:
         raise ValueError(f"PYCONC_DUMP_SIGNAL must be a signal's name or number, or off, not {wanted!r}")
     return int(found)
