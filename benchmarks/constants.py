@@ -147,7 +147,7 @@ FIXED = {
         thread_view.THREAD_VIEW_POOL_NAME trace.RECORD_EVENTS codec.PROTOCOL codec.BUFFER_ALIGNMENT codec.FORM_SHIFT
         worker.WORKER_CUT_OFF worker.WORKER_MEMORY_DAMAGED worker.WORKER_INTERRUPTED_IMPORT worker.WORKER_IDLED
         shared_dict_type.MARSHAL_VERSION thread_job.STOP_SIGNAL _log_levels._HEAD_BYTES _logs._PID_BYTES
-        black_box.DUMP_SIGNAL loop_worker._IS_EAGER pickling.PROTOCOL signals.STOP worker_main.INITIALIZER_FAILED
+        loop_worker._IS_EAGER pickling.PROTOCOL signals.STOP worker_main.INITIALIZER_FAILED
         worker_main.MEMORY_DAMAGED worker_main.INTERRUPTED_IMPORT worker_main.IDLED zygote._UNKNOWN
         thread_pool._CONTEXTS _refs._ALIGNED _dispatcher._RECALL_SECONDS job_ring_shared.RING_SLACK
         job_ring_shared.INBOX_SLACK
@@ -181,6 +181,7 @@ FIXED = {
     """,
     "what people see, or choose": """
         executor.GRACE_NS _progress._REST _top_trace.SECONDS _top_trace.STEP _executor._DEFAULT_OPTIONS
+        _dump._TASK_WIDTH _dump._COLUMNS
     """,
 }
 
