@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import threading
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import coroutines
@@ -29,9 +30,9 @@ def own_name():
 
 
 def names_below():
-    """The names of this process's children, theirs, and so on."""
+    """The names of this process's children, theirs, and so on; but of the standard library's resource tracker."""
     names = set()
-    for pid in descendants() - {str(os.getpid())}:
+    for pid in descendants() - {str(os.getpid()), str(resource_tracker._resource_tracker._pid)}:
         with contextlib.suppress(OSError):  # it ended meanwhile
             names.add(comm(pid))
     return names
