@@ -80,39 +80,6 @@ if __name__ == "__main__":
     assert finished.stdout == f"{(*SEES_ITS_WORLD, 'changed by the program')} raises\n"
 
 
-@chessboard("origin, use", ["program", "zygote", "reserve", "nursery"], ["made", "opened"])
-def test_shared_memory_that_a_worker_has_used_is_not_removed_with_it(origin, use):
-    # By a resource tracker of the worker's own: it has the program's.
-    run_script(
-        """
-import os, sys, threading
-from multiprocessing import resource_tracker, shared_memory
-import pyconc
-def pipe_of_tracker():
-    return os.fstat(resource_tracker._resource_tracker._fd).st_ino
-def use(name=None):
-    shared_memory.SharedMemory(name, create=name is None, size=100).close()
-    return pipe_of_tracker()
-def start_thread():
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-if __name__ == "__main__":
-    if sys.argv[1] == "nursery":
-        start_thread()
-    pool = pyconc.ProcessPoolExecutor(1)
-    if sys.argv[1] == "reserve":
-        start_thread()
-    if sys.argv[1] == "zygote":
-        pool.submit(os._exit, 0).exception()  # and the next worker is a clone of it
-    name = shared_memory.SharedMemory(create=True, size=100).name if sys.argv[2] == "opened" else None
-    assert pool.submit(use, name).result() == pipe_of_tracker()
-    pool.shutdown()
-""",
-        origin,
-        use,
-        flags=("-W", "ignore"),  # the tracker removes it at last
-    )
-
-
 SERVER = """
 import multiprocessing, os, socket, stat, sys, threading
 import pyconc

@@ -38,8 +38,6 @@ from pyconc._process.zygote import (
     ZygoteDied,
     ZygoteFork,
     ZygoteStopped,
-    can_start_interpreter,
-    share_tracker,
     start_process,
 )
 
@@ -228,7 +226,6 @@ class Launcher:
     @contextlib.contextmanager
     def job(self):
         """What whoever runs a worker has to know; the file descriptors in it are for a child that is made meanwhile."""
-        share_tracker()
         fds = []
         try:
             for fd in worker_fds(self._queue, self._box, self._logs):
@@ -283,7 +280,6 @@ def prepare(key, executor):
     # Not in a script that a nursery, or multiprocessing, runs up to its guard.
     if not _is_preparing() and is_single_threaded():
         try:
-            share_tracker()
             the_reserve.renew(key, executor)
         except Exception as error:
             if is_from_handler(error):
@@ -327,7 +323,19 @@ def _is_preparing():
 
 def has_interpreter():
     """Whether there is a fresh interpreter, or one can be started: a frozen or embedding program is no such thing."""
-    return the_nursery.is_ready() or can_start_interpreter()
+    return the_nursery.is_ready() or _can_start_interpreter()
+
+
+def _can_start_interpreter():
+    if getattr(sys, "frozen", False):
+        return False
+    try:
+        from multiprocessing import spawn
+    except ImportError:
+        return False  # nor would that interpreter find the library, in the program's new root, say
+    executable = spawn.get_executable()
+    is_python = executable and "python" in os.path.basename(os.fsdecode(executable)).lower()
+    return bool(is_python) and os.access(executable, os.X_OK)
 
 
 def is_single_threaded():

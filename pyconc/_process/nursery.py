@@ -141,7 +141,6 @@ class Nursery:
         self._connection, theirs = kernel.open_connection()
         _require_passing(self._connection, theirs)
         self.state = process_state.ProcessState()
-        zygote.share_tracker()
         tracker = zygote.running_tracker_fd()
         with theirs:
             # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.

@@ -45,7 +45,6 @@ from multiprocessing import connection, get_start_method, process, util
 
 from pyconc import _core, _names
 from pyconc._process import kernel, process_state, signals, worker_main
-from pyconc._process.interruption import is_from_handler
 from pyconc._process.main_module import MainOfFork
 from pyconc._process.process_state import ProcessState
 
@@ -56,7 +55,6 @@ __all__ = [
     "ZygoteDied",
     "ZygoteFork",
     "ZygoteStopped",
-    "can_start_interpreter",
     "fork",
     "is_stopped",
     "kill",
@@ -65,7 +63,6 @@ __all__ = [
     "reason_of",
     "running_tracker_fd",
     "serve",
-    "share_tracker",
     "start_process",
     "will_tell",
 ]
@@ -512,36 +509,6 @@ class ThisProcess:
         """Return the wait status, and the peak RSS, of a worker whose end was seen.  Raises ChildProcessError."""
         # If the program has waited for it, or ignores SIGCHLD, nobody can tell.
         return kernel.reap(pid)[1]
-
-
-def can_start_interpreter():
-    """Whether a fresh interpreter can be started: to run a frozen or embedding program again would be no such thing."""
-    if getattr(sys, "frozen", False):
-        return False
-    try:
-        from multiprocessing import spawn
-    except ImportError:
-        return False  # nor would that interpreter find the library, in the program's new root, say
-    executable = spawn.get_executable()
-    is_python = executable and "python" in os.path.basename(os.fsdecode(executable)).lower()
-    return bool(is_python) and os.access(executable, os.X_OK)
-
-
-def share_tracker():
-    """Have the program's resource tracker run, for workers to use, if there may be shared memory that has a name.
-
-    A worker without one would start its own, and that removes, when the worker ends, all memory which the worker has
-    made or opened: it is the program's, too, and other workers'.
-    """
-    if "multiprocessing.shared_memory" in sys.modules and can_start_interpreter():
-        from multiprocessing import resource_tracker
-
-        try:
-            resource_tracker.ensure_running()
-        except OSError as error:
-            if is_from_handler(error):
-                raise
-            # There is no room for it now, or a sandbox refuses what it takes.
 
 
 def running_tracker_fd():
