@@ -110,7 +110,7 @@ def test_output_that_nobody_takes_is_no_traceback():
     with pyconc.ProcessPoolExecutor(1, name="full") as pool, open("/dev/full", "w") as full:
         pool.submit(identity, 1).result()
         command = [sys.executable, "-m", "pyconc", "dump", str(os.getpid())]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, cwd=ELSEWHERE, stdout=full, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr) == (1, "python -m pyconc dump: No space left on device\n")
 
 
