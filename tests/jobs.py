@@ -121,10 +121,12 @@ class FussyError(Exception):
 
 
 class FrozenError(Exception):
-    """None of its attributes can be set, as if it were a frozen dataclass."""
+    """None of its attributes can be set, as if it were a frozen dataclass; but notes can, which pickle adds since 3.14."""
 
     def __setattr__(self, name, value):
-        raise AttributeError(f"{name} cannot be set")
+        if name != "__notes__":
+            raise AttributeError(f"{name} cannot be set")
+        super().__setattr__(name, value)
 
 
 class FrozenWhenPickled:
