@@ -121,7 +121,7 @@ class FussyError(Exception):
 
 
 class FrozenError(Exception):
-    """None of its attributes can be set, as if it were a frozen dataclass; but notes can, which pickle adds since 3.14."""
+    """As a frozen dataclass it lets no attribute be set, but its notes, which pickle adds from Python 3.14 on."""
 
     def __setattr__(self, name, value):
         if name != "__notes__":
