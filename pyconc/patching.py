@@ -101,7 +101,7 @@ watch_standard(
         "set_exception",
         "set_result",
         "set_running_or_notify_cancel",
-        *(["_get_snapshot"] if sys.version_info >= (3, 14) else []),  # by which asyncio asks a future
+        *(["_get_snapshot"] if hasattr(_base.Future, "_get_snapshot") else []),  # by which a newer asyncio asks
     ),
 )
 

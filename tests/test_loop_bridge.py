@@ -175,7 +175,7 @@ async def test_submit_in_a_coroutine_returns_no_awaitable(new_loop, Executor):
 
 def doubling(standard):
     """Returns a method by which asyncio asks a future, and one to take its place, which doubles results."""
-    if sys.version_info >= (3, 14):
+    if hasattr(concurrent.futures.Future, "_get_snapshot"):
         snapshot = standard._get_snapshot
 
         def double_snapshot(self):
