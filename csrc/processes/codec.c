@@ -19,6 +19,8 @@
 #define LARGE_STRING_ITEMS 16
 #define LARGE_STRING_LOOKS 64
 // A buffer of so few bytes stays in the pickle, which may then fit into a slot.
+// Measured with benchmarks/constants.py: with 64, or with 16384, an argument of 800 bytes takes 20 to 24 us
+// and not 18.
 #define IN_BAND_BYTES 1024
 #define BUFFER_ALIGNMENT 64
 

@@ -118,6 +118,8 @@ void job_table_return(job_table *table, task *t);
 
 // How often, at most, the parent looks whether calls with a timeout have begun: a shorter timeout may end
 // later by as much.
+// Measured with benchmarks/constants.py: time-outs are late by 0.49 ms, by 0.45 with a tenth of this and by
+// 0.59 with ten times as much; a burst costs the same.
 #define JOB_TABLE_LOOK_NS 1000000
 
 // Has the timer fire at that time, or earlier.

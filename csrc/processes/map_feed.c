@@ -16,6 +16,8 @@
 // How many calls are too few to outweigh what is known.
 #define FEW_CALLS 4
 // How much larger than the largest so far the next chunk may be: one quick call does not mean that all are.
+// Measured with benchmarks/constants.py: with 8 maps of uneven calls take 1 to 3 % longer; with 65536 they
+// differ by no more than their spread.
 #define GROWTH 256
 // How many sent items the list of the unsent ones may begin with before it is cut.
 #define CUT_AT 1024

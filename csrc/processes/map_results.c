@@ -8,6 +8,8 @@
 // How long the consumer waits for a chunk before it looks for idle workers, which could make the calls behind
 // the one that takes so long; then twice as long each time.  Chunks of short calls have come back by then, as
 // the worker bounds them.
+// Measured with benchmarks/constants.py: where the last call takes long, a map takes 103 ms, with a tenth of
+// this 107 and with ten times as much 106.
 #define PATIENCE_NS 40000000
 
 // All fields: GIL.

@@ -11,6 +11,8 @@
 
 // How long a worker makes calls of a chunk that a map took for short ones: then it returns those that are
 // left.
+// Measured with benchmarks/constants.py: maps of uneven calls take 103 to 104 ms, with a tenth or ten times
+// as much 102 to 106; short calls cost the same.
 #define CHUNK_MAX_NS 20000000
 
 // How often to measure at most how large a worker is that has always something to do.
