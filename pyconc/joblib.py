@@ -58,17 +58,18 @@ class _Batch:
         self._callback = callback
         self._failed = None
         self._ended = itertools.count(1)
+        self._told = itertools.count()
         for future in futures:
             future.add_done_callback(self._note)
 
     def _note(self, future):
-        # In the thread that brings outcomes, or in one that cancels; each step of it holds the GIL.
-        number = next(self._ended)
-        if self._failed is not None:
-            return
+        # In the thread that brings outcomes, and in one that cancels: to count is one step, and so one of them tells.
+        is_last = next(self._ended) == len(self._futures)
         if future.cancelled() or future.exception() is not None:
             self._failed = future
-        if self._callback is not None and (self._failed is not None or number == len(self._futures)):
+        elif not is_last:
+            return
+        if self._callback is not None and next(self._told) == 0:
             self._callback(self)
 
     def result(self):

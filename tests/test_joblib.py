@@ -161,3 +161,23 @@ def test_joblib_has_a_backend_of_pyconc(tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", Path(__file__).parent / "alone"]
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=10 * HANG_LIMIT)
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_a_batch_of_which_two_pieces_fail_at_once_has_ended_once():
+    finished = run_script(
+        """
+import concurrent.futures
+from pyconc.joblib import _Batch
+class Failing(concurrent.futures.Future):
+    # While it is asked in one thread how it ended, the other one ends in another.
+    def exception(self, timeout=None):
+        if not other.done():
+            other.set_exception(KeyError("the other"))
+        return super().exception(timeout)
+other, failing, told = concurrent.futures.Future(), Failing(), []
+batch = _Batch([failing, other], told.append)
+failing.set_exception(ValueError("the one"))
+print(told == [batch])
+"""
+    )
+    assert finished.stdout == "True\n"

@@ -139,6 +139,7 @@ worker_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->region);
     Py_VISIT(self->named);
     Py_VISIT(self->where);
+    Py_VISIT(self->place.inner);
     for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
         Py_VISIT(self->callables[slot].callable);
     }
@@ -152,6 +153,7 @@ worker_clear(PyObject *op)
     packer_clear(&self->packs);
     Py_CLEAR(self->named);
     Py_CLEAR(self->where);
+    Py_CLEAR(self->place.inner);
     for (uint32_t slot = 0; self->callables != NULL && slot < CALLABLES_MAX; slot++) {
         self->callables[slot].id = 0;
         Py_CLEAR(self->callables[slot].callable);
