@@ -7,6 +7,7 @@ Everything here is the standard module's, with these exceptions:
   asyncio's loops that other code has made, if they have no default executor yet.
 - `get_event_loop` makes a loop in the main thread when there is none, as it did until Python 3.13, and never warns.
 - `wait` accepts coroutines, as it did until Python 3.10, and never warns.
+- `gather` hands calls of this module's `to_thread` to their threads at once, without a task for each.
 
 Submodules (`asyncio.subprocess`, `asyncio.events`, ...) are reached as attributes and are the standard ones.
 """
@@ -15,8 +16,10 @@ Submodules (`asyncio.subprocess`, `asyncio.events`, ...) are reached as attribut
 
 import asyncio
 import gc
+import inspect
 import sys
 import threading
+import types
 import weakref
 from asyncio import *  # noqa: F403
 from concurrent.futures import Executor
@@ -232,6 +235,78 @@ async def to_thread(func, /, *args, **kwargs):
         return await asyncio.to_thread(func, *args, **kwargs)
     # What that does, without a coroutine of its own.
     return await loop.run_in_executor(None, partial(copy_context().run, func, *args, **kwargs))
+
+
+def gather(*coros_or_futures, return_exceptions=False):
+    """Return a future of the list of the results of coros_or_futures, in their order.
+
+    return_exceptions: whether exceptions stand in that list; otherwise awaiting the future raises the first one, and
+    the others run on. Cancelling the future cancels what has not ended. Raises TypeError for what cannot be awaited. Of calls of this module's to_thread() no task is made:
+    they go to their threads as gather() is called, and not when the loop next runs, and asyncio.all_tasks() does not
+    name them. On a loop whose tasks the program makes itself (a task factory, a create_task() of its own) or that is in
+    debug mode, everything is the standard function's.
+
+        >>> from pyconc import asyncio
+        >>> async def main():
+        ...     return await asyncio.gather(asyncio.to_thread(abs, -1), asyncio.to_thread(abs, -2))
+        >>> asyncio.run(main())
+        [1, 2]
+    """
+    loop = asyncio._get_running_loop()
+    if loop is None or not _makes_plain_tasks(loop) or len(set(coros_or_futures)) != len(coros_or_futures):
+        return asyncio.gather(*coros_or_futures, return_exceptions=return_exceptions)
+    _equip(loop)
+    calls = [_call_in_thread(loop, awaitable) for awaitable in coros_or_futures]
+    gathered = asyncio.gather(*calls, return_exceptions=return_exceptions)
+    gathered.add_done_callback(_end_the_program)
+    return gathered
+
+
+def _makes_plain_tasks(loop):
+    """Tell whether nobody would miss a task that is not made: neither the program nor a library that looks on."""
+    if asyncio.to_thread is not asyncio.threads.to_thread or asyncio.gather is not asyncio.tasks.gather:
+        return False
+    if loop.get_debug() or loop.get_task_factory() is not None:
+        return False
+    method = loop.create_task
+    if type(method) is not types.MethodType:
+        return False
+    return method.__func__ is _CREATE_TASK or type(method.__func__).__name__ == "cython_function_or_method"  # uvloop's
+
+
+_CREATE_TASK = asyncio.BaseEventLoop.create_task
+
+
+def _call_in_thread(loop, awaitable):
+    """Return the loop's future of a call of to_thread() that has not begun; return anything else as it is."""
+    if (
+        type(awaitable) is not types.CoroutineType
+        or awaitable.cr_code is not to_thread.__code__
+        or inspect.getcoroutinestate(awaitable) != inspect.CORO_CREATED
+    ):
+        return awaitable
+    arguments = awaitable.cr_frame.f_locals
+    call = partial(copy_context().run, arguments["func"], *arguments["args"], **arguments["kwargs"])
+    awaitable.close()
+    try:
+        return loop.run_in_executor(None, call)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        future = loop.create_future()
+        future.set_exception(error)
+        return future
+
+
+def _end_the_program(gathered):
+    """Raise out of the loop what ends the program, as the task does that it comes out of."""
+    if gathered.cancelled():
+        return
+    # exception() would count as a look at it, and an exception that nobody looks at is to be reported.
+    error = gathered._exception
+    for outcome in gathered.result() if error is None else [error]:
+        if isinstance(outcome, (KeyboardInterrupt, SystemExit)):
+            raise outcome
 
 
 async def wait(fs, *, timeout=None, return_when=asyncio.ALL_COMPLETED):

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import gc
 import inspect
@@ -21,7 +22,7 @@ try:
 except ImportError:
     uvloop = None
 
-OWN = {"get_event_loop", "new_event_loop", "run", "to_thread", "wait"} | (
+OWN = {"gather", "get_event_loop", "new_event_loop", "run", "to_thread", "wait"} | (
     {"Runner"} if sys.version_info >= (3, 11) else set()
 )
 both = pytest.mark.parametrize("aio", [asyncio, pyconc_asyncio], ids=["standard", "pyconc"])
@@ -374,6 +375,212 @@ def test_a_loop_that_knows_no_executors_is_a_loop_all_the_same():
         return type(asyncio.get_running_loop())
 
     assert pyconc_asyncio.run(main(), loop_factory=Bare) is Bare
+
+
+# --- gather ---------------------------------------------------------------------------------------------------------
+
+LOOPS = [asyncio.new_event_loop] + ([uvloop.new_event_loop] if uvloop else [])
+on_both_loops = pytest.mark.parametrize("make_loop", LOOPS, ids=["asyncio", "uvloop"][: len(LOOPS)])
+
+
+class Tasks:
+    """A loop whose create_task() counts: in its class, by its factory, or in its instance."""
+
+    def __init__(self, way):
+        self.made = 0
+        counts = self
+
+        class Counting(asyncio.SelectorEventLoop):
+            if way == "class":
+
+                def create_task(self, *args, **kwargs):
+                    counts.made += 1
+                    return super().create_task(*args, **kwargs)
+
+        self.loop = Counting()
+        if way == "factory":
+            self.loop.set_task_factory(self.make)
+        elif way == "instance":
+            create_task = self.loop.create_task
+            self.loop.create_task = lambda coroutine, **options: (self.count(), create_task(coroutine, **options))[1]
+
+    def count(self):
+        self.made += 1
+
+    def make(self, loop, coroutine, **options):
+        self.count()
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def run_on(loop, main):
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+
+
+@on_both_loops
+def test_gather_hands_calls_of_to_thread_to_threads_without_tasks(make_loop):
+    gate = threading.Event()
+    variable = contextvars.ContextVar("variable")
+
+    async def seen_by_the_loop():
+        gate.set()
+        return len(asyncio.all_tasks())
+
+    async def main():
+        variable.set("of the caller")
+        future = asyncio.get_running_loop().create_future()
+        future.set_result("of the future")
+        calls = [pyconc_asyncio.to_thread(lambda i, *, key: (gate.wait(), i, key)[1:], i, key=-i) for i in range(3)]
+        context = pyconc_asyncio.to_thread(variable.get)
+        return await pyconc_asyncio.gather(*calls, future, seen_by_the_loop(), context)
+
+    results = run_on(make_loop(), main())
+    # The task that waits, and that of the coroutine.
+    assert results == [(0, 0), (1, -1), (2, -2), "of the future", 2, "of the caller"]
+
+
+@pytest.mark.parametrize("way", ["class", "factory", "instance"])
+def test_gather_makes_tasks_where_the_program_makes_its_own(way):
+    tasks = Tasks(way)
+
+    async def main():
+        before = tasks.made
+        results = await pyconc_asyncio.gather(pyconc_asyncio.to_thread(abs, -1), pyconc_asyncio.to_thread(abs, -2))
+        return results, tasks.made - before
+
+    assert run_on(tasks.loop, main()) == ([1, 2], 2)
+
+
+def test_gather_makes_tasks_in_debug_mode_and_where_a_library_looks_on(monkeypatch, loop):
+    gate = threading.Event()
+
+    async def tasks_beside():
+        calls = [pyconc_asyncio.to_thread(gate.wait) for _ in range(3)]
+        gathered = pyconc_asyncio.gather(*calls)
+        tasks = len(asyncio.all_tasks()) - 1
+        gate.set()
+        await gathered
+        return tasks
+
+    assert pyconc_asyncio.run(tasks_beside(), debug=True) == 3
+    gather = asyncio.gather
+    monkeypatch.setattr(asyncio, "gather", lambda *awaitables, **options: gather(*awaitables, **options))
+    assert pyconc_asyncio.run(tasks_beside()) == 3
+
+
+@on_both_loops
+def test_gather_of_a_call_that_stands_twice_or_has_begun(make_loop):
+    gate = threading.Event()
+
+    async def main():
+        call = pyconc_asyncio.to_thread(abs, -1)
+        twice = await pyconc_asyncio.gather(call, call)
+        begun = pyconc_asyncio.to_thread(gate.wait)
+        begun.send(None)
+        with pytest.raises(RuntimeError):  # as asyncio's gather(): its task cannot go on with what another has begun
+            await pyconc_asyncio.gather(begun)
+        gate.set()
+        done = pyconc_asyncio.to_thread(abs, -1)
+        assert await done == 1
+        with pytest.raises(RuntimeError, match="cannot reuse already awaited coroutine"):
+            await pyconc_asyncio.gather(done)
+        return twice
+
+    assert run_on(make_loop(), main()) == [1, 1]
+
+
+@on_both_loops
+def test_gather_tells_what_calls_raise(make_loop):
+    async def main():
+        def calls():
+            return [pyconc_asyncio.to_thread(abs, -1), pyconc_asyncio.to_thread(int, "x")]
+
+        first, second = await pyconc_asyncio.gather(*calls(), return_exceptions=True)
+        assert (first, type(second)) == (1, ValueError)
+        with pytest.raises(ValueError, match="invalid literal"):
+            await pyconc_asyncio.gather(*calls())
+
+    run_on(make_loop(), main())
+
+
+def test_gather_tells_of_an_executor_that_is_shut_down(loop):
+    async def main():
+        executor = pyconc.ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(executor)
+        executor.shutdown()
+        gathered = pyconc_asyncio.gather(
+            pyconc_asyncio.to_thread(abs, -1), asyncio.sleep(0, "slept"), return_exceptions=True
+        )
+        return await gathered
+
+    error, slept = loop.run_until_complete(main())
+    assert type(error) is RuntimeError
+    assert "cannot schedule new futures after shutdown" in str(error)
+    assert slept == "slept"
+
+
+@on_both_loops
+def test_cancelling_what_gather_returned_cancels_calls_that_wait(make_loop):
+    gate = threading.Event()
+    called = []
+
+    async def main():
+        executor = pyconc.ThreadPoolExecutor(1)
+        asyncio.get_running_loop().set_default_executor(executor)
+        blocked = asyncio.create_task(pyconc_asyncio.to_thread(gate.wait))
+        await asyncio.sleep(0)
+        gathered = pyconc_asyncio.gather(pyconc_asyncio.to_thread(called.append, 1))
+        gathered.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gathered
+        gate.set()
+        await blocked
+
+    run_on(make_loop(), main())
+    assert called == []
+
+
+@on_both_loops
+@pytest.mark.parametrize("return_exceptions", [False, True])
+@pytest.mark.parametrize("aio", [asyncio, pyconc_asyncio], ids=["standard", "pyconc"])
+def test_what_ends_the_program_comes_out_of_the_loop(aio, return_exceptions, make_loop):
+    async def main():
+        try:
+            return await aio.gather(aio.to_thread(sys.exit, 3), return_exceptions=return_exceptions)
+        except SystemExit:
+            return "the task had it"
+
+    loop = make_loop()
+    with pyconc.ThreadPoolExecutor(1) as executor:
+        loop.set_default_executor(executor)
+        with pytest.raises(SystemExit) as exit:
+            loop.run_until_complete(main())
+    assert exit.value.code == 3
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    with contextlib.suppress(RuntimeError):  # uvloop's first run after that ends early, if the task was done as well
+        loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+@on_both_loops
+def test_an_exception_that_nobody_awaits_is_reported(make_loop):
+    reports = []
+
+    async def main():
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, report: reports.append(report))
+        gathered = pyconc_asyncio.gather(pyconc_asyncio.to_thread(int, "x"))
+        while not gathered.done():
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        del gathered
+        gc.collect()
+
+    run_on(make_loop(), main())
+    assert [type(report["exception"]) for report in reports] == [ValueError]
 
 
 # --- get_event_loop -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import sys
 import threading
 from time import perf_counter
 
+import pyconc.asyncio
 from pyconc._bench import harness, rivals
 from pyconc._bench.harness import US, WORKERS, identity, times_less, under, within
 
@@ -124,6 +125,14 @@ async def gather_to_thread(loop, pool, size):
 
 
 @on_loop
+async def gather_to_thread_of_our_module(loop, pool, size):
+    """As gather_to_thread(); pyconc's pool under a program that has changed its import of asyncio, too."""
+    module = pyconc.asyncio if isinstance(pool, pyconc.ThreadPoolExecutor) else asyncio
+    loop.set_default_executor(pool)
+    await module.gather(*[module.to_thread(identity, i) for i in range(size)])
+
+
+@on_loop
 async def gather_queries(loop, pool, size):
     """Look-ups in sqlite, through one connection for each thread."""
     connections = {}
@@ -208,7 +217,11 @@ def make_rows(options):
             row(f"{name}: await run_in_executor one at a time", US, 2_000, one_at_a_time, least),
             row(f"{name}: await to_thread one at a time", US, 2_000, to_thread, least),
         ]
-        works = [("to_thread", 3_000, gather_to_thread, 4), ("sqlite look-ups", 2_000, gather_queries, 2)]
+        works = [
+            ("to_thread", 3_000, gather_to_thread, 4),
+            ("to_thread, pyconc.asyncio", 3_000, gather_to_thread_of_our_module, 8),
+            ("sqlite look-ups", 2_000, gather_queries, 2),
+        ]
         if aiofiles is not None:
             works.append(("files read through aiofiles", 300, gather_files, 1.5))
         for what, size, work, factor in works:
