@@ -645,6 +645,19 @@ def test_a_queued_call_past_its_deadline_never_begins():
         assert not called
 
 
+def test_a_deadline_passes_while_the_thread_that_is_to_take_the_call_calls_its_initializer():
+    gate, called = Gate(), []
+    with pyconc.ThreadPoolExecutor(1, initializer=gate) as pool, gate:
+        late = pool.options(deadline=time.monotonic() + 0.02).submit(called.append, 1)
+        gate.wait_started()
+        assert type(late.exception(timeout=HANG_LIMIT / 2)) is pyconc.TaskTimeout
+        assert pool._work_queue.qsize() == 0
+        behind = pool.submit(abs, -1)
+        gate.open()
+        assert behind.result() == 1
+        assert not called
+
+
 def test_a_deadline_ends_what_runs():
     with pyconc.ThreadPoolExecutor(1) as pool:
         deadline = time.monotonic() + 0.05

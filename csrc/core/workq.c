@@ -169,17 +169,30 @@ workq_pop(workq *q, workq_worker *worker)
     return node;
 }
 
-bool
-workq_take_out(workq *q, list_node **place)
+// Takes a node out, unless idle workers are there for it.
+static bool
+take_out(workq *q, list_node **place, bool in_any_case)
 {
     pthread_mutex_lock(&q->lock);
-    bool taken = workq_length(q) > q->idle;
+    bool taken = in_any_case || workq_length(q) > q->idle;
     if (taken) {
         node_list_remove(&q->nodes, place);
         add(&q->length, -1);
     }
     pthread_mutex_unlock(&q->lock);
     return taken;
+}
+
+bool
+workq_take_out(workq *q, list_node **place)
+{
+    return take_out(q, place, false);
+}
+
+void
+workq_withdraw(workq *q, list_node **place)
+{
+    take_out(q, place, true);
 }
 
 // Sleeps until chosen, or until the deadline: false.  Called and left with the lock held.

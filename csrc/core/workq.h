@@ -89,6 +89,10 @@ list_node *workq_pop(workq *q, workq_worker *worker);
 // as it is from when it has found the place.
 bool workq_take_out(workq *q, list_node **place);
 
+// The same in any case, for a node that nobody is to pop: an idle worker may take long to come for it, as it
+// starts.
+void workq_withdraw(workq *q, list_node **place);
+
 // Blocks an idle worker until there is work (WORKQ_OK) or never will be (WORKQ_CLOSED), or until the deadline
 // (WORKQ_TIMED_OUT).  The worker then calls workq_pop() again.
 int workq_wait(workq *q, workq_worker *worker, int64_t deadline_ns);

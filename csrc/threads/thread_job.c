@@ -274,9 +274,10 @@ expire(thread_job *job)
     while (*place != NULL && *place != &t->delivery.node) {
         place = &(*place)->next;
     }
-    if (*place == NULL || !workq_take_out(q, place)) {
+    if (*place == NULL) {
         return;
     }
+    workq_withdraw(q, place);
     PyObject *error = make_timeout(t, NULL);
     trace_end(&t->traced, job->is_cancelled ? TRACE_CANCELLED : TRACE_TIMED_OUT);
     ++*(job->is_cancelled ? &job->jobs->counts->cancelled : &job->jobs->counts->timed_out);

@@ -220,6 +220,24 @@ a_node_for_which_a_worker_is_idle_is_left_to_it(void)
 }
 
 static void
+a_node_that_nobody_is_to_pop_is_withdrawn_from_an_idle_worker_too(void)
+{
+    workq q;
+    list_node nodes[2];
+    init_queue(&q, 1);
+    workq_worker worker = hire(&q);
+    push_all(&q, nodes, 2);
+    workq_withdraw(&q, &q.nodes.first);
+    CHECK_EQ(workq_length(&q), 1);
+    workq_withdraw(&q, &q.nodes.first);
+    CHECK_EQ(workq_length(&q), 0);
+    CHECK(workq_pop(&q, &worker) == NULL);
+    push_all(&q, nodes, 1);
+    CHECK(workq_pop(&q, &worker) == &nodes[0]);
+    workq_fini(&q);
+}
+
+static void
 a_closed_queue_refuses_but_drains(void)
 {
     workq q;
@@ -1136,6 +1154,7 @@ main(int argc, char **argv)
         CHECK_TEST(nodes_come_out_in_the_order_they_went_in),
         CHECK_TEST(a_node_may_be_taken_out_from_anywhere),
         CHECK_TEST(a_node_for_which_a_worker_is_idle_is_left_to_it),
+        CHECK_TEST(a_node_that_nobody_is_to_pop_is_withdrawn_from_an_idle_worker_too),
         CHECK_TEST(a_closed_queue_refuses_but_drains),
         CHECK_TEST(a_closed_queue_still_gives_nodes_back),
         CHECK_TEST(take_all_takes_everything_in_order),
