@@ -17,7 +17,7 @@ class TaskTimeout(*dict.fromkeys([concurrent.futures.TimeoutError, builtins.Time
     call in a thread that goes on after its grace, or a process that the kernel does not let end. `stack` is text: the
     Python stack of the call's thread when the time was over; if a process did not end the call soon, or was killed at
     once, that of each of its threads, also where C code was running; of a coroutine, what it awaited then; None if
-    there is none. The traceback shows it, too.
+    there is none. It ends with the worker's own code that has called the task. The traceback shows it, too.
 
     It can be pickled, and has all of that afterwards.
 

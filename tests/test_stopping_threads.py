@@ -528,6 +528,8 @@ def test_the_error_shows_where_the_call_was():
                 break
         assert error.stack.startswith("Thread 0x")
         assert " in loop_in_function\n" in error.stack.splitlines(keepends=True)[1]
+        assert error.stack.count("\n") == 3
+        assert 'pyconc/thread_pool.py", line ' in error.stack.splitlines()[2]
         assert error.stack.rstrip() in str(error.__cause__)
 
 

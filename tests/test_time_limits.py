@@ -135,6 +135,13 @@ def test_the_error_shows_where_the_call_was(pool, fn):
     assert error.stack.rstrip() in str(error.__cause__)
 
 
+@pytest.mark.parametrize("fn", [loop_for_ever, hold_the_gil])
+@with_pool
+def test_nothing_of_how_the_worker_was_started_is_shown(pool, fn):
+    stack = timeout_of(pool.options(timeout=0.05, grace=1 if fn is hold_the_gil else FOREVER).submit(fn)).stack
+    assert re.search(r'pyconc/_process/worker_main\.py", line \d+ in main\n\Z', stack), stack
+
+
 @with_pool
 def test_also_without_any_grace(pool, monkeypatch):
     monkeypatch.setattr(black_box.BlackBox.wait, "__defaults__", (HANG_LIMIT,))  # it may get no CPU for a while

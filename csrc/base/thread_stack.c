@@ -18,7 +18,7 @@ add_line(PyObject *text, PyFrameObject *frame)
 }
 
 PyObject *
-thread_stack(PyThreadState *thread, unsigned long thread_id)
+thread_stack(PyThreadState *thread, unsigned long thread_id, const PyObject *base)
 {
     char title[64];
     snprintf(title, sizeof(title), "Thread 0x%016lx (most recent call first):\n", thread_id);
@@ -26,7 +26,7 @@ thread_stack(PyThreadState *thread, unsigned long thread_id)
     PyObject *text = PyUnicode_FromString(title);
     for (int i = 0; i < FRAMES_MAX && frame != NULL && text != NULL; i++) {
         text = add_line(text, frame);
-        PyFrameObject *caller = PyFrame_GetBack(frame);
+        PyFrameObject *caller = (PyObject *)frame == base ? NULL : PyFrame_GetBack(frame);
         Py_DECREF(frame);
         frame = caller;
     }

@@ -33,7 +33,7 @@ worker_interrupt_note(call_place *place)
 {
     WorkerObject *self = THING_OF(place, WorkerObject, place);
     if (self->where == NULL && worker_interrupt_reason(place) == STOP_BY_TIMEOUT) {
-        PyObject *where = thread_stack(PyThreadState_Get(), PyThread_get_thread_ident());
+        PyObject *where = thread_stack(PyThreadState_Get(), PyThread_get_thread_ident(), self->base_frame);
         Py_XSETREF(self->where, where);  // before Python 3.12 another signal may have come meanwhile
     }
 }

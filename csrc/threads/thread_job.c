@@ -294,7 +294,7 @@ note_stack(thread_job *job)
     worker *w = job->runner->worker;
     bool is_over = false;
     job->is_over = &is_over;
-    PyObject *stack = thread_stack(w->thread, w->thread_id);
+    PyObject *stack = thread_stack(w->thread, w->thread_id, w->base_frame);
     if (is_over) {
         Py_XDECREF(stack);
         return false;

@@ -59,6 +59,7 @@ typedef struct worker {
     list_link *runners;               // the innermost first
     unsigned long thread_id;          // as PyThread_get_thread_ident() says it; constant
     PyThreadState *thread;            // borrowed; constant
+    const PyObject *base_frame;       // that has made this thread a worker, borrowed; constant
     workq_worker parking;             // owner thread
     struct ThreadQueueObject *queue;  // borrowed
     PyObject *context;                // a copy of the one that the thread began with, for tasks above others

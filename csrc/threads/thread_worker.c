@@ -194,6 +194,7 @@ thread_worker_run(ThreadQueueObject *self, PyObject *reservation, int64_t max_id
         .thread_id = PyThread_get_thread_ident(),
         .native_id = PyThread_get_thread_native_id(),
         .thread = PyThreadState_Get(),
+        .base_frame = (PyObject *)PyEval_GetFrame(),
         .parking = WORKQ_WORKER_INIT,
         .queue = self,
     };

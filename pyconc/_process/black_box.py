@@ -30,6 +30,7 @@ import faulthandler
 import fcntl
 import functools
 import os
+import re
 import signal
 import time
 import weakref
@@ -87,6 +88,10 @@ _LOOK_SECONDS = 0.0002
 
 # Code that closes all files and opens others gets low numbers: faulthandler would write there.
 _LOWEST_FD = 200
+
+# In a stack, a worker's main(), and what has called that: how it was started, and in one that was forked what the
+# program did then, which reads as if the task did it.
+_BASE = r'(/pyconc/_process/worker_main\.py", line \d+ in main\n)(?:  .*\n)+'
 
 
 # ---- the parent ----
@@ -260,7 +265,7 @@ def _signal_of(pid):
 
 
 def _decode(data):
-    return data.decode("utf-8", "replace").lstrip("\n") or None
+    return re.sub(_BASE, r"\1", data.decode("utf-8", "replace").lstrip("\n")) or None
 
 
 def _can_answer(pid, number):
