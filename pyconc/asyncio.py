@@ -241,10 +241,11 @@ def gather(*coros_or_futures, return_exceptions=False):
     """Return a future of the list of the results of coros_or_futures, in their order.
 
     return_exceptions: whether exceptions stand in that list; otherwise awaiting the future raises the first one, and
-    the others run on. Cancelling the future cancels what has not ended. Raises TypeError for what cannot be awaited. Of calls of this module's to_thread() no task is made:
-    they go to their threads as gather() is called, and not when the loop next runs, and asyncio.all_tasks() does not
-    name them. On a loop whose tasks the program makes itself (a task factory, a create_task() of its own) or that is in
-    debug mode, everything is the standard function's.
+    the others run on. Cancelling the future cancels what has not ended. Raises TypeError for what cannot be awaited.
+
+    Of calls of this module's to_thread() no task is made: they go to their threads as gather() is called, and not when
+    the loop next runs, and asyncio.all_tasks() does not name them. On a loop whose tasks the program makes itself (a
+    task factory, a create_task() of its own) or that is in debug mode, everything is the standard function's.
 
         >>> from pyconc import asyncio
         >>> async def main():
