@@ -82,6 +82,9 @@ _BLACK_BOX = "/memfd:pyconc-black-box (deleted)"
 # What codec.h calls them.
 _SCALARS, _NAMED = 8, 16
 
+# The function that a node's worker calls for a coroutine, whose name is in its argument.
+_OF_A_CLUSTER = ["pyconc.cluster._calls", "run_coroutine"]
+
 _HISTOGRAM = ("calls", "total", "p50", "p90", "p99", "max")
 _STATS = (
     *("workers", "idle", "running", "queued", "submitted", "completed", "failed", "cancelled", "timed_out", "died"),
@@ -354,10 +357,12 @@ def _describe_worker(
 
 def _name_of_call(flags: int, callable_bytes: int, stream: bytes) -> str | None:
     """Return what a call is named by its options, or else the function's name; nothing is unpickled for that."""
+    rest = stream[callable_bytes:]
     if not flags & _NAMED:
         texts = _leading_texts(stream[:callable_bytes], 2)
+        if texts == _OF_A_CLUSTER:
+            texts = _texts_of_packed(flags, rest)
         return texts[1] if len(texts) == 2 else None
-    rest = stream[callable_bytes:]
     if not flags & _SCALARS:
         return next(iter(_leading_texts(rest, 1)), None)
     try:
@@ -365,6 +370,19 @@ def _name_of_call(flags: int, callable_bytes: int, stream: bytes) -> str | None:
     except (ValueError, TypeError, IndexError):
         return None
     return name if isinstance(name, str) else None
+
+
+def _texts_of_packed(flags: int, rest: bytes) -> list[str]:
+    """Return what _leading_texts() does of a call that came packed; pyconc/cluster/_calls.py says how."""
+    try:
+        if flags & _SCALARS:
+            (packed,) = _core.scalars_loads(rest)
+        else:
+            packed = rest[11 if rest[2] == 0x95 else 2 :]  # see below
+            packed = packed[{b"C": 2, b"B": 5}[packed[:1]] :]
+        return _leading_texts(packed[2:] if packed[0] in (0, 1) else packed, 2)
+    except (ValueError, TypeError, LookupError):
+        return []
 
 
 def _leading_texts(pickled: bytes, most: int) -> list[str]:

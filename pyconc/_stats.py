@@ -33,7 +33,10 @@ _COUNTS = (
     *("name", "max_workers", "workers", "idle", "running", "queued", "submitted"),
     *("completed", "failed", "cancelled", "timed_out", "died", "abandoned", "recycled", "stolen", "run", "wait"),
 )
-_WORKER = ("id", "name", "state", "calls", "task", "running_for", "running", "is_abandoned", "rss", "cpu", "progress")
+_WORKER = (
+    *("id", "name", "state", "calls", "task", "running_for", "running"),
+    *("is_abandoned", "rss", "cpu", "progress", "node"),
+)
 
 # What a worker process does with a call, as its queue numbers that.
 PHASES = ("unpickling", "running", "pickling")
@@ -93,7 +96,7 @@ class PoolStats(namedtuple("PoolStats", _COUNTS)):
     __slots__ = ()
 
 
-class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, False, None, None, None))):
+class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, False, None, None, None, None))):
     """The present work of an executor's worker; see the executor's workers().
 
     id: the process's or the thread's number, as ps and top have it.
@@ -110,6 +113,7 @@ class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, Fa
     cpu: for how many seconds the process or the thread has computed so far; None: it has ended.
     progress: a pyconc.TaskProgress: what that call has told last by Task.progress(), in a CoroutinePool the call that
     has told something last; None: nothing.
+    node: of an executor on a cluster the address of the worker's node, where id is its number; else None.
 
     Raises nothing.
 

@@ -43,6 +43,7 @@ class WorkerStats(NamedTuple):
     rss: int | None = None
     cpu: float | None = None
     progress: TaskProgress | None = None
+    node: str | None = None
 
 def check_timed(timed: bool) -> None: ...
 def build(name: str, max_workers: int, numbers: tuple[Any, ...]) -> PoolStats: ...

@@ -94,6 +94,11 @@ def wait_for_nodes(executor, number):
     wait_until(lambda: len(executor.stats().nodes) == number, f"{number} nodes")
 
 
+def counts(executor):
+    now = executor.stats()
+    return now.queued, now.running, now.submitted, now.completed, now.failed, now.cancelled, now.died, now.again
+
+
 # --- Calls ------------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +201,164 @@ def test_what_a_worker_runs_is_seen_by_its_own_name(cluster, executor):
         assert {member["task"] for pool in pools for member in pool["members"]} >= {"wait_seen", "mine"}
         gate.open()
     assert {future.result() for future in futures} == {"wait_seen", "mine"}
+
+
+def test_coroutines_are_seen_by_their_own_names(cluster, coroutines, tmp_path):
+    """From outside, by workers(), and by the code of the coroutine."""
+    named = coroutines.submit(hold_and_name, tmp_path)
+    wait_until(lambda: list(tmp_path.glob("began.*")), "the coroutine")
+    nodes = [nanny.pid for nanny in cluster.workers.values()]
+    pools = [pool for node in nodes for pool in _dump.look(node)["pools"]]
+    assert "hold_and_name" in {member["task"] for pool in pools for member in pool["members"]}
+    assert "hold_and_name" in {worker.task for worker in coroutines.workers(HANG_LIMIT)}
+    (tmp_path / "open").touch()
+    assert named.result() == "hold_and_name"
+
+
+async def hold_and_name(folder):
+    note(folder, "began")
+    while not (folder / "open").exists():
+        await asyncio.sleep(0.01)
+    return pyconc.current_task().name
+
+
+# --- Seen while it runs -----------------------------------------------------------------------------------------------
+
+
+def test_it_is_among_the_executors_of_the_program(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, name="far") as executor:
+        wait_for_nodes(executor, 2)
+        assert list(executor.map(abs, range(5))) == [*range(5)]
+        assert executor.submit(divmod, 1, 0).exception() is not None
+        late = executor.options(timeout=0.01).submit(time.sleep, HANG_LIMIT)
+        assert isinstance(late.exception(), pyconc.TaskTimeout)
+        dead = executor.submit(jobs.die, signal.SIGKILL)
+        assert isinstance(dead.exception(), pyconc.WorkerDied)
+        stats = pyconc.stats()["far"]
+        assert stats == executor.stats() == executor.options(name="view").stats()
+        assert stats[: len(pyconc.PoolStats._fields)] == pyconc.PoolStats(
+            name="far",
+            max_workers=2,
+            workers=2,
+            idle=2,
+            running=0,
+            queued=0,
+            submitted=8,
+            completed=5,
+            failed=1,
+            cancelled=0,
+            timed_out=1,
+            died=1,
+            abandoned=0,
+            recycled=0,
+            stolen=0,
+            run=None,
+            wait=None,
+        )
+        assert repr(executor) == "<ClusterExecutor 'far': 0 running, 0 queued, 2 workers on 2 nodes>"
+    assert pyconc.stats()["far"].submitted == 8
+    del executor
+    wait_until(lambda: "far" not in pyconc.stats(), "the end of the executor")
+
+
+def test_its_numbers_are_metrics(cluster):
+    from pyconc import _metrics
+
+    with ClusterExecutor(cluster, workers_per_node=1, name="far") as executor:
+        wait_for_nodes(executor, 2)
+        assert executor.submit(abs, -1).result() == 1
+        counts = dict(_metrics.read())["far"]
+        found = {metric.name: [value for _, value in metric.values(counts)] for metric in _metrics.METRICS}
+        assert found["executor.pool.size"] == [2]
+        assert found["executor.completed"] == [1, 0, 0, 0, 0]
+        assert not any(timer.times(counts) for timer in _metrics.TIMERS)
+
+
+def test_nodes_tell_what_their_workers_do(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, name="far") as executor, ProcessGate() as gate:
+        wait_for_nodes(executor, 2)
+        held = [executor.submit(wait_seen, gate), executor.options(name="mine").submit(tell_and_wait, gate)]
+        gate.wait_started(2)
+        workers = executor.workers(HANG_LIMIT)
+        assert [worker.node for worker in workers] == sorted(node.address for node in executor.stats().nodes)
+        assert {worker.task: (worker.progress, worker.state, worker.running) for worker in workers} == {
+            "wait_seen": (None, "running", 1),
+            "mine": (pyconc.TaskProgress(1, 2, "half"), "running", 1),
+        }
+        for worker in workers:
+            assert worker.running_for > 0
+            assert worker.rss > 1 << 20
+            assert worker.cpu >= 0
+            assert (worker.name, worker.calls) == ("far_0", 0)
+            assert "pyconc" in Path(f"/proc/{worker.id}/maps").read_text()
+        gate.open()
+        assert [future.result() for future in held] == ["wait_seen", "mine"]
+        wait_until(lambda: [worker.calls for worker in executor.workers()] == [1, 1], "the ends")
+        assert {worker.task for worker in executor.workers(HANG_LIMIT)} == {None}
+    assert executor.workers() == []
+
+
+def tell_and_wait(gate):
+    pyconc.current_task().progress(1, 2, "half")
+    return wait_seen(gate)
+
+
+def test_a_node_that_does_not_answer_is_left_out(cluster, executor):
+    """One that hangs costs the others nothing, and one that dies nothing but itself."""
+    executor.submit(abs, -1).result()
+    nanny = next(iter(cluster.workers.values()))
+    os.kill(nanny.pid, signal.SIGSTOP)
+    try:
+        addresses = {worker.node for worker in executor.workers(0.1)}
+        assert nanny.worker_address not in addresses
+        with ThreadPoolExecutor() as pool:
+            asked = pool.submit(executor.workers, HANG_LIMIT)
+            os.kill(nanny.pid, signal.SIGKILL)
+            assert nanny.worker_address not in {worker.node for worker in asked.result()}
+    finally:
+        os.kill(nanny.pid, signal.SIGCONT)
+
+
+def test_who_gets_the_answers_cannot_wait_for_them(executor):
+    told = concurrent.futures.Future()
+
+    def ask(future):
+        try:
+            executor.workers()
+        except RuntimeError as error:
+            told.set_result(error)
+
+    with ProcessGate() as gate:
+        future = executor.submit(gate)
+        future.add_done_callback(ask)
+        gate.open()
+    assert "callbacks" in str(told.result(HANG_LIMIT))
+
+
+def test_dask_learns_how_much_memory_the_workers_have(cluster, executor):
+    with Client(cluster) as client, ProcessGate() as gate:
+        held = [executor.submit(gate) for _ in range(2)]
+        gate.wait_started(2)
+        least = {worker.node: worker.rss // 2 for worker in executor.workers(HANG_LIMIT)}
+
+        def is_told():
+            nodes = client.scheduler_info(n_workers=-1)["workers"]
+            metrics = [nodes[address]["metrics"] for address in least]
+            return all(told.get("pyconc_workers", 0) >= 1 for told in metrics) and all(
+                told["pyconc_rss"] >= rss for told, rss in zip(metrics, least.values())
+            )
+
+        wait_until(is_told, "a heartbeat of each node")
+        gate.open()
+        concurrent.futures.wait(held)
+
+
+def test_a_worker_with_too_much_memory_is_replaced(cluster):
+    with ClusterExecutor(cluster, workers_per_node=1, max_rss_per_child=1) as executor:
+        wait_for_nodes(executor, 2)
+        first = executor.submit(os.getpid).result()
+        wait_until(lambda: executor.submit(os.getpid).result() != first, "another worker")
+        wait_until(lambda: executor.submit(abs, -1).result() and executor.stats().recycled, "that to be known")
 
 
 def test_map_keeps_the_order(executor):
@@ -393,6 +556,10 @@ def test_dask_may_run_in_the_event_loop():
         ({"transport": "pigeon"}, ValueError),
         ({"concurrency": 2}, ValueError),
         ({"kind": "coroutine", "concurrency": 0}, ValueError),
+        ({"name": 1}, TypeError),
+        ({"max_rss_per_child": 0}, ValueError),
+        ({"max_rss_per_child": "much"}, ValueError),
+        ({"kind": "coroutine", "max_rss_per_child": 1}, ValueError),
     ],
 )
 def test_what_cannot_be_is_refused(arguments, error):
@@ -796,7 +963,7 @@ def test_a_node_behind_a_gateway_that_dies_costs_what_it_had(cluster, gateway, t
         assert [(type(error), error.node) for error in errors] == [(NodeDied, address)] * (1 - retries)
         wait_for_nodes(executor, 2)  # dask starts another one
         assert transports(executor) == ["scheduler"] * 2
-        assert executor.stats()[1:] == (0, 0, 6, 5 + retries, 0, 0, 1 - retries, retries)
+        assert counts(executor) == (0, 0, 6, 5 + retries, 0, 0, 1 - retries, retries)
     runs = Counter(path.name.partition(".")[0] for path in tmp_path.iterdir())
     assert sorted(runs.values()) == [1] * (6 - retries) + [2] * retries
 
@@ -872,7 +1039,7 @@ def test_a_slow_way_to_the_nodes_costs_time_only(cluster, monkeypatch, tmp_path)
             assert executor.submit(jobs.identity, data).result() == data
             futures = [executor.submit(note, tmp_path, number) for number in range(20)]
             assert not concurrent.futures.wait(futures, HANG_LIMIT).not_done
-            assert executor.stats()[1:] == (0, 0, 521, 521, 0, 0, 0, 0)
+            assert counts(executor) == (0, 0, 521, 521, 0, 0, 0, 0)
         monkeypatch.undo()
     assert Counter(path.name.partition(".")[0] for path in tmp_path.iterdir()) == Counter(map(str, range(20)))
 
@@ -952,7 +1119,7 @@ def test_what_waits_on_a_node_goes_to_one_that_idles(executor):
         assert not futures[0].done()
         long.open()
         assert [future.result() for future in futures] == [()] * 2
-    assert executor.stats()[1:] == (0, 0, 8, 8, 0, 0, 0, 0)
+    assert counts(executor) == (0, 0, 8, 8, 0, 0, 0, 0)
 
 
 def kill_node(cluster, address):

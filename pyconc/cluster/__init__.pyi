@@ -5,7 +5,7 @@ from typing import Any, Generic, Literal, NamedTuple, ParamSpec, TypeVar, overlo
 
 from typing_extensions import Self
 
-from pyconc import Future, WorkerDied
+from pyconc import Future, Histogram, WorkerDied, WorkerStats
 
 __all__ = ["ClusterExecutor", "ClusterStats", "NodeDied", "NodePlugin", "NodeStats", "Ref"]
 
@@ -24,6 +24,8 @@ class ClusterExecutor(Executor):
         retries: int = 0,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_rss_per_child: int | str | None = None,
+        name: str | None = None,
     ) -> None: ...
     @overload
     def submit(
@@ -69,6 +71,7 @@ class ClusterExecutor(Executor):
     ) -> _Stream[_T]: ...
     def share(self, obj: _T) -> Ref[_T]: ...
     def stats(self) -> ClusterStats: ...
+    def workers(self, timeout: float = 1.0) -> list[WorkerStats]: ...
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None: ...
     async def __aenter__(self) -> Self: ...
     async def __aexit__(self, *exc_info: object) -> None: ...
@@ -78,14 +81,24 @@ class _Stream(AsyncIterator[_T]):
     async def aclose(self) -> None: ...
 
 class ClusterStats(NamedTuple):
-    nodes: tuple[NodeStats, ...]
-    queued: int
+    name: str
+    max_workers: int
+    workers: int
+    idle: int
     running: int
+    queued: int
     submitted: int
     completed: int
     failed: int
     cancelled: int
+    timed_out: int
     died: int
+    abandoned: int
+    recycled: int
+    stolen: int
+    run: Histogram | None
+    wait: Histogram | None
+    nodes: tuple[NodeStats, ...]
     again: int
 
 class NodeStats(NamedTuple):

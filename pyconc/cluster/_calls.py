@@ -26,6 +26,7 @@ __all__ = [
     "MOST_BYTES",
     "RAISED",
     "STOPPED",
+    "TIMED_OUT",
     "WORKER_DIED",
     "check_size",
     "name_of",
@@ -52,7 +53,7 @@ _PICKLE = 0x80  # the first byte of one
 MOST_BYTES = 2**31 - 2**20
 
 # How a call ended that has returned nothing.
-RAISED, WORKER_DIED, STOPPED = range(3)
+RAISED, WORKER_DIED, STOPPED, TIMED_OUT = range(4)
 
 # In a worker, while it unpickles a call: the pyconc.shared.Refs that the call mentions, by number.
 _at_hand = None
@@ -196,12 +197,25 @@ def run_call(packed, refs=None):
     return _returned(result)
 
 
-async def run_coroutine(packed, refs=None):
-    """Do the same with a coroutine function, in the event loop of a CoroutinePool's worker."""
+def run_coroutine(packed, refs=None):
+    """Do the same with a coroutine function, in the event loop of a CoroutinePool's worker: return a coroutine.
+
+    It has the function's name, which the worker's tasks have from it.
+    """
     try:
         function, args, kwargs = _unpack_call(packed) if refs is None else _unpack_with(packed, refs)
     except BaseException as error:
-        return _not_unpacked(error)
+        return _tell(_not_unpacked(error))
+    coroutine = _run(function, args, kwargs)
+    coroutine.__qualname__ = name_of(function)
+    return coroutine
+
+
+async def _tell(outcome):
+    return outcome
+
+
+async def _run(function, args, kwargs):
     try:
         result = await function(*args, **kwargs)
     except CancelledError:

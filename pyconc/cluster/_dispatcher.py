@@ -49,6 +49,7 @@ from pyconc.cluster._pending import Call, LoopCall, LoopOutcomes
 from pyconc.cluster._refs import make as make_ref
 from pyconc.cluster._refs import pack_call
 from pyconc.cluster._relay import Relay, Relays
+from pyconc.cluster._sight import Sight
 from pyconc.cluster._stats import ClusterStats, NodeStats
 from pyconc.cluster._streams import StreamCall
 
@@ -94,7 +95,9 @@ class _Node:
         self.shared = set()  # numbers of the Refs whose objects it has
         self.to_forget = []  # of those that are gone
         self.to_ask = []  # (number of a stream, for how many items)
-        self.something = asyncio.Event()  # in the outbox, to stop, to recall, to forget, to ask, or to be closed
+        self.to_look = 0  # how often
+        self.looking = deque()  # of each such question that was not answered: a Sight
+        self.something = asyncio.Event()  # in the outbox, one of the fields above, or to be closed
         self.is_closing = False
 
     def room(self):
@@ -147,23 +150,25 @@ class Dispatcher:
 
     target: (address, security) of a scheduler; None: a cluster of one node in this process is made. transport: one of
     TRANSPORTS. initializer: packed with its arguments, or None. begins: how often a call may begin. concurrency: how
-    many coroutines a worker runs at a time; None: calls are of functions. default_options: what options calls have that
-    nobody has chosen any for.
+    many coroutines a worker runs at a time; None: calls are of functions. limits: what else a node's pool is made with.
+    default_options: what options calls have that nobody has chosen any for. name: the executor's; None: it has none.
     """
 
-    def __init__(self, target, transport, workers, initializer, begins, concurrency, default_options):
+    def __init__(
+        self, target, transport, workers, initializer, begins, concurrency, limits, default_options, name=None
+    ):
         self._target = target
         self._transport = transport
         self._workers = workers
         self._initializer = initializer
         self._begins = begins
         self._concurrency = concurrency
+        self._limits = {**limits, "name": name}
         self._default_options = default_options
         # A signal handler may submit, too.
         self._lock = threading.RLock()
         # With the lock: what submit() raises, as a function that makes it; None: it accepts.
         self._refusal = None
-        self._submitted = 0  # with the lock
         # Appended to with the lock; taken from by the loop's thread, which needs no lock for that.
         self._queue = deque()
         self._has_shared = False  # whether there has been a Ref; set by any thread, and never cleared
@@ -178,13 +183,14 @@ class Dispatcher:
         self._is_closing = False
         self._is_lost = False  # whether the scheduler is gone
         self._failure = None  # as a function that makes it, once it is broken
-        self._completed = self._failed = self._cancelled = self._died = self._again = 0
+        self._clear_counts()
         self._main_task = self._over = None  # the latter is an asyncio.Event: the loop may end
         self._ready = Future()  # when it is connected, or cannot be
         self._loop = asyncio.SelectorEventLoop()  # dask's comms are made for this one
         self._pid = os.getpid()
-        name = f"ClusterExecutor-{next(_names)}"
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        key = f"ClusterExecutor-{next(_names)}"
+        self._name = name or key
+        self._thread = threading.Thread(target=self._run, name=key, daemon=True)
         _dispatchers.add(self)
         self._thread.start()
 
@@ -301,22 +307,43 @@ class Dispatcher:
             NodeStats(node.address, node.workers, len(node.running), node.ended, node.seconds, node.transport)
             for node in list(self._nodes.values())
         )
+        workers = sum(node.workers for node in nodes)
         return ClusterStats(
-            nodes,
-            len(self._queue),
-            sum(node.running for node in nodes),
-            self._submitted,
-            self._completed,
-            self._failed,
-            self._cancelled,
-            self._died,
-            self._again,
+            name=self._name,
+            max_workers=workers,
+            workers=workers,
+            idle=sum(max(0, node.workers - node.running) for node in nodes),
+            running=sum(node.running for node in nodes),
+            queued=len(self._queue),
+            submitted=self._submitted,
+            completed=self._completed,
+            failed=self._failed,
+            cancelled=self._cancelled,
+            timed_out=self._timed_out,
+            died=self._died,
+            abandoned=0,
+            recycled=self._recycled,
+            stolen=self._stolen,
+            run=None,
+            wait=None,
+            nodes=nodes,
+            again=self._again,
         )
+
+    def workers(self, timeout):
+        """Return a list of WorkerStats of the workers of all nodes that answer within so many seconds."""
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("workers() waits for the thread that calls futures' callbacks, which this one is")
+        sight = Sight()
+        with self._lock:
+            is_told = self._tell(partial(self._look, sight))
+        return sight.wait(timeout) if is_told else []
 
     def after_fork(self):
         """In the child of a fork, which has neither the thread nor the nodes: fail what is pending."""
         self._lock = threading.RLock()
         self._refusal = _in_child
+        self._clear_counts()
         nodes, self._nodes = list(self._nodes.values()), {}
         queued, self._queue = list(self._queue), deque()
         for node in nodes:
@@ -332,9 +359,16 @@ class Dispatcher:
             self._ready.set_exception(_in_child())
 
     def _tell(self, function):
-        """With the lock, under which the loop is closed: have its thread call a function, unless it has ended."""
-        if not self._loop.is_closed() and self._pid == os.getpid():
-            self._loop.call_soon_threadsafe(function)
+        """With the lock, under which the loop is closed: have its thread call a function; False: it has ended."""
+        if self._loop.is_closed() or self._pid != os.getpid():
+            return False
+        self._loop.call_soon_threadsafe(function)
+        return True
+
+    def _clear_counts(self):
+        self._submitted = 0  # with the lock
+        self._completed = self._failed = self._cancelled = self._timed_out = self._died = self._again = 0
+        self._recycled = self._stolen = 0
 
     # --- The loop's thread: its life ----------------------------------------------------------------------------------
 
@@ -542,6 +576,7 @@ class Dispatcher:
                     "workers": self._workers,
                     "initializer": self._initializer,
                     "concurrency": self._concurrency,
+                    "limits": self._limits,
                 }
             )
             hello = await comm.read()
@@ -622,6 +657,9 @@ class Dispatcher:
                 if node.to_ask:
                     asked, node.to_ask = node.to_ask, []
                     await node.comm.write({"op": "more", "asked": asked})
+                while node.to_look:
+                    node.to_look -= 1
+                    await node.comm.write({"op": "look"})
                 if node.is_closing:
                     await node.comm.write({"op": "close"})
         except OSError:
@@ -667,6 +705,16 @@ class Dispatcher:
             node.to_ask.append((number, count))
             node.something.set()
 
+    def _look(self, sight):
+        """Ask all nodes what their workers do."""
+        for node in self._nodes.values():
+            if not node.is_closing:
+                sight.expect(node)
+                node.looking.append(sight)
+                node.to_look += 1
+                node.something.set()
+        sight.end_if_complete()
+
     def _forget(self, number):
         for node in self._nodes.values():
             if number in node.shared:
@@ -678,11 +726,17 @@ class Dispatcher:
         if message["op"] == "broken":
             self._break(_maker(calls.unpack_error(calls.RAISED, message["error"], node.address, None)))
             return
+        if message["op"] == "workers":
+            node.looking.popleft().receive(node, message["workers"])
+            return
         for number, packed in message.get("items", ()):
             node.running[number].receive(packed)
         returned = node.take_all(message["numbers"])
         failed = [(node.take(number), how, error) for number, how, error in message.get("failures", ())]
-        self._queue_again([node.take(number) for number in sorted(message.get("unbegun", ()))])
+        unbegun = sorted(message.get("unbegun", ()))
+        self._stolen += len(unbegun)
+        self._recycled += message.get("recycled", 0)
+        self._queue_again([node.take(number) for number in unbegun])
         node.ended += len(returned) + len(failed)
         if message["seconds"] is not None:
             node.learn(message["seconds"])
@@ -711,6 +765,8 @@ class Dispatcher:
             if self._begin_again(call):
                 return
             self._died += 1
+        elif how == calls.TIMED_OUT:
+            self._timed_out += 1
         else:
             self._failed += 1
         error = calls.unpack_error(how, packed, node.address, call.task)
@@ -724,6 +780,8 @@ class Dispatcher:
         is_short: there was no memory here for a message from it, and nobody can tell whose outcome that had.
         """
         del self._nodes[node.address]
+        for sight in node.looking:
+            sight.receive(node, None)
         for number in list(node.running):
             call = node.take(number)
             if is_short:
@@ -836,7 +894,7 @@ class Dispatcher:
                 return
             self._queue.remove(call)
         if call.begin():
-            self._failed += 1
+            self._timed_out += 1
             _, _, _, deadline, name = call.options
             call.finish(None, make_timeout(call.task, name, None, deadline, None, None, None))
             self._outcomes.send()

@@ -8,7 +8,7 @@ from itertools import islice
 from operator import index
 from time import monotonic
 
-from pyconc import _options
+from pyconc import _names, _options, _stats
 from pyconc._async_with import AsyncWith
 from pyconc._core import Chain
 from pyconc.cluster import _calls as calls
@@ -24,7 +24,7 @@ __all__ = ["ClusterExecutor"]
 _DEFAULT_OPTIONS = {"process": (0, 1.0, None, None, None), "coroutine": (1, 1.0, None, None, None)}
 
 
-class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
+class ClusterExecutor(_stats.Observed, AsyncWith, concurrent.futures.Executor):
     """A concurrent.futures.Executor on the nodes of a dask.distributed cluster: each runs calls in pyconc's processes.
 
     cluster: a dask.distributed Client, a cluster object such as SSHCluster's, or a scheduler's address; only address
@@ -41,6 +41,10 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     twice.
     initializer, initargs: each worker calls initializer(*initargs) before its first call. If it raises, the executor is
     broken.
+    max_rss_per_child: how much memory a worker may have before another one takes its place, as for ProcessPoolExecutor,
+    and for kind="process" only. What dask's memory limits count is the node's own process, not these.
+    name: what stats() and the workers' names in `ps` and `top` say, on the nodes, too; default: one like
+    "ClusterExecutor-0".
 
     Calls go to the nodes directly, many in one message when there are many; nodes that dask starts later take part.
     Each node must have pyconc in the same version, on the same Python x.y. Functions and classes of `__main__` travel
@@ -90,6 +94,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         retries=0,
         initializer=None,
         initargs=(),
+        max_rss_per_child=None,
+        name=None,
     ):
         if kind not in _DEFAULT_OPTIONS:
             raise ValueError(f"kind must be 'process' or 'coroutine', not {kind!r}")
@@ -106,13 +112,22 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             raise ValueError("retries must be 0 or more")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
+        _names.check_name(name)
+        limits = {}
+        if max_rss_per_child is not None:
+            if kind != "process":
+                raise ValueError("max_rss_per_child is for kind='process'")
+            limits["max_rss_per_child"] = _options.as_bytes("max_rss_per_child", max_rss_per_child)
         setup = None if initializer is None else calls.pack((initializer, tuple(initargs)))
         self._options = _DEFAULT_OPTIONS[kind]
         self._call_options = None if kind == "process" else self._options  # None: as those of the node's pool
         self._run_chunk = calls.run_chunk if kind == "process" else calls.run_coroutines
         self._dispatcher = Dispatcher(
-            _target_of(cluster), transport, workers_per_node, setup, 1 + retries, concurrency, self._options
+            *(_target_of(cluster), transport, workers_per_node, setup, 1 + retries, concurrency, limits),
+            self._options,
+            name,
         )
+        self._observe()
 
     def submit(self, fn, /, *args, **kwargs):
         """Have a worker of some node call fn(*args, **kwargs), or await that; return a pyconc.Future.
@@ -257,7 +272,8 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
     def stats(self):
         """Return a pyconc.cluster.ClusterStats: which nodes there are, and what became of the calls.
 
-        Any thread may call this. Raises nothing.
+        Its numbers are those of other executors' stats(), and pyconc.stats() has them among those. Nodes are not asked.
+        In the child of a fork everything begins at 0. Any thread may call this, a signal handler too. Raises nothing.
 
             >>> with ClusterExecutor(workers_per_node=1) as executor:
             ...     executor.submit(abs, -1).result()
@@ -266,6 +282,21 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
             1
         """
         return self._dispatcher.stats()
+
+    def workers(self, timeout=1.0):
+        """Ask the nodes; return a list with a pyconc.WorkerStats for each worker there is: what it runs, and has done.
+
+        timeout: for how many seconds to wait for answers, of which each takes a node a millisecond; a node that has not
+        answered by then is left out. Where dask runs in the event loop, call this in another thread, or no node can
+        answer. Empty after the shutdown, and in the child of a fork. Raises RuntimeError in a future's callback, for
+        that runs in the thread that gets the answers.
+
+            >>> with ClusterExecutor(workers_per_node=1, name="far") as executor:
+            ...     future = executor.submit(abs, -1)
+            ...     print(future.result(), [(worker.name, worker.calls) for worker in executor.workers()])
+            1 [('far_0', 1)]
+        """
+        return self._dispatcher.workers(timeout)
 
     def shutdown(self, wait=True, *, cancel_futures=False):
         """Refuse calls from now on, and let the workers end when all calls have.
@@ -312,11 +343,10 @@ class ClusterExecutor(AsyncWith, concurrent.futures.Executor):
         if self._dispatcher is not None and self._pool is None:
             self._dispatcher.close(False)
 
-    def __repr__(self):
-        if self._dispatcher is None:  # __init__() has failed
-            return object.__repr__(self)
+    def _describe(self):
         now = self.stats()
-        return f"<{type(self).__name__}: {len(now.nodes)} nodes, {now.running} running, {now.queued} queued>"
+        busy = f"{now.running} running, {now.queued} queued, {now.workers} workers"
+        return f"{now.name!r}: {busy} on {len(now.nodes)} nodes"
 
 
 def _count(name, value):

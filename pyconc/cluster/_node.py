@@ -15,6 +15,7 @@ place. Messages to the node:
     forget: numbers         no call will mention these objects any more
     stop: numbers           do with these calls what their on_cancel says
     recall: numbers         give back those of these calls that have not begun; none of them may be stopped
+    look                    tell what the workers do
     close                   let the workers end, then close the comm
 
 and from it:
@@ -25,7 +26,9 @@ and from it:
                             these calls have returned these results; failures: (number, how, error) of the others;
                             unbegun: numbers of calls that were recalled in time; seconds: how long each of the recent
                             calls has kept a worker, on average, or None. items, if there are any: a list of number
-                            and packed items of streams; an end comes after all items
+                            and packed items of streams; an end comes after all items. recycled, unless it is 0:
+                            how many workers had more memory than they may have, since the last message
+    workers: packed         the answer to look, a list of pyconc.WorkerStats; answers have the order of the questions
     broken: error           the pool is broken, as its initializer has failed; what has not ended never does
 
 When the comm ends in another way, the program has ended or nobody can reach it: its workers are killed. Results are
@@ -37,6 +40,7 @@ import contextlib
 import platform
 import sys
 import time
+import weakref
 from collections import deque
 from functools import partial
 
@@ -44,16 +48,19 @@ from distributed import WorkerPlugin
 from distributed.core import Status
 
 import pyconc
+from pyconc import _dump
 from pyconc._core import Outbox
 from pyconc._options import ON_CANCEL
+from pyconc._process import kernel
 from pyconc._process.pickling import WorkerDied
+from pyconc._task_timeout import TaskTimeout
 from pyconc.cluster import _calls as calls
 from pyconc.cluster import _refs
 from pyconc.cluster._relay import RELAY, Mailboxes
 from pyconc.coroutine_pool import CoroutinePool
 from pyconc.process_pool import ProcessPoolExecutor, default_workers
 
-__all__ = ["OPEN", "PLUGIN", "NodePool", "SessionPlugin", "identify"]
+__all__ = ["OPEN", "PLUGIN", "NodePool", "SessionPlugin", "census_of", "identify"]
 
 OPEN = "pyconc-open"
 PLUGIN = "pyconc-nodes"
@@ -90,8 +97,9 @@ class SessionPlugin(WorkerPlugin):
     idempotent = True
 
     def setup(self, worker):
-        self._mailboxes = Mailboxes(worker, _open)
-        worker.handlers[OPEN] = _open
+        self._census = census_of(worker)
+        self._mailboxes = Mailboxes(worker, self._open)
+        worker.handlers[OPEN] = self._open
         worker.handlers[RELAY] = self._mailboxes.answer
 
     def teardown(self, worker):
@@ -99,9 +107,40 @@ class SessionPlugin(WorkerPlugin):
         worker.handlers.pop(RELAY, None)
         self._mailboxes.end()
 
+    async def _open(self, comm, **wanted):
+        return await _open(comm, self._census, **wanted)
 
-async def _open(comm, versions, workers, initializer, concurrency):
-    """Serve an executor for as long as the comm lasts. concurrency: a worker's coroutines at a time; None: of calls."""
+
+class _Census:
+    """What dask's worker tells its scheduler of the processes of its pools; that sees the worker's own alone."""
+
+    def __init__(self):
+        self.pools = weakref.WeakSet()
+
+    def count_workers(self, worker):
+        return len(self._list())
+
+    def add_rss(self, worker):
+        return sum(filter(None, map(kernel.read_rss, self._list())))
+
+    def _list(self):
+        return [number for pool in self.pools for number in list(pool._processes or ())]
+
+
+def census_of(worker):
+    """Return the _Census of a worker of dask's, which has one from the first time on."""
+    if "pyconc_rss" not in worker.metrics:
+        census = _Census()
+        worker.metrics.update(pyconc_workers=census.count_workers, pyconc_rss=census.add_rss)
+    return worker.metrics["pyconc_rss"].__self__
+
+
+async def _open(comm, census, versions, workers, initializer, concurrency, limits):
+    """Serve an executor for as long as the comm lasts.
+
+    census: learns of its pool. concurrency: how many coroutines a worker runs at a time; None: calls are of functions.
+    limits: more arguments of the pool's.
+    """
     mine = identify()
     if versions != mine:
         theirs, ours = (", ".join(f"{name} {version}" for name, version in each.items()) for each in (versions, mine))
@@ -113,12 +152,14 @@ async def _open(comm, versions, workers, initializer, concurrency):
             workers = default_workers() if workers is None else workers
             setup = {} if initializer is None else {"initializer": calls.set_up, "initargs": (initializer,)}
             if concurrency is None:
-                pool, slots = NodePool(workers, **setup), workers
+                pool, slots = NodePool(workers, **setup, **limits), workers
             else:
-                pool, slots = _LoopPool(workers, concurrency=concurrency, **setup), workers * concurrency
+                pool = _LoopPool(workers, concurrency=concurrency, **setup, **limits)
+                slots = workers * concurrency
         except OSError as error:
             await comm.write({"op": "hello", "error": f"node {comm.local_address} cannot have a pool: {error}"})
         else:
+            census.pools.add(pool)
             await _Session(comm, pool).serve({"op": "hello", "workers": workers, "slots": slots})
     await comm.close()
     return Status.dont_reply
@@ -135,7 +176,9 @@ class _Session:
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(self._tell)  # what has ended; any thread
         self._pending = 0  # how many calls the program waits for; the loop's thread
-        self._has_run = (0, 0.0)  # how many calls the pool had run at the last message, and for how long; as above
+        # How many calls the pool had run at the last message, for how long, and how many workers had left; as above.
+        self._has_run = (0, 0.0, 0)
+        self._sights = deque()  # what workers() of the pool has returned, and the program was not told yet; as above
         self._something = asyncio.Event()
         self._opening = []  # what _open_stream() is to get; _begin() adds
         self._streams = {}  # by number: _Stream, of those that have not ended; the loop's thread
@@ -152,6 +195,10 @@ class _Session:
             while (message := await self._comm.read())["op"] != "close":
                 if message["op"] in ("stop", "recall"):
                     self._cancel(message["numbers"], message["op"] == "recall")
+                    continue
+                if message["op"] == "look":
+                    self._sights.append(calls.pack(self._look()))
+                    self._something.set()
                     continue
                 if message["op"] == "share":
                     await asyncio.to_thread(self._share, message["number"], message["packed"])
@@ -251,6 +298,19 @@ class _Session:
             elif self._outbox.cancel(number) and is_recall:
                 self._recalled.add(number)
 
+    def _look(self):
+        """Return the workers() of the pool, with the names of the calls themselves and this node's address."""
+        workers = self._pool.workers()
+        if any(worker.task is not None for worker in workers):
+            region = f"/proc/self/fd/{self._pool._opened.queue.region.fileno()}"
+            numbers = {worker.process.pid: worker.number for worker in self._pool._opened.list_workers()}
+            tasks = {member["number"]: member["task"] for member in _dump.read_pool(region)["members"]}
+            workers = [
+                worker if worker.task is None else worker._replace(task=tasks.get(numbers.get(worker.id)))
+                for worker in workers
+            ]
+        return [worker._replace(node=self._comm.local_address) for worker in workers]
+
     def _tell(self):
         """Have the loop send what has ended. The pool's thread, or _begin()'s."""
         with contextlib.suppress(RuntimeError):  # dask's loop is closed, and so is the comm
@@ -273,6 +333,8 @@ class _Session:
             while True:
                 await self._something.wait()
                 self._something.clear()
+                while self._sights:
+                    await self._comm.write({"op": "workers", "workers": self._sights.popleft()})
                 if len(self._outbox) or self._items:
                     message, rest = self._next_message()
                     await self._comm.write(message)
@@ -293,8 +355,7 @@ class _Session:
             if error is not None:
                 if self._pool._broken:
                     return {"op": "broken", "error": calls.pack_error(error)}, 0
-                how = calls.WORKER_DIED if isinstance(error, WorkerDied) else calls.RAISED
-                failures.append((number, how, calls.pack_error(error)))
+                failures.append((number, _how(error), calls.pack_error(error)))
             elif outcome is not None:
                 how, packed = outcome
                 if how is None:
@@ -309,21 +370,33 @@ class _Session:
                 failures.append((number, calls.STOPPED, b""))
         count = len(numbers) + len(failures) + len(unbegun)
         self._pending -= count
-        answer = {"op": "ended", "numbers": numbers, "results": results, "seconds": self._recent_seconds()}
+        seconds, recycled = self._learn()
+        answer = {"op": "ended", "numbers": numbers, "results": results, "seconds": seconds}
         if failures:
             answer["failures"] = failures
         if unbegun:
             answer["unbegun"] = unbegun
         if items:
             answer["items"] = items
+        if recycled:
+            answer["recycled"] = recycled
         return answer, _LINGER if count >= _MANY else 0
 
-    def _recent_seconds(self):
-        """Return how long each call has kept a worker since the last message; None: none has."""
-        ran = self._pool.stats().run
-        calls_before, seconds_before = self._has_run
-        self._has_run = ran.calls, ran.total
-        return (ran.total - seconds_before) / (ran.calls - calls_before) if ran.calls > calls_before else None
+    def _learn(self):
+        """Return how long each call has kept a worker since the last message, None: none has; how many have left."""
+        stats = self._pool.stats()
+        ran, recycled = stats.run, stats.recycled
+        calls_before, seconds_before, recycled_before = self._has_run
+        self._has_run = ran.calls, ran.total, recycled
+        seconds = (ran.total - seconds_before) / (ran.calls - calls_before) if ran.calls > calls_before else None
+        return seconds, recycled - recycled_before
+
+
+def _how(error):
+    """Return how a call has ended of which the pool says this."""
+    if isinstance(error, WorkerDied):
+        return calls.WORKER_DIED
+    return calls.TIMED_OUT if isinstance(error, TaskTimeout) else calls.RAISED
 
 
 class _Stream:

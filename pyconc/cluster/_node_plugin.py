@@ -5,7 +5,7 @@ from operator import index
 from distributed import WorkerPlugin
 from distributed.core import Status
 
-from pyconc.cluster._node import NodePool
+from pyconc.cluster._node import NodePool, census_of
 
 __all__ = ["NodePlugin"]
 
@@ -55,7 +55,8 @@ class NodePlugin(WorkerPlugin):
         if self.name in worker.executors:
             raise ValueError(f"node {worker.address} has another executor of the name {self.name!r}")
         workers = worker.state.nthreads if self._workers is None else self._workers
-        worker.executors[self.name] = NodePool(workers, **self._options)
+        pool = worker.executors[self.name] = NodePool(workers, **self._options)
+        census_of(worker).pools.add(pool)
 
     def teardown(self, worker):
         """Dask calls this on each node."""

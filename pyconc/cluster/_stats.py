@@ -1,6 +1,9 @@
 """The objects that stats() of a ClusterExecutor returns."""
 
+from collections import namedtuple
 from typing import NamedTuple
+
+from pyconc._stats import PoolStats
 
 __all__ = ["ClusterStats", "NodeStats"]
 
@@ -31,30 +34,27 @@ class NodeStats(NamedTuple):
     transport: str
 
 
-class ClusterStats(NamedTuple):
-    """A ClusterExecutor's present work, and all that it has done, as numbers.
+class ClusterStats(namedtuple("ClusterStats", (*PoolStats._fields, "nodes", "again"))):
+    """A ClusterExecutor's present work, and all that it has done, as numbers: those of pyconc.PoolStats, and two more.
 
-    nodes: a NodeStats for each node that takes calls now. queued: calls that were sent to no node yet. running: calls
-    that were sent, and have not ended. submitted: calls that the executor has accepted. Each ends in one of four ways:
-    completed: it has returned something. failed: it has raised something, or could not be pickled or unpickled.
-    cancelled: before it was sent. died: its worker or its node was lost, and it was not to begin again.
-    again: how often a call began again, by `retries`.
+    workers, max_workers: how many worker processes the present nodes may have together; each starts them as it needs
+    them. idle: at least so many of these have no call.
+    queued: calls that were sent to no node yet. running: calls that were sent, and have not ended.
+    cancelled: before they were sent, or while a node had them. died: their workers or nodes were lost, and they were
+    not to begin again. recycled: workers that had more memory than max_rss_per_child, as far as nodes have told.
+    stolen: calls that a node has given back, as they waited there while another node had nothing to do.
+    abandoned is 0, and run and wait are None.
+
+    nodes: a NodeStats for each node that takes calls now. again: how often a call began again, by `retries`.
 
     Raises nothing.
 
-        >>> from pyconc.cluster import ClusterStats
-        >>> ClusterStats((), 0, 0, submitted=3, completed=2, failed=1, cancelled=0, died=0, again=0).failed
-        1
+        >>> from pyconc.cluster import ClusterExecutor
+        >>> with ClusterExecutor(workers_per_node=1, name="far") as executor:
+        ...     future = executor.submit(len, "abc")
+        ...     print(future.result(), executor.stats()._asdict())  # doctest: +ELLIPSIS
+        3 {'name': 'far', 'max_workers': 1, ..., 'completed': 1, ...}
     """
 
     __module__ = __package__
-
-    nodes: "tuple[NodeStats, ...]"
-    queued: int
-    running: int
-    submitted: int
-    completed: int
-    failed: int
-    cancelled: int
-    died: int
-    again: int
+    __slots__ = ()
