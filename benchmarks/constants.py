@@ -66,15 +66,15 @@ TABLE = [
     # What is sent with them.
     Constant("csrc/base/scalars.h", "SCALARS_BYTES_MAX", ("16", "400"), "arguments"),
     Constant("csrc/base/scalars.c", "DEPTH_MAX", ("0", "16"), "arguments"),
-    Constant("csrc/processes/codec.h", "CALLABLES_MAX", ("64", "65536"), "many_callables"),
-    Constant("csrc/processes/codec.c", "CALLABLE_BYTES_MAX", ("1024", "262144"), "large_callables"),
-    Constant("csrc/processes/codec.c", "LARGE_STRING_BYTES", ("(16 << 10)", "(256 << 10)"), "strings"),
-    Constant("csrc/processes/codec.c", "LARGE_STRING_DEPTH", ("1", "8"), "nested_arguments"),
-    Constant("csrc/processes/codec.c", "LARGE_STRING_ITEMS", ("1", "64"), "nested_arguments"),
-    Constant("csrc/processes/codec.c", "LARGE_STRING_LOOKS", ("8", "512"), "nested_arguments"),
-    Constant("csrc/processes/codec.c", "SHARED_DEPTH", ("1", "8"), "nested_arguments"),
-    Constant("csrc/processes/codec.c", "SHARED_ITEMS", ("1", "64"), "nested_arguments"),
-    Constant("csrc/processes/codec.c", "IN_BAND_BYTES", ("64", "16384"), "buffers"),
+    Constant("csrc/processes/callable_cache.h", "CALLABLES_MAX", ("64", "65536"), "many_callables"),
+    Constant("csrc/processes/callable_cache.c", "CALLABLE_BYTES_MAX", ("1024", "262144"), "large_callables"),
+    Constant("csrc/processes/large_strings.c", "LARGE_STRING_BYTES", ("(16 << 10)", "(256 << 10)"), "strings"),
+    Constant("csrc/processes/large_strings.c", "LARGE_STRING_DEPTH", ("1", "8"), "nested_arguments"),
+    Constant("csrc/processes/large_strings.c", "LARGE_STRING_ITEMS", ("1", "64"), "nested_arguments"),
+    Constant("csrc/processes/large_strings.c", "LARGE_STRING_LOOKS", ("8", "512"), "nested_arguments"),
+    Constant("csrc/processes/pickling.c", "SHARED_DEPTH", ("1", "8"), "nested_arguments"),
+    Constant("csrc/processes/pickling.c", "SHARED_ITEMS", ("1", "64"), "nested_arguments"),
+    Constant("csrc/processes/pickling.c", "IN_BAND_BYTES", ("64", "16384"), "buffers"),
     Constant("csrc/processes/region.c", "TRIM_BYTES", ("(1 << 20)", "(64 << 20)"), "transfers"),
     Constant("csrc/core/shm_arena.h", "SHM_SMALL_PAGES", ("4", "64"), "transfers"),
     Constant("csrc/core/shm_arena.c", "PROBES", ("1", "64"), "transfers"),
@@ -144,7 +144,7 @@ FIXED = {
         shared_heap_layout.ROW_WORDS shared_heap_map.RUN_BITS shared_item.SHARED_ITEM_HEAD_BYTES
         shared_value.WORD_INT_MAX shm_arena.SHM_ARENA_CLASSES
         shm_arena.SHM_ARENA_BUCKETS thread_view.CELLS_MAX thread_view.FILE_BYTES thread_view.THREAD_VIEW_CELL
-        thread_view.THREAD_VIEW_POOL_NAME trace.RECORD_EVENTS codec.PROTOCOL codec.BUFFER_ALIGNMENT codec.FORM_SHIFT
+        thread_view.THREAD_VIEW_POOL_NAME trace.RECORD_EVENTS wire.BUFFER_ALIGNMENT wire.FORM_SHIFT
         worker.WORKER_CUT_OFF worker.WORKER_MEMORY_DAMAGED worker.WORKER_INTERRUPTED_IMPORT worker.WORKER_IDLED
         shared_dict_type.MARSHAL_VERSION thread_job.STOP_SIGNAL _log_levels._HEAD_BYTES _logs._PID_BYTES
         loop_worker._IS_EAGER pickling.PROTOCOL signals.STOP worker_main.INITIALIZER_FAILED
@@ -166,7 +166,7 @@ FIXED = {
         shared_heap.SHARED_HEAP_RESERVATIONS shared_holds.SHARED_HOLDS_CELLS shared_holds.SHARED_HOLDS_MAX
         shared_watch.STACK_BYTES shm_fork.WITNESS_BYTES shm_fork.WITNESSES_MAX shm_region.SHARE_MOST
         shm_region.SHARE_LEAST shm_region.HEAD_COPY_MOST thread_view.STEP_BYTES executor.EACH_MOST_ARGS
-        codec.CLOSURE_DEPTH_MAX process_queue_type.SLOTS_MAX thread_helping.NESTED_MAX thread_stack.FRAMES_MAX
+        callable_cache.CLOSURE_DEPTH_MAX process_queue_type.SLOTS_MAX thread_helping.NESTED_MAX thread_stack.FRAMES_MAX
         _log_levels._BYTES black_box._PART_BYTES black_box._NOTE_BYTES black_box._TEXT_BYTES black_box._LOWEST_FD
         _current_task._NOTE_LENGTH _calls._MOST_KNOWN _dispatcher._MESSAGE_BYTES _node._MESSAGE_BYTES
         supervisor._FALSE_STARTS server_sockets.LISTENERS_MAX

@@ -79,7 +79,7 @@ _REGION = "/memfd:pyconc (deleted)"
 _THREADS = "/memfd:pyconc-threads (deleted)"
 _BLACK_BOX = "/memfd:pyconc-black-box (deleted)"
 
-# What codec.h calls them.
+# What wire.h calls them.
 _SCALARS, _NAMED = 8, 16
 
 # The function that a node's worker calls for a coroutine, whose name is in its argument.

@@ -280,7 +280,7 @@ def find_word(fd, word):
             at += len(data)
 
 
-BYTES = 2  # FORM_BYTES in codec.c
+BYTES = 2  # FORM_BYTES in wire.h
 
 
 @pytest.mark.parametrize(("form", "size"), [*((form, LARGE + 3) for form in range(8)), (BYTES, 0), (BYTES, 1 << 60)])

@@ -39,7 +39,7 @@ enum {
 static bool
 is_urgent(void)
 {
-    return PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted());
+    return PyErr_Occurred() && (!PyErr_ExceptionMatches(PyExc_Exception) || pickling_was_interrupted());
 }
 
 // Drops the source, which is exhausted, or has raised, or whose queue is closed: the consumer hears of that
@@ -197,7 +197,7 @@ next_value(MapResultsObject *self)
         if (self->failure != NULL) {
             PyObject *failure = self->failure;
             self->failure = NULL;
-            PyObject *error = codec_call("rebuild_exception", failure, NULL, NULL, NULL);
+            PyObject *error = pickling_call("rebuild_exception", failure, NULL, NULL, NULL);
             Py_DECREF(failure);
             if (error != NULL) {
                 PyErr_SetRaisedException(error);

@@ -19,7 +19,7 @@
 PyObject *
 process_delivery_make_exception(const char *function, PyObject *about)
 {
-    PyObject *exception = codec_call(function, about, NULL, NULL, NULL);
+    PyObject *exception = pickling_call(function, about, NULL, NULL, NULL);
     return exception != NULL ? exception : PyErr_GetRaisedException();
 }
 
@@ -50,7 +50,7 @@ unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, P
     const char *how = NULL;  // the function that makes the exception
     PyObject *about = NULL;
     if (outcome == NULL || codec_unpack(self->head.module, outcome, job->whole, &found) < 0) {
-        if (interruptible && codec_was_interrupted()) {
+        if (interruptible && pickling_was_interrupted()) {
             Py_XDECREF(found.callable);
             return -1;
         }
@@ -73,9 +73,9 @@ unpack_outcome(ProcessQueueObject *self, process_job *job, bool interruptible, P
     }
     Py_XDECREF(found.callable);
     if (how != NULL) {
-        *exception = codec_call(how, about, NULL, NULL, NULL);
+        *exception = pickling_call(how, about, NULL, NULL, NULL);
         Py_DECREF(about);
-        if (*exception == NULL && interruptible && codec_was_interrupted()) {
+        if (*exception == NULL && interruptible && pickling_was_interrupted()) {
             return -1;
         }
         if (*exception == NULL) {

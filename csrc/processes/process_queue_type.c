@@ -416,7 +416,7 @@ process_queue_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->head.kind = &process_queue_kind;
     self->max_workers = max_workers;
     self->wakeup_fd = self->relief_fd = self->supervisor_fd = self->timer_fd = -1;
-    self->packs.module = module;
+    self->packs.pickler.module = module;
     park_spot_init(&self->spot, 1);
     node_list_init(&self->ready);
     self->followups_end = &self->followups;

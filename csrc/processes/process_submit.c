@@ -11,7 +11,7 @@ static task *
 fail_packing(task *t)
 {
     process_job *job = process_job_of(t);
-    bool interrupted = !PyErr_ExceptionMatches(PyExc_Exception) || codec_was_interrupted();
+    bool interrupted = !PyErr_ExceptionMatches(PyExc_Exception) || pickling_was_interrupted();
     PyObject *error = PyErr_GetRaisedException();
     if (interrupted) {
         task_free(t);

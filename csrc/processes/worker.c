@@ -115,7 +115,7 @@ void
 worker_pack_failure(WorkerObject *self, const char *how, PyObject *result, packed_message *outcome)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *packed = codec_call(how, error, result, NULL, NULL);
+    PyObject *packed = pickling_call(how, error, result, NULL, NULL);
     if (packed == NULL || codec_pack_outcome(&self->packs, WIRE_EXCEPTION, packed, outcome) < 0) {
         PyErr_Clear();
         memset(outcome, 0, sizeof(*outcome));

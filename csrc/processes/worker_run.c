@@ -61,7 +61,7 @@ unbound_memory(const WorkerObject *self, memory_bound bound, PyObject *result)
     if (result == NULL && PyErr_ExceptionMatches(PyExc_MemoryError)) {
         PyObject *error = PyErr_GetRaisedException();
         PyObject *bytes = PyLong_FromUnsignedLongLong(self->memory_limit);
-        PyObject *named = bytes == NULL ? NULL : codec_call("name_memory_limit", error, bytes, NULL, NULL);
+        PyObject *named = bytes == NULL ? NULL : pickling_call("name_memory_limit", error, bytes, NULL, NULL);
         Py_XDECREF(bytes);
         if (named != NULL) {
             Py_SETREF(error, named);
@@ -111,7 +111,7 @@ call_chunk(WorkerObject *self, job_slot *slot, slot_call *c)
     if (error == NULL) {
         return Py_BuildValue("NO", results, Py_None);
     }
-    PyObject *packed = codec_call("pack_exception", error, NULL, NULL, NULL);
+    PyObject *packed = pickling_call("pack_exception", error, NULL, NULL, NULL);
     Py_DECREF(error);
     if (packed == NULL) {
         Py_DECREF(results);
@@ -126,7 +126,7 @@ static int
 pack_prefix(WorkerObject *self, PyObject *result, packed_message *outcome)
 {
     PyObject *error = PyErr_GetRaisedException();
-    PyObject *prefix = codec_call("find_prefix", PyTuple_GET_ITEM(result, 0), NULL, NULL, NULL);
+    PyObject *prefix = pickling_call("find_prefix", PyTuple_GET_ITEM(result, 0), NULL, NULL, NULL);
     int rc = prefix == NULL ? -1 : codec_pack_outcome(&self->packs, WIRE_RESULT, prefix, outcome);
     Py_XDECREF(prefix);
     if (rc < 0) {

@@ -83,7 +83,7 @@ worker_tp_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->number = number;
     self->wakeup_fd = wakeup_fd;
     self->relief_fd = relief_fd;
-    self->packs.module = self->module;
+    self->packs.pickler.module = self->module;
     park_spot_init(&self->spot, 1);
     self->place = (call_place){.module = self->module,
                                .get = worker_interrupt_get_call,
