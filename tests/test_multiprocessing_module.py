@@ -620,6 +620,32 @@ def test_a_result_that_cannot_be_pickled(end):
     assert pool.apply(nested_refusal) == "TypeError"
 
 
+class Unshown(Exception):
+    """What has neither a pickle nor a repr."""
+
+    def __reduce__(self):
+        raise TypeError("no pickle")
+
+    def __repr__(self):
+        raise ValueError("no repr")
+
+
+def raise_unshown(number):
+    raise Unshown(number)
+
+
+@pytest.mark.parametrize("call", [Unshown, raise_unshown])
+def test_what_cannot_be_shown_either_is_named_by_its_class(end, call):
+    pool = end(ours.Pool(1))
+    for chunk in ([1], [1, 2]):
+        result = pool.map_async(call, chunk, chunksize=2)
+        with pytest.raises(multiprocessing.pool.MaybeEncodingError, match=r"no pickle") as caught:
+            result.get()
+        assert "Unshown object at" in caught.value.value or "list object at" in caught.value.value
+    # Where the call raised it, the traceback still tells.
+    assert ("raise_unshown" in str(caught.value.__cause__)) is (call is raise_unshown)
+
+
 def jobs_generator(*args):
     return (number for number in args)
 

@@ -419,11 +419,14 @@ def pack_exception(error, what="task"):
             blob, buffers = dumps(error, first)
             blob = None if buffers else blob
         except BaseException as reason:
-            return what, _describe(error), text, None, _describe(reason)
+            if on_refusal is None or what != "task":
+                return what, _describe(error), text, None, _describe(reason)
+            blob = pickle.dumps(on_refusal(reason, error), PROTOCOL)
     return what, _describe(error), text, blob, None
 
 
-# In a worker: called with the error and the result that could not be pickled, it returns what the call is to raise.
+# In a worker: called with the error and the result or exception that could not be pickled, it returns what the call is
+# to raise, which can be.
 on_refusal = None
 
 

@@ -51,9 +51,27 @@ def _call_with_all(func, args):
     return next(itertools.starmap(func, (args,)))  # as starmapstar() refuses other arguments
 
 
+class _Shown:
+    """Has the repr of an object, and object's if that raises."""
+
+    def __init__(self, shown):
+        self._shown = shown
+
+    def __repr__(self):
+        try:
+            return repr(self._shown)
+        except Exception:
+            return object.__repr__(self._shown)
+
+
+def _refuse(error, value):
+    """Return what a call raises whose result or exception cannot be pickled."""
+    return MaybeEncodingError(_Shown(error), _Shown(value))
+
+
 def _begin_worker(initializer, initargs):
     """Begin a worker process."""
-    pickling.on_refusal = MaybeEncodingError
+    pickling.on_refusal = _refuse
     if initializer is not None:
         initializer(*initargs)
 

@@ -12,7 +12,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from multiprocessing.pool import RemoteTraceback
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
 from typing import Any
 
 import pytest
@@ -120,6 +120,28 @@ def test_what_a_call_raises(make_pool: MakePool) -> None:
                 assert type(cause) is RemoteTraceback
                 assert "raise KeyError(number)" in cause.tb
                 assert str(cause) == cause.tb
+
+
+class Stuck(Exception):
+    def __reduce__(self) -> Any:
+        raise RuntimeError("no pickle")
+
+
+def raise_stuck(number: int) -> None:
+    raise Stuck(number)
+
+
+def return_stuck(number: int) -> Exception:
+    return Stuck(number)
+
+
+@pytest.mark.parametrize("call", [raise_stuck, return_stuck])
+def test_what_cannot_be_sent_back(library: Library, call: Callable[[int], Any]) -> None:
+    with closing(make_processes(library)(1)) as pool:
+        for make in (pool.map, lambda *args: next(pool.imap(*args)), lambda fn, args: pool.apply(fn, args)):
+            with pytest.raises(MaybeEncodingError, match="Error sending result") as caught:
+                make(call, [1])
+            assert caught.value.exc == repr(RuntimeError("no pickle"))
 
 
 def test_map_makes_all_calls_though_one_has_raised(make_pool: MakePool, tmp_path: Any) -> None:
