@@ -1,17 +1,20 @@
 """pyconc.shared.Dict: a dict's behaviour and its keys, also beside others who change it."""
 
+import datetime
 import enum
 import gc
 import itertools
 import math
 import os
 import pickle
+import textwrap
 import threading
 import uuid
 from collections.abc import MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 from support import CHARACTERS, SANITIZED, run_script
@@ -19,6 +22,10 @@ from support import CHARACTERS, SANITIZED, run_script
 import pyconc
 from pyconc import shared
 
+try:
+    import numpy  # here, as it starts threads
+except ImportError:
+    numpy = None
 try:
     from hypothesis import settings, strategies
     from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -33,8 +40,31 @@ KEYS = [
     *[frozenset(), frozenset([1]), frozenset([1, "a", 1.5]), frozenset([frozenset()]), (frozenset(),), ("a", 1, None)],
 ]
 
+WINTER = datetime.datetime(2026, 1, 1)
+UTC, BERLIN = datetime.timezone.utc, datetime.timezone(datetime.timedelta(hours=1))
+
+# The same, of classes of libraries.
+KEYS += [
+    *[WINTER, WINTER.date(), WINTER.time(), WINTER.replace(tzinfo=BERLIN), WINTER.replace(tzinfo=UTC)],
+    *[datetime.timedelta(0), datetime.timedelta(-1, 5, 7), range(0), range(1), range(3), range(0, 4, 2)],
+    *[PurePosixPath("/a"), PurePosixPath("/A"), PureWindowsPath("/a"), Decimal("0.1"), Decimal("-Infinity")],
+    *[Fraction(1, 3), Fraction(10**400, 3), uuid.UUID(int=1), int, str, shared.Dict, os.path.join],
+]
+
 # Each line is one key.
 EQUALS = [
+    [2, Decimal(2), Fraction(4, 2), 2.0],
+    [0.5, Decimal("0.50"), Fraction(1, 2)],
+    [Decimal("0.1"), Fraction(1, 10)],
+    [float("inf"), Decimal("inf")],
+    [(Decimal(1), WINTER), (1, WINTER.replace(fold=1))],
+    [WINTER.replace(tzinfo=UTC), WINTER.replace(tzinfo=BERLIN, hour=1)],
+    [datetime.timedelta(1), datetime.timedelta(hours=24)],
+    [Path("/a"), PurePosixPath("/a")],
+    [PureWindowsPath("/a"), PureWindowsPath(r"\A")],
+    [range(0), range(5, 5)],
+    [range(2, 3), range(2, 9, 7)],
+    [range(0, 4, 2), range(0, 3, 2)],
     [1, True, 1.0, 1 + 0j],
     [0, False, 0.0, -0.0, 0j, complex(0, -0.0)],
     [2**62, 2.0**62],
@@ -69,6 +99,18 @@ class Odd(str):
 
     def __eq__(self, other):
         return True
+
+
+class Twice(datetime.tzinfo):
+    """A zone in which each time is there twice."""
+
+    at = datetime.datetime(2026, 1, 1)
+
+    def utcoffset(self, when):
+        return datetime.timedelta(hours=when.fold)
+
+
+Twice.at = Twice.at.replace(tzinfo=Twice())
 
 
 def shown(key):
@@ -109,6 +151,52 @@ def test_keys_that_are_equal_are_one_and_show_the_first(keys):
         assert table.pop(first, None) is None
 
 
+@pytest.mark.skipif(numpy is None, reason="needs numpy")
+def test_scalars_of_numpy_are_the_numbers_and_strings_that_they_equal():
+    table = shared.Dict({1: "int", 0.1: "float", "a": "str", b"a": "bytes", 1j: "complex"})
+    whole = [numpy.int64(1), numpy.uint8(1), numpy.bool_(True), numpy.float32(1)]
+    for scalar in (*whole, numpy.float64(0.1), numpy.str_("a")):
+        assert table[scalar] == table[scalar.item()]
+        assert (scalar, 2) not in table
+        table[(scalar, 2)] = "pair"
+        assert table.pop((scalar.item(), 2)) == "pair"
+    assert numpy.float32(0.1) not in table
+    assert (table[numpy.bytes_(b"a")], table[numpy.complex128(1j)]) == ("bytes", "complex")
+    table[numpy.float64("nan")] = "nan"
+    assert table[math.nan] == "nan"
+    with pytest.raises(TypeError, match="and no datetime64"):
+        table[numpy.datetime64("2026-01-01")]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_what_the_main_program_has_is_the_same_key_where_it_is_run_again(method, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import enum, multiprocessing, sys
+            import pyconc
+
+            class Colour(enum.Enum):
+                RED = 1
+
+            def paint(table):
+                assert Colour.__module__ == "__mp_main__"
+                for key in list(table):
+                    table[key] += 1
+
+            if __name__ == "__main__":
+                table = pyconc.shared.Dict({Colour.RED: 1, Colour: 2, paint: 3})
+                process = multiprocessing.get_context(sys.argv[1]).Process(target=paint, args=(table,))
+                process.start()
+                process.join()
+                print(process.exitcode, table == {Colour.RED: 2, Colour: 3, paint: 4}, len(table))
+            """
+        )
+    )
+    assert run_script(program, method).stdout == "0 True 3\n"
+
+
 class Real(float):
     pass
 
@@ -147,7 +235,7 @@ def test_what_has_no_hash_is_refused_as_dict_does(key):
 
 @pytest.mark.parametrize(
     "key",
-    [object(), int, Odd("a"), (1, object()), uuid.UUID(int=1), Fraction(1, 2), (1.5, Decimal(1))],
+    [object(), Odd("a"), (1, object()), shared, print, Twice.at, WINTER.timetz().replace(tzinfo=BERLIN)],
     ids=lambda key: str(type(key)),
 )
 def test_what_has_no_form_for_all_processes_is_refused(key):

@@ -75,9 +75,11 @@ class Dict(Sent, _core.SharedDict, MutableMapping):
     of them are quick, as long as they are small. Any other value is a pickle of its own. A shared object, alone or
     within a value, is the same object for all who read it: `ages["cats"] = pyconc.shared.Dict()` puts a dict in a dict.
 
-    A key is None, a str, bytes, number (bool, int, float, complex) or member of an Enum, or a tuple or frozenset of
-    them, also of a class of its own that leaves hash and == alone. Keys that are equal are one key, as in a dict: 1,
-    1.0 and True. So are all nan. Of anything else no process can tell what it is to another: a TypeError.
+    A key is None, a str, bytes, number (bool, int, float, complex, Decimal, Fraction), date, time, datetime, timedelta,
+    path, range, UUID, scalar of numpy, class, function or member of an Enum, or a tuple or frozenset of them, also of a
+    class of its own that leaves hash and == alone. Keys that are equal are one key, as in a dict: 1, 1.0 and True. So
+    are all nan. Of anything else no process can tell what it is to another: a TypeError. (Nor of a datetime that its
+    zone has twice or not at all, or a time with a zone.) Those up to complex are quick.
 
     Each change is one step: setting and deleting, pop(), popitem(), setdefault(), update(), `|=`, clear(). A process
     that is killed in the middle leaves the dict as it was before or after. `ages["ann"] += 1` is two steps, for which

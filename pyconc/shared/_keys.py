@@ -1,9 +1,11 @@
 """The keys of a shared Dict: a form of each that is the same in all processes, and for all keys that are equal."""
 
 import enum
+import importlib
 import marshal
 import math
 import operator
+import types
 
 __all__ = ["plain_key"]
 
@@ -26,12 +28,24 @@ def plain_key(key):
     if key is None or key is ...:
         return key
     if isinstance(key, enum.Enum) and kind.__hash__ is enum.Enum.__hash__ and kind.__eq__ is object.__eq__:
-        return ["enum", kind.__module__, kind.__qualname__, key.name]
+        return ["enum", *_place(kind), key.name]
+    if isinstance(key, (type, types.FunctionType)) and kind.__hash__ is object.__hash__:
+        return ["named", *_place(key)]
     hash(key)  # which may be the error that a dict raises
-    raise TypeError(
-        "a key of a shared Dict is a str, bytes, number, None or member of an Enum, or a tuple or frozenset of them, "
-        f"and no {kind.__name__}, which has no form that is the same in all processes"
-    )
+    form = importlib.import_module("pyconc.shared._library_keys").library_key(key)
+    if form is None:
+        raise TypeError(
+            "a key of a shared Dict is a str, bytes, number, None, date, time, path, range, UUID, class, function or "
+            f"member of an Enum, or a tuple or frozenset of them, and no {kind.__name__}, which has no form that is "
+            "the same in all processes"
+        )
+    return form if type(form) is list else plain_key(form)
+
+
+def _place(named):
+    """Return the module and the name of a class or function; a process that is started anew has a main program, too."""
+    module = named.__module__
+    return "__main__" if module == "__mp_main__" else module, named.__qualname__
 
 
 def _plain_float(key):
