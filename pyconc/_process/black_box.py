@@ -49,6 +49,7 @@ __all__ = [
     "leave",
     "note_progress",
     "read_progress",
+    "trim",
 ]
 
 # Those that faulthandler or the kernel has for itself.
@@ -207,7 +208,7 @@ class Answer:
         self._kept = b""
 
     def __call__(self):
-        return _decode(self.read())
+        return trim(_decode(self.read()))
 
     def read(self):
         box = self._box
@@ -251,7 +252,7 @@ def ask_from_outside(fd, number, pid, pidfd, seconds):
         box._asked[number] = start
         stack = next(box.ask([(number, pid, pidfd)], seconds))[1]
         os.pwrite(fd, b"\n" * (box._asked[number] - start), number * _PART_BYTES + start)
-    return stack
+    return trim(stack)
 
 
 def _signal_of(pid):
@@ -265,7 +266,12 @@ def _signal_of(pid):
 
 
 def _decode(data):
-    return re.sub(_BASE, r"\1", data.decode("utf-8", "replace").lstrip("\n")) or None
+    return data.decode("utf-8", "replace").lstrip("\n") or None
+
+
+def trim(stack):
+    """Return a stack, or None, that ends with the worker's own code; it is whole, as of a piece nobody can tell."""
+    return stack and re.sub(_BASE, r"\1", stack)
 
 
 def _can_answer(pid, number):

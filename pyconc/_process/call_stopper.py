@@ -7,7 +7,7 @@ import functools
 import heapq
 import time
 
-from pyconc._process import kernel
+from pyconc._process import black_box, kernel
 from pyconc._process.signals import STOP
 
 __all__ = ["CallStopper"]
@@ -99,7 +99,7 @@ class CallStopper:
             if self._is_loop:
                 worker.stack = supervisor.stack_of(worker)  # for the other coroutines that it runs, too
                 if worker.stack is not None:
-                    self._queue.note_stack(call, worker.stack)
+                    self._queue.note_stack(call, black_box.trim(worker.stack))
             supervisor.end_workers([worker])
             supervisor.launcher.wake()
             heapq.heappush(self._killed, (time.monotonic() + _END_SECONDS, call))

@@ -685,6 +685,7 @@ class Supervisor:
             worker.stack += words  # the rest of its answer, for which nobody has waited: it wrote nothing else
         else:
             worker.stack = words or worker.stack
+        worker.stack = black_box.trim(worker.stack)
         if not (is_condemned or self._orders or self._oom_kills is None):
             worker.oom = self._oom_kills.explain(code)
         has_twin = self._has_successors and self._is_there(self._twin(worker.number))
