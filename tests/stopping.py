@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from gates import ProcessGate
-from support import wait_until
+from support import PROC, wait_until
 
 import pyconc
 
@@ -40,3 +40,9 @@ def stoppable(workers: int = 1, on_cancel: str = "interrupt", **options: Any) ->
         except BaseException:
             pool.kill_workers()
             raise
+
+
+def timer_is_off(timer: int) -> bool:
+    """Whether a timerfd is set to no time."""
+    with open(f"{PROC}/self/fdinfo/{timer}") as file:
+        return "it_value: (0, 0)" in file.read()

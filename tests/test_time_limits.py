@@ -17,6 +17,7 @@ import pytest
 from gates import ProcessGate
 from loops import on_every_loop, on_loop
 from pools import pool_of, with_pool
+from stopping import timer_is_off
 from support import HANG_LIMIT, THOUSAND, more_rounds, run_script, wait_until
 
 import pyconc
@@ -644,11 +645,5 @@ def test_an_idle_pool_that_had_limits_sleeps():
     with pool_of(1) as pool:
         for _ in range(20):
             pool.options(timeout=0.05, deadline=time.monotonic() + 0.05).submit(abs, -1).exception()
-        queue = pool._opened.queue
-        wait_until(lambda: timer_is_off(queue))
-
-
-def timer_is_off(queue):
-    fd = queue.supervise(signals.STOP)[1]
-    with open(f"/proc/self/fdinfo/{fd}") as file:
-        return "it_value: (0, 0)" in file.read()
+        timer = pool._opened.queue.supervise(signals.STOP)[1]
+        wait_until(lambda: timer_is_off(timer))

@@ -68,20 +68,55 @@ job_table_after_fork(job_table *table)
     node_list_init(&table->withdrawn);
     table->waiting_count = table->outstanding = table->workers = 0;
     table->calls = 0;
+    table->untold = 0;
     table->limits.first = NULL;
 }
 
 // ---- the timer; with the lock ----
 
+// TIMER_OFF: never.
+static void
+set_timer_to(job_table *table, int64_t when_ns)
+{
+    int64_t at_ns = when_ns == TIMER_OFF ? 0 : when_ns > 0 ? when_ns
+                                                           : 1;  // 0 disarms it
+    struct itimerspec when = {.it_value = {.tv_sec = at_ns / 1000000000, .tv_nsec = at_ns % 1000000000}};
+    if (timerfd_settime(table->timer_fd, TFD_TIMER_ABSTIME, &when, NULL) == 0) {
+        table->timer_ns = when_ns;
+    }
+}
+
 void
 job_table_set_timer(job_table *table, int64_t when_ns)
 {
     if (table->timer_fd >= 0 && when_ns < table->timer_ns) {
-        int64_t at_ns = when_ns > 0 ? when_ns : 1;  // 0 would disarm it
-        struct itimerspec when = {
-            .it_value = {.tv_sec = at_ns / 1000000000, .tv_nsec = at_ns % 1000000000}};
-        if (timerfd_settime(table->timer_fd, TFD_TIMER_ABSTIME, &when, NULL) == 0) {
-            table->timer_ns = when_ns;
+        set_timer_to(table, when_ns);
+    }
+}
+
+void
+job_table_reset_timer(job_table *table)
+{
+    int64_t when_ns = clock_earlier(clock_earlier(table->stall_ns, table->look_ns),
+                                    clock_earlier(table->stop_ns, timer_heap_due(&table->limits)));
+    if (table->timer_fd >= 0 && when_ns != table->timer_ns) {
+        set_timer_to(table, when_ns);
+    }
+}
+
+void
+job_table_note_told(job_table *table, special_job *special)
+{
+    if (!special->is_untold) {
+        return;
+    }
+    special->is_untold = false;
+    if (--table->untold == 0) {
+        // Else the supervisor would wake for nothing, and take the GIL, for each task that was interrupted.
+        bool is_set_for_it = table->timer_ns == table->stop_ns;
+        table->stop_ns = TIMER_OFF;
+        if (is_set_for_it) {
+            job_table_reset_timer(table);
         }
     }
 }
@@ -153,6 +188,9 @@ count_calls(job_table *table, int64_t change)
 void
 job_table_count_out(job_table *table, const process_job *job)
 {
+    if (job->special != NULL) {
+        job_table_note_told(table, job->special);
+    }
     table->outstanding--;
     count_calls(table, -(int64_t)process_job_weight(job));
 }

@@ -62,6 +62,7 @@ typedef struct job_table {
     int64_t look_ns;       // when to look which calls with a timeout have begun; TIMER_OFF: there are none
     int64_t stop_ns;       // when to tell the supervisor of interrupted calls; TIMER_OFF: there are none
     bool has_stops;        // some job's is_stop_due
+    uint32_t untold;       // jobs that are is_untold
 } job_table;
 
 // Bytes of shared memory that the table of so many workers need.
@@ -124,6 +125,12 @@ void job_table_return(job_table *table, task *t);
 
 // Has the timer fire at that time, or earlier.
 void job_table_set_timer(job_table *table, int64_t when_ns);
+
+// Has it fire when something is to be looked at next, and no earlier.
+void job_table_reset_timer(job_table *table);
+
+// The supervisor has been told of an interrupted task, or need not be: it has ended.
+void job_table_note_told(job_table *table, special_job *special);
 
 // Has it fire when something ready was not taken for long; when that task is to be looked at; and when a task
 // with these options, which had not begun at a time, may have begun, before its time can be over.

@@ -120,14 +120,6 @@ look_at_limits(job_table *table, int64_t now_ns)
     job_table_feed(table);
 }
 
-// When the timer is to fire.  With the lock.
-static int64_t
-earliest(const job_table *table)
-{
-    return clock_earlier(clock_earlier(table->stall_ns, table->look_ns),
-                         clock_earlier(table->stop_ns, timer_heap_due(&table->limits)));
-}
-
 void
 job_table_use_timer(job_table *table, int timer_fd)
 {
@@ -135,7 +127,7 @@ job_table_use_timer(job_table *table, int timer_fd)
     table->timer_fd = timer_fd;
     table->timer_ns = table->stall_ns = TIMER_OFF;
     job_table_watch_over_ready(table);  // whatever was pushed before
-    job_table_set_timer(table, earliest(table));
+    job_table_reset_timer(table);
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -158,7 +150,7 @@ job_table_on_timer(job_table *table)
             table->stop_ns = TIMER_OFF;  // The supervisor, whose thread this is, asks for them.
         }
         look_at_limits(table, now_ns);
-        job_table_set_timer(table, earliest(table));
+        job_table_reset_timer(table);
         new = job_table_must_announce(table);
     }
     pthread_mutex_unlock(&table->lock);

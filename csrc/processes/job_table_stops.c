@@ -81,6 +81,8 @@ job_table_interrupt(job_table *table, process_job *job)
         special->interrupted_ns = 0;
         return false;
     }
+    special->is_untold = true;
+    table->untold++;
     return true;
 }
 
@@ -181,6 +183,7 @@ job_table_pop_stop(job_table *table, stop_order *order)
         }
         else {
             special->is_stop_due = false;
+            job_table_note_told(table, special);
             order->number = job->number;
             order->worker = job_ring_taker(&table->ring, job->slot);
             order->reason = special->reason;

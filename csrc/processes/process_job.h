@@ -66,6 +66,7 @@ typedef struct special_job {
     bool has_no_grace;        // its worker is to be killed at once; lock
     bool is_stop_due;         // the supervisor has yet to be told that it is CANCELLING; lock
     int64_t interrupted_ns;   // when its worker was interrupted without the supervisor; 0: it was not; lock
+    bool is_untold;           // the supervisor is to be told that it was, unless it ends before; lock
     PyObject *stack;          // as note_stack() of the queue takes it, or NULL; lock, then GIL
 } special_job;
 
