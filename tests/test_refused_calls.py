@@ -386,3 +386,21 @@ def test_without_fallocate_memory_goes_back_to_the_system(error):
         """
     )
     assert finished.stdout == "True\n"
+
+
+def test_a_second_worker_starts_where_getppid_is_refused():
+    """The process of which it is a clone, which sleeps until then, cannot ask whose child it is."""
+    finished = run_script(
+        f"""
+        import errno, signal, sys
+        sys.path.insert(0, {str(SCRIPT.parent)!r})
+        import refused_calls
+        from pyconc import ProcessPoolExecutor
+        refused_calls.refuse(refused_calls.CALLS["getppid"], errno.EPERM)
+        pool = ProcessPoolExecutor(2)
+        pool.submit(signal.pause)
+        print(pool.submit(abs, -1).result())
+        pool.kill_workers()
+        """
+    )
+    assert finished.stdout == "1\n"

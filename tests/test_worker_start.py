@@ -245,7 +245,7 @@ def test_where_there_is_no_room_for_a_zygote_beside_the_first_worker_another_is_
         from pyconc import _core
         from pyconc._process.nursery import the_nursery
         def fork_one(*args):  # what fork_pair() returns where pidfd_open(), or the second fork, fails
-            pid = _core.fork(False)
+            pid = _core.fork(False, -1)
             return pid, _core.open_pidfd(pid) if pid and sys.argv[1] == "True" else -1, -1
         if __name__ == "__main__":
             _core.fork_pair = fork_one

@@ -5,6 +5,7 @@
 #include <linux/capability.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -15,17 +16,30 @@
 #include "core/pidfd.h"
 #include "core/server_sockets.h"
 
+// Whether a child's parent has ended: whoever is its parent now may have adopted it.
+static bool
+has_lost(long parent)
+{
+    pid_t now = getppid();
+    return now >= 0 && now != parent;  // negative: a sandbox refuses the question
+}
+
 // In the child of a fork, with all signals blocked: sleep until something comes by `fd`.  End with the
-// connection, of which `other_end` is the parent's, or with the parent.
+// connection, of which `other_end` is the parent's, or with the parent.  `left` is what another process may
+// wait for this one to close, or -1.
 //
 // What would call a handler of the program meanwhile is dropped, as that could write to a file which the two
 // processes share; SIGTERM ends the process, and what else has no handler acts as ever.  `mask` is what the
 // program blocks.
 static void
-sleep_until_asked(int fd, int other_end, pid_t parent, const char *name, const sigset_t *mask)
+sleep_until_asked(int fd, int other_end, int left, pid_t parent, const char *name,
+                  const sigset_t *mask)
 {
     (void)prctl(PR_SET_NAME, name);
-    (void)dup3(fd, other_end, O_CLOEXEC);  // Python closes that number
+    (void)dup3(fd, other_end, O_CLOEXEC);  // Python closes that number, and the next
+    if (left >= 0) {
+        (void)dup3(fd, left, O_CLOEXEC);
+    }
     sigset_t handled, blocked = *mask;
     sigemptyset(&handled);
     (void)signal(SIGTERM, SIG_DFL);
@@ -40,8 +54,8 @@ sleep_until_asked(int fd, int other_end, pid_t parent, const char *name, const s
     }
     pthread_sigmask(SIG_SETMASK, &blocked, NULL);
     int parent_fd = pidfd_open_process(parent);  // without one the end of the connection tells
-    if (getppid() != parent) {
-        _exit(0);  // it was quicker
+    if (has_lost(parent)) {
+        _exit(0);
     }
     struct pollfd files[] = {{.fd = fd, .events = POLLIN}, {.fd = parent_fd, .events = POLLIN}};
     while (poll(files, 2, -1) < 0 && errno == EINTR) {
@@ -58,20 +72,21 @@ sleep_until_asked(int fd, int other_end, pid_t parent, const char *name, const s
 }
 
 PyDoc_STRVAR(fork_doc,
-"fork(leaves_servers, fd=-1, other_end=-1, name='', /)\n--\n\n"
+"fork(leaves_servers, left, fd=-1, other_end=-1, name='', /)\n--\n\n"
 "Fork as os.fork() does, but without its warning when there are threads: for a caller that knows\n"
 "that those hold no lock. Returns 0 in the child.\n\n"
 "leaves_servers: the child lets go of sockets that listen, and of connections that were accepted.\n\n"
 "With a connection, of which `other_end` is the parent's, the child sleeps until something comes by `fd`;\n"
 "it ends when the connection does, or the parent. Until then nothing of Python runs in it, no handlers of\n"
-"forks either, so it has hardly a page of its own. ps and top call it by the name.");
+"forks either, so it has hardly a page of its own. ps and top call it by the name. It has not got the file\n"
+"`left`, if that is not -1: the number is to be closed when the child is asked.");
 
 static PyObject *
 control_fork(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    int leaves_servers, fd = -1, other_end = -1;
+    int leaves_servers, left, fd = -1, other_end = -1;
     const char *name = "";
-    if (!PyArg_ParseTuple(args, "p|iis:fork", &leaves_servers, &fd, &other_end, &name)
+    if (!PyArg_ParseTuple(args, "pi|iis:fork", &leaves_servers, &left, &fd, &other_end, &name)
         || PySys_Audit("os.fork", NULL) < 0) {
         return NULL;
     }
@@ -89,7 +104,7 @@ control_fork(PyObject *Py_UNUSED(module), PyObject *args)
     }
     if (fd >= 0) {
         if (pid == 0) {
-            sleep_until_asked(fd, other_end, parent, name, &mask);
+            sleep_until_asked(fd, other_end, left, parent, name, &mask);
         }
         pthread_sigmask(SIG_SETMASK, &mask, NULL);
     }
@@ -107,18 +122,18 @@ control_fork(PyObject *Py_UNUSED(module), PyObject *args)
 }
 
 PyDoc_STRVAR(fork_pair_doc,
-"fork_pair(leaves_servers, fd, other_end, name, /)\n--\n\n"
-"Fork as fork() does, and at once a second child, as fork(fd, other_end, name) does: they have the same,\n"
-"and handlers of forks, which have this process copy many of its pages, run here once. Return the first\n"
-"child's pid and pidfd, and the second one's pid; that is 0 in the second child, when it was asked, and the\n"
-"first pid in the first. Without a pidfd, or room for a second child, there is none: those are -1.");
+"fork_pair(leaves_servers, left, fd, other_end, name, /)\n--\n\n"
+"Fork as fork() does, and at once a second child, as fork(left, fd, other_end, name) does: they have the\n"
+"same, and handlers of forks, which have this process copy many of its pages, run here once. Return the\n"
+"first child's pid and pidfd, and the second one's pid; that is 0 in the second child, when it was asked,\n"
+"and the first pid in the first. Without a pidfd, or room for a second child, there is none: those are -1.");
 
 static PyObject *
 control_fork_pair(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    int leaves_servers, fd, other_end;
+    int leaves_servers, left, fd, other_end;
     const char *name;
-    if (!PyArg_ParseTuple(args, "piis:fork_pair", &leaves_servers, &fd, &other_end, &name)
+    if (!PyArg_ParseTuple(args, "piiis:fork_pair", &leaves_servers, &left, &fd, &other_end, &name)
         || PySys_Audit("os.fork", NULL) < 0 || PySys_Audit("os.fork", NULL) < 0) {
         return NULL;
     }
@@ -136,7 +151,7 @@ control_fork_pair(PyObject *Py_UNUSED(module), PyObject *args)
         server_sockets_leave();
     }
     if (second == 0) {
-        sleep_until_asked(fd, other_end, parent, name, &mask);
+        sleep_until_asked(fd, other_end, left, parent, name, &mask);
     }
     pthread_sigmask(SIG_SETMASK, &mask, NULL);
     if (pid == 0 || second == 0) {
@@ -160,7 +175,6 @@ PyDoc_STRVAR(die_with_parent_doc,
 static PyObject *
 control_die_with_parent(PyObject *Py_UNUSED(module), PyObject *arg)
 {
-    // Whoever is our parent now may have adopted us.
     long parent = PyLong_AsLong(arg);
     if (parent == -1 && PyErr_Occurred()) {
         return NULL;
@@ -168,9 +182,8 @@ control_die_with_parent(PyObject *Py_UNUSED(module), PyObject *arg)
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    pid_t now = getppid();
-    if (now >= 0 && now != parent) {  // negative: a sandbox refuses the question
-        raise(SIGKILL);               // it was quicker
+    if (has_lost(parent)) {
+        raise(SIGKILL);
     }
     Py_RETURN_NONE;
 }

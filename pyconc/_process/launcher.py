@@ -41,7 +41,16 @@ from pyconc._process.zygote import (
     start_process,
 )
 
-__all__ = ["Launcher", "begin", "is_single_threaded", "leave_reserve", "prepare", "quiet_threads", "worker_fds"]
+__all__ = [
+    "Launcher",
+    "begin",
+    "has_interpreter",
+    "is_single_threaded",
+    "leave_reserve",
+    "prepare",
+    "quiet_threads",
+    "worker_fds",
+]
 
 # Threads of pyconc's own that hold no lock while another thread forks.  GIL.
 quiet_threads: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
@@ -63,10 +72,10 @@ class Launcher:
 
     queue: the executor's ProcessQueue.  setup, limits: as for worker_main.main().  events: an epoll object, in which
     the zygote's connection is registered.  forks: fork even a program that has threads, with the standard warning.
-    key: as for prepare().  box: the executor's BlackBox.  logs: its Receiver, or None.
+    key: as for prepare().  box, lender, logs: as for worker_fds().
     """
 
-    def __init__(self, queue, setup, limits, events, forks, key, box, logs):
+    def __init__(self, queue, setup, limits, events, forks, key, box, lender, logs):
         self.zygote = None
         self._queue = queue
         self._setup = setup
@@ -75,6 +84,7 @@ class Launcher:
         self._forks = forks
         self._key = key
         self._box = box
+        self._lender = lender
         self._logs = logs
         self._outdated = []  # zygotes whose rights the program has given up, and whose workers are at work
         self._dropped = []  # zygotes that nobody has waited for yet
@@ -228,7 +238,7 @@ class Launcher:
         """What whoever runs a worker has to know; the file descriptors in it are for a child that is made meanwhile."""
         fds = []
         try:
-            for fd in worker_fds(self._queue, self._box, self._logs):
+            for fd in worker_fds(self._queue, self._box, self._lender, self._logs):
                 fds.append(os.dup(fd))
             yield (fds, self._setup, self._limits)
         finally:
@@ -303,18 +313,21 @@ def leave_reserve(key):
     the_reserve.reap()
 
 
-def worker_fds(queue, box, logs):
+def worker_fds(queue, box, lender, logs):
     """Return the file descriptors that a worker of this queue needs, for worker_main.main().
 
-    The region, the result handler's eventfd, the black box; the socket for logs and the levels of loggers, if there are
-    any; and the doorbells of workers that run event loops, or the eventfd by which workers ask for relief, if they do.
+    The region, the result handler's eventfd, that of `box`, a BlackBox, the line of `lender`, a tracker.Lender; the
+    socket and the levels of loggers of `logs`, a Receiver or None; and the doorbells of workers that run event loops,
+    or the eventfd by which workers ask for relief, if they do.
     """
     box_fd = box.fileno()
     relief_fds = [queue.relief_fd] if queue.relief_fd >= 0 else []
-    # An eventfd in its place: no process can open that anew, so there is no black box.
+    line = lender.line()
+    # An eventfd in its place: no process can open that anew, so there is no black box, nor is it a socket.
     box_fd = queue.wakeup_fd if box_fd is None else box_fd
+    line = queue.wakeup_fd if line is None else line
     log_fds = [] if logs is None else logs.worker_fds()
-    return [queue.region.fileno(), queue.wakeup_fd, box_fd, *log_fds, *queue.doorbells, *relief_fds]
+    return [queue.region.fileno(), queue.wakeup_fd, box_fd, line, *log_fds, *queue.doorbells, *relief_fds]
 
 
 def _is_preparing():

@@ -141,10 +141,8 @@ class Nursery:
         self._connection, theirs = kernel.open_connection()
         _require_passing(self._connection, theirs)
         self.state = process_state.ProcessState()
-        tracker = zygote.running_tracker_fd()
         with theirs:
             # With this path, and not whatever the new interpreter would put at its front, so that it finds what we are.
-            fds = [theirs.fileno(), *([] if tracker is None else [tracker])]
             # Whoever presses Ctrl-C means the program, also while that interpreter is too young to ignore it.
             with signals.BlockInterrupts() as mask:
                 start = f"from pyconc._process import nursery; nursery.main({theirs.fileno()}, {mask})"
@@ -154,7 +152,7 @@ class Nursery:
                 command = [spawn.get_executable(), *_interpreter_flags(), *safe, "-c", code]
                 with kernel.Explained("the interpreter that makes the workers is started by pipe2() and vfork()"):
                     self.pid = util.spawnv_passfds(
-                        os.fsencode(command[0]), [os.fsencode(word) for word in command], fds
+                        os.fsencode(command[0]), [os.fsencode(word) for word in command], [theirs.fileno()]
                     )
         # While that interpreter begins.
         if main is not None:
@@ -172,7 +170,7 @@ class Nursery:
         # What another program does not inherit.
         names = "filters", "ignores_interrupts", "locale"
         state = process_state.pack({name: getattr(self.state, name) for name in names})
-        self._send((os.getpid(), preparation, tracker, patching._installed, state))
+        self._send((os.getpid(), preparation, patching._installed, state))
         _, prints, error = self._receive()
         if error is not None:
             _base.LOGGER.warning(
@@ -510,15 +508,11 @@ def main(fd, mask):
     _core.name_thread("pyconc-nursery")
     conn = connection.Connection(fd)
     try:
-        parent, preparation, tracker, is_installed, state = conn.recv()
+        parent, preparation, is_installed, state = conn.recv()
     except (EOFError, ConnectionError):
         os._exit(0)  # the program has ended
     if is_installed:
         patching.install()
-    if tracker is not None:
-        from multiprocessing import resource_tracker
-
-        resource_tracker._resource_tracker._fd = tracker
     prepared = _prepare(preparation)
     try:
         conn.send(("ready", *prepared))

@@ -44,11 +44,11 @@ from multiprocessing import context as contexts
 from multiprocessing import reduction
 
 from pyconc import _core
-from pyconc._process import black_box, chunks, kernel, watched_worker, worker_death, worker_main
+from pyconc._process import black_box, chunks, kernel, tracker, watched_worker, worker_death, worker_main
 from pyconc._process.at_exit import end_at_exit
 from pyconc._process.call_stopper import CallStopper
 from pyconc._process.interruption import is_from_handler
-from pyconc._process.launcher import Launcher, is_single_threaded, quiet_threads, worker_fds
+from pyconc._process.launcher import Launcher, has_interpreter, is_single_threaded, quiet_threads, worker_fds
 from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import DeferSignals
 from pyconc._process.watched_worker import SIGNALS, WatchedWorker, WorkerState, end_process
@@ -187,9 +187,11 @@ class Supervisor:
         self._begin_lock = threading.RLock()  # re-entrant: what a destructor submits while it is held starts later
         self._begins = False
         self._box = black_box.BlackBox()
+        self._lender = tracker.Lender(has_interpreter)
         self._call_stopper = CallStopper(self.queue, self._box, concurrency is not None)
         self._oom_kills = None
-        self.launcher = Launcher(self.queue, setup, limits, self._events, self.forks, key, self._box, self._logs)
+        shared = self._box, self._lender, self._logs
+        self.launcher = Launcher(self.queue, setup, limits, self._events, self.forks, key, *shared)
         if context is None:
             self.queue.decide_by_value(self.launcher.predict)
         self.state = State.NEW
@@ -297,6 +299,7 @@ class Supervisor:
         self.queue.after_fork(lost)
         self._events.close()
         self._box.close()
+        self._lender.forget()
         if self._logs is not None:
             self._logs.close()
         self.launcher.forget()
@@ -340,7 +343,9 @@ class Supervisor:
 
     def _start_threads(self):
         fds = kernel.supervise(self.queue)
-        relief_fds = [self.queue.relief_fd] if self._has_successors else []
+        more_fds = [self.queue.relief_fd] if self._has_successors else []
+        if self._lender.line() is not None:
+            more_fds.append(self._lender.fileno())
         if self._logs is not None:
             quiet_threads.add(self._logs.start(f"{self.name}_logs", self._waits_at_exit))
         handler = ResultHandler(f"{self.name}_result_handler", self.queue, self.kill)
@@ -351,7 +356,7 @@ class Supervisor:
         handler.supervisor_thread = thread
         handler.start()
         try:
-            for fd in (*fds, *relief_fds):
+            for fd in (*fds, *more_fds):
                 self._events.register(fd, select.EPOLLIN)
             self.handler, self.thread = handler, thread
             self._enter(State.SERVING)
@@ -360,7 +365,7 @@ class Supervisor:
             if self.state is State.SERVING:
                 self._enter(State.NEW)
             self.handler = self.thread = None
-            for fd in (*fds, *relief_fds):
+            for fd in (*fds, *more_fds):
                 with contextlib.suppress(OSError):
                     self._events.unregister(fd)
             handler.close(self.queue)
@@ -395,6 +400,8 @@ class Supervisor:
                 os.eventfd_read(fd)
             elif fd == timer_fd:
                 self.queue.on_timer()
+            elif fd == self._lender.fileno():
+                self._lend_tracker()
             elif fd in self._workers:
                 self._see_end(self._workers[fd])
             elif self.launcher.handle_event(fd):
@@ -402,6 +409,14 @@ class Supervisor:
             self._go_on()
             if self.state is State.ENDED:
                 return
+
+    def _lend_tracker(self):
+        """Let workers use the program's resource tracker.  A lock may be held meanwhile, so nobody is to fork."""
+        quiet_threads.discard(self.thread)
+        try:
+            self._lender.answer()
+        finally:
+            quiet_threads.add(self.thread)
 
     def _go_on(self):
         """Do what the state asks for, after any event."""
@@ -592,7 +607,7 @@ class Supervisor:
                 launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
                 start_process(launched)
             return launched
-        fds = [_LateFd(fd) for fd in worker_fds(self.queue, self._box, self._logs)]
+        fds = [_LateFd(fd) for fd in worker_fds(self.queue, self._box, self._lender, self._logs)]
         args = (fds, number, self._setup, self._limits)
         launched = self._context.Process(target=worker_main.spawned_main, args=args, name=name)
         start_process(launched)
@@ -764,6 +779,7 @@ class Supervisor:
             self.launcher.leave_reserve()
         self._events.close()
         self._box.close()
+        self._lender.end()
         if self._logs is not None:
             self._logs.end()
         self.processes = {}  # each of them has a file open

@@ -9,7 +9,7 @@ from collections import namedtuple
 from concurrent.futures import _base, process
 
 from pyconc import _context, _core, _current_task, _names
-from pyconc._process import black_box, main_module, signals
+from pyconc._process import black_box, main_module, signals, tracker
 
 __all__ = ["IDLED", "INITIALIZER_FAILED", "INTERRUPTED_IMPORT", "MEMORY_DAMAGED", "Limits", "main", "spawned_main"]
 
@@ -60,7 +60,7 @@ def main(fds, number, setup, limits, main_of_fork=None):
     _prepare_signals()
     _make_line_buffered()
     main_module.begin_worker(main_of_fork)
-    region_fd, wakeup_fd, box_fd, *more_fds = fds
+    region_fd, wakeup_fd, box_fd, line, *more_fds = fds
     initializer, initargs, loop_factory = setup
     if limits.logs is not None:
         from pyconc import _logs
@@ -74,6 +74,7 @@ def main(fds, number, setup, limits, main_of_fork=None):
     except ValueError:
         sys.exit(MEMORY_DAMAGED)
     black_box.install(box_fd, number)
+    tracker.borrow_by(line)
     _current_task.note_progress = black_box.note_progress
     os.register_at_fork(after_in_child=lambda: (worker.after_fork(), black_box.leave()))
     signals.handle_stops(worker.on_stop)

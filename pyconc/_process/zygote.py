@@ -44,7 +44,7 @@ import traceback
 from multiprocessing import connection, get_start_method, process, util
 
 from pyconc import _core, _names
-from pyconc._process import kernel, process_state, signals, worker_main
+from pyconc._process import kernel, process_state, signals, tracker, worker_main
 from pyconc._process.main_module import MainOfFork
 from pyconc._process.process_state import ProcessState
 
@@ -61,7 +61,6 @@ __all__ = [
     "leaves_servers",
     "open_end",
     "reason_of",
-    "running_tracker_fd",
     "serve",
     "start_process",
     "will_tell",
@@ -323,32 +322,18 @@ def will_tell(pid):
 def _state_of(pid):
     """Return a process's state as one letter of the kernel's; None if nobody can tell."""
     try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[0]
+        stat = os.open(f"/proc/{pid}/stat", os.O_RDONLY)  # open() is gone at the interpreter's end
     except OSError:
         return None
+    try:
+        return os.read(stat, 1000).rpartition(b")")[2].split()[0].decode()
+    except OSError:
+        return None  # it has been reaped meanwhile
+    finally:
+        os.close(stat)
 
 
 # ---- making one ----
-
-
-class _Forking(signals.BlockInterrupts):
-    """Within `with _Forking():` a process that is forked uses our resource tracker, as multiprocessing's own do.
-
-    Since 3.14 a child that is not known to be one of those lets go of it, and starts one of its own: that would destroy
-    the shared memory that a worker has made as soon as the worker ends.
-    """
-
-    def __enter__(self):
-        super().__enter__()
-        self._intent = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_fork_intent", None)
-        if self._intent is not None:
-            self._intent.preserve_fd = True
-
-    def __exit__(self, *exc):
-        if self._intent is not None:
-            self._intent.preserve_fd = False
-        super().__exit__(*exc)
 
 
 def leaves_servers(initargs):
@@ -370,10 +355,11 @@ def fork(*asleep, leaves_servers=False):
     leaves_servers: it has nothing that a server has open for others, see server_sockets.h.
     asleep: (connection, the parent's end, name) of one that is not to begin before it is asked something.
     """
-    with _Forking():
-        pid = _core.fork(leaves_servers, *asleep)
+    with signals.BlockInterrupts():
+        pid = _core.fork(leaves_servers, tracker.fd_to_leave(), *asleep)
         if pid == 0:
             signals.end_in_child()
+            tracker.leave()
     return pid
 
 
@@ -411,10 +397,11 @@ class ZygoteFork:
         main: a MainOfFork made just before.  Raises OSError: there is no worker.
         """
         try:
-            with _Forking():
-                pid, end, second = _core.fork_pair(_leaves_servers(self._job), *self._asleep())
+            with signals.BlockInterrupts():
+                pid, end, second = _core.fork_pair(_leaves_servers(self._job), tracker.fd_to_leave(), *self._asleep())
                 if 0 in (pid, second):
                     signals.end_in_child()
+                    tracker.leave()
         except BaseException:
             self.close()
             raise
@@ -509,11 +496,6 @@ class ThisProcess:
         """Return the wait status, and the peak RSS, of a worker whose end was seen.  Raises ChildProcessError."""
         # If the program has waited for it, or ignores SIGCHLD, nobody can tell.
         return kernel.reap(pid)[1]
-
-
-def running_tracker_fd():
-    tracker = sys.modules.get("multiprocessing.resource_tracker")
-    return tracker and tracker._resource_tracker._fd
 
 
 # ---- the zygote's own life ----
