@@ -31,7 +31,8 @@ An executor is seen from its first call on, and after its shutdown as long as th
                             coroutine and of a call that is unpickled, it is not in the worker's message: a function
                             that travels by value, a method, a call with large arguments
             running_for     for how long, of threads to within some milliseconds; null: none
-            progress        what that call has told of it, {"done", "total", "note"}, in processes; null: nothing
+            progress        what that call has told of it, {"done", "total", "note"}; null: nothing. What is
+                            no finite number is null there, too
             rss, cpu        memory, and CPU time so far; null: the process could not be seen; rss of threads is null
             stack           only with --stacks: where its threads are, or null if it has not answered; of a thread
                             where that is, or null if there is no tool to read it
@@ -321,9 +322,7 @@ def read_pool(path: str) -> dict[str, Any]:
         else:
             task = None if call is None else _name_of_call(*call)
         member = _describe_worker(number, None, calls, running, seconds, task)
-        if running and not runs_coroutines:
-            member["state"] = PHASES[phase]
-        members.append(member | {"began": began})
+        members.append(member | {"state": PHASES[phase], "began": began})
     return _describe_pool("coroutines" if runs_coroutines else "processes", name, max_workers, numbers, members)
 
 
@@ -353,6 +352,15 @@ def _describe_worker(
         "rss": None,
         "cpu": None,
     }
+
+
+def _describe_progress(done: Any, total: Any, note: Any) -> dict[str, Any]:
+    """Describe what a call has told, of which anything may stand there; JSON has neither nan nor inf."""
+    numbers = {"done": done, "total": total}
+    for name, number in numbers.items():
+        if not isinstance(number, (int, float)) or not -sys.float_info.max <= number <= sys.float_info.max:
+            numbers[name] = None
+    return numbers | {"note": note if isinstance(note, str) else None}
 
 
 def _name_of_call(flags: int, callable_bytes: int, stream: bytes) -> str | None:
@@ -448,7 +456,7 @@ def _read_progress(pid: int, number: int, began: float | None) -> dict[str, Any]
             return None  # none there has ever told anything
         black_box: Any = import_module("pyconc._process.black_box")
         progress = black_box.read_progress(fd, number, began)
-        return None if progress is None else dict(progress._asdict())
+        return None if progress is None else _describe_progress(*progress)
     finally:
         os.close(fd)
 
@@ -498,10 +506,14 @@ def read_table(path: str, process: int) -> tuple[list[tuple[int, dict[str, Any]]
         return [], 0
     pools = []
     for pool, name, max_workers, numbers, workers in found:
-        members = [
-            _describe_worker(None, thread, calls, running, seconds, task and task.decode(errors="replace"))
-            for thread, calls, running, seconds, task in workers
-        ]
+        members = []
+        for thread, calls, running, seconds, task, told in workers:
+            task = task and task.decode(errors="replace")
+            members.append(_describe_worker(None, thread, calls, running, seconds, task))
+            if told is not None:
+                done, total, note = told
+                note = None if note is None else note.decode(errors="replace")
+                members[-1]["progress"] = _describe_progress(done, total, note)
         pools.append((pool, _describe_pool("threads", name, max_workers, numbers, members)))
     return pools, hidden
 
@@ -565,7 +577,8 @@ def _show_progress(progress: dict[str, Any] | None) -> str:
         return ""
     total = "" if progress["total"] is None else f" of {progress['total']:g}"
     note = "" if progress["note"] is None else f" {clean(progress['note'])}"
-    return f": {progress['done']:g}{total}{note}"
+    done = "?" if progress["done"] is None else f"{progress['done']:g}"
+    return f": {done}{total}{note}"
 
 
 def _show_size(size: int | None) -> str:

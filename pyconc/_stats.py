@@ -38,8 +38,8 @@ _WORKER = (
     *("is_abandoned", "rss", "cpu", "progress", "node"),
 )
 
-# What a worker process does with a call, as its queue numbers that.
-PHASES = ("unpickling", "running", "pickling")
+# What a worker process does, as its queue numbers that.
+PHASES = ("starting", "idle", "unpickling", "running", "pickling")
 
 
 class Histogram(namedtuple("Histogram", _HISTOGRAM, defaults=_HISTOGRAM.values())):
@@ -101,8 +101,9 @@ class WorkerStats(namedtuple("WorkerStats", _WORKER, defaults=(None, None, 0, Fa
 
     id: the process's or the thread's number, as ps and top have it.
     name: what it is called, as multiprocessing.Process and threading.Thread have it.
-    state: "idle" or "running"; of a process that makes one call at a time also "unpickling", while it reads the call,
-    for which it may import modules, and "pickling", when the call has returned.
+    state: "idle" or "running"; of a process also "starting", until it is ready for calls; of one that makes one call at
+    a time also "unpickling", while it reads the call, for which it may import modules, and "pickling", when the call
+    has returned.
     calls: how many it has ended.
     task: the name of the call that it runs, by options(name=) or else as its function; None: it has none.
     running_for: for how many seconds; None also for one that a worker has taken and not begun. Of calls in threads

@@ -2,7 +2,7 @@ from typing import Any, NamedTuple
 
 from pyconc._current_task import TaskProgress
 
-PHASES: tuple[str, str, str]
+PHASES: tuple[str, ...]
 
 class Histogram(NamedTuple):
     calls: int = 0

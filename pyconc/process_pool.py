@@ -295,7 +295,7 @@ class ProcessExecutor(_stats.Observed, AsyncWith):
                 _stats.WorkerStats(
                     id=worker.process.pid,
                     name=worker.process.name,
-                    state=_stats.PHASES[phase] if running else "idle",
+                    state=_stats.PHASES[phase],
                     calls=calls,
                     task=_stats.name_of(function, name),
                     running_for=seconds,

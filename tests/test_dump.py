@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from gates import ProcessGate
+from gates import Gate, ProcessGate
 from jobs import fail, hold, identity
 from support import ELSEWHERE, HANG_LIMIT, await_line, run_script, start_script, times_asleep, wait_until
 
@@ -53,6 +54,10 @@ def assert_same(pool, name):
 
 async def wait_for_ever():
     await asyncio.Event().wait()
+
+
+async def getpid():
+    return os.getpid()
 
 
 async def echo(number):
@@ -217,20 +222,150 @@ def tell_and_hold(gate, *told):
     gate()
 
 
+KINDS = [(pyconc.ProcessPoolExecutor, ProcessGate), (pyconc.ThreadPoolExecutor, Gate)]
+
+
+@pytest.mark.parametrize(("kind", "make_gate"), KINDS, ids=["processes", "threads"])
 @pytest.mark.parametrize(
-    ("told", "shown"), [((3,), "3"), ((3, 10), "3 of 10"), ((0.5, 1, "half\x1b"), "0.5 of 1 half?")], ids=str
+    ("told", "shown"),
+    [
+        ((3,), "3"),
+        ((-3, 10), "-3 of 10"),
+        ((2**63 - 1, 0.0), "9.22337e+18 of 0"),
+        ((0.5, 1, "half\x1b"), "0.5 of 1 half?"),
+        ((1, None, ""), "1 "),
+        ((1, 2, "ä" * 60), "1 of 2 " + "ä" * 60),
+        ((1, 2, "\U0001f600" * 60), "1 of 2 " + "\U0001f600" * 60),
+        ((1, 2, "\udc80"), "1 of 2 ?"),
+    ],
+    ids=lambda told: None if isinstance(told, str) else str(told)[:20].encode("ascii", "replace").decode(),
 )
-def test_how_far_a_call_is_is_seen(told, shown):
-    with pyconc.ProcessPoolExecutor(1, name="far") as pool, ProcessGate() as gate:
+def test_how_far_a_call_is_is_seen(kind, make_gate, told, shown):
+    with kind(1, name="far") as pool, make_gate() as gate:
         future = pool.submit(tell_and_hold, gate, *told)
         gate.wait_started()
         program = _dump.look(os.getpid())
         (member,) = next(pool for pool in program["pools"] if pool["name"] == "far")["members"]
-        assert member["progress"] == dict(pool.workers()[0].progress._asdict())
+        expected = dict(pool.workers()[0].progress._asdict())
+        if expected["note"] is not None:  # what is no text elsewhere
+            expected["note"] = expected["note"].encode("utf-8", "replace").decode()
+        assert member["progress"] == expected
         assert any(line.endswith(f"tell_and_hold: {shown}") for line, _ in _dump.lines(program))
         gate.open()
         future.result()
+        wait_until(lambda: look("far")["members"][0]["progress"] is None)
+        # Nor is it the next one's, which tells nothing.
+        future = pool.submit(gate)
+        gate.wait_started()
         assert look("far")["members"][0]["progress"] is None
+        gate.open()
+        future.result()
+
+
+@pytest.mark.parametrize(("kind", "make_gate"), KINDS, ids=["processes", "threads"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_progress_that_is_no_number_of_json_is_null(kind, make_gate, number):
+    with kind(1, name="far") as pool, make_gate() as gate:
+        pool.submit(tell_and_hold, gate, number, number, "note")
+        gate.wait_started()
+        (member,) = look("far")["members"]
+        assert member["progress"] == {"done": None, "total": None, "note": "note"}
+        assert any(line.endswith("tell_and_hold: ? note") for line, _ in _dump.lines(_dump.look(os.getpid())))
+        gate.open()
+
+
+def test_of_calls_that_wait_for_each_other_in_a_thread_the_innermost_tells():
+    told = []
+
+    def tell(*progress):
+        if progress:
+            pyconc.current_task().progress(*progress)
+        (member,) = look("nested")["members"]
+        told.append((member["running"], member["progress"] and member["progress"]["done"]))
+
+    def outer(submit):
+        tell(1)
+        for progress in ((), (2,)):
+            assert submit(tell, *progress).result() is None  # runs above this one
+            told.append(look("nested")["members"][0]["progress"]["done"])
+        tell(3)
+
+    with pyconc.ThreadPoolExecutor(1, name="nested") as pool:
+        pool.submit(outer, pool.submit).result()
+        wait_until(lambda: look("nested")["members"][0]["progress"] is None)
+    assert told == [(1, 1), (2, None), 1, (2, 2), 1, (1, 3)]
+
+
+def test_a_thread_that_has_told_something_leaves_room_for_others_when_it_ends():
+    def tell():
+        pyconc.current_task().progress(1)
+
+    path = next(path for path in _dump.find_tables(os.getpid()).values())
+
+    def count_cells():
+        with open(path, "rb") as file:
+            return int.from_bytes(file.read(16)[12:], "little")
+
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        pool.submit(tell).result()
+    before = count_cells()
+    for _ in range(5):
+        with pyconc.ThreadPoolExecutor(1) as pool:
+            pool.submit(tell).result()
+    assert count_cells() == before
+
+
+TELLS_AND_FORKS = """
+    import os
+
+    import pyconc
+    from pyconc import _dump
+
+    def fork():
+        task = pyconc.current_task()
+        task.progress(1)
+        child = os.fork()
+        if child == 0:
+            task.progress(2)
+            with pyconc.ThreadPoolExecutor(1, name="child") as pool:
+                pool.submit(show, "child").result()
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), *see("parent"), flush=True)
+
+    def show(name):
+        pyconc.current_task().progress(3)
+        print(*see(name), flush=True)
+
+    def see(name):
+        pools = _dump.look(os.getpid())["pools"]
+        return [member["progress"]["done"] for pool in pools if pool["name"] == name for member in pool["members"]]
+
+    with pyconc.ThreadPoolExecutor(1, name="parent") as pool:
+        pool.submit(fork).result()
+"""
+
+
+def test_the_child_of_a_fork_tells_nothing_of_its_parents_calls():
+    assert run_script(TELLS_AND_FORKS, flags=("-W", "ignore")).stdout == "3\n0 1\n"
+
+
+@pytest.mark.parametrize("kind", [pyconc.ProcessPoolExecutor, pyconc.CoroutinePool])
+def test_a_worker_that_is_not_ready_for_calls_yet_starts(kind):
+    with ProcessGate() as gate, kind(1, name="starts", initializer=pickle.loads(pickle.dumps(gate))) as pool:
+        call = getpid if kind is pyconc.CoroutinePool else os.getpid
+        for _ in range(2):  # the second one takes the number of the first one
+            future = pool.submit(call)
+            (pid,) = gate.wait_started()
+            wait_until(lambda: pool.workers() != [])
+            for _ in range(2):
+                (member,), (worker,) = look("starts")["members"], pool.workers()
+                assert (member["state"], worker.state) == ("starting", "starting")
+                assert pool.stats().workers == 1
+            gate.open()
+            assert future.result() == pid
+            wait_until(lambda: look("starts")["members"][0]["state"] == pool.workers()[0].state == "idle")
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda pid=pid: pid not in [worker.id for worker in pool.workers()])
 
 
 def test_a_name_in_a_call_of_small_values_is_seen():
@@ -741,7 +876,7 @@ def read_table(data):
 def test_a_damaged_table_of_threads_shows_nonsense_at_worst():
     event = threading.Event()
     with pyconc.ThreadPoolExecutor(2, name="sound", timed=True) as pool:
-        futures = [pool.submit(event.wait) for _ in range(4)]
+        futures = [pool.submit(tell_and_hold, event.wait, 1, 2, "note") for _ in range(4)]
         wait_until(lambda: look("sound")["running"] == 2)
         path = next(path for _, path in _dump._files(os.getpid(), _dump._THREADS))
         with open(path, "rb") as file:

@@ -153,6 +153,9 @@ call_tell(PyObject *op, PyObject *progress)
     bool is_remote = self->place != NULL && self->place->is_remote;
     if (self->place != NULL) {
         Py_XSETREF(self->progress, Py_NewRef(progress));
+        if (self->place->told != NULL) {
+            self->place->told(self->place);
+        }
     }
     return PyBool_FromLong(is_remote);
 }

@@ -50,6 +50,8 @@ typedef struct call_place {
     void (*raise_again)(struct call_place *place);
     // Shows others what the call that runs is a call of.  False: none runs.  NULL: nobody is shown that.
     bool (*show)(struct call_place *place, PyObject *callable);
+    // The call that runs has told how far it is, or the one is over that had.  NULL: nobody is shown that.
+    void (*told)(struct call_place *place);
     CallObject *call;     // that runs, owned; NULL: none runs, or none has asked
     PyObject *inner;      // what its code says that it is a call of, owned, or NULL; show()'s unit drops it
     bool is_interrupted;  // call_interrupt() has raised in the call that runs
@@ -104,6 +106,9 @@ call_end(call_place *place)
         call->reason = place->reason(place);
         call->place = NULL;
         place->call = NULL;
+        if (call->progress != NULL && place->told != NULL) {
+            place->told(place);
+        }
         Py_DECREF(call);
     }
 }

@@ -1,16 +1,11 @@
 // call_name: what the call of a worker is named, where others can see it.
 //
-// One thread writes it, and whoever looks has copies of the memory in which it stands, and must expect
-// anything there.  A version, which is odd while the name changes, tells a name from what is half of one: who
-// copies the memory twice, one copy after the other, knows that the name in the first is whole if both have
-// the same even version.  No Python.
+// One thread writes it, and whoever looks has two copies of the memory in which it stands, see
+// versioned_words.h.  No Python.
 #ifndef PYCONC_CALL_NAME_H
 #define PYCONC_CALL_NAME_H
 
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "versioned_words.h"
 
 #define CALL_NAME_WORDS 20
 #define CALL_NAME_BYTES (CALL_NAME_WORDS * sizeof(uint64_t))

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 // "pyconc", and the version of everything that is laid out in a region.
-#define MAGIC UINT64_C(0x0003636e6f637970)
+#define MAGIC UINT64_C(0x0004636e6f637970)
 // A share's most bytes: holes cost nothing.  And its least, for a process that may not have large files.
 #define SHARE_MOST (UINT64_C(1) << 40)
 #define SHARE_LEAST (UINT64_C(1) << 20)

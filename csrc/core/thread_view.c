@@ -13,7 +13,7 @@
 #include "shm_fork.h"
 
 // "pyconct", and the version of everything that is laid out here.
-#define MAGIC UINT64_C(0x0174636e6f637970)
+#define MAGIC UINT64_C(0x0274636e6f637970)
 #define CELLS_MAX 5461
 #define FILE_BYTES (UINT64_C(1) << 22)
 // The system is asked for so much at a time: some forty cells.
@@ -136,6 +136,20 @@ thread_view_show(void *cell, thread_view_kind kind)
     atomic_store_explicit((_Atomic uint32_t *)cell, kind, memory_order_release);
 }
 
+uint32_t
+thread_view_place(const void *cell)
+{
+    return (uint32_t)((size_t)((const unsigned char *)cell - own.cells) / THREAD_VIEW_CELL);
+}
+
+void
+thread_view_tell(thread_view_progress *cell, const thread_view_told *told)
+{
+    uint64_t words[THREAD_VIEW_TOLD_WORDS];
+    memcpy(words, told, sizeof(words));
+    versioned_words_write(&cell->version, cell->words, words, THREAD_VIEW_TOLD_WORDS);
+}
+
 void
 thread_view_give_back(void *cell)
 {
@@ -240,4 +254,21 @@ thread_view_read_call(const thread_view_table *table, uint32_t place, char name[
     const thread_view_worker *worker = (const void *)(table->cells + offset);
     const thread_view_worker *later = (const void *)(table->again + offset);
     return call_name_read(&worker->name, &later->name, name);
+}
+
+bool
+thread_view_read_told(const thread_view_table *table, uint32_t place, thread_view_told *told)
+{
+    const thread_view_worker *worker = thread_view_cell(table, place, THREAD_VIEW_WORKER);
+    uint32_t at = worker == NULL ? 0 : worker->progress;
+    if (at == 0 || at >= table->top || thread_view_cell(table, at, THREAD_VIEW_PROGRESS) == NULL) {
+        return false;
+    }
+    size_t offset = (size_t)at * THREAD_VIEW_CELL;
+    const thread_view_progress *cell = (const void *)(table->cells + offset);
+    const thread_view_progress *later = (const void *)(table->again + offset);
+    memcpy(told, cell->words, sizeof(*told));
+    return versioned_words_are_whole(&cell->version, &later->version) && told->running != 0
+           && told->running == worker->running
+           && (told->note_bytes <= THREAD_VIEW_NOTE_BYTES || told->note_bytes == THREAD_VIEW_NO_NOTE);
 }

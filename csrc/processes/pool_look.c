@@ -144,7 +144,8 @@ build_worker(const pool_copy *copy, uint32_t number, int64_t now_ns)
     const job_ring_sight *sight = &copy->sights[number];
     int64_t began_ns = sight->slot == NULL ? 0 : job_slot_began(sight->slot);
     bool has_begun = began_ns > 0 && began_ns <= now_ns;
-    worker_phase phase = worker_view_phase(&copy->views[number]);
+    worker_phase phase =
+        worker_view_phase(&copy->views[number], sight->running, copy->view->runs_coroutines != 0);
     PyObject *began = call_build_seconds(has_begun ? began_ns : CALL_NOT_BEGUN, CALL_NOT_BEGUN);
     PyObject *seconds = call_build_seconds(has_begun ? now_ns - began_ns : CALL_NOT_BEGUN, CALL_NOT_BEGUN);
     PyObject *name = build_name(copy, number, phase);

@@ -81,7 +81,8 @@ process_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
         count == 0 ? NULL : pool_view_workers(self->region->head, self->region->head_bytes, count);
     PyObject *workers = PyList_New(0);
     for (uint32_t i = 0; i < count; i++) {
-        worker_phase phase = self->view->runs_coroutines ? WORKER_RUNS : worker_view_phase(&views[i]);
+        worker_phase phase =
+            worker_view_phase(&views[i], loads[i].running, self->view->runs_coroutines != 0);
         PyObject *described = workers == NULL ? NULL : describe_load(i, &loads[i], phase, now_ns);
         if (described == NULL || PyList_Append(workers, described) < 0) {
             Py_CLEAR(workers);

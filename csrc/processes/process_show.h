@@ -28,8 +28,8 @@ PyDoc_STRVAR(process_queue_workers_doc,
 "workers($self, /)\n--\n\n"
 "Return a list with (number, callable or None, name or None, began or None, seconds or None, ended,\n"
 "running, phase) for each number of a worker: the call that it runs, since when by time.monotonic() and for\n"
-"how long; how many tasks it has ended, and runs; and what it does with that call: 0 unpickles it, 1 runs\n"
-"it, 2 pickles its result.");
+"how long; how many tasks it has ended, and runs; and what it does: 0 starts, 1 idles, 2 unpickles that\n"
+"call, 3 runs it, 4 pickles its result.");
 PyObject *process_queue_workers(PyObject *op, PyObject *Py_UNUSED(ignored));
 
 #endif

@@ -227,6 +227,9 @@ process_queue_admit(PyObject *op, PyObject *args)
     if (trace_on != NULL) {
         queue_trace_worker(&self->head, TRACE_WORKER_BEGIN, process, false);
     }
+    worker_view *views = pool_view_workers(self->region->head, self->region->head_bytes,
+                                           self->table.ring.worker_count);
+    worker_view_enter(&views[worker], WORKER_STARTS);  // it was another's that had this number
     job_table_admit(&self->table, worker, process, pidfd);
     Py_RETURN_NONE;
 }

@@ -25,6 +25,7 @@ worker_wait_admitted(PyObject *op, PyObject *Py_UNUSED(ignored))
             return NULL;
         }
     }
+    worker_view_enter(self->view, WORKER_IDLES);
     Py_RETURN_NONE;
 }
 

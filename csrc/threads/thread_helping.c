@@ -48,6 +48,7 @@ run_above(worker *w, task *t)
     above->current = t;
     runner *below = worker_innermost(w);
     runner_enter(above, w, w->queue->head.module);
+    thread_show_runner(above);
     call_take_back(&below->place);
     list_link_push(&w->queue->runners, &above->link);
     w->depth++;
@@ -68,6 +69,7 @@ run_above(worker *w, task *t)
     }
     Py_DECREF(context);
     runner_leave(above);
+    thread_show_told(w);
     if (!above->inherited) {
         list_link_remove(&above->link);
     }

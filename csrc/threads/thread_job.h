@@ -69,6 +69,7 @@ typedef struct worker {
     // What others see of it, its counts of calls too: a cell, or `hidden`.  This thread writes, with the GIL.
     thread_view_worker *view;
     thread_view_worker hidden;
+    thread_view_progress *told;  // a cell, once a call has told how far it is; or NULL
 } worker;
 
 static inline runner *

@@ -47,7 +47,32 @@ build_stats(const thread_view_table *table, const thread_view_pool *pool)
     return stats_build(&now, &sum, pool->is_timed ? &sum.runs : NULL, waits);
 }
 
-// (thread, calls ended, calls running, seconds or None, name or None)
+static PyObject *
+build_number(const thread_view_number *number)
+{
+    if (number->kind == THREAD_VIEW_INTEGER) {
+        return PyLong_FromLongLong((long long)number->bits);
+    }
+    double value;
+    memcpy(&value, &number->bits, sizeof(value));
+    return number->kind == THREAD_VIEW_FLOAT ? PyFloat_FromDouble(value) : Py_NewRef(Py_None);
+}
+
+// What a worker's call has told of how far it is, (done, total, note as bytes); or None.
+static PyObject *
+build_told(const thread_view_table *table, uint32_t place)
+{
+    thread_view_told told;
+    if (!thread_view_read_told(table, place, &told) || told.done.kind == THREAD_VIEW_NO_NUMBER) {
+        Py_RETURN_NONE;
+    }
+    PyObject *note = told.note_bytes == THREAD_VIEW_NO_NOTE
+                         ? Py_NewRef(Py_None)
+                         : PyBytes_FromStringAndSize(told.note, (Py_ssize_t)told.note_bytes);
+    return Py_BuildValue("NNN", build_number(&told.done), build_number(&told.total), note);
+}
+
+// (thread, calls ended, calls running, seconds or None, name or None, told or None)
 static PyObject *
 build_worker(const thread_view_table *table, uint32_t place, int64_t now_ns)
 {
@@ -59,14 +84,10 @@ build_worker(const thread_view_table *table, uint32_t place, int64_t now_ns)
     PyObject *seconds =
         has_time ? PyFloat_FromDouble((double)(now_ns - worker->began_ns) * 1e-9) : Py_NewRef(Py_None);
     PyObject *text = has_name ? PyBytes_FromString(name) : Py_NewRef(Py_None);
-    if (seconds == NULL || text == NULL) {
-        Py_XDECREF(seconds);
-        Py_XDECREF(text);
-        return NULL;
-    }
-    return Py_BuildValue("IKINN", (unsigned)worker->thread,
+    // What is NULL raises.
+    return Py_BuildValue("IKINNN", (unsigned)worker->thread,
                          (unsigned long long)tally_ended(&worker->counts), (unsigned)worker->running, seconds,
-                         text);
+                         text, build_told(table, place));
 }
 
 static PyObject *
@@ -121,8 +142,8 @@ PyDoc_STRVAR(look_at_threads_doc,
 "Return what the table of a program's pools of threads tells of them, from its file.\n\n"
 "(process, pools that are hidden, pools), of each pool (number, name, most workers, what stats() of a\n"
 "ThreadQueue returns, workers), of each worker (thread, tasks ended, tasks running, seconds or None, name\n"
-"or None): of the call that it runs. Anything may stand there. Raises ValueError if the file is no such\n"
-"table of this version.");
+"or None, (done, total or None, note or None) or None): of the call that it runs, and how far that says\n"
+"that it is. Anything may stand there. Raises ValueError if the file is no such table of this version.");
 
 static PyObject *
 look_at_threads(PyObject *Py_UNUSED(module), PyObject *arg)

@@ -133,11 +133,83 @@ thread_show_worker(worker *w)
     thread_view_show(view, THREAD_VIEW_WORKER);
 }
 
+static thread_view_number
+number_of(PyObject *number)
+{
+    thread_view_number shown = {.kind = THREAD_VIEW_NO_NUMBER};
+    if (PyFloat_Check(number)) {
+        double value = PyFloat_AS_DOUBLE(number);
+        memcpy(&shown.bits, &value, sizeof(value));
+        shown.kind = THREAD_VIEW_FLOAT;
+    }
+    else if (PyLong_Check(number)) {
+        int overflows;
+        long long value = PyLong_AsLongLongAndOverflow(number, &overflows);
+        shown = (thread_view_number){.kind = overflows ? THREAD_VIEW_NO_NUMBER : THREAD_VIEW_INTEGER,
+                                     .bits = (uint64_t)value};
+    }
+    return shown;
+}
+
+// `progress`: a TaskProgress; or NULL.
+static thread_view_told
+build_told(const worker *w, PyObject *progress)
+{
+    thread_view_told told = {.note_bytes = THREAD_VIEW_NO_NOTE};
+    if (progress != NULL && PyTuple_Check(progress) && PyTuple_GET_SIZE(progress) == 3) {
+        told.running = w->view->running;
+        told.done = number_of(PyTuple_GET_ITEM(progress, 0));
+        told.total = number_of(PyTuple_GET_ITEM(progress, 1));
+        PyObject *note = PyTuple_GET_ITEM(progress, 2);
+        PyObject *text =
+            PyUnicode_Check(note) ? PyUnicode_AsEncodedString(note, "utf-8", "replace") : NULL;
+        PyErr_Clear();
+        if (text != NULL) {
+            size_t bytes = (size_t)PyBytes_GET_SIZE(text);
+            told.note_bytes = bytes < sizeof(told.note) ? bytes : sizeof(told.note);
+            memcpy(told.note, PyBytes_AS_STRING(text), told.note_bytes);
+            Py_DECREF(text);
+        }
+    }
+    return told;
+}
+
+void
+thread_show_told_by(worker *w)
+{
+    const runner *r = worker_innermost(w);
+    PyObject *progress = r->place.call == NULL ? NULL : r->place.call->progress;
+    if (w->told == NULL) {
+        bool is_seen = progress != NULL && w->view != &w->hidden && !r->inherited;
+        w->told = is_seen ? thread_view_take() : NULL;
+        if (w->told == NULL) {
+            return;
+        }
+        w->view->progress = thread_view_place(w->told);
+        thread_view_show(w->told, THREAD_VIEW_PROGRESS);
+    }
+    thread_view_told told = build_told(w, progress);
+    thread_view_tell(w->told, &told);
+}
+
+static void
+show_told(call_place *place)
+{
+    thread_show_told_by(THING_OF(place, runner, place)->worker);
+}
+
+void
+thread_show_runner(runner *r)
+{
+    r->place.told = show_told;
+}
+
 void
 thread_show_worker_ends(worker *w)
 {
     Py_XDECREF(w->named);
     if (!w->runner.inherited) {
+        thread_view_give_back(w->told);
         tally_add(w->queue->jobs.counts, &w->view->counts);
         thread_view_give_back(w->view);
     }

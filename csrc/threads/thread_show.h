@@ -12,7 +12,8 @@
 // the pool counts anew in memory of its own, and asks again with its next worker.
 //
 // Before each call, its worker writes down in its view since when it runs, and what it is named unless that
-// stands there already.
+// stands there already.  What a call tells of how far it is has a cell of its own, which its worker asks for
+// when one does so for the first time, and keeps.
 //
 // Every function here is called with the GIL, which guards all fields.
 #ifndef PYCONC_THREAD_SHOW_H
@@ -32,6 +33,20 @@ void thread_show_pool(ThreadQueueObject *self);
 // on.
 void thread_show_worker(worker *w);
 void thread_show_worker_ends(worker *w);
+
+// The calls of a runner are about to begin: others see what they tell.
+void thread_show_runner(runner *r);
+
+// What the innermost call of a worker has told, in the place of what another one has.
+void thread_show_told_by(worker *w);
+
+static inline void
+thread_show_told(worker *w)
+{
+    if (w->told != NULL) {
+        thread_show_told_by(w);
+    }
+}
 
 // In the child of a fork.
 void thread_show_after_fork(ThreadQueueObject *self);

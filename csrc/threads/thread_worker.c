@@ -215,6 +215,7 @@ thread_worker_run(ThreadQueueObject *self, PyObject *reservation, int64_t max_id
     runner_enter(&w.runner, &w, self->head.module);
     list_link_push(&self->runners, &w.runner.link);
     thread_show_worker(&w);
+    thread_show_runner(&w.runner);
     thread_queue_watch_stop_limit(self);
     helping_self = &w.helper;
     call_here = &w.runner.place;

@@ -109,6 +109,51 @@ a_name_is_seen_unless_it_changes_just_then(void)
 }
 
 static void
+what_a_call_has_told_is_seen_while_it_runs_unless_it_changes_just_then(void)
+{
+    thread_view_worker *worker = thread_view_take();
+    thread_view_progress *cell = thread_view_take();
+    thread_view_show(worker, THREAD_VIEW_WORKER);
+    worker->running = 2;
+    worker->progress = thread_view_place(cell);
+    thread_view_told told = {.running = 2, .done = {THREAD_VIEW_INTEGER, 7}, .note_bytes = 3, .note = "abc"};
+    thread_view_told seen;
+    thread_view_table table = copy();
+    CHECK(!thread_view_read_told(&table, 1, &seen));  // the cell is not shown
+    thread_view_free(&table);
+    thread_view_show(cell, THREAD_VIEW_PROGRESS);
+    table = copy();
+    CHECK(!thread_view_read_told(&table, 1, &seen));  // nothing was told
+    thread_view_free(&table);
+    thread_view_tell(cell, &told);
+    table = copy();
+    CHECK(thread_view_read_told(&table, 1, &seen));
+    CHECK(memcmp(&seen, &told, sizeof(told)) == 0);
+    CHECK(!thread_view_read_told(&table, 2, &seen));  // that is no worker
+    thread_view_free(&table);
+    for (uint32_t version = 1; version <= 2; version++) {
+        table = copy();
+        thread_view_progress *later = (void *)(table.again + (size_t)worker->progress * THREAD_VIEW_CELL);
+        atomic_fetch_add(&later->version, version);
+        CHECK(!thread_view_read_told(&table, 1, &seen));
+        thread_view_free(&table);
+    }
+    // It is another call's, there is none, its note is too long, or the cell is elsewhere.
+    for (int i = 0; i < 4; i++) {
+        worker->running = i == 0 ? 1 : 2;
+        told.running = i == 1 ? 0 : 2;
+        told.note_bytes = i == 2 ? THREAD_VIEW_NOTE_BYTES + 1 : 0;
+        worker->progress = i == 3 ? UINT32_MAX : thread_view_place(cell);
+        thread_view_tell(cell, &told);
+        table = copy();
+        CHECK(!thread_view_read_told(&table, 1, &seen));
+        thread_view_free(&table);
+    }
+    thread_view_give_back(cell);
+    thread_view_give_back(worker);
+}
+
+static void
 a_full_table_refuses_and_counts_what_is_hidden(void)
 {
     static void *cells[6000];
@@ -252,6 +297,7 @@ main(int argc, char **argv)
     static const check_test tests[] = {
         CHECK_TEST(a_cell_is_seen_while_it_is_shown_and_is_the_next_one_to_be_taken),
         CHECK_TEST(a_name_is_seen_unless_it_changes_just_then),
+        CHECK_TEST(what_a_call_has_told_is_seen_while_it_runs_unless_it_changes_just_then),
         CHECK_TEST(a_full_table_refuses_and_counts_what_is_hidden),
         CHECK_TEST(the_child_of_a_fork_writes_elsewhere),
         CHECK_TEST(a_system_that_refuses_is_asked_again),
