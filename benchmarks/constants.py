@@ -144,8 +144,8 @@ FIXED = {
         shared_heap_layout.ROW_WORDS shared_heap_map.RUN_BITS shared_item.SHARED_ITEM_HEAD_BYTES
         shared_value.WORD_INT_MAX shm_arena.SHM_ARENA_CLASSES
         shm_arena.SHM_ARENA_BUCKETS thread_view.CELLS_MAX thread_view.FILE_BYTES thread_view.THREAD_VIEW_CELL
-        thread_view.THREAD_VIEW_POOL_NAME trace.RECORD_EVENTS wire.BUFFER_ALIGNMENT wire.FORM_SHIFT
-        worker.WORKER_CUT_OFF worker.WORKER_MEMORY_DAMAGED worker.WORKER_INTERRUPTED_IMPORT worker.WORKER_IDLED
+        thread_view.THREAD_VIEW_POOL_NAME thread_view.THREAD_VIEW_NOTE_BYTES trace.RECORD_EVENTS
+        wire.BUFFER_ALIGNMENT wire.FORM_SHIFT worker.WORKER_CUT_OFF worker.WORKER_MEMORY_DAMAGED worker.WORKER_INTERRUPTED_IMPORT worker.WORKER_IDLED
         shared_dict_type.MARSHAL_VERSION thread_job.STOP_SIGNAL _log_levels._HEAD_BYTES _logs._PID_BYTES
         loop_worker._IS_EAGER pickling.PROTOCOL signals.STOP worker_main.INITIALIZER_FAILED
         worker_main.MEMORY_DAMAGED worker_main.INTERRUPTED_IMPORT worker_main.IDLED zygote._UNKNOWN
