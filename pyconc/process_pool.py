@@ -658,8 +658,8 @@ class ProcessPoolExecutor(
         What is submitted there, by submit(), map() or loop.run_in_executor(), has these options; None: as here. It is
         no second pool: to shut it down, or to leave it by `with`, shuts down this one.
 
-        timeout: for how many seconds a call may run, from when a worker begins it, its arguments unpickled; math.inf:
-        for ever. A call of map() has it for itself.
+        timeout: for how many seconds a call may run, from when a worker begins it, its arguments unpickled, until its
+        result is pickled; math.inf: for ever. A call of map() has it for itself.
         deadline: when a call must have ended, by time.monotonic(); one that waits for a worker until then never begins.
         When its time is over, the call is interrupted, and killed if that does not help, as below: at once with
         on_cancel="kill". Its future gets TaskTimeout when the call has ended, whatever that has returned or raised.
@@ -682,9 +682,9 @@ class ProcessPoolExecutor(
         default: as the function.
 
         A call that has no Python code to go on with is interrupted when it has: a long computation in C is killed after
-        `grace`. So is one that has replaced the handler of signal SIGRTMIN+3, which workers use. A worker whose call
-        was interrupted in the middle of an import is replaced: it may have half a module. map() sends calls with
-        options one by one; to close its iterator, when a result was asked for before, stops those that run.
+        `grace`. So is one that has blocked the signal SIGRTMIN+3 or replaced its handler, which workers use. A worker
+        whose call was interrupted in the middle of an import is replaced: it may have half a module. map() sends calls
+        with options one by one; to close its iterator, when a result was asked for before, stops those that run.
 
         Any thread may call this. Raises ValueError for another on_cancel, for a timeout or a grace that is nan or below
         0, and for a deadline that is nan or -inf; TypeError for any of these that is no number, and for a name that is

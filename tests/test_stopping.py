@@ -259,17 +259,23 @@ async def test_kill_ends_the_worker_at_once(new_loop, tmp_path):
         assert await loop.run_in_executor(pool, os.getpid) != int(notes(path)[0])
 
 
-@with_pool
-def test_a_call_whose_handler_was_taken_away_is_killed(pool, tmp_path):
-    path = tmp_path / "notes"
-    future = begin_here(pool.options(on_cancel="interrupt", grace=0.05), path, ignore_stops)
-    assert future.cancel()
-    assert pool.submit(os.getpid).result() != int(notes(path)[0])
+def block_stops(path):
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    sleep_in_c(path)
 
 
 def ignore_stops(path):
     signal.signal(signals.STOP, signal.SIG_IGN)
     sleep_in_c(path)
+
+
+@pytest.mark.parametrize("fn", [ignore_stops, block_stops])
+@with_pool
+def test_a_call_that_the_signal_does_not_reach_is_killed(pool, tmp_path, fn):
+    path = tmp_path / "notes"
+    future = begin_here(pool.options(on_cancel="interrupt", grace=0.05), path, fn)
+    assert future.cancel()
+    assert pool.submit(os.getpid).result() != int(notes(path)[0])
 
 
 def spin():

@@ -278,6 +278,29 @@ def test_what_comes_late_is_dropped(pool, tmp_path, result, stopped):
     assert path.read_text() == "timeout"
 
 
+class PickledAtGate:
+    def __init__(self, gate):
+        self.gate = gate
+
+    def __reduce__(self):
+        self.gate()
+        return abs, (-1,)
+
+
+@with_pool
+def test_to_pickle_its_result_belongs_to_a_call_but_is_not_interrupted(pool):
+    worker = pool.submit(os.getpid).result()
+    with ProcessGate() as gate:
+        future = pool.options(timeout=0.05, grace=FOREVER).submit(PickledAtGate, gate)
+        gate.wait_started()
+        wait_until(lambda: pool._opened._call_stopper._repeats, "the supervisor to be told, and to interrupt it")
+        gate.open()
+        error = timeout_of(future)
+        assert error.stopped == "returned"
+        assert gate.is_left()
+    assert pool.submit(os.getpid).result() == worker
+
+
 def hold(path):
     path.with_suffix(".held").write_text("")
     wait_until(path.exists)
