@@ -555,8 +555,8 @@ class ThreadPoolExecutor(_core.Executor, _stats.Observed, AsyncWith, thread.Thre
 
         No thread is ever killed. If a call has not ended `grace` seconds after it was to end (1 by default; math.inf:
         for ever), it is abandoned: its future is cancelled, or gets TaskTimeout, its thread goes on, no other takes its
-        place, and what it returns is dropped. That is logged for the first such call of an executor. shutdown() and the interpreter's exit
-        wait for the thread, as with the standard library.
+        place, and what it returns is dropped. That is logged for the first such call of an executor. shutdown() and the
+        interpreter's exit wait for the thread, as with the standard library.
 
         With "interrupt" future.cancel() returns True; the callbacks of a concurrent.futures.Future are called then, and
         wait() returns when the call has ended. A future of run_in_executor() stays pending until the call has ended,
