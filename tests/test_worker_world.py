@@ -53,6 +53,44 @@ if __name__ == "__main__":
     assert finished.stdout == ("C.UTF-8" if when == "before the first" else "C") + " C.UTF-8\n"
 
 
+@chessboard("threads, when", ["none", "one"], ["before the first", "before the second"])
+def test_workers_have_what_the_program_has_set_in_the_interpreter(threads, when):
+    # Also behind the guard, which a fresh interpreter does not pass; and what the program sets while it has workers.
+    finished = run_script(
+        """
+import signal, socket, sys, threading
+import pyconc
+def change():
+    sys.setrecursionlimit(4321)
+    sys.setswitchinterval(0.25)
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(0)
+    socket.setdefaulttimeout(77)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+def look():
+    digits = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None
+    signals = [signal.getsignal(number).name for number in (signal.SIGPIPE, signal.SIGHUP, signal.SIGTERM)]
+    return sys.getrecursionlimit(), sys.getswitchinterval(), digits, socket.getdefaulttimeout(), *signals
+if __name__ == "__main__":
+    if sys.argv[1] == "one":
+        threading.Thread(target=threading.Event().wait, daemon=True).start()
+    signal.signal(signal.SIGUSR1, print)
+    unchanged = look()
+    if sys.argv[2] == "before the first":
+        change()
+    with pyconc.ProcessPoolExecutor(1, max_tasks_per_child=1) as pool:
+        expected = look()
+        print(pool.submit(look).result() == expected)
+        change()
+        print(pool.submit(look).result() == look() != unchanged)
+""",
+        threads,
+        when,
+    )
+    assert finished.stdout == "True\nTrue\n"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="numpy is not installed")
 def test_native_threads_of_a_library_are_no_reason_not_to_fork():
     # Threads that Python does not know, as numpy's BLAS keeps them.

@@ -167,9 +167,7 @@ class Nursery:
         else:
             for name in ("init_main_from_name", "init_main_from_path"):
                 preparation.pop(name, None)
-        # What another program does not inherit.
-        names = "filters", "ignores_interrupts", "locale"
-        state = process_state.pack({name: getattr(self.state, name) for name in names})
+        state = process_state.pack({name: getattr(self.state, name) for name in process_state.OF_INTERPRETER})
         self._send((os.getpid(), preparation, patching._installed, state))
         _, prints, error = self._receive()
         if error is not None:

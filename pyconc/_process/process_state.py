@@ -2,7 +2,7 @@
 
 Two kinds.  What a new worker can take over is sent to it: folder, environment, time zone, sys.path, filters of
 warnings, umask, limits, affinity, niceness, scheduling policy, how readily the kernel ends it for want of memory,
-signal mask, whether Ctrl-C is ignored, locale.  And the program's rights: user, groups, capabilities, namespaces,
+signal mask, which signals are ignored, locale, and settings of the interpreter.  And the program's rights: user, groups, capabilities, namespaces,
 root folder.  A worker gives up what the program has given up since: user, groups, capabilities.  Where that does not
 make it equal, it does not begin, and the zygote is replaced.
 
@@ -10,6 +10,7 @@ Affinity, niceness, policy and signal mask are those of the program's main threa
 """
 
 import _locale
+import _signal
 import contextlib
 import os
 import pickle
@@ -22,7 +23,16 @@ import warnings
 from pyconc import _core
 from pyconc._process import signals
 
-__all__ = ["ProcessState", "adopt", "adopt_rights", "current_rights", "is_privileged", "may_become", "pack"]
+__all__ = [
+    "OF_INTERPRETER",
+    "ProcessState",
+    "adopt",
+    "adopt_rights",
+    "current_rights",
+    "is_privileged",
+    "may_become",
+    "pack",
+]
 
 _OOM_SCORE_ADJ = "/proc/self/oom_score_adj"
 
@@ -43,6 +53,25 @@ _RIGHTS = (
     "NoNewPrivs",
     "Seccomp",
     "Seccomp_filters",
+)
+
+# Signals of which a worker does what the program does: what else means something to workers is in signals.py.
+_SIGNALS = [
+    number
+    for number in range(1, _signal.SIGSYS + 1)
+    if number not in (_signal.SIGINT, _signal.SIGTERM, _signal.SIGCHLD, _signal.SIGKILL, _signal.SIGSTOP)
+]
+
+# What a fresh interpreter has otherwise than a program that has set it; the rest of the first kind it inherits.
+OF_INTERPRETER = (
+    "filters",
+    "ignores_interrupts",
+    "signals",
+    "locale",
+    "recursion_limit",
+    "switch_interval",
+    "digits",
+    "socket_timeout",
 )
 
 # Of these, what _core tells and limits, in its order.
@@ -71,7 +100,12 @@ class ProcessState:
         self.oom_score_adj = _or_none(_read_oom_score_adj)
         self.mask = int(status["SigBlk"], 16) if "SigBlk" in status else None
         self.ignores_interrupts = signals.ignores_interrupts()
+        self.signals = _read_signals()
         self.locale = _locale.setlocale(_locale.LC_ALL)
+        self.recursion_limit = sys.getrecursionlimit()
+        self.switch_interval = sys.getswitchinterval()
+        self.digits = _max_digits()
+        self.socket_timeout = _socket_timeout()
 
     def changes_since(self, earlier):
         """Return what a worker is to take over, as a dictionary: rights by adopt_rights(), the rest by adopt()."""
@@ -145,6 +179,32 @@ def _adopt_mask(mask):
     signal.pthread_sigmask(signal.SIG_SETMASK, [number for number in range(1, 65) if mask >> (number - 1) & 1])
 
 
+def _read_signals():
+    """Return SIG_IGN or SIG_DFL for each of them, or None: the program has a handler for it."""
+    return [each if isinstance(each, int) else None for each in map(_signal.getsignal, _SIGNALS)]
+
+
+def _adopt_signals(wanted):
+    for number, handler, own in zip(_SIGNALS, wanted, _read_signals()):
+        if handler not in (None, own):
+            _signal.signal(number, handler)
+
+
+def _max_digits():
+    return sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else None  # older than 3.10.7
+
+
+def _socket_timeout():
+    module = sys.modules.get("_socket")
+    return module and module.getdefaulttimeout()
+
+
+def _adopt_socket_timeout(seconds):
+    import _socket
+
+    _socket.setdefaulttimeout(seconds)
+
+
 _ADOPT = {
     "cwd": lambda cwd: cwd is None or os.chdir(cwd),
     "environ": _adopt_environ,
@@ -159,7 +219,12 @@ _ADOPT = {
     "oom_score_adj": lambda score: score is None or _adopt_oom_score_adj(score),
     "mask": lambda mask: mask is None or _adopt_mask(mask),
     "ignores_interrupts": signals.adopt_interrupts,
+    "signals": _adopt_signals,
     "locale": lambda name: _locale.setlocale(_locale.LC_ALL, name),
+    "recursion_limit": sys.setrecursionlimit,
+    "switch_interval": sys.setswitchinterval,
+    "digits": lambda digits: digits is None or sys.set_int_max_str_digits(digits),
+    "socket_timeout": _adopt_socket_timeout,
 }
 
 
