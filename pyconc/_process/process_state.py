@@ -2,9 +2,9 @@
 
 Two kinds.  What a new worker can take over is sent to it: folder, environment, time zone, sys.path, filters of
 warnings, umask, limits, affinity, niceness, scheduling policy, how readily the kernel ends it for want of memory,
-signal mask, which signals are ignored, locale, and settings of the interpreter.  And the program's rights: user, groups, capabilities, namespaces,
-root folder.  A worker gives up what the program has given up since: user, groups, capabilities.  Where that does not
-make it equal, it does not begin, and the zygote is replaced.
+signal mask, which signals are ignored, locale, and settings of the interpreter.  And the program's rights: user,
+groups, capabilities, namespaces, root folder.  A worker gives up what the program has given up since: user, groups,
+capabilities.  Where that does not make it equal, it does not begin, and the zygote is replaced.
 
 Affinity, niceness, policy and signal mask are those of the program's main thread.
 """
