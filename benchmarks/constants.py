@@ -145,7 +145,8 @@ FIXED = {
         shared_value.WORD_INT_MAX shm_arena.SHM_ARENA_CLASSES
         shm_arena.SHM_ARENA_BUCKETS thread_view.CELLS_MAX thread_view.FILE_BYTES thread_view.THREAD_VIEW_CELL
         thread_view.THREAD_VIEW_POOL_NAME thread_view.THREAD_VIEW_NOTE_BYTES trace.RECORD_EVENTS
-        wire.BUFFER_ALIGNMENT wire.FORM_SHIFT worker.WORKER_CUT_OFF worker.WORKER_MEMORY_DAMAGED worker.WORKER_INTERRUPTED_IMPORT worker.WORKER_IDLED
+        wire.BUFFER_ALIGNMENT wire.FORM_SHIFT worker.WORKER_CUT_OFF worker.WORKER_MEMORY_DAMAGED
+        worker.WORKER_INTERRUPTED_IMPORT worker.WORKER_IDLED
         shared_dict_type.MARSHAL_VERSION thread_job.STOP_SIGNAL _log_levels._HEAD_BYTES _logs._PID_BYTES
         loop_worker._IS_EAGER pickling.PROTOCOL signals.STOP worker_main.INITIALIZER_FAILED
         worker_main.MEMORY_DAMAGED worker_main.INTERRUPTED_IMPORT worker_main.IDLED zygote._UNKNOWN
@@ -156,6 +157,7 @@ FIXED = {
         pidfd.SYS_pidfd_send_signal pidfd.SYS_pidfd_open futex.SYS_futex_waitv
         quick_clock.COMPARE_NS quick_clock.NEAR_TICKS quick_clock.AGREE_SHIFT quick_clock.TICK_MIN quick_clock.TICK_MAX
         robust_lock.STEPS_MAX shm_region.SHM_PAGE shm_region.SHM_MAP_ALIGNMENT shared_extents.SHARED_UNIT_BYTES
+        trace_log.HUGE_PAGE_BYTES
         trace.COARSE_NS executor.LONGEST_NS future.NESTED_MAX process_state.PART_BYTES chunks._MOST_CHUNK
         chunks._MOST_AHEAD chunks._EVERYTHING nursery._FDS_MAX supervisor._LONGEST_WAIT _logs._MESSAGE_BYTES
         _names._MOST _calls.MOST_BYTES _top_trace._TICK pool.CHILD_CONCURRENCY _top_trace._ROUNDING

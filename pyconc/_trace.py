@@ -37,7 +37,7 @@ class trace:
     A trace can be left to the end of the program, which writes it. One that a signal ends, or that leaves by
     os._exit(), leaves an empty file, but `python -m pyconc run --trace` writes it on SIGTERM and SIGHUP, too, unless
     the program handles them. The child of a fork goes on without. Any thread may call start() and stop(). While it
-    runs, a call takes some 35 nanoseconds longer, which is an eighth of what an empty one takes in a thread (on x86-64;
+    runs, a call takes some 30 nanoseconds longer, which is a fifth of what an empty one takes in a thread (on x86-64;
     where the kernel does not trust the processor's counter, three times that); otherwise it costs nothing.
 
     Raises TypeError for what is no path, ValueError for max_events below 1.

@@ -5,11 +5,33 @@
 
 // So many bytes that were read go back to the system at once.
 #define RELEASE_BYTES (UINT64_C(1) << 20)
+// Of most systems.  Where they are larger or there are none, pages of the usual size come.
+#define HUGE_PAGE_BYTES (UINT64_C(1) << 21)
 
 static size_t
 size_of(const trace_log *log)
 {
-    return (size_t)log->room * sizeof(trace_record);
+    size_t bytes = (size_t)log->room * sizeof(trace_record);
+    return (bytes + HUGE_PAGE_BYTES - 1) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+}
+
+// Memory where huge pages may be, from its beginning to its end; NULL: there is none.  The system does not
+// see to that everywhere by itself, and the pages that come instead cost as much as the records in them.
+static void *
+map(size_t bytes)
+{
+    // Not reserved: pages come as they are written.
+    unsigned char *mapped = mmap(NULL, bytes + HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) {
+        return NULL;
+    }
+    size_t before = -(uintptr_t)mapped % HUGE_PAGE_BYTES;
+    if (before > 0) {
+        munmap(mapped, before);
+    }
+    munmap(mapped + before + bytes, HUGE_PAGE_BYTES - before);
+    return mapped + before;
 }
 
 int
@@ -18,20 +40,18 @@ trace_log_open(trace_log *log, uint64_t room)
     *log = (trace_log){.room = room};
     quick_clock_init(&log->clock);
     log->began_ns = trace_log_now_ns(log);
-    if (room == 0 || room > SIZE_MAX / sizeof(trace_record)) {
+    if (room == 0 || room > (SIZE_MAX - 2 * HUGE_PAGE_BYTES) / sizeof(trace_record)) {
         return -1;
     }
-    // Not reserved: pages come as they are written.
-    void *records = mmap(NULL, size_of(log), PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (records == MAP_FAILED) {
+    void *records = map(size_of(log));
+    if (records == NULL) {
         return -1;
     }
     if (madvise(records, size_of(log), MADV_DONTFORK) < 0) {
         munmap(records, size_of(log));
         return -1;
     }
-    (void)madvise(records, size_of(log), MADV_HUGEPAGE);  // a page for a few records costs as much as they do
+    (void)madvise(records, size_of(log), MADV_HUGEPAGE);
     log->records = records;
     return 0;
 }

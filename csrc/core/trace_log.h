@@ -8,8 +8,8 @@
 //
 // So a call is in the log whole or not at all, and one that has not ended shows how far it got.  What else
 // happened has a record of its own.  The log has room for so many, and takes the memory that it has written
-// to.  When it is *full* it goes on with the calls that it has, and counts the others.  So a log is what
-// happened up to some moment, and says so.
+// to, in huge pages where there are any.  When it is *full* it goes on with the calls that it has, and counts
+// the others.  So a log is what happened up to some moment, and says so.
 //
 // Reading gives the memory back as it goes.  The child of a fork does not have the records.  The caller
 // guards the log.  No Python.

@@ -2,8 +2,10 @@
 #define _GNU_SOURCE
 #include "core/trace_log.h"
 
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "check.h"
 
@@ -164,6 +166,38 @@ a_log_needs_room(void)
     trace_log_close(&log);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which map memory of their own
+static uint64_t
+count_pages(void)
+{
+    unsigned long pages;
+    FILE *file = fopen("/proc/self/statm", "r");
+    CHECK(file != NULL && fscanf(file, "%lu", &pages) == 1);
+    fclose(file);
+    return pages;
+}
+
+static void
+records_stand_where_huge_pages_may_be_and_nothing_else_is_kept(void)
+{
+    const uint64_t huge = UINT64_C(1) << 21;
+    (void)count_pages();  // has the library allocate what it keeps
+    const uint64_t rooms[] = {1, huge / sizeof(trace_record), huge / sizeof(trace_record) + 1, 1000000};
+    for (size_t i = 0; i < sizeof(rooms) / sizeof(rooms[0]); i++) {
+        for (int round = 0; round < 3; round++) {
+            uint64_t before = count_pages();
+            trace_log log;
+            CHECK_EQ(trace_log_open(&log, rooms[i]), 0);
+            CHECK_EQ((uintptr_t)log.records % huge, 0);
+            uint64_t pages = count_pages() - before, bytes = rooms[i] * sizeof(trace_record);
+            CHECK_EQ(pages * (uint64_t)sysconf(_SC_PAGESIZE), (bytes + huge - 1) / huge * huge);
+            trace_log_close(&log);
+            CHECK_EQ(count_pages(), before);
+        }
+    }
+}
+#endif
+
 int
 main(int argc, char **argv)
 {
@@ -175,6 +209,9 @@ main(int argc, char **argv)
         CHECK_TEST(what_was_read_goes_back_to_the_system),
         CHECK_TEST(the_child_of_a_fork_has_no_records),
         CHECK_TEST(a_log_needs_room),
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+        CHECK_TEST(records_stand_where_huge_pages_may_be_and_nothing_else_is_kept),
+#endif
     };
     return check_run(tests, CHECK_COUNT(tests), argc, argv);
 }
