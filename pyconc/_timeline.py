@@ -93,7 +93,7 @@ class _Timeline:
                     call = _Call(self._name(name, '"call"'), pool, time, began, ended, process, where, count, outcome)
                     self._submit(events, call, thread)
                 elif kind == _STEAL:
-                    args = f'{{"call":{began},"calls":{count}}}'
+                    args = f'{{"call":{self._number(began)},"calls":{count}}}'
                     events.append(self._instant(time, self._pid, thread, f'"steal {count} calls"', "steal", args))
                 elif kind == _DELIVERY:
                     events.append(
@@ -113,7 +113,7 @@ class _Timeline:
 
     def _submit(self, events: list[str], call: _Call, thread: int) -> None:
         where = self._at(call.submitted, self._pid, thread)
-        id = call.submitted
+        id = self._number(call.submitted)
         # The arrow begins in a slice. The next event of this thread comes later than that one ends.
         events.append(
             f'{{"ph":"X","name":"submit {call.name[1:]},"cat":"submit",{where},"dur":0.001,"args":{{"call":{id}}}}}'
@@ -121,7 +121,7 @@ class _Timeline:
         events.append(f'{{"ph":"s","name":"run","cat":"run","id":{id},{where}}}')
         events.append(self._counter(call.submitted, call.pool, 1))
         if call.began or call.ended:
-            heapq.heappush(self._to_come, (call.began or call.ended, id, not call.began, call))
+            heapq.heappush(self._to_come, (call.began or call.ended, call.submitted, not call.began, call))
         else:
             self._left.append(call)
 
@@ -152,7 +152,7 @@ class _Timeline:
         span = self._span(call.began, call.ended or self._ended, call.process, lane)
         yield f'{{"ph":"X","name":{call.name},"cat":"call",{span},"args":{args}}}'
         where = self._at(call.began, call.process, lane)
-        yield f'{{"ph":"f","bp":"e","name":"run","cat":"run","id":{call.submitted},{where}}}'
+        yield f'{{"ph":"f","bp":"e","name":"run","cat":"run","id":{self._number(call.submitted)},{where}}}'
 
     def _unbegun(self, call: _Call, time: int, thread: int) -> str:
         name = f'{call.name[:-1]} {call.outcome}"'
@@ -194,6 +194,10 @@ class _Timeline:
         self._pool_of[process] = pool
         return self._workers.setdefault(process, _Lanes())
 
+    def _number(self, submitted: int) -> int:
+        """Return what a call is known by: a number that a float can be, which it must be for some who read JSON."""
+        return submitted - self._began
+
     def _at(self, time: int, process: int, lane: int) -> str:
         return f'"pid":{process},"tid":{lane},"ts":{(time - self._began) / 1000:.3f}'
 
@@ -202,7 +206,7 @@ class _Timeline:
 
     def _args(self, call: _Call, more: str = "") -> str:
         pool = self._name(call.pool, "null")
-        return f'{{"call":{call.submitted},"pool":{pool},"outcome":"{call.outcome}"{more}}}'
+        return f'{{"call":{self._number(call.submitted)},"pool":{pool},"outcome":"{call.outcome}"{more}}}'
 
     def _counter(self, time: int, pool: int, change: int) -> str:
         calls = self._queued[pool] = self._queued.get(pool, 0) + change

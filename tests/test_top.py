@@ -2,8 +2,6 @@
 
 import contextlib
 import fcntl
-import gzip
-import json
 import os
 import pty
 import select
@@ -15,7 +13,7 @@ import termios
 import time
 
 import pytest
-import test_trace
+import timelines
 from gates import ProcessGate
 from jobs import hold, identity
 from support import ELSEWHERE, HANG_LIMIT, await_line, start_script, wait_until
@@ -211,10 +209,9 @@ def test_it_shows_a_table_and_keys_move_through_it():
 
 
 def slices_of(path):
-    with gzip.open(path) as file:
-        events = json.load(file)["traceEvents"]
+    events = timelines.read(path)["traceEvents"]
     for event in events:
-        test_trace.check_event(event)
+        timelines.check_event(event)
     return [event for event in events if event["ph"] == "X"], events
 
 
@@ -229,6 +226,7 @@ def test_the_key_t_writes_a_timeline(tmp_path):
         assert terminal.wait() == 0
         (path,) = tmp_path.iterdir()
         assert f"{path.name} is a timeline".encode() in terminal.seen  # once more, in the terminal that it leaves
+        timelines.check(timelines.read(path))
         slices, events = slices_of(path)
         assert [event["name"] for event in slices] == ["hold", "hold"]
         names = {event["args"]["name"] for event in events if event["ph"] == "M"}
@@ -250,8 +248,8 @@ def test_a_timeline_of_an_executor_that_ends_or_that_cannot_be_written(tmp_path,
             watch.write(str(tmp_path / "there"))
         regions.update(dict.fromkeys(regions, str(tmp_path / "closed")))
         assert not watch.look()
-    watch.write(str(tmp_path / "trace"))
-    assert slices_of(tmp_path / "trace")[0] == []
+    watch.write(str(tmp_path / "trace.gz"))
+    assert slices_of(tmp_path / "trace.gz")[0] == []
     regions.clear()
     with pytest.raises(_dump.NotSeen, match="no executor to trace"):
         _top_trace.Watch(os.getpid())
@@ -286,7 +284,7 @@ def test_a_call_is_drawn_from_its_beginning_to_the_first_look_without_it(watch, 
     watch._see(1, seen((0, 7, 6.0, "old"), (1, 3, 1.625, "first")), 102.0, 102.25)
     watch._see(1, seen((1, 5, 0.25, None)), 103.0, 103.25)  # calls have come and gone
     watch._see(1, seen((1, 5, None, None)), 104.0, 104.25)
-    assert drawn(watch, tmp_path / "trace") == [
+    assert drawn(watch, tmp_path / "trace.gz") == [
         ("old", 1, 0.0, 3.0, "ended"),
         ("first", 2, 0.5, 2.25, "ended"),
         ("call", 2, 2.75, 1.25, "ended"),
@@ -298,7 +296,7 @@ def test_of_coroutines_the_one_that_began_first_is_drawn_while_others_end(watch,
     watch._see(1, seen((0, 9, 1.5, "a"), kind="coroutines"), 102.0, 102.0)
     watch._see(1, seen((0, 9, 2.0, "b"), kind="coroutines"), 103.0, 103.0)
     watch._see(1, seen(), 104.0, 104.0)
-    assert drawn(watch, tmp_path / "trace") == [("a", 1, 0.5, 2.5, "ended"), ("b", 1, 3.0, 1.0, "ended")]
+    assert drawn(watch, tmp_path / "trace.gz") == [("a", 1, 0.5, 2.5, "ended"), ("b", 1, 3.0, 1.0, "ended")]
 
 
 def test_of_calls_of_a_thread_that_wait_for_each_other_the_last_is_drawn(watch, tmp_path):
@@ -307,7 +305,7 @@ def test_of_calls_of_a_thread_that_wait_for_each_other_the_last_is_drawn(watch, 
         101,
     ):
         watch._see(1, seen(member, kind="threads"), now, now)
-    assert drawn(watch, tmp_path / "trace") == [
+    assert drawn(watch, tmp_path / "trace.gz") == [
         ("outer", 9, 0.5, 1.0, "waits"),
         ("inner", 9, 1.5, 1.5, "ended"),
         ("outer", 9, 3.0, 2.0, "ended"),
@@ -319,7 +317,7 @@ def test_calls_that_a_thread_begins_within_a_tick_of_the_clock_are_not_one(watch
     watch._see(1, seen((0, 7, tick, "a"), kind="threads"), 101.0, 101.0)
     watch._see(1, seen((0, 9, 2 * tick, "a"), kind="threads"), 101.0 + tick, 101.0 + tick)
     watch._see(1, seen(kind="threads"), 101.0 + 2 * tick, 101.0 + 2 * tick)
-    assert drawn(watch, tmp_path / "trace") == [
+    assert drawn(watch, tmp_path / "trace.gz") == [
         ("a", 9, 1.0 - tick, 0.0, "ended"),
         ("a", 9, 1.0 - tick, 3 * tick, "ended"),
     ]
@@ -337,8 +335,9 @@ def test_a_timeline_of_threads_until_the_program_ends(tmp_path):
         assert watch.look()
         program.stdin.close()
         wait_until(lambda: not watch.look(), "the program to be gone")
-    watch.write(str(tmp_path / "trace"))
-    slices, events = slices_of(tmp_path / "trace")
+    watch.write(str(tmp_path / "trace.gz"))
+    timelines.check(timelines.read(tmp_path / "trace.gz"))
+    slices, events = slices_of(tmp_path / "trace.gz")
     call = next(event for event in slices if event["name"] == "read")
     assert call["args"]["outcome"] == "ended"
     names = {(event["pid"], event["tid"]): event["args"]["name"] for event in events if event["ph"] == "M"}

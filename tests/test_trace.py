@@ -3,10 +3,9 @@
 import asyncio
 import collections
 import contextlib
+import copy
 import functools
 import gc
-import gzip
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ import coroutines
 import jobs
 import pools
 import pytest
+import timelines
 from gates import AsyncGate, Gate, ProcessGate, block_workers
 from support import HANG_LIMIT, SANITIZED, await_line, check_no_leak, run_script, start_script, wait_until
 
@@ -28,58 +28,15 @@ from pyconc._process.chunks import CallTimes
 ENDINGS = {"returned", "failed", "cancelled", "timed out", "died", "abandoned", "not ended"}
 
 
-def check_event(event):
-    """What the format wants of each kind of event."""
-    assert type(event["name"]) is str
-    assert event["name"]
-    assert type(event["pid"]) is int
-    assert type(event["tid"]) is int
-    assert event["ts"] >= 0
-    more = {
-        "X": {"cat", "dur", "args"},
-        "s": {"cat", "id"},
-        "f": {"cat", "id", "bp"},
-        "C": {"cat", "args"},
-        "i": {"cat", "s", "args"},
-        "M": {"args"},
-    }[event["ph"]]
-    assert set(event) == {"ph", "name", "pid", "tid", "ts"} | more
-    if event["ph"] == "X":
-        assert event["dur"] >= 0
-    elif event["ph"] == "C":
-        assert all(value >= 0 for value in event["args"].values())
-    elif event["ph"] == "i":
-        assert event["s"] in "tg"
-    elif event["ph"] == "M":
-        assert event["name"] in ("process_name", "thread_name")
-        assert type(event["args"]["name"]) is str
-
-
-def check_nesting(slices):
-    """Slices of one lane lie in or behind each other; times are to the nanosecond."""
-    open_ends = []
-    for began, ended in sorted(slices, key=lambda slice: (slice[0], -slice[1])):
-        while open_ends and open_ends[-1] <= began:
-            open_ends.pop()
-        assert not open_ends or ended <= open_ends[-1]
-        open_ends.append(ended)
-
-
-def ns(microseconds):
-    return round(microseconds * 1000)
-
-
 class Timeline:
     """A trace's file, which obeys the rules: the calls in it, and what else tests ask for."""
 
     def __init__(self, path):
-        with (gzip.open if str(path).endswith(".gz") else open)(path) as file:
-            document = json.load(file)
+        document = timelines.read(path)
+        timelines.check(document)
         assert set(document) == {"displayTimeUnit", "otherData", "traceEvents"}
         self.missing = document["otherData"]["missing_calls"]
         self.events = document["traceEvents"]
-        for event in self.events:
-            check_event(event)
         self.slices = [event for event in self.events if event["ph"] == "X"]
         self.instants = [event for event in self.events if event["ph"] == "i"]
         self.lanes = {
@@ -88,13 +45,6 @@ class Timeline:
             if event["name"] == "thread_name"
         }
         self.processes = {e["pid"]: e["args"]["name"] for e in self.events if e["name"] == "process_name"}
-        lanes = collections.defaultdict(list)
-        for event in self.slices:
-            lanes[event["pid"], event["tid"]].append((ns(event["ts"]), ns(event["ts"]) + ns(event["dur"])))
-        for lane, slices in lanes.items():
-            assert lane in self.lanes
-            assert lane[0] in self.processes
-            check_nesting(slices)
         self._find_calls()
 
     def _find_calls(self):
@@ -102,6 +52,7 @@ class Timeline:
         self.ran = [event for event in self.slices if event["cat"] == "call"]
         self.unbegun = [event for event in self.instants if event["cat"] == "unbegun"]
         self.calls = self.ran + self.unbegun
+        assert all(event["args"]["call"] == timelines.ns(event["ts"]) for event in submitted)
         # Each call is submitted once and ends once.
         assert {event["args"]["outcome"] for event in self.calls} <= ENDINGS
         submits = {event["args"]["call"]: event for event in submitted}
@@ -380,6 +331,83 @@ def test_calls_that_go_on_when_a_trace_stops_have_not_ended(tmp_path, kind):
             futures.wait([held, waits])
             pool.submit(jobs.identity).result()
         assert found[0].outcomes() == {"returned": 1}
+
+
+# --- What is broken is noticed ----------------------------------------------------------------------------------------
+
+
+def first(document, kind, **what):
+    return next(e for e in document["traceEvents"] if e["ph"] == kind and what.items() <= e.items())
+
+
+def lie_across(document):
+    event = first(document, "X", cat="call")
+    document["traceEvents"].append({**event, "ts": event["ts"] + event["dur"] / 2})
+
+
+def drop(kind, **what):
+    return lambda document: document["traceEvents"].remove(first(document, kind, **what))
+
+
+def double(kind, **what):
+    return lambda document: document["traceEvents"].append(first(document, kind, **what))
+
+
+def change(kind, field, value, **what):
+    return lambda document: first(document, kind, **what).update({field: value})
+
+
+BROKEN = {
+    "a process without a name": drop("M", name="process_name"),
+    "a lane without a name": drop("M", name="thread_name", tid=threading.get_native_id()),
+    "two names of a lane": double("M", name="thread_name"),
+    "an arrow from nowhere": drop("s"),
+    "an arrow twice": double("s"),
+    "two arrows to one place": double("f"),
+    "an arrow from another place": change("s", "tid", 1),
+    "an arrow to no slice": change("f", "ts", 0.0),
+    "an arrow to what comes next": change("f", "bp", "x"),
+    "another arrow": change("s", "id", 3),
+    "an arrow by a number that no float is": change("s", "id", 2**53 + 1),
+    "a slice across the end of another": lie_across,
+    "a slice that ends before it begins": change("X", "dur", -1.0, cat="call"),
+    "a time before the beginning": change("X", "ts", -0.001),
+    "a time that is a text": change("X", "ts", "1"),
+    "a lane that is no number": change("X", "tid", None),
+    "no name": change("X", "name", ""),
+    "fewer than no calls that wait": change("C", "args", {"calls": -1}),
+    "a counter of nothing": change("C", "args", {}),
+    "a counter that goes back in time": change("C", "ts", 1e9),
+    "a kind that there is not": change("X", "ph", "Z"),
+    "a field that there is not": change("X", "more", 1),
+    "a field that is missing": lambda document: first(document, "X").pop("cat"),
+    "a unit that there is not": lambda document: document.update(displayTimeUnit="s"),
+}
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    path = tmp_path_factory.mktemp("traces") / "trace.json"
+    with pyconc.trace(path), pyconc.ThreadPoolExecutor(1, name="loader") as pool:
+        pool.submit(pool.submit, len, "abc").result()
+        pool.submit(len, "abc").result()
+    return timelines.read(path)
+
+
+@pytest.mark.parametrize("break_it", BROKEN.values(), ids=BROKEN)
+def test_a_timeline_that_is_broken_is_noticed(sound, break_it):
+    timelines.check(sound)
+    document = copy.deepcopy(sound)
+    break_it(document)
+    with pytest.raises((AssertionError, KeyError, TypeError)):
+        timelines.check(document)
+
+
+@pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": -Infinity}', '{"a": 1, "a": 2}'])
+def test_a_file_that_is_no_json_is_noticed(tmp_path, text):
+    (tmp_path / "trace.json").write_text(text)
+    with pytest.raises(AssertionError):
+        timelines.read(tmp_path / "trace.json")
 
 
 # --- One trace, and its file ------------------------------------------------------------------------------------------
