@@ -7,10 +7,14 @@ import copy
 import importlib.util
 import itertools
 import os
+import sys
+import weakref
 from math import ceil
+from operator import is_
 
 try:
     from joblib import ParallelBackendBase, register_parallel_backend
+    from joblib._memmapping_reducer import _get_backing_memmap, _reduce_memmap_backed
     from joblib._parallel_backends import AutoBatchingMixin, FallbackToBackend, SequentialBackend
 except ModuleNotFoundError:
     # Without its name, or Python 3.15 asks whether another module is meant.
@@ -18,6 +22,7 @@ except ModuleNotFoundError:
 
 from pyconc.loky import Shared
 from pyconc.process_pool import default_workers
+from pyconc.shared import share
 
 __all__ = ["PyconcBackend", "install"]
 
@@ -78,13 +83,81 @@ class _Batch:
         return [result for future in futures for result in future.result()]
 
 
+class _Reduced:
+    """In the place of an array in a batch: what the worker is to make of it."""
+
+    def __init__(self, make, *about):
+        self._reduced = make, about
+
+    def __reduce__(self):
+        return self._reduced
+
+
+def _take(ref):
+    return ref.get()
+
+
+class _Arrays:
+    """The large arrays in the batches of a call of Parallel: they lie in shared memory, once for all its calls.
+
+    One that is in a file already, as a memmap, is found there by the worker, however small it is: calls may write to
+    it. joblib's lock is held where this is used.
+    """
+
+    # Containers of more items are not looked into: that would take longer than to find nothing there is worth.
+    _MOST_ITEMS = 100
+
+    def __init__(self, least):
+        self._least = least  # how many bytes a large one has
+        self._laid = {}  # by id(), as long as the array is there: a reference to it, and a pyconc.shared.Ref
+
+    def replace(self, value, depth=2):
+        """Return a value with what stands for its arrays, or itself if there are none."""
+        kind = type(value)
+        if kind is tuple or kind is list:
+            if depth == 0 or len(value) > self._MOST_ITEMS:
+                return value
+            items = [self.replace(item, depth - 1) for item in value]
+            return value if all(map(is_, items, value)) else kind(items)
+        if kind is dict:
+            if depth == 0 or len(value) > self._MOST_ITEMS:
+                return value
+            items = {key: self.replace(item, depth - 1) for key, item in value.items()}
+            return value if all(map(is_, items.values(), value.values())) else items
+        numpy = sys.modules["numpy"]
+        if kind is not numpy.ndarray and kind is not numpy.memmap:
+            return value
+        if value.base is not None and isinstance(mapped := _get_backing_memmap(value), numpy.memmap):
+            make, about = _reduce_memmap_backed(value, mapped)
+            return _Reduced(make, *about)
+        if self._least is None or value.nbytes < self._least or value.dtype.hasobject or not value.flags.forc:
+            return value
+        return self._lay(value)
+
+    def _lay(self, array):
+        key, laid = id(array), self._laid
+        known, ref = laid.get(key, (None, None))
+        if known is None or known() is not array:
+            try:
+                ref = share(array)
+            except MemoryError:
+                return array  # which goes as a copy, if there is room for one
+            laid[key] = weakref.ref(array, lambda _: laid.pop(key, None)), ref
+        return _Reduced(_take, ref)
+
+
 class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
     """What joblib calls to run batches of calls in worker processes of pyconc.
 
     The workers are kept between calls of Parallel, with the same number of them and the same settings; they work below
     a thread and in daemonic processes, too. An exception in a call, a timeout, or a generator that is closed stops what
-    runs by the end of its worker; the other workers go on. Arrays arrive as private copies, so max_nbytes, mmap_mode
-    and temp_folder change nothing.
+    runs by the end of its worker; the other workers go on.
+
+    An array of numpy of max_nbytes (1 MB) or more that is an argument, or stands in a tuple, a list or a dict that is
+    one, lies in shared memory once for all calls of a Parallel(), and cannot be written there: as a memmap of joblib's,
+    but it is none, and has no file. With max_nbytes=None, with another mmap_mode than "r", and elsewhere arrays are
+    copies of a call's own. An array that is a memmap in the program is one in the workers, on the same file.
+    temp_folder changes nothing.
 
     inner_max_num_threads: how many threads BLAS, OpenMP and the like may start in a worker; by default what the CPUs
     give each. initializer, initargs: called in each worker.
@@ -102,6 +175,8 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
     PIECES = 8
 
     _workers = None
+    _least = None
+    _arrays = None  # of the call of Parallel that runs
 
     def effective_n_jobs(self, n_jobs):
         """Return how many workers n_jobs stands for; a negative number counts from the number of CPUs."""
@@ -111,7 +186,18 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
             return 1
         return max(default_workers() + 1 + n_jobs, 1) if n_jobs < 0 else n_jobs
 
-    def configure(self, n_jobs=1, parallel=None, prefer=None, require=None, initializer=None, initargs=(), **unused):
+    def configure(
+        self,
+        n_jobs=1,
+        parallel=None,
+        prefer=None,
+        require=None,
+        initializer=None,
+        initargs=(),
+        max_nbytes=None,
+        mmap_mode="r",
+        **unused,
+    ):
         """Have workers for a call of Parallel; return how many."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
@@ -127,7 +213,16 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
         self._workers = executor.options(on_cancel="kill")
         self._futures = set()
         self.parallel = parallel
+        self._least = max_nbytes if mmap_mode == "r" else None
         return n_jobs
+
+    def start_call(self):
+        """Begin with a call of Parallel."""
+        self._arrays = _Arrays(self._least)
+
+    def stop_call(self):
+        """End it: the arrays' memory is given back when the workers do not use it any more."""
+        self._arrays = None
 
     def submit(self, func, callback=None):
         """Have workers call what func, a batch of joblib's, consists of; call callback(what is returned) at its end."""
@@ -144,6 +239,12 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def _cut(self, batch):
         items = batch.items
+        if self._arrays is not None and "numpy" in sys.modules:
+            laid = [
+                (function, self._arrays.replace(args), self._arrays.replace(kwargs)) for function, args, kwargs in items
+            ]
+            batch = copy.copy(batch)
+            batch.items = items = laid
         size = ceil(len(items) / self.PIECES)
         if len(items) <= size:
             return [batch]

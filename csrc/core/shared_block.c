@@ -40,8 +40,8 @@ order_of(uint64_t bytes)
 
 // ---- views ----
 
-int
-shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64_t bytes)
+static int
+make(shared_block *block, shared_heap *heap, uint32_t index, uint64_t bytes, bool has_memory)
 {
     *block = (shared_block){.at = NULL};
     if (bytes == 0) {
@@ -59,19 +59,31 @@ shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64
     unsigned char *at = shared_heap_map(heap, unit, order, false);
     // What had the run before has given its memory back, unless the system refused that.
     bool is_clear = at != NULL && madvise(at, mapped, MADV_REMOVE) == 0;
-    if (at == NULL || !shared_heap_commit(heap, unit, 0, bytes)) {
+    if (at == NULL || (has_memory && !shared_heap_commit(heap, unit, 0, bytes))) {
         if (at != NULL) {
             munmap(at, mapped);
         }
         shared_heap_keep(heap, index, SHARED_NO_UNIT, 0);  // if it cannot now, the cell's end does it
         return SHARED_HEAP_FULL;
     }
-    if (!is_clear) {
+    if (!is_clear && has_memory) {
         memset(at, 0, bytes);
     }
     *block = (shared_block){.heap = heap, .at = at, .bytes = bytes, .unit = unit, .order = order};
     write_words(shared_heap_cell(heap, index), unit, order, bytes);
     return 0;
+}
+
+int
+shared_block_make(shared_block *block, shared_heap *heap, uint32_t index, uint64_t bytes)
+{
+    return make(block, heap, index, bytes, true);
+}
+
+int
+shared_block_reserve(shared_block *block, shared_heap *heap, uint32_t index, uint64_t bytes)
+{
+    return make(block, heap, index, bytes, false);
 }
 
 int
@@ -101,6 +113,20 @@ shared_block_open(shared_block *block, shared_heap *heap, uint32_t index)
     block->unit = unit;
     block->order = order;
     return 0;
+}
+
+bool
+shared_block_write(shared_block *block, uint64_t from, const void *data, uint64_t bytes)
+{
+    if (bytes == 0) {
+        return true;
+    }
+    uint64_t done = shared_heap_write(block->heap, block->unit, from, data, bytes);
+    if (done < bytes && !shared_heap_commit(block->heap, block->unit, from + done, from + bytes)) {
+        return false;
+    }
+    memcpy(block->at + from + done, (const char *)data + done, bytes - done);
+    return true;
 }
 
 bool

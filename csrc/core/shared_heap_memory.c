@@ -1,4 +1,8 @@
+#define _GNU_SOURCE
 #include "shared_heap_memory.h"
+
+#include <errno.h>
+#include <unistd.h>
 
 #include "shared_heap_collect.h"
 #include "shared_heap_parties.h"
@@ -117,6 +121,25 @@ shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64
         from += step;
     }
     return true;
+}
+
+uint64_t
+shared_heap_write(const shared_heap *heap, uint32_t unit, uint64_t from, const void *data, uint64_t bytes)
+{
+    uint64_t start = UNITS_OFFSET + unit * SHARED_UNIT_BYTES + from, done = 0;
+    if (!shm_file_is_there(&heap->file)) {
+        return 0;
+    }
+    while (done < bytes) {
+        uint64_t step = bytes - done < STEP_BYTES ? bytes - done : STEP_BYTES;
+        ssize_t written =
+            pwrite(heap->file.fd, (const char *)data + done, (size_t)step, (off_t)(start + done));
+        if (written <= 0 && !(written < 0 && errno == EINTR)) {
+            break;
+        }
+        done += written < 0 ? 0 : (uint64_t)written;
+    }
+    return done;
 }
 
 // ---- looks ----

@@ -17,6 +17,12 @@ int shared_heap_keep(shared_heap *heap, uint32_t index, uint32_t kept, uint32_t 
 // Allocates memory for bytes `from` to `to` of a run of the cell's.  False: there is none.
 bool shared_heap_commit(const shared_heap *heap, uint32_t unit, uint64_t from, uint64_t to);
 
+// Writes bytes into a run of the cell's from byte `from` on, through the file.  That takes memory where there
+// is none, and half the time that shared_heap_commit() and the way through a mapping take together, with a
+// fault for each page.  Returns how many bytes it has written: fewer if the system refuses more.
+uint64_t shared_heap_write(const shared_heap *heap, uint32_t unit, uint64_t from, const void *data,
+                           uint64_t bytes);
+
 // ---- looks at a container that this process has, without its lock, see shared_look.h ----
 
 // From here on this run, if it is the cell's, is not given back until this process announces none.  False: it

@@ -402,9 +402,12 @@ array_dealloc(PyObject *op)
 PyDoc_STRVAR(array_allocate_doc,
 "_allocate($self, count, /)\n--\n\n"
 "Take memory for so many items, which are zero: once, before another process has the cell.");
+PyDoc_STRVAR(array_reserve_doc,
+"_reserve($self, count, /)\n--\n\n"
+"Do the same for items that are all to be written by _write(), which takes the memory.");
 
 static PyObject *
-array_allocate(PyObject *op, PyObject *arg)
+allocate(PyObject *op, PyObject *arg, int make(shared_block *, shared_heap *, uint32_t, uint64_t))
 {
     SharedArrayObject *self = as_array(op);
     Py_ssize_t count = PyNumber_AsSsize_t(arg, NULL);
@@ -421,13 +424,57 @@ array_allocate(PyObject *op, PyObject *arg)
         return shared_raise(SHARED_HEAP_FULL);
     }
     Py_BEGIN_ALLOW_THREADS
-    rc = shared_block_make(&block, self->base.heap, self->base.index, (uint64_t)(count * self->item_bytes));
+    rc = make(&block, self->base.heap, self->base.index, (uint64_t)(count * self->item_bytes));
     Py_END_ALLOW_THREADS
     if (rc < 0) {
         return shared_raise(rc);
     }
     use_block(self, block);
     Py_RETURN_NONE;
+}
+
+static PyObject *
+array_allocate(PyObject *op, PyObject *arg)
+{
+    return allocate(op, arg, shared_block_make);
+}
+
+static PyObject *
+array_reserve(PyObject *op, PyObject *arg)
+{
+    return allocate(op, arg, shared_block_reserve);
+}
+
+PyDoc_STRVAR(array_write_doc,
+"_write($self, start, data, /)\n--\n\n"
+"Write bytes from byte start on, and take memory for them. Raises MemoryError if there is none.");
+
+static PyObject *
+array_write(PyObject *op, PyObject *args)
+{
+    SharedArrayObject *self = as_array(op);
+    unsigned long long start;
+    Py_buffer data;
+    if (!PyArg_ParseTuple(args, "Ky*:_write", &start, &data)) {
+        return NULL;
+    }
+    bool fits = !self->block.is_sealed && start <= self->block.bytes
+                && (uint64_t)data.len <= self->block.bytes - start;
+    bool is_written = false;
+    if (fits) {
+        Py_BEGIN_ALLOW_THREADS
+        is_written = shared_block_write(&self->block, start, data.buf, (uint64_t)data.len);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&data);
+    if (is_written) {
+        Py_RETURN_NONE;
+    }
+    if (fits) {
+        return shared_raise(SHARED_HEAP_FULL);
+    }
+    PyErr_SetString(PyExc_ValueError, "it is not there, or nobody writes to it any more");
+    return NULL;
 }
 
 PyDoc_STRVAR(array_seal_doc,
@@ -462,6 +509,8 @@ array_typecode(PyObject *op, void *Py_UNUSED(closure))
 
 static PyMethodDef array_methods[] = {
     {"_allocate", array_allocate, METH_O, array_allocate_doc},
+    {"_reserve", array_reserve, METH_O, array_reserve_doc},
+    {"_write", array_write, METH_VARARGS, array_write_doc},
     {"_seal", array_seal, METH_NOARGS, array_seal_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -150,10 +150,10 @@ def lay(parts):
     sizes = [part.nbytes for part in parts]
     places = _places(sizes)
     memory = _Ref._at(_memory.heap(), -1, 0)
-    memory._allocate(places[-1][1])
+    memory._reserve(places[-1][1])
     head = b"".join(number.to_bytes(8, sys.byteorder) for number in (os.getpid(), len(sizes), *sizes))
-    memory[: len(head)] = head
-    for (start, end), part in zip(places, parts, strict=True):
-        memory[start:end] = part
+    memory._write(0, head)
+    for (start, _), part in zip(places, parts, strict=True):
+        memory._write(start, part)
     memory._seal()
     return _ref_of(memory)

@@ -12,6 +12,7 @@ from support import run_script
 
 import pyconc
 import pyconc.joblib
+from pyconc.shared import _memory
 
 Parallel, delayed = joblib.Parallel, joblib.delayed
 
@@ -188,3 +189,79 @@ def test_a_batch_raises_what_one_of_its_calls_does_while_others_run():
         calls = [delayed(wait_at)(gate), *[delayed(square)(2)] * 14, delayed(fail)(KeyError("mine"))]
         with pytest.raises(KeyError, match="mine"):
             Parallel(batch_size=16)(calls)
+
+
+# --- Arrays -----------------------------------------------------------------------------------------------------------
+
+numpy = pytest.importorskip("numpy")
+LARGE = 1 << 18  # of 8 bytes each
+
+
+def look(*values, **more):
+    """Returns of each array its sum, and whether this process may write to it."""
+    found = [*values, *more.values()]
+    arrays = [array for value in found for array in (value if type(value) in (list, tuple) else [value])]
+    return [(float(array.sum()), array.flags.writeable) for array in arrays]
+
+
+def write(array, place, number):
+    array[place] = number
+
+
+@pytest.fixture
+def shared_arrays(monkeypatch):
+    """How often an array was laid into shared memory."""
+    laid = []
+    share = pyconc.joblib.share
+    monkeypatch.setattr(pyconc.joblib, "share", lambda array: laid.append(array.nbytes) or share(array))
+    return laid
+
+
+def test_a_large_array_lies_in_memory_once_for_all_calls(with_joblib, shared_arrays):
+    large = numpy.ones(LARGE)
+    by_columns = numpy.ones((8, LARGE // 8), order="F")
+    calls = [delayed(look)(large, [large], {"in": 1}.get("out", large), of=(by_columns, large)) for _ in range(10)]
+    assert Parallel()(calls) == [[(LARGE, False)] * 5] * 10
+    assert sorted(shared_arrays) == [8 * LARGE] * 2
+    large[0] = 2  # what a call sees that comes later
+    assert Parallel()([delayed(lambda array: float(array.sum()))(large) for _ in range(2)]) == [LARGE + 1] * 2
+    assert len(shared_arrays) == 3
+    with pytest.raises(ValueError, match="read-only"):
+        Parallel()([delayed(write)(large, 0, 3) for _ in range(2)])
+
+
+def test_arrays_are_copies_where_they_are_small_or_the_program_says_so(with_joblib, shared_arrays):
+    large, small = numpy.ones(LARGE), numpy.ones(10)
+    every_other = numpy.ones(2 * LARGE)[::2]
+    objects = numpy.full(LARGE, 1, dtype=object)
+    for options, arrays in (
+        ({}, (small, every_other, objects)),
+        ({"max_nbytes": None}, (large,)),
+        ({"max_nbytes": "10M"}, (large,)),
+        ({"mmap_mode": "c"}, (large,)),
+    ):
+        found = Parallel(**options)([delayed(look)(*arrays) for _ in range(2)])
+        assert found == [[(array.sum(), True) for array in arrays]] * 2, options
+    assert shared_arrays == []
+    assert Parallel(max_nbytes=80)([delayed(look)(small) for _ in range(2)]) == [[(10.0, False)]] * 2
+
+
+def test_an_array_takes_memory_for_as_long_as_it_is_there(with_joblib):
+    """Of many that come one after the other, few are there at once."""
+    seen = []
+
+    def arrays():
+        for number in range(40):
+            seen.append(os.fstat(_memory.heap().fileno()).st_blocks * 512)
+            yield delayed(look)(numpy.full(LARGE, number))
+
+    assert [found[0] for found in Parallel(batch_size=1)(arrays())] == [(number * LARGE, False) for number in range(40)]
+    assert max(seen) - seen[0] < 20 * 8 * LARGE
+
+
+def test_calls_write_to_a_memmap_of_the_programs(with_joblib, tmp_path, shared_arrays):
+    mapped = numpy.memmap(tmp_path / "results", dtype=float, mode="w+", shape=(2, 10))
+    Parallel()(delayed(write)(mapped, (0, place), place) for place in range(10))
+    Parallel()(delayed(write)(mapped[1], place, -place) for place in range(10))
+    assert mapped.tolist() == [[*range(10)], [-place for place in range(10)]]
+    assert shared_arrays == []

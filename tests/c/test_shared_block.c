@@ -2,8 +2,10 @@
 #define _GNU_SOURCE
 #include "core/shared_block.h"
 #include "core/shared_heap_cells.h"
+#include "core/shared_heap_layout.h"
 #include "core/shared_heap_open.h"
 
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -148,6 +150,46 @@ can_write(const shared_block *block)
     CHECK(pid > 0 && waitpid(pid, &status, 0) == pid);
     CHECK(WIFEXITED(status) || WTERMSIG(status) == SIGSEGV);
     return WIFEXITED(status);
+}
+
+static void
+what_is_written_through_the_file_is_in_the_mapping(void)
+{
+    enum {
+        BYTES = 5 << 20
+    };
+    unsigned char *data = malloc(BYTES);
+    for (size_t i = 0; i < BYTES; i++) {
+        data[i] = (unsigned char)(i % 251);
+    }
+    shared_heap *heap = shared_heap_open(-1);
+    shared_block block;
+    uint32_t index;
+    CHECK_EQ(shared_heap_make(heap, &index), 0);
+    uint64_t before = memory_of(heap);
+    CHECK_EQ(shared_block_reserve(&block, heap, index, BYTES + 100), 0);
+    CHECK_EQ(memory_of(heap), before);
+    int fd = heap->file.fd;
+    heap->file.fd = -1;  // the program has closed it
+    CHECK(!shared_block_write(&block, 64, data, BYTES));
+    heap->file.fd = fd;
+
+    // No file may be so large: the memory is there all the same.
+    struct rlimit limit, none = {.rlim_cur = 0};
+    CHECK(getrlimit(RLIMIT_FSIZE, &limit) == 0);
+    none.rlim_max = limit.rlim_max;
+    CHECK(signal(SIGXFSZ, SIG_IGN) != SIG_ERR && setrlimit(RLIMIT_FSIZE, &none) == 0);
+    CHECK(shared_block_write(&block, 64, data, 100) && setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    CHECK(memcmp(block.at + 64, data, 100) == 0);
+
+    CHECK(shared_block_write(&block, 64, data, BYTES) && shared_block_write(&block, 0, NULL, 0));
+    CHECK(memcmp(block.at + 64, data, BYTES) == 0);
+    CHECK_EQ(block.at[63] + block.at[64 + BYTES], 0);
+    CHECK(memory_of(heap) >= before + BYTES);
+    shared_block_fini(&block);
+    shared_heap_drop(heap, index);
+    shared_heap_close(heap);
+    free(data);
 }
 
 static void
@@ -318,6 +360,7 @@ static const check_test tests[] = {
     CHECK_TEST(none_is_an_empty_one),
     CHECK_TEST(what_is_too_large_takes_nothing),
     CHECK_TEST(another_mapping_sees_the_same),
+    CHECK_TEST(what_is_written_through_the_file_is_in_the_mapping),
     CHECK_TEST(what_is_sealed_nobody_writes),
     CHECK_TEST(the_mapping_of_a_sealed_one_is_kept_for_who_opens_it_again_and_shows_what_is_there),
     CHECK_TEST(few_mappings_are_kept_and_none_where_addresses_are_limited),
