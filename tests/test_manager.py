@@ -15,7 +15,7 @@ from support import run_script
 
 import pyconc
 from pyconc import shared
-from pyconc.multiprocessing import managers
+from pyconc.multiprocessing import _proxies, managers
 
 # pytest's hang guard is a thread.
 pytestmark = [
@@ -38,7 +38,7 @@ def test_it_has_what_the_standard_manager_has(manager):
     for kind in ("ListProxy", "DictProxy", "ArrayProxy", "ValueProxy", "NamespaceProxy"):
         standard = getattr(multiprocessing.managers, kind)
         exposed = set(getattr(standard, "_exposed_", ())) - {"__getattribute__"}
-        assert exposed <= set(dir(getattr(managers, kind))), kind
+        assert exposed <= set(dir(getattr(_proxies, kind))), kind
     assert set(multiprocessing.managers.__all__) <= set(dir(managers))
     assert managers.BaseManager is multiprocessing.managers.BaseManager
 
@@ -63,6 +63,7 @@ def use(manager):
     names._own = 5
     del names.y
     seen += [names.x, names._own, hasattr(names, "y"), hasattr(names, "_not"), str(names)]
+    seen += [names._callmethod("__getattribute__", ("x",)), names._callmethod("__setattr__", ("x", 7)), names.x]
     return seen
 
 
@@ -174,8 +175,8 @@ def test_a_manager_begins_once_and_ends():
 def test_a_namespace_names_what_it_does_not_have(manager):
     names = manager.Namespace(x=1)
     del names.x
-    for call in (lambda: names.x, lambda: delattr(names, "x")):
-        with pytest.raises(AttributeError, match="'NamespaceProxy' object has no attribute 'x'"):
+    for call in (lambda: names.x, lambda: delattr(names, "x"), lambda: names._callmethod("__getattribute__", ("x",))):
+        with pytest.raises(AttributeError, match="'Namespace' object has no attribute 'x'"):
             call()
 
 
@@ -219,6 +220,50 @@ def test_registered_types_come_from_a_server_that_starts_with_the_first():
         assert isinstance(manager.address, str)
         assert str(manager.Array("u", "abc")) == str(array.array("u", "abc"))
     assert not hasattr(managers.SyncManager, "Words")
+
+
+class Counter:
+    def __init__(self):
+        self.count = 0
+
+    def add(self):
+        self.count += 1
+
+
+class CounterProxy(managers.NamespaceProxy):
+    _exposed_ = ("__getattribute__", "__setattr__", "__delattr__", "add")
+
+    def add(self):
+        return self._callmethod("add")
+
+
+@pytest.mark.parametrize("base", [managers.BaseManager, managers.SyncManager], ids=lambda base: base.__name__)
+def test_the_classes_of_proxies_are_registered_and_derived_from(base):
+    class Own(base):
+        pass
+
+    words = {"a": 1}
+    Own.register("words", lambda: words, managers.DictProxy)
+    Own.register("numbers", lambda: [1, 2], proxytype=managers.ListProxy)
+    Own.register("Counter", Counter, CounterProxy)
+    with Own(ctx=fork) as own:
+        own.words().update(b=2)
+        counter = own.Counter()
+        counter.add()
+        counter.count += 1
+        assert (own.words().copy(), own.numbers()[:], counter.count) == ({"a": 1, "b": 2}, [1, 2], 2)
+        assert isinstance(own.words(), managers.DictProxy)
+        assert isinstance(own.words(), multiprocessing.managers.DictProxy)
+        assert not isinstance(own.words(), managers.ListProxy)
+        assert isinstance(counter, managers.NamespaceProxy)
+
+
+def test_what_a_manager_makes_is_an_instance_of_the_class_of_that_name(manager):
+    made = [manager.Array("i", [1]), manager.dict(), manager.list(), manager.Namespace(), manager.Value("i", 1)]
+    classes = [getattr(managers, kind + "Proxy") for kind in ("Array", "Dict", "List", "Namespace", "Value")]
+    for thing, own in zip(made, classes):
+        assert [each for each in classes if isinstance(thing, each)] == [own]
+        assert not isinstance(thing, (CounterProxy, managers.BaseProxy))
 
 
 def test_it_starts_no_process_and_loads_no_pool():

@@ -1,8 +1,8 @@
 """multiprocessing.managers, with a SyncManager that needs no server: its objects are those of pyconc.shared.
 
 Everything here is the standard module's, except SyncManager, and the proxies that it makes: those of a list, a dict,
-an array, a value and a namespace have the methods of the standard ones, and are the shared memory themselves. Locks,
-queues and the like are pyconc.shared's as they are.
+an array, a value and a namespace, in _proxies.py, have the methods of the standard ones, and are the shared memory
+themselves. Locks, queues and the like are pyconc.shared's as they are.
 
 What cannot be in shared memory still comes from a server process, which is started when a program first asks for it:
 a type that is registered, a Pool, a set, an Array of characters.
@@ -13,11 +13,11 @@ a type that is registered, a Pool, a set, an Array of characters.
 import array
 import multiprocessing.managers as _standard
 import threading
-import types
 from multiprocessing import ProcessError
 
 from pyconc import shared
 from pyconc._standard_names import names_of
+from pyconc.multiprocessing import _proxies
 
 __all__ = _standard.__all__
 
@@ -32,150 +32,41 @@ def __dir__():
 # ---- proxies ----
 
 
-class _Proxy:
-    """The methods that the standard proxies have in common."""
+class _Proxies(type):
+    """The class of a standard proxy of which those of the same name in shared memory are instances, too."""
 
-    __slots__ = ()
-
-    def _callmethod(self, methodname, args=(), kwds=types.MappingProxyType({})):
-        return getattr(self, methodname)(*args, **kwds)
-
-    def __copy__(self):
-        return self
-
-    def __deepcopy__(self, memo):
-        return self._getvalue()
-
-    def __repr__(self):
-        return f"<{type(self).__name__} object, typeid {self._typeid!r} at {id(self):#x}>"
-
-    def __str__(self):
-        return str(self._getvalue())
+    def __instancecheck__(cls, instance):
+        return super().__instancecheck__(instance) or isinstance(instance, cls.__dict__.get("_shared", ()))
 
 
-class ListProxy(_Proxy, shared.List):
-    """What SyncManager.list() returns: a pyconc.shared.List with the methods of the standard proxy."""
+class ListProxy(_standard.ListProxy, metaclass=_Proxies):
+    """The standard class, to register or derive from; what SyncManager.list() returns is an instance, too."""
 
-    __slots__ = ()
-    _typeid = "list"
-    _getvalue = shared.List.copy
+    _shared = _proxies.ListProxy
 
 
-class DictProxy(_Proxy, shared.Dict):
-    """What SyncManager.dict() returns: a pyconc.shared.Dict whose keys(), values() and items() are lists."""
+class DictProxy(_standard.DictProxy, metaclass=_Proxies):
+    """The standard class, to register or derive from; what SyncManager.dict() returns is an instance, too."""
 
-    __slots__ = ()
-    _typeid = "dict"
-    _getvalue = shared.Dict.copy
-
-    def keys(self):
-        """Return a list of the keys, as they are at one moment. Raises nothing."""
-        return self._list_keys()
-
-    def values(self):
-        """Return a list of the values, as they are at one moment. Raises what unpickling them does."""
-        return self._list_values()
-
-    def items(self):
-        """Return a list of pairs of key and value, as they are at one moment. Raises what unpickling them does."""
-        return self._list_pairs()
+    _shared = _proxies.DictProxy
 
 
-class ArrayProxy(_Proxy, shared.Array):
-    """What SyncManager.Array() returns: a pyconc.shared.Array that takes and gives what an array.array does."""
+class ArrayProxy(_standard.ArrayProxy, metaclass=_Proxies):
+    """The standard class, to register or derive from; what SyncManager.Array() returns is an instance, too."""
 
-    __slots__ = ()
-    _typeid = "Array"
-
-    def __getitem__(self, key):
-        items = super().__getitem__(key)
-        return array.array(self.typecode, items) if isinstance(key, slice) else items
-
-    def __setitem__(self, key, value):
-        # It says what is too large, or of another type, as shared arrays do not.
-        if isinstance(key, slice):
-            checked = value if isinstance(value, array.array) else array.array(self.typecode, value)
-        else:
-            (checked,) = array.array(self.typecode, (value,))
-        super().__setitem__(key, checked)
-
-    def _getvalue(self):
-        return self[:]
+    _shared = _proxies.ArrayProxy
 
 
-class _Held(_Proxy):
-    """One that has its values in a container; only that travels."""
+class ValueProxy(_standard.ValueProxy, metaclass=_Proxies):
+    """The standard class, to register or derive from; what SyncManager.Value() returns is an instance, too."""
 
-    __slots__ = ("_held",)
-
-    @classmethod
-    def _of(cls, held):
-        self = object.__new__(cls)
-        object.__setattr__(self, "_held", held)
-        return self
-
-    def __reduce__(self):
-        return type(self)._of, (self._held,)
+    _shared = _proxies.ValueProxy
 
 
-class ValueProxy(_Held):
-    """What SyncManager.Value() returns: any value, whatever the typecode, to be read and set in one step."""
+class NamespaceProxy(_standard.NamespaceProxy, metaclass=_Proxies):
+    """The standard class, to register or derive from; what SyncManager.Namespace() returns is an instance, too."""
 
-    __slots__ = ()
-    _typeid = "Value"
-
-    __class_getitem__ = classmethod(types.GenericAlias)
-
-    def get(self):
-        """Return the value. Raises what unpickling it does."""
-        return self._held[0]
-
-    def set(self, value):
-        """Set the value. Raises what pickling it does, and MemoryError if there is no room."""
-        self._held[0] = value
-
-    value = property(get, set)
-
-    def _getvalue(self):
-        value, typecode = self._held
-        return _standard.Value(typecode, value)
-
-
-class NamespaceProxy(_Held):
-    """A namespace of SyncManager: its attributes are shared, except those that begin with an underscore."""
-
-    __slots__ = ("__dict__",)
-    _typeid = "Namespace"
-
-    def __getattr__(self, name):
-        # Only for what is not found otherwise.
-        if name[0] != "_":
-            try:
-                return self._held[name]
-            except KeyError:
-                pass
-        raise self._no_attribute(name)
-
-    def _no_attribute(self, name):
-        return AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-
-    def __setattr__(self, name, value):
-        if name[0] == "_":
-            object.__setattr__(self, name, value)
-        else:
-            self._held[name] = value
-
-    def __delattr__(self, name):
-        if name[0] == "_":
-            object.__delattr__(self, name)
-            return
-        try:
-            del self._held[name]
-        except KeyError:
-            raise self._no_attribute(name) from None
-
-    def _getvalue(self):
-        return _standard.Namespace(**self._held.copy())
+    _shared = _proxies.NamespaceProxy
 
 
 # ---- the manager ----
@@ -295,12 +186,12 @@ class SyncManager:
     def list(self, sequence=(), /):
         """Return a list, as pyconc.shared.List."""
         self._check()
-        return ListProxy(sequence)
+        return _proxies.ListProxy(sequence)
 
     def dict(self, mapping=(), /, **others):
         """Return a dict, as pyconc.shared.Dict, whose keys(), values() and items() are lists."""
         self._check()
-        return DictProxy(mapping, **others)
+        return _proxies.DictProxy(mapping, **others)
 
     def Queue(self, maxsize=0):
         """Return a pyconc.shared.Queue, which has task_done() and join(), too."""
@@ -312,19 +203,19 @@ class SyncManager:
     def Value(self, typecode, value, lock=True):
         """Return what has get(), set() and `value`: any value, as the standard manager's."""
         self._check()
-        return ValueProxy._of(shared.List((value, typecode)))
+        return _proxies.ValueProxy._of(shared.List((value, typecode)))
 
     def Array(self, typecode, sequence, lock=True):
         """Return what has the items of array.array(typecode, sequence), in shared memory."""
         self._check()
         if typecode in ("u", "w"):
             return self._make_in_server("Array", typecode, sequence)
-        return ArrayProxy(typecode, array.array(typecode, sequence))
+        return _proxies.ArrayProxy(typecode, array.array(typecode, sequence))
 
     def Namespace(self, /, **attributes):
         """Return an object with attributes, which are shared unless they begin with an underscore."""
         self._check()
-        return NamespaceProxy._of(shared.Dict(attributes))
+        return _proxies.NamespaceProxy._of(shared.Dict(attributes))
 
     def Lock(self):
         """Return a pyconc.shared.Lock: the thread that took it has to release it."""
