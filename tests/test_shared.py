@@ -670,7 +670,10 @@ WAITS = {
     "semaphore": ("semaphore = shared.Semaphore(0)", "semaphore.acquire()"),
     "event": ("event = shared.Event()", "event.wait()"),
     "condition": ("condition = shared.Condition(); condition.acquire()", "condition.wait()"),
+    "barrier": ("barrier = shared.Barrier(2)", "barrier.wait()"),
 }
+# What has become of it then, if not True.
+AFTER_CTRL_C = {"condition": "condition.locked()", "barrier": "(barrier.n_waiting, barrier.broken) == (0, False)"}
 
 
 @pytest.mark.parametrize("name", WAITS)
@@ -691,7 +694,7 @@ def test_ctrl_c_ends_a_wait(name):
         try:
             {wait}
         except KeyboardInterrupt:
-            print("interrupted", {"condition.locked()" if name == "condition" else "True"})
+            print("interrupted", {AFTER_CTRL_C.get(name, True)})
     """
     with start_script(script) as process:
         await_line(process, process.stdout, "waiting")

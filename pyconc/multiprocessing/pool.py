@@ -630,7 +630,12 @@ class Pool(_standard.Pool):
         1
         """
         self._check_running()
-        return ApplyResult(self._jobs, self._jobs.executor.submit(func, *args, **kwds), callback, error_callback)
+        try:
+            future = self._jobs.executor.submit(func, *args, **kwds)
+        except TypeError as error:  # of what are no arguments, which is the call's
+            future = _core.Future()
+            future.set_exception(error)
+        return ApplyResult(self._jobs, future, callback, error_callback)
 
     def map(self, func, iterable, chunksize=None):
         """Call func(item) for each item, in chunks of chunksize; return the list of results.

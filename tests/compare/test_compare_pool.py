@@ -101,6 +101,16 @@ def test_apply(make_pool: MakePool) -> None:
         assert (result.get(), result.get(1), result.ready(), result.successful()) == (255, 255, True, True)
 
 
+@pytest.mark.parametrize(("args", "kwds"), [(5, {}), ((), None), ((), [("a", 1)]), ((), {1: 2})])
+def test_what_are_no_arguments_is_the_calls_error(make_pool: MakePool, args: Any, kwds: Any) -> None:
+    with closing(make_pool(1)) as pool:
+        errors: queue.SimpleQueue[BaseException] = queue.SimpleQueue()
+        result = pool.apply_async(int, args, kwds, error_callback=errors.put)
+        with pytest.raises(TypeError) as caught:
+            result.get()
+        assert errors.get() is caught.value
+
+
 def test_what_a_call_raises(make_pool: MakePool) -> None:
     with closing(make_pool(1)) as pool:
         for call in (
