@@ -10,6 +10,7 @@ import pickle
 import random
 import re
 import signal
+import sys
 import threading
 import time
 
@@ -276,6 +277,37 @@ def test_what_comes_late_is_dropped(pool, tmp_path, result, stopped):
     how = "its result came too late and is dropped" if stopped == "returned" else "it has ended with an exception"
     assert str(error).endswith(f" s, and {how}")
     assert path.read_text() == "timeout"
+
+
+def say_when_interrupted(path):
+    try:
+        wait_for_ever()
+    except pyconc.TaskCancelled:
+        path.touch()
+        raise
+
+
+@with_pool
+def test_a_call_is_interrupted_while_a_thread_of_the_program_keeps_the_gil(pool, tmp_path):
+    """Who has the GIL keeps it for its switch interval."""
+    access = ctypes.PyDLL(None).access  # which does not release it
+    interval = sys.getswitchinterval()
+    for number in range(20):
+        path = tmp_path / str(number)
+        future = pool.options(timeout=0.2, grace=FOREVER).submit(say_when_interrupted, path)
+        wait_until(future.running)
+        end = time.monotonic() + 2
+        sys.setswitchinterval(HANG_LIMIT)
+        try:
+            while (is_missing := access(bytes(path), os.F_OK) != 0) and time.monotonic() < end:
+                pass
+        finally:
+            sys.setswitchinterval(interval)
+        timeout_of(future)
+        if not is_missing:  # unless the machine is very busy
+            break
+    else:
+        pytest.fail("it is not")
 
 
 class PickledAtGate:

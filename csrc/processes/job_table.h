@@ -63,6 +63,7 @@ typedef struct job_table {
     int64_t stop_ns;       // when to tell the supervisor of interrupted calls; TIMER_OFF: there are none
     bool has_stops;        // some job's is_stop_due
     uint32_t untold;       // jobs that are is_untold
+    bool asks_supervisor;  // since the timer fired: there are stops that it has to see to
 } job_table;
 
 // Bytes of shared memory that the table of so many workers need.

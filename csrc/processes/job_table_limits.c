@@ -21,7 +21,7 @@ static void
 end_late(job_table *table, process_job *job)
 {
     if (job_table_stop(table, job, STOP_BY_TIMEOUT)) {
-        (void)job_table_interrupt(table, job);  // else the supervisor does, whose thread this is
+        table->asks_supervisor |= !job_table_interrupt(table, job);
     }
     else if (!job_slot_has_ended(job->slot)) {
         job_table_note_damage(table);
@@ -131,12 +131,12 @@ job_table_use_timer(job_table *table, int timer_fd)
     pthread_mutex_unlock(&table->lock);
 }
 
-bool
-job_table_on_timer(job_table *table)
+void
+job_table_on_timer(job_table *table, bool *announces, bool *asks)
 {
     uint64_t times;
-    bool new = false;
     pthread_mutex_lock(&table->lock);
+    table->asks_supervisor = *announces = false;
     if (read(table->timer_fd, &times, sizeof(times)) == (ssize_t)sizeof(times)) {
         int64_t now_ns = clock_now_ns();
         table->timer_ns = TIMER_OFF;
@@ -147,12 +147,13 @@ job_table_on_timer(job_table *table)
             }
         }
         if (table->stop_ns <= now_ns) {
-            table->stop_ns = TIMER_OFF;  // The supervisor, whose thread this is, asks for them.
+            table->stop_ns = TIMER_OFF;
+            table->asks_supervisor = true;
         }
         look_at_limits(table, now_ns);
         job_table_reset_timer(table);
-        new = job_table_must_announce(table);
+        *announces = job_table_must_announce(table);
     }
+    *asks = table->asks_supervisor || table->condition == RING_DAMAGED;
     pthread_mutex_unlock(&table->lock);
-    return new;
 }

@@ -12,8 +12,9 @@
 void job_table_use_timer(job_table *table, int timer_fd);
 
 // It has fired.  If something has been ready for long, and some worker sleeps, that one is notified.  The
-// tasks whose time is over are to end, see job_table_pop_stop(), or are among the withdrawn.  True: the
-// result handler has yet to be told of those, which is up to the caller.
-bool job_table_on_timer(job_table *table);
+// tasks whose time is over are to end, see job_table_pop_stop(), or are among the withdrawn.  *announces: the
+// result handler has yet to be told of those, which is up to the caller.  *asks: the supervisor has something
+// to do about what is to end, or about the ring.
+void job_table_on_timer(job_table *table, bool *announces, bool *asks);
 
 #endif

@@ -54,7 +54,7 @@ typedef struct ProcessQueueObject {
     int *doorbells;              // eventfds, one per worker, if workers run event loops; else NULL; set once
     int relief_fd;               // eventfd: a worker asks to be replaced; -1: none ever does; set once
     int supervisor_fd;           // eventfd: wakes the supervisor; -1 while there is none
-    int timer_fd;                // timerfd: the supervisor is to call on_timer(); -1 as above
+    int timer_fd;                // timerfd: await_event() has something to do; -1 as above
     _Atomic uint32_t attention;  // the result handler is called
     park_spot spot;              // where threads spin for what they wait for
     list_link *in_flight;        // every job that was accepted and has not ended

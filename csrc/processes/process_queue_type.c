@@ -577,7 +577,7 @@ static PyMethodDef process_queue_methods[] = {
     {"supervise", process_queue_supervise, METH_O, process_queue_supervise_doc},
     {"end_supervision", process_queue_end_supervision, METH_NOARGS, process_queue_end_supervision_doc},
     {"poke", process_queue_poke, METH_NOARGS, process_queue_poke_doc},
-    {"on_timer", process_queue_on_timer, METH_NOARGS, process_queue_on_timer_doc},
+    {"await_event", process_queue_await_event, METH_VARARGS, process_queue_await_event_doc},
     {"wants_relief", process_queue_wants_relief, METH_O, process_queue_wants_relief_doc},
     {"admit", process_queue_admit, METH_VARARGS, process_queue_admit_doc},
     {"forget_pidfd", process_queue_forget_pidfd, METH_O, process_queue_forget_pidfd_doc},

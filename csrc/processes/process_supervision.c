@@ -1,9 +1,14 @@
 #include "process_supervision.h"
 
+#include <errno.h>
+#include <limits.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "core/clock.h"
+#include "core/futex.h"
 #include "job_table_limits.h"
 #include "job_table_stops.h"
 #include "job_table_workers.h"
@@ -58,15 +63,62 @@ process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-PyObject *
-process_queue_on_timer(PyObject *op, PyObject *Py_UNUSED(ignored))
+// The timer has fired: does what can be done without the GIL.  True: the supervisor has to do the rest.
+static bool
+on_timer(ProcessQueueObject *self)
 {
-    ProcessQueueObject *self = (ProcessQueueObject *)op;
-    if (!self->head.inherited && job_table_on_timer(&self->table)) {
+    bool announces, asks;
+    job_table_on_timer(&self->table, &announces, &asks);
+    if (announces) {
         process_queue_raise_wakeup(self);
     }
-    process_queue_run_followups(self);
-    Py_RETURN_NONE;
+    return asks;
+}
+
+// How long epoll_wait() may wait, in milliseconds.
+static int
+wait_ms(int64_t end_ns)
+{
+    if (end_ns == FUTEX_NO_DEADLINE) {
+        return -1;
+    }
+    int64_t left_ns = end_ns - clock_now_ns();
+    return left_ns <= 0 ? 0 : left_ns / 1000000 >= INT_MAX ? INT_MAX
+                                                           : (int)((left_ns + 999999) / 1000000);
+}
+
+PyObject *
+process_queue_await_event(PyObject *op, PyObject *args)
+{
+    ProcessQueueObject *self = (ProcessQueueObject *)op;
+    int events;
+    PyObject *seconds;
+    if (!PyArg_ParseTuple(args, "iO:await_event", &events, &seconds)) {
+        return NULL;
+    }
+    double limit = seconds == Py_None ? -1.0 : PyFloat_AsDouble(seconds);
+    if (limit == -1.0 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int64_t end_ns = seconds == Py_None || limit > 3e9 ? FUTEX_NO_DEADLINE : clock_now_ns() + (int64_t)(limit * 1e9);
+    struct epoll_event event = {.data.fd = -1};
+    int timer_fd = self->timer_fd, ready, error;
+    bool is_served;
+    Py_BEGIN_ALLOW_THREADS
+    do {
+        ready = epoll_wait(events, &event, 1, wait_ms(end_ns));
+        error = errno;
+        is_served = ready > 0 && event.data.fd == timer_fd && !on_timer(self);
+    } while (is_served || (ready < 0 && error == EINTR));
+    Py_END_ALLOW_THREADS
+    if (ready < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (ready == 0) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(event.data.fd);
 }
 
 PyObject *

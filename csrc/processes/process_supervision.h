@@ -1,7 +1,8 @@
 // process_supervision: the methods of a ProcessQueue for its supervisor, pyconc/_process/supervisor.py.
 //
 // The supervisor's thread alone starts, admits, interrupts, kills and reaps workers.  It sleeps until the
-// queue is poked, or the timer fires, or a worker ends.
+// queue is poked, or the timer fires, or a worker ends.  What the timer is for it does without the GIL, if it
+// can.
 #ifndef PYCONC_PROCESS_SUPERVISION_H
 #define PYCONC_PROCESS_SUPERVISION_H
 
@@ -12,7 +13,7 @@
 PyDoc_STRVAR(process_queue_supervise_doc,
 "supervise($self, stop_signal, /)\n--\n\n"
 "Return two file descriptors for the supervisor to watch, which the queue owns: one is readable after\n"
-"poke(), the other when on_timer() is to be called. stop_signal: the one that has a worker call on_stop().");
+"poke(), the other when await_event() has something to do. stop_signal: the one that has a worker call on_stop().");
 PyObject *process_queue_supervise(PyObject *op, PyObject *arg);
 
 PyDoc_STRVAR(process_queue_end_supervision_doc,
@@ -25,11 +26,14 @@ PyDoc_STRVAR(process_queue_poke_doc,
 "Wake the supervisor. Any thread, also a signal handler, may call it.");
 PyObject *process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored));
 
-PyDoc_STRVAR(process_queue_on_timer_doc,
-"on_timer($self, /)\n--\n\n"
-"Look after tasks whose time is over, and after those that have been ready for a while: the worker that was\n"
-"notified may be stopped.");
-PyObject *process_queue_on_timer(PyObject *op, PyObject *Py_UNUSED(ignored));
+PyDoc_STRVAR(process_queue_await_event_doc,
+"await_event($self, events, seconds, /)\n--\n\n"
+"Wait until a file is ready that an epoll object, given by its number, watches, and return that file's; None\n"
+"after so many seconds, which may be None.\n\n"
+"Of what the timer is for it returns only what the supervisor has to see to. Tasks whose time is over are\n"
+"interrupted here, and those looked after that have been ready for a while, as the worker that was notified\n"
+"may be stopped: without the GIL, for which a busy program lets nobody wait less than its switch interval.");
+PyObject *process_queue_await_event(PyObject *op, PyObject *args);
 
 PyDoc_STRVAR(process_queue_pop_stop_doc,
 "pop_stop($self, /)\n--\n\n"

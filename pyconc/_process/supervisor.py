@@ -389,17 +389,16 @@ class Supervisor:
         self._admit_watched()
         while True:
             # One at a time: what is done about one event may close a file whose number the next one has.
-            ready = self._events.poll(self._seconds_to_wait(), 1)
+            fd = self.queue.await_event(self._events.fileno(), self._seconds_to_wait())
             if self.state is State.ENDED:
                 return  # in the child of a fork that this thread made
-            fd = ready[0][0] if ready else None
             if fd is None:
                 if not (self._call_stopper.is_due() or self._is_late()):
                     self._reap_gone(gives_up=True)
             elif fd in (poke_fd, self.queue.relief_fd):
                 os.eventfd_read(fd)
             elif fd == timer_fd:
-                self.queue.on_timer()
+                pass  # calls are to be stopped
             elif fd == self._lender.fileno():
                 self._lend_tracker()
             elif fd in self._workers:
