@@ -152,3 +152,32 @@ if __name__ == "__main__":
 """
     )
     assert (finished.stdout, finished.stderr) == ("(1, None)\n", "")
+
+
+def test_a_worker_that_ends_the_line_has_all_have_their_own():
+    finished = run_script(
+        f"""{PROGRAM}
+import socket, stat
+from multiprocessing import resource_tracker
+def end_line():
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        try:
+            if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                with socket.socket(fileno=os.dup(fd)) as line:
+                    line.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # it was the folder's
+def has_its_own():
+    resource_tracker.ensure_running()
+    return resource_tracker._resource_tracker._pid is not None
+if __name__ == "__main__":
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        pool.submit(end_line).result()
+        while pool._supervisor._lender.fileno() != -1:  # the supervisor has seen it
+            os.sched_yield()
+        print(pool.submit(has_its_own).result())
+        pool.submit(os._exit, 1).exception()
+        print(pool.submit(has_its_own).result())
+"""
+    )
+    assert (finished.stdout, finished.stderr) == ("True\nTrue\n", "")

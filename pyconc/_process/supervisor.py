@@ -413,9 +413,12 @@ class Supervisor:
         """Let workers use the program's resource tracker.  A lock may be held meanwhile, so nobody is to fork."""
         quiet_threads.discard(self.thread)
         try:
-            self._lender.answer()
+            goes_on = self._lender.answer()
         finally:
             quiet_threads.add(self.thread)
+        if not goes_on:
+            self._events.unregister(self._lender.fileno())  # else it would be ready for ever: zygotes have it, too
+            self._lender.forget()
 
     def _go_on(self):
         """Do what the state asks for, after any event."""

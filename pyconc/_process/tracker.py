@@ -44,12 +44,15 @@ class Lender:
     def __init__(self, can_start):
         self._can_start = can_start
         self._ours = self._line = None
+        self._has_ended = False
 
     def line(self):
-        """Return the workers' end, or None if there is no room for it."""
-        if self._line is None:
-            with contextlib.suppress(OSError):
+        """Return the workers' end, or None: there is no room for it, or it has ended."""
+        if self._line is None and not self._has_ended:
+            try:
                 self._ours, self._line = _core.open_stream()
+            except OSError:
+                self._has_ended = True  # Nobody listens to one that is made after the supervisor has begun.
         return self._line
 
     def fileno(self):
@@ -57,21 +60,20 @@ class Lender:
         return -1 if self._ours is None else self._ours
 
     def answer(self):
-        """Give the tracker to workers that ask.  Whatever they have sent, this waits for none of them."""
+        """Give the tracker to workers that ask; return False if they have ended the line.  Waits for none of them."""
         with _socket_of(self._ours) as line:
             while True:
                 try:
                     reply = _receive_fd(line, _socket.MSG_DONTWAIT)
                 except BlockingIOError:
-                    return
+                    return True
                 except (EOFError, OSError):
-                    break
+                    return False
                 if reply is not None:
                     try:
                         self._lend(reply)
                     finally:
                         os.close(reply)
-        self.forget()  # A worker has ended the line.
 
     def _lend(self, reply):
         with contextlib.suppress(Exception):  # Whatever it is, the worker starts one of its own.
@@ -92,7 +94,8 @@ class Lender:
         self.forget()
 
     def forget(self):
-        """Close it, also in the child of a fork."""
+        """Close it, also in the child of a fork; there will be no other, which nobody would answer."""
+        self._has_ended = True
         fds = self._ours, self._line
         self._ours = self._line = None
         for fd in fds:
