@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import gc
+import itertools
 import multiprocessing
 import multiprocessing.dummy
 import multiprocessing.pool
@@ -328,6 +329,31 @@ def test_what_has_not_ended_when_the_pool_is_terminated_raises():
     with pytest.raises(StopIteration):
         next(results)
     assert called == []
+
+
+def test_what_the_program_has_made_itself_raises_when_the_pool_is_terminated():
+    pool = ours.Pool(1)
+    with ProcessGate() as gate:
+        single, results = multiprocessing.pool.ApplyResult(pool, None, None), multiprocessing.pool.IMapIterator(pool)
+        pool._taskqueue.put(([(single._job, 0, gate, (), {})], None))
+        gate.wait_started()
+        endless = ((results._job, number, abs, (number,), {}) for number in itertools.count())
+        pool._taskqueue.put((endless, results._set_length))
+        wait_until(lambda: pool._taskqueue.qsize() == 128)  # the thread that reads is as far ahead as it may be
+        pool.terminate()
+        pool.join()
+    with pytest.raises((CancelledError, BrokenProcessPool)):
+        single.get()
+    with pytest.raises((CancelledError, BrokenProcessPool)):
+        list(results)
+
+
+def test_a_pool_does_not_list_its_own_results(end):
+    pool = end(ours.Pool(1))
+    with pytest.raises(TypeError):
+        list(pool._cache)
+    with pytest.raises(KeyError):
+        pool._cache[0]
 
 
 class Ending:

@@ -153,6 +153,8 @@ class _Jobs:
         self.is_terminated = False
         self._is_closed = False
         self._feeders = set()  # threads
+        self.maps = set()  # the _Calls that have not ended; as `results`, changed by single operations of the set
+        self.results = {}  # number: result; those that methods of the program's made
         # At exit, after the program's threads have ended, as the standard pool; None: there is nothing to end.
         self._finalizer = util.Finalize(None, self.terminate, exitpriority=15)
         _all_jobs.add(self)
@@ -160,7 +162,7 @@ class _Jobs:
 
     def after_fork(self):
         """In the child of a fork: the threads are the parent's, and so is the finalizer."""
-        self._feeders = set()
+        self._feeders, self.maps, self.results = set(), set(), {}
         if self._finalizer is not None:
             self._finalizer.cancel()
             self._finalizer = util.Finalize(None, self.terminate, exitpriority=15)
@@ -353,6 +355,7 @@ class _Calls:
         self._error = None
         self._strides = None if are_few else queue.SimpleQueue()  # an item: so many more may be submitted
         self._source = (fn, calls)
+        jobs.maps.add(self)
         if are_few:
             self.submit_all()
         else:
@@ -378,6 +381,7 @@ class _Calls:
             error = CancelledError() if jobs.is_terminated else caught
         except BaseException as caught:
             if strides is None:
+                jobs.maps.discard(self)
                 raise  # it is the thread's, and not the source's
             error = caught
         self._complete_calls(error)
@@ -406,6 +410,7 @@ class _Calls:
     def _end_if_done(self):
         if self._is_complete and self._ended >= self._submitted and not self._has_ended:
             self._has_ended = True
+            self._jobs.maps.discard(self)
             error, self._error = self._error, None
             self._end(error)
 
@@ -526,6 +531,93 @@ class IMapUnorderedIterator(IMapIterator, _standard.IMapUnorderedIterator):
         self._ready.put(future)
 
 
+# ---- methods of the program's own ----
+
+
+class _Cache:
+    """The results that have not ended: how many, and by number those that a method of the program's made.
+
+    Programs wait until there are fewer of them, and classes of the standard module note themselves here.
+    """
+
+    def __init__(self, jobs):
+        self._jobs = jobs
+
+    def __len__(self):
+        executor, maps = self._jobs.executor, list(self._jobs.maps)
+        stats = executor.stats()
+        calls = stats.queued + stats.running - sum(calls._submitted - calls._ended for calls in maps)
+        own = sum(not isinstance(calls, _Tasks) for calls in maps)
+        return max(0, calls) + own + len(self._jobs.results)
+
+    def __getitem__(self, number):
+        return self._jobs.results[number]
+
+    def __setitem__(self, number, result):
+        self._jobs.results[number] = result
+
+    def __delitem__(self, number):
+        del self._jobs.results[number]
+
+    __iter__ = None  # those of the pool's own are not here
+
+
+class _TaskQueue:
+    """What a method of the program's gives its tasks to; qsize() counts all calls that no worker has taken yet."""
+
+    def __init__(self, jobs):
+        self._jobs = jobs
+
+    def put(self, item):
+        _Tasks(self._jobs, *item)
+
+    def qsize(self):
+        return self._jobs.executor.stats().queued
+
+    def empty(self):
+        return self.qsize() == 0
+
+
+def _call_task(func, args, kwds):
+    return func(*args, **kwds)
+
+
+class _Tasks(_Calls):
+    """Tasks of a method of the program's: tuples of a result's number, an index, and what to call.
+
+    Their outcomes go to that result by the callbacks' thread, as in the standard pool by one thread for all; at last
+    it is told how many there are.
+    """
+
+    def __init__(self, jobs, tasks, set_length):
+        self._set_length = set_length
+        self._job = None  # the number of the result
+        self._indexes = []
+        self._begin_calls(jobs, _call_task, self._read(tasks), False)
+
+    def _read(self, tasks):
+        for self._job, index, func, args, kwds in tasks:
+            self._indexes.append(index)
+            yield func, args, kwds
+
+    def _keep(self, number, future):
+        error = _error_of(future)
+        self._tell(self._indexes[number], future.result() if error is None else None, error)
+
+    def _tell(self, index, value, error):
+        result = self._jobs.results.get(self._job)
+        if result is not None:
+            self._jobs.call_back(result._set, index, (error is None, value if error is None else error))
+
+    def _end(self, error):
+        count = self._submitted
+        if error is not None:
+            self._tell(count, None, error)
+            count += 1
+        if self._set_length is not None:
+            self._jobs.call_back(self._set_length, count)
+
+
 # ---- pools ----
 
 
@@ -600,6 +692,14 @@ class Pool(_standard.Pool):
     def _pool(self):
         """The workers: processes, or threads."""
         return [] if self._jobs is None else self._jobs.executor.handles()
+
+    @property
+    def _cache(self):
+        return _Cache(self._jobs)
+
+    @property
+    def _taskqueue(self):
+        return _TaskQueue(self._jobs)
 
     def _repopulate_pool(self):
         """Start as many workers as there may be."""

@@ -12,11 +12,13 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import pool as standard
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
 from typing import Any
 
 import pytest
 from libraries import FORKS, Library, outcome
+from support import wait_until
 
 pytestmark = FORKS
 
@@ -221,6 +223,68 @@ def test_how_far_it_has_come(make_pool: MakePool, tmp_path: Any) -> None:
             assert sorted(results) == list(range(5))
             assert (results._index, results._length) == (5, 5)
         assert pool.map_async(abs, range(100))._chunksize == 25
+
+
+# --- Methods of the program's own -------------------------------------------------------------------------------------
+
+
+def istarmap(pool: Any, function: Any, items: Any, chunksize: int = 1) -> Any:
+    """What programs add to the class: an imap() with more arguments than one, made of the standard class's parts."""
+    results: Any = standard.IMapIterator(pool)
+    chunks = standard.Pool._get_tasks(function, items, chunksize)
+    tasks = pool._guarded_task_generation(results._job, standard.starmapstar, chunks)
+    pool._taskqueue.put((tasks, results._set_length))
+    return (result for chunk in results for result in chunk)
+
+
+def test_an_iterator_that_the_program_has_made(make_pool: MakePool) -> None:
+    def three_and_an_error() -> Iterator[tuple[int, int]]:
+        yield from [(1, 0), (1, 1), (1, 2)]
+        raise KeyError("source")
+
+    with closing(make_pool(2)) as pool:
+        assert list(istarmap(pool, pow, [(2, 5), (3, 2)])) == [32, 9]
+        assert list(istarmap(pool, pow, [])) == []
+        assert list(istarmap(pool, operator.add, ((n, 1) for n in range(500)), 3)) == list(range(1, 501))
+        for items, error in ([(5, 0), (5, 5), (5, 1)], KeyError(5)), (three_and_an_error(), KeyError("source")):
+            results, seen = istarmap(pool, raise_if if error.args == (5,) else pow, items), []
+            with pytest.raises(KeyError) as caught:
+                for result in results:
+                    seen.append(result)
+            assert (seen, caught.value.args) == ([0] if error.args == (5,) else [1, 1, 1], error.args)
+
+
+def test_a_result_that_the_program_has_made(make_pool: MakePool) -> None:
+    seen: list[int] = []
+    with closing(make_pool(1)) as pool:
+        result: Any = standard.ApplyResult(pool, seen.append, None)
+        failure: Any = standard.ApplyResult(pool, None, None)
+        assert pool._cache[result._job] is result
+        for made, call in (result, (pow, (2,), {"exp": 5})), (failure, (raise_if, (0, 0), {})):
+            pool._taskqueue.put(([(made._job, 0, *call)], None))
+        assert (result.get(), seen) == (32, [32])
+        with pytest.raises(KeyError):
+            failure.get()
+        assert len(pool._cache) == 0
+
+
+def test_how_many_results_there_are_to_come(make_pool: MakePool, tmp_path: Any) -> None:
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    with closing(make_pool(1)) as pool:
+        wait_until(lambda: (len(pool._cache), bool(pool._cache)) == (0, False))  # threads are there, and free
+        result = pool.apply_async(wait_for, (pipe,))
+        others = [pool.apply_async(abs, (-1,)), pool.map_async(abs, range(9)), standard.ApplyResult(pool, None, None)]
+        results = [pool.imap(abs, range(9)), pool.imap(abs, iter(range(500)))]
+        assert (len(pool._cache), bool(pool._cache)) == (6, True)
+        with open(pipe, "w") as file:
+            file.write("opened")
+        assert (result.get(), [len(list(iterator)) for iterator in results]) == ("opened", [9, 500])
+        wait_until(lambda: len(pool._cache) == 1)
+        pool._taskqueue.put(([(others[2]._job, 0, abs, (-2,), {})], None))
+        assert [other.get() for other in others] == [1, list(range(9)), 2]
+        wait_until(lambda: not pool._cache)
+        wait_until(pool._taskqueue.empty)
 
 
 # --- Callbacks --------------------------------------------------------------------------------------------------------
