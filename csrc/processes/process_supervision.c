@@ -100,7 +100,8 @@ process_queue_await_event(PyObject *op, PyObject *args)
     if (limit == -1.0 && PyErr_Occurred()) {
         return NULL;
     }
-    int64_t end_ns = seconds == Py_None || limit > 3e9 ? FUTEX_NO_DEADLINE : clock_now_ns() + (int64_t)(limit * 1e9);
+    bool has_end = seconds != Py_None && limit <= 3e9;
+    int64_t end_ns = has_end ? clock_now_ns() + (int64_t)(limit * 1e9) : FUTEX_NO_DEADLINE;
     struct epoll_event event = {.data.fd = -1};
     int timer_fd = self->timer_fd, ready, error;
     bool is_served;

@@ -13,7 +13,8 @@
 PyDoc_STRVAR(process_queue_supervise_doc,
 "supervise($self, stop_signal, /)\n--\n\n"
 "Return two file descriptors for the supervisor to watch, which the queue owns: one is readable after\n"
-"poke(), the other when await_event() has something to do. stop_signal: the one that has a worker call on_stop().");
+"poke(), the other when await_event() has something to do. stop_signal: the one that has a worker call\n"
+"on_stop().");
 PyObject *process_queue_supervise(PyObject *op, PyObject *arg);
 
 PyDoc_STRVAR(process_queue_end_supervision_doc,
@@ -28,8 +29,8 @@ PyObject *process_queue_poke(PyObject *op, PyObject *Py_UNUSED(ignored));
 
 PyDoc_STRVAR(process_queue_await_event_doc,
 "await_event($self, events, seconds, /)\n--\n\n"
-"Wait until a file is ready that an epoll object, given by its number, watches, and return that file's; None\n"
-"after so many seconds, which may be None.\n\n"
+"Wait until a file is ready that an epoll object, given by its number, watches, and return that file's;\n"
+"None after so many seconds, which may be None.\n\n"
 "Of what the timer is for it returns only what the supervisor has to see to. Tasks whose time is over are\n"
 "interrupted here, and those looked after that have been ready for a while, as the worker that was notified\n"
 "may be stopped: without the GIL, for which a busy program lets nobody wait less than its switch interval.");
