@@ -390,6 +390,21 @@ upstream: install  ## the interpreter's own executor and pool tests, run against
 joblib: install  ## joblib's own tests of Parallel, with pyconc's backend in the place of its own
 	@$(BIN)/python tests/upstream/run_joblib.py $(ARGS)
 
+# scikit-learn is large, and wants a wheel: the newest interpreters have to do without for a while.
+SKLEARN_VENV = $(VENV)-sklearn
+
+$(SKLEARN_VENV)/installed: $(SKLEARN_VENV)/bin/python $(BUILT)/built
+	$(call pip_install_built,$(SKLEARN_VENV),"pyconc[joblib]" "pytest>=9")
+	@$(SKLEARN_VENV)/bin/python -m pip install --quiet --only-binary :all: scikit-learn >$(SKLEARN_VENV)/pip.log 2>&1 || \
+		{ grep -q 'No matching distribution' $(SKLEARN_VENV)/pip.log || { cat $(SKLEARN_VENV)/pip.log >&2; exit 1; }; }
+	@touch $@
+
+.PHONY: sklearn
+sklearn: $(SKLEARN_VENV)/installed  ## scikit-learn's own tests of what it does in parallel, with pyconc's backend
+	@if $(SKLEARN_VENV)/bin/python -c 'import sklearn' 2>/dev/null; then \
+		$(SKLEARN_VENV)/bin/python tests/upstream/run_sklearn.py $(ARGS); \
+	else echo "SKIPPED: there is no wheel of scikit-learn for this Python"; fi
+
 # It wants the versions of OpenTelemetry's packages that were released together.
 OPENTELEMETRY_VENV = $(VENV)-opentelemetry
 

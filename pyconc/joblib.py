@@ -83,6 +83,10 @@ class _Batch:
         return [result for future in futures for result in future.result()]
 
 
+# Most arguments are of these types: no array is in them.
+_PLAIN = frozenset([int, float, complex, bool, str, bytes, type(None)])
+
+
 class _Reduced:
     """In the place of an array in a batch: what the worker is to make of it."""
 
@@ -95,6 +99,11 @@ class _Reduced:
 
 def _take(ref):
     return ref.get()
+
+
+def _may_have_arrays(items):
+    are_plain = _PLAIN.issuperset
+    return any(kwargs or not are_plain(map(type, args)) for _, args, kwargs in items)
 
 
 class _Arrays:
@@ -110,6 +119,11 @@ class _Arrays:
     def __init__(self, least):
         self._least = least  # how many bytes a large one has
         self._laid = {}  # by id(), as long as the array is there: a reference to it, and a pyconc.shared.Ref
+
+    def replace_in(self, call):
+        """Return a call of a batch with what stands for its arrays."""
+        function, args, kwargs = call
+        return function, self.replace(args), self.replace(kwargs)
 
     def replace(self, value, depth=2):
         """Return a value with what stands for its arrays, or itself if there are none."""
@@ -239,12 +253,9 @@ class PyconcBackend(AutoBatchingMixin, ParallelBackendBase):
 
     def _cut(self, batch):
         items = batch.items
-        if self._arrays is not None and "numpy" in sys.modules:
-            laid = [
-                (function, self._arrays.replace(args), self._arrays.replace(kwargs)) for function, args, kwargs in items
-            ]
+        if self._arrays is not None and "numpy" in sys.modules and _may_have_arrays(items):
             batch = copy.copy(batch)
-            batch.items = items = laid
+            batch.items = items = [*map(self._arrays.replace_in, items)]
         size = ceil(len(items) / self.PIECES)
         if len(items) <= size:
             return [batch]

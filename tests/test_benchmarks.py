@@ -145,6 +145,10 @@ def test_the_report_is_well_formed(group, tmp_path):
         assert "left out: coroutines beside aiomultiprocess" in finished.stderr
         assert finished.returncode == 1
         return
+    if group == "joblib" and not importlib.util.find_spec("joblib"):
+        assert "left out: joblib's backends: joblib is not installed" in finished.stderr
+        assert finished.returncode == 1
+        return
     if group == "cluster" and not importlib.util.find_spec("distributed"):
         assert "left out: a cluster: distributed is not installed" in finished.stderr
         assert finished.returncode == 1

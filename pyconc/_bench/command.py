@@ -21,7 +21,7 @@ __all__ = ["GROUPS", "MORE_GROUPS", "main"]
 PROG = "python -m pyconc bench"
 GROUPS = ["threads", "processes", "coroutines", "data", "deadlines", "shared", "workloads"]
 # Not of everyday interest, so not part of `all`.
-MORE_GROUPS = ["cluster", "flood", "neighbours"]
+MORE_GROUPS = ["cluster", "joblib", "flood", "neighbours"]
 CHARTS = (".svg", ".png")
 
 
