@@ -72,6 +72,9 @@ def outcome(function, *args, **kwargs):
 CALLS = [
     lambda q: q.put("a"),
     lambda q: q.put_nowait("b"),
+    lambda q: q.put_nowait(item="c"),
+    lambda q: q.put_nowait(),
+    lambda q: q.put_nowait("c", "d"),
     lambda q: (q.qsize(), q.empty(), q.full(), q.maxsize),
     lambda q: q.put("c", block=False),
     lambda q: q.put("c", True, 0.001),

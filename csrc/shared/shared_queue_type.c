@@ -98,6 +98,16 @@ do_until(PyObject *op, shared_queue_attempt *attempt, shared_queue_door door, vo
 
 // ---- arguments ----
 
+static int
+require_item(const char *name, PyObject *item)
+{
+    if (item == NULL) {
+        PyErr_Format(PyExc_TypeError, "%s() missing required argument 'item'", name);
+        return -1;
+    }
+    return 0;
+}
+
 // Reads (item, block, timeout), as queue.Queue has them; get() has no item.
 static int
 read_call(const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool has_item,
@@ -109,8 +119,7 @@ read_call(const char *name, PyObject *const *args, Py_ssize_t nargs, PyObject *k
     if (shared_read_arguments(name, names + first, 3 - first, args, nargs, kwnames, values + first) < 0) {
         return -1;
     }
-    if (has_item && values[0] == NULL) {
-        PyErr_Format(PyExc_TypeError, "%s() missing required argument 'item'", name);
+    if (has_item && require_item(name, values[0]) < 0) {
         return -1;
     }
     *item = values[0];
@@ -260,7 +269,7 @@ queue_put(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 }
 
 PyDoc_STRVAR(queue_put_nowait_doc,
-"put_nowait($self, item, /)\n--\n\n"
+"put_nowait($self, /, item)\n--\n\n"
 "Put item in as put(item, block=False) does: queue.Full is raised if there is no room.\n\n"
 "    >>> q = pyconc.shared.Queue()\n"
 "    >>> q.put_nowait(1)\n"
@@ -268,8 +277,14 @@ PyDoc_STRVAR(queue_put_nowait_doc,
 "    1\n");
 
 static PyObject *
-queue_put_nowait(PyObject *op, PyObject *value)
+queue_put_nowait(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
+    static const char *const names[] = {"item"};
+    PyObject *value = NULL;
+    if (shared_read_arguments("put_nowait", names, 1, args, nargs, kwnames, &value) < 0
+        || require_item("put_nowait", value) < 0) {
+        return NULL;
+    }
     return put_or_raise(op, value, ROBUST_LOCK_NO_WAIT);
 }
 
@@ -534,7 +549,7 @@ queue_get_doors(PyObject *op, void *Py_UNUSED(closure))
 static PyMethodDef queue_methods[] = {
     {"put", FASTCALL(queue_put), METH_FASTCALL | METH_KEYWORDS, queue_put_doc},
     {"get", FASTCALL(queue_get), METH_FASTCALL | METH_KEYWORDS, queue_get_doc},
-    {"put_nowait", queue_put_nowait, METH_O, queue_put_nowait_doc},
+    {"put_nowait", FASTCALL(queue_put_nowait), METH_FASTCALL | METH_KEYWORDS, queue_put_nowait_doc},
     {"get_nowait", queue_get_nowait, METH_NOARGS, queue_get_nowait_doc},
     {"qsize", queue_qsize, METH_NOARGS, queue_qsize_doc},
     {"empty", queue_empty, METH_NOARGS, queue_empty_doc},
