@@ -12,6 +12,7 @@ python -m pyconc top [PID]                          the same, in a terminal, eac
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
 import pyconc
@@ -29,6 +30,15 @@ def _read_pid(text: str) -> int:
 
 
 _read_pid.__name__ = "PID"  # "invalid PID value"
+
+
+def _print_what_can_be_printed() -> None:
+    """Have a question mark stand for what the output has no sign for, such as that of micro where there is ASCII only.
+
+    What `run` runs prints as it would without.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def main() -> None:
@@ -79,6 +89,8 @@ def main() -> None:
     )
     commands.add_parser("bench", help="compare with the standard library, and with others", add_help=False)
     arguments = sys.argv[1:]
+    if arguments[:1] != ["run"]:
+        _print_what_can_be_printed()
     if arguments[:1] == ["bench"]:
         from pyconc._bench import command
 

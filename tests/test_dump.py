@@ -119,6 +119,16 @@ def test_output_that_nobody_takes_is_no_traceback():
         assert (done.returncode, done.stderr) == (1, "python -m pyconc dump: No space left on device\n")
 
 
+def test_a_question_mark_stands_for_what_the_output_has_no_sign_for():
+    with pyconc.ThreadPoolExecutor(1, name="\u20ac\U0001f600", timed=True) as pool:
+        pool.submit(identity).result()
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        lines = dump(os.getpid(), env=environment).splitlines()
+        assert "?? (threads): 0 running, 0 queued, 1 of 1 workers" in lines
+        seen = json.loads(dump(os.getpid(), "--json", env=environment))
+        assert "\u20ac\U0001f600" in [pool["name"] for pool in seen["pools"]]
+
+
 def test_what_waits_and_what_runs_is_seen_and_what_is_cancelled():
     with ProcessGate() as gate, pyconc.ProcessPoolExecutor(2, name="busy") as pool:
         running = [pool.submit(hold, gate) for _ in range(2)]
