@@ -251,7 +251,7 @@ KINDS = [(pyconc.ProcessPoolExecutor, ProcessGate), (pyconc.ThreadPoolExecutor, 
     ids=lambda told: None if isinstance(told, str) else str(told)[:20].encode("ascii", "replace").decode(),
 )
 def test_how_far_a_call_is_is_seen(kind, make_gate, told, shown):
-    with kind(1, name="far") as pool, make_gate() as gate:
+    with kind(1, name="far") as pool, make_gate() as gate, make_gate() as another:
         future = pool.submit(tell_and_hold, gate, *told)
         gate.wait_started()
         program = _dump.look(os.getpid())
@@ -265,11 +265,10 @@ def test_how_far_a_call_is_is_seen(kind, make_gate, told, shown):
         future.result()
         wait_until(lambda: look("far")["members"][0]["progress"] is None)
         # Nor is it the next one's, which tells nothing.
-        future = pool.submit(gate)
-        gate.wait_started()
-        assert look("far")["members"][0]["progress"] is None
-        gate.open()
-        future.result()
+        pool.submit(another)
+        another.wait_started()
+        (member,) = look("far")["members"]
+        assert (member["running"], member["progress"]) == (1, None)
 
 
 @pytest.mark.parametrize(("kind", "make_gate"), KINDS, ids=["processes", "threads"])
