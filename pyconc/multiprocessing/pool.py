@@ -366,7 +366,7 @@ class _Calls:
         """Submit the calls; in the thread that asks for the map, or in one of its own."""
         jobs, strides, (fn, calls), error = self._jobs, self._strides, self._source, None
         self._source = None
-        submit = jobs.executor.submit
+        submit, take = jobs.executor.submit, self._take
         try:
             for number, args in enumerate(calls):
                 if strides is not None and number and number % _STRIDE == 0:
@@ -375,7 +375,7 @@ class _Calls:
                     raise CancelledError
                 future = submit(fn, *args)
                 self._submitted = number + 1
-                future.add_done_callback(functools.partial(self._take, number))
+                future.add_done_callback(functools.partial(take, number))
         except Exception as caught:
             # Of a pool that is terminated meanwhile, the executor refuses the call.
             error = CancelledError() if jobs.is_terminated else caught
@@ -405,7 +405,8 @@ class _Calls:
                 self._strides.put(None)
             if not self._has_ended:
                 self._keep(number, future)
-                self._end_if_done()
+                if self._is_complete:
+                    self._end_if_done()
 
     def _end_if_done(self):
         if self._is_complete and self._ended >= self._submitted and not self._has_ended:
@@ -477,10 +478,13 @@ class IMapIterator(_Calls, _standard.IMapIterator):
         self._begin_calls(jobs, fn, calls, are_few)
 
     def _keep(self, number, future):
-        self._early[number] = future
-        while self._index in self._early:
-            self._ready.put(self._early.pop(self._index))
+        if number != self._index:
+            self._early[number] = future
+            return
+        while future is not None:
+            self._ready.put(future)
             self._index += 1
+            future = self._early.pop(self._index, None)
 
     @property
     def _length(self):
@@ -502,14 +506,17 @@ class IMapIterator(_Calls, _standard.IMapIterator):
         Raises what the call has raised.
         """
         try:
-            future = self._ready.get(timeout=None if timeout is None else max(0, timeout))
+            future = self._ready.get() if timeout is None else self._ready.get(timeout=max(0, timeout))
         except queue.Empty:
             raise TimeoutError from None
         if future is _END:
             self._ready.put(_END)
             raise StopIteration
         try:
-            return _result_of(future)
+            return future.result()  # as _result_of(), which would be another call
+        except BaseException as error:
+            _name_cause(error)
+            raise
         finally:
             del future  # which the traceback of an exception would keep
 
