@@ -316,6 +316,20 @@ class ApplyResult(_standard.ApplyResult):
             raise ValueError(f"{self!r} not ready")
         return _error_of(self._future) is None
 
+    # Programs read these of a call that has ended.
+
+    @property
+    def _success(self):
+        if not self.ready():
+            raise AttributeError(f"{self!r} not ready")
+        return self.successful()
+
+    @property
+    def _value(self):
+        return self._future.result() if self._success else _error_of(self._future)
+
+    # ----
+
     def wait(self, timeout=None):
         """Wait until the call has ended, or so many seconds."""
         try:
@@ -669,15 +683,21 @@ class Pool(_standard.Pool):
 
     _state = INIT
     _jobs = None
+    _context = _maxtasksperchild = None
 
     def __init__(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None):
         count = _check_arguments(processes, initializer)
         if maxtasksperchild is not None and (not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0):
             raise ValueError("maxtasksperchild must be a positive int or None")
-        self._open(_Processes(count, context, initializer, initargs, maxtasksperchild), count)
+        self._context = context
+        self._maxtasksperchild = maxtasksperchild
+        self._open(_Processes(count, context, initializer, initargs, maxtasksperchild), count, initializer, initargs)
 
-    def _open(self, executor, count):
+    def _open(self, executor, count, initializer, initargs):
+        # Methods of subclasses read these, and some of the above.
         self._processes = count
+        self._initializer = initializer
+        self._initargs = initargs
         self._jobs = _Jobs(executor)
         self._state = RUN
 
@@ -700,11 +720,15 @@ class Pool(_standard.Pool):
         """The workers: processes, or threads."""
         return [] if self._jobs is None else self._jobs.executor.handles()
 
-    @property
+    @functools.cached_property
+    def _ctx(self):
+        return self._context or multiprocessing.get_context()  # which keeps the start method from being set later
+
+    @functools.cached_property
     def _cache(self):
         return _Cache(self._jobs)
 
-    @property
+    @functools.cached_property
     def _taskqueue(self):
         return _TaskQueue(self._jobs)
 
@@ -902,7 +926,7 @@ class ThreadPool(Pool, _standard.ThreadPool):
         count = _check_arguments(processes, initializer)
         executor = _Threads(count, "ThreadPool", initializer, initargs)
         executor.start_all()
-        self._open(executor, count)
+        self._open(executor, count, initializer, initargs)
 
 
 __getattr__ = names_of(_standard, __name__)

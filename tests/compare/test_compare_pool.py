@@ -225,6 +225,20 @@ def test_how_far_it_has_come(make_pool: MakePool, tmp_path: Any) -> None:
         assert pool.map_async(abs, range(100))._chunksize == 25
 
 
+def test_fields_that_programs_read(library: Library, make_pool: MakePool) -> None:
+    with closing(make_pool(1, pow, (2, 5))) as pool:
+        assert (pool._processes, pool._initializer, pool._initargs) == (1, pow, (2, 5))
+        assert pool._maxtasksperchild is None
+        assert pool._ctx.Lock().acquire()
+        results = [pool.apply_async(abs, (-1,)), pool.map_async(abs, [-1, -2]), pool.map_async(raise_if, [0, (1, 2)])]
+        for result in results:
+            result.wait()
+        assert [(result._success, result._value) for result in results[:2]] == [(True, 1), (True, [1, 2])]
+        assert (results[2]._success, type(results[2]._value)) == (False, TypeError)
+    with closing(library.multiprocessing.get_context("fork").Pool(1, maxtasksperchild=7)) as pool:
+        assert (pool._maxtasksperchild, pool._ctx.get_start_method()) == (7, "fork")
+
+
 # --- Methods of the program's own -------------------------------------------------------------------------------------
 
 
