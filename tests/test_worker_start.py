@@ -375,3 +375,20 @@ with pyconc.ProcessPoolExecutor(2) as pool:
 """
     )
     assert finished.stdout == "True []\n"
+
+
+def test_the_programs_wait_for_any_child_finds_its_own():
+    """And not the process that was kept in case that the program got threads before it submits."""
+    finished = run_script(
+        """
+import os
+import pyconc
+with pyconc.ProcessPoolExecutor(2) as pool:
+    pool.submit(abs, -1)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    print(os.wait()[0] == child)
+"""
+    )
+    assert finished.stdout == "True\n"

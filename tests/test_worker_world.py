@@ -91,6 +91,32 @@ if __name__ == "__main__":
     assert finished.stdout == "True\nTrue\n"
 
 
+@pytest.mark.parametrize("origin", ["program", "reserve", "nursery"])
+def test_commands_have_no_files_of_ours(origin):
+    """Those that close nothing, such as os.system()'s, run by tasks or by the program."""
+    finished = run_script(
+        """
+import os, subprocess, sys, threading
+import pyconc
+def look():
+    # The last one is the folder's that is listed.
+    return sorted(map(int, subprocess.check_output(["ls", "/proc/self/fd"], close_fds=False).split()))[:-1]
+def start_thread():
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+if __name__ == "__main__":
+    before = look()
+    if sys.argv[1] == "nursery":
+        start_thread()
+    with pyconc.ProcessPoolExecutor(1) as pool:
+        if sys.argv[1] == "reserve":
+            start_thread()
+        print(pool.submit(look).result() == before, look() == before)
+""",
+        origin,
+    )
+    assert finished.stdout == "True True\n"
+
+
 @pytest.mark.skipif(importlib.util.find_spec("numpy") is None, reason="numpy is not installed")
 def test_native_threads_of_a_library_are_no_reason_not_to_fork():
     # Threads that Python does not know, as numpy's BLAS keeps them.

@@ -49,6 +49,7 @@ __all__ = [
     "leave_reserve",
     "prepare",
     "quiet_threads",
+    "reap_reserve",
     "worker_fds",
 ]
 
@@ -305,6 +306,11 @@ def begin(key):
     if the_reserve.has(key) and is_single_threaded():
         with DeferSignals():
             the_reserve.leave(key)
+
+
+def reap_reserve():
+    """Wait for the reserve that begin() has ended: the program's own wait for any child is not to find it."""
+    the_reserve.reap()
 
 
 def leave_reserve(key):

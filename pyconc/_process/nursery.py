@@ -476,6 +476,8 @@ def _receive_fds(conn, count):
     with kernel.Explained(_PASSING), _socket_of(conn) as sock:
         while len(fds) < count:
             data, received, _, _ = socket.recv_fds(sock, 1, _FDS_MAX)
+            for fd in received:
+                os.set_inheritable(fd, False)  # commands that tasks run, or the program, are not to have it
             if not data:
                 raise EOFError
             if not received:

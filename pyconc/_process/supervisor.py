@@ -48,7 +48,14 @@ from pyconc._process import black_box, chunks, kernel, tracker, watched_worker, 
 from pyconc._process.at_exit import end_at_exit
 from pyconc._process.call_stopper import CallStopper
 from pyconc._process.interruption import is_from_handler
-from pyconc._process.launcher import Launcher, has_interpreter, is_single_threaded, quiet_threads, worker_fds
+from pyconc._process.launcher import (
+    Launcher,
+    has_interpreter,
+    is_single_threaded,
+    quiet_threads,
+    reap_reserve,
+    worker_fds,
+)
 from pyconc._process.result_handler import ResultHandler
 from pyconc._process.signals import DeferSignals
 from pyconc._process.watched_worker import SIGNALS, WatchedWorker, WorkerState, end_process
@@ -321,6 +328,7 @@ class Supervisor:
                 if self._clones or self.forks:
                     self._start_here()
                 self._start_threads()
+                reap_reserve()  # here: it has had all that time to end
                 return True
             except BaseException:
                 self._abandon_workers()
