@@ -58,7 +58,7 @@ def swallow():
 
 
 def nothing():
-    """Lets a worker import this module, which may take longer than a deadline."""
+    """Lets a worker import this module, which may take longer than a timeout or until a deadline."""
 
 
 class SlowToUnpickle:
@@ -161,6 +161,7 @@ def clean_up_at(gate):
 
 @with_pool
 def test_it_shows_where_the_call_was_then_and_not_where_it_cleans_up(pool):
+    pool.submit(nothing).result()
     with ProcessGate() as gate:
         future = pool.options(timeout=0.05, grace=FOREVER).submit(clean_up_at, gate)
         gate.wait_started()
@@ -203,6 +204,7 @@ def hold_in_shield(gate):
 
 @with_pool
 def test_also_when_the_worker_gets_no_cpu_until_long_after(pool):
+    pool.submit(nothing).result()
     with ProcessGate() as gate:
         future = pool.options(timeout=0.05, grace=FOREVER).submit(hold_in_shield, gate)
         [worker] = gate.wait_started()
