@@ -374,7 +374,14 @@ def is_single_threaded():
 
 
 def _warn_of_fork():
-    """As os.fork() does from Python 3.12 on, but before it is too late."""
+    """As os.fork() does from Python 3.12 on, but before it is too late.
+
+    Where warnings are errors (-W error), only os.fork() of Python 3.15 raises it: older ones have forked by then.
+    """
     if sys.version_info >= (3, 12):
         text = f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the child."
-        warnings.warn(text, DeprecationWarning, stacklevel=2)
+        try:
+            warnings.warn(text, DeprecationWarning, stacklevel=2)
+        except DeprecationWarning:
+            if sys.version_info >= (3, 15):
+                raise

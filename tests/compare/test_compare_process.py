@@ -5,7 +5,9 @@ import inspect
 import multiprocessing
 import operator
 import os
+import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
@@ -122,6 +124,20 @@ def test_contexts(library: Library, method: str) -> None:
         assert worker.is_alive()
     assert not worker.is_alive()
     assert worker.exitcode == 0
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="from Python 3.15 on it is an error, and nothing is forked")
+def test_a_warning_of_a_fork_that_is_an_error(library: Library) -> None:
+    leave = threading.Event()
+    other = threading.Thread(target=leave.wait)
+    other.start()
+    try:
+        with library.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool, warnings.catch_warnings():
+            warnings.filterwarnings("error", "This process .* is multi-threaded", DeprecationWarning)
+            assert pool.submit(abs, -1).result() == 1
+    finally:
+        leave.set()
+        other.join()
 
 
 def test_workers_are_processes_of_multiprocessing(pool: Any) -> None:
