@@ -316,19 +316,13 @@ class ApplyResult(_standard.ApplyResult):
             raise ValueError(f"{self!r} not ready")
         return _error_of(self._future) is None
 
-    # Programs read these of a call that has ended.
-
-    @property
-    def _success(self):
-        if not self.ready():
-            raise AttributeError(f"{self!r} not ready")
-        return self.successful()
-
-    @property
-    def _value(self):
-        return self._future.result() if self._success else _error_of(self._future)
-
-    # ----
+    def __getattr__(self, name):
+        # Programs read these of a call that has ended. Before, nobody finds them, as managers do that ask for all there
+        # is in dir().
+        if name in ("_success", "_value") and self.ready():
+            success = self.successful()
+            return success if name == "_success" else self._future.result() if success else _error_of(self._future)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def wait(self, timeout=None):
         """Wait until the call has ended, or so many seconds."""

@@ -225,7 +225,7 @@ def test_how_far_it_has_come(make_pool: MakePool, tmp_path: Any) -> None:
         assert pool.map_async(abs, range(100))._chunksize == 25
 
 
-def test_fields_that_programs_read(library: Library, make_pool: MakePool) -> None:
+def test_fields_that_programs_read(library: Library, make_pool: MakePool, tmp_path: Any) -> None:
     with closing(make_pool(1, pow, (2, 5))) as pool:
         assert (pool._processes, pool._initializer, pool._initargs) == (1, pow, (2, 5))
         assert pool._maxtasksperchild is None
@@ -235,6 +235,14 @@ def test_fields_that_programs_read(library: Library, make_pool: MakePool) -> Non
             result.wait()
         assert [(result._success, result._value) for result in results[:2]] == [(True, 1), (True, [1, 2])]
         assert (results[2]._success, type(results[2]._value)) == (False, TypeError)
+        # A manager asks for all that there is, also while the call runs.
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+        waiting = pool.apply_async(wait_for, (str(gate),))
+        assert [name for name in dir(waiting) if not hasattr(waiting, name)] == []
+        assert not hasattr(waiting, "_value")
+        gate.write_text("open")
+        assert (waiting.get(), waiting._value) == ("open", "open")
     with closing(library.multiprocessing.get_context("fork").Pool(1, maxtasksperchild=7)) as pool:
         assert (pool._maxtasksperchild, pool._ctx.get_start_method()) == (7, "fork")
 
