@@ -133,14 +133,15 @@ def look():
     # The line is the one socket of the worker; what takes its number is another's.
     sockets = [fd for fd in map(int, os.listdir("/proc/self/fd")) if is_socket(fd)]
     ours, theirs = socket.socketpair()
-    for fd in sockets:
-        os.dup2(theirs.fileno(), fd)
-    resource_tracker.ensure_running()
-    ours.setblocking(False)
-    try:
-        return len(sockets), ours.recv(1)
-    except BlockingIOError:
-        return len(sockets), None
+    with ours, theirs:
+        for fd in sockets:
+            os.dup2(theirs.fileno(), fd)
+        resource_tracker.ensure_running()
+        ours.setblocking(False)
+        try:
+            return len(sockets), ours.recv(1)
+        except BlockingIOError:
+            return len(sockets), None
 def is_socket(fd):
     try:
         return stat.S_ISSOCK(os.fstat(fd).st_mode)
