@@ -28,6 +28,7 @@ DIFFERENT = {
     "*::test_max_workers_must_be_a_number*": "the number is of each node's workers, and has another name",
     "*::test_constructor_takes_the_standard_arguments*": "it has other ones",
     "*::test_contexts*": "has no mp_context",
+    "*::test_a_warning_of_a_fork_that_is_an_error*": "has no mp_context",
     "*::test_subclass_with_its_own_constructor_and_submit*": "has no mp_context",
     "*max_tasks_per_child*": "has no such argument",
     "*::test_workers_are_replaced_after_so_many_tasks*": "has no max_tasks_per_child",
