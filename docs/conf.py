@@ -18,6 +18,7 @@ exclude_patterns = ["extensions"]
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
 autodoc_typehints = "none"  # the stubs beside the modules have them
+autodoc_mock_imports = ["distributed"]  # which only pyconc.cluster needs
 autodoc_member_order = "alphabetical"
 autodoc_default_options = {"members": True}
 python_display_short_literal_types = True
