@@ -234,7 +234,7 @@ async def to_thread(func, /, *args, **kwargs):
     if asyncio.to_thread is not asyncio.threads.to_thread:  # which other libraries replace, to see what runs
         return await asyncio.to_thread(func, *args, **kwargs)
     # What that does, without a coroutine of its own.
-    return await loop.run_in_executor(None, partial(copy_context().run, func, *args, **kwargs))
+    return await loop.run_in_executor(None, copy_context().run, partial(func, **kwargs) if kwargs else func, *args)
 
 
 def gather(*coros_or_futures, return_exceptions=False):
@@ -287,10 +287,10 @@ def _call_in_thread(loop, awaitable):
     ):
         return awaitable
     arguments = awaitable.cr_frame.f_locals
-    call = partial(copy_context().run, arguments["func"], *arguments["args"], **arguments["kwargs"])
+    func, args, kwargs = arguments["func"], arguments["args"], arguments["kwargs"]
     awaitable.close()
     try:
-        return loop.run_in_executor(None, call)
+        return loop.run_in_executor(None, copy_context().run, partial(func, **kwargs) if kwargs else func, *args)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import os
 import pickle
@@ -52,6 +53,27 @@ def test_a_named_call_has_its_arguments(pool, fn):
 
 def name_of_task(_):
     return pyconc.current_task().name
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout": 3600}])
+def test_a_task_that_runs_in_a_context_has_its_functions_name(options):
+    """As asyncio.to_thread() makes them."""
+
+    async def in_threads(loop):
+        loop.set_default_executor(view)
+        return [
+            await asyncio.to_thread(name_of_task, 1),
+            await loop.run_in_executor(None, contextvars.copy_context().run, name_of_task, 1),
+            await loop.run_in_executor(None, contextvars.copy_context().run, name_of_task, 1),
+        ]
+
+    with pyconc.ThreadPoolExecutor(1) as pool:
+        with pytest.raises(TypeError):  # for want of what it is to run
+            pool.submit(contextvars.copy_context().run).result()
+        view = pool.options(**options) if options else pool
+        loop = asyncio.new_event_loop()
+        assert loop.run_until_complete(in_threads(loop)) == ["name_of_task"] * 3
+        loop.close()
 
 
 @with_pool

@@ -1,6 +1,7 @@
 """What the executors of a program do, as another program sees it: python -m pyconc dump."""
 
 import asyncio
+import contextvars
 import functools
 import json
 import os
@@ -477,6 +478,8 @@ THREAD_CALLS = [
     (lambda pool, event: pool.submit(Nap(event).nap), "Nap.nap"),
     (lambda pool, event: pool.submit(Nap(event)), "Nap"),
     (lambda pool, event: pool.submit(functools.partial(Nap.nap, Nap(event))), "Nap.nap"),
+    (lambda pool, event: pool.submit(contextvars.copy_context().run, Nap(event).nap), "Nap.nap"),
+    (lambda pool, event: pool.submit(functools.partial(contextvars.copy_context().run, Nap(event).nap)), "Nap.nap"),
     (lambda pool, event: pool.options(name="ä" * 200).submit(event.wait), "ä" * 80),
     (lambda pool, event: pool.options(name="12345678").submit(event.wait), "12345678"),
     (lambda pool, event: pool.submit(event.wait), "Event.wait"),

@@ -3,6 +3,7 @@
 import asyncio
 import collections
 import contextlib
+import contextvars
 import copy
 import functools
 import gc
@@ -226,6 +227,9 @@ def test_calls_are_named_by_their_options_or_their_functions(tmp_path):
         pool.options(name='"a\\b" ä').submit(jobs.identity)
         pool.options(name="\udc80").submit(jobs.identity)
         pool.submit(functools.partial(functools.partial(jobs.identity, 1), 2))
+        pool.submit(contextvars.copy_context().run, jobs.identity, 1)
+        pool.submit(functools.partial(contextvars.copy_context().run, jobs.identity, 1))
+        pool.submit(contextvars.copy_context().items)
         pool.submit(Callable())
         pool.submit(Callable().method)
         pool.submit(Callable)
@@ -233,7 +237,7 @@ def test_calls_are_named_by_their_options_or_their_functions(tmp_path):
         with pyconc.ThreadPoolExecutor(1, context=True) as carrying:
             carrying.submit(jobs.identity)
     names = [event["name"] for event in found[0].ran]
-    expected = ['"a\\b" ä', "Callable", "Callable", "Callable.method", *["identity"] * 3, "len"]
+    expected = ['"a\\b" ä', "Callable", "Callable", "Callable.method", *["identity"] * 5, "items", "len"]
     assert sorted(names) == sorted(expected)
 
 

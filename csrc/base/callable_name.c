@@ -16,25 +16,44 @@ callable_name_of_str(PyObject *name, size_t *bytes)
     return text;
 }
 
+bool
+callable_is_context_run(PyObject *callable)
+{
+    PyObject *context = PyCFunction_CheckExact(callable) ? PyCFunction_GET_SELF(callable) : NULL;
+    return context != NULL && PyContext_CheckExact(context)
+           && strcmp(((PyCFunctionObject *)callable)->m_ml->ml_name, "run") == 0;
+}
+
+// What a slot of an object refers to; NULL: it has none of that name.  Reads the slot, and so runs no code;
+// nor does it raise anything to find out, which might have the garbage collector run.  Borrowed: the slot has
+// it.
+static PyObject *
+read_slot(PyObject *object, PyObject *name)
+{
+    PyObject *slot = _PyType_Lookup(Py_TYPE(object), name);  // borrowed
+    if (slot == NULL || !Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
+        return NULL;
+    }
+    PyObject *inner = PyObject_GetAttr(object, name);
+    PyErr_Clear();  // it is not set
+    // A slot that is no reference makes an object, which nobody else has.
+    PyObject *kept = inner == NULL || Py_REFCNT(inner) == 1 ? NULL : inner;
+    Py_XDECREF(inner);
+    return kept;
+}
+
 // The function in an object that only makes it a call: a functools.partial, or a carrier of pyconc._context.
-// NULL: there is none.  Reads a slot, and so runs no code; nor does it raise anything to find out, which
-// might have the garbage collector run.  Borrowed: the slot has it.
+// NULL: there is none.  Borrowed, as read_slot().
 static PyObject *
 unwrap(const module_state *module, PyObject *callable)
 {
-    PyObject *const names[] = {module->str_func, module->str__function};
-    for (size_t i = 0; i < 2; i++) {
-        PyObject *slot = _PyType_Lookup(Py_TYPE(callable), names[i]);  // borrowed
-        if (slot != NULL && Py_IS_TYPE(slot, &PyMemberDescr_Type)) {
-            PyObject *inner = PyObject_GetAttr(callable, names[i]);
-            PyErr_Clear();  // it is not set
-            // A slot that is no reference makes an object, which nobody else has.
-            PyObject *kept = inner == NULL || Py_REFCNT(inner) == 1 ? NULL : inner;
-            Py_XDECREF(inner);
-            return kept;
-        }
+    PyObject *inner = read_slot(callable, module->str_func);
+    if (inner == NULL) {
+        return read_slot(callable, module->str__function);
     }
-    return NULL;
+    PyObject *args = callable_is_context_run(inner) ? read_slot(callable, module->str_args) : NULL;
+    bool has_args = args != NULL && PyTuple_CheckExact(args);
+    return has_args ? callable_of_call(inner, &PyTuple_GET_ITEM(args, 0), PyTuple_GET_SIZE(args)) : inner;
 }
 
 const char *

@@ -13,6 +13,18 @@
 // code runs.  Raises nothing.
 const char *callable_name(const module_state *module, PyObject *callable, size_t *bytes);
 
+// Whether a callable is the run() of a contextvars.Context, which calls its first argument.
+bool callable_is_context_run(PyObject *callable);
+
+// What a call is one of: its callable, or, as asyncio.to_thread() makes calls, what a context is to run.
+// Borrowed.
+static inline PyObject *
+callable_of_call(PyObject *callable, PyObject *const *args, Py_ssize_t nargs)
+{
+    bool runs_another = PyCFunction_CheckExact(callable) && nargs > 0 && callable_is_context_run(callable);
+    return runs_another ? args[0] : callable;
+}
+
 // The qualified name of a function, or of the one in a method, borrowed; NULL: it is neither.
 static inline PyObject *
 callable_qualname(PyObject *callable)

@@ -28,7 +28,7 @@ void
 queue_trace_submit(queue_head *queue, task *t, PyObject *name)
 {
     introduce(queue);
-    t->traced = trace_submit(&queue->label, t->callable, name);
+    t->traced = trace_submit(&queue->label, task_called(t), name);
 }
 
 void

@@ -76,6 +76,7 @@
     X(_pyconc_bridge)                                                                    \
     X(_renew)                                                                            \
     X(_start_workers)                                                                    \
+    X(args)                                                                              \
     X(call_soon)                                                                         \
         X(call_soon_threadsafe) X(cancel) X(cancelled) X(create_future) X(done) X(drain) \
             X(exception) X(func) X(is_closed) X(result) X(run_in_executor) X(self)       \

@@ -11,6 +11,7 @@
 #ifndef PYCONC_TASK_H
 #define PYCONC_TASK_H
 
+#include "callable_name.h"
 #include "delivery.h"
 #include "state.h"
 #include "trace.h"
@@ -76,6 +77,13 @@ static inline PyObject **
 task_args(task *t)
 {
     return t->route == NULL ? t->args : t->args + t->route->room;
+}
+
+// What the call of a task that has one is a call of, for those who are shown it; borrowed.
+static inline PyObject *
+task_called(task *t)
+{
+    return callable_of_call(t->callable, task_args(t), t->nargs);
 }
 
 // Makes the call of a task that has it; NULL with what it raised.

@@ -210,7 +210,7 @@ make_timeout(task *t, const char *stopped)
 {
     thread_job *job = own_job(t);
     int64_t ran_ns = job->began_ns == CALL_NOT_BEGUN ? CALL_NOT_BEGUN : clock_now_ns() - job->began_ns;
-    return call_timeout_error(t->callable, &job->options, ran_ns, job->stack, stopped);
+    return call_timeout_error(task_called(t), &job->options, ran_ns, job->stack, stopped);
 }
 
 static void
@@ -241,7 +241,7 @@ abandon(thread_job *job)
     r->is_abandoned = true;
     r->worker->view->is_abandoned = 1;
     job->jobs->has_warned = true;
-    PyObject *callable = Py_NewRef(t->callable);
+    PyObject *callable = Py_NewRef(task_called(t));
     call_options options = job->options;
     Py_XINCREF(options.name);
     PyObject *stack = Py_XNewRef(job->stack);
@@ -367,8 +367,8 @@ get_call(call_place *base)
         return NULL;
     }
     // Of a call without limits nobody asks when it began.
-    return job == NULL ? call_place_get(&r->place, t->callable, &none, clock_now_ns())
-                       : call_place_get(&r->place, t->callable, &job->options, job->began_ns);
+    return job == NULL ? call_place_get(&r->place, task_called(t), &none, clock_now_ns())
+                       : call_place_get(&r->place, task_called(t), &job->options, job->began_ns);
 }
 
 static stop_reason

@@ -262,7 +262,7 @@ glance_at(const worker *w)
                    .calls = tally_ended(&w->view->counts),
                    .is_abandoned = r->is_abandoned};
     if (t != NULL && t->callable != NULL) {
-        seen.callable = Py_NewRef(t->callable);
+        seen.callable = Py_NewRef(task_called(t));
         seen.name = Py_XNewRef(thread_job_look(t, &seen.began_ns));
         if (seen.began_ns == CALL_NOT_BEGUN && w->view->running > 0) {
             seen.began_ns = w->view->began_ns;

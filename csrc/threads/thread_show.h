@@ -59,7 +59,7 @@ static inline void
 thread_show_call(worker *w, task *t, int64_t began_ns)
 {
     int64_t ignored_ns;
-    PyObject *callable = t->callable;
+    PyObject *callable = task_called(t);
     PyObject *name = t->route == NULL ? NULL : thread_job_look(t, &ignored_ns);
     w->view->began_ns = began_ns;
     callable_show(w->queue->head.module, &w->view->name, &w->named, callable, name);
