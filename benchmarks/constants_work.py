@@ -231,15 +231,18 @@ def calls_of(functions: list[Callable[[], object]]) -> float:
         return each(calls) / len(functions)
 
 
+def function_of(size: int) -> Callable[[], int]:
+    """A function that travels by value, with a pickle of more than so many bytes."""
+    text = "x" * size
+    return lambda: len(text)
+
+
 def many_callables() -> Figures:
-    return {
-        f"{count} functions µs": calls_of([functools.partial(identity, i) for i in range(count)])
-        for count in (50, 1000, 6000)
-    }
+    return {f"{count} functions µs": calls_of([function_of(i) for i in range(count)]) for count in (50, 1000, 6000)}
 
 
 def large_callables() -> Figures:
-    return {f"of {size} µs": calls_of([functools.partial(len, "x" * size)]) for size in (2000, 10_000, 50_000)}
+    return {f"of {size} µs": calls_of([function_of(size)]) for size in (2000, 10_000, 50_000)}
 
 
 # --- Threads and loops ------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@
 #include "pickling.h"
 
 // When an executor knows this many callables, it forgets them all; a worker forgets those of which it has
-// seen as many later ones.
+// seen as many later ones.  Measured with benchmarks/constants.py: with 64, a call of one of 1,000 functions
+// in turn takes 65 us and not 1.5; with 65536, one of 6,000 takes 13 and not 70.
 #define CALLABLES_MAX 4096
 
 // The pickles of callables, and their numbers.  Owned by an executor's queue.

@@ -123,7 +123,9 @@ honours_reducers(module_state *state)
     return state->uses_reducers;
 }
 
-// How deep in tuples, lists and dicts a shared object is looked for, and at how many items of each.
+// How deep in tuples, lists and dicts a shared object is looked for, and at how many items of each.  Measured
+// with benchmarks/constants.py: with 1 item, an argument with a shared number in its second takes 44 to 55 us
+// and not 33; other depths, and 64 items, make no difference.
 #define SHARED_DEPTH 4
 #define SHARED_ITEMS 8
 
