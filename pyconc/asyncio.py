@@ -276,13 +276,14 @@ def _makes_plain_tasks(loop):
 
 
 _CREATE_TASK = asyncio.BaseEventLoop.create_task
+_CODE_OF_TO_THREAD = to_thread.__code__  # a program's tests may put something else in its place
 
 
 def _call_in_thread(loop, awaitable):
     """Return the loop's future of a call of to_thread() that has not begun; return anything else as it is."""
     if (
         type(awaitable) is not types.CoroutineType
-        or awaitable.cr_code is not to_thread.__code__
+        or awaitable.cr_code is not _CODE_OF_TO_THREAD
         or inspect.getcoroutinestate(awaitable) != inspect.CORO_CREATED
     ):
         return awaitable

@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import functools
 import gc
 import inspect
 import sys
@@ -469,6 +470,16 @@ def test_gather_makes_tasks_in_debug_mode_and_where_a_library_looks_on(monkeypat
     gather = asyncio.gather
     monkeypatch.setattr(asyncio, "gather", lambda *awaitables, **options: gather(*awaitables, **options))
     assert pyconc_asyncio.run(tasks_beside()) == 3
+
+
+def test_gather_where_our_to_thread_was_replaced(monkeypatch, loop):
+    """By a callable that is no function, as tests of programs do."""
+    monkeypatch.setattr(pyconc_asyncio, "to_thread", functools.partial(pyconc_asyncio.to_thread, abs))
+
+    async def main():
+        return await pyconc_asyncio.gather(pyconc_asyncio.to_thread(-1), asyncio.sleep(0, "slept"))
+
+    assert run_on(loop, main()) == [1, "slept"]
 
 
 @on_both_loops
